@@ -1,0 +1,32 @@
+# Two commands: `make demo` and `make test`. Each makes .venv by itself; nothing else needs to be installed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test slow clean
+
+# The main job: compare the 26 hand-written gradients with autograd's, train on the embedded names, draw 20 new ones.
+demo: $(READY)
+	@$(BIN)/python examples/gradients.py
+	@$(BIN)/backhand train names --out runs/demo --overwrite
+
+test: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+# The long tests as well: 200,000 steps on the lecture's list among them (about ten minutes).
+slow: $(READY)
+	$(BIN)/pytest -m 'slow or not slow'
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up .venv (once; PyTorch is large, so this takes a minute or more) ..."
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("backhand needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist

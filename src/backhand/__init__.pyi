@@ -1,0 +1,10 @@
+from .errors import BackhandError as BackhandError
+from .language.config import TrainConfig as TrainConfig
+from .language.contexts import Contexts as Contexts
+from .language.contexts import split_words as split_words
+from .language.sampling import sample as sample
+from .language.saving import Run as Run
+from .language.training import train as train
+from .language.vocabulary import Vocabulary as Vocabulary
+from .language.words import load_words as load_words
+from .language.words import read_words as read_words

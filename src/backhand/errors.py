@@ -1,0 +1,29 @@
+"""What can go wrong, as exceptions. The command line prints each in one line, without a traceback."""
+
+
+class BackhandError(Exception):
+    """Something that the user can mend: bad input, a missing file, an option that does not fit.
+
+    The message is one line: what is wrong, where, and what to try. `exit_status` is what the command line
+        exits with.
+    """
+
+    exit_status = 2
+
+
+class ConfigError(BackhandError):
+    """An option has a value that cannot work."""
+
+
+class WordsError(BackhandError):
+    """A list of words cannot be read, or cannot be used."""
+
+
+class RunError(BackhandError):
+    """A run folder cannot be made, read, written or continued."""
+
+
+class NonFiniteError(BackhandError):
+    """Training produced NaN or infinity: it failed, though it was not misused."""
+
+    exit_status = 1

@@ -1,0 +1,127 @@
+"""Splitting words, and the contexts that a model is trained on: windows over one flat array."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backhand.errors import WordsError
+
+from .vocabulary import Vocabulary
+
+T = TypeVar("T")
+
+
+class Splits(NamedTuple, Generic[T]):
+    """One of something for each split; unpacks as train, dev, test."""
+
+    train: T
+    dev: T
+    test: T
+
+
+def split_words(words: Iterable[str], seed: int = 42) -> Splits[list[str]]:
+    """Shuffle words and split them 80/10/10, as the lecture does (Python's `random.shuffle`).
+
+    Raises:
+        WordsError: there are so few words that a split would be empty.
+
+    >>> [len(split) for split in split_words("abcdefghij")]
+    [8, 1, 1]
+    """
+    shuffled = list(words)
+    random.Random(seed).shuffle(shuffled)
+    n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
+    splits = Splits(shuffled[:n1], shuffled[n1:n2], shuffled[n2:])
+    if not all(splits):
+        raise WordsError(f"{len(shuffled)} words are too few to split 80/10/10; at least 6 are needed")
+    return splits
+
+
+class Contexts:
+    """Every context of some words with the symbol that follows it.
+
+    The words stand in one flat array, a byte a letter, each followed by 0 (the end). Context i is the window
+    `flat[i : i + block_size]` and its target `flat[i + block_size]`; symbols of the word before are read as
+    0. So "emma" with block size 3 gives ...→e, ..e→m, .em→m, emm→a, mma→. as in the lecture, in the same
+    order.
+
+    Args:
+        words: the words, in the order in which their contexts are numbered.
+        vocabulary: gives the indices; unknown letters raise a WordsError.
+        block_size: how many symbols of context, at least 1.
+        device: where the flat array lives and minibatches are made.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        vocabulary: Vocabulary,
+        block_size: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.block_size = block_size
+        codes = vocabulary.encode_all(words)
+        flat = np.concatenate([np.zeros(block_size, codes.dtype), codes])
+        self.flat = torch.from_numpy(flat).to(device)  # (block_size + len(self),)
+        self.windows = self.flat.unfold(0, block_size + 1, 1)  # (len(self), block_size + 1), a view
+
+    def __len__(self) -> int:
+        return len(self.flat) - self.block_size
+
+    def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return contexts X, int64 (*rows, block_size), and targets Y, int64 (*rows), for any indices."""
+        windows = self.windows[rows].long()
+        X, Y = windows[..., :-1], windows[..., -1]
+        for j in range(self.block_size - 2, -1, -1):
+            X[..., j] *= X[..., j + 1] != 0  # what stands before an end belongs to another word
+        return X, Y
+
+    def chunks(self, size: int = 1 << 18) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all contexts and targets in order, a limited number at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    @cached_property
+    def merged(self) -> "Merged":
+        """The same contexts, equal ones merged: what a sum over all of them needs, in far fewer rows."""
+        base = len(self.vocabulary)
+        if (
+            base ** (self.block_size + 1) >= 2**63
+        ):  # does not fit an integer: such long contexts hardly repeat
+            X, Y = zip(*((X.to(self.flat.dtype), Y) for X, Y in self.chunks()), strict=True)
+            rows = torch.arange(len(self), device=self.flat.device)
+            return Merged(torch.cat(X), rows, torch.cat(Y), torch.ones_like(rows))
+        powers = base ** torch.arange(self.block_size, 0, -1, device=self.flat.device)
+        parts = [torch.unique((X * powers).sum(1) + Y, return_counts=True) for X, Y in self.chunks()]
+        codes, where = torch.unique(torch.cat([code for code, _ in parts]), return_inverse=True)
+        counts = torch.zeros_like(codes).index_add_(0, where, torch.cat([count for _, count in parts]))
+        contexts, rows = torch.unique(codes // base, return_inverse=True)
+        X = contexts[:, None] // (powers // base) % base
+        return Merged(X.to(self.flat.dtype), rows, codes % base, counts)
+
+
+class Merged(NamedTuple):
+    """Distinct contexts, and how often each symbol follows each.
+
+    X: the m distinct contexts, (m, block_size), in the flat array's dtype.
+    rows, Y, counts: for each of the p distinct pairs, the context's row in X, in ascending order, the
+        target, and how often the pair occurs, int64 (p,).
+    """
+
+    X: Tensor
+    rows: Tensor
+    Y: Tensor
+    counts: Tensor
+
+    def chunks(self, size: int = 1 << 16) -> Iterator["Merged"]:
+        """Yield a limited number of contexts at a time, with their pairs; `rows` count within the chunk."""
+        for start in range(0, len(self.X), size):
+            ends = torch.tensor([start, start + size], device=self.rows.device)
+            i, j = torch.searchsorted(self.rows, ends).tolist()
+            yield Merged(self.X[start : start + size], self.rows[i:j] - start, self.Y[i:j], self.counts[i:j])

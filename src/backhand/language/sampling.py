@@ -1,0 +1,113 @@
+"""Drawing new words from a trained model, one symbol at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from backhand.errors import ConfigError
+
+from .model import Model
+from .saving import Run
+
+LECTURE_SEED = 2147483647 + 10
+LONGEST = 100
+"""Letters after which a word ends in any case, so that a model that never ends one cannot go on for ever."""
+
+PATIENCE = 1000
+"""Known words in a row after which `new_only` gives up."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A word that a model made; `new` if it is not in the list that the model was trained on."""
+
+    word: str
+    new: bool
+
+
+@torch.no_grad()
+def draw_words(
+    model: Model,
+    generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    prefix: str = "",
+) -> Iterator[str]:
+    """Yield words for ever, drawn one symbol at a time with `torch.multinomial`, as the lecture draws them.
+
+    Args:
+        model: on the CPU.
+        generator: where all chance comes from.
+        temperature: divides the logits; below 1 the likely symbols become likelier. Above 0.
+        top_k: only the k likeliest symbols can be drawn; None for all.
+        prefix: letters that every word begins with.
+
+    Raises:
+        WordsError: the prefix has a letter that the model does not know.
+    """
+    begin = model.vocabulary.encode(prefix)
+    while True:
+        word = list(begin)
+        while len(word) < LONGEST:
+            context = ([0] * model.block_size + word)[-model.block_size :]
+            logits = model.logits(torch.tensor([context])) / temperature  # (1, vocabulary)
+            if top_k is not None:
+                lowest = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]  # (1, 1)
+                logits = logits.masked_fill(logits < lowest, float("-inf"))
+            symbol = int(torch.multinomial(logits.softmax(1), num_samples=1, generator=generator).item())
+            if symbol == 0:
+                break
+            word.append(symbol)
+        yield model.vocabulary.decode(word)
+
+
+def sample(
+    run: Run | str | Path,
+    *,
+    n: int = 20,
+    seed: int = LECTURE_SEED,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    prefix: str = "",
+    new_only: bool = False,
+) -> list[Sample]:
+    """Draw words from a trained model.
+
+    Args:
+        run: a run, or its folder.
+        n: how many words.
+        seed: seeds the draws; the default is the lecture's.
+        temperature: below 1 for likelier words, above 1 for wilder ones.
+        top_k: draw each symbol from the k likeliest only.
+        prefix: letters that every word begins with.
+        new_only: leave out words of the list that the model was trained on.
+
+    Raises:
+        BackhandError: an option cannot work, the prefix has an unknown letter, or the run or its words
+            cannot be read.
+    """
+    if n < 1 or (top_k is not None and top_k < 1):
+        raise ConfigError(f"-n is {n} and --top-k is {top_k}; both must be at least 1")
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(f"--temperature is {temperature}; it must be a number above 0")
+    run = run if isinstance(run, Run) else Run.load(run)
+    known = set(run.words())
+    generator = torch.Generator().manual_seed(seed)
+    samples: list[Sample] = []
+    misses = 0
+    for word in draw_words(run.model, generator, temperature=temperature, top_k=top_k, prefix=prefix):
+        if new_only and word in known:
+            misses += 1
+            if misses == PATIENCE:
+                raise ConfigError(
+                    f"--new-only: {PATIENCE} words in a row were known ones; try a higher --temperature"
+                )
+            continue
+        misses = 0
+        samples.append(Sample(word, word not in known))
+        if len(samples) == n:
+            break
+    return samples
