@@ -2,6 +2,8 @@ from .errors import BackhandError as BackhandError
 from .language.config import TrainConfig as TrainConfig
 from .language.contexts import Contexts as Contexts
 from .language.contexts import split_words as split_words
+from .language.evaluating import evaluate as evaluate
+from .language.inspecting import inspect as inspect
 from .language.sampling import sample as sample
 from .language.saving import Run as Run
 from .language.training import train as train

@@ -1,1 +1,149 @@
-def main(): ...
+"""The command line: one short function a verb. Exit status: 0 right, 1 wrong or failed, 2 misused."""
+
+import json as jsonlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console, RenderableType
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from .errors import BackhandError
+from .language.config import SplitName, TrainConfig, described
+
+Options = Annotated[TrainConfig, arg(name="")]
+RunPath = Annotated[Path, Positional, arg(metavar="RUN", help="a run folder")]
+Json = Annotated[bool, described("print JSON, for a program to read")]
+
+
+def train(
+    config: Options,
+    *,
+    out: Annotated[Path | None, described("run folder (default: runs/ and the list's name)", "RUN")] = None,
+    resume: Annotated[bool, described("go on with the run in the folder, with its own options")] = False,
+    overwrite: Annotated[bool, described("replace the run in the folder")] = False,
+    json: Json = False,
+) -> None:
+    """Train a model on a list of words, into a run folder."""
+    import backhand
+
+    from .rendering.progress import training_progress
+    from .rendering.tables import run_line, sample_lines, score_table
+
+    with training_progress(Console(stderr=True)) as watch:
+        run = backhand.train(config, out=out, resume=resume, overwrite=overwrite, watch=watch)
+    if json:
+        show_json({"run": str(run.path), "step": run.step, "results": run.results})
+    else:
+        show(score_table(backhand.evaluate(run)), "", sample_lines(backhand.sample(run)), "")
+        show(run_line(run))
+
+
+def evaluate(
+    run: RunPath,
+    *,
+    split: Annotated[SplitName, arg(help="which part of the training list")] = "all",
+    words: Annotated[Path | None, described("measure on all words of this file instead", "FILE")] = None,
+    column: Annotated[str | None, described("the column of --words that holds them", "NAME")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a run's loss, beside a bigram model and blind guessing."""
+    import backhand
+
+    from .rendering.tables import score_table
+
+    scores = backhand.evaluate(run, split=split, words=words, column=column)
+    if json:
+        show_json([score.to_dict() for score in scores])
+    else:
+        show(score_table(scores))
+
+
+def sample(
+    run: RunPath,
+    *,
+    n: Annotated[int, arg(aliases=["-n"], help="how many words")] = 20,
+    seed: Annotated[int, arg(help="seeds the draws; the default is the lecture's")] = 2147483647 + 10,
+    temperature: Annotated[float, arg(help="below 1 for likelier words, above 1 for wilder ones")] = 1.0,
+    top_k: Annotated[int | None, described("draw each symbol from the K likeliest only", "K")] = None,
+    prefix: Annotated[str, described("letters that every word begins with", "LETTERS")] = "",
+    new_only: Annotated[bool, described("leave out words of the training list")] = False,
+    json: Json = False,
+) -> None:
+    """Draw new words from a run."""
+    import backhand
+
+    from .rendering.tables import sample_lines
+
+    samples = backhand.sample(
+        run, n=n, seed=seed, temperature=temperature, top_k=top_k, prefix=prefix, new_only=new_only
+    )
+    if json:
+        show_json([vars(sample) for sample in samples])
+    else:
+        show(sample_lines(samples))
+
+
+def inspect(
+    config: Options,
+    *,
+    png: Annotated[Path | None, described("draw heat maps of h and dlogits into this file", "FILE")] = None,
+    json: Json = False,
+) -> None:
+    """Look into one minibatch of a run, or of a word list before training.
+
+    WORDS may be a run folder here.
+    """
+    import backhand
+
+    from .rendering.tables import inspection_tables
+
+    inspection = backhand.inspect(config, png=png)
+    if json:
+        show_json(inspection.to_dict())
+    else:
+        show(inspection_tables(inspection))
+
+
+def show(*what: RenderableType) -> None:
+    """Print tables and text on standard output, one below the other."""
+    console = Console()
+    for each in what:
+        console.print(each)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Run the verb that the command line names."""
+    if sys.argv[1:] == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"backhand {version('backhand')}")
+        return
+    verbs = {verb.__name__: verb for verb in (train, evaluate, sample, inspect)}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            verbs,
+            prog="backhand",
+            description="Backpropagation written by hand: train with it, look into it.",
+            config=(FlagCreatePairsOff, OmitArgPrefixes),
+        )
+        sys.stdout.flush()
+    except BackhandError as error:
+        leave(str(error), error.exit_status)
+    except KeyboardInterrupt as interrupt:
+        leave(str(interrupt) or "interrupted", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def leave(message: str, status: int) -> None:
+    """Print one line on standard error and exit."""
+    print(f"backhand: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -2,13 +2,21 @@
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from backhand.errors import ConfigError
 
 EngineName = Literal["autograd", "chunked", "fused"]
+BatchNorm = Literal["calibrate", "running"]
+CleaningStep = Literal["first", "swap", "ascii", "lower", "strip"]
+SplitName = Literal["train", "dev", "test", "all"]
+
+
+def described(text: str, metavar: str | None = None) -> Any:
+    """Return the description of a flag whose default goes without saying."""
+    return tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,14 +30,12 @@ class TrainConfig:
     0.01
     """
 
-    words: Annotated[str, tyro.conf.Positional] = "names"
+    words: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[WORDS]")] = "names"
     """a file with one word a line, a CSV file (with --column), or an embedded list: names, municipios"""
 
-    column: str | None = None
-    """the CSV column that holds the words"""
+    column: Annotated[str | None, described("the CSV column that holds the words", "NAME")] = None
 
-    clean: tuple[str, ...] = ()
-    """cleaning steps, applied in this order: first, swap, ascii, lower, strip"""
+    clean: Annotated[tuple[CleaningStep, ...], described("cleaning steps, applied in the order given")] = ()
 
     block_size: int = 3
     """symbols of context"""
@@ -55,7 +61,7 @@ class TrainConfig:
     drop_at: float = 0.5
     """share of the steps after which the rate drops"""
 
-    batch_norm: Literal["calibrate", "running"] = "calibrate"
+    batch_norm: BatchNorm = "calibrate"
     """statistics for using the model: of the training split, or kept in training (momentum 0.001)"""
 
     seed: int = 2147483647
@@ -73,13 +79,14 @@ class TrainConfig:
     checkpoint_every: int = 10_000
     """steps between checkpoints"""
 
-    tensorboard: bool = False
-    """also write TensorBoard logs into the run folder"""
+    tensorboard: Annotated[bool, described("also write TensorBoard logs into the run folder")] = False
 
     def __post_init__(self) -> None:
         for name in ("block_size", "n_embd", "n_hidden", "batch_size", "steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1")
+            if getattr(self, name) < 1 or not isinstance(getattr(self, name), int):
+                raise ConfigError(
+                    f"{flag(name)} is {getattr(self, name)}; it must be a whole number from 1 up"
+                )
         if self.batch_size == 1:
             raise ConfigError("--batch-size is 1; batch norm needs at least 2 examples to have a variance")
         for name in ("rate", "final_rate"):
@@ -92,6 +99,12 @@ class TrainConfig:
                 )
         if not 0 <= self.drop_at <= 1:
             raise ConfigError(f"--drop-at is {self.drop_at}; it is a share of the steps, from 0 to 1")
+
+        for name, choices in (("engine", EngineName), ("batch_norm", BatchNorm)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(
+                    f"{flag(name)} is {getattr(self, name)!r}; choose from {', '.join(get_args(choices))}"
+                )
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -43,7 +44,10 @@ def plot_history(losses: np.ndarray, rates: np.ndarray, config: TrainConfig) -> 
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set(
-        xlabel="step", ylabel="loss (nats)", title=f"{config.words}, {config.engine} backward", xmargin=0
+        xlabel="step",
+        ylabel="loss (nats)",
+        title=f"{Path(config.words).name}, {config.engine} backward",
+        xmargin=0,
     )
     axes.legend(loc="upper right")
     return to_png(figure)

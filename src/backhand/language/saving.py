@@ -62,7 +62,7 @@ class Run:
         about = read_about(path)
         try:
             config = TrainConfig.from_dict(about["configuration"])
-            vocabulary = Vocabulary(about["vocabulary"])
+            vocabulary = Vocabulary("".join(about["vocabulary"]))
             words_sha256, results = str(about["words_sha256"]), dict(about["results"])
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise RunError(f"{path / ABOUT} is damaged, or not from backhand: {error!r}") from None

@@ -35,7 +35,7 @@ def start(
     else:
         refuse_occupied(path, overwrite)
         words = load_words(config.words, config.column, config.clean)
-        run = new_run(dataclasses.replace(config, words=absolute(config.words)), path, words)
+        run = new_run(config, path, words)
     refuse_device(run.config.device)
     run.model = run.model.to(run.config.device)
     splits = make_contexts(words, run.vocabulary, run.config, run.config.device)
@@ -46,7 +46,14 @@ def start(
 
 
 def new_run(config: TrainConfig, path: Path, words: list[str]) -> Run:
-    """Return a run at step 0, with its parameters drawn."""
+    """Return a run at step 0, with its parameters drawn; its configuration tells how the words were read."""
+    dataset = DATASETS.get(config.words)
+    if dataset is not None:
+        config = dataclasses.replace(
+            config, column=config.column or dataset.column, clean=config.clean or dataset.clean
+        )
+    else:
+        config = dataclasses.replace(config, words=absolute(config.words))
     vocabulary = Vocabulary.of(words)
     if len(vocabulary) < 3:
         raise WordsError(

@@ -24,7 +24,7 @@ from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run, write_atomically
 from .starting import start
 from .tensorboard import TensorBoardLog
 
-Watch = Callable[[int, float], None]
+Watch = Callable[[int, int, float], None]
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -37,7 +37,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    watch: Watch = lambda step, loss: None,
+    watch: Watch = lambda step, steps, loss: None,
 ) -> Run:
     """Train the lecture's model on a list of words with a hand-written backward pass, into a run folder.
 
@@ -47,8 +47,8 @@ def train(
         resume: go on with the run in the folder, to the same end, bit for bit, as without the interruption.
             Its own configuration holds; an option that contradicts it is refused.
         overwrite: replace the run in the folder.
-        watch: called some ten times a second with the steps done and the mean loss of those since the last
-            call.
+        watch: called some ten times a second with the steps done, the steps in all, and the mean loss since
+            the last call.
 
     Returns:
         The run, with the loss of each split in `results`. Its folder holds model.safetensors, run.json,
@@ -75,7 +75,7 @@ def train(
             saved, losses = run.step, []
             for block in blocks(run, splits.train):
                 losses += block
-                watch(run.step, sum(block) / len(block))
+                watch(run.step, run.config.steps, sum(block) / len(block))
                 if interrupted.is_set():
                     break
             rates = [run.config.rate_at(step) for step in range(saved, run.step)]

@@ -1,0 +1,78 @@
+"""The progress of a training run: a bar on a terminal, ten lines in a log file."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from backhand.language.training import Watch
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[Watch]:
+    """Give a function to call with the steps done, the steps in all and the loss; show what it is told."""
+    if not console.is_terminal:
+        yield training_lines(console)
+        return
+    columns = (
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
+        TextColumn("[cyan]loss {task.fields[pace].loss:.3f}[/cyan]"),
+        TextColumn("{task.fields[pace].speed:,.0f}/s"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, expand=True) as bar:
+        yield training_bar(bar)
+
+
+def training_bar(bar: Progress) -> Watch:
+    """Move a bar; the first call, which may be for a run that is resumed, sets where it starts."""
+    pace = Pace()
+    tasks: list[TaskID] = []
+
+    def watch(step: int, steps: int, loss: float) -> None:
+        pace.add(step, loss)
+        if not tasks:
+            tasks.append(bar.add_task("train", total=steps, completed=step, pace=pace))
+        bar.update(tasks[0], completed=step)
+
+    return watch
+
+
+def training_lines(console: Console) -> Watch:
+    """Print a line whenever another tenth of the steps is done."""
+    pace = Pace()
+    tenths = 0
+
+    def watch(step: int, steps: int, loss: float) -> None:
+        nonlocal tenths
+        pace.add(step, loss)
+        if step * 10 // steps > tenths:
+            tenths = step * 10 // steps
+            console.print(f"{step:,} of {steps:,} steps, loss {pace.loss:.3f}, {pace.speed:,.0f} steps/s")
+
+    return watch
+
+
+class Pace:
+    """The loss, smoothed over about a thousand steps, and the steps a second so far."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.first = self.step = 0
+        self.loss = math.nan
+        self.speed = 0.0
+
+    def add(self, step: int, loss: float) -> None:
+        """Take note of the steps done and of the mean loss since the last call."""
+        if math.isnan(self.loss):
+            self.began, self.first, self.step, self.loss = time.perf_counter(), step, step, loss
+            return
+        keep = math.exp((self.step - step) / 1000)
+        self.loss = keep * self.loss + (1 - keep) * loss
+        self.step = step
+        self.speed = (step - self.first) / (time.perf_counter() - self.began)

@@ -1,0 +1,82 @@
+"""Results of the language model as text for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from backhand.language.evaluating import Score
+from backhand.language.inspecting import Inspection, Summary
+from backhand.language.model import count_parameters
+from backhand.language.sampling import Sample
+from backhand.language.saving import Run
+
+
+def score_table(scores: Sequence[Score]) -> RenderableType:
+    """Show what was measured, with the yardsticks beside it."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("words")
+    for heading in ("contexts", "loss", "perplexity", "bits/char", "bigram", "uniform"):
+        table.add_column(heading, justify="right", style="bold cyan" if heading == "loss" else None)
+    for score in scores:
+        table.add_row(
+            score.words,
+            f"{score.contexts:,}",
+            f"{score.loss:.4f}",
+            f"{score.perplexity:.3f}",
+            f"{score.bits_per_character:.4f}",
+            f"{score.bigram:.4f}",
+            f"{score.uniform:.4f}",
+        )
+    return table
+
+
+def run_line(run: Run) -> Text:
+    """Show in a sentence what was trained and where it is."""
+    how = "calibrated over the training split" if run.config.batch_norm == "calibrate" else "running"
+    return Text(
+        f"{count_parameters(run.model.parameters):,} parameters after {run.step:,} steps "
+        f"({run.config.engine} engine, batch norm {how}), saved in {run.path}"
+    )
+
+
+def sample_lines(samples: Sequence[Sample]) -> Text:
+    """Show one word a line; those of the training list say so."""
+    known = "  (in the training list)"
+    lines = [Text(s.word) if s.new else Text(s.word).append(known, style="dim") for s in samples]
+    return Text("\n", no_wrap=True, overflow="ignore").join(lines)
+
+
+def inspection_tables(inspection: Inspection) -> RenderableType:
+    """Show every tensor of a minibatch, the state of the hidden layer and the size of the updates."""
+    updates = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    updates.add_column("parameter")
+    updates.add_column("gradient / weights", justify="right")
+    updates.add_column("update / weights", justify="right")
+    for update in inspection.updates:
+        updates.add_row(update.name, f"{update.gradient:.2e}", f"{update.update:.2e}")
+    return Group(
+        summary_table("forward", inspection.forward),
+        "",
+        summary_table("backward", inspection.backward),
+        "",
+        f"tanh outputs beyond 0.99: {inspection.saturated:.1%}; units beyond it for every example: "
+        f"{inspection.dead} of {inspection.tensors['h'].shape[1]}",
+        "",
+        updates,
+    )
+
+
+def summary_table(heading: str, summaries: Sequence[Summary]) -> RenderableType:
+    """Show tensors in a few numbers each."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column(heading, no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    for number in ("mean", "std", "min", "max"):
+        table.add_column(number, justify="right", no_wrap=True)
+    for s in summaries:
+        numbers = (f"{value:.3g}" for value in (s.mean, s.std, s.min, s.max))
+        table.add_row(s.name, str(tuple(s.shape)), *numbers)
+    return table
