@@ -91,6 +91,8 @@ def sample(
     """
     if n < 1 or (top_k is not None and top_k < 1):
         raise ConfigError(f"-n is {n} and --top-k is {top_k}; both must be at least 1")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 up and below 2**63")
     if not 0 < temperature < float("inf"):
         raise ConfigError(f"--temperature is {temperature}; it must be a number above 0")
     run = run if isinstance(run, Run) else Run.load(run)

@@ -13,6 +13,7 @@ from .config import TrainConfig, flag
 from .contexts import Contexts, Splits
 from .model import Model, draw_parameters
 from .saving import ABOUT, HISTORY, MODEL, PLOT, SAMPLES, TENSORBOARD, Run, make_contexts
+from .tensorboard import writer_class
 from .vocabulary import Vocabulary
 from .words import hash_words, load_words
 
@@ -37,6 +38,8 @@ def start(
         words = load_words(config.words, config.column, config.clean)
         run = new_run(config, path, words)
     refuse_device(run.config.device)
+    if run.config.tensorboard:
+        writer_class()
     run.model = run.model.to(run.config.device)
     splits = make_contexts(words, run.vocabulary, run.config, run.config.device)
     if not resume:

@@ -3,29 +3,27 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from backhand.errors import ConfigError
 
 
-class TensorBoardLog:
-    """Writes the mean loss of every hundred steps, and the rate, into a folder; does nothing when it is off.
+def writer_class() -> Any:
+    """Return TensorBoard's writer; raise a ConfigError where the package is not installed."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise ConfigError("--tensorboard needs a package: pip install 'backhand[tensorboard]'") from None
+    return SummaryWriter
 
-    Raises:
-        ConfigError: it is on, and the package is not installed.
-    """
+
+class TensorBoardLog:
+    """Writes the mean loss of every hundred steps, and the rate, into a folder; or, when off, does nothing."""
 
     EVERY = 100
 
     def __init__(self, folder: Path, on: bool) -> None:
-        self.writer = None
-        if on:
-            try:
-                from torch.utils.tensorboard.writer import SummaryWriter
-            except ImportError:
-                raise ConfigError(
-                    "--tensorboard needs a package: pip install 'backhand[tensorboard]'"
-                ) from None
-            self.writer = SummaryWriter(str(folder))
+        self.writer = writer_class()(str(folder)) if on else None
 
     def add(self, step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
         """Add some steps, the first of which is `step`."""

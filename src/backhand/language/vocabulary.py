@@ -71,11 +71,12 @@ class Vocabulary:
         index[[ord(symbol) for symbol in self.itos.values()]] = np.arange(len(self))
         slices = []
         for start in range(0, len(words), 100_000):
-            text = END.join(words[start : start + 100_000]) + END
+            part = words[start : start + 100_000]
+            text = END.join(part) + END
             points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
             codes = index[np.minimum(points, len(index) - 1)]
-            if (codes < 0).any():
-                for word in words[start : start + 100_000]:
-                    self.encode(word)
+            if (codes < 0).any() or np.count_nonzero(codes == 0) != len(part):
+                for word in part:
+                    self.encode(word)  # raises for the word that holds an unknown letter, or an end
             slices.append(codes.astype(dtype))
         return np.concatenate(slices) if slices else np.zeros(0, dtype)

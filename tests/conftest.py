@@ -1,0 +1,36 @@
+"""What several tests need: the lecture's own list of words, and a small finished run."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import backhand
+from backhand import Run, TrainConfig
+
+torch.set_num_threads(1)  # the tensors are small; a second thread only waits
+
+ELSEWHERE = "BACKHAND_LECTURE_WORDS"
+
+
+@pytest.fixture(scope="session")
+def lecture_list() -> Path:
+    """The lecture's names.txt, which is not part of the project."""
+    default = Path(__file__).parents[2] / "shared" / "data" / "names.txt"
+    path = Path(os.environ.get(ELSEWHERE, default))
+    if not path.exists():
+        pytest.skip(f"the lecture's names.txt is not at {path}; set {ELSEWHERE} to where it is")
+    return path
+
+
+@pytest.fixture(scope="session")
+def lecture_words(lecture_list: Path) -> list[str]:
+    return backhand.read_words(lecture_list)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run on the embedded names; tests only read it."""
+    config = TrainConfig(n_hidden=24, steps=400)
+    return backhand.train(config, out=tmp_path_factory.mktemp("runs") / "small")

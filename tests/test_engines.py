@@ -1,0 +1,113 @@
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from backhand import Contexts, TrainConfig, Vocabulary, load_words, split_words
+from backhand.engines import ENGINES, Running
+from backhand.engines.nonfinite import first_nonfinite
+from backhand.language.config import EngineName
+from backhand.language.model import draw_parameters
+
+Minibatches = tuple[dict[str, Tensor], Tensor, Tensor]
+
+
+def minibatches(
+    steps: int, n_hidden: int = 64, batch_size: int = 32, dtype: torch.dtype = torch.float32
+) -> Minibatches:
+    """Parameters and minibatches of the embedded names, as training draws them."""
+    config = TrainConfig(n_hidden=n_hidden)
+    words = load_words("names")
+    vocabulary = Vocabulary.of(words)
+    contexts = Contexts(split_words(words).train, vocabulary, config.block_size)
+    generator = torch.Generator().manual_seed(config.seed)
+    parameters = draw_parameters(config, len(vocabulary), generator)
+    Xs, Ys = contexts[torch.randint(0, len(contexts), (steps, batch_size), generator=generator)]
+    return {name: p.to(dtype) for name, p in parameters.items()}, Xs, Ys
+
+
+def test_every_engine_that_can_be_chosen_is_there() -> None:
+    assert set(ENGINES) == set(get_args(EngineName))
+
+
+@pytest.fixture(scope="module")
+def float64_curve() -> Tensor:
+    parameters, Xs, Ys = minibatches(2000, dtype=torch.float64)
+    return ENGINES["autograd"](parameters, Xs, Ys, [0.1] * 2000)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_gives_the_same_loss_curve_over_2000_steps(engine: str, float64_curve: Tensor) -> None:
+    parameters, Xs, Ys = minibatches(2000)
+    losses = ENGINES[engine](parameters, Xs, Ys, [0.1] * 2000)
+    assert losses.dtype == torch.float32
+    assert losses.shape == (2000,)
+    assert (losses.double() - float64_curve).abs().max() < 2e-6
+    assert losses[-200:].mean() < losses[:200].mean() - 0.3  # it has learnt something meanwhile
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_step_has_its_own_rate(engine: str) -> None:
+    parameters, Xs, Ys = minibatches(3)
+    before = {name: p.clone() for name, p in parameters.items()}
+    ENGINES[engine](parameters, Xs, Ys, [0.0, 0.0, 0.0])
+    assert all(torch.equal(p, before[name]) for name, p in parameters.items())
+    ENGINES[engine](parameters, Xs, Ys, [0.0, 0.0, 0.1])
+    expected = {name: p.clone() for name, p in before.items()}
+    ENGINES[engine](expected, Xs[2:], Ys[2:], [0.1])
+    assert all(torch.equal(p, expected[name]) for name, p in parameters.items())
+    assert not torch.equal(parameters["W1"], before["W1"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_how_steps_are_split_into_calls_changes_nothing(engine: str) -> None:
+    parameters, Xs, Ys = minibatches(12)
+    at_once = {name: p.clone() for name, p in parameters.items()}
+    rates = [0.1] * 12
+    losses = ENGINES[engine](at_once, Xs, Ys, rates)
+    cuts = [(0, 1), (1, 8), (8, 12)]
+    parts = [ENGINES[engine](parameters, Xs[a:b], Ys[a:b], rates[a:b]) for a, b in cuts]
+    assert torch.equal(torch.cat(parts), losses)
+    assert all(torch.equal(p, at_once[name]) for name, p in parameters.items())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_running_statistics_follow_the_minibatches(engine: str) -> None:
+    parameters, Xs, Ys = minibatches(5)
+    fixed = {name: p.clone() for name, p in parameters.items()}
+    running = Running(torch.zeros(1, 64), torch.ones(1, 64))
+    ENGINES[engine](parameters, Xs, Ys, [0.0] * 5, running)
+    bnmean, bnstd = torch.zeros(1, 64), torch.ones(1, 64)
+    for Xb in Xs:
+        hprebn = fixed["C"][Xb].flatten(1) @ fixed["W1"] + fixed["b1"]
+        bnmean = 0.999 * bnmean + 0.001 * hprebn.mean(0, keepdim=True)
+        bnstd = 0.999 * bnstd + 0.001 * hprebn.std(0, keepdim=True)
+    torch.testing.assert_close(running.bnmean, bnmean)
+    torch.testing.assert_close(running.bnstd, bnstd)
+
+
+@pytest.mark.parametrize("engine", ["fused", "chunked"])
+def test_the_first_non_finite_tensor_is_found_where_it_arises(engine: str) -> None:
+    parameters, Xs, Ys = minibatches(6)
+    assert first_nonfinite(engine, parameters, Xs, Ys, [0.1] * 6) is None
+    before = {name: p.clone() for name, p in parameters.items()}
+    assert first_nonfinite(engine, parameters, Xs, Ys, [0.1, 0.1, 0.1, float("inf"), 0.1, 0.1]) == (3, "C")
+    assert all(torch.equal(p, before[name]) for name, p in parameters.items())
+    parameters["W2"][0, 0] = float("nan")
+    assert first_nonfinite(engine, parameters, Xs, Ys, [0.1] * 6) == (0, "W2")
+    parameters["W2"][0, 0] = 0.0
+    parameters["bngain"] = torch.full_like(parameters["bngain"], 3e38)
+    step, name = first_nonfinite(engine, parameters, Xs, Ys, [0.1] * 6) or (None, None)
+    assert (step, name) == (0, "hpreact")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("engine", ["autograd", "chunked", "fused"])
+def test_on_a_gpu_the_loss_curve_is_the_same(engine: str, float64_curve: Tensor) -> None:
+    parameters, Xs, Ys = minibatches(2000)
+    parameters = {name: p.cuda() for name, p in parameters.items()}
+    losses = ENGINES[engine](parameters, Xs.cuda(), Ys.cuda(), [0.1] * 2000)
+    assert losses.is_cuda
+    assert (losses.cpu().double() - float64_curve).abs().max() < 1e-5

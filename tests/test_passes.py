@@ -1,0 +1,114 @@
+import ast
+import inspect
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from backhand import Contexts, TrainConfig, Vocabulary, load_words, split_words
+from backhand.language.model import draw_parameters
+from backhand.passes import mlp_chunked, mlp_fused
+
+# in the order of the lecture's cmp lines
+LECTURE_GRADIENTS = """
+    logprobs probs counts_sum_inv counts_sum counts norm_logits logit_maxes
+    logits h W2 b2 hpreact bngain bnbias
+    bnraw bnvar_inv bnvar bndiff2 bndiff bnmeani hprebn
+    embcat W1 b1 emb C
+"""
+
+
+def minibatch(dtype: torch.dtype) -> dict[str, Tensor]:
+    """The arguments of a forward: the first minibatch of the embedded names, drawn as the lecture draws."""
+    config = TrainConfig(n_hidden=64)
+    words = load_words("names")
+    vocabulary = Vocabulary.of(words)
+    contexts = Contexts(split_words(words).train, vocabulary, 3)
+    generator = torch.Generator().manual_seed(config.seed)
+    parameters = draw_parameters(config, len(vocabulary), generator)
+    Xb, Yb = contexts[torch.randint(0, len(contexts), (32,), generator=generator)]
+    return {"Xb": Xb, "Yb": Yb} | {name: p.to(dtype) for name, p in parameters.items()}
+
+
+def both_gradients(
+    textbook: ModuleType, arguments: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the hand-written gradients, and autograd's, by the name of their tensor."""
+    leaves = {name: t.requires_grad_(t.is_floating_point()) for name, t in arguments.items()}
+    tensors = textbook.forward(**leaves)
+    inner = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.requires_grad}
+    expected = dict(zip(inner, torch.autograd.grad(tensors["loss"], list(inner.values())), strict=True))
+    with torch.no_grad():
+        hand = textbook.backward(
+            **{name: tensors[name] for name in inspect.signature(textbook.backward).parameters}
+        )
+    return {name[1:]: t for name, t in hand.items() if name[1:] in expected}, expected
+
+
+def test_the_chunked_pass_gives_the_lectures_26_gradients() -> None:
+    hand, expected = both_gradients(mlp_chunked, minibatch(torch.float32))
+    names = LECTURE_GRADIENTS.split()
+    assert set(hand) == set(names)
+    assert len(hand) == 26
+    for name in names:
+        assert hand[name].shape == expected[name].shape, name
+        assert hand[name].dtype == expected[name].dtype, name
+        assert (hand[name] - expected[name]).abs().max() < 1e-7, name
+
+
+@pytest.mark.parametrize("textbook", [mlp_chunked, mlp_fused])
+def test_in_float64_every_gradient_is_autograds(textbook: ModuleType) -> None:
+    hand, expected = both_gradients(textbook, minibatch(torch.float64))
+    assert set(hand) >= {
+        "logits",
+        "h",
+        "hpreact",
+        "hprebn",
+        "embcat",
+        "emb",
+        "C",
+        "W1",
+        "b1",
+        "W2",
+        "b2",
+        "bngain",
+        "bnbias",
+    }
+    for name, gradient in hand.items():
+        assert gradient.shape == expected[name].shape, name
+        assert gradient.dtype == torch.float64
+        assert (gradient - expected[name]).abs().max() < 1e-16 + 1e-13 * expected[name].abs().max(), name
+
+
+def test_the_two_lines_of_the_fused_pass_agree_to_1e_8() -> None:
+    hand, expected = both_gradients(mlp_fused, minibatch(torch.float32))
+    for name in ("logits", "hprebn"):
+        assert hand[name].shape == expected[name].shape
+        assert (hand[name] - expected[name]).abs().max() < 1e-8, name
+
+
+def test_a_symbol_that_occurs_twice_gets_both_gradients() -> None:
+    arguments = minibatch(torch.float64)
+    arguments["Xb"] = torch.full_like(arguments["Xb"], 5)
+    arguments["Xb"][0] = 7  # batch norm needs some variance
+    hand, expected = both_gradients(mlp_chunked, arguments)
+    assert (hand["C"] - expected["C"]).abs().max() < 1e-13
+    assert hand["C"][5].abs().max() > 1e-3
+    assert torch.equal(hand["C"][6], torch.zeros(10, dtype=torch.float64))
+
+
+def test_passes_import_nothing_but_torch() -> None:
+    for file in Path(mlp_chunked.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert all(alias.name.split(".")[0] in ("torch", "math") for alias in node.names), file
+            if isinstance(node, ast.ImportFrom):
+                assert (node.level, str(node.module).split(".")[0]) == (0, "torch"), file
+
+
+def test_backwards_have_no_python_loops() -> None:
+    for textbook in (mlp_chunked, mlp_fused):
+        nodes = ast.walk(ast.parse(inspect.getsource(textbook.backward)))
+        assert not any(isinstance(node, ast.For | ast.While | ast.comprehension) for node in nodes)

@@ -1,0 +1,109 @@
+from itertools import islice
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import backhand
+from backhand import Run
+from backhand.errors import ConfigError, WordsError
+from backhand.language.sampling import LONGEST, draw_words
+
+
+def lecture_loop(run: Run, count: int) -> list[str]:
+    """The lecture's sampling cell, on the parameters of a run."""
+    C, W1, b1, W2, b2, bngain, bnbias = run.model.parameters.values()
+    g = torch.Generator().manual_seed(2147483647 + 10)
+    words = []
+    for _ in range(count):
+        out, context = [], [0] * 3
+        while True:
+            embcat = C[torch.tensor([context])].view(1, -1)
+            hprebn = embcat @ W1 + b1
+            hpreact = bngain * (hprebn - run.model.bnmean) / run.model.bnstd + bnbias
+            probs = F.softmax(torch.tanh(hpreact) @ W2 + b2, dim=1)
+            ix = int(torch.multinomial(probs, num_samples=1, generator=g).item())
+            context = [*context[1:], ix]
+            if ix == 0:
+                break
+            out.append(ix)
+        words.append("".join(run.vocabulary.itos[i] for i in out))
+    return words
+
+
+def test_words_are_drawn_as_the_lecture_draws_them(small_run: Run) -> None:
+    assert [s.word for s in backhand.sample(small_run, n=50)] == lecture_loop(small_run, 50)
+
+
+def test_each_word_tells_whether_the_training_list_has_it(small_run: Run) -> None:
+    known = set(backhand.load_words("names"))
+    samples = backhand.sample(small_run, n=300)
+    assert all(s.new == (s.word not in known) for s in samples)
+    assert 0 < sum(s.new for s in samples) < 300
+    assert all(s.new for s in backhand.sample(small_run, n=50, new_only=True))
+
+
+def test_the_seed_decides_the_words(small_run: Run) -> None:
+    first, again, other = (backhand.sample(small_run, n=10, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_every_word_begins_with_the_prefix(small_run: Run) -> None:
+    samples = backhand.sample(small_run, n=30, prefix="qua")
+    assert all(s.word.startswith("qua") for s in samples)
+    assert any(len(s.word) > 3 for s in samples)
+
+
+def test_a_low_temperature_draws_the_likeliest_word_and_a_high_one_many(small_run: Run) -> None:
+    cold = {s.word for s in backhand.sample(small_run, n=20, temperature=1e-4)}
+    greedy = {s.word for s in backhand.sample(small_run, n=20, top_k=1)}
+    assert len(cold) == 1
+    assert cold == greedy
+    letters = "".join(s.word for s in backhand.sample(small_run, n=100, temperature=100.0))
+    assert set(letters) == set(small_run.vocabulary.letters)
+
+
+def test_top_k_allows_only_the_k_likeliest_symbols(small_run: Run) -> None:
+    start = small_run.model.logits(torch.zeros(1, 3, dtype=torch.int64))[0]
+    allowed = {small_run.vocabulary.itos[i] for i in start.topk(3).indices.tolist()}
+    assert {s.word[:1] or "." for s in backhand.sample(small_run, n=200, top_k=3)} == allowed
+
+
+def test_a_model_that_never_ends_a_word_is_cut_off(small_run: Run) -> None:
+    b2 = small_run.model.parameters["b2"].clone()
+    b2[0] = -1e9
+    endless = backhand.language.model.Model(
+        small_run.vocabulary,
+        {**small_run.model.parameters, "b2": b2},
+        small_run.model.bnmean,
+        small_run.model.bnstd,
+    )
+    words = islice(draw_words(endless, torch.Generator().manual_seed(1)), 2)
+    assert [len(word) for word in words] == [LONGEST, LONGEST]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"prefix": "zoë"}, WordsError, "'zoë' holds 'ë', which the model has never seen"),
+        ({"n": 0}, ConfigError, "-n is 0"),
+        ({"top_k": 0}, ConfigError, "--top-k is 0"),
+        ({"temperature": 0.0}, ConfigError, "--temperature is 0.0"),
+        ({"temperature": float("nan")}, ConfigError, "--temperature is nan"),
+        ({"seed": -1}, ConfigError, "--seed is -1"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(
+    small_run: Run, options: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        backhand.sample(small_run, **options)
+    assert message in str(caught.value)
+
+
+def test_new_words_are_not_sought_for_ever(small_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    likeliest = backhand.sample(small_run, n=1, top_k=1)[0].word
+    monkeypatch.setattr(Run, "words", lambda run: [likeliest])
+    with pytest.raises(ConfigError, match="1000 words in a row were known ones; try a higher --temperature"):
+        backhand.sample(small_run, top_k=1, new_only=True)

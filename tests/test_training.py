@@ -1,0 +1,417 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import backhand
+from backhand import Run, TrainConfig
+from backhand.errors import BackhandError, ConfigError, NonFiniteError, RunError, WordsError
+from backhand.language.words import hash_words
+
+FILES = ["history.csv", "loss.png", "model.safetensors", "run.json", "samples.txt"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def history(folder: Path) -> np.ndarray:
+    return np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)
+
+
+def test_the_run_folder_holds_what_it_should(small_run: Run) -> None:
+    assert sorted(contents(small_run.path)) == FILES
+    about = json.loads((small_run.path / "run.json").read_text())
+    assert about["configuration"]["n_hidden"] == 24
+    assert about["vocabulary"] == "abcdefghijklmnopqrstuvwxyz"
+    assert about["step"] == 400
+    assert about["words_sha256"] == hash_words(backhand.load_words("names"))
+    assert about["results"] == small_run.results
+    assert about["versions"]["torch"] == torch.__version__
+    assert 2147483647 in about["seeds"].values()
+    with safe_open(small_run.path / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == {*small_run.model.parameters, "bnmean", "bnstd", "generator"}
+    assert (small_run.path / "samples.txt").read_text().split() == [
+        s.word for s in backhand.sample(small_run)
+    ]
+    assert imread(small_run.path / "loss.png").std() > 0.05
+
+
+def test_the_history_has_a_row_a_step_with_loss_and_rate(small_run: Run) -> None:
+    assert (small_run.path / "history.csv").read_text().startswith("step,loss,rate\n0,")
+    steps, losses, rates = history(small_run.path).T
+    assert steps.tolist() == list(range(400))
+    assert rates.tolist() == [0.1] * 200 + [0.01] * 200
+    assert losses[:50].mean() - losses[-50:].mean() > 0.4
+
+
+def test_a_run_that_is_loaded_is_the_run_that_was_trained(small_run: Run) -> None:
+    loaded = Run.load(small_run.path)
+    assert loaded.config == small_run.config
+    assert (loaded.step, loaded.results, loaded.vocabulary) == (400, small_run.results, small_run.vocabulary)
+    for name, p in small_run.model.parameters.items():
+        assert torch.equal(loaded.model.parameters[name], p)
+    assert torch.equal(loaded.generator.get_state(), small_run.generator.get_state())
+
+
+def test_training_is_the_lectures_loop(tmp_path: Path) -> None:
+    from backhand.passes import mlp_fused
+
+    config = TrainConfig(n_hidden=20, steps=30)
+    run = backhand.train(config, out=tmp_path / "run")
+    words = backhand.load_words("names")
+    X, Y = backhand.Contexts(backhand.split_words(words, 42).train, backhand.Vocabulary.of(words), 3)[:]
+    g = torch.Generator().manual_seed(2147483647)
+    p = backhand.language.model.draw_parameters(config, 27, g)
+    losses = []
+    for i in range(30):
+        ix = torch.randint(0, X.shape[0], (32,), generator=g)
+        leaves = {name: t.clone().requires_grad_() for name, t in p.items()}
+        loss = mlp_fused.forward(X[ix], Y[ix], **leaves)["loss"]
+        loss.backward()
+        p = {name: t.detach() - (0.1 if i < 15 else 0.01) * t.grad for name, t in leaves.items()}
+        losses.append(loss.item())
+    np.testing.assert_allclose(history(tmp_path / "run")[:, 1], losses, atol=1e-6)
+    for name, t in p.items():
+        torch.testing.assert_close(run.model.parameters[name], t, atol=1e-6, rtol=1e-5)
+
+
+def test_running_statistics_are_kept_during_training(tmp_path: Path) -> None:
+    config = TrainConfig(n_hidden=12, steps=6000, rate=0.0, final_rate=0.0, batch_norm="running")
+    run = backhand.train(config, out=tmp_path / "run")
+    bnmean, bnstd = backhand.language.model.calibrate(run.model.parameters, run.contexts().train)
+    torch.testing.assert_close(
+        run.model.bnmean, bnmean, atol=0.06, rtol=0
+    )  # a mean of about 1000 minibatches
+    torch.testing.assert_close(run.model.bnstd, bnstd, atol=0, rtol=0.05)
+    short = backhand.train(TrainConfig(n_hidden=12, steps=10, batch_norm="running"), out=tmp_path / "short")
+    assert short.model.bnmean.abs().max() < 0.05  # ten thousandths of the way from zero
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "backhand",
+        "train",
+        "municipios",
+        "--n-hidden",
+        "24",
+        "--out",
+        str(folder),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a checkpoint of that step or a later one is there."""
+    for _ in range(3000):
+        try:
+            if json.loads((folder / "run.json").read_text())["step"] >= step:
+                return
+        except FileNotFoundError:
+            pass
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    pytest.fail("no checkpoint after a minute")
+
+
+@pytest.mark.parametrize("batch_norm", ["calibrate", "running"])
+def test_a_killed_run_is_resumed_to_the_very_same_folder(tmp_path: Path, batch_norm: str) -> None:
+    options = ("--steps", "5000", "--checkpoint-every", "700", "--batch-norm", batch_norm)
+    finish(start(tmp_path / "whole", *options))
+    killed = start(tmp_path / "killed", *options)
+    wait_for_step(tmp_path / "killed", 1400, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    step = Run.load(tmp_path / "killed").step
+    assert 1400 <= step < 5000
+    backhand.evaluate(tmp_path / "killed")  # a checkpoint is a usable model
+    finish(start(tmp_path / "killed", "--resume"))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", "--steps", "1000000")
+    wait_for_step(tmp_path / "run", 0, process)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "go on with --resume" in errors.splitlines()[-1]
+    step = Run.load(tmp_path / "run").step
+    assert 0 < step < 1_000_000
+    assert f"stopped after {step:,} steps" in errors
+    assert len(history(tmp_path / "run")) == step
+
+
+@pytest.mark.parametrize("cut", [700, 701])
+def test_a_history_that_is_ahead_of_the_checkpoint_is_cut_back(tmp_path: Path, cut: int) -> None:
+    config = TrainConfig(n_hidden=8, steps=900, checkpoint_every=300)
+    backhand.train(config, out=tmp_path / "whole")
+    halfway = tmp_path / "half"
+
+    def stop_at_600(step: int, steps: int, loss: float) -> None:
+        if step >= 600:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        backhand.train(config, out=halfway, watch=stop_at_600)
+    with (halfway / "history.csv").open("a") as file:
+        file.writelines(f"{step},9.9,0.1\n" for step in range(300, cut))
+        file.write("701,2.")  # a row that was being written
+    backhand.train(config, out=halfway, resume=True)
+    assert contents(halfway) == contents(tmp_path / "whole")
+
+
+def test_how_often_checkpoints_are_written_does_not_change_the_model(tmp_path: Path) -> None:
+    often = backhand.train(TrainConfig(n_hidden=8, steps=100, checkpoint_every=7), out=tmp_path / "often")
+    once = backhand.train(TrainConfig(n_hidden=8, steps=100), out=tmp_path / "once")
+    assert all(torch.equal(often.model.parameters[name], p) for name, p in once.model.parameters.items())
+    assert (tmp_path / "often/history.csv").read_bytes() == (tmp_path / "once/history.csv").read_bytes()
+
+
+def test_a_finished_run_can_be_resumed_and_stays_the_same(tmp_path: Path) -> None:
+    backhand.train(TrainConfig(n_hidden=8, steps=50), out=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert backhand.train(TrainConfig(), out=tmp_path / "run", resume=True).step == 50
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_non_finite_tensor_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    config = TrainConfig(n_hidden=8, steps=400, checkpoint_every=100, drop_at=0.6, final_rate=1e39)
+    with pytest.raises(NonFiniteError) as error:
+        backhand.train(config, out=tmp_path / "run")
+    assert str(error.value).startswith("step 240: C is the first tensor that is not finite")
+    assert f"the last checkpoint in {tmp_path / 'run'} is kept" in str(error.value)
+    assert "--rate" in str(error.value)
+    kept = Run.load(tmp_path / "run")
+    assert kept.step == 200
+    assert all(p.isfinite().all() for p in kept.model.parameters.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
+        pytest.skip("a small disk cannot be mounted without being root")
+    try:
+        config = TrainConfig(n_hidden=24, steps=2000, checkpoint_every=100)
+        filled = []
+
+        def fill_at_350(step: int, steps: int, loss: float) -> None:
+            if step >= 350 and not filled:
+                filled.append((disk / "other").write_bytes(b"x" * shutil.disk_usage(disk).free))
+
+        with pytest.raises(RunError, match=r"cannot write .*: No space left on device; .* still there"):
+            backhand.train(config, out=disk / "run", watch=fill_at_350)
+        step = Run.load(disk / "run").step
+        assert 200 <= step < 2000
+        (disk / "other").unlink()
+        shutil.copytree(disk / "run", tmp_path / "moved")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    resumed = backhand.train(TrainConfig(), out=tmp_path / "moved", resume=True)
+    assert resumed.step == 2000
+    whole = backhand.train(config, out=tmp_path / "whole")
+    assert all(torch.equal(resumed.model.parameters[k], p) for k, p in whole.model.parameters.items())
+    assert sorted(contents(tmp_path / "moved")) == FILES
+
+
+def test_tensorboard_logs_are_written_when_asked_for(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    backhand.train(TrainConfig(n_hidden=8, steps=250, tensorboard=True), out=tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    losses = history(tmp_path / "run")[:, 1]
+    assert [e.step for e in events.Scalars("loss")] == [0, 100, 200]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(
+        [losses[:100].mean(), losses[100:200].mean(), losses[200:].mean()], rel=1e-5
+    )
+    assert [e.value for e in events.Scalars("rate")] == pytest.approx([0.1, 0.1, 0.01])
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(ConfigError, match=r"pip install 'backhand\[tensorboard\]'"):
+        backhand.train(TrainConfig(n_hidden=8, steps=5, tensorboard=True), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_replaced_unless_asked(tmp_path: Path) -> None:
+    config = TrainConfig(n_hidden=8, steps=20)
+    folder = tmp_path / "run"
+    backhand.train(config, out=folder)
+    before = contents(folder)
+    with pytest.raises(
+        RunError, match="holds a run already: --resume goes on with it, --overwrite replaces it"
+    ):
+        backhand.train(config, out=folder)
+    assert contents(folder) == before
+    (folder / "notes.md").write_text("mine")
+    backhand.train(TrainConfig(n_hidden=8, steps=30), out=folder, overwrite=True)
+    assert Run.load(folder).step == 30
+    assert len(history(folder)) == 30
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_a_folder_with_other_things_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("somebody else's")
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="holds other things than a run"):
+            backhand.train(TrainConfig(steps=5), out=tmp_path, overwrite=overwrite)
+    assert contents(tmp_path) == {"model.safetensors": b"somebody else's"}
+    with pytest.raises(RunError, match="is a file"):
+        backhand.train(TrainConfig(steps=5), out=tmp_path / "model.safetensors")
+
+
+def test_bad_words_leave_an_old_run_alone_even_with_overwrite(tmp_path: Path) -> None:
+    backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    (tmp_path / "bad.txt").write_bytes(b"ann\n\xff\n")
+    (tmp_path / "few.txt").write_text("ann\nbob\n")
+    (tmp_path / "one.txt").write_text("aaa\naa\na\n" * 5)
+    for name, message in {"bad": "not UTF-8", "few": "too few", "one": "made of one letter, 'a'"}.items():
+        with pytest.raises(WordsError, match=message):
+            backhand.train(
+                TrainConfig(words=str(tmp_path / f"{name}.txt")), out=tmp_path / "run", overwrite=True
+            )
+        with pytest.raises(WordsError, match=message):
+            backhand.train(TrainConfig(words=str(tmp_path / f"{name}.txt")), out=tmp_path / "fresh")
+    with pytest.raises(ConfigError, match="--device 'toaster' cannot be used here"):
+        backhand.train(TrainConfig(device="toaster"), out=tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == before
+    assert not (tmp_path / "fresh").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_size": 0}, "--block-size is 0; it must be a whole number from 1 up"),
+        ({"n_embd": 0}, "--n-embd"),
+        ({"n_hidden": -1}, "--n-hidden"),
+        ({"steps": 0}, "--steps"),
+        ({"steps": 2.5}, "--steps is 2.5"),
+        ({"checkpoint_every": 0}, "--checkpoint-every"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"batch_size": 1}, "--batch-size is 1; batch norm needs at least 2"),
+        ({"rate": -0.1}, "--rate is -0.1"),
+        ({"final_rate": float("inf")}, "--final-rate is inf"),
+        ({"drop_at": 1.5}, "--drop-at is 1.5"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"split_seed": 2**64}, "--split-seed"),
+        ({"engine": "steam"}, "--engine is 'steam'; choose from"),
+        ({"batch_norm": "none"}, "--batch-norm is 'none'; choose from calibrate, running"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        TrainConfig(**options)
+    assert str(error.value).startswith(message)
+
+
+def test_resuming_refuses_what_contradicts_the_run(tmp_path: Path) -> None:
+    backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"--steps is 40, but the run in .* has 20"):
+        backhand.train(TrainConfig(steps=40), out=tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="--words is 'municipios'"):
+        backhand.train(TrainConfig(words="municipios"), out=tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        backhand.train(TrainConfig(), out=tmp_path / "run", resume=True, overwrite=True)
+    with pytest.raises(RunError, match="is not a run folder"):
+        backhand.train(TrainConfig(), out=tmp_path / "nothing", resume=True)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_list_that_has_changed_is_noticed(tmp_path: Path) -> None:
+    words = backhand.load_words("names")[:200]
+    (tmp_path / "list.txt").write_text("\n".join(words))
+    run = backhand.train(
+        TrainConfig(words=str(tmp_path / "list.txt"), n_hidden=8, steps=20), out=tmp_path / "run"
+    )
+    assert run.words() == words
+    (tmp_path / "list.txt").write_text("\n".join(words[:-1]))
+    for verb in (backhand.evaluate, backhand.sample, backhand.inspect):
+        with pytest.raises(WordsError, match=r"list\.txt has changed since .*run was trained on it"):
+            verb(tmp_path / "run")
+    (tmp_path / "list.txt").unlink()
+    with pytest.raises(WordsError, match="there is no file"):
+        backhand.sample(tmp_path / "run")
+
+
+def damage(folder: Path, kind: str) -> None:
+    """Spoil a run folder in one of the ways that happen."""
+    model, about = folder / "model.safetensors", folder / "run.json"
+    tensors = load_file(model)
+    if kind == "cut model":
+        model.write_bytes(model.read_bytes()[:-100])
+    elif kind == "no model":
+        model.unlink()
+    elif kind == "foreign model":
+        save_file({"weight": torch.zeros(3)}, model)
+    elif kind == "missing tensor":
+        del tensors["W1"]
+        save_file(tensors, model, metadata={"step": "20"})
+    elif kind == "other shape":
+        tensors["W1"] = tensors["W1"].T.contiguous()
+        save_file(tensors, model, metadata={"step": "20"})
+    elif kind == "cut run.json":
+        about.write_text(about.read_text()[:50])
+    elif kind == "foreign run.json":
+        about.write_text('{"name": "something else"}')
+    elif kind == "a list":
+        about.write_text("[1, 2]")
+    elif kind == "odd values":
+        about.write_text(about.read_text().replace('"n_hidden": 8', '"n_hidden": "eight"'))
+    elif kind == "odd vocabulary":
+        about.write_text(about.read_text().replace('"abcdefghijklmnopqrstuvwxyz"', "26"))
+    elif kind == "binary run.json":
+        about.write_bytes(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut model", "no model", "foreign model", "missing tensor", "other shape", "cut run.json", "foreign run.json",
+        "a list", "odd values", "odd vocabulary", "binary run.json",
+    ],
+)  # fmt: skip
+def test_a_damaged_or_foreign_run_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
+    damage(tmp_path / "run", kind)
+    spoilt = (
+        "model.safetensors" if "model" in kind or kind in ("missing tensor", "other shape") else "run.json"
+    )
+    for use in (
+        lambda: backhand.sample(tmp_path / "run"),
+        lambda: backhand.train(TrainConfig(), out=tmp_path / "run", resume=True),
+    ):
+        with pytest.raises(BackhandError) as error:
+            use()
+        assert spoilt in str(error.value)
+        assert "\n" not in str(error.value)
