@@ -55,6 +55,7 @@ for name in [name for name in hand if name[1:] in expected]:
     table.add_row(name, str(tuple(ours.shape)), verdict, f"{difference:.1e}")
 
 console = Console()
+console.print("The lecture's model: gradients written by hand, beside autograd's\n")
 console.print(table)
 console.print(f"\n{right} of {table.row_count} hand-written gradients are autograd's.\n")
 raise SystemExit(right != table.row_count)

@@ -10,6 +10,7 @@ import backhand
 from backhand import Run, TrainConfig
 
 torch.set_num_threads(1)  # the tensors are small; a second thread only waits
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 
 ELSEWHERE = "BACKHAND_LECTURE_WORDS"
 

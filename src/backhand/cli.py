@@ -37,7 +37,7 @@ def train(
     if json:
         show_json({"run": str(run.path), "step": run.step, "results": run.results})
     else:
-        show(score_table(backhand.evaluate(run)), "", sample_lines(backhand.sample(run)), "")
+        show("", score_table(backhand.evaluate(run)), "", sample_lines(backhand.sample(run)), "")
         show(run_line(run))
 
 

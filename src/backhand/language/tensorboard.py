@@ -18,7 +18,7 @@ def writer_class() -> Any:
 
 
 class TensorBoardLog:
-    """Writes the mean loss of every hundred steps, and the rate, into a folder; or, when off, does nothing."""
+    """Writes the mean loss of every hundred steps, and the rate, into a folder; does nothing if off."""
 
     EVERY = 100
 

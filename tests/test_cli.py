@@ -1,0 +1,181 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import backhand
+from backhand import Run, cli
+
+Main = tuple[int, str, str]
+
+
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Call the command line in this process, in an empty folder; return status, output and errors."""
+
+    def call(*arguments: str) -> Main:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["backhand", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    code = (
+        "import sys; sys.argv = ['backhand', '--help']\n"
+        "from backhand.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as leaving: assert not leaving.code\n"
+        "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in ("train", "evaluate", "sample", "inspect"))
+
+
+def test_importing_backhand_is_silent_and_leaves_pytorch_alone() -> None:
+    code = "import sys, backhand; assert 'torch' not in sys.modules; print(backhand.train.__name__)"
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("train\n", "")
+
+
+def test_the_version_can_be_asked_for(run_cli) -> None:
+    assert run_cli("--version") == (0, "backhand 0.1.0\n", "")
+
+
+def test_training_from_the_command_line_in_a_log_is_short(run_cli, tmp_path: Path) -> None:
+    status, out, err = run_cli("train", "municipios", "--steps", "300", "--n-hidden", "12")
+    assert status == 0
+    assert 1 <= len(err.splitlines()) <= 10
+    assert err.splitlines()[-1].startswith("300 of 300 steps, loss ")
+    assert "train" in out
+    assert "saved in runs/municipios" in out
+    run = Run.load(tmp_path / "runs" / "municipios")
+    assert run.config.n_hidden == 12
+    assert all(f"{loss:.4f}" in out for loss in run.results.values())
+    assert all(word in out for word in (run.path / "samples.txt").read_text().split("\n"))
+    assert "\x1b" not in out + err
+
+
+def test_every_option_of_training_is_a_flag(run_cli) -> None:
+    _, out, _ = run_cli("train", "--help")
+    for name in backhand.TrainConfig.__dataclass_fields__:
+        assert name == "words" or "--" + name.replace("_", "-") in out
+
+
+def test_a_csv_column_is_trained_on_with_its_cleaning(run_cli, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "id,town\n" + "".join(f'{i},"Ñora {"ab"[i % 2] * i}, El"\n' for i in range(1, 13))
+    )
+    options = [
+        "--column",
+        "town",
+        "--clean",
+        "swap",
+        "ascii",
+        "lower",
+        "--steps",
+        "5",
+        "--n-hidden",
+        "4",
+        "--batch-size",
+        "4",
+        "--json",
+    ]
+    status, out, _ = run_cli("train", "t.csv", *options)
+    assert status == 0
+    assert json.loads(out)["step"] == 5
+    assert Run.load(tmp_path / "runs" / "t").vocabulary.letters == " abelnor"
+
+
+def test_evaluate_sample_and_inspect_show_text_and_json(run_cli, small_run: Run, tmp_path: Path) -> None:
+    path = str(small_run.path)
+    status, out, err = run_cli("evaluate", path, "--split", "dev")
+    assert (status, err) == (0, "")
+    assert f"{small_run.results['dev']:.4f}" in out
+    scores = json.loads(run_cli("evaluate", path, "--json")[1])
+    assert [s["loss"] for s in scores] == list(small_run.results.values())
+    assert {"perplexity", "bits_per_character", "bigram", "uniform", "contexts", "words"} <= set(scores[0])
+
+    status, out, _ = run_cli("sample", path, "-n", "7", "--prefix", "mar", "--seed", "5")
+    assert status == 0
+    assert len(out.splitlines()) == 7
+    samples = json.loads(run_cli("sample", path, "-n", "7", "--prefix", "mar", "--seed", "5", "--json")[1])
+    for line, sample in zip(out.splitlines(), samples, strict=True):
+        assert line == sample["word"] + ("" if sample["new"] else "  (in the training list)")
+
+    status, out, _ = run_cli("inspect", path, "--png", "maps.png")
+    assert status == 0
+    assert all(name in out for name in ("bnmeani", "dlogits", "dC", "units beyond it for every example"))
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    inspection = json.loads(run_cli("inspect", path, "--json")[1])
+    assert [g["name"] for g in inspection["backward"]][-1] == "dC"
+    assert run_cli("inspect", "names", "--n-hidden", "16")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train nothing.txt", "there is no file 'nothing.txt', nor an embedded list"),
+        ("train empty.txt", "empty.txt holds no words"),
+        ("train binary.txt", "binary.txt is a binary file"),
+        ("train latin1.txt", "latin1.txt, line 2: byte 0xeb is not UTF-8"),
+        ("train dot.txt", "dot.txt, line 2: 'st. ives' holds '.'"),
+        ("train table.csv --column city", "no column 'city'; its columns are: 'id', 'town'"),
+        ("train one.txt", "made of one letter"),
+        ("train few.txt", "too few to split"),
+        ("train --batch-size 1", "--batch-size is 1; batch norm needs"),
+        ("train --n-hidden 0", "--n-hidden is 0"),
+        ("train --steps 10 --out .", "holds other things than a run"),
+        ("train --device toaster", "--device 'toaster' cannot be used here"),
+        ("train --resume --out gone", "'gone' is not a run folder"),
+        ("evaluate gone", "'gone' is not a run folder"),
+        ("sample gone", "'gone' is not a run folder"),
+        ("inspect gone", "there is no file 'gone'"),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(run_cli, tmp_path: Path, arguments: str, message: str) -> None:
+    files = {
+        "empty.txt": b"",
+        "binary.txt": b"a\0b",
+        "latin1.txt": b"ava\nzo\xeb\n",
+        "dot.txt": b"ava\nst. ives\n",
+        "table.csv": b"id,town\n1,Elx\n",
+        "one.txt": b"aa\naaa\n" * 9,
+        "few.txt": b"ann\nbob\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    status, out, err = run_cli(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("backhand: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
+
+
+def test_sampling_refuses_an_unknown_letter(run_cli, small_run: Run) -> None:
+    status, out, err = run_cli("sample", str(small_run.path), "--prefix", "zoë")
+    assert (status, out) == (2, "")
+    assert "'zoë' holds 'ë'" in err
+
+
+def test_a_run_that_fails_exits_with_1(run_cli) -> None:
+    status, _, err = run_cli("train", "--steps", "100", "--n-hidden", "8", "--rate", "1e39")
+    assert status == 1
+    assert "is the first tensor that is not finite" in err
+
+
+def test_a_reader_that_has_gone_is_no_error(small_run: Run) -> None:
+    command = f"{sys.executable} -m backhand sample {small_run.path} -n 20 | true"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("", "")

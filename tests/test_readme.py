@@ -1,0 +1,61 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> list[tuple[str, str]]:
+    return BLOCK.findall(README.read_text(encoding="utf-8"))
+
+
+def test_the_example_prints_what_stands_below_it(tmp_path: Path) -> None:
+    (language, code), (_, shown) = blocks()[:2]
+    assert language == "python"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
+
+
+def test_the_commands_print_what_stands_below_them(tmp_path: Path) -> None:
+    (session,) = [text for language, text in blocks() if language == "console"]
+    entries = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert len(entries) == 3
+    for command, shown in entries:
+        program, *arguments = shlex.split(command)
+        assert program == "backhand"
+        result = subprocess.run(
+            [sys.executable, "-m", "backhand", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stdout.rstrip() == shown.rstrip()
+
+
+def test_the_file_tree_names_every_module() -> None:
+    (tree,) = [text for language, text in blocks() if language == "text" and "src/backhand" in text]
+    source = README.parent / "src" / "backhand"
+    for file in source.rglob("*.py"):
+        if file.name not in ("__init__.py", "__main__.py"):
+            assert re.search(rf"^\s*{re.escape(file.name)}\s+\S", tree, re.MULTILINE), file.name
+    for line in tree.splitlines():
+        name = line.split()[0]
+        assert list(README.parent.rglob(name.rstrip("/"))) or (README.parent / name).exists(), name
+
+
+@pytest.mark.parametrize(
+    "example", sorted((README.parent / "examples").glob("*.py")), ids=lambda path: path.name
+)
+def test_every_example_runs(example: Path, tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
