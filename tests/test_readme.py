@@ -1,5 +1,6 @@
 """What the README shows is what happens."""
 
+import os
 import re
 import subprocess
 import sys
@@ -28,15 +29,10 @@ def test_the_commands_print_what_stands_below_them(tmp_path: Path) -> None:
     (session,) = [text for language, text in blocks() if language == "console"]
     entries = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
     assert len(entries) == 3
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command, shown in entries:
-        result = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            env=os.environ | {"PATH": path},
-            capture_output=True,
-            text=True,
-        )
+        shell = ["bash", "-c", command]
+        result = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         assert result.stdout.rstrip() == shown.rstrip()
 
