@@ -155,7 +155,7 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path: Path) -> No
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "go on with --resume" in errors.splitlines()[-1]
+    assert f"go on with: backhand train --out {tmp_path / 'run'} --resume" in errors.splitlines()[-1]
     step = Run.load(tmp_path / "run").step
     assert 0 < step < 1_000_000
     assert f"stopped after {step:,} steps" in errors

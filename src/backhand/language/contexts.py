@@ -66,8 +66,7 @@ class Contexts:
     ) -> None:
         self.vocabulary = vocabulary
         self.block_size = block_size
-        codes = vocabulary.encode_all(words)
-        flat = np.concatenate([np.zeros(block_size, codes.dtype), codes])
+        flat = vocabulary.encode_all(words, before=block_size)
         self.flat = torch.from_numpy(flat).to(device)  # (block_size + len(self),)
         self.windows = self.flat.unfold(0, block_size + 1, 1)  # (len(self), block_size + 1), a view
 
@@ -91,19 +90,24 @@ class Contexts:
     def merged(self) -> "Merged":
         """The same contexts, equal ones merged: what a sum over all of them needs, in far fewer rows."""
         base = len(self.vocabulary)
-        if (
-            base ** (self.block_size + 1) >= 2**63
-        ):  # does not fit an integer: such long contexts hardly repeat
+        if base ** (self.block_size + 1) >= 2**63:  # too long to be packed: such contexts hardly repeat
             X, Y = zip(*((X.to(self.flat.dtype), Y) for X, Y in self.chunks()), strict=True)
             rows = torch.arange(len(self), device=self.flat.device)
             return Merged(torch.cat(X), rows, torch.cat(Y), torch.ones_like(rows))
+        # each context with its target is packed into one integer, its digits in base `base`
         powers = base ** torch.arange(self.block_size, 0, -1, device=self.flat.device)
-        parts = [torch.unique((X * powers).sum(1) + Y, return_counts=True) for X, Y in self.chunks()]
-        codes, where = torch.unique(torch.cat([code for code, _ in parts]), return_inverse=True)
-        counts = torch.zeros_like(codes).index_add_(0, where, torch.cat([count for _, count in parts]))
-        contexts, rows = torch.unique(codes // base, return_inverse=True)
-        X = contexts[:, None] // (powers // base) % base
-        return Merged(X.to(self.flat.dtype), rows, codes % base, counts)
+        parts = [
+            np.unique(((X * powers).sum(1) + Y).numpy(force=True), return_counts=True)
+            for X, Y in self.chunks()
+        ]
+        codes, where = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
+        counts = np.zeros_like(codes)
+        np.add.at(counts, where, np.concatenate([counts for _, counts in parts]))
+        contexts, rows = np.unique(codes // base, return_inverse=True)
+        X = contexts[:, None] // base ** np.arange(self.block_size - 1, -1, -1) % base
+        X = torch.from_numpy(X).to(self.flat)
+        rows, Y, counts = (torch.from_numpy(a).to(self.flat.device) for a in (rows, codes % base, counts))
+        return Merged(X, rows, Y, counts)
 
 
 class Merged(NamedTuple):

@@ -84,7 +84,8 @@ def train(
             checkpoint(run, splits.train)
             if interrupted.is_set() and run.step < run.config.steps:
                 raise TrainingInterrupted(
-                    f"stopped after {run.step:,} steps, which are saved; go on with --resume"
+                    f"stopped after {run.step:,} steps, which are saved; "
+                    f"go on with: backhand train --out {run.path} --resume"
                 )
     finish(run, splits, history)
     return run
@@ -105,16 +106,13 @@ def blocks(run: Run, contexts: Contexts) -> Iterator[list[float]]:
         steps = min(steps, stop - run.step)
         began = time.perf_counter()
         rows = torch.randint(0, len(contexts), (steps, config.batch_size), generator=run.generator)
-        Xs, Ys = contexts[
-            rows.to(contexts.flat.device)
-        ]  # (steps, batch_size, block_size), (steps, batch_size)
+        Xs, Ys = contexts[rows.to(contexts.flat.device)]  # (steps, n, block_size), (steps, n)
         rates = [config.rate_at(step) for step in range(run.step, run.step + steps)]
         before = {name: p.clone() for name, p in parameters.items()}
         losses = engine(parameters, Xs, Ys, rates, running)
         if not all(tensor.isfinite().all() for tensor in (losses, *parameters.values())):
-            raise NonFiniteError(
-                explain_nonfinite(run, first_nonfinite(config.engine, before, Xs, Ys, rates))
-            )
+            origin = first_nonfinite(config.engine, before, Xs, Ys, rates)
+            raise NonFiniteError(explain_nonfinite(run, origin))
         run.step += steps
         yield losses.tolist()
         pace = steps / (time.perf_counter() - began)

@@ -9,6 +9,7 @@ import numpy as np
 from backhand.errors import WordsError
 
 END = "."
+SLICE = 100_000
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,29 @@ class Vocabulary:
         """Return the symbols of some indices as one string."""
         return "".join(self.itos[i] for i in indices)
 
-    def encode_all(self, words: Sequence[str]) -> np.ndarray:
+    def encode_all(self, words: Sequence[str], before: int = 0) -> np.ndarray:
         """Return all words in one flat array of the smallest fitting integers, each followed by 0.
 
-        Vectorised, a slice of the list at a time, so that little more than the result is ever in memory.
+        Vectorised, a slice at a time, so that little more than the result is ever in memory. `before`
+        zeros stand in front of the first word.
 
-        >>> Vocabulary("abc").encode_all(["ab", "c"])
-        array([1, 2, 0, 3, 0], dtype=uint8)
+        >>> Vocabulary("abc").encode_all(["ab", "c"], before=1)
+        array([0, 1, 2, 0, 3, 0], dtype=uint8)
         """
-        dtype = np.uint8 if len(self) <= 256 else np.int32
-        index = np.full(max(map(ord, END + self.letters)) + 2, -1, dtype=np.int32)
+        index = np.full(
+            max(map(ord, END + self.letters)) + 2, -1, dtype=np.int32
+        )  # from code point to symbol
         index[[ord(symbol) for symbol in self.itos.values()]] = np.arange(len(self))
-        slices = []
-        for start in range(0, len(words), 100_000):
-            part = words[start : start + 100_000]
+        size = before + sum(map(len, words)) + len(words)
+        flat = np.zeros(size, dtype=np.uint8 if len(self) <= 256 else np.int32)
+        for start in range(0, len(words), SLICE):
+            part = words[start : start + SLICE]
             text = END.join(part) + END
             points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
             codes = index[np.minimum(points, len(index) - 1)]
             if (codes < 0).any() or np.count_nonzero(codes == 0) != len(part):
                 for word in part:
                     self.encode(word)  # raises for the word that holds an unknown letter, or an end
-            slices.append(codes.astype(dtype))
-        return np.concatenate(slices) if slices else np.zeros(0, dtype)
+            flat[before : before + len(codes)] = codes
+            before += len(codes)
+        return flat
