@@ -148,7 +148,7 @@ def test_a_killed_run_is_resumed_to_the_very_same_folder(tmp_path: Path, batch_n
 
 
 def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path: Path) -> None:
-    process = start(tmp_path / "run", "--steps", "1000000")
+    process = start(tmp_path / "run", "--steps", "1000000", "--checkpoint-every", "1000000")
     wait_for_step(tmp_path / "run", 0, process)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -355,6 +355,8 @@ def test_a_list_that_has_changed_is_noticed(tmp_path: Path) -> None:
     for verb in (backhand.evaluate, backhand.sample, backhand.inspect):
         with pytest.raises(WordsError, match=r"list\.txt has changed since .*run was trained on it"):
             verb(tmp_path / "run")
+    with pytest.raises(WordsError, match="has changed"):
+        backhand.train(TrainConfig(), out=tmp_path / "run", resume=True)
     (tmp_path / "list.txt").unlink()
     with pytest.raises(WordsError, match="there is no file"):
         backhand.sample(tmp_path / "run")
