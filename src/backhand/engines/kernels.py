@@ -57,100 +57,126 @@ LARGEST, LEAST, LOG2E, LN2 = np.float32(8), np.float32(-87), np.float32(1 / np.l
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
+WORD, VECTOR = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+PICK = ir.VectorType(ir.IntType(32), LANES)
+
+
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when the first kernel that calls it is compiled, and into it."""
-    return njit(nogil=True, fastmath=FAST, error_model="numpy")(function)
+    """Compile a function when the first kernel that calls it is compiled, and into it; Python cannot call it."""
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}  # a quicker compilation
+    return njit(fastmath=FAST, error_model="numpy", **options)(function)
 
 
 # -- products
 
 
+def address(builder: Any, array: Any, i: Any, j: Any, kind: Any) -> Any:
+    """Return a pointer to array[i, j], in LLVM's language."""
+    strides = cgutils.unpack_tuple(builder, array.strides, 2)
+    offset = builder.add(builder.mul(i, strides[0]), builder.mul(j, strides[1]))
+    return cgutils.pointer_add(builder, array.data, offset, kind.as_pointer())
+
+
+def load(builder: Any, array: Any, i: Any, j: Any, kind: Any) -> Any:
+    """Return array[i, j], or LANES numbers from there."""
+    return builder.load(address(builder, array, i, j, kind), align=4, typ=kind)
+
+
 @intrinsic
-def add_tile(typingctx, out, a, b, i, j, begin, end):  # noqa: ANN001, ANN201
+def add_tile(typingctx: Any, out: Any, a: Any, b: Any, i: Any, j: Any, begin: Any, end: Any) -> Any:
     """out[i : i + ROWS, j : j + LANES] += a[i : i + ROWS, begin:end] @ b[begin:end, j : j + LANES].
 
-    Where begin is 0, what stood in the tile is forgotten.
-    Written in LLVM's language, because Numba cannot be told to keep ROWS vectors of LANES sums in registers.
+    Where begin is 0, what stood in the tile is forgotten. Written in LLVM's language, because Numba cannot be
+    told to keep ROWS vectors of LANES sums in registers.
     """
 
-    def emit(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, a, b = (
             context.make_array(kind)(context, builder, value)
             for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
         )
         i, j, begin, end = arguments[3:]
-        vector, word = ir.VectorType(ir.FloatType(), LANES), ir.IntType(64)
-
-        def address(array: Any, i: Any, j: Any, kind: Any) -> Any:
-            strides = cgutils.unpack_tuple(builder, array.strides, 2)
-            offset = builder.add(builder.mul(i, strides[0]), builder.mul(j, strides[1]))
-            return cgutils.pointer_add(builder, array.data, offset, kind.as_pointer())
-
-        def load(array: Any, i: Any, j: Any, kind: Any) -> Any:
-            return builder.load(address(array, i, j, kind), align=4, typ=kind)
-
-        rows = [builder.add(i, ir.Constant(word, r)) for r in range(ROWS)]
-        sums = [cgutils.alloca_once(builder, vector) for _ in rows]
-        with builder.if_else(builder.icmp_signed("==", begin, ir.Constant(word, 0))) as (first, later):
+        rows = [builder.add(i, WORD(r)) for r in range(ROWS)]
+        sums = [cgutils.alloca_once(builder, VECTOR) for _ in rows]
+        with builder.if_else(builder.icmp_signed("==", begin, WORD(0))) as (first, later):
             with first:
                 for total in sums:
-                    builder.store(ir.Constant(vector, [0.0] * LANES), total)
+                    builder.store(VECTOR([0.0] * LANES), total)
             with later:
                 for r, total in zip(rows, sums, strict=True):
-                    builder.store(load(out, r, j, vector), total)
+                    builder.store(load(builder, out, r, j, VECTOR), total)
         with cgutils.for_range(builder, end, begin) as loop:
-            line = load(b, loop.index, j, vector)
+            line = load(builder, b, loop.index, j, VECTOR)
             for r, total in zip(rows, sums, strict=True):
-                one = load(a, r, loop.index, ir.FloatType())
-                lanes = builder.insert_element(ir.Constant(vector, ir.Undefined), one, ir.Constant(word, 0))
-                zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-                lanes = builder.shuffle_vector(lanes, ir.Constant(vector, ir.Undefined), zeros)
+                one = load(builder, a, r, loop.index, ir.FloatType())
+                lanes = builder.insert_element(VECTOR(ir.Undefined), one, WORD(0))
+                lanes = builder.shuffle_vector(lanes, VECTOR(ir.Undefined), PICK([0] * LANES))
                 term = builder.fmul(lanes, line, flags=("contract",))
                 builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
         for r, total in zip(rows, sums, strict=True):
-            builder.store(builder.load(total), address(out, r, j, vector), align=4)
+            builder.store(builder.load(total), address(builder, out, r, j, VECTOR), align=4)
         return context.get_dummy_value()
 
     return types.void(out, a, b, i, j, begin, end), emit
 
 
+@intrinsic
+def transpose_tile(typingctx: Any, a: Any, out: Any, i: Any, j: Any) -> Any:
+    """out[j : j + LANES, i : i + LANES] = a[i : i + LANES, j : j + LANES].T.
+
+    In log2(LANES) rounds; in each, pairs of rows exchange the off-diagonal halves of ever larger squares.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, out = (
+            context.make_array(kind)(context, builder, value)
+            for kind, value in zip(signature.args[:2], arguments[:2], strict=True)
+        )
+        i, j = arguments[2:]
+        rows = [load(builder, a, builder.add(i, WORD(r)), j, VECTOR) for r in range(LANES)]
+        for side in (1 << k for k in range(LANES.bit_length() - 1)):
+            upper = PICK([(v ^ side) + LANES if v & side else v for v in range(LANES)])
+            lower = PICK([v + LANES if v & side else v ^ side for v in range(LANES)])
+            for r in (r for r in range(LANES) if not r & side):
+                pair = rows[r], rows[r | side]
+                rows[r], rows[r | side] = (builder.shuffle_vector(*pair, pick) for pick in (upper, lower))
+        for r, line in enumerate(rows):
+            builder.store(line, address(builder, out, builder.add(j, WORD(r)), i, VECTOR), align=4)
+        return context.get_dummy_value()
+
+    return types.void(a, out, i, j), emit
+
+
 @kernel
-def product(a, b, out):
-    """out = a @ b, for a (rows, depth) with any strides, and b and out padded."""
-    for begin in range(0, a.shape[1], DEPTH):
-        end = min(begin + DEPTH, a.shape[1])
-        for i in range(0, a.shape[0], ROWS):
+def product(a, b, out, rows, depth):
+    """out = a @ b, for a (rows, depth) of any strides, and b and out padded."""
+    for begin in range(0, depth, DEPTH):
+        end = min(begin + DEPTH, depth)
+        for i in range(0, rows, ROWS):
             for j in range(0, b.shape[1], LANES):
                 add_tile(out, a, b, i, j, begin, end)
 
 
 @kernel
 def transpose(a, out):
-    """out = a.T, by blocks of LANES x LANES."""
+    """out = a.T, both padded."""
     for i in range(0, a.shape[0], LANES):
         for j in range(0, a.shape[1], LANES):
-            for k in range(LANES):
-                for v in range(LANES):
-                    out[j + k, i + v] = a[i + v, j + k]
+            transpose_tile(a, out, i, j)
+
+
+# -- sums over the m rows of a minibatch, in blocks of rows, so that rounding does not build up
 
 
 @kernel
-def descend(p, dp, rate):
-    """p -= rate * dp, for parameters and gradients of one axis."""
-    for k in range(len(p)):
-        p[k] -= rate * dp[k]
-
-
-# -- sums over the rows of a minibatch
-
-
-@kernel
-def sum_rows(x, w, part, out):
-    """out[k] = sum over r of w[r] * x[r, k], in blocks of rows, so that rounding does not build up."""
-    out[:] = 0
-    for begin in range(0, len(w), BLOCK):
-        part[:] = 0
-        for r in range(begin, min(begin + BLOCK, len(w))):
+def sum_rows(w, x, m, part, out):
+    """out = (w * x).sum(0), for w (m,) and x (m, k)."""
+    for k in range(len(out)):
+        out[k] = 0
+    for begin in range(0, m, BLOCK):
+        for k in range(len(out)):
+            part[k] = 0
+        for r in range(begin, min(begin + BLOCK, m)):
             for k in range(len(out)):
                 part[k] += w[r] * x[r, k]
         for k in range(len(out)):
@@ -158,12 +184,14 @@ def sum_rows(x, w, part, out):
 
 
 @kernel
-def sum_products(x, y, w, part, out):
-    """out[k] = sum over r of w[r] * x[r, k] * y[r, k], in blocks of rows."""
-    out[:] = 0
-    for begin in range(0, len(w), BLOCK):
-        part[:] = 0
-        for r in range(begin, min(begin + BLOCK, len(w))):
+def sum_products(w, x, y, m, part, out):
+    """out = (w * x * y).sum(0), for w (m,), x and y (m, k)."""
+    for k in range(len(out)):
+        out[k] = 0
+    for begin in range(0, m, BLOCK):
+        for k in range(len(out)):
+            part[k] = 0
+        for r in range(begin, min(begin + BLOCK, m)):
             for k in range(len(out)):
                 part[k] += w[r] * x[r, k] * y[r, k]
         for k in range(len(out)):
@@ -174,81 +202,76 @@ def sum_products(x, y, w, part, out):
 
 
 @kernel
-def number(keys, table, numbers, firsts):
-    """Give equal keys one number, in order of first appearance; return how many there are.
+def number(keys, count, table, numbers, firsts):
+    """Number equal keys alike, in order of first appearance; return how many numbers there are.
 
-    `table` is -1 at every possible key, before and after; `firsts` receives where each number was given.
+    `table` is -1 at every possible key, before and after; `firsts` receives where each number was first given.
     """
-    count = 0
-    for i in range(len(keys)):
-        if table[keys[i]] < 0:
-            table[keys[i]] = count
-            firsts[count] = i
-            count += 1
-        numbers[i] = table[keys[i]]
+    numbered = 0
     for i in range(count):
+        if table[keys[i]] < 0:
+            table[keys[i]] = numbered
+            firsts[numbered] = i
+            numbered += 1
+        numbers[i] = table[keys[i]]
+    for i in range(numbered):
         table[keys[firsts[i]]] = -1
-    return count
+    return numbered
 
 
 @kernel
-def merge(X, vocabulary, s):
-    """Number the distinct contexts of a minibatch, and the different symbols at each position of them.
-
-    Writes rows[i] for each example, w[r], and for position j the symbols and slots[j, r] among them, and u[j].
-    Returns m.
-    """
+def merge(X, vocabulary, table, keys, rows, firsts, w):
+    """Number the distinct contexts of X: rows (n,) of each example, and how often each occurs, w (m,)."""
     n, block_size = X.shape
     m = 1
-    s.rows[:] = 0
-    for j in range(block_size):  # a context's number, from that of its first j symbols
-        for i in range(n):
-            s.keys[i] = s.rows[i] * vocabulary + X[i, j]
-        m = number(s.keys, s.table, s.rows, s.firsts)
-    s.w[:m] = 0
     for i in range(n):
-        s.w[s.rows[i]] += 1
-    for j in range(block_size):
-        for r in range(m):
-            s.keys[r] = X[s.firsts[r], j]
-        s.u[j] = number(s.keys[:m], s.table, s.slots[j], s.seconds)
-        for k in range(s.u[j]):
-            s.symbols[j, k] = s.keys[s.seconds[k]]
+        rows[i] = 0
+    for j in range(block_size):  # the number of the first j symbols, and the next symbol
+        for i in range(n):
+            keys[i] = rows[i] * vocabulary + X[i, j]
+        m = number(keys, n, table, rows, firsts)
+    for r in range(m):
+        w[r] = 0
+    for i in range(n):
+        w[rows[i]] += ONE
     return m
 
 
 @kernel
-def first_layer(p, s, m, n_embd):
-    """hprebn = embcat @ W1 + b1: a row of the table for each position."""
-    for j in range(len(s.u)):
-        for k in range(s.u[j]):
-            for e in range(n_embd):
-                s.emb[j, k, e] = p.C[s.symbols[j, k], e]
-        product(s.emb[j, : s.u[j], :n_embd], p.W1[j], s.tables[j])  # (u, n_hidden)
+def look_up(X, j, firsts, m, table, keys, slots, seconds, symbols, C, emb):
+    """emb = C[symbols], for the u different symbols at position j of the distinct contexts.
+
+    `slots` (m,) receives which of the symbols a context has there.
+    """
     for r in range(m):
-        for k in range(len(p.b1)):
-            s.hprebn[r, k] = p.b1[k]
-        for j in range(len(s.u)):
-            for k in range(len(p.b1)):
-                s.hprebn[r, k] += s.tables[j, s.slots[j, r], k]
+        keys[r] = X[firsts[r], j]
+    u = number(keys, m, table, slots, seconds)
+    for k in range(u):
+        symbols[k] = keys[seconds[k]]
+        for e in range(C.shape[1]):
+            emb[k, e] = C[symbols[k], e]
+    return u
 
 
 @kernel
-def first_layer_backward(p, d, s, m, n_embd, n_hidden):
-    """dW1 = embcat.T @ dhprebn, db1 = dhprebn.sum(0), dembcat = dhprebn @ W1.T, and dC from it."""
-    sum_rows(s.dh, s.ones[:m], s.part, d.b1)
-    d.C[:] = 0
-    for j in range(len(s.u)):
-        u = s.u[j]
-        s.tables[j, :u] = 0
-        for r in range(m):
-            for k in range(len(p.b1)):
-                s.tables[j, s.slots[j, r], k] += s.dh[r, k]
-        product(s.emb[j, :u, :n_embd].T, s.tables[j], d.W1[j])  # (n_embd, n_hidden)
-        product(s.tables[j, :u, :n_hidden], s.W1T[j], s.emb[j])  # (u, n_embd): demb over emb
-        for k in range(u):
-            for e in range(n_embd):
-                d.C[s.symbols[j, k], e] += s.emb[j, k, e]
+def add_from_table(table, slots, m, hprebn):
+    """hprebn += table[slots], where the table is emb @ W1 for one position."""
+    for r in range(m):
+        line = table[slots[r]]
+        for k in range(hprebn.shape[1]):
+            hprebn[r, k] += line[k]
+
+
+@kernel
+def add_into_table(dhprebn, slots, m, u, table):
+    """table = 0; table[slots] += dhprebn: the gradient of `add_from_table`."""
+    for i in range(u):
+        for k in range(table.shape[1]):
+            table[i, k] = 0
+    for r in range(m):
+        line = table[slots[r]]
+        for k in range(dhprebn.shape[1]):
+            line[k] += dhprebn[r, k]
 
 
 # -- batch norm, tanh, cross entropy
@@ -256,8 +279,8 @@ def first_layer_backward(p, d, s, m, n_embd, n_hidden):
 
 @kernel
 def tanh(x):
-    """x P(x^2) / Q(x^2), a least-squares fit: the error is within 4e-7."""
-    x = LARGEST if x > LARGEST else (-LARGEST if x < -LARGEST else x)  # a NaN stays what it is
+    """x P(x^2) / Q(x^2); the error is within 4e-7."""
+    x = LARGEST if x > LARGEST else (-LARGEST if x < -LARGEST else x)  # NaN stays what it is
     z = x * x
     p = x * (P0 + z * (P1 + z * (P2 + z * (P3 + z * P4))))
     return p / (ONE + z * (Q1 + z * (Q2 + z * (Q3 + z * Q4))))
@@ -265,7 +288,7 @@ def tanh(x):
 
 @kernel
 def exp(x):
-    """2^k e^r with x = k ln 2 + r and a polynomial in r, for x up to 88; below -87, e^-87."""
+    """2^k e^r for x = k ln 2 + r, up to x = 88; below -87, e^-87."""
     x = LEAST if x < LEAST else x
     k = np.floor(x * LOG2E + HALF)
     r = x - k * LN2
@@ -274,63 +297,63 @@ def exp(x):
 
 
 @kernel
-def batch_norm(p, s, m, n):
-    """bnmeani, bnvar, bnvar_inv, bnraw (over hprebn), hpreact and h = tanh(hpreact)."""
-    x, width = s.hprebn, len(s.bnmeani)
-    sum_rows(x, s.w[:m], s.part, s.bnmeani)
+def batch_norm(x, w, m, n, gain, bias, part, mean, var, var_inv, h):
+    """bnmeani, bnvar, bnvar_inv, bnraw (over x, which is hprebn) and h = tanh(hpreact)."""
+    width = len(mean)
+    sum_rows(w, x, m, part, mean)
     for k in range(width):
-        s.bnmeani[k] /= n
+        mean[k] /= n
     for r in range(m):
         for k in range(width):
-            x[r, k] -= s.bnmeani[k]
-    sum_products(x, x, s.w[:m], s.part, s.bnvar)
+            x[r, k] -= mean[k]
+    sum_products(w, x, x, m, part, var)
     for k in range(width):
-        s.bnvar[k] /= n - ONE  # Bessel's correction
-        s.bnvar_inv[k] = ONE / np.sqrt(s.bnvar[k] + EPS)
+        var[k] /= n - ONE  # Bessel's correction
+        var_inv[k] = ONE / np.sqrt(var[k] + EPS)
     for r in range(m):
         for k in range(width):
-            x[r, k] *= s.bnvar_inv[k]
-            s.h[r, k] = tanh(p.bngain[k] * x[r, k] + p.bnbias[k])
+            x[r, k] *= var_inv[k]
+            h[r, k] = tanh(gain[k] * x[r, k] + bias[k])
 
 
 @kernel
-def batch_norm_backward(p, d, s, m, n):
+def batch_norm_backward(dh, h, bnraw, w, ones, m, n, gain, var_inv, part, dgain, dbias):
     """dhpreact = (1 - h^2) dh, dbngain, dbnbias, and dhprebn (over dh)."""
-    bnraw, width = s.hprebn, len(s.bnmeani)
+    width = len(gain)
     for r in range(m):
         for k in range(width):
-            s.dh[r, k] *= ONE - s.h[r, k] * s.h[r, k]
-    sum_products(bnraw, s.dh, s.ones[:m], s.part, d.bngain)
-    sum_rows(s.dh, s.ones[:m], s.part, d.bnbias)
-    bessel = ONE / (n - ONE)
+            dh[r, k] *= ONE - h[r, k] * h[r, k]
+    sum_products(ones, bnraw, dh, m, part, dgain)
+    sum_rows(ones, dh, m, part, dbias)
     for r in range(m):
+        share = w[r] / n
         for k in range(width):
-            mean = d.bnbias[k] / n + bessel * bnraw[r, k] * d.bngain[k]
-            s.dh[r, k] = p.bngain[k] * s.bnvar_inv[k] * (s.dh[r, k] - s.w[r] * mean)
+            mean = dbias[k] + n / (n - ONE) * bnraw[r, k] * dgain[k]
+            dh[r, k] = gain[k] * var_inv[k] * (dh[r, k] - share * mean)
 
 
 @kernel
-def cross_entropy(p, s, Y, m, vocabulary):
-    """loss = F.cross_entropy(logits + b2, Yb), and dlogits (over logits): softmax less one-hot, by n."""
+def cross_entropy(logits, b2, rows, Y, w, m, vocabulary):
+    """loss = F.cross_entropy(logits + b2, Yb), and dlogits (over logits): softmax less one-hot, over n."""
     n, loss = np.float32(len(Y)), 0.0
     for r in range(m):
         for v in range(vocabulary):
-            s.logits[r, v] += p.b2[v]
+            logits[r, v] += b2[v]
     for i in range(len(Y)):
-        loss -= s.logits[s.rows[i], Y[i]]
+        loss -= logits[rows[i], Y[i]]
     for r in range(m):
-        logits, top, total = s.logits[r], s.logits[r, 0], np.float32(0)
+        line, top, total = logits[r], logits[r, 0], np.float32(0)
         for v in range(vocabulary):
-            top = max(top, logits[v])
+            top = max(top, line[v])
         for v in range(vocabulary):
-            logits[v] = exp(logits[v] - top)
-            total += logits[v]
-        loss += s.w[r] * (top + np.log(np.float64(total)))
-        scale = s.w[r] / (n * total)
+            line[v] = exp(line[v] - top)
+            total += line[v]
+        loss += w[r] * (top + np.log(np.float64(total)))
+        scale = w[r] / (n * total)
         for v in range(vocabulary):
-            logits[v] *= scale
+            line[v] *= scale
     for i in range(len(Y)):
-        s.logits[s.rows[i], Y[i]] -= ONE / n
+        logits[rows[i], Y[i]] -= ONE / n
     return loss / n
 
 
@@ -338,77 +361,98 @@ def cross_entropy(p, s, Y, m, vocabulary):
 
 
 class Weights(NamedTuple):
-    """The parameters, or their gradients, padded; W1 as (block_size, n_embd, n_hidden)."""
+    """The parameters, or their gradients, padded: `flat` holds them all, and the others are views of it."""
 
-    C: np.ndarray
-    W1: np.ndarray
-    b1: np.ndarray
-    W2: np.ndarray
-    b2: np.ndarray
-    bngain: np.ndarray
-    bnbias: np.ndarray
+    flat: np.ndarray
+    C: np.ndarray  # (vocabulary, n_embd)
+    W1: np.ndarray  # (block_size, n_embd, n_hidden)
+    b1: np.ndarray  # (n_hidden,)
+    W2: np.ndarray  # (n_hidden, vocabulary)
+    b2: np.ndarray  # (vocabulary,)
+    bngain: np.ndarray  # (n_hidden,)
+    bnbias: np.ndarray  # (n_hidden,)
 
 
 class Scratch(NamedTuple):
-    """What a step writes before it reads; in its order of use."""
+    """What a step writes before it reads it, padded."""
 
-    table: np.ndarray  # (n * vocabulary,) int32, -1
+    table: np.ndarray  # (n * vocabulary,) int32, all -1
     keys: np.ndarray  # (n,) int64, as the next three
-    rows: np.ndarray  # (n,): the distinct context of each example
-    firsts: np.ndarray  # (n,): the example in which a distinct context comes first
-    seconds: np.ndarray  # (n,): the distinct context in which a symbol comes first
+    rows: np.ndarray  # the distinct context of each example
+    firsts: np.ndarray  # the example in which each distinct context comes first
+    seconds: np.ndarray  # the distinct context in which each symbol comes first
     w: np.ndarray  # (n,): how often a distinct context occurs
     ones: np.ndarray  # (n,)
-    u: np.ndarray  # (block_size,) int64: how many symbols there are at a position
+    u: np.ndarray  # (block_size,) int64: how many different symbols there are at a position
     symbols: np.ndarray  # (block_size, u) int64
-    slots: np.ndarray  # (block_size, n) int64: where among them a distinct context's symbol is
-    emb: np.ndarray  # (block_size, u, n_embd); demb later
-    tables: np.ndarray  # (block_size, u, n_hidden): emb @ W1; its gradient later
-    hprebn: np.ndarray  # (n, n_hidden); bnraw later
-    bnmeani: np.ndarray  # (n_hidden,), as the next three
+    slots: np.ndarray  # (block_size, n) int64: which of the symbols a distinct context has
+    emb: np.ndarray  # (block_size, u, n_embd), then demb
+    tables: np.ndarray  # (block_size, u, n_hidden): emb @ W1, then its gradient
+    hprebn: np.ndarray  # (n, n_hidden), then bnraw
+    bnmeani: np.ndarray  # (n_hidden,), as the next two
     bnvar: np.ndarray
     bnvar_inv: np.ndarray
-    part: np.ndarray
+    part: np.ndarray  # (max(n_hidden, vocabulary),)
     h: np.ndarray  # (n, n_hidden)
-    dh: np.ndarray  # (n, n_hidden); dhpreact and dhprebn later
-    logits: np.ndarray  # (n, vocabulary); dlogits later
+    dh: np.ndarray  # (n, n_hidden), then dhpreact, then dhprebn
+    logits: np.ndarray  # (n, vocabulary), then dlogits
     W1T: np.ndarray  # (block_size, n_hidden, n_embd)
     W2T: np.ndarray  # (vocabulary, n_hidden)
 
 
 @kernel
-def gradients(X, Y, p, d, s, sizes):
-    """Forward and backward of one minibatch; return the loss."""
+def forward(X, Y, p, s, sizes):
+    """`mlp_fused.forward`, and dlogits; return m and the loss."""
     vocabulary, n_embd, n_hidden = sizes
-    n, m = np.float32(len(Y)), merge(X, vocabulary, s)
-    first_layer(p, s, m, n_embd)
-    batch_norm(p, s, m, n)
-    product(s.h[:m, :n_hidden], p.W2, s.logits)  # (m, vocabulary)
-    loss = cross_entropy(p, s, Y, m, vocabulary)
-    dlogits = s.logits[:m, :vocabulary]
-    product(s.h[:m, :n_hidden].T, s.logits, d.W2)  # (n_hidden, vocabulary)
-    sum_rows(s.logits, s.ones[:m], s.part[: len(p.b2)], d.b2)
+    m = merge(X, vocabulary, s.table, s.keys, s.rows, s.firsts, s.w)
+    for r in range(m):
+        for k in range(len(p.b1)):
+            s.hprebn[r, k] = p.b1[k]
+    for j in range(len(s.u)):
+        slots, emb, table = s.slots[j], s.emb[j], s.tables[j]
+        s.u[j] = look_up(X, j, s.firsts, m, s.table, s.keys, slots, s.seconds, s.symbols[j], p.C, emb)
+        product(emb, p.W1[j], table, s.u[j], n_embd)  # (u, n_hidden)
+        add_from_table(table, slots, m, s.hprebn)  # (m, n_hidden)
+    n = np.float32(len(Y))
+    batch_norm(s.hprebn, s.w, m, n, p.bngain, p.bnbias, s.part, s.bnmeani, s.bnvar, s.bnvar_inv, s.h)
+    product(s.h, p.W2, s.logits, m, n_hidden)  # (m, vocabulary)
+    return m, cross_entropy(s.logits, p.b2, s.rows, Y, s.w, m, vocabulary)
+
+
+@kernel
+def backward(m, n, p, d, s, sizes):
+    """`mlp_fused.backward`, from dlogits: the gradients d of the parameters p."""
+    vocabulary, n_embd, n_hidden = sizes
+    product(s.h.T, s.logits, d.W2, n_hidden, m)  # (n_hidden, vocabulary)
+    sum_rows(s.ones, s.logits, m, s.part, d.b2)  # (vocabulary,)
     transpose(p.W2, s.W2T)
-    product(dlogits, s.W2T, s.dh)  # (m, n_hidden)
-    batch_norm_backward(p, d, s, m, n)
-    for j in range(len(p.W1)):
-        transpose(p.W1[j], s.W1T[j])
-    first_layer_backward(p, d, s, m, n_embd, n_hidden)
-    return loss
+    product(s.logits, s.W2T, s.dh, m, vocabulary)  # (m, n_hidden)
+    batch_norm_backward(
+        s.dh, s.h, s.hprebn, s.w, s.ones, m, n, p.bngain, s.bnvar_inv, s.part, d.bngain, d.bnbias
+    )
+    sum_rows(s.ones, s.dh, m, s.part, d.b1)  # (n_hidden,)
+    for v in range(vocabulary):
+        for e in range(n_embd):
+            d.C[v, e] = 0
+    for j in range(len(s.u)):
+        emb, table, W1T, u = s.emb[j], s.tables[j], s.W1T[j], s.u[j]
+        add_into_table(s.dh, s.slots[j], m, u, table)  # (u, n_hidden)
+        product(emb.T, table, d.W1[j], n_embd, u)  # (n_embd, n_hidden)
+        transpose(p.W1[j], W1T)
+        product(table, W1T, emb, u, n_hidden)  # (u, n_embd)
+        for k in range(u):
+            for e in range(n_embd):
+                d.C[s.symbols[j, k], e] += emb[k, e]
 
 
 def take_steps(Xs, Ys, rates, losses, p, d, s, sizes, keep, bnmean, bnstd):
-    """Take one step of gradient descent a minibatch, and write its loss."""
+    """Take one step of gradient descent for each minibatch, and write its loss; see `Engine`."""
+    n = np.float32(Ys.shape[1])
     for step in range(len(rates)):
-        losses[step] = gradients(Xs[step], Ys[step], p, d, s, sizes)
-        rate = rates[step]
-        descend(p.C.ravel(), d.C.ravel(), rate)
-        descend(p.W1.ravel(), d.W1.ravel(), rate)
-        descend(p.b1, d.b1, rate)
-        descend(p.W2.ravel(), d.W2.ravel(), rate)
-        descend(p.b2, d.b2, rate)
-        descend(p.bngain, d.bngain, rate)
-        descend(p.bnbias, d.bnbias, rate)
+        m, losses[step] = forward(Xs[step], Ys[step], p, s, sizes)
+        backward(m, n, p, d, s, sizes)
+        for k in range(len(p.flat)):
+            p.flat[k] -= rates[step] * d.flat[k]
         if keep:
             for k in range(len(bnmean)):
                 bnmean[k] += MOMENTUM * (s.bnmeani[k] - bnmean[k])

@@ -27,15 +27,22 @@ def zeros(*shape: int) -> np.ndarray:
 def make_weights(vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -> Weights:
     """Return room for parameters."""
     vocabulary, n_embd, n_hidden = padded(vocabulary), padded(n_embd), padded(n_hidden)
-    return Weights(
-        C=zeros(vocabulary, n_embd),
-        W1=zeros(block_size, n_embd, n_hidden),
-        b1=zeros(n_hidden),
-        W2=zeros(n_hidden, vocabulary),
-        b2=zeros(vocabulary),
-        bngain=zeros(n_hidden),
-        bnbias=zeros(n_hidden),
-    )
+    shapes = {
+        "C": (vocabulary, n_embd),
+        "W1": (block_size, n_embd, n_hidden),
+        "b1": (n_hidden,),
+        "W2": (n_hidden, vocabulary),
+        "b2": (vocabulary,),
+        "bngain": (n_hidden,),
+        "bnbias": (n_hidden,),
+    }
+    ends = np.cumsum([np.prod(shape) for shape in shapes.values()]).tolist()
+    flat = zeros(ends[-1])
+    views = {
+        name: flat[begin:end].reshape(shape)
+        for (name, shape), begin, end in zip(shapes.items(), [0, *ends], ends, strict=False)
+    }
+    return Weights(flat, **views)
 
 
 def make_scratch(n: int, vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -> Scratch:
