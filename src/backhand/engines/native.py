@@ -1,109 +1,113 @@
-"""The native engine: the fused step in machine code, thousands of steps a call."""
+"""The native engine: the fused step as machine code, thousands of steps a call, on one core.
 
-from collections.abc import Sequence
+The step itself is in `native_steps`, which needs Numba; this module does not, until the engine is used.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import kernels
-from .kernels import LANES, Scratch, Weights
-from .stepping import Parameters, Running
+from backhand.passes import mlp_fused
+
+from .stepping import Engine, Parameters, Running, by_hand, descend
+
+fused: Engine = descend(by_hand(mlp_fused))
 
 
-def padded(size: int) -> int:
-    """Return the next multiple of LANES."""
-    return -(-size // LANES) * LANES
+class NativeEngineWarning(UserWarning):
+    """The native engine cannot do what it was asked for; the fused engine does it, more slowly."""
 
 
-def zeros(*shape: int) -> np.ndarray:
-    """Return a float32 array of zeros that begins at a multiple of 64 bytes, where cache lines begin."""
-    size = int(np.prod(shape))
-    room = np.zeros(size + LANES, np.float32)
-    begin = -room.ctypes.data // 4 % LANES
-    return room[begin : begin + size].reshape(shape)
-
-
-def make_weights(vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -> Weights:
-    """Return room for parameters."""
-    vocabulary, n_embd, n_hidden = padded(vocabulary), padded(n_embd), padded(n_hidden)
-    shapes = {
-        "C": (vocabulary, n_embd),
-        "W1": (block_size, n_embd, n_hidden),
-        "b1": (n_hidden,),
-        "W2": (n_hidden, vocabulary),
-        "b2": (vocabulary,),
-        "bngain": (n_hidden,),
-        "bnbias": (n_hidden,),
-    }
-    ends = np.cumsum([np.prod(shape) for shape in shapes.values()]).tolist()
-    flat = zeros(ends[-1])
-    views = {
-        name: flat[begin:end].reshape(shape)
-        for (name, shape), begin, end in zip(shapes.items(), [0, *ends], ends, strict=False)
-    }
-    return Weights(flat, **views)
-
-
-def make_scratch(n: int, vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -> Scratch:
-    """Return room for what a step writes."""
-    u = padded(min(n, vocabulary))
-    rows, symbols, n_embd, n_hidden = padded(n), padded(vocabulary), padded(n_embd), padded(n_hidden)
-    ones = zeros(rows)
-    ones[:] = 1
-    return Scratch(
-        table=np.full(max(n, 1) * vocabulary, -1, np.int32),
-        keys=np.zeros(n, np.int64),
-        rows=np.zeros(n, np.int64),
-        firsts=np.zeros(n, np.int64),
-        seconds=np.zeros(n, np.int64),
-        w=zeros(rows),
-        ones=ones,
-        u=np.zeros(block_size, np.int64),
-        symbols=np.zeros((block_size, u), np.int64),
-        slots=np.zeros((block_size, n), np.int64),
-        emb=zeros(block_size, u, n_embd),
-        tables=zeros(block_size, u, n_hidden),
-        hprebn=zeros(rows, n_hidden),
-        bnmeani=zeros(n_hidden),
-        bnvar=zeros(n_hidden),
-        bnvar_inv=zeros(n_hidden),
-        part=zeros(max(n_hidden, symbols)),
-        h=zeros(rows, n_hidden),
-        dh=zeros(rows, n_hidden),
-        logits=zeros(rows, symbols),
-        W1T=zeros(block_size, n_hidden, n_embd),
-        W2T=zeros(symbols, n_hidden),
-    )
-
-
-def native(
+def engine(
     parameters: Parameters, Xs: Tensor, Ys: Tensor, rates: Sequence[float], running: Running | None = None
 ) -> Tensor:
-    """Take some steps as an `Engine` does."""
+    """Take some steps as an `Engine` does, in machine code.
+
+    On a GPU the fused engine takes them. It does so too, after a NativeEngineWarning, where Numba cannot be
+    imported, or the parameters are not float32.
+
+    Raises:
+        IndexError: a symbol is not in the vocabulary.
+    """
+    if parameters["C"].device.type != "cpu":
+        return fused(parameters, Xs, Ys, rates, running)
+    reason = why_not(parameters)
+    if reason is not None:
+        warnings.warn(f"{reason}; the fused engine takes its place", NativeEngineWarning, stacklevel=2)
+        return fused(parameters, Xs, Ys, rates, running)
+    return take_steps(parameters, Xs, Ys, rates, running)
+
+
+def why_not(parameters: Parameters) -> str | None:
+    """Return why machine code cannot train these parameters, or None."""
+    for name, p in parameters.items():
+        if p.dtype != torch.float32:
+            return f"the native engine computes in float32, and {name} is {p.dtype}"
+    missing = steps()
+    return missing if isinstance(missing, str) else None
+
+
+@cache
+def steps() -> ModuleType | str:
+    """Import `native_steps`; return it, or why that cannot be done."""
+    try:
+        return importlib.import_module(".native_steps", __package__)
+    except ImportError as error:
+        return f"the native engine needs Numba, which cannot be imported ({error}; try: pip install numba)"
+
+
+def warm(before: Callable[[], None] = lambda: None) -> None:
+    """Compile the native engine, unless that has been done on this machine.
+
+    Args:
+        before: called if it has to be compiled, which takes some seconds, once.
+    """
+    module = steps()
+    if isinstance(module, str):
+        return
+    if not module.is_compiled():
+        before()
+    module.machine_code()
+
+
+def take_steps(
+    parameters: Parameters, Xs: Tensor, Ys: Tensor, rates: Sequence[float], running: Running | None
+) -> Tensor:
+    """Copy the parameters into padded matrices, take the steps, and copy them back."""
+    module = steps()
+    assert isinstance(module, ModuleType)
     (vocabulary, n_embd), n_hidden = parameters["C"].shape, len(parameters["b1"])
-    block_size = Xs.shape[2]
+    n, block_size = Xs.shape[1:]
+    for symbols in (Xs, Ys):
+        if symbols.numel() and not 0 <= symbols.min() <= symbols.max() < vocabulary:
+            raise IndexError(f"symbols are numbered from 0 to {vocabulary - 1}; there is one beyond")
     sizes = (vocabulary, block_size, n_embd, n_hidden)
-    p, d, s = make_weights(*sizes), make_weights(*sizes), make_scratch(Xs.shape[1], *sizes)
-    shaped = {name: t.numpy().squeeze(0) if t.shape[0]==1 and name.startswith("bn") else t.numpy() for name, t in parameters.items()}
-    shaped["W1"] = shaped["W1"].reshape(block_size, n_embd, n_hidden)
-    for name, values in shaped.items():
-        getattr(p, name)[tuple(map(slice, values.shape))] = values
-    losses = np.empty(len(rates), np.float32)
-    bnmean, bnstd = (t.numpy()[0] for t in running) if running is not None else (s.bnvar[:n_hidden], s.bnvar[:n_hidden])
-    kernels.take_steps(
+    p = module.make_weights(*sizes)
+    shapes = dict.fromkeys(("b1", "bngain", "bnbias"), (n_hidden,))
+    shapes |= {"C": (vocabulary, n_embd), "W1": sizes[1:], "W2": (n_hidden, vocabulary), "b2": (vocabulary,)}
+    inner = {name: getattr(p, name)[tuple(map(slice, shape))] for name, shape in shapes.items()}
+    for name, values in inner.items():
+        values[:] = parameters[name].detach().numpy().reshape(shapes[name])
+    losses, unused = np.empty(len(rates), np.float32), np.empty(0, np.float32)
+    statistics = [t.numpy().reshape(-1) for t in running or ()] or [unused, unused]
+    module.machine_code()(
         np.ascontiguousarray(Xs.numpy()),
         np.ascontiguousarray(Ys.numpy()),
         np.asarray(rates, np.float32),
         losses,
         p,
-        d,
-        s,
+        module.make_weights(*sizes),
+        module.make_scratch(n, *sizes),
         (vocabulary, n_embd, n_hidden),
         running is not None,
-        bnmean,
-        bnstd,
+        *statistics,
     )
-    for name, values in shaped.items():
-        values[:] = getattr(p, name)[tuple(map(slice, values.shape))]
+    for name, values in inner.items():
+        parameters[name].detach().numpy()[:] = values.reshape(parameters[name].shape)
     return torch.from_numpy(losses)

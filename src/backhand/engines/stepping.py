@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from backhand.passes import mlp_chunked, mlp_fused
+from backhand.passes import mlp_fused
 
 Parameters = Mapping[str, Tensor]
 
@@ -96,10 +96,3 @@ def descend(gradients_of: Gradients) -> Engine:
         return torch.stack(losses)
 
     return engine
-
-
-ENGINES: dict[str, Engine] = {
-    "autograd": descend(by_autograd),
-    "chunked": descend(by_hand(mlp_chunked)),
-    "fused": descend(by_hand(mlp_fused)),
-}

@@ -8,7 +8,7 @@ import tyro
 
 from backhand.errors import ConfigError
 
-EngineName = Literal["autograd", "chunked", "fused"]
+EngineName = Literal["autograd", "chunked", "fused", "native"]
 BatchNorm = Literal["calibrate", "running"]
 CleaningStep = Literal["first", "swap", "ascii", "lower", "strip"]
 SplitName = Literal["train", "dev", "test", "all"]
@@ -70,8 +70,9 @@ class TrainConfig:
     split_seed: int = 42
     """seeds the shuffle before the 80/10/10 split"""
 
-    engine: EngineName = "fused"
-    """whose backward pass: PyTorch's, 26 gradients by hand, or the simplified ones by hand"""
+    engine: EngineName = "native"
+    """whose backward pass: PyTorch's, 26 gradients by hand, the simplified ones by hand, or those as machine
+    code (on a CPU; on a GPU, native is fused)"""
 
     device: str = "cpu"
     """cpu, or cuda where there is one"""

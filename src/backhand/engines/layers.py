@@ -1,0 +1,200 @@
+"""The layers of the fused pass as Numba kernels, each named after the lines of `passes/mlp_fused.py` that it is.
+
+Two things are done differently, neither of which changes what is computed beyond rounding:
+
+- Equal contexts of a minibatch are one row. Row r of the m distinct ones occurs w[r] times, so the sums of
+  batch norm weigh it by w[r], and its gradient is the sum over its occurrences: they share h, so their
+  upstream gradients add up.
+- The first layer is a table. Few different symbols stand at position j of the contexts, and what one adds to
+  hprebn there, `C[symbol] @ W1[j]`, is the same in each. So embcat @ W1 is a sum of block_size rows, one of
+  each position's table, and its backward adds each row of dhprebn into as many rows.
+
+Shapes: n examples, m distinct contexts, u different symbols at a position; vocabulary, block_size, n_embd and
+n_hidden as in the pass.
+"""
+
+import numpy as np
+
+from .kernels import ONE, Indices, Matrix, Row, exp, kernel, number, sum_products, sum_rows, tanh
+
+EPS = np.float32(1e-5)
+
+
+@kernel
+def merge(
+    X: Indices,
+    vocabulary: int,
+    table: Indices,
+    keys: Indices,
+    rows: Indices,
+    firsts: Indices,
+    w: Row,
+) -> int:
+    """Number the distinct contexts of X: rows (n,) of each example, and how often each occurs, w (m,)."""
+    n, block_size = X.shape
+    m = 1
+    for i in range(n):
+        rows[i] = 0
+    for j in range(block_size):  # the number of the first j symbols, and the next symbol
+        for i in range(n):
+            keys[i] = rows[i] * vocabulary + X[i, j]
+        m = number(keys, n, table, rows, firsts)
+    for r in range(m):
+        w[r] = 0
+    for i in range(n):
+        w[rows[i]] += ONE
+    return m
+
+
+@kernel
+def look_up(
+    X: Indices,
+    j: int,
+    firsts: Indices,
+    m: int,
+    table: Indices,
+    keys: Indices,
+    slots: Indices,
+    seconds: Indices,
+    symbols: Indices,
+    C: Matrix,
+    emb: Matrix,
+) -> int:
+    """emb = C[symbols], for the u different symbols at position j of the distinct contexts.
+
+    `slots` (m,) receives which of the symbols a context has there.
+    """
+    for r in range(m):
+        keys[r] = X[firsts[r], j]
+    u = number(keys, m, table, slots, seconds)
+    for k in range(u):
+        symbols[k] = keys[seconds[k]]
+        for e in range(C.shape[1]):
+            emb[k, e] = C[symbols[k], e]
+    return u
+
+
+@kernel
+def add_from_table(
+    table: Matrix,
+    slots: Indices,
+    m: int,
+    hprebn: Matrix,
+) -> None:
+    """hprebn += table[slots], where the table is emb @ W1 for one position."""
+    for r in range(m):
+        line = table[slots[r]]
+        for k in range(hprebn.shape[1]):
+            hprebn[r, k] += line[k]
+
+
+@kernel
+def add_into_table(
+    dhprebn: Matrix,
+    slots: Indices,
+    m: int,
+    u: int,
+    table: Matrix,
+) -> None:
+    """table = 0; table[slots] += dhprebn: the gradient of `add_from_table`."""
+    for i in range(u):
+        for k in range(table.shape[1]):
+            table[i, k] = 0
+    for r in range(m):
+        line = table[slots[r]]
+        for k in range(dhprebn.shape[1]):
+            line[k] += dhprebn[r, k]
+
+
+@kernel
+def batch_norm(
+    x: Matrix,
+    w: Row,
+    m: int,
+    n: np.float32,
+    gain: Row,
+    bias: Row,
+    part: Row,
+    mean: Row,
+    var: Row,
+    var_inv: Row,
+    h: Matrix,
+) -> None:
+    """bnmeani, bnvar, bnvar_inv, bnraw (over x, which is hprebn) and h = tanh(hpreact)."""
+    width = len(mean)
+    sum_rows(w, x, m, part, mean)
+    for k in range(width):
+        mean[k] /= n
+    for r in range(m):
+        for k in range(width):
+            x[r, k] -= mean[k]
+    sum_products(w, x, x, m, part, var)
+    for k in range(width):
+        var[k] /= n - ONE  # Bessel's correction
+        var_inv[k] = ONE / np.sqrt(var[k] + EPS)
+    for r in range(m):
+        for k in range(width):
+            x[r, k] *= var_inv[k]
+            h[r, k] = tanh(gain[k] * x[r, k] + bias[k])
+
+
+@kernel
+def batch_norm_backward(
+    dh: Matrix,
+    h: Matrix,
+    bnraw: Matrix,
+    w: Row,
+    ones: Row,
+    m: int,
+    n: np.float32,
+    gain: Row,
+    var_inv: Row,
+    part: Row,
+    dgain: Row,
+    dbias: Row,
+) -> None:
+    """dhpreact = (1 - h^2) dh, dbngain, dbnbias, and dhprebn (over dh)."""
+    width = len(gain)
+    for r in range(m):
+        for k in range(width):
+            dh[r, k] *= ONE - h[r, k] * h[r, k]
+    sum_products(ones, bnraw, dh, m, part, dgain)
+    sum_rows(ones, dh, m, part, dbias)
+    for r in range(m):
+        share = w[r] / n
+        for k in range(width):
+            mean = dbias[k] + n / (n - ONE) * bnraw[r, k] * dgain[k]
+            dh[r, k] = gain[k] * var_inv[k] * (dh[r, k] - share * mean)
+
+
+@kernel
+def cross_entropy(
+    logits: Matrix,
+    b2: Row,
+    rows: Indices,
+    Y: Indices,
+    w: Row,
+    m: int,
+    vocabulary: int,
+) -> float:
+    """loss = F.cross_entropy(logits + b2, Yb), and dlogits (over logits): softmax less one-hot, over n."""
+    n, loss = np.float32(len(Y)), 0.0
+    for r in range(m):
+        for v in range(vocabulary):
+            logits[r, v] += b2[v]
+    for i in range(len(Y)):
+        loss -= logits[rows[i], Y[i]]
+    for r in range(m):
+        line, top, total = logits[r], logits[r, 0], np.float32(0)
+        for v in range(vocabulary):
+            top = max(top, line[v])
+        for v in range(vocabulary):
+            line[v] = exp(line[v] - top)
+            total += line[v]
+        loss += w[r] * (top + np.log(np.float64(total)))
+        scale = w[r] / (n * total)
+        for v in range(vocabulary):
+            line[v] *= scale
+    for i in range(len(Y)):
+        logits[rows[i], Y[i]] -= ONE / n
+    return loss / n  # type: ignore[return-value]
