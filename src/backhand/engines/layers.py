@@ -1,4 +1,4 @@
-"""The layers of the fused pass as Numba kernels, each named after the lines of `passes/mlp_fused.py` that it is.
+"""The layers of the fused pass as Numba kernels; each names the lines of `passes/mlp_fused.py` that it is.
 
 Two things are done differently, neither of which changes what is computed beyond rounding:
 
