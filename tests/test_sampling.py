@@ -1,3 +1,4 @@
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -5,9 +6,10 @@ import torch
 from torch.nn import functional as F
 
 import backhand
-from backhand import Run
+from backhand import Run, TrainConfig
 from backhand.errors import ConfigError, WordsError
-from backhand.language.sampling import LONGEST, draw_words
+from backhand.language.drawing import BLOCK, LONGEST, ONE_BY_ONE, draw_words, tabulate
+from backhand.language.model import Model, draw_parameters
 
 
 def lecture_loop(run: Run, count: int) -> list[str]:
@@ -107,3 +109,51 @@ def test_new_words_are_not_sought_for_ever(small_run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(Run, "words", lambda run: [likeliest])
     with pytest.raises(ConfigError, match="1000 words in a row were known ones; try a higher --temperature"):
         backhand.sample(small_run, top_k=1, new_only=True)
+
+
+def test_the_words_of_a_smaller_count_are_the_first_of_a_larger_one(small_run: Run) -> None:
+    few, many = (backhand.sample(small_run, n=n) for n in (ONE_BY_ONE + 50, ONE_BY_ONE + BLOCK + 10))
+    assert many[: len(few)] == few
+
+
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_words_drawn_many_at_once_follow_the_distributions_of_the_model(block_size: int) -> None:
+    """Expected against observed first and second letters; with block size 4, without and with a table."""
+    vocabulary = backhand.Vocabulary("abcdefghijklmnopqrstuvwxyz" if block_size == 4 else "abé")
+    config = TrainConfig(block_size=block_size, n_embd=5, n_hidden=8)
+    parameters = draw_parameters(config, len(vocabulary), torch.Generator().manual_seed(3))
+    parameters["W2"] *= 5  # far from uniform
+    model = Model(vocabulary, parameters, torch.zeros(1, 8), torch.ones(1, 8))
+    stream = draw_words(model, torch.Generator().manual_seed(4), temperature=0.9, top_k=len(vocabulary) - 1)
+    words = list(islice(stream, ONE_BY_ONE, ONE_BY_ONE + 2 * BLOCK))
+    frequent = [letter for letter, _ in Counter(w[:1] for w in words).most_common(3)]
+    for before in ("", *filter(None, frequent)):
+        context = ([0] * block_size + vocabulary.encode(before))[-block_size:]
+        logits = model.logits(torch.tensor([context]))[0] / 0.9
+        logits[logits.argmin()] = float("-inf")
+        after = [w[len(before) :] for w in words if w.startswith(before)]
+        count = len(after)
+        assert count > 500
+        for symbol, p in enumerate(logits.softmax(0).tolist()):
+            seen = sum((w[:1] or ".") == vocabulary.itos[symbol] for w in after)
+            assert abs(seen - count * p) <= 5 * (count * p * (1 - p)) ** 0.5 + 1e-3
+
+
+def test_the_table_holds_what_the_model_says_of_each_context(small_run: Run) -> None:
+    def distributions(X: torch.Tensor) -> torch.Tensor:
+        return small_run.model.logits(X).softmax(1)
+
+    contexts = torch.randint(0, len(small_run.vocabulary), (500, 3))
+    tabled = tabulate(small_run.model, distributions)
+    assert tabled is not distributions
+    assert torch.allclose(tabled(contexts), distributions(contexts), rtol=0, atol=1e-6)
+
+
+def test_words_drawn_many_at_once_respect_the_prefix_and_the_longest_length(small_run: Run) -> None:
+    generator = torch.Generator().manual_seed(1)
+    words = list(islice(draw_words(small_run.model, generator, prefix="qua"), ONE_BY_ONE, 2 * ONE_BY_ONE))
+    assert all(word.startswith("qua") for word in words)
+    endless = Model(**vars(small_run.model) | {"parameters": dict(small_run.model.parameters)})
+    endless.parameters["b2"] = endless.parameters["b2"].index_fill(0, torch.tensor([0]), float("-inf"))
+    words = list(islice(draw_words(endless, generator), ONE_BY_ONE - 1, ONE_BY_ONE + 1))
+    assert {len(word) for word in words} == {LONGEST}

@@ -1,6 +1,5 @@
-"""Drawing new words from a trained model, one symbol at a time."""
+"""Sampling new words from a trained model."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +7,10 @@ import torch
 
 from backhand.errors import ConfigError
 
-from .model import Model
+from .drawing import draw_words
 from .saving import Run
 
 LECTURE_SEED = 2147483647 + 10
-LONGEST = 100
-"""Letters after which a word ends in any case, so that a model that never ends one cannot go on for ever."""
-
 PATIENCE = 1000
 """Known words in a row after which `new_only` gives up."""
 
@@ -25,43 +21,6 @@ class Sample:
 
     word: str
     new: bool
-
-
-@torch.no_grad()
-def draw_words(
-    model: Model,
-    generator: torch.Generator,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    prefix: str = "",
-) -> Iterator[str]:
-    """Yield words for ever, drawn one symbol at a time with `torch.multinomial`, as the lecture draws them.
-
-    Args:
-        model: on the CPU.
-        generator: where all chance comes from.
-        temperature: divides the logits; below 1 the likely symbols become likelier. Above 0.
-        top_k: only the k likeliest symbols can be drawn; None for all.
-        prefix: letters that every word begins with.
-
-    Raises:
-        WordsError: the prefix has a letter that the model does not know.
-    """
-    begin = model.vocabulary.encode(prefix)
-    while True:
-        word = list(begin)
-        while len(word) < LONGEST:
-            context = ([0] * model.block_size + word)[-model.block_size :]
-            logits = model.logits(torch.tensor([context])) / temperature  # (1, vocabulary)
-            if top_k is not None:
-                lowest = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]  # (1, 1)
-                logits = logits.masked_fill(logits < lowest, float("-inf"))
-            symbol = int(torch.multinomial(logits.softmax(1), num_samples=1, generator=generator).item())
-            if symbol == 0:
-                break
-            word.append(symbol)
-        yield model.vocabulary.decode(word)
 
 
 def sample(
@@ -75,6 +34,9 @@ def sample(
     new_only: bool = False,
 ) -> list[Sample]:
     """Draw words from a trained model.
+
+    The first 100 are drawn with the lecture's random numbers; the words of a smaller n are the first of a
+    larger one.
 
     Args:
         run: a run, or its folder.

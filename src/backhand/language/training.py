@@ -16,10 +16,11 @@ from backhand.errors import NonFiniteError
 
 from .config import TrainConfig
 from .contexts import Contexts, Splits
+from .drawing import draw_words
 from .history import History
 from .model import Model, calibrate
 from .plotting import plot_history
-from .sampling import LECTURE_SEED, draw_words
+from .sampling import LECTURE_SEED
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run, write_atomically
 from .starting import start
 from .tensorboard import TensorBoardLog

@@ -1,0 +1,113 @@
+"""Drawing words from a model: the first ones as the lecture draws them, the rest many at a time."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .model import Model
+
+LONGEST = 100
+"""Letters after which a word ends in any case, so that a model that never ends one cannot go on for ever."""
+
+ONE_BY_ONE = 100
+"""Words that are drawn one at a time, with the lecture's random numbers, before the rest come in blocks."""
+
+BLOCK = 10_000
+"""Words that are drawn at once. Fixed, so that the words of a smaller count are the first of a larger one."""
+
+TABLE = 1 << 17
+"""Up to so many possible contexts, their distributions are computed beforehand."""
+
+Distributions = Callable[[Tensor], Tensor]
+"""From contexts, int64 (n, block_size), to the probability of each symbol, (n, vocabulary)."""
+
+
+@torch.no_grad()
+def draw_words(
+    model: Model,
+    generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    prefix: str = "",
+) -> Iterator[str]:
+    """Yield words for ever; the same ones for the same generator, however many are taken.
+
+    Args:
+        model: on the CPU.
+        generator: where all chance comes from.
+        temperature: divides the logits; below 1 the likely symbols become likelier. Above 0.
+        top_k: only the k likeliest symbols can be drawn; None for all.
+        prefix: letters that every word begins with.
+
+    Raises:
+        WordsError: the prefix has a letter that the model does not know.
+    """
+    begin = model.vocabulary.encode(prefix)
+
+    def distributions(X: Tensor) -> Tensor:
+        logits = model.logits(X) / temperature  # (n, vocabulary)
+        if top_k is not None:
+            lowest = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]  # (n, 1)
+            logits = logits.masked_fill(logits < lowest, float("-inf"))
+        return logits.softmax(1)
+
+    for _ in range(ONE_BY_ONE):
+        yield draw_word(model, distributions, begin, generator)
+    tabled = tabulate(model, distributions)
+    while True:
+        yield from draw_block(model, tabled, begin, generator)
+
+
+def draw_word(
+    model: Model, distributions: Distributions, begin: list[int], generator: torch.Generator
+) -> str:
+    """Draw one word with `torch.multinomial`, a symbol at a time."""
+    word = list(begin)
+    while len(word) < LONGEST:
+        context = ([0] * model.block_size + word)[-model.block_size :]
+        probs = distributions(torch.tensor([context]))  # (1, vocabulary)
+        symbol = int(torch.multinomial(probs, num_samples=1, generator=generator).item())
+        if symbol == 0:
+            break
+        word.append(symbol)
+    return model.vocabulary.decode(word)
+
+
+def tabulate(model: Model, distributions: Distributions) -> Distributions:
+    """Return the same distributions from a table of all contexts, if there are few enough of them."""
+    base, block_size = len(model.vocabulary), model.block_size
+    if base**block_size > TABLE:
+        return distributions
+    powers = base ** torch.arange(block_size - 1, -1, -1)  # (block_size,)
+    contexts = torch.arange(base**block_size)[:, None] // powers % base  # (contexts, block_size)
+    table = torch.cat([distributions(X) for X in contexts.split(1 << 14)])  # (contexts, vocabulary)
+    return lambda X: table[(X * powers).sum(1)]
+
+
+def draw_block(
+    model: Model, distributions: Distributions, begin: list[int], generator: torch.Generator
+) -> list[str]:
+    """Draw BLOCK words side by side, each symbol by inverting its cumulative distribution."""
+    words = torch.zeros(BLOCK, model.block_size + max(LONGEST, len(begin)), dtype=torch.int64)
+    end = model.block_size + len(begin)
+    words[:, model.block_size : end] = torch.tensor(begin, dtype=torch.int64)
+    alive = torch.arange(BLOCK)  # the words that have not ended
+    while len(alive) and end < words.shape[1]:
+        probs = distributions(words[alive, end - model.block_size : end])  # (alive, vocabulary)
+        cumulative = probs.double().cumsum(1)
+        chance = torch.rand(len(alive), 1, generator=generator, dtype=torch.float64) * cumulative[:, -1:]
+        symbols = (cumulative <= chance).sum(1)  # (alive,)
+        words[alive, end] = symbols
+        alive = alive[symbols != 0]
+        end += 1
+    return as_text(words[:, model.block_size : end], model)
+
+
+def as_text(words: Tensor, model: Model) -> list[str]:
+    """Return each row of symbols as a word, without the zeros at its end."""
+    letters = np.array(["\0", *model.vocabulary.letters])  # NumPy takes NUL at the end for padding
+    symbols = np.ascontiguousarray(letters[words.numpy()])  # (n, length), a letter each
+    return symbols.view(f"<U{symbols.shape[1]}")[:, 0].tolist()
