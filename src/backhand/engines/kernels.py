@@ -42,12 +42,18 @@ E2, E3, E4, E5, E6 = map(
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function when the first kernel that calls it is compiled, and into it.
+    """Compile a function as a part of each kernel that calls it; Python cannot call it.
 
-    Python cannot call it, and no reference is counted in it: that takes 6 seconds for 11 in all.
+    LLVM always inlines it. Otherwise the process that compiles would call the copy that LLVM made of it alone,
+    later ones the copy beside its caller, and these may round differently.
     """
     quick: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
-    return njit(fastmath=FAST, error_model="numpy", **quick)(function)
+    return njit(fastmath=FAST, error_model="numpy", forceinline=True, **quick)(function)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function with the one kernel that calls it: as if it stood there, which is compiled sooner."""
+    return njit(fastmath=FAST, error_model="numpy", inline="always")(function)
 
 
 Row: TypeAlias = np.ndarray

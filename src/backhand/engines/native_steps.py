@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, typeof
 
-from .kernels import FAST, Indices, Row, kernel, product, sum_rows, transpose
+from .kernels import FAST, Indices, Row, once, product, sum_rows, transpose
 from .layers import (
     add_from_table,
     add_into_table,
@@ -135,7 +135,7 @@ def make_scratch(n: int, vocabulary: int, block_size: int, n_embd: int, n_hidden
     )
 
 
-@kernel
+@once
 def forward(X: Indices, Y: Indices, p: Weights, s: Scratch, sizes: Sizes) -> tuple[int, float]:
     """`mlp_fused.forward`, and dlogits; return m and the loss."""
     vocabulary, n_embd, n_hidden = sizes
@@ -154,7 +154,7 @@ def forward(X: Indices, Y: Indices, p: Weights, s: Scratch, sizes: Sizes) -> tup
     return m, cross_entropy(s.logits, p.b2, s.rows, Y, s.w, m, vocabulary)
 
 
-@kernel
+@once
 def backward(m: int, n: np.float32, p: Weights, d: Weights, s: Scratch, sizes: Sizes) -> None:
     """`mlp_fused.backward`, from dlogits: the gradients d of the parameters p."""
     vocabulary, n_embd, n_hidden = sizes
@@ -239,6 +239,7 @@ def machine_code() -> Callable[..., None]:
     except (RuntimeError, OSError):
         compiled = dispatcher(keep=False)
         compiled.compile(signature)
+    compiled.disable_compile()  # arguments of other kinds would be compiled for, without a word
     return compiled
 
 

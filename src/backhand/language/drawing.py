@@ -24,7 +24,6 @@ Distributions = Callable[[Tensor], Tensor]
 """From contexts, int64 (n, block_size), to the probability of each symbol, (n, vocabulary)."""
 
 
-@torch.no_grad()
 def draw_words(
     model: Model,
     generator: torch.Generator,
