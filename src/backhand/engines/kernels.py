@@ -44,15 +44,15 @@ E2, E3, E4, E5, E6 = map(
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function as a part of each kernel that calls it; Python cannot call it.
 
-    LLVM always inlines it. Otherwise the process that compiles would call the copy that LLVM made of it alone,
-    later ones the copy beside its caller, and these may round differently.
+    LLVM always inlines it. Otherwise the process that compiles would call the copy that LLVM made of it
+    alone, later processes the copy beside its caller, and these may round differently.
     """
     quick: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
     return njit(fastmath=FAST, error_model="numpy", forceinline=True, **quick)(function)
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function with the one kernel that calls it: as if it stood there, which is compiled sooner."""
+    """Compile a function as if it stood in the one kernel that calls it, which takes less time."""
     return njit(fastmath=FAST, error_model="numpy", inline="always")(function)
 
 

@@ -1,0 +1,6 @@
+"""Measuring: every engine beside what one would use instead, on the same minibatches."""
+
+from .report import BenchReport, Errand, Timing
+from .timing import bench
+
+__all__ = ["BenchReport", "Errand", "Timing", "bench"]

@@ -1,0 +1,77 @@
+"""What a benchmark found, as frozen dataclasses."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender on one model size and batch size.
+
+    Attributes:
+        name: the engine or peer.
+        n_embd, n_hidden, batch_size: the sizes.
+        loss_error: the largest difference from the losses of a float64 run on the same minibatches.
+        microseconds: the median time of a step, and its quartiles.
+        low: first quartile.
+        high: third quartile.
+        ratio: the median of how many times faster than the lecture's loop, round by round.
+        share_of_peak: the dense work of a step (6 n (block_size n_embd + vocabulary) n_hidden floating point
+            operations), by the time, by what a large matrix product reaches. Above 1 is possible where
+            repeated work is left out.
+        failure: why it was not timed: not installed, or the losses are wrong. The times are NaN then.
+    """
+
+    name: str
+    n_embd: int
+    n_hidden: int
+    batch_size: int
+    loss_error: float = float("nan")
+    microseconds: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    ratio: float = float("nan")
+    share_of_peak: float = float("nan")
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What is done beside the steps of training: seconds, with quartiles."""
+
+    name: str
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that a benchmark found.
+
+    Attributes:
+        machine: processor, cores, and the versions of what was measured.
+        peak_gflops: what a product of two 1024-square float32 matrices reaches on one core.
+        timings: in the order in which they were taken.
+        errands: in the same way.
+        peak_memory: megabytes of a process that trains with a contender at the largest batch size.
+    """
+
+    machine: dict[str, str]
+    peak_gflops: float
+    timings: tuple[Timing, ...]
+    errands: tuple[Errand, ...] = ()
+    peak_memory: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it: what was not measured is None."""
+        return plain(asdict(self))
+
+
+def plain(value: Any) -> Any:
+    """Return nested values with None for NaN."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if value != value else value

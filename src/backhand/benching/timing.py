@@ -1,0 +1,176 @@
+"""Timing steps of training: checked first, then warmed up, then interleaved."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backhand.engines import ENGINES, Engine
+from backhand.errors import ConfigError
+from backhand.language.config import TrainConfig
+from backhand.language.contexts import Contexts, split_words
+from backhand.language.model import draw_parameters
+from backhand.language.vocabulary import Vocabulary
+from backhand.language.words import load_words
+
+from .errands import measure_errands, measure_memory
+from .machine import describe_machine, one_thread, sgemm_gflops
+from .peers import PEERS
+from .report import BenchReport, Timing
+
+SIZES = ((10, 200), (30, 300))
+BATCHES = (32, 128, 1024, 8192)
+BASELINE = "lecture's loop"
+CONTENDERS: Mapping[str, Engine] = {**PEERS, **ENGINES}
+
+CHECKED_STEPS = 30
+CLOSE_ENOUGH = 5e-6
+"""How far a loss may be from that of a float64 run; float32 rounding leaves up to 1e-6."""
+
+Watch = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and minibatches to train it on."""
+
+    config: TrainConfig
+    vocabulary: int
+    parameters: dict[str, Tensor]
+    Xs: Tensor
+    Ys: Tensor
+
+    def run(self, engine: Engine, steps: int) -> tuple[Tensor, float]:
+        """Take steps from the initial parameters; return the losses, and seconds a step."""
+        parameters = {name: p.clone() for name, p in self.parameters.items()}
+        which = torch.arange(steps) % len(self.Xs)
+        Xs, Ys, rates = self.Xs[which], self.Ys[which], [self.config.rate] * steps
+        began = time.perf_counter()
+        losses = engine(parameters, Xs, Ys, rates)
+        return losses, (time.perf_counter() - began) / steps
+
+    def flops(self) -> int:
+        """Return the floating point operations of a step's dense products: two each way, and back again."""
+        c = self.config
+        return 6 * c.batch_size * (c.block_size * c.n_embd + self.vocabulary) * c.n_hidden
+
+
+def bench(
+    *,
+    words: str = "names",
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    batches: Sequence[int] = BATCHES,
+    contenders: Sequence[str] = tuple(CONTENDERS),
+    rounds: int = 9,
+    seconds: float = 0.2,
+    errands: bool = True,
+    watch: Watch = lambda text: None,
+) -> BenchReport:
+    """Time training steps of every engine beside what one would use instead, on one core.
+
+    A contender's losses are compared with those of a float64 run before any of its times is taken. Then all
+    are warmed up, and timed in turn, `rounds` times, so that a busy machine slows all of them alike.
+
+    Args:
+        words: the list of words, as `train` takes it.
+        sizes: embedding and hidden sizes.
+        batches: minibatch sizes.
+        contenders: names, from CONTENDERS; the lecture's loop is always among them.
+        rounds: how often each is timed.
+        seconds: about how long each time.
+        errands: also time what is done beside training steps, and measure peak memory.
+        watch: called with a line of text before each thing that takes a while.
+
+    Raises:
+        ConfigError: an unknown contender, or no rounds.
+    """
+    unknown = [name for name in contenders if name not in CONTENDERS]
+    if unknown:
+        raise ConfigError(f"there is no contender {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
+    if rounds < 1 or seconds <= 0:
+        raise ConfigError(f"--rounds is {rounds} and --seconds {seconds}; both must be above 0")
+    names = [BASELINE, *(name for name in contenders if name != BASELINE)]
+    timings: list[Timing] = []
+    with one_thread():
+        peak = sgemm_gflops()
+        for n_embd, n_hidden in sizes:
+            for batch_size in batches:
+                watch(f"model ({n_embd}, {n_hidden}), batch {batch_size:,}")
+                case = make_case(words, n_embd, n_hidden, batch_size)
+                timings += time_case(case, names, rounds, seconds, peak)
+        found = measure_errands(words, watch) if errands else ()
+    memory = measure_memory(names, max(batches), watch) if errands else {}
+    return BenchReport(describe_machine(), peak, tuple(timings), found, memory)
+
+
+def make_case(words: str, n_embd: int, n_hidden: int, batch_size: int) -> Case:
+    """Return the lecture's model, and some of its minibatches."""
+    config = TrainConfig(words=words, n_embd=n_embd, n_hidden=n_hidden, batch_size=batch_size)
+    listed = load_words(words)
+    vocabulary = Vocabulary.of(listed)
+    contexts = Contexts(split_words(listed).train, vocabulary, config.block_size)
+    generator = torch.Generator().manual_seed(config.seed)
+    parameters = draw_parameters(config, len(vocabulary), generator)
+    steps = max(CHECKED_STEPS, min(1000, (1 << 17) // batch_size))
+    Xs, Ys = contexts[torch.randint(0, len(contexts), (steps, batch_size), generator=generator)]
+    return Case(config, len(vocabulary), parameters, Xs, Ys)
+
+
+def time_case(
+    case: Case, names: Sequence[str], rounds: int, seconds: float, peak_gflops: float
+) -> list[Timing]:
+    """Check the contenders on one case, warm them up, and time them in turn."""
+    checked = [check(case, name) for name in names]
+    sound = [timing.name for timing in checked if timing.failure is None]
+    steps = {name: warm_up(case, CONTENDERS[name], seconds) for name in sound}
+    times = {name: np.empty(rounds) for name in sound}
+    for r in range(rounds):
+        for name in sound:
+            times[name][r] = case.run(CONTENDERS[name], steps[name])[1]
+    return [
+        summarised(timing, times, case.flops() / peak_gflops / 1e9) if timing.name in times else timing
+        for timing in checked
+    ]
+
+
+def check(case: Case, name: str) -> Timing:
+    """Compare a contender's first losses with those of a float64 run."""
+    c = case.config
+    blank = Timing(name, c.n_embd, c.n_hidden, c.batch_size)
+    double = replace(case, parameters={key: p.double() for key, p in case.parameters.items()})
+    expected, _ = double.run(ENGINES["fused"], CHECKED_STEPS)
+    try:
+        losses, _ = case.run(CONTENDERS[name], CHECKED_STEPS)
+    except Exception as error:  # whatever a compiler or a missing package may raise
+        return replace(blank, failure=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+    loss_error = (losses - expected).abs().max().item()
+    if not loss_error < CLOSE_ENOUGH:
+        failure = f"a loss is off by {loss_error:.2g}, above {CLOSE_ENOUGH:g}: not the same training"
+        return replace(blank, loss_error=loss_error, failure=failure)
+    return replace(blank, loss_error=loss_error)
+
+
+def warm_up(case: Case, engine: Engine, seconds: float) -> int:
+    """Return how many steps take about as long, after as many were taken."""
+    steps = CHECKED_STEPS
+    pace = case.run(engine, steps)[1]
+    steps = max(2, min(20_000, round(seconds / pace)))
+    case.run(engine, steps)  # JAX compiles anew for another number of steps
+    return steps
+
+
+def summarised(timing: Timing, times: Mapping[str, np.ndarray], seconds_at_peak: float) -> Timing:
+    """Return a timing with medians and quartiles, in microseconds."""
+    own = times[timing.name]
+    low, median, high = np.quantile(own, [0.25, 0.5, 0.75]).tolist()
+    return replace(
+        timing,
+        microseconds=median * 1e6,
+        low=low * 1e6,
+        high=high * 1e6,
+        ratio=float(np.median(times[BASELINE] / own)),
+        share_of_peak=seconds_at_peak / median,
+    )
