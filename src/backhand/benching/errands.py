@@ -42,16 +42,15 @@ def measure_errands(words: str, watch: Callable[[str], None]) -> tuple[Errand, .
     def contexts() -> Splits[Contexts]:
         return Splits(*(Contexts(split, vocabulary, config.block_size) for split in split_words(listed)))
 
-    def measured() -> None:
+    def measured() -> float:
         splits = contexts()  # anew: the distinct contexts are kept once they have been found
         began = time.perf_counter()
         bnmean, bnstd = calibrate(parameters, splits.train)
         model = Model(vocabulary, parameters, bnmean, bnstd)
         losses = [model.loss(split) for split in splits]
         assert all(loss > 0 for loss in losses)
-        within.append(time.perf_counter() - began)
+        return time.perf_counter() - began
 
-    within: list[float] = []
     model = Model(vocabulary, parameters, *calibrate(parameters, contexts().train))
     found = []
     for name, errand in {
@@ -62,19 +61,18 @@ def measure_errands(words: str, watch: Callable[[str], None]) -> tuple[Errand, .
         "backhand train --steps 1000": lambda: train_briefly(words),
     }.items():
         watch(name)
-        within.clear()
-        found.append(timed(name, errand, within))
+        found.append(timed(name, errand))
     return tuple(found)
 
 
-def timed(name: str, errand: Callable[[], object], within: Sequence[float]) -> Errand:
-    """Run something once, then time it; what it noted in `within` counts instead of all that it took."""
+def timed(name: str, errand: Callable[[], object]) -> Errand:
+    """Run something once, then time it; if it returns seconds, they count instead of all that it took."""
     errand()
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        errand()
-        times.append(within[-1] if within else time.perf_counter() - began)
+        itself = errand()
+        times.append(itself if isinstance(itself, float) else time.perf_counter() - began)
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
     return Errand(name, median, low, high)
 

@@ -123,7 +123,9 @@ def time_case(
     case: Case, names: Sequence[str], rounds: int, seconds: float, peak_gflops: float
 ) -> list[Timing]:
     """Check the contenders on one case, warm them up, and time them in turn."""
-    checked = [check(case, name) for name in names]
+    double = replace(case, parameters={key: p.double() for key, p in case.parameters.items()})
+    expected, _ = double.run(ENGINES["fused"], CHECKED_STEPS)
+    checked = [check(case, name, expected) for name in names]
     sound = [timing.name for timing in checked if timing.failure is None]
     steps = {name: warm_up(case, CONTENDERS[name], seconds) for name in sound}
     times = {name: np.empty(rounds) for name in sound}
@@ -136,12 +138,10 @@ def time_case(
     ]
 
 
-def check(case: Case, name: str) -> Timing:
+def check(case: Case, name: str, expected: Tensor) -> Timing:
     """Compare a contender's first losses with those of a float64 run."""
     c = case.config
     blank = Timing(name, c.n_embd, c.n_hidden, c.batch_size)
-    double = replace(case, parameters={key: p.double() for key, p in case.parameters.items()})
-    expected, _ = double.run(ENGINES["fused"], CHECKED_STEPS)
     try:
         losses, _ = case.run(CONTENDERS[name], CHECKED_STEPS)
     except Exception as error:  # whatever a compiler or a missing package may raise
