@@ -28,6 +28,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@echo "Compiling the native engine (once; some seconds) ..."
+	@$(BIN)/python -c 'from backhand.engines import native; native.warm()'
 	@touch $@
 
 clean:

@@ -15,7 +15,7 @@ def bench_tables(report: BenchReport) -> RenderableType:
     parts.append(Text(f"a large matrix product: {report.peak_gflops:.0f} GFLOP/s on one core", style="dim"))
     for size in sorted({(t.n_embd, t.n_hidden) for t in report.timings}):
         timings = [t for t in report.timings if (t.n_embd, t.n_hidden) == size]
-        title = f"embedding {size[0]}, hidden {size[1]}: microseconds a step (quartiles), times the lecture's loop"
+        title = f"embedding {size[0]}, hidden {size[1]}: microseconds a step (and quartiles)"
         parts += [Text(), Text(title), timing_table(timings)]
     if report.errands:
         errands = Table("beside training", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -49,4 +49,5 @@ def cell(t: Timing) -> str:
     """Return the time, its quartiles, the ratio and the share of the peak, or that there are none."""
     if t.failure is not None:
         return "not timed"
-    return f"{t.microseconds:,.0f} ({t.low:,.0f} to {t.high:,.0f})\n{t.ratio:.1f}x, {t.share_of_peak:.0%} of peak"
+    times = f"{t.microseconds:,.0f} ({t.low:,.0f} to {t.high:,.0f})"
+    return f"{times}\n{t.ratio:.1f}x the lecture's, {t.share_of_peak:.0%} of peak"
