@@ -1,7 +1,6 @@
 """Train on ten million made-up words, and print the time and the peak memory of the whole process."""
 
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ def make_words(path: Path, count: int) -> None:
 def main() -> None:
     """Make the words, train, and print."""
     import backhand
+    from backhand.benching.machine import peak_megabytes
 
     count = int(sys.argv[1]) if len(sys.argv) > 1 else WORDS
     with tempfile.TemporaryDirectory() as folder:
@@ -30,7 +30,7 @@ def main() -> None:
         make_words(path, count)
         began = time.perf_counter()
         run = backhand.train(backhand.TrainConfig(words=str(path), steps=STEPS), out=Path(folder) / "run")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     print(f"{count:,} words, {STEPS:,} steps: {time.perf_counter() - began:.0f} s, peak {peak:,.0f} MB")
     print(f"losses {run.results}")
 

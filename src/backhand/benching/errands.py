@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from backhand.engines import ENGINES
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts, Splits, split_words
 from backhand.language.drawing import draw_words
@@ -21,14 +22,17 @@ from backhand.language.words import load_words
 from .report import Errand
 
 REPEATS = 5
+LESSONS = 5000
+"""Steps of training before words are drawn."""
 
 MEMORY = """
-import resource, sys
+import sys
 from backhand.benching import timing
+from backhand.benching.machine import peak_megabytes
 name, batch_size = sys.argv[1], int(sys.argv[2])
 with timing.one_thread():
     timing.make_case("names", 10, 200, batch_size).run(timing.CONTENDERS[name], timing.CHECKED_STEPS)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_megabytes())
 """
 
 
@@ -37,10 +41,15 @@ def measure_errands(words: str, watch: Callable[[str], None]) -> tuple[Errand, .
     config = TrainConfig(words=words)
     listed = load_words(words)
     vocabulary = Vocabulary.of(listed)
-    parameters = draw_parameters(config, len(vocabulary), torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    parameters = draw_parameters(config, len(vocabulary), generator)
 
     def contexts() -> Splits[Contexts]:
         return Splits(*(Contexts(split, vocabulary, config.block_size) for split in split_words(listed)))
+
+    train = contexts().train  # an untrained model draws far longer words
+    Xs, Ys = train[torch.randint(0, len(train), (LESSONS, config.batch_size), generator=generator)]
+    ENGINES["native"](parameters, Xs, Ys, [config.rate] * LESSONS)
 
     def measured() -> float:
         splits = contexts()  # anew: the distinct contexts are kept once they have been found
@@ -51,7 +60,7 @@ def measure_errands(words: str, watch: Callable[[str], None]) -> tuple[Errand, .
         assert all(loss > 0 for loss in losses)
         return time.perf_counter() - began
 
-    model = Model(vocabulary, parameters, *calibrate(parameters, contexts().train))
+    model = Model(vocabulary, parameters, *calibrate(parameters, train))
     found = []
     for name, errand in {
         f"{len(listed):,} words to contexts": lambda: contexts(),
@@ -103,6 +112,5 @@ def measure_memory(names: Sequence[str], batch_size: int, watch: Callable[[str],
         arguments = [sys.executable, "-c", MEMORY, name, str(batch_size)]
         done = subprocess.run(arguments, capture_output=True, text=True)
         if done.returncode == 0:
-            kilobytes = int(done.stdout.split()[-1])
-            found[name] = kilobytes / 1024 if sys.platform != "darwin" else kilobytes / 1024**2
+            found[name] = float(done.stdout.split()[-1])
     return found

@@ -59,3 +59,14 @@ def sgemm_gflops(size: int = 1024, repeats: int = 15) -> float:
         torch.mm(a, b)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best / 1e9
+
+
+def peak_megabytes() -> float:
+    """Return how much memory this process has held at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the kernel's other count begins with what the parent process held
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2  # bytes on macOS

@@ -26,7 +26,7 @@ def plot_bench(report: BenchReport) -> bytes:
             left.set_xticks([k + 0.4 for k in range(len(batches))], [f"batch {b:,}" for b in batches])
             left.set(title=f"embedding {n_embd}, hidden {n_hidden}", ylabel="times the lecture's loop")
             right.set(xscale="log", yscale="log", xlabel="batch size", ylabel="microseconds an example")
-            right.legend()
+            right.legend(loc="lower left", fontsize=7)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

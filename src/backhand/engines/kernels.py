@@ -110,28 +110,6 @@ def sum_rows(
 
 
 @kernel
-def sum_products(
-    w: Row,
-    x: Matrix,
-    y: Matrix,
-    m: int,
-    part: Row,
-    out: Row,
-) -> None:
-    """out = (w * x * y).sum(0), for w (m,), x and y (m, k), in blocks of rows."""
-    for k in range(len(out)):
-        out[k] = 0
-    for begin in range(0, m, BLOCK):
-        for k in range(len(out)):
-            part[k] = 0
-        for r in range(begin, min(begin + BLOCK, m)):
-            for k in range(len(out)):
-                part[k] += w[r] * x[r, k] * y[r, k]
-        for k in range(len(out)):
-            out[k] += part[k]
-
-
-@kernel
 def number(
     keys: Indices,
     count: int,

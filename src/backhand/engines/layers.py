@@ -15,7 +15,7 @@ n_hidden as in the pass.
 
 import numpy as np
 
-from .kernels import ONE, Indices, Matrix, Row, exp, kernel, number, sum_products, sum_rows, tanh
+from .kernels import BLOCK, ONE, Indices, Matrix, Row, exp, kernel, number, sum_rows, tanh
 
 EPS = np.float32(1e-5)
 
@@ -114,21 +114,28 @@ def batch_norm(
     n: np.float32,
     gain: Row,
     bias: Row,
-    part: Row,
+    parts: Matrix,
     mean: Row,
     var: Row,
     var_inv: Row,
     h: Matrix,
 ) -> None:
     """bnmeani, bnvar, bnvar_inv, bnraw (over x, which is hprebn) and h = tanh(hpreact)."""
-    width = len(mean)
+    width, part = len(mean), parts[0]
     sum_rows(w, x, m, part, mean)
     for k in range(width):
         mean[k] /= n
-    for r in range(m):
+        var[k] = 0
+    for begin in range(0, m, BLOCK):
         for k in range(width):
-            x[r, k] -= mean[k]
-    sum_products(w, x, x, m, part, var)
+            part[k] = 0
+        for r in range(begin, min(begin + BLOCK, m)):
+            for k in range(width):
+                bndiff = x[r, k] - mean[k]
+                part[k] += w[r] * bndiff * bndiff
+                x[r, k] = bndiff
+        for k in range(width):
+            var[k] += part[k]
     for k in range(width):
         var[k] /= n - ONE  # Bessel's correction
         var_inv[k] = ONE / np.sqrt(var[k] + EPS)
@@ -144,27 +151,38 @@ def batch_norm_backward(
     h: Matrix,
     bnraw: Matrix,
     w: Row,
-    ones: Row,
     m: int,
     n: np.float32,
     gain: Row,
     var_inv: Row,
-    part: Row,
+    parts: Matrix,
     dgain: Row,
     dbias: Row,
 ) -> None:
     """dhpreact = (1 - h^2) dh, dbngain, dbnbias, and dhprebn (over dh)."""
-    width = len(gain)
-    for r in range(m):
+    width, dgain_part, dbias_part = len(gain), parts[0], parts[1]
+    for k in range(width):
+        dgain[k] = dbias[k] = 0
+    for begin in range(0, m, BLOCK):
         for k in range(width):
-            dh[r, k] *= ONE - h[r, k] * h[r, k]
-    sum_products(ones, bnraw, dh, m, part, dgain)
-    sum_rows(ones, dh, m, part, dbias)
+            dgain_part[k] = dbias_part[k] = 0
+        for r in range(begin, min(begin + BLOCK, m)):
+            for k in range(width):
+                dhpreact = (ONE - h[r, k] * h[r, k]) * dh[r, k]
+                dgain_part[k] += bnraw[r, k] * dhpreact
+                dbias_part[k] += dhpreact
+                dh[r, k] = dhpreact
+        for k in range(width):
+            dgain[k] += dgain_part[k]
+            dbias[k] += dbias_part[k]
+    scale, slope = parts[0], parts[1]  # what does not depend on the row
+    for k in range(width):
+        scale[k] = gain[k] * var_inv[k]
+        slope[k] = n / (n - ONE) * dgain[k]
     for r in range(m):
         share = w[r] / n
         for k in range(width):
-            mean = dbias[k] + n / (n - ONE) * bnraw[r, k] * dgain[k]
-            dh[r, k] = gain[k] * var_inv[k] * (dh[r, k] - share * mean)
+            dh[r, k] = scale[k] * (dh[r, k] - share * (dbias[k] + bnraw[r, k] * slope[k]))
 
 
 @kernel

@@ -63,7 +63,7 @@ class Scratch(NamedTuple):
     bnmeani: np.ndarray  # (n_hidden,), as the next two
     bnvar: np.ndarray
     bnvar_inv: np.ndarray
-    part: np.ndarray  # (max(n_hidden, vocabulary),)
+    parts: np.ndarray  # (2, max(n_hidden, vocabulary)): sums of some rows
     h: np.ndarray  # (n, n_hidden)
     dh: np.ndarray  # (n, n_hidden), then dhpreact, then dhprebn
     logits: np.ndarray  # (n, vocabulary), then dlogits
@@ -126,7 +126,7 @@ def make_scratch(n: int, vocabulary: int, block_size: int, n_embd: int, n_hidden
         bnmeani=zeros(n_hidden),
         bnvar=zeros(n_hidden),
         bnvar_inv=zeros(n_hidden),
-        part=zeros(max(n_hidden, columns)),
+        parts=zeros(2, max(n_hidden, columns)),
         h=zeros(rows, n_hidden),
         dh=zeros(rows, n_hidden),
         logits=zeros(rows, columns),
@@ -149,7 +149,7 @@ def forward(X: Indices, Y: Indices, p: Weights, s: Scratch, sizes: Sizes) -> tup
         product(emb, p.W1[j], table, s.u[j], n_embd)  # (u, n_hidden)
         add_from_table(table, slots, m, s.hprebn)  # (m, n_hidden)
     n = np.float32(len(Y))
-    batch_norm(s.hprebn, s.w, m, n, p.bngain, p.bnbias, s.part, s.bnmeani, s.bnvar, s.bnvar_inv, s.h)
+    batch_norm(s.hprebn, s.w, m, n, p.bngain, p.bnbias, s.parts, s.bnmeani, s.bnvar, s.bnvar_inv, s.h)
     product(s.h, p.W2, s.logits, m, n_hidden)  # (m, vocabulary)
     return m, cross_entropy(s.logits, p.b2, s.rows, Y, s.w, m, vocabulary)
 
@@ -159,13 +159,11 @@ def backward(m: int, n: np.float32, p: Weights, d: Weights, s: Scratch, sizes: S
     """`mlp_fused.backward`, from dlogits: the gradients d of the parameters p."""
     vocabulary, n_embd, n_hidden = sizes
     product(s.h.T, s.logits, d.W2, n_hidden, m)  # (n_hidden, vocabulary)
-    sum_rows(s.ones, s.logits, m, s.part, d.b2)  # (vocabulary,)
+    sum_rows(s.ones, s.logits, m, s.parts[0], d.b2)  # (vocabulary,)
     transpose(p.W2, s.W2T)
     product(s.logits, s.W2T, s.dh, m, vocabulary)  # (m, n_hidden)
-    batch_norm_backward(
-        s.dh, s.h, s.hprebn, s.w, s.ones, m, n, p.bngain, s.bnvar_inv, s.part, d.bngain, d.bnbias
-    )
-    sum_rows(s.ones, s.dh, m, s.part, d.b1)  # (n_hidden,)
+    batch_norm_backward(s.dh, s.h, s.hprebn, s.w, m, n, p.bngain, s.bnvar_inv, s.parts, d.bngain, d.bnbias)
+    sum_rows(s.ones, s.dh, m, s.parts[0], d.b1)  # (n_hidden,)
     for v in range(vocabulary):
         for e in range(n_embd):
             d.C[v, e] = 0
