@@ -1,3 +1,6 @@
+from .checking.judging import check as check
+from .checking.report import Mistake as Mistake
+from .checking.report import Report as Report
 from .errors import BackhandError as BackhandError
 from .language.config import TrainConfig as TrainConfig
 from .language.contexts import Contexts as Contexts
