@@ -109,7 +109,7 @@ def _in_float64(chosen: Pass, drawn: list[dict[str, Any]], seed: int) -> tuple[l
             except Exception:  # noqa: S112  (inputs that were varied may leave the forward's domain)
                 continue
             if is_finite(another) and (another.error is None or first.error is not None):
-                judged.append(judge(chosen, another))
+                judged.append(judge(chosen, another, judged[0]))
         return judged, notes
     raise AssertionError("unreachable")
 

@@ -50,19 +50,19 @@ class Judgement:
     repair: Repair | None = None
 
 
-def judge(chosen: Pass, draw: Draw) -> Judgement:
-    """Return the verdict on one draw."""
+def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
+    """Return the verdict on one draw; the sizes of summands are taken from a judgement of another draw."""
     traced = draw.trace
-    summands = summand_sizes(draw)
+    summands = summand_sizes(draw) if like is None else like.summands
     vacuous = {
         name
         for name, gradient in traced.gradients.items()
-        if gradient.numel() and float(gradient.abs().max()) <= VACUOUS.get(gradient.dtype, 0) * summands[name]
+        if gradient.numel() and float(gradient.abs().max()) <= VACUOUS.get(gradient.dtype, 0) * summands.get(name, 0.0)
     }
     right = {}
     for name, value in draw.user.items():
         if name in traced.gradients:
-            right[name] = close(value, traced.gradients[name], summands[name])
+            right[name] = close(value, traced.gradients[name], summands.get(name, 0.0))
         else:  # the output does not depend on it
             right[name] = not bool(value.any())
     judgement = Judgement(draw, right, vacuous, summands)
@@ -134,7 +134,7 @@ def _localise_by_hooks(judgement: Judgement) -> None:
     for name in reversed(order):
         if name not in draw.user or name in draw.trace.outputs:
             continue
-        size = judgement.summands[name]
+        size = judgement.summands.get(name, 0.0)
         if not close(draw.user[name], expected[name], size):
             judgement.culprits[name] = _culprit(name, draw.user[name], expected[name], handed, size)
 

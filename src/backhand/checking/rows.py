@@ -4,7 +4,6 @@ import ast
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from backhand.checking.comparing import approximate, exact, largest_difference
 from backhand.checking.drawing import Draw
@@ -181,8 +180,3 @@ def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:
     tensors = judged[0].draw.trace.tensors
     again = [n for n in tensors if "[" not in n and source.times_assigned(n) > 1]
     return [f"forward assigns {', '.join(again)} more than once: the last value counts."] if again else []
-
-
-def finite(tensor: Tensor) -> bool:
-    """Tell whether a tensor holds neither NaN nor infinity."""
-    return bool(torch.isfinite(tensor).all())

@@ -3,9 +3,10 @@
 import ast
 import inspect
 import textwrap
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 
@@ -36,17 +37,28 @@ class Source:
 
     def writers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that assign or change a variable, innermost statements only."""
-        found = {s.lineno for s in simple_statements(self.statements) if name in writes(s)}
-        return tuple(self.line(number) for number in sorted(found))
+        return self._writers.get(name, ())
 
     def times_assigned(self, name: str) -> int:
         """Count the plain assignments of a variable; one within a loop counts as two."""
-        count = 0
+        return self._times_assigned.get(name, 0)
+
+    @cached_property
+    def _writers(self) -> dict[str, tuple[Line, ...]]:
+        numbers: dict[str, set[int]] = {}
+        for s in simple_statements(self.statements):
+            for name in writes(s):
+                numbers.setdefault(name, set()).add(s.lineno)
+        return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
+
+    @cached_property
+    def _times_assigned(self) -> Counter[str]:
+        count: Counter[str] = Counter()
         for top in self.statements:
             looped = any(isinstance(n, ast.For | ast.While) for n in ast.walk(top))
             for s in simple_statements((top,)):
-                if name in assigned(s):
-                    count += 2 if looped else 1
+                for name in assigned(s):
+                    count[name] += 2 if looped else 1
         return count
 
 

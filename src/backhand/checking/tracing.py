@@ -38,6 +38,7 @@ class Trace:
     upstream: dict[str, Tensor]
     gradients: dict[str, Tensor]
     edges: dict[str, Edge]
+    saved: dict[tuple[Node, str], Any] = field(default_factory=dict)
     _parents: dict[str, set[str]] = field(default_factory=dict)
 
     @property
@@ -52,10 +53,6 @@ class Trace:
             self._parents.update(_direct_parents(self.edges))
         return [c for c, parents in self._parents.items() if name in parents]
 
-    def same_tensor(self, name: str) -> list[str]:
-        """Return the other names of the same tensor."""
-        return [n for n, edge in self.edges.items() if edge == self.edges[name] and n != name]
-
     def local_gradients(self, handed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what autograd makes of given upstream gradients.
 
@@ -63,13 +60,11 @@ class Trace:
         above it), and hands on `handed[name]` instead, where there is one.
         """
         arrived: dict[str, Tensor] = {}
-        by_edge: dict[Edge, str] = {}
-        hooks = []
+        groups: dict[Edge, list[str]] = {}
         for name, edge in self.edges.items():
-            first = by_edge.setdefault(edge, name)
-            if first != name:
-                continue
-            names = [name, *self.same_tensor(name)]
+            groups.setdefault(edge, []).append(name)
+        hooks = []
+        for names in groups.values():
             given = next((handed[n] for n in names if n in handed), None)
 
             def hook(gradient: Tensor, names: list[str] = names, given: Tensor | None = given) -> Tensor | None:
@@ -77,7 +72,7 @@ class Trace:
                     arrived[n] = gradient
                 return given
 
-            hooks.append(self.tensors[name].register_hook(hook))
+            hooks.append(self.tensors[names[0]].register_hook(hook))
         try:
             self._backward(list(self.tensors.values()))
         finally:
