@@ -19,7 +19,9 @@ class Saved:
         self.attribute = attribute
         self.original: Tensor = getattr(node, attribute.replace("_raw", "", 1)).detach()
         self.replacement: Tensor | None = None
-        raw.register_hooks(lambda t: 0, lambda _: self.original if self.replacement is None else self.replacement)
+        raw.register_hooks(
+            lambda t: 0, lambda _: self.original if self.replacement is None else self.replacement
+        )
 
 
 @dataclass
@@ -152,7 +154,6 @@ class Scene:
             for hook in hooks:
                 hook.remove()
         return found
-
 
     def with_factor(self, consumer: str, node: Node, i: int, factor: float) -> Tensor:
         """Return what arrives from a consumer if one operation's i-th gradient were multiplied by a factor."""

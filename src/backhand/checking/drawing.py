@@ -154,7 +154,9 @@ def is_finite(draw: Draw) -> bool:
 def unmatched(draw: Draw) -> tuple[str, ...]:
     """Return names of the backward that look like gradients of tensors that are not there."""
     known = set(draw.matched.values())
-    roots = {root(n) for n in draw.trace.values} | {f"d{n}" for n in draw.trace.values} | set(draw.trace.upstream)
+    roots = (
+        {root(n) for n in draw.trace.values} | {f"d{n}" for n in draw.trace.values} | set(draw.trace.upstream)
+    )
     return tuple(
         name
         for name, value in draw.given.items()

@@ -98,5 +98,3 @@ def _is_right(part: Sequence[ast.stmt], path: str, bench: Bench) -> bool:
 def _at(namespace: Namespace, path: str) -> Any:
     name = root(path)
     return flatten({name: namespace[name]}).get(path) if name in namespace else None
-
-

@@ -109,7 +109,9 @@ def _places(node: ast.AST, exponent: bool) -> Iterator[Place]:
                 if isinstance(part, ast.Subscript):
                     yield Place(part, "slice", None, part.slice, False)
             continue
-        within = exponent or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and slot == "right")
+        within = exponent or (
+            isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and slot == "right"
+        )
         items = enumerate(value) if isinstance(value, list) else [(None, value)]
         for index, item in items:
             if isinstance(item, ast.expr):
@@ -140,7 +142,9 @@ REDUCTIONS = {"sum": "mean", "mean": "sum"}
 
 def _axes(place: Place, _: Scope) -> Iterator[Proposal]:
     node = place.node
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCTIONS):
+    if not (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCTIONS
+    ):
         return
     keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
     rest = [k for k in node.keywords if k.arg != "keepdim"]
@@ -163,7 +167,11 @@ def _transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
     edit = Edit("transposed", "an operand is transposed, or in the other order")
     if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
         yield node.value, edit
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("transpose", "t"):
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("transpose", "t")
+    ):
         yield node.func.value, edit
     elif isinstance(node, ast.Name) and _is_tensor(scope.namespace.get(node.id)):
         yield ast.Attribute(node, "mT", ast.Load()), edit
@@ -186,7 +194,9 @@ def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     edit = Edit("scale", f"a factor is off at `{ast.unparse(node)}`", {"factor": None, "guess": ""})
     if place.exponent:
-        edit = Edit("wrong_point", "a power has the wrong exponent", {"used": ast.unparse(node), "expected": None})
+        edit = Edit(
+            "wrong_point", "a power has the wrong exponent", {"used": ast.unparse(node), "expected": None}
+        )
     if differs and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
         yield node.left, edit
     one, two = ast.Constant(1), ast.Constant(2)

@@ -173,7 +173,9 @@ def returned_variables(source: Source) -> dict[str, str]:
         return {}
     node, found = last.value, {}
     if isinstance(node, ast.Dict):
-        pairs = [(k.value, v) for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)]
+        pairs = [
+            (k.value, v) for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)
+        ]
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         pairs = [(k.arg, k.value) for k in node.keywords if k.arg]
     else:

@@ -86,7 +86,9 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
         return None
     matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to(torch.float64)
     norms = matrix.norm(dim=0)
-    solved = torch.linalg.lstsq(matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd").solution
+    solved = torch.linalg.lstsq(
+        matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
+    ).solution
     coefficients = [float(c) for c in solved / norms]
     coefficients = [float(round(c)) if abs(c - round(c)) < 1e-6 else c for c in coefficients]
     predicted = (matrix @ torch.tensor(coefficients, dtype=torch.float64)).reshape(scene.expected.shape)
@@ -123,7 +125,11 @@ def guess_factor(factor: float, scene: Scene) -> str:
     candidates = {"2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5, "3": 3.0, "1/3": 1 / 3}
     for k in dict.fromkeys([*sizes, *counts]):
         candidates |= {f"{k}": k, f"1/{k}": 1 / k, f"{k}/{k - 1}": k / (k - 1) if k > 1 else 0.0}
-        candidates |= {f"{k - 1}/{k}": (k - 1) / k, f"{k - 1}": k - 1, f"1/{k - 1}": 1 / (k - 1) if k > 1 else 0}
+        candidates |= {
+            f"{k - 1}/{k}": (k - 1) / k,
+            f"{k - 1}": k - 1,
+            f"1/{k - 1}": 1 / (k - 1) if k > 1 else 0,
+        }
         candidates |= {f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5, f"{k}**2": k**2, f"{k}**-2": k**-2}
     for sign, mark in ((1, ""), (-1, "-")):
         for text, value in candidates.items():

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.cancelling import Cancelling
 from backhand.checking.drawing import Draw, draw, is_finite, unmatched, vary
 from backhand.checking.localising import Judgement, judge
 from backhand.checking.protocol import Inputs, Pass, resolve
@@ -101,12 +102,14 @@ def _in_float64(chosen: Pass, drawn: list[dict[str, Any]], seed: int) -> tuple[l
         if dtype is None:
             notes.append("The code does not run in float64, so the verdict was made in its own precision.")
         judged = [judge(chosen, first)]
+        if chosen.backward_source is not None and not judged[0].culprits and first.error is None:
+            Cancelling(chosen, judged[0]).look()
         if not is_finite(first):
             notes.append("The forward or autograd's own gradients are not finite for the given inputs.")
         for i, values in enumerate(drawn[1:], start=1):
             try:
                 another = draw(chosen, values, dtype, seed + i, promote=promote)
-            except Exception:  # noqa: S112  (inputs that were varied may leave the forward's domain)
+            except Exception:
                 continue
             if is_finite(another) and (another.error is None or first.error is not None):
                 judged.append(judge(chosen, another, judged[0]))
@@ -125,7 +128,7 @@ def _is_lowered(drawn: Draw) -> bool:
 
 
 def _is_a_dtype_error(drawn: Draw) -> bool:
-    return drawn.error is not None and "dtype" in str(drawn.error) or "same dtype" in str(drawn.error)
+    return (drawn.error is not None and "dtype" in str(drawn.error)) or "same dtype" in str(drawn.error)
 
 
 def _in_user_dtype(chosen: Pass, values: dict[str, Any], first: Judgement, seed: int) -> Draw:

@@ -1,5 +1,6 @@
 """Which gradients of one draw are wrong, and which of them by their own fault."""
 
+import ast
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +41,7 @@ class Judgement:
         vacuous: tensors whose true gradient is zero but for rounding.
         summands: the size of what was added up to make each gradient.
         culprits: by tensor name, in the order of the backward.
+        shared: gradients that are changed through another name by less than rounding.
     """
 
     draw: Draw
@@ -48,6 +50,7 @@ class Judgement:
     summands: dict[str, float]
     culprits: dict[str, Culprit] = field(default_factory=dict)
     repair: Repair | None = None
+    shared: dict[str, tuple[str, ast.stmt]] = field(default_factory=dict)
 
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
@@ -57,7 +60,8 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     vacuous = {
         name
         for name, gradient in traced.gradients.items()
-        if gradient.numel() and float(gradient.abs().max()) <= VACUOUS.get(gradient.dtype, 0) * summands.get(name, 0.0)
+        if gradient.numel()
+        and float(gradient.abs().max()) <= VACUOUS.get(gradient.dtype, 0) * summands.get(name, 0.0)
     }
     right = {}
     for name, value in draw.user.items():

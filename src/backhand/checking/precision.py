@@ -68,7 +68,11 @@ class Promoting(TorchFunctionMode):
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             return args[0].to(torch.float64)
         args = tuple(
-            torch.float64 if isinstance(a, torch.dtype) and a in LOW else a.to(torch.float64) if _low(a) else a
+            torch.float64
+            if isinstance(a, torch.dtype) and a in LOW
+            else a.to(torch.float64)
+            if _low(a)
+            else a
             for a in args
         )
         return func(*args, **kwargs)

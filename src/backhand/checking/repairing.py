@@ -85,11 +85,13 @@ class Variables:
             elif not isinstance(value, ast.Dict):
                 self.path[tensor] = gradient
 
-    def get(self, namespace: Namespace) -> dict[str, Any]:
-        """Return the value of every gradient that is there, by tensor name."""
-        roots = {root(path) for path in self.path.values()}
-        flat = flatten({r: namespace[r] for r in roots if r in namespace})
-        return {tensor: flat[path] for tensor, path in self.path.items() if path in flat}
+    def get(self, namespace: Namespace, tensor: str) -> Any:
+        """Return the gradient of a tensor, or None where it is not there."""
+        path = self.path[tensor]
+        if path in namespace:
+            return namespace[path]
+        variable = root(path)
+        return flatten({variable: namespace[variable]}).get(path) if variable in namespace else None
 
     def set(self, namespace: Namespace, tensor: str, value: Tensor) -> None:
         """Replace a gradient."""
@@ -130,7 +132,7 @@ class _Recorder:
         for tensor, path in self.variables.path.items():
             if root(path) not in written:
                 continue
-            value = self.variables.get(self.namespace).get(tensor)
+            value = self.variables.get(self.namespace, tensor)
             mark = (id(value), getattr(value, "_version", 0))
             if value is not None and self._seen.get(tensor) == mark:
                 continue
@@ -157,6 +159,7 @@ class _Repairer:
         for tensor, its in lives.items():
             for life in its:
                 self.ends.setdefault(life.last, []).append((tensor, life, life is its[-1]))
+        self.hurried = False  # do without the variables of the moment
         self.namespace: Namespace = {}
         self.execution: Execution | None = None
         self.observed: dict[str, Observed] = {}
@@ -167,12 +170,12 @@ class _Repairer:
         self._look_for_aliases(statement)
         errors = dict(self.execution.errors) if self.execution else {}
         for tensor, life, final in self.ends.get(step, ()):
-            value = as_gradient(self.variables.get(self.namespace).get(tensor))
+            value = as_gradient(self.variables.get(self.namespace, tensor))
             error = errors.get(statement)
             replacement = self.replace(tensor, None if error else value)
             if final:
                 seen = Observed(None if error or value is None else value.clone(), {}, life.statements, error)
-                if replacement is not None:
+                if replacement is not None and not self.hurried:
                     seen.namespace = _snapshot(self.namespace)
                 self.observed[tensor] = seen
             if replacement is not None:
@@ -199,11 +202,18 @@ class _Repairer:
 
 
 def _snapshot(namespace: Namespace) -> Namespace:
-    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in namespace.items() if not k.startswith("__")}
+    return {
+        k: v.clone() if isinstance(v, Tensor) else v for k, v in namespace.items() if not k.startswith("__")
+    }
 
 
 def run_replaced(
-    chosen: Pass, draw: Draw, replace: Replace, lives: dict[str, list[Life]] | None = None
+    chosen: Pass,
+    draw: Draw,
+    replace: Replace,
+    lives: dict[str, list[Life]] | None = None,
+    *,
+    hurried: bool = False,
 ) -> tuple[_Repairer, Execution, dict[str, list[Life]]]:
     """Run the backward by statements, with `replace(name, value)` deciding what is handed on for each gradient.
 
@@ -218,6 +228,7 @@ def run_replaced(
         _execute(source, recorder.namespace, recorder, draw)
         lives = recorder.lives
     repairer = _Repairer(variables, lives, replace)
+    repairer.hurried = hurried
     repairer.namespace = _namespace(chosen, draw, source)
     execution = _execute(source, repairer.namespace, repairer, draw)
     return repairer, execution, lives

@@ -34,7 +34,7 @@ def assemble(
         title=title,
         rows=rows,
         stress=tuple(failures),
-        warnings=(),
+        warnings=_shared(chosen, first),
         unmatched=tuple(unmatched),
         notes=(*notes, *_remarks(chosen, judged)),
         raised=_raised(chosen, first.draw),
@@ -107,7 +107,10 @@ def _verdict(chosen: Pass, name: str, judged: Sequence[Judgement]) -> tuple[Verd
     blamed = [j.culprits[name] for j in judged if name in j.culprits]
     if blamed:
         if _rebound(chosen, name, first):
-            return "skipped", "assigned several times in the forward; the gradient is not that of its last value"
+            return (
+                "skipped",
+                "assigned several times in the forward; the gradient is not that of its last value",
+            )
         return ("shape" if all(c.shape_only for c in blamed) else "wrong"), ""
     if name in first.draw.user:
         if not all(j.right.get(name, True) for j in judged):
@@ -162,6 +165,18 @@ def _backward_lines(chosen: Pass, draw: Draw, name: str) -> tuple[Line, ...]:
     if path is None:
         return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
     return source.writers(root(path))
+
+
+def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
+    """Warn of gradients that share memory with another one, where the change is below rounding."""
+    found = []
+    for name, (other, statement) in judgement.shared.items():
+        gradient = judgement.draw.matched[name]
+        where = f" (line {statement.lineno})" if chosen.backward_source else ""
+        message = f"{gradient} shares its memory with {other} and is changed in place through it{where}."
+        hint = "The change is below rounding here, but only by luck: a copy of its own keeps the value."
+        found.append(Mistake("aliased", message, hint, {"with": other, "name": name}))
+    return tuple(found)
 
 
 def _raised(chosen: Pass, draw: Draw) -> Raised | None:

@@ -18,7 +18,9 @@ def right_values(scene: Scene) -> Finding | None:
     size = 10 * float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
     if not right_but_for_shape(scene.value, scene.expected, size):
         return None
-    return Finding("shape", {"expected": expected, "got": got}, f"right values in shape {got}, not {expected}")
+    return Finding(
+        "shape", {"expected": expected, "got": got}, f"right values in shape {got}, not {expected}"
+    )
 
 
 def transposed(scene: Scene) -> Finding | None:
@@ -111,7 +113,9 @@ def partial(scene: Scene) -> Finding | None:
             continue
         where = torch.nonzero(bad).flatten().tolist()
         if len(where) <= max(1, int(0.7 * int(alive.sum()))):
-            return Finding("partial", {"where": {"axis": axis, "indices": where}}, _where(axis, where, len(bad)))
+            return Finding(
+                "partial", {"where": {"axis": axis, "indices": where}}, _where(axis, where, len(bad))
+            )
     return None
 
 

@@ -64,6 +64,10 @@ def another_point(scene: Scene) -> Finding | None:
         return None
     for consumer in scene.consumers:
         rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+        upstream = scene.handed[consumer]
+        if upstream.shape == rest.shape and same(scene.value, rest + upstream, scene):
+            words = f"{scene.d(consumer)} is handed on as it is: the local derivative is missing"
+            return Finding("wrong_point", {"used": None, "expected": consumer}, words)
         for saved in scene.saved(consumer):
             expected = _name_of(scene, saved.original)
             for label, tensor in _points(scene, saved):
@@ -91,7 +95,6 @@ def _points(scene: Scene, saved: Saved) -> Iterator[tuple[str, Tensor]]:
             if not torch.equal(candidate, right):
                 yield name, candidate
     yield "1", torch.ones_like(right)
-    yield "0", torch.zeros_like(right)
     if right.dim() == 2 and right.shape[0] == right.shape[1]:
         yield f"{_name_of(scene, right)}.T", right.T
 
@@ -115,7 +118,9 @@ def extra_factor(scene: Scene) -> Finding | None:
                 words = f"multiplied by {name}, which does not belong there{branch}"
                 return Finding("wrong_point", {"used": name, "expected": None}, words)
             if same(user * value, right, scene):
-                return Finding("wrong_point", {"used": None, "expected": name}, f"the factor {name} is missing{branch}")
+                return Finding(
+                    "wrong_point", {"used": None, "expected": name}, f"the factor {name} is missing{branch}"
+                )
     return None
 
 
@@ -145,7 +150,9 @@ def overwritten(scene: Scene) -> Finding | None:
         rest = scene.expected - scene.contributions(scene.consumers)[consumer]
         for source, upstream in _indexing(scene, consumer):
             if _any_of(scene.value - rest, source, upstream, scene):
-                return Finding("overwritten", {}, "of the gradients that repeated indices send here, one is kept")
+                return Finding(
+                    "overwritten", {}, "of the gradients that repeated indices send here, one is kept"
+                )
     return None
 
 

@@ -1,7 +1,7 @@
 """Run a forward once, keep its named tensors with autograd's graph, and ask autograd for the right gradients."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,9 @@ class Trace:
         for names in groups.values():
             given = next((handed[n] for n in names if n in handed), None)
 
-            def hook(gradient: Tensor, names: list[str] = names, given: Tensor | None = given) -> Tensor | None:
+            def hook(
+                gradient: Tensor, names: list[str] = names, given: Tensor | None = given
+            ) -> Tensor | None:
                 for n in names:
                     arrived[n] = gradient
                 return given
@@ -116,12 +118,20 @@ def trace(
 
 
 @contextlib.contextmanager
-def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Any:
+def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[None]:
     """Set what the user's code should find: the default dtype, and a generator that starts the same each time."""
-    with torch.random.fork_rng(devices=[]), default_dtype(dtype or torch.get_default_dtype()):
-        torch.manual_seed(seed)
-        with Promoting() if promote else contextlib.nullcontext():
-            yield
+    # not torch.manual_seed, which takes a millisecond where there is no GPU
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    try:
+        with default_dtype(dtype or torch.get_default_dtype()):
+            with Promoting() if promote else contextlib.nullcontext():
+                yield
+    finally:
+        generator.set_state(state)
 
 
 def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
@@ -131,8 +141,12 @@ def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[st
 
     def leaf(value: Any) -> Any:
         if isinstance(value, Tensor):
-            copy = convert(value, dtype or value.dtype) if value.is_floating_point() else value.detach().clone()
-            return copy.requires_grad_(value.is_floating_point() and (value.requires_grad or not chosen_by_user))
+            copy = (
+                convert(value, dtype or value.dtype) if value.is_floating_point() else value.detach().clone()
+            )
+            return copy.requires_grad_(
+                value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+            )
         if isinstance(value, Mapping):
             return {k: leaf(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -161,7 +175,9 @@ def _outputs(chosen: Pass, flat: Mapping[str, Any]) -> dict[str, Tensor]:
         if not isinstance(value, Tensor) or not value.requires_grad:
             raise CheckError(f"the output {name!r} depends on no input that needs a gradient.")
         if not chosen.out and value.numel() != 1:
-            raise CheckError(f"'loss' has shape {tuple(value.shape)}; expected a scalar, or outputs named with out=.")
+            raise CheckError(
+                f"'loss' has shape {tuple(value.shape)}; expected a scalar, or outputs named with out=."
+            )
         found[name] = value
     return found
 
