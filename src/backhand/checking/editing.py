@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.comparing import close
-from backhand.checking.edits import edits_of
+from backhand.checking.edits import accumulating, dropped, edits_of, only_terms
 from backhand.checking.executing import Namespace
 from backhand.checking.finding import Finding
 from backhand.checking.flattening import as_gradient, flatten, root
@@ -37,6 +37,8 @@ def by_edit(
     statements: Sequence[ast.stmt],
     gradients: Mapping[str, str],
     benches: Sequence[Bench],
+    *,
+    repeated: bool = False,
 ) -> Finding | None:
     """Find an edit of the statements that write a gradient after which it is right.
 
@@ -46,16 +48,24 @@ def by_edit(
         statements: those that write it.
         gradients: variable to tensor name, of the variables that hold gradients.
         benches: at least one.
+        repeated: try only to leave out a term.
     """
     part = slice_of(source, path, statements, gradients)
     if not part:
         return None
     began = time.monotonic()
-    for statement in part:
-        for edit in edits_of(statement, benches[0].namespace, gradients, source.local_names):
+    namespace, local_names = benches[0].namespace, source.local_names
+    if repeated:
+        kinds = [dropped(part), *(only_terms(s, namespace, gradients, local_names) for s in part)]
+    else:
+        kinds = [accumulating(part), *(edits_of(s, namespace, gradients, local_names) for s in part)]
+    for edits in kinds:
+        for edit in edits:
             if time.monotonic() - began > SECONDS:
+                edits.close()
                 return None
             if all(_is_right(part, path, bench) for bench in benches):
+                edits.close()  # puts the statement back as it was
                 return Finding(edit.kind, edit.detail, edit.words)
     return None
 

@@ -67,12 +67,16 @@ def edits_of(
     places = list(_places(statement, False))
     for rule in RULES:
         for place in places:
-            for node, edit in rule(place, scope):
-                place.put(ast.fix_missing_locations(ast.copy_location(node, place.node)))
-                try:
-                    yield edit
-                finally:
-                    place.put(place.node)
+            yield from _tried(rule, place, scope)
+
+
+def _tried(rule: Rule, place: Place, scope: Scope) -> Iterator[Edit]:
+    for node, edit in rule(place, scope):
+        place.put(ast.fix_missing_locations(ast.copy_location(node, place.node)))
+        try:
+            yield edit
+        finally:
+            place.put(place.node)
 
 
 def _statement_edits(statement: ast.stmt) -> Iterator[Edit]:
@@ -84,13 +88,25 @@ def _statement_edits(statement: ast.stmt) -> Iterator[Edit]:
                 yield Edit("sign", "a term has the opposite sign", {"branches": []})
             finally:
                 node.op = before
-        for slot, block in ((s, getattr(node, s, None)) for s in ("body", "orelse")):
-            if isinstance(block, list):
-                yield from _accumulating(block)
 
 
-def _accumulating(block: list[ast.stmt]) -> Iterator[Edit]:
-    for i, inner in enumerate(block):
+def dropped(block: list[ast.stmt]) -> Iterator[Edit]:
+    """Yield the edits that leave out a statement which adds a term; each is in force until the next one."""
+    for i, statement in enumerate(list(block)):
+        if isinstance(statement, ast.AugAssign):
+            block[i] = ast.copy_location(ast.Pass(), statement)
+            try:
+                yield Edit("repeated_branch", "a term is added twice", {"branches": []})
+            finally:
+                block[i] = statement
+
+
+def accumulating(block: list[ast.stmt]) -> Iterator[Edit]:
+    """Yield the edits of `=` into `+=`, here and in the blocks within; each is in force until the next one."""
+    for i, inner in enumerate(list(block)):
+        for slot in ("body", "orelse"):
+            if isinstance(nested := getattr(inner, slot, None), list):
+                yield from accumulating(nested)
         if isinstance(inner, ast.Assign) and len(inner.targets) == 1:
             target = inner.targets[0]
             if isinstance(target, ast.Name | ast.Subscript):
@@ -264,6 +280,15 @@ def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
         edit = Edit(kind, f"the factor {name} is missing", detail)
         for op in (ast.Mult(), ast.Div()):
             yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
+
+
+def only_terms(
+    statement: ast.stmt, namespace: Namespace, gradients: Mapping[str, str], local_names: frozenset[str]
+) -> Iterator[Edit]:
+    """Yield only the edits that drop a term."""
+    scope = Scope(namespace, gradients, local_names)
+    for place in _places(statement, False):
+        yield from _tried(_terms, place, scope)
 
 
 def _terms(place: Place, _: Scope) -> Iterator[Proposal]:

@@ -44,16 +44,20 @@ def branches(scene: Scene) -> Finding | None:
 
 
 def paths(scene: Scene) -> Finding | None:
-    """Find one path within an operation that is cut, negated or doubled, where several lead to one consumer."""
-    if scene.value.shape != scene.expected.shape:
+    """Find one path within an operation that is cut, negated, doubled or scaled, where several lead to a consumer."""
+    if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
         return None
     for c in scene.consumers:
-        rest = scene.expected - scene.contributions(scene.consumers)[c]
+        own = scene.contributions(scene.consumers)[c]
         for node in scene.nodes(c):
             for i in range(len(node.next_functions)):
-                for factor in (0.0, -1.0, 2.0):
-                    if same(scene.value, rest + scene.with_factor(c, node, i, factor), scene):
-                        return _named(scene, [c], factor, f"one of the paths through {c}")
+                part = own - scene.with_factor(c, node, i, 0.0)
+                factor = constant_ratio(scene.value - (scene.expected - part), part)
+                if factor is None or abs(factor - 1) < 1e-7:
+                    continue
+                nearest = float(round(factor)) if abs(factor - round(factor)) < 1e-7 else factor
+                if same(scene.value, scene.expected + (nearest - 1) * part, scene):
+                    return _named(scene, [c], nearest, f"one of the paths through {c}")
     return None
 
 
@@ -75,9 +79,8 @@ def _named(scene: Scene, chosen: list[str], coefficient: float, through: str = "
         return Finding("missing_branch", {"branches": chosen}, f"{through} is missing")
     if coefficient == -1:
         return Finding("sign", {"branches": chosen}, f"{through} has the opposite sign")
-    if coefficient > 1 and abs(coefficient - round(coefficient)) < 1e-6:
-        detail = {"branches": chosen, "times": round(coefficient)}
-        return Finding("repeated_branch", detail, f"{through} is added {round(coefficient)} times")
+    if coefficient == 2:
+        return Finding("repeated_branch", {"branches": chosen, "times": 2}, f"{through} is added twice")
     return _scale(scene, coefficient, chosen, through)
 
 

@@ -66,11 +66,15 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
         words = f"{found.words}, for it is assigned twice and `=` drops what was there"
         return Finding("overwritten", found.detail, words)
+    if found is not None and found.kind == "repeated_branch" and first.repair is not None:
+        if _edited(chosen, name, judged, repeated=True) is None:  # no term is there twice: a factor of two
+            words = found.words.replace("is added twice", "times 2")
+            return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
     return (
         found
         or by_alias(first, name)
-        or _edited(chosen, name, judged)
         or partial(scenes[0])
+        or _edited(chosen, name, judged)
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
 
@@ -141,7 +145,9 @@ def by_alias(judgement: Judgement, name: str) -> Finding | None:
     return None
 
 
-def _edited(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+def _edited(
+    chosen: Pass, name: str, judged: Sequence[Judgement], *, repeated: bool = False
+) -> Finding | None:
     source = chosen.backward_source
     benches, statements = [], []
     matched: dict[str, str] = {}
@@ -158,7 +164,7 @@ def _edited(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | N
     if name not in paths_ or not benches:
         return None
     gradients = {path: tensor for tensor, path in paths_.items()}
-    return by_edit(source, paths_[name], statements, gradients, benches)
+    return by_edit(source, paths_[name], statements, gradients, benches, repeated=repeated)
 
 
 def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:

@@ -19,7 +19,7 @@ from backhand.checking.drawing import Draw, backward_arguments
 from backhand.checking.executing import Execution, Namespace, namespace_for, returned_variables
 from backhand.checking.flattening import as_gradient, flatten, root
 from backhand.checking.protocol import Pass
-from backhand.checking.source import Source, begins_anew, writes
+from backhand.checking.source import Source, begins_anew, writes, writes_surely
 from backhand.checking.tracing import running
 
 Replace = Callable[[str, Tensor | None], Tensor | None]
@@ -124,6 +124,7 @@ class _Recorder:
         self.variables = variables
         self.lives: dict[str, list[Life]] = {}
         self.namespace: Namespace = {}
+        self.execution: Execution | None = None
         self._seen: dict[str, tuple[int, int]] = {}
         self._kept: list[Any] = []  # so that no identity is used twice
 
@@ -134,9 +135,10 @@ class _Recorder:
                 continue
             value = self.variables.get(self.namespace, tensor)
             mark = (id(value), getattr(value, "_version", 0))
-            if value is not None and self._seen.get(tensor) == mark:
+            raised = bool(self.execution and any(s is statement for s, _ in self.execution.errors))
+            if not raised and value is not None and self._seen.get(tensor) == mark:
                 continue
-            if value is None and "[" in path:
+            if value is None and ("[" in path or not raised):
                 continue
             self._seen[tensor] = mark
             self._kept.append(value)
@@ -189,12 +191,13 @@ class _Repairer:
             if value._version == version:
                 continue
             path = self.variables.path[tensor]
-            if root(path) in writes(statement) and not isinstance(statement, ast.Expr):
+            surely = writes_surely(statement)
+            if root(path) in (surely or writes(statement)):
                 del self._complete[tensor]
             elif torch.equal(value, kept):
                 self._complete[tensor] = (value, kept, value._version)
             else:
-                changed = sorted(writes(statement))
+                changed = sorted(surely or writes(statement))
                 self.aliased.setdefault(tensor, (changed[0] if changed else "", statement))
                 fresh = kept.clone()
                 self.variables.set(self.namespace, tensor, fresh)

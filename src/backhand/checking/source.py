@@ -139,6 +139,15 @@ def assigned(statement: ast.stmt) -> set[str]:
 @lru_cache(maxsize=4096)
 def writes(statement: ast.stmt) -> frozenset[str]:
     """Return the variables that a statement binds or, as far as its text tells, changes in place."""
+    found = set(writes_surely(statement))
+    if isinstance(statement, ast.Expr):  # a bare call: whatever it mentions may be what it changes
+        found.update(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=4096)
+def writes_surely(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that are a statement's target, or whose in-place method it calls."""
     found = set(assigned(statement))
     for node in ast.walk(statement):
         if isinstance(node, ast.Assign):
@@ -152,8 +161,6 @@ def writes(statement: ast.stmt) -> frozenset[str]:
         else:
             continue
         found.update(r for r in roots if r)
-    if isinstance(statement, ast.Expr):  # a bare call: whatever it mentions may be what it changes
-        found.update(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
     return frozenset(found)
 
 
