@@ -28,7 +28,9 @@ from backhand.checking.protocol import resolve
 def passes(names: list[str]) -> list[types.ModuleType]:
     """Return the modules of the textbook."""
     found = [m.name for m in pkgutil.iter_modules(backhand.passes.__path__)]
-    return [importlib.import_module(f"backhand.passes.{name}") for name in found if not names or name in names]
+    return [
+        importlib.import_module(f"backhand.passes.{name}") for name in found if not names or name in names
+    ]
 
 
 def gradients(module: types.ModuleType) -> list[dict[str, torch.Tensor]]:
@@ -65,7 +67,9 @@ def judge(mutant: Mutant, counts: Counter[str], show: bool) -> None:
     if show and not (detected and right and named <= mutant.kinds):
         flaw = "MISSED" if not detected else "culprit" if not right else "name"
         print(f"{flaw:8} {mutant.operation:15} {mutant.line[:90]}")
-        print(f"{'':8} expected {sorted(mutant.culprits)} {sorted(mutant.kinds)}; found {sorted(blamed)} {sorted(named)}")
+        print(
+            f"{'':8} expected {sorted(mutant.culprits)} {sorted(mutant.kinds)}; found {sorted(blamed)} {sorted(named)}"
+        )
 
 
 def main() -> None:
@@ -92,10 +96,14 @@ def main() -> None:
                     print(f"FALSE ALARM {module.__name__} {label}\n{report}")
         print(f"{module.__name__.rsplit('.', 1)[1]:15} {dict(counts)}", flush=True)
     total = counts["mutants"]
-    print(f"\n{total} mutants ({counts['equivalent']} equivalent ones left out), {time.perf_counter() - began:.0f} s")
+    print(
+        f"\n{total} mutants ({counts['equivalent']} equivalent ones left out), {time.perf_counter() - began:.0f} s"
+    )
     for what, target in (("detected", "100"), ("culprit right", "99"), ("mistake named", "95")):
         print(f"{what:15} {counts[what]:5}  {100 * counts[what] / max(total, 1):6.2f}%  (target {target}%)")
-    print(f"{'false alarms':15} {counts['false alarms']:5}  of {counts['rewrites']} right rewrites (target 0)")
+    print(
+        f"{'false alarms':15} {counts['false alarms']:5}  of {counts['rewrites']} right rewrites (target 0)"
+    )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,11 @@ class Subject:
                     block[i] = statement
                     culprits = change.culprits or self._blamed(statement)
                     yield Mutant(
-                        change.operation, module, ast.unparse(change.statement), frozenset(culprits), change.kinds
+                        change.operation,
+                        module,
+                        ast.unparse(change.statement),
+                        frozenset(culprits),
+                        change.kinds,
                     )
 
     def _assigned_before(self, statement: ast.stmt) -> set[str]:
@@ -173,21 +177,35 @@ def exponents(value: ast.AST) -> set[int]:
 def _whole(s: ast.stmt, subject: Subject) -> Iterator[Change]:
     if isinstance(s, ast.AugAssign) and isinstance(s.op, ast.Add):
         yield Change("drop +=", ast.Pass(), frozenset({"missing_branch", "zero"}))
-        yield Change("= for +=", ast.Assign([s.target], s.value), frozenset({"overwritten", "missing_branch"}))
+        yield Change(
+            "= for +=", ast.Assign([s.target], s.value), frozenset({"overwritten", "missing_branch"})
+        )
         yield Change("-= for +=", ast.AugAssign(s.target, ast.Sub(), s.value), frozenset({"sign"}))
         twice = ast.BinOp(s.value, ast.Add(), s.value)
-        yield Change("twice", ast.AugAssign(s.target, ast.Add(), twice), frozenset({"repeated_branch", "scale"}))
-    if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name) and s.targets[0].id in subject.gradients:
+        yield Change(
+            "twice", ast.AugAssign(s.target, ast.Add(), twice), frozenset({"repeated_branch", "scale"})
+        )
+    if (
+        isinstance(s, ast.Assign)
+        and isinstance(s.targets[0], ast.Name)
+        and s.targets[0].id in subject.gradients
+    ):
         name = s.targets[0].id
         if not _is_zeros(s.value):
             zeros = ast.parse(f"{name} = torch.zeros_like({ast.unparse(s.value)})").body[0]
             yield Change("zeros", zeros, frozenset({"zero", "missing_branch"}))
             tail = ast.parse(
-                f"{name} = ({ast.unparse(s.value)}).clone(); {name}[-1:] = 0" if _rows(subject, name) else "pass"
+                f"{name} = ({ast.unparse(s.value)}).clone(); {name}[-1:] = 0"
+                if _rows(subject, name)
+                else "pass"
             ).body
             if len(tail) == 2:
                 yield Change("tail", ast.If(ast.Constant(True), tail, []), frozenset({"partial"}))
-        called = s.value.func.attr if isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Attribute) else ""
+        called = (
+            s.value.func.attr
+            if isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Attribute)
+            else ""
+        )
         if called == "clone" and isinstance(s.value, ast.Call) and isinstance(s.value.func, ast.Attribute):
             kept = s.value.func.value
             blamed = frozenset(names_in(kept) & subject.gradients)
@@ -209,7 +227,9 @@ def _rows(subject: Subject, name: str) -> bool:
     return value is not None and value.dim() > 0 and value.shape[0] > 3
 
 
-def _expressions(node: ast.AST, subject: Subject, exponent: set[int]) -> Iterator[tuple[str, ast.expr, set[str]]]:
+def _expressions(
+    node: ast.AST, subject: Subject, exponent: set[int]
+) -> Iterator[tuple[str, ast.expr, set[str]]]:
     if isinstance(node, ast.BinOp) and id(node) not in exponent:
         yield from _operators(node, subject)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -230,7 +250,9 @@ def _operators(node: ast.BinOp, subject: Subject) -> Iterator[tuple[str, ast.exp
     if isinstance(node.op, ast.Add | ast.Sub) and tensors:
         other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
         yield "sign", ast.BinOp(node.left, other, node.right), {"sign"}
-        graded = all(names_in(part) & (subject.gradients | set(subject.given)) for part in (node.left, node.right))
+        graded = all(
+            names_in(part) & (subject.gradients | set(subject.given)) for part in (node.left, node.right)
+        )
         kinds = {"missing_branch"} if graded else {"missing_branch", "wrong_point", "sign", "scale"}
         yield "drop term", node.left, kinds
         if isinstance(node.op, ast.Add):
@@ -243,13 +265,19 @@ def _operators(node: ast.BinOp, subject: Subject) -> Iterator[tuple[str, ast.exp
             if names & subject.gradients or names & set(subject.drawn.trace.upstream):
                 kinds = {"wrong_upstream"}
             elif names & set(subject.values) and not isinstance(lost, ast.Attribute):
-                kinds = {"wrong_point", "wrong_upstream"} | ({"missing_branch"} if "+" in ast.unparse(lost) else set())
+                kinds = {"wrong_point", "wrong_upstream"} | (
+                    {"missing_branch"} if "+" in ast.unparse(lost) else set()
+                )
             else:
                 kinds = {"scale", "sign"}
             yield "drop factor", kept, kinds
     if isinstance(node.op, ast.MatMult):
         yield "swap @", ast.BinOp(node.right, ast.MatMult(), node.left), {"transposed"}
-        transposed = ast.BinOp(ast.Attribute(node.right, "mT", ast.Load()), ast.MatMult(), ast.Attribute(node.left, "mT", ast.Load()))
+        transposed = ast.BinOp(
+            ast.Attribute(node.right, "mT", ast.Load()),
+            ast.MatMult(),
+            ast.Attribute(node.left, "mT", ast.Load()),
+        )
         yield "transpose @", transposed, {"transposed"}
 
 
@@ -259,7 +287,11 @@ def _constants(node: ast.Constant, within_power: bool) -> Iterator[tuple[str, as
     if within_power:
         yield "exponent", ast.Constant(value + 1), {"wrong_point"}
     elif isinstance(value, float):
-        yield "constant", ast.Constant(2 * value), {"scale", "wrong_point", "missing_branch", "repeated_branch"}
+        yield (
+            "constant",
+            ast.Constant(2 * value),
+            {"scale", "wrong_point", "missing_branch", "repeated_branch"},
+        )
 
 
 def _names(node: ast.Name, subject: Subject) -> Iterator[tuple[str, ast.expr, set[str]]]:
@@ -282,7 +314,9 @@ def _names(node: ast.Name, subject: Subject) -> Iterator[tuple[str, ast.expr, se
 
 
 def _reachable(subject: Subject) -> set[str]:
-    arguments = next(n for n in subject.tree.body if isinstance(n, ast.FunctionDef) and n.name == "backward").args
+    arguments = next(
+        n for n in subject.tree.body if isinstance(n, ast.FunctionDef) and n.name == "backward"
+    ).args
     return {a.arg for a in arguments.args}
 
 

@@ -15,7 +15,11 @@ Rewrite = tuple[str, types.ModuleType, Any]
 
 def rewrites(subject: Subject) -> Iterator[Rewrite]:
     """Yield right rewrites of a pass: a label, the module, and the inputs to check it with."""
-    for label, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+    for label, dtype in (
+        ("float32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("float16", torch.float16),
+    ):
         for seed in range(2):
             drawn = subject.module.inputs(torch.Generator().manual_seed(seed))
             yield f"{label} {seed}", subject.module, _as(drawn, dtype)
@@ -33,7 +37,9 @@ def rewrites(subject: Subject) -> Iterator[Rewrite]:
 
 
 def _as(drawn: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    return {k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in drawn.items()}
+    return {
+        k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in drawn.items()
+    }
 
 
 def _statements(s: ast.stmt) -> Iterator[tuple[str, list[ast.stmt]]]:
@@ -77,10 +83,17 @@ def _expressions(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(node.op, ast.Mult) and isinstance(left, ast.BinOp) and isinstance(left.op, ast.Mult):
         yield "reassociated", ast.BinOp(left.left, ast.Mult(), ast.BinOp(left.right, ast.Mult(), right))
     if isinstance(node.op, ast.MatMult):
-        yield "einsum of two", ast.Attribute(
-            ast.BinOp(ast.Attribute(right, "mT", ast.Load()), ast.MatMult(), ast.Attribute(left, "mT", ast.Load())),
-            "mT",
-            ast.Load(),
+        yield (
+            "einsum of two",
+            ast.Attribute(
+                ast.BinOp(
+                    ast.Attribute(right, "mT", ast.Load()),
+                    ast.MatMult(),
+                    ast.Attribute(left, "mT", ast.Load()),
+                ),
+                "mT",
+                ast.Load(),
+            ),
         )
 
 

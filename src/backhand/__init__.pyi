@@ -1,3 +1,4 @@
+from .checking.functions import check_function as check_function
 from .checking.judging import check as check
 from .checking.report import Mistake as Mistake
 from .checking.report import Report as Report

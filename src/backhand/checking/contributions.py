@@ -36,6 +36,7 @@ class Scene:
         handed: the gradient that each tensor hands on.
         given: the tensors whose gradient the user gives.
         gradient_names: tensor name to gradient name, for messages.
+        summands: the size of the terms that are added up to the gradient.
     """
 
     trace: Trace
@@ -45,6 +46,7 @@ class Scene:
     handed: dict[str, Tensor]
     given: frozenset[str]
     gradient_names: dict[str, str]
+    summands: float = 0.0
     _contributions: dict[tuple[str, ...], dict[str, Tensor]] = field(default_factory=dict)
 
     @property

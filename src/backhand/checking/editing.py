@@ -20,7 +20,7 @@ from backhand.checking.finding import Finding
 from backhand.checking.flattening import as_gradient, flatten, root
 from backhand.checking.source import Source, reads, writes
 
-SECONDS = 0.12  # the search is given up after this long; the mistake is then `unexplained`
+SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
 
 
 @dataclass
@@ -38,7 +38,7 @@ def by_edit(
     gradients: Mapping[str, str],
     benches: Sequence[Bench],
     *,
-    repeated: bool = False,
+    only: str = "",
 ) -> Finding | None:
     """Find an edit of the statements that write a gradient after which it is right.
 
@@ -48,17 +48,19 @@ def by_edit(
         statements: those that write it.
         gradients: variable to tensor name, of the variables that hold gradients.
         benches: at least one.
-        repeated: try only to leave out a term.
+        only: try only to leave out a term (`repeated`), or only to add instead of assign (`overwritten`).
     """
     part = slice_of(source, path, statements, gradients)
     if not part:
         return None
     began = time.monotonic()
     namespace, local_names = benches[0].namespace, source.local_names
-    if repeated:
+    if only == "repeated":
         kinds = [dropped(part), *(only_terms(s, namespace, gradients, local_names) for s in part)]
+    elif only == "overwritten":
+        kinds = [accumulating(part)]
     else:
-        kinds = [accumulating(part), *(edits_of(s, namespace, gradients, local_names) for s in part)]
+        kinds = [edits_of(s, namespace, gradients, local_names) for s in part]
     for edits in kinds:
         for edit in edits:
             if time.monotonic() - began > SECONDS:

@@ -21,13 +21,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Place:
-    """An expression within a statement: where it hangs, and whether it lies in an exponent."""
+    """An expression within a statement: where it hangs, and whether it lies in an exponent or an index."""
 
     parent: ast.AST
     slot: str
     index: int | None
     node: ast.expr
     exponent: bool
+    index_: bool
 
     def put(self, node: ast.AST) -> None:
         """Put another expression in its place."""
@@ -64,7 +65,7 @@ def edits_of(
     """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
     scope = Scope(namespace, gradients, local_names)
     yield from _statement_edits(statement)
-    places = list(_places(statement, False))
+    places = list(_places(statement, False, False))
     for rule in RULES:
         for place in places:
             yield from _tried(rule, place, scope)
@@ -113,27 +114,36 @@ def accumulating(block: list[ast.stmt]) -> Iterator[Edit]:
                 added = ast.AugAssign(target, ast.Add(), inner.value)
                 block[i] = ast.fix_missing_locations(ast.copy_location(added, inner))
                 try:
-                    yield Edit("overwritten", "`=` stands where `+=` belongs")
+                    if isinstance(inner.value, ast.Constant):
+                        yield Edit("partial", "a part is set to a constant", {"where": ast.unparse(target)})
+                    else:
+                        yield Edit("overwritten", "`=` stands where `+=` belongs")
                 finally:
                     block[i] = inner
 
 
-def _places(node: ast.AST, exponent: bool) -> Iterator[Place]:
+def _places(node: ast.AST, exponent: bool, index_: bool) -> Iterator[Place]:
     for slot, value in ast.iter_fields(node):
         if slot == "targets" or (slot == "target" and not isinstance(node, ast.For)):
             for part in ast.walk(value) if isinstance(value, ast.AST) else ():
                 if isinstance(part, ast.Subscript):
-                    yield Place(part, "slice", None, part.slice, False)
+                    yield Place(part, "slice", None, part.slice, False, True)
+                    yield from _places(part.slice, False, True)
             continue
         within = exponent or (
             isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and slot == "right"
         )
+        indexing = index_ or (isinstance(node, ast.Subscript) and slot == "slice") or _is_range(node)
         items = enumerate(value) if isinstance(value, list) else [(None, value)]
         for index, item in items:
             if isinstance(item, ast.expr):
-                yield Place(node, slot, index, item, within)
+                yield Place(node, slot, index, item, within, indexing)
             if isinstance(item, ast.AST):
-                yield from _places(item, within)
+                yield from _places(item, within, indexing)
+
+
+def _is_range(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"
 
 
 def _is_tensor(value: object) -> bool:
@@ -287,7 +297,7 @@ def only_terms(
 ) -> Iterator[Edit]:
     """Yield only the edits that drop a term."""
     scope = Scope(namespace, gradients, local_names)
-    for place in _places(statement, False):
+    for place in _places(statement, False, False):
         yield from _tried(_terms, place, scope)
 
 
@@ -297,6 +307,18 @@ def _terms(place: Place, _: Scope) -> Iterator[Proposal]:
         for kept, lost in ((node.left, node.right), (node.right, node.left)):
             words = f"the term `{ast.unparse(lost)}` is one too many"
             yield kept, Edit("repeated_branch", words, {"branches": []})
+
+
+def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
+    node = place.node
+    if place.exponent or place.index_ or not isinstance(node, ast.Name | ast.BinOp | ast.Call):
+        return
+    if isinstance(node, ast.Name) and not _is_tensor(scope.namespace.get(node.id)):
+        return
+    for name in scope.tensors():
+        edit = Edit("missing_branch", f"the term {name} is missing", {"branches": []})
+        for op in (ast.Sub(), ast.Add()):
+            yield ast.BinOp(node, op, ast.Name(name, ast.Load())), edit
 
 
 def _slices(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -330,4 +352,5 @@ RULES: tuple[Rule, ...] = (
     _terms,
     _missing_factors,
     _sums,
+    _missing_terms,
 )

@@ -27,7 +27,7 @@ def same(user: Tensor, predicted: Tensor | None, scene: Scene) -> bool:
     if predicted is None or user.shape != predicted.shape:
         return False
     size = float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
-    return close(user, predicted, 10 * size)
+    return close(user, predicted, max(10 * size, scene.summands))
 
 
 def listed(names: list[str]) -> str:

@@ -71,7 +71,7 @@ def check(
     if stress or (stress is None and chosen.out):
         from backhand.checking.stressing import stress_pass
 
-        failures = stress_pass(chosen, drawn[0], judged, seed)
+        failures = stress_pass(chosen, shown, judged)
     return assemble(chosen, title, judged, shown, failures, notes, unmatched(judged[0].draw))
 
 

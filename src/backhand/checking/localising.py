@@ -30,6 +30,7 @@ class Culprit:
     expected: Tensor
     handed: dict[str, Tensor]
     shape_only: bool = False
+    summands: float = 0.0
 
 
 @dataclass
@@ -105,7 +106,7 @@ def _localise(chosen: Pass, judgement: Judgement) -> None:
         handed = draw.trace.gradients
         for name in found.culprits:
             value = found.observed[name].value if name in found.observed else None
-            judgement.culprits[name] = _culprit(
+            judgement.culprits[name] = blame(
                 name, value, handed[name], handed, judgement.summands.get(name, 0.0)
             )
     _misdirected(judgement)
@@ -119,7 +120,7 @@ def _misdirected(judgement: Judgement) -> None:
     for name, right in judgement.right.items():
         if not right and name in unreached:
             zero = torch.zeros_like(unreached[name]).detach()
-            judgement.culprits[name] = _culprit(name, judgement.draw.user[name], zero, {})
+            judgement.culprits[name] = blame(name, judgement.draw.user[name], zero, {})
 
 
 def _localise_by_hooks(judgement: Judgement) -> None:
@@ -140,11 +141,12 @@ def _localise_by_hooks(judgement: Judgement) -> None:
             continue
         size = judgement.summands.get(name, 0.0)
         if not close(draw.user[name], expected[name], size):
-            judgement.culprits[name] = _culprit(name, draw.user[name], expected[name], handed, size)
+            judgement.culprits[name] = blame(name, draw.user[name], expected[name], handed, size)
 
 
-def _culprit(
+def blame(
     name: str, value: Tensor | None, expected: Tensor, handed: dict[str, Tensor], summands: float = 0.0
 ) -> Culprit:
+    """Return a wrong gradient with what it should be."""
     shape_only = value is not None and right_but_for_shape(value, expected, summands)
-    return Culprit(name, value, expected, handed, shape_only)
+    return Culprit(name, value, expected, handed, shape_only, summands)

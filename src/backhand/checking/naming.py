@@ -8,15 +8,16 @@ import torch
 
 from backhand.checking.comparing import fit_shape
 from backhand.checking.contributions import Scene
-from backhand.checking.editing import Bench, by_edit
+from backhand.checking.editing import Bench, by_edit, slice_of
 from backhand.checking.finding import Finder, Finding
 from backhand.checking.fitting import all_zero, branches, paths, whole_factor
+from backhand.checking.flattening import root
 from backhand.checking.localising import Judgement
 from backhand.checking.protocol import Pass
 from backhand.checking.repairing import Variables, extended
 from backhand.checking.report import Mistake
 from backhand.checking.shaping import overreduced, partial, right_values, transposed, unreduced
-from backhand.checking.source import begins_anew, simple_statements, writes
+from backhand.checking.source import begins_anew, reads, simple_statements, writes
 from backhand.checking.substituting import (
     another_gradient,
     another_point,
@@ -62,19 +63,20 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     if name not in first.draw.trace.tensors:
         return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
     scenes = [scene_of(j, name) for j in judged[:2] if j.culprits[name].value is not None]
-    found = _explain(scenes)
+    found = _edited(chosen, name, judged, only="overwritten") or _explain(scenes)
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
         words = f"{found.words}, for it is assigned twice and `=` drops what was there"
         return Finding("overwritten", found.detail, words)
     if found is not None and found.kind == "repeated_branch" and first.repair is not None:
-        if _edited(chosen, name, judged, repeated=True) is None:  # no term is there twice: a factor of two
+        if _edited(chosen, name, judged, only="repeated") is None:  # no term is there twice: a factor of two
             words = found.words.replace("is added twice", "times 2")
             return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
     return (
         found
         or by_alias(first, name)
-        or partial(scenes[0])
         or _edited(chosen, name, judged)
+        or unread_upstream(chosen, first, scenes[0])
+        or partial(scenes[0])
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
 
@@ -92,6 +94,7 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         handed=culprit.handed,
         given=frozenset(draw.user),
         gradient_names=draw.matched,
+        summands=culprit.summands,
     )
 
 
@@ -145,9 +148,7 @@ def by_alias(judgement: Judgement, name: str) -> Finding | None:
     return None
 
 
-def _edited(
-    chosen: Pass, name: str, judged: Sequence[Judgement], *, repeated: bool = False
-) -> Finding | None:
+def _edited(chosen: Pass, name: str, judged: Sequence[Judgement], *, only: str = "") -> Finding | None:
     source = chosen.backward_source
     benches, statements = [], []
     matched: dict[str, str] = {}
@@ -164,7 +165,7 @@ def _edited(
     if name not in paths_ or not benches:
         return None
     gradients = {path: tensor for tensor, path in paths_.items()}
-    return by_edit(source, paths_[name], statements, gradients, benches, repeated=repeated)
+    return by_edit(source, paths_[name], statements, gradients, benches, only=only)
 
 
 def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
@@ -176,9 +177,38 @@ def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Find
     text = str(seen.error).strip().split("\n", 1)[0]
     found = _edited(chosen, name, judged)
     raised = f"the line raises {type(seen.error).__name__}: {text}"
+    if found is None and name in first.draw.trace.tensors:
+        found = unread_upstream(chosen, first, _empty_scene(first, name))
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({raised})")
     return Finding("unexplained", {"ruled_out": []}, raised)
+
+
+def _empty_scene(judgement: Judgement, name: str) -> Scene:
+    culprit, draw = judgement.culprits[name], judgement.draw
+    given = frozenset(draw.matched) | set(judgement.repair.observed if judgement.repair else ())
+    return Scene(draw.trace, name, culprit.expected, culprit.expected, culprit.handed, given, draw.matched)
+
+
+def unread_upstream(chosen: Pass, judgement: Judgement, scene: Scene) -> Finding | None:
+    """Find an upstream gradient that the statements of this gradient never read."""
+    source = chosen.backward_source
+    seen = judgement.repair.observed.get(scene.name) if judgement.repair is not None else None
+    if source is None or seen is None:
+        return None
+    paths_ = Variables(source, extended(judgement.draw, source)).path
+    if scene.name not in paths_:
+        return None
+    known = {root(path): tensor for tensor, path in paths_.items()}
+    read: set[str] = set()
+    for statement in slice_of(source, paths_[scene.name], seen.statements, known):
+        read |= reads(statement)
+    for consumer in scene.frontier:
+        path = paths_.get(consumer, scene.d(consumer))
+        if root(path) not in read:
+            words = f"{path}, the gradient that comes from {consumer}, is not used"
+            return Finding("wrong_upstream", {"used": None, "expected": path}, words)
+    return None
 
 
 def _origin(judgement: Judgement, name: str) -> str:

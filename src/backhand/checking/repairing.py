@@ -136,7 +136,7 @@ class _Recorder:
             value = self.variables.get(self.namespace, tensor)
             mark = (id(value), getattr(value, "_version", 0))
             raised = bool(self.execution and any(s is statement for s, _ in self.execution.errors))
-            if not raised and value is not None and self._seen.get(tensor) == mark:
+            if (not raised or "[" in path) and value is not None and self._seen.get(tensor) == mark:
                 continue
             if value is None and ("[" in path or not raised):
                 continue

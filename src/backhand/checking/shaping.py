@@ -16,7 +16,7 @@ def right_values(scene: Scene) -> Finding | None:
     """Find right values in a wrong shape."""
     expected, got = tuple(scene.expected.shape), tuple(scene.value.shape)
     size = 10 * float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
-    if not right_but_for_shape(scene.value, scene.expected, size):
+    if not right_but_for_shape(scene.value, scene.expected, max(size, scene.summands)):
         return None
     return Finding(
         "shape", {"expected": expected, "got": got}, f"right values in shape {got}, not {expected}"

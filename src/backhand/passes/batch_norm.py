@@ -21,7 +21,9 @@ def forward(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> dict[st
     return locals()
 
 
-def backward(dy: Tensor, x: Tensor, gain: Tensor, centered: Tensor, inv_std: Tensor, xhat: Tensor) -> dict[str, Tensor]:
+def backward(
+    dy: Tensor, x: Tensor, gain: Tensor, centered: Tensor, inv_std: Tensor, xhat: Tensor
+) -> dict[str, Tensor]:
     """Compute the gradient of every tensor."""
     n = x.shape[0]
     dbias = dy.sum(0)  # (k,)
