@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.executing import StatementError
 from backhand.checking.flattening import as_gradient, flatten, gradient_names, root
 from backhand.checking.protocol import Pass, arguments
 from backhand.checking.tracing import Trace, running, trace
@@ -102,7 +103,7 @@ def call_backward(
             returned = chosen.backward(**offered)
     except Exception as raised:  # the user's code may raise anything
         error = raised
-        returned, line = _assigned_until(raised.__traceback__, chosen)
+        returned, line = _assigned_until(raised, chosen)
     if not isinstance(returned, Mapping):
         raise CheckError(
             f"backward returned {type(returned).__name__}; expected its gradients by name: "
@@ -114,8 +115,11 @@ def call_backward(
     return dict(returned), error, line, changed
 
 
-def _assigned_until(tb: TracebackType | None, chosen: Pass) -> tuple[dict[str, Any], int | None]:
+def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], int | None]:
+    if isinstance(raised, StatementError):
+        return raised.namespace, raised.line
     code = getattr(chosen.backward, "__code__", None)
+    tb: TracebackType | None = raised.__traceback__
     while tb is not None:
         if tb.tb_frame.f_code is code:
             return dict(tb.tb_frame.f_locals), tb.tb_lineno

@@ -14,6 +14,15 @@ Namespace = dict[str, Any]
 Observer = Callable[[int, ast.stmt], None]
 
 
+class StatementError(Exception):
+    """A statement raised; holds what was assigned until then."""
+
+    def __init__(self, error: Exception, namespace: Namespace, line: int):
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.namespace = namespace
+        self.line = line
+
+
 class _Stop(Exception):  # noqa: N818  (control flow, not an error)
     """Leaves a loop (break, continue) or the function (return)."""
 
@@ -71,7 +80,10 @@ class Execution:
         result: what `return` gave, if it was reached.
     """
 
-    def __init__(self, source: Source, namespace: Namespace, observe: Observer | None = None):
+    def __init__(
+        self, source: Source, namespace: Namespace, observe: Observer | None = None, *, go_on: bool = True
+    ):
+        self._go_on = go_on
         self.source = source
         self.namespace = namespace
         self.errors: list[tuple[ast.stmt, Exception]] = []
@@ -108,9 +120,11 @@ class Execution:
             if isinstance(s, ast.Break | ast.Continue):
                 raise _Stop("break" if isinstance(s, ast.Break) else "continue")
             exec(_compiled(s, self._file), self.namespace)
-        except _Stop:
+        except (_Stop, StatementError):
             raise
         except Exception as error:  # the user's code may raise anything
+            if not self._go_on:
+                raise StatementError(error, self.namespace, s.lineno) from error
             self.errors.append((s, error))
         if self._observe is not None:
             self._observe(self._steps, s)

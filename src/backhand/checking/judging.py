@@ -12,6 +12,7 @@ from backhand.checking.localising import Judgement, judge
 from backhand.checking.protocol import Inputs, Pass, resolve
 from backhand.checking.report import Report
 from backhand.checking.rows import assemble
+from backhand.checking.stressing import stress_pass
 from backhand.errors import CheckError
 
 
@@ -64,13 +65,16 @@ def check(
     """
     chosen = resolve(forward, backward, inputs, out, names)
     title = getattr(forward if backward is None else backward, "__name__", type(forward).__name__)
+    return check_resolved(chosen, title, draws=draws, seed=seed, stress=stress)
+
+
+def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
+    """Check a pass whose parts are known already; see `check`."""
     drawn = _inputs(chosen, draws, seed)
     judged, notes = _in_float64(chosen, drawn, seed)
     shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
     failures = ()
     if stress or (stress is None and chosen.out):
-        from backhand.checking.stressing import stress_pass
-
         failures = stress_pass(chosen, shown, judged)
     return assemble(chosen, title, judged, shown, failures, notes, unmatched(judged[0].draw))
 

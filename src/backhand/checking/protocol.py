@@ -23,6 +23,7 @@ class Pass:
         out: the names of the outputs; empty where the forward ends in the scalar `loss`.
         names: the user's mapping of gradient to tensor, for names that do not follow the rule.
         wanted: the parameter names of the backward, or None where it takes everything (`**f`).
+        scope: makes the variables that a script's statements see; None for functions.
     """
 
     forward: Callable[..., Any]
@@ -34,6 +35,7 @@ class Pass:
     optional: frozenset[str]
     forward_source: Source | None
     backward_source: Source | None
+    scope: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Variables:
     def __init__(self, source: Source, matched: Mapping[str, str]):
         self.path: dict[str, str] = {}
         renamed = returned_variables(source)
-        last = source.statements[-1]
+        last = source.statements[-1] if source.statements else None
         value = last.value if isinstance(last, ast.Return) else None
         for tensor, gradient in matched.items():
             variable, rest = root(gradient), gradient[len(root(gradient)) :]
@@ -238,7 +238,8 @@ def run_replaced(
 
 
 def _namespace(chosen: Pass, draw: Draw, source: Source) -> Namespace:
-    return namespace_for(chosen.backward, source, backward_arguments(chosen, draw.trace))
+    given = backward_arguments(chosen, draw.trace)
+    return chosen.scope(given) if chosen.scope is not None else namespace_for(chosen.backward, source, given)
 
 
 def _execute(source: Source, namespace: Namespace, observe: Any, draw: Draw) -> Execution:

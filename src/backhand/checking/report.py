@@ -41,6 +41,7 @@ class Row:
         multiple: the error as a multiple of autograd's own error in that dtype; None where it has none.
         forward_line: where the forward makes the tensor.
         lines: where the backward assigns its gradient.
+        used_by: the lines of the forward that use the tensor.
         mistake: for a culprit, what is wrong with it.
         note: one remark, or an empty string.
     """
@@ -57,6 +58,7 @@ class Row:
     multiple: float | None = None
     forward_line: Line | None = None
     lines: tuple[Line, ...] = ()
+    used_by: tuple[Line, ...] = ()
     mistake: Mistake | None = None
     note: str = ""
 

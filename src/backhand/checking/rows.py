@@ -7,6 +7,7 @@ import torch
 
 from backhand.checking.comparing import approximate, exact, largest_difference
 from backhand.checking.drawing import Draw
+from backhand.checking.executing import StatementError
 from backhand.checking.flattening import root
 from backhand.checking.localising import Judgement
 from backhand.checking.naming import name_mistake
@@ -91,6 +92,7 @@ def _row(chosen: Pass, name: str, judged: Sequence[Judgement], shown: Draw, own:
         dtype=str(shown.user[name].dtype if name in shown.user else tensor.dtype).removeprefix("torch."),
         forward_line=_forward_line(chosen, name),
         lines=_backward_lines(chosen, first.draw, name),
+        used_by=chosen.forward_source.readers(root(name)) if chosen.forward_source else (),
         mistake=mistake,
         note=note,
         **facts,
@@ -144,7 +146,7 @@ def _facts(name: str, right: Draw, shown: Draw, own: dict[str, float]) -> dict[s
         "approximate": approximate(user, expected),
         "maxdiff": largest_difference(user, expected),
     }
-    if own.get(name):
+    if own.get(name) and facts["maxdiff"] != float("inf"):
         facts["multiple"] = largest_difference(user, right.trace.gradients[name]) / own[name]
     return facts
 
@@ -185,7 +187,8 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
     source, number = chosen.backward_source, draw.error_line
     text = str(draw.error).strip().split("\n", 1)[0]
     line = source.line(number) if source is not None and number is not None else None
-    return Raised(f"{type(draw.error).__name__}: {text}", line)
+    name = "" if isinstance(draw.error, StatementError) else f"{type(draw.error).__name__}: "
+    return Raised(f"{name}{text}", line)
 
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:

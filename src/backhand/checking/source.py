@@ -39,6 +39,10 @@ class Source:
         """Return the lines that assign or change a variable, innermost statements only."""
         return self._writers.get(name, ())
 
+    def readers(self, name: str) -> tuple[Line, ...]:
+        """Return the lines that use a variable in an assignment, innermost statements only."""
+        return self._readers.get(name, ())
+
     def times_assigned(self, name: str) -> int:
         """Count the plain assignments of a variable; one within a loop counts as two."""
         return self._times_assigned.get(name, 0)
@@ -49,6 +53,15 @@ class Source:
         for s in simple_statements(self.statements):
             for name in writes(s):
                 numbers.setdefault(name, set()).add(s.lineno)
+        return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
+
+    @cached_property
+    def _readers(self) -> dict[str, tuple[Line, ...]]:
+        numbers: dict[str, set[int]] = {}
+        for s in simple_statements(self.statements):
+            if isinstance(s, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                for name in reads(s):
+                    numbers.setdefault(name, set()).add(s.lineno)
         return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
 
     @cached_property
