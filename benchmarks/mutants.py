@@ -2,9 +2,9 @@
 
     python benchmarks/mutants.py [--show] [PASS ...]
 
-Prints how many mutants are detected, for how many the right gradient alone is blamed, for how many the mistake is named
-rightly, and how many right rewrites are called wrong. A mutant whose gradients are equal to the original's, bit by bit in
-float64 on three draws, is no mutant.
+Prints how many mutants are detected, for how many the right gradient alone is blamed, for how many the
+mistake is named rightly, and how many right rewrites are called wrong. A mutant whose gradients are equal to the
+original's, bit by bit in float64 on three draws, is no mutant.
 """
 
 import importlib
@@ -68,7 +68,8 @@ def judge(mutant: Mutant, counts: Counter[str], show: bool) -> None:
         flaw = "MISSED" if not detected else "culprit" if not right else "name"
         print(f"{flaw:8} {mutant.operation:15} {mutant.line[:90]}")
         print(
-            f"{'':8} expected {sorted(mutant.culprits)} {sorted(mutant.kinds)}; found {sorted(blamed)} {sorted(named)}"
+            f"{'':8} expected {sorted(mutant.culprits)} {sorted(mutant.kinds)};"
+            f" found {sorted(blamed)} {sorted(named)}"
         )
 
 
@@ -97,7 +98,7 @@ def main() -> None:
         print(f"{module.__name__.rsplit('.', 1)[1]:15} {dict(counts)}", flush=True)
     total = counts["mutants"]
     print(
-        f"\n{total} mutants ({counts['equivalent']} equivalent ones left out), {time.perf_counter() - began:.0f} s"
+        f"\n{total} mutants ({counts['equivalent']} equivalent left out), {time.perf_counter() - began:.0f} s"
     )
     for what, target in (("detected", "100"), ("culprit right", "99"), ("mistake named", "95")):
         print(f"{what:15} {counts[what]:5}  {100 * counts[what] / max(total, 1):6.2f}%  (target {target}%)")

@@ -213,7 +213,8 @@ def _whole(s: ast.stmt, subject: Subject) -> Iterator[Change]:
     call = getattr(s, "value", None)
     if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "index_add_":
         name = next(iter(written_by(s)))
-        text = f"{name} = {ast.unparse(call.func.value)}\n{name}[{ast.unparse(call.args[1])}] = {ast.unparse(call.args[2])}"
+        where, what = ast.unparse(call.args[1]), ast.unparse(call.args[2])
+        text = f"{name} = {ast.unparse(call.func.value)}\n{name}[{where}] = {what}"
         block = ast.If(ast.Constant(True), ast.parse(text).body, [])
         yield Change("overwritten indices", block, frozenset({"overwritten"}))
 

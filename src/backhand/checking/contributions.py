@@ -93,7 +93,7 @@ class Scene:
         return self._contributions[key]
 
     def through(self, consumer: str, upstream: Tensor, stops: Sequence[str] | None = None) -> Tensor:
-        """Return what arrives from one consumer if `upstream` is its gradient, along no other named tensor."""
+        """Return what arrives from one consumer if `upstream` is its gradient, past no other named tensor."""
         edges = self.trace.edges
         start, end = edges[consumer], edges[self.name]
         blocked = {edges[s]: s for s in (self.trace.tensors if stops is None else stops)}
@@ -158,7 +158,7 @@ class Scene:
         return found
 
     def with_factor(self, consumer: str, node: Node, i: int, factor: float) -> Tensor:
-        """Return what arrives from a consumer if one operation's i-th gradient were multiplied by a factor."""
+        """Return what arrives from a consumer if an operation's i-th gradient were multiplied by a factor."""
 
         def change(gradients: tuple[Tensor | None, ...], _: object) -> tuple[Tensor | None, ...]:
             return tuple(g * factor if j == i and g is not None else g for j, g in enumerate(gradients))

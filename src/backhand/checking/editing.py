@@ -1,12 +1,12 @@
 """Explain a gradient by a small edit of its own statements that makes it right.
 
-The inverse of a slip of the pen: a sign, a name, an axis, a transpose, a constant, a factor. An edit counts only
-if the edited statements, run on the variables of that moment, give autograd's gradient on every draw.
+The inverse of a slip of the pen: a sign, a name, an axis, a transpose, a constant, a factor. An edit counts
+only if the edited statements, run on the variables of that moment, give autograd's gradient on every draw.
 """
 
 import ast
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.comparing import close
-from backhand.checking.edits import accumulating, dropped, edits_of, only_terms
+from backhand.checking.edits import Edit, accumulating, dropped, edits_of, only_terms
 from backhand.checking.executing import Namespace
 from backhand.checking.finding import Finding
 from backhand.checking.flattening import as_gradient, flatten, root
@@ -55,6 +55,7 @@ def by_edit(
         return None
     began = time.monotonic()
     namespace, local_names = benches[0].namespace, source.local_names
+    kinds: list[Generator[Edit, None, None]]
     if only == "repeated":
         kinds = [dropped(part), *(only_terms(s, namespace, gradients, local_names) for s in part)]
     elif only == "overwritten":

@@ -1,7 +1,7 @@
 """The small edits of a statement that a slip of the pen may have undone, simplest first."""
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,7 @@ Rule = Callable[[Place, Scope], Iterator[Proposal]]
 
 def edits_of(
     statement: ast.stmt, namespace: Namespace, gradients: Mapping[str, str], local_names: frozenset[str]
-) -> Iterator[Edit]:
+) -> Generator[Edit, None, None]:
     """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
     scope = Scope(namespace, gradients, local_names)
     yield from _statement_edits(statement)
@@ -91,7 +91,7 @@ def _statement_edits(statement: ast.stmt) -> Iterator[Edit]:
                 node.op = before
 
 
-def dropped(block: list[ast.stmt]) -> Iterator[Edit]:
+def dropped(block: list[ast.stmt]) -> Generator[Edit, None, None]:
     """Yield the edits that leave out a statement which adds a term; each is in force until the next one."""
     for i, statement in enumerate(list(block)):
         if isinstance(statement, ast.AugAssign):
@@ -102,8 +102,8 @@ def dropped(block: list[ast.stmt]) -> Iterator[Edit]:
                 block[i] = statement
 
 
-def accumulating(block: list[ast.stmt]) -> Iterator[Edit]:
-    """Yield the edits of `=` into `+=`, here and in the blocks within; each is in force until the next one."""
+def accumulating(block: list[ast.stmt]) -> Generator[Edit, None, None]:
+    """Yield the edits of `=` into `+=`, here and in blocks within; each is in force until the next."""
     for i, inner in enumerate(list(block)):
         for slot in ("body", "orelse"):
             if isinstance(nested := getattr(inner, slot, None), list):
@@ -185,7 +185,8 @@ def _axes(place: Place, _: Scope) -> Iterator[Proposal]:
     for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
         for kept in keepers:
             edit = Edit("overreduced", f"summed over the wrong axis, not over {axis}", {"axes": [axis]})
-            yield ast.Call(node.func, [ast.Constant(axis)], list(kept)), edit
+            where = ast.parse(repr(axis), mode="eval").body
+            yield ast.Call(node.func, [where], list(kept)), edit
 
 
 def _transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -294,7 +295,7 @@ def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def only_terms(
     statement: ast.stmt, namespace: Namespace, gradients: Mapping[str, str], local_names: frozenset[str]
-) -> Iterator[Edit]:
+) -> Generator[Edit, None, None]:
     """Yield only the edits that drop a term."""
     scope = Scope(namespace, gradients, local_names)
     for place in _places(statement, False, False):

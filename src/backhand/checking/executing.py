@@ -1,7 +1,8 @@
-"""Run a function's body statement by statement in a dictionary, so that every value can be seen and replaced."""
+"""Run a function's body statement by statement in a dictionary, so that values can be seen and replaced."""
 
 import ast
 import builtins
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -94,10 +95,8 @@ class Execution:
 
     def run(self) -> "Execution":
         """Run everything."""
-        try:
+        with contextlib.suppress(_Stop):
             self._block(self.source.statements)
-        except _Stop:
-            pass
         return self
 
     def _block(self, statements: tuple[ast.stmt, ...] | list[ast.stmt]) -> None:

@@ -24,7 +24,7 @@ FUNCTIONS = {
 }
 OPERATORS = {
     ast.Add: "each term gets d{y}, summed over the axes along which it was broadcast",
-    ast.Sub: "the first term gets d{y}, the second -d{y}, each summed over the axes along which it was broadcast",
+    ast.Sub: "the first term gets d{y}, the second -d{y}, each summed over the axes of its broadcast",
     ast.Mult: "each factor gets the other one times d{y}, summed over the axes along which it was broadcast",
     ast.Div: "the numerator a of a / b gets d{y} / b, the denominator -a / b ** 2 * d{y}",
     ast.Pow: "the base of b ** p gets p * b ** (p - 1) * d{y}",

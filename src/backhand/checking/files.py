@@ -100,7 +100,7 @@ def notebook_cells(text: str, path: Path) -> list[tuple[str, str]]:
 
 
 def without_magics(text: str) -> str:
-    """Return a cell with the lines that only IPython understands made comments, so that lines keep their numbers.
+    """Return a cell with the lines that only IPython understands made comments; lines keep their numbers.
 
     >>> print(without_magics("%matplotlib inline\\nx = 1"))
     #%matplotlib inline

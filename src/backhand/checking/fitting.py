@@ -44,7 +44,7 @@ def branches(scene: Scene) -> Finding | None:
 
 
 def paths(scene: Scene) -> Finding | None:
-    """Find one path within an operation that is cut, negated, doubled or scaled, where several lead to a consumer."""
+    """Find one of several paths to a consumer that is cut, negated, doubled or scaled."""
     if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
         return None
     for c in scene.consumers:

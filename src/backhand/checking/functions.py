@@ -35,8 +35,8 @@ def check_function(
     """Compare a function that has its own backward with a plain reference that autograd differentiates.
 
     The upstream gradient is drawn at random. Besides the gradient of every input: linearity in the upstream
-    gradient, transposed, strided, expanded and offset tensors, tensors changed in place, repeated runs, dtypes,
-    and the error in the inputs' own dtype against the reference's.
+    gradient, transposed, strided, expanded and offset tensors, tensors changed in place, repeated runs,
+    dtypes and the error in the inputs' own dtype against the reference's.
 
     Args:
         fn: a subclass of `torch.autograd.Function`, or a callable.
@@ -249,5 +249,7 @@ class _Subject:
         relative = largest_difference(culprit.value, culprit.expected) / float(culprit.expected.abs().max())
         if relative > COARSE:
             return found
-        message = f"d{name}: right to a relative {relative:.1g} only, as if part of it were computed in half precision."
+        message = (
+            f"d{name}: right to a relative {relative:.1g} only, as if part of it were computed coarsely."
+        )
         return Mistake("dtype", message, HINTS["dtype"], {"relative": relative})

@@ -34,8 +34,8 @@ def check(
     happens at a kink or a tie, where autograd's choice is only one of several.
 
     Args:
-        forward: a function that returns its named tensors (`return locals()`), or a whole pass: a module or an
-            object with `forward`, `backward` and optionally `inputs` and `out`.
+        forward: a function that returns its named tensors (`return locals()`), or a whole pass: a module or
+            an object with `forward`, `backward` and optionally `inputs` and `out`.
         backward: a function whose parameters name what it needs of the forward, and that returns its
             gradients, each `d` + the tensor's name.
         inputs: arguments of the forward by name, or a function of a `torch.Generator` that draws them.

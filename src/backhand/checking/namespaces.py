@@ -19,7 +19,7 @@ from backhand.errors import CheckError
 def check_namespace(
     namespace: Mapping[str, Any], loss: str = "loss", *, names: Mapping[str, str] | None = None
 ) -> Report:
-    """Judge every `d<name>` in a namespace against the graph of its loss, in the dtype in which it was computed.
+    """Judge every `d<name>` in a namespace against the graph of its loss, in the dtype it was computed in.
 
     There is no source here, so that a culprit is told from its followers by autograd's hooks alone.
 
@@ -40,7 +40,7 @@ def check_namespace(
         traced = from_graph(leaves, values, {loss: value}, {f"d{loss}": torch.ones_like(value)})
     except RuntimeError as error:
         raise CheckError(
-            f"the graph of {loss!r} is gone: call {loss}.backward(retain_graph=True), or run the forward again."
+            f"the graph of {loss!r} is gone: call {loss}.backward(retain_graph=True), or run the forward."
         ) from error
     function = _nothing
     out = () if loss == "loss" else (loss,)

@@ -1,4 +1,4 @@
-"""Name a culprit's mistake: try the explanations, simplest first, and keep one that reproduces the gradient."""
+"""Name a culprit's mistake: try the explanations, simplest first, keep one that reproduces the gradient."""
 
 import ast
 from collections.abc import Sequence
@@ -67,10 +67,10 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
         words = f"{found.words}, for it is assigned twice and `=` drops what was there"
         return Finding("overwritten", found.detail, words)
-    if found is not None and found.kind == "repeated_branch" and first.repair is not None:
-        if _edited(chosen, name, judged, only="repeated") is None:  # no term is there twice: a factor of two
-            words = found.words.replace("is added twice", "times 2")
-            return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
+    twice = found is not None and found.kind == "repeated_branch" and first.repair is not None
+    if found is not None and twice and _edited(chosen, name, judged, only="repeated") is None:
+        words = found.words.replace("is added twice", "times 2")  # no term is there twice
+        return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
     return (
         found
         or by_alias(first, name)

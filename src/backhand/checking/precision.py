@@ -59,7 +59,7 @@ def lowest(values: Mapping[str, Any]) -> torch.dtype:
 
 
 class Promoting(TorchFunctionMode):
-    """Turns every request for a lower floating-point dtype (`.float()`, `dtype=torch.float16`) into float64."""
+    """Turns requests for a lower floating-point dtype (`.float()`, `dtype=torch.float16`) into float64."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {k: torch.float64 if v in LOW else v for k, v in (kwargs or {}).items() if k == "dtype"} | {
@@ -67,16 +67,12 @@ class Promoting(TorchFunctionMode):
         }
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             return args[0].to(torch.float64)
-        args = tuple(
-            torch.float64
-            if isinstance(a, torch.dtype) and a in LOW
-            else a.to(torch.float64)
-            if _low(a)
-            else a
-            for a in args
-        )
+        args = tuple(_raised(a) for a in args)
         return func(*args, **kwargs)
 
 
-def _low(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dtype in LOW and not value.requires_grad
+def _raised(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in LOW else value
+    low = isinstance(value, Tensor) and value.dtype in LOW and not value.requires_grad
+    return value.to(torch.float64) if low else value

@@ -6,6 +6,7 @@ gradients: what is wrong then is wrong by itself, and what was wrong only becaus
 """
 
 import ast
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -100,10 +101,9 @@ class Variables:
             namespace[path] = value
             return
         namespace["__value__"] = value
-        try:
+        # an item of a tuple, or of a container that is not there, is left as it is
+        with contextlib.suppress(TypeError, KeyError, IndexError, NameError):
             exec(f"{path} = __value__", namespace)
-        except (TypeError, KeyError, IndexError, NameError):
-            pass  # an item of a tuple, or of a container that is not there: left as it is
 
 
 def extended(draw: Draw, source: Source) -> dict[str, str]:
@@ -218,7 +218,7 @@ def run_replaced(
     *,
     hurried: bool = False,
 ) -> tuple[_Repairer, Execution, dict[str, list[Life]]]:
-    """Run the backward by statements, with `replace(name, value)` deciding what is handed on for each gradient.
+    """Run the backward by statements; `replace(name, value)` decides what is handed on for each gradient.
 
     `replace` returns the tensor to put in the gradient's place, or None to leave it.
     """
@@ -285,7 +285,7 @@ def _judge_at_return(
     if not isinstance(execution.result, Mapping):
         return
     flat = flatten(execution.result)
-    statements = [s for s in execution.source.statements if isinstance(s, ast.Return)]
+    statements: list[ast.stmt] = [s for s in execution.source.statements if isinstance(s, ast.Return)]
     for name, gradient in draw.matched.items():
         if name in repairer.observed or gradient not in flat or name not in draw.trace.gradients:
             continue

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -129,18 +130,18 @@ def _verdict(chosen: Pass, name: str, judged: Sequence[Judgement]) -> tuple[Verd
 
 
 def _rebound(chosen: Pass, name: str, judgement: Judgement) -> bool:
-    """Tell whether the forward binds an intermediate's name more than once, so that its gradient is ambiguous."""
+    """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
     source = chosen.forward_source
     inner = name not in judgement.draw.trace.wanted and "[" not in name
     return inner and source is not None and source.times_assigned(name) > 1
 
 
-def _facts(name: str, right: Draw, shown: Draw, own: dict[str, float]) -> dict[str, object]:
+def _facts(name: str, right: Draw, shown: Draw, own: dict[str, float]) -> dict[str, Any]:
     """Return the lecture's comparison, in the user's dtype, and the error against autograd's own."""
     user, expected = shown.user.get(name), shown.trace.gradients.get(name)
     if user is None or expected is None:
         return {"got": tuple(user.shape) if user is not None else None}
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "got": tuple(user.shape),
         "exact": exact(user, expected),
         "approximate": approximate(user, expected),

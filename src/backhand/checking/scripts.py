@@ -1,8 +1,8 @@
-"""A script or a notebook as a pass: which statements are its forward, which its backward, what are its inputs.
+"""A script or a notebook as a pass: which statements are its forward, which its backward, what its inputs.
 
-The statements are run once, as they stand. Then those on which the loss depends, and those that make gradients
-after it, are cut out and become the two functions of a pass, which can be run again: in float64, on other values,
-statement by statement.
+The statements are run once, as they stand. Then those on which the loss depends, and those that make
+gradients after it, are cut out and become the two functions of a pass, which can be run again: in float64, on
+other values, statement by statement.
 """
 
 import ast
@@ -165,7 +165,7 @@ def _until_training(statements: Sequence[ast.stmt], loss: str) -> list[ast.stmt]
 
 
 def _inputs(played: Played, after: Sequence[ast.stmt]) -> dict[str, Tensor]:
-    """Return the leaves that require a gradient; without any, the tensors whose gradient the script assigns."""
+    """Return the leaves that require a gradient; without any, the tensors whose gradient is assigned."""
     values = {k: v for k, v in played.at_loss.items() if isinstance(v, Tensor) and v.is_floating_point()}
     leaves = {k: v for k, v in values.items() if v.requires_grad and v.is_leaf}
     if leaves:

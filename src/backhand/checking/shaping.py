@@ -62,7 +62,8 @@ def overreduced(scene: Scene) -> Finding | None:
         for axes, keepdim, how, reduced in _reductions(source):
             if reduced.shape == user.shape and same(user, reduced, scene):
                 kept = tuple(user.shape)
-                words = f"the {how} of {label} over {_named(axes)}, shape {kept}, expected {tuple(expected.shape)}"
+                words = f"the {how} of {label} over {_named(axes)}, "
+                words += f"shape {kept}, expected {tuple(expected.shape)}"
                 return Finding("overreduced", {"axes": list(axes)}, words)
             if user.shape == expected.shape and keepdim and source is expected:
                 spread = reduced.expand(expected.shape)

@@ -1,4 +1,4 @@
-"""The source of a function or a script as statements with their lines, and what each of them writes and reads."""
+"""The source of a function or a script as statements with their lines, and what each writes and reads."""
 
 import ast
 import inspect

@@ -1,4 +1,5 @@
-"""Checks of a whole function: is it linear in its upstream gradient, the same for every layout, clean and repeatable.
+"""Checks of a whole function: linear in its upstream gradient, the same for every layout, clean, repeatable.
+
 
 They run on any *probe*, a function from named tensors (what a backward reads) to named gradients.
 """
@@ -63,7 +64,9 @@ def _linearity(
     if other is not None and any(given[u].numel() > 1 for u in upstream):
         bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and _same(other[n], g))
         if bad and len(bad) == len(base):
-            message = f"only the first element of {', '.join(upstream)} is read: {', '.join(bad)} ignore(s) the rest."
+            message = (
+                f"only the first element of {', '.join(upstream)} is read: {', '.join(bad)} use no other."
+            )
             yield _mistake("ignores_upstream", message, {"gradients": bad})
 
 
@@ -157,7 +160,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 HINTS = {
-    "ignores_upstream": "A backward is linear in the gradient that arrives: every term holds it exactly once.",
+    "ignores_upstream": "A backward is linear in the gradient that arrives: every term holds it once.",
     "layout": "Use strides, or call contiguous() first; reshape instead of view.",
     "modifies_input": "Write into a new tensor, or into a clone.",
     "nondeterministic": "Look for uninitialised memory (empty), races and random numbers.",

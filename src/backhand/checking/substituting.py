@@ -107,7 +107,7 @@ def _name_of(scene: Scene, value: Tensor) -> str | None:
 
 
 def extra_factor(scene: Scene) -> Finding | None:
-    """Find a tensor by which the gradient is multiplied or divided though it should not be, or one left out."""
+    """Find a tensor by which the gradient is multiplied though it should not be, or one left out."""
     if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
         return None
     for branch, (user, right) in _parts(scene).items():
@@ -190,7 +190,7 @@ def _dim_and_index(node: object, dims: int) -> tuple[int, Tensor]:
 
 
 def _any_of(user: Tensor, source: Tensor, upstream: Tensor, scene: Scene) -> bool:
-    """Tell whether each element of the gradient is one of the values that its readers send, or zero if none."""
+    """Tell whether each element of the gradient is a value that one of its readers sends, or zero."""
     flat = user.reshape(-1)
     size = float(scene.expected.abs().max())
     match = (flat[source] - upstream).abs() <= 1e-8 * upstream.abs() + 1e-10 * size

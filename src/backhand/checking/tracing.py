@@ -1,4 +1,4 @@
-"""Run a forward once, keep its named tensors with autograd's graph, and ask autograd for the right gradients."""
+"""Run a forward once, keep its named tensors with autograd's graph, and ask for the right gradients."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -123,7 +123,7 @@ def trace(
 
 @contextlib.contextmanager
 def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[None]:
-    """Set what the user's code should find: the default dtype, and a generator that starts the same each time."""
+    """Set what the user's code should find: the default dtype, and a generator that starts the same."""
     # not torch.manual_seed, which takes a millisecond where there is no GPU
     generator = torch.default_generator
     state = generator.get_state()
@@ -131,9 +131,9 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     try:
-        with default_dtype(dtype or torch.get_default_dtype()):
-            with Promoting() if promote else contextlib.nullcontext():
-                yield
+        promoting = Promoting() if promote else contextlib.nullcontext()
+        with default_dtype(dtype or torch.get_default_dtype()), promoting:
+            yield
     finally:
         generator.set_state(state)
 
@@ -164,7 +164,7 @@ def named_values(returned: object, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the forward's names with the inputs before them."""
     if not isinstance(returned, Mapping):
         raise CheckError(
-            f"forward returned {type(returned).__name__}; expected its named tensors: end it in `return locals()`."
+            f"forward returned {type(returned).__name__}; expected its names: end it in `return locals()`."
         )
     return {**{k: v for k, v in inputs.items() if k not in returned}, **returned}
 
@@ -220,7 +220,7 @@ def from_graph(
     wanted = {k for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
     if not lenient and not wanted & set(right) and wanted & set(candidates):
         raise CheckError(
-            f"none of the inputs that need a gradient reaches {', '.join(outputs)}: {', '.join(sorted(wanted))}."
+            f"no input that needs a gradient reaches {', '.join(outputs)}: {', '.join(sorted(wanted))}."
         )
     edges = {}
     for name, t in tensors.items():

@@ -10,7 +10,7 @@ HINTS = {
     "repeated_branch": "Each use of a tensor sends its gradient back once.",
     "sign": "Look at the minus signs of the forward line, and at each derivative's own sign.",
     "scale": "Look for a mean's division, Bessel's n - 1 and the factor that a power brings down.",
-    "unreduced": "Where the forward broadcast a tensor, its gradient is the sum over the axes that were added.",
+    "unreduced": "Where the forward broadcast a tensor, its gradient is summed over those axes.",
     "overreduced": "Sum only over the axes along which the forward broadcast.",
     "shape": "A gradient has exactly the shape of its tensor: look at keepdim, view and expand.",
     "transposed": "Write the shapes of both factors next to the product; only one order of them fits.",
@@ -18,11 +18,11 @@ HINTS = {
     "wrong_point": "Look at which tensor the forward line was applied to, and which one it made.",
     "swapped": "The two gradients have each other's value: are their names exchanged?",
     "overwritten": "Several gradients arrive in one place: they accumulate, the last one does not win.",
-    "aliased": "Two names for one tensor: a change in place through one changes both. Where is a copy needed?",
+    "aliased": "Two names for one tensor: a change through one changes both. Where does it need a copy?",
     "partial": "Look at the bounds of slices and loops, and at the last block.",
     "zero": "Nothing arrives here: is the gradient assigned at all?",
     "nonfinite": "Look for a division by zero, a logarithm of zero or an exp that overflows.",
-    "unexplained": "Check this line against its rule with small tensors; report.explain(name) shows the rule.",
+    "unexplained": "Check this line with small tensors; report.explain(name) shows the rule.",
 }
 
 

@@ -1,7 +1,7 @@
 r"""Causal softmax attention of one head (Vaswani et al. 2017, section 3.2.1).
 
-The backward of a softmax row p with upstream gradient D is p * (D - sum(p * D)). Shapes: b sequences of t positions,
-d features of queries and keys, e of values.
+The backward of a softmax row p with upstream gradient D is p * (D - sum(p * D)). Shapes: b sequences of t
+positions, d features of queries and keys, e of values.
 """
 
 import math

@@ -1,6 +1,7 @@
-r"""Batch norm of a minibatch (Ioffe and Szegedy 2015, section 3), with the biased variance, one operation a line.
+r"""Batch norm of a minibatch (Ioffe and Szegedy 2015, section 3), the biased variance, one operation a line.
 
-Shapes: n examples of k features. The variance that normalises has divisor n; Bessel's n - 1 is for the running one.
+Shapes: n examples of k features. The variance that normalises has divisor n; Bessel's n - 1 is for the
+running one.
 """
 
 import torch

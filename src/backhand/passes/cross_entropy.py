@@ -1,7 +1,7 @@
 r"""Mean cross entropy of a row of logits, with the maximum subtracted so that exp cannot overflow.
 
-loss = mean_i(log sum_j exp(l_ij) - l_iy), so that dloss/dl = (softmax(l) - onehot(y)) / n; here one operation a
-line, and the fused formula for comparison in `mlp_fused`. Shapes: n examples of k classes.
+loss = mean_i(log sum_j exp(l_ij) - l_iy), so that dloss/dl = (softmax(l) - onehot(y)) / n; here one operation
+a line, and the fused formula for comparison in `mlp_fused`. Shapes: n examples of k classes.
 """
 
 import torch

@@ -32,7 +32,7 @@ def backward(
     silu: Tensor,
     hidden: Tensor,
 ) -> dict[str, Tensor]:
-    """Compute the gradients of the inputs and of the tensors in between, but for s, which is fused into gate's."""
+    """Compute the gradients of the inputs and of the tensors in between, but for s, fused into gate's."""
     dO = hidden.T @ dy  # (m, k)
     dhidden = dy @ O.T  # (n, m)
     dup = silu * dhidden  # (n, m)

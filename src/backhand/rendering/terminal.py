@@ -32,7 +32,7 @@ def as_text(report: Report, *, colour: bool | None = None, width: int = 110) -> 
 
     Args:
         report: what to show.
-        colour: with terminal colours; by default only if standard output is a terminal and NO_COLOR is not set.
+        colour: with terminal colours; by default only if standard output is a terminal and NO_COLOR unset.
         width: of the table, in characters.
     """
     if colour is None:
