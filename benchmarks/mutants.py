@@ -3,8 +3,8 @@
     python benchmarks/mutants.py [--show] [PASS ...]
 
 Prints how many mutants are detected, for how many the right gradient alone is blamed, for how many the
-mistake is named rightly, and how many right rewrites are called wrong. A mutant whose gradients are equal to the
-original's, bit by bit in float64 on three draws, is no mutant.
+mistake is named rightly, and how many right rewrites are called wrong. A mutant whose gradients are equal to
+the original's, bit by bit in float64 on three draws, is no mutant.
 """
 
 import importlib

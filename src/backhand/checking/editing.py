@@ -18,7 +18,7 @@ from backhand.checking.edits import Edit, accumulating, dropped, edits_of, only_
 from backhand.checking.executing import Namespace
 from backhand.checking.finding import Finding
 from backhand.checking.flattening import as_gradient, flatten, root
-from backhand.checking.source import Source, reads, writes
+from backhand.checking.source import Source, reads, writes, writes_surely
 
 SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
 
@@ -59,7 +59,7 @@ def by_edit(
     if only == "repeated":
         kinds = [dropped(part), *(only_terms(s, namespace, gradients, local_names) for s in part)]
     elif only == "overwritten":
-        kinds = [accumulating(part)]
+        kinds = [accumulating(part, root(path))]
     else:
         kinds = [edits_of(s, namespace, gradients, local_names) for s in part]
     for edits in kinds:
@@ -80,7 +80,10 @@ def slice_of(
     inner = set(map(id, statements))
     chosen = {i for i, top in enumerate(source.statements) if any(id(n) in inner for n in ast.walk(top))}
     chosen = {i for i in chosen if not isinstance(source.statements[i], ast.Return)}
-    known = set(gradients) | {root(path)}
+    variable = root(path)
+    last = max(chosen, default=-1)
+    chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
+    known = set(gradients) | {variable}
     stack = list(chosen)
     while stack:
         i = stack.pop()
@@ -94,6 +97,8 @@ def slice_of(
 
 def _is_right(part: Sequence[ast.stmt], path: str, bench: Bench) -> bool:
     namespace = dict(bench.namespace)
+    if path.isidentifier():
+        namespace.pop(path, None)  # what it was before is no part of what it should be
     for statement in part:
         for name in writes(statement):
             if isinstance(namespace.get(name), Tensor):

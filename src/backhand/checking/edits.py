@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from backhand.checking.executing import Namespace
+from backhand.checking.source import writes_surely
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,13 @@ def dropped(block: list[ast.stmt]) -> Generator[Edit, None, None]:
                 block[i] = statement
 
 
-def accumulating(block: list[ast.stmt]) -> Generator[Edit, None, None]:
-    """Yield the edits of `=` into `+=`, here and in blocks within; each is in force until the next."""
+def accumulating(block: list[ast.stmt], variable: str) -> Generator[Edit, None, None]:
+    """Yield the edits of `=` into `+=` for a variable, also in blocks within; each is in force until the next."""
     for i, inner in enumerate(list(block)):
         for slot in ("body", "orelse"):
             if isinstance(nested := getattr(inner, slot, None), list):
-                yield from accumulating(nested)
-        if isinstance(inner, ast.Assign) and len(inner.targets) == 1:
+                yield from accumulating(nested, variable)
+        if isinstance(inner, ast.Assign) and len(inner.targets) == 1 and variable in writes_surely(inner):
             target = inner.targets[0]
             if isinstance(target, ast.Name | ast.Subscript):
                 added = ast.AugAssign(target, ast.Add(), inner.value)

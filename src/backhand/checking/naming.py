@@ -6,7 +6,7 @@ from dataclasses import replace as with_changes
 
 import torch
 
-from backhand.checking.comparing import fit_shape
+from backhand.checking.comparing import close, fit_shape
 from backhand.checking.contributions import Scene
 from backhand.checking.editing import Bench, by_edit, slice_of
 from backhand.checking.finding import Finder, Finding
@@ -63,7 +63,7 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     if name not in first.draw.trace.tensors:
         return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
     scenes = [scene_of(j, name) for j in judged[:2] if j.culprits[name].value is not None]
-    found = _edited(chosen, name, judged, only="overwritten") or _explain(scenes)
+    found = _swapped(first, name) or _edited(chosen, name, judged, only="overwritten") or _explain(scenes)
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
         words = f"{found.words}, for it is assigned twice and `=` drops what was there"
         return Finding("overwritten", found.detail, words)
@@ -79,6 +79,18 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
         or partial(scenes[0])
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
+
+
+def _swapped(judgement: Judgement, name: str) -> Finding | None:
+    """Find another culprit that has this one's gradient while this one has its."""
+    own = judgement.culprits[name]
+    for other, culprit in judgement.culprits.items():
+        if other == name or own.value is None or culprit.value is None:
+            continue
+        if close(own.value, culprit.expected) and close(culprit.value, own.expected):
+            gradient = judgement.draw.matched.get(other, f"d{other}")
+            return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value")
+    return None
 
 
 def scene_of(judgement: Judgement, name: str) -> Scene:

@@ -1,8 +1,8 @@
 r"""A recurrent layer over time (Elman 1990), its backward through time.
 
 h_t = tanh(x_t Wxh + h_{t-1} Whh + b). Each state has two consumers, the output at its time and the next
-state; the weights are used at every time, so that their gradients accumulate. Shapes: t times, n examples, sizes k
-and m.
+state; the weights are used at every time, so that their gradients accumulate. Shapes: t times, n examples,
+sizes k and m.
 """
 
 import torch
