@@ -104,7 +104,7 @@ def dropped(block: list[ast.stmt]) -> Generator[Edit, None, None]:
 
 
 def accumulating(block: list[ast.stmt], variable: str) -> Generator[Edit, None, None]:
-    """Yield the edits of `=` into `+=` for a variable, also in blocks within; each is in force until the next."""
+    """Yield the edits of `=` into `+=` for a variable, in inner blocks too; each lasts until the next."""
     for i, inner in enumerate(list(block)):
         for slot in ("body", "orelse"):
             if isinstance(nested := getattr(inner, slot, None), list):

@@ -42,6 +42,7 @@ class Judgement:
         vacuous: tensors whose true gradient is zero but for rounding.
         summands: the size of what was added up to make each gradient.
         culprits: by tensor name, in the order of the backward.
+        ambiguous: gradients that are not those of the last value that the forward gave a name; not judged.
         shared: gradients that are changed through another name by less than rounding.
     """
 
@@ -51,6 +52,7 @@ class Judgement:
     summands: dict[str, float]
     culprits: dict[str, Culprit] = field(default_factory=dict)
     repair: Repair | None = None
+    ambiguous: set[str] = field(default_factory=set)
     shared: dict[str, tuple[str, ast.stmt]] = field(default_factory=dict)
 
 
@@ -71,9 +73,19 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
         else:  # the output does not depend on it
             right[name] = not bool(value.any())
     judgement = Judgement(draw, right, vacuous, summands)
+    for name in [n for n in right if not right[n] and is_rebound(chosen, draw, n)]:
+        judgement.ambiguous.add(name)
+        del right[name], draw.user[name], draw.matched[name]
     if not all(right.values()) or draw.error is not None:
         _localise(chosen, judgement)
     return judgement
+
+
+def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
+    """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
+    source = chosen.forward_source
+    inner = name not in draw.trace.wanted and "[" not in name
+    return inner and source is not None and source.times_assigned(name) > 1
 
 
 def summand_sizes(draw: Draw) -> dict[str, float]:

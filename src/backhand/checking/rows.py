@@ -16,7 +16,6 @@ from backhand.checking.protocol import Pass
 from backhand.checking.repairing import Variables, extended
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.source import Line
-from backhand.checking.tracing import Trace
 
 
 def assemble(
@@ -31,7 +30,7 @@ def assemble(
     """Return the report on all draws; the first one is shown in the table."""
     first = judged[0]
     own = own_errors(first.draw, shown)
-    rows = tuple(_row(chosen, name, judged, shown, own) for name in backward_order(first.draw.trace))
+    rows = tuple(_row(chosen, name, judged, shown, own) for name in backward_order(first.draw))
     return Report(
         title=title,
         rows=rows,
@@ -50,9 +49,18 @@ def shown_dtype(shown: Draw) -> torch.dtype:
     return next(iter(shown.trace.outputs.values())).dtype
 
 
-def backward_order(trace: Trace) -> list[str]:
-    """Return the names as the backward meets them: last operation first, a leaf after what it went into."""
-    names = [n for n in trace.tensors if n not in trace.outputs]
+def backward_order(draw: Draw) -> list[str]:
+    """Return the names as the backward meets them: last operation first, a leaf after what it went into.
+
+    Of several names for one tensor, those without a gradient are left out if another one has it.
+    """
+    trace = draw.trace
+    judged = {edge: name for name, edge in trace.edges.items() if name in draw.matched}
+    names = [
+        n
+        for n in trace.tensors
+        if n not in trace.outputs and (n in draw.matched or trace.edges[n] not in judged)
+    ]
     position = {name: i for i, name in enumerate(trace.tensors)}
 
     def key(name: str) -> tuple[float, int, int]:
@@ -80,7 +88,7 @@ def _row(chosen: Pass, name: str, judged: Sequence[Judgement], shown: Draw, own:
     trace = first.draw.trace
     tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
     gradient = extended_names(chosen, first.draw).get(name, f"d{name}")
-    verdict, note = _verdict(chosen, name, judged)
+    verdict, note = _verdict(name, judged)
     mistake = None
     if verdict in ("wrong", "shape"):
         mistake = name_mistake(chosen, name, [j for j in judged if name in j.culprits])
@@ -105,16 +113,13 @@ def extended_names(chosen: Pass, draw: Draw) -> dict[str, str]:
     return extended(draw, chosen.backward_source) if chosen.backward_source else dict(draw.matched)
 
 
-def _verdict(chosen: Pass, name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
+def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
     first = judged[0]
     blamed = [j.culprits[name] for j in judged if name in j.culprits]
     if blamed:
-        if _rebound(chosen, name, first):
-            return (
-                "skipped",
-                "assigned several times in the forward; the gradient is not that of its last value",
-            )
         return ("shape" if all(c.shape_only for c in blamed) else "wrong"), ""
+    if name in first.ambiguous:
+        return "skipped", "assigned several times in the forward; the gradient is not that of its last value"
     if name in first.draw.user:
         if not all(j.right.get(name, True) for j in judged):
             return "follows", ""
@@ -127,13 +132,6 @@ def _verdict(chosen: Pass, name: str, judged: Sequence[Judgement]) -> tuple[Verd
             return "vacuous", "the output does not depend on it"
         return "todo", ""
     return "skipped", ""
-
-
-def _rebound(chosen: Pass, name: str, judgement: Judgement) -> bool:
-    """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
-    source = chosen.forward_source
-    inner = name not in judgement.draw.trace.wanted and "[" not in name
-    return inner and source is not None and source.times_assigned(name) > 1
 
 
 def _facts(name: str, right: Draw, shown: Draw, own: dict[str, float]) -> dict[str, Any]:
