@@ -76,7 +76,12 @@ def judged(
 def backward_arguments(chosen: Pass, traced: Trace) -> dict[str, Any]:
     """Return copies of what the backward asks for, so that it cannot spoil the graph."""
     wanted = arguments(chosen, traced.values, traced.upstream)
-    return {name: _copy(value) for name, value in wanted.items()}
+    copies = {name: _copy(value) for name, value in wanted.items()}
+    if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
+        for name, copy in copies.items():
+            if isinstance(copy, Tensor) and name in traced.gradients:
+                copy.grad = traced.gradients[name].clone()
+    return copies
 
 
 def _copy(value: Any) -> Any:

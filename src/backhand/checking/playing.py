@@ -61,9 +61,14 @@ def play(
 
 
 def _run_cell(played: Played, statements: Sequence[ast.stmt], namespace: Namespace, file: str) -> None:
-    for statement in statements:
-        code = compile(ast.Module([statement], []), file, "exec")
-        exec(code, namespace)
+    for i, statement in enumerate(statements):
+        try:
+            exec(compile(ast.Module([statement], []), file, "exec"), namespace)
+        except _OutOfTimeError:
+            raise
+        except (Exception, SystemExit):  # the user's code may raise anything
+            played.ran.extend(statements[i:])  # to be judged all the same
+            raise
         played.saw(statement, namespace)
 
 

@@ -239,7 +239,10 @@ def run_replaced(
 
 def _namespace(chosen: Pass, draw: Draw, source: Source) -> Namespace:
     given = backward_arguments(chosen, draw.trace)
-    return chosen.scope(given) if chosen.scope is not None else namespace_for(chosen.backward, source, given)
+    if chosen.scope is None:
+        return namespace_for(chosen.backward, source, given)
+    with running(draw.dtype, draw.seed + 1, draw.promote):
+        return chosen.scope(given)
 
 
 def _execute(source: Source, namespace: Namespace, observe: Any, draw: Draw) -> Execution:
