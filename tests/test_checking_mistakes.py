@@ -315,3 +315,26 @@ def test_a_pass_made_of_text_shows_its_lines() -> None:
     assert report["x"].lines[0].number == 6
     assert report["x"].mistake.kind == "scale"
     assert report["x"].mistake.detail["factor"] == pytest.approx(0.5)
+
+
+def test_a_wrong_upstream_that_is_right_by_luck_is_a_warning() -> None:
+    report = backhand.check(altered(mlp_chunked, ("db2 = dlogits.sum(0)", "db2 = dnorm_logits.sum(0)")))
+    assert report.ok
+    assert [(w.kind, w.detail["expected"]) for w in report.warnings] == [("wrong_upstream", "dlogits")]
+    from_scratch = "db2 = ((counts * counts_sum_inv) - F.one_hot(Yb, 27)).sum(0) / n"
+    assert not backhand.check(altered(mlp_chunked, ("db2 = dlogits.sum(0)", from_scratch))).warnings
+
+
+def test_a_fused_formula_beside_the_chunked_one_is_no_mistake() -> None:
+    fused = "dlogits = (F.softmax(logits, 1) - F.one_hot(Yb, logits.shape[1])) / n"
+    report = backhand.check(
+        altered(mlp_chunked, ("dlogits = dnorm_logits.clone()", "pass"), (ONE_HOT, fused))
+    )
+    assert report.ok, str(report)
+    assert not report.warnings
+
+
+def test_a_line_that_raises_within_a_loop_is_the_only_culprit() -> None:
+    report = backhand.check(altered(rnn, ("dWhy += hs[t].T @ dys[t]", "dWhy += hs[t] @ dys[t]")))
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("Why", "transposed")]
+    assert report.raised is not None

@@ -37,6 +37,42 @@ class Cancelling:
                 for consumer in self._scene(name, {}).consumers:
                     if consumer in vacuous and consumer in draw.user:
                         self._branch(name, consumer)
+                        self._lucky(name)
+
+    def _lucky(self, name: str) -> None:
+        """Look which lines below a branch that cancels read the gradient as it was before that branch.
+
+        They are right only because the branch adds up to zero: a warning, not a fault.
+        """
+        draw = self.judgement.draw
+        below = [t for t in draw.user if t in draw.trace.tensors and name in draw.trace.consumers(t)]
+        siblings = [
+            c for c in draw.trace.consumers(name) if c in draw.user and c not in self.judgement.vacuous
+        ]
+        idle = [t for t in below if t not in self._moved(below, [name])]
+        if idle and siblings:
+            for t in self._moved(idle, siblings):
+                used = draw.matched[siblings[0]]
+                self.judgement.lucky.setdefault(t, (used, draw.matched[name]))
+
+    def _moved(self, names: list[str], consumers: list[str]) -> list[str]:
+        """Return which gradients change when these upstream gradients are random."""
+        draw = self.judgement.draw
+        random = {c: self._random(c) for c in consumers}
+        run, _, self._lives = run_replaced(
+            self.chosen,
+            draw,
+            lambda tensor, _: random[tensor].clone() if tensor in random else None,
+            self._lives,
+            hurried=True,
+        )
+        seen = {n: run.observed[n].value for n in names if n in run.observed}
+        return [n for n, value in seen.items() if value is not None and not close(value, draw.user[n])]
+
+    def _random(self, name: str) -> Tensor:
+        right = self.judgement.draw.trace.gradients[name]
+        noise = torch.randn(right.shape, generator=self._generator, dtype=torch.float64)
+        return noise.to(right.dtype).to(right.device)
 
     def _own_line(self, name: str) -> None:
         consumers = self._scene(name, {}).consumers
@@ -75,9 +111,7 @@ class Cancelling:
         for c in consumers:
             if c not in draw.user:
                 return None
-            right = draw.trace.gradients[c]
-            noise = torch.randn(right.shape, generator=self._generator, dtype=torch.float64)
-            random[c] = noise.to(right.dtype).to(right.device)
+            random[c] = self._random(c)
         handed = draw.trace.gradients | random
 
         def replace(tensor: str, value: Tensor | None) -> Tensor | None:

@@ -97,8 +97,7 @@ def slice_of(
 
 def _is_right(part: Sequence[ast.stmt], path: str, bench: Bench) -> bool:
     namespace = dict(bench.namespace)
-    if path.isidentifier():
-        namespace.pop(path, None)  # what it was before is no part of what it should be
+    namespace.pop(root(path), None)  # what it was before is no part of what it should be
     for statement in part:
         for name in writes(statement):
             if isinstance(namespace.get(name), Tensor):

@@ -43,6 +43,8 @@ class Judgement:
         summands: the size of what was added up to make each gradient.
         culprits: by tensor name, in the order of the backward.
         ambiguous: gradients that are not those of the last value that the forward gave a name; not judged.
+        lucky: gradients made of another upstream gradient (the first name) than their own (the second), which
+            are right only because a branch cancels.
         shared: gradients that are changed through another name by less than rounding.
     """
 
@@ -53,6 +55,7 @@ class Judgement:
     culprits: dict[str, Culprit] = field(default_factory=dict)
     repair: Repair | None = None
     ambiguous: set[str] = field(default_factory=set)
+    lucky: dict[str, tuple[str, str]] = field(default_factory=dict)
     shared: dict[str, tuple[str, ast.stmt]] = field(default_factory=dict)
 
 

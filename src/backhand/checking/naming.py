@@ -17,7 +17,7 @@ from backhand.checking.protocol import Pass
 from backhand.checking.repairing import Variables, extended
 from backhand.checking.report import Mistake
 from backhand.checking.shaping import overreduced, partial, right_values, transposed, unreduced
-from backhand.checking.source import begins_anew, reads, simple_statements, writes
+from backhand.checking.source import begins_anew, reads, simple_statements, writes, writes_surely
 from backhand.checking.substituting import (
     another_gradient,
     another_point,
@@ -62,6 +62,9 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
         return Finding("nonfinite", {"origin": _origin(first, name)}, "NaN or infinity")
     if name not in first.draw.trace.tensors:
         return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
+    raising = _raising(chosen, name, judged)
+    if raising is not None:
+        return raising
     scenes = [scene_of(j, name) for j in judged[:2] if j.culprits[name].value is not None]
     found = _swapped(first, name) or _edited(chosen, name, judged, only="overwritten") or _explain(scenes)
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
@@ -79,6 +82,22 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
         or partial(scenes[0])
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
+
+
+def _raising(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+    """Mend a line that raised within a loop, so that a part of the gradient was never added."""
+    first, source = judged[0], chosen.backward_source
+    if first.repair is None or source is None or name not in first.draw.matched:
+        return None
+    path = Variables(source, extended(first.draw, source)).path.get(name, "")
+    for statement, error in first.repair.errors:
+        if root(path) in writes_surely(statement):
+            found = _edited(chosen, name, judged, also=[statement])
+            if found is not None:
+                text = str(error).strip().split("\n", 1)[0]
+                found.words += f" (the line raises {type(error).__name__}: {text})"
+            return found
+    return None
 
 
 def _swapped(judgement: Judgement, name: str) -> Finding | None:
@@ -160,7 +179,14 @@ def by_alias(judgement: Judgement, name: str) -> Finding | None:
     return None
 
 
-def _edited(chosen: Pass, name: str, judged: Sequence[Judgement], *, only: str = "") -> Finding | None:
+def _edited(
+    chosen: Pass,
+    name: str,
+    judged: Sequence[Judgement],
+    *,
+    only: str = "",
+    also: Sequence[ast.stmt] = (),
+) -> Finding | None:
     source = chosen.backward_source
     benches, statements = [], []
     matched: dict[str, str] = {}
@@ -169,7 +195,7 @@ def _edited(chosen: Pass, name: str, judged: Sequence[Judgement], *, only: str =
             return None
         seen = judgement.repair.observed[name]
         matched = extended(judgement.draw, source)
-        statements = seen.statements
+        statements = [*seen.statements, *also]
         if seen.namespace:
             benches.append(Bench(seen.namespace, judgement.culprits[name].expected))
     assert source is not None

@@ -169,7 +169,7 @@ def _backward_lines(chosen: Pass, draw: Draw, name: str) -> tuple[Line, ...]:
 
 
 def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
-    """Warn of gradients that share memory with another one, where the change is below rounding."""
+    """Warn of shared memory and of wrong upstream gradients, where the difference is below rounding."""
     found = []
     for name, (other, statement) in judgement.shared.items():
         gradient = judgement.draw.matched[name]
@@ -177,6 +177,14 @@ def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
         message = f"{gradient} shares its memory with {other} and is changed in place through it{where}."
         hint = "The change is below rounding here, but only by luck: a copy of its own keeps the value."
         found.append(Mistake("aliased", message, hint, {"with": other, "name": name}))
+    for name, (used, expected) in judgement.lucky.items():
+        gradient = judgement.draw.matched[name]
+        message = (
+            f"{gradient} is made of {used}, not of {expected}; they agree only because a branch cancels."
+        )
+        hint = "It is right by luck: the upstream gradient is that of the tensor that the forward line makes."
+        detail = {"used": used, "expected": expected, "name": name}
+        found.append(Mistake("wrong_upstream", message, hint, detail))
     return tuple(found)
 
 
