@@ -129,6 +129,25 @@ def test_several_outputs_a_tensor_used_twice_and_a_scalar() -> None:
     assert report["a"].shape == ()
 
 
+def test_a_forward_may_change_its_input_and_others_in_place() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        x += 1
+        h = x * w
+        h[0] = 0
+        y = h * 2
+        return locals()
+
+    def backward(dy, x, w):
+        dh = 2 * dy
+        dproduct = dh.clone()
+        dproduct[0] = 0
+        dx, dw = dproduct * w, dproduct * x
+        return {"dh": dh, "dx": dx, "dw": dw}
+
+    inputs = {"x": torch.randn(3, 2), "w": torch.randn(3, 2)}
+    assert backhand.check(forward, backward, inputs=inputs, out="y").ok
+
+
 def test_a_name_that_is_assigned_again_is_said_and_not_held_against_anyone() -> None:
     def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
         h = x

@@ -6,6 +6,7 @@ only if the edited statements, run on the variables of that moment, give autogra
 
 import ast
 import time
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from backhand.checking.comparing import close
-from backhand.checking.edits import Edit, accumulating, dropped, edits_of, only_terms
+from backhand.checking.edits import accumulating, dropped, edits_of, only_terms
 from backhand.checking.executing import Namespace
 from backhand.checking.finding import Finding
 from backhand.checking.flattening import as_gradient, flatten, root
+from backhand.checking.places import Edit
 from backhand.checking.source import Source, reads, writes, writes_surely
 
 SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
@@ -104,7 +106,8 @@ def _is_right(part: Sequence[ast.stmt], path: str, bench: Bench) -> bool:
                 namespace[name] = namespace[name].clone()
     try:
         code = compile(ast.Module(list(part), []), "<edited>", "exec")
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             exec(code, namespace)
     except Exception:  # an edit may well make nonsense
         return False

@@ -164,7 +164,7 @@ def _agrees(found: Finding, other: Finding | None) -> bool:
     if other is None or other.kind != found.kind:
         return False
     a, b = found.detail.get("factor"), other.detail.get("factor")
-    return a is None or b is None or abs(a - b) <= 1e-6 * abs(a)
+    return a is None or b is None or abs(a - b) <= 1e-9 * abs(a)
 
 
 def by_alias(judgement: Judgement, name: str) -> Finding | None:

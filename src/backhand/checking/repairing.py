@@ -176,7 +176,8 @@ class _Repairer:
             error = errors.get(statement)
             replacement = self.replace(tensor, None if error else value)
             if final:
-                seen = Observed(None if error or value is None else value.clone(), {}, life.statements, error)
+                kept = None if error or value is None else value if self.hurried else value.clone()
+                seen = Observed(kept, {}, life.statements, error)
                 if replacement is not None and not self.hurried:
                     seen.namespace = _snapshot(self.namespace)
                 self.observed[tensor] = seen

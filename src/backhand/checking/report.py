@@ -14,8 +14,12 @@ Verdict = Literal["right", "wrong", "follows", "shape", "skipped", "todo", "vacu
 class Mistake:
     """A mistake by name.
 
+    In a gradient: missing_branch, repeated_branch, sign, scale, unreduced, overreduced, shape, transposed,
+    wrong_upstream, wrong_point, swapped, overwritten, aliased, partial, zero, nonfinite, unexplained. In a
+    whole function: ignores_upstream, layout, modifies_input, nondeterministic, dtype.
+
     Attributes:
-        kind: one of the kinds that `backhand.check` documents, `unexplained` among them.
+        kind: one of these.
         message: what is wrong, where, expected and found.
         hint: the likely cause and what to try; it does not give the answer away.
         detail: facts of this kind, such as `branches` or `factor`.

@@ -113,12 +113,22 @@ def trace(
     """
     leaves = leaf_inputs(inputs, dtype)
     with running(dtype, seed, promote), torch.enable_grad():
-        returned = chosen.forward(**leaves)
+        returned = _called(chosen, leaves)
     values = named_values(returned, leaves)
     flat = flatten(values)
     outputs = _outputs(chosen, flat)
     upstream = _upstream(chosen, outputs, seed)
     return from_graph(leaves, values, outputs, upstream)
+
+
+def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
+    """Call the forward; one that changes its inputs in place gets copies, for a leaf must not be changed."""
+    try:
+        return chosen.forward(**leaves)
+    except RuntimeError as error:
+        if "leaf Variable" not in str(error):
+            raise
+    return chosen.forward(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in leaves.items()})
 
 
 @contextlib.contextmanager
