@@ -18,6 +18,37 @@ RunPath = Annotated[Path, Positional, arg(metavar="RUN", help="a run folder")]
 Json = Annotated[bool, described("print JSON, for a program to read")]
 
 
+def check(
+    file: Annotated[
+        Path | None,
+        Positional,
+        described("a .py file with a pass or a script, or an .ipynb notebook (default: the lecture's pass)", "[FILE]"),
+    ] = None,
+    *,
+    loss: Annotated[str, arg(help="name of the scalar in which a script or a notebook ends")] = "loss",
+    stop_after: Annotated[int | None, described("last code cell of a notebook to run, from 1", "CELL")] = None,
+    time_limit: Annotated[float | None, described("leave a cell after so many seconds", "SECONDS")] = None,
+    draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
+    seed: Annotated[int, arg(help="seeds the draws")] = 0,
+    json: Json = False,
+) -> None:
+    """Check hand-written gradients: which line is wrong, and what is the mistake."""
+    import backhand
+
+    from .rendering.terminal import as_text
+
+    report = backhand.check_file(
+        file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
+    )
+    if json:
+        show_json(report.to_dict())
+    else:
+        print(as_text(report))
+    sys.stdout.flush()
+    if not report.ok:
+        sys.exit(1)
+
+
 def train(
     config: Options,
     *,
@@ -107,6 +138,30 @@ def inspect(
         show(inspection_tables(inspection))
 
 
+def bench(
+    *,
+    words: Annotated[str, described("list of words, as train takes it", "WORDS")] = "names",
+    rounds: Annotated[int, arg(help="how often each contender is timed")] = 9,
+    seconds: Annotated[float, arg(help="about how long each time")] = 0.2,
+    png: Annotated[Path | None, described("draw the timings into this file", "FILE")] = None,
+    json: Json = False,
+) -> None:
+    """Time every engine beside the lecture's loop, torch.compile and JAX."""
+    from .benching import bench
+    from .benching.plotting import plot_bench
+    from .language.saving import write_atomically
+    from .rendering.bench_tables import bench_tables
+
+    log = Console(stderr=True)
+    report = bench(words=words, rounds=rounds, seconds=seconds, watch=lambda text: log.print(text, style="dim"))
+    if png is not None:
+        write_atomically(png, plot_bench(report))
+    if json:
+        show_json(report.to_dict())
+    else:
+        show(bench_tables(report))
+
+
 def show(*what: RenderableType) -> None:
     """Print tables and text on standard output, one below the other."""
     console = Console()
@@ -126,12 +181,12 @@ def main() -> None:
 
         print(f"backhand {version('backhand')}")
         return
-    verbs = {verb.__name__: verb for verb in (train, evaluate, sample, inspect)}
+    verbs = {verb.__name__: verb for verb in (check, train, evaluate, sample, inspect, bench)}
     try:
         tyro.extras.subcommand_cli_from_dict(
             verbs,
             prog="backhand",
-            description="Backpropagation written by hand: train with it, look into it.",
+            description="Backpropagation written by hand: check it, train with it, look into it.",
             config=(FlagCreatePairsOff, OmitArgPrefixes),
         )
         sys.stdout.flush()

@@ -27,3 +27,13 @@ class NonFiniteError(BackhandError):
     """Training produced NaN or infinity: it failed, though it was not misused."""
 
     exit_status = 1
+
+
+class CheckError(BackhandError):
+    """A pass cannot be checked: its parts do not fit together, or a file cannot be read."""
+
+
+class WrongGradientError(BackhandError):
+    """A checked backward is wrong; the message is the report."""
+
+    exit_status = 1

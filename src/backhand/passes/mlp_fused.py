@@ -98,3 +98,26 @@ def backward(
     demb = dembcat.view(emb.shape)  # (n, block_size, n_embd)
     dC = torch.zeros_like(C).index_add_(0, Xb.flatten(), demb.flatten(0, 1))  # (vocabulary, n_embd)
     return locals()
+
+
+def inputs(generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw a minibatch of 32 and parameters of the lecture's size: 10 embedding and 64 hidden units.
+
+    The biases and the gain are not at their usual 0 and 1, which would hide mistakes.
+    """
+    n, block_size, vocabulary, n_embd, n_hidden = 32, 3, 27, 10, 64
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(shape, generator=generator) * scale
+
+    return {
+        "Xb": torch.randint(0, vocabulary, (n, block_size), generator=generator),
+        "Yb": torch.randint(0, vocabulary, (n,), generator=generator),
+        "C": normal(vocabulary, n_embd),
+        "W1": normal(block_size * n_embd, n_hidden, scale=0.3),
+        "b1": normal(n_hidden, scale=0.1),
+        "W2": normal(n_hidden, vocabulary, scale=0.1),
+        "b2": normal(vocabulary, scale=0.1),
+        "bngain": 1 + normal(1, n_hidden, scale=0.1),
+        "bnbias": normal(1, n_hidden, scale=0.1),
+    }

@@ -1,1 +1,1 @@
-"""What people see: results as tables and progress on a terminal."""
+"""What people see: a report, and the results of the language model, as text for a terminal."""

@@ -1,0 +1,91 @@
+"""Compare two gradients: present, shape, dtype, finite, exact, close. Nothing here broadcasts."""
+
+import torch
+from torch import Tensor
+
+from backhand.checking.precision import APPROXIMATE, OF_SUMMANDS, RELATIVE
+
+
+def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
+    """Tell whether two tensors of one shape differ by rounding alone.
+
+    Args:
+        user: the gradient to judge.
+        expected: the right one.
+        summands: the size of the terms that were added up to make it, where that is known; it matters where
+            they cancel.
+    """
+    if user.shape != expected.shape:
+        return False
+    if user is expected or torch.equal(user, expected):
+        return True
+    if expected.numel() == 0:
+        return True
+    dtype = coarser(user.dtype, expected.dtype)
+    user, expected = user.to(torch.float64), expected.to(torch.float64)
+    size = max(summands, float(expected.abs().max()))
+    allowed = expected.abs().mul_(RELATIVE[dtype]).add_(OF_SUMMANDS[dtype] * size)
+    return bool((user - expected).abs_().le(allowed).all())
+
+
+def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """Return the dtype with the larger unit of rounding; integers count as float64."""
+    known = [d for d in (a, b) if d in RELATIVE]
+    return max(known, key=lambda d: torch.finfo(d).eps, default=torch.float64)
+
+
+def exact(user: Tensor, expected: Tensor) -> bool:
+    """Tell whether shape, and every bit that matters, agree."""
+    return user.shape == expected.shape and torch.equal(user, expected.to(user.dtype))
+
+
+def approximate(user: Tensor, expected: Tensor) -> bool:
+    """Tell what `torch.allclose` would, but for a strict shape and a tolerance that fits the dtype."""
+    if user.shape != expected.shape:
+        return False
+    rtol, atol = APPROXIMATE.get(user.dtype, APPROXIMATE[torch.float64])
+    return torch.allclose(user.to(torch.float64), expected.to(torch.float64), rtol=rtol, atol=atol)
+
+
+def largest_difference(user: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute difference; infinity where the shapes differ or something is not finite."""
+    if user.shape != expected.shape:
+        return float("inf")
+    if expected.numel() == 0:
+        return 0.0
+    worst = float((user.to(torch.float64) - expected.to(torch.float64)).abs().max())
+    return worst if worst == worst else float("inf")
+
+
+def fit_shape(user: Tensor, expected: Tensor) -> Tensor | None:
+    """Return a gradient of a wrong shape in the right one, reshaped, reduced or expanded, or None.
+
+    Only for going on past it and for naming the mistake: a wrong shape is never judged right.
+    """
+    shape = expected.shape
+    if user.shape == shape:
+        return user
+    if user.numel() == expected.numel():
+        return user.reshape(shape)
+    try:
+        return user.sum_to_size(shape)
+    except RuntimeError:
+        pass
+    try:
+        return user.expand(shape)
+    except RuntimeError:
+        return None
+
+
+def right_but_for_shape(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
+    """Tell whether a gradient has the right values in a wrong shape: lost, extra or un-expanded axes."""
+    if user.shape == expected.shape:
+        return False
+    if user.numel() == expected.numel():
+        return close(user.reshape(expected.shape), expected, summands)
+    try:
+        if user.numel() < expected.numel():  # un-expanded
+            return close(user.expand(expected.shape), expected, summands)
+        return close(user, expected.expand(user.shape), summands)  # expanded too far
+    except RuntimeError:
+        return False

@@ -1,0 +1,177 @@
+"""One draw of the inputs: the forward, autograd's gradients and the user's, in one dtype."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.executing import StatementError
+from backhand.checking.flattening import as_gradient, flatten, gradient_names, root
+from backhand.checking.protocol import Pass, arguments
+from backhand.checking.tracing import Trace, running, trace
+from backhand.errors import CheckError
+
+
+@dataclass
+class Draw:
+    """What one run gave.
+
+    Attributes:
+        trace: the forward.
+        given: everything that the backward returned, by flat name.
+        matched: tensor name to gradient name.
+        user: the user's gradients by tensor name, those that are tensors (or numbers).
+        error, error_line: the exception in which the backward ended, and its line number.
+        changed: arguments of the backward that it changed in place.
+    """
+
+    trace: Trace
+    given: dict[str, Any]
+    matched: dict[str, str]
+    user: dict[str, Tensor]
+    seed: int
+    promote: bool = False
+    error: Exception | None = None
+    error_line: int | None = None
+    changed: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None
+
+
+def draw(
+    chosen: Pass, inputs: Mapping[str, Any], dtype: torch.dtype | None, seed: int, *, promote: bool = False
+) -> Draw:
+    """Run the forward and the user's backward once."""
+    traced = trace(chosen, inputs, dtype, seed, promote=promote)
+    given, error, line, changed = call_backward(chosen, traced, dtype, seed, promote=promote)
+    return judged(chosen, traced, given, seed, promote, error, line, changed, dtype)
+
+
+def judged(
+    chosen: Pass,
+    traced: Trace,
+    given: Mapping[str, Any],
+    seed: int,
+    promote: bool = False,
+    error: Exception | None = None,
+    line: int | None = None,
+    changed: tuple[str, ...] = (),
+    dtype: torch.dtype | None = None,
+) -> Draw:
+    """Return the draw in which what the backward gave is matched with the forward's tensors by name."""
+    flat = flatten(given)
+    judgeable = [n for n in (*traced.tensors, *traced.unreached) if n not in traced.outputs]
+    matched = gradient_names(judgeable, flat, chosen.names)
+    user = {}
+    for name, gradient in matched.items():
+        value = as_gradient(flat[gradient])
+        if value is not None:
+            user[name] = value
+    return Draw(traced, flat, matched, user, seed, promote, error, line, changed, dtype)
+
+
+def backward_arguments(chosen: Pass, traced: Trace) -> dict[str, Any]:
+    """Return copies of what the backward asks for, so that it cannot spoil the graph."""
+    wanted = arguments(chosen, traced.values, traced.upstream)
+    copies = {name: _copy(value) for name, value in wanted.items()}
+    if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
+        for name, copy in copies.items():
+            if isinstance(copy, Tensor) and name in traced.gradients:
+                copy.grad = traced.gradients[name].clone()
+    return copies
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {k: _copy(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_copy(v) for v in value]
+    if type(value) is tuple:
+        return tuple(_copy(v) for v in value)
+    return value
+
+
+def call_backward(
+    chosen: Pass, traced: Trace, dtype: torch.dtype | None, seed: int, *, promote: bool = False
+) -> tuple[dict[str, Any], Exception | None, int | None, tuple[str, ...]]:
+    """Call the user's backward; where it raises, return what it had assigned until then."""
+    offered = backward_arguments(chosen, traced)
+    before = {k: (v, v._version) for k, v in flatten(offered).items() if isinstance(v, Tensor)}
+    error, line = None, None
+    try:
+        with running(dtype, seed + 1, promote), torch.no_grad():
+            returned = chosen.backward(**offered)
+    except Exception as raised:  # the user's code may raise anything
+        error = raised
+        returned, line = _assigned_until(raised, chosen)
+    if not isinstance(returned, Mapping):
+        raise CheckError(
+            f"backward returned {type(returned).__name__}; expected its gradients by name: "
+            "end it in `return locals()`, or return {'dx': dx}."
+        )
+    flat = flatten(traced.values) | traced.upstream
+    touched = [k for k, (v, version) in before.items() if v._version != version]
+    changed = tuple(k for k in touched if k in flat and not torch.equal(before[k][0], flat[k].detach()))
+    return dict(returned), error, line, changed
+
+
+def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], int | None]:
+    if isinstance(raised, StatementError):
+        return raised.namespace, raised.line
+    code = getattr(chosen.backward, "__code__", None)
+    tb: TracebackType | None = raised.__traceback__
+    while tb is not None:
+        if tb.tb_frame.f_code is code:
+            return dict(tb.tb_frame.f_locals), tb.tb_lineno
+        tb = tb.tb_next
+    return {}, None
+
+
+def vary(inputs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:
+    """Return another draw in the neighbourhood of given inputs: each element scaled by its own factor.
+
+    Signs, zeros and infinities stay, so that masks and positive quantities remain what they are; a tensor
+    that is all zeros (a fresh bias) gets small values, because zeros hide mistakes.
+    """
+    chosen_by_user = any(isinstance(v, Tensor) and v.requires_grad for v in inputs.values())
+    return {
+        name: _varied(v, generator)
+        if isinstance(v, Tensor) and v.is_floating_point() and (v.requires_grad or not chosen_by_user)
+        else v
+        for name, v in inputs.items()
+    }
+
+
+def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+    varied = value.detach().to(torch.float64)
+    varied = 0.1 * (noise - 0.5) if not bool(varied.any()) else varied * (0.8 + 0.4 * noise)
+    return varied.to(value.dtype).requires_grad_(value.requires_grad)
+
+
+def is_finite(draw: Draw) -> bool:
+    """Tell whether the forward and autograd's gradients are finite, so that there is something to compare."""
+    right = [*draw.trace.outputs.values(), *draw.trace.gradients.values()]
+    return all(math.isfinite(float(t.detach().sum())) for t in right)
+
+
+def unmatched(draw: Draw) -> tuple[str, ...]:
+    """Return names of the backward that look like gradients of tensors that are not there."""
+    known = set(draw.matched.values())
+    roots = (
+        {root(n) for n in draw.trace.values} | {f"d{n}" for n in draw.trace.values} | set(draw.trace.upstream)
+    )
+    return tuple(
+        name
+        for name, value in draw.given.items()
+        if isinstance(value, Tensor)
+        and name.startswith("d")
+        and name not in known
+        and root(name) not in roots
+        and name not in flatten(draw.trace.values)
+    )

@@ -1,0 +1,153 @@
+"""`check_file`: a Python file or a notebook as it is, or, without one, the project's own 26 gradients."""
+
+import ast
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backhand.checking.judging import check, check_resolved
+from backhand.checking.playing import play
+from backhand.checking.report import Report
+from backhand.checking.scripts import Cells, as_pass
+from backhand.errors import CheckError
+
+
+def check_file(
+    path: str | Path | None = None,
+    *,
+    loss: str = "loss",
+    stop_after: int | None = None,
+    time_limit: float | None = None,
+    draws: int = 3,
+    seed: int = 0,
+) -> Report:
+    """Check what a file holds: a pass, a script that computes gradients by hand, or a notebook that does.
+
+    Args:
+        path: a `.py` file with `forward`, `backward` and `inputs`, or with plain statements; or an `.ipynb`
+            notebook, which is run cell by cell in its own folder. None checks `passes.mlp_chunked`.
+        loss: the name of the scalar in which a script's or notebook's forward ends.
+        stop_after: the number of the last code cell to run, counted from 1.
+        time_limit: seconds after which a cell is left.
+        draws: how many independent sets of inputs to try.
+        seed: of the draws.
+
+    Raises:
+        CheckError: the file cannot be read or run, or holds nothing to check.
+    """
+    if path is None:
+        from backhand.passes import mlp_chunked
+
+        return check(mlp_chunked, draws=draws, seed=seed)
+    path = Path(path)
+    if path.suffix not in (".py", ".ipynb"):
+        raise CheckError(f"{path} is no .py file and no .ipynb notebook.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise CheckError(f"{path} is not UTF-8 text: {error.reason}.") from error
+    if path.suffix == ".py":
+        tree = _parsed(text, str(path))
+        functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+        if {"forward", "backward"} <= functions:
+            return check(_module(path), draws=draws, seed=seed)
+        cells = [(path.name, text)]
+    else:
+        cells = notebook_cells(text, path)[:stop_after]
+    return _check_cells(cells, path, loss, time_limit, draws, seed)
+
+
+def _parsed(text: str, name: str) -> ast.Module:
+    try:
+        return ast.parse(text, name)
+    except SyntaxError as error:
+        raise CheckError(f"{name}, line {error.lineno}: {error.msg}.") from error
+
+
+def _module(path: Path) -> Any:
+    """Import a file under its own name, without leaving bytecode beside it."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        text = str(error).strip().split("\n", 1)[0]
+        raise CheckError(f"{path} raised {type(error).__name__}: {text}") from error
+    finally:
+        sys.dont_write_bytecode = before
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def notebook_cells(text: str, path: Path) -> list[tuple[str, str]]:
+    """Return the code cells of a notebook, each with a label; magics and shell commands are left out."""
+    try:
+        notebook = json.loads(text)
+        found = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+        sources = ["".join(c["source"]) for c in found]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckError(f"{path} is no notebook: {type(error).__name__}: {error}.") from error
+    return [(f"cell {i}", without_magics(s)) for i, s in enumerate(sources, start=1)]
+
+
+def without_magics(text: str) -> str:
+    """Return a cell with the lines that only IPython understands made comments; lines keep their numbers.
+
+    >>> print(without_magics("%matplotlib inline\\nx = 1"))
+    #%matplotlib inline
+    x = 1
+    """
+    lines = text.split("\n")
+    if lines and lines[0].startswith("%%"):
+        return "\n".join(f"#{line}" for line in lines)
+    return "\n".join(_plain(line) for line in lines)
+
+
+def _plain(line: str) -> str:
+    bare = line.lstrip()
+    if not bare.startswith(("%", "!", "?")) and not bare.rstrip().endswith("?"):
+        return line
+    indent = line[: len(line) - len(bare)]
+    return f"{indent}pass  #{bare}" if indent else f"#{bare}"
+
+
+def _check_cells(
+    cells: list[tuple[str, str]],
+    path: Path,
+    loss: str,
+    time_limit: float | None,
+    draws: int,
+    seed: int,
+) -> Report:
+    lines: list[str] = []
+    starts, parsed, notes = [], [], []
+    for label, text in cells:
+        start = len(lines) + 1
+        lines += text.split("\n")
+        name = str(path) if len(cells) == 1 else f"{path}, {label}"
+        try:
+            tree = _parsed(text, name)
+        except CheckError as error:
+            if path.suffix == ".py":
+                raise
+            notes.append(f"not run: {error}")
+            continue
+        ast.increment_lineno(tree, start - 1)
+        starts.append((start, label))
+        parsed.append((label, tree.body))
+    kept = tuple(starts) if path.suffix == ".ipynb" else ()
+    statements = tuple(s for _, body in parsed for s in body)
+    source = Cells(statements, tuple(lines), 1, str(path), frozenset(), kept)
+    played = play(source, parsed, path.resolve().parent, loss, time_limit)
+    chosen = as_pass(played)
+    report = check_resolved(chosen, path.name, draws=draws, seed=seed, stress=False)
+    return replace(report, notes=(*report.notes, *notes, *played.notes))

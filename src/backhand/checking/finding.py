@@ -1,0 +1,39 @@
+"""A mistake that was found: its kind and its facts, before it is put into words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from backhand.checking.comparing import close
+from backhand.checking.contributions import Scene
+
+
+@dataclass
+class Finding:
+    """A kind of mistake with its detail, and a clause that says it in the user's names."""
+
+    kind: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    words: str = ""
+
+
+Finder = Callable[[Scene], Finding | None]
+
+
+def same(user: Tensor, predicted: Tensor | None, scene: Scene) -> bool:
+    """Tell whether a mistake reproduces the user's tensor."""
+    if predicted is None or user.shape != predicted.shape:
+        return False
+    size = float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
+    return close(user, predicted, max(10 * size, scene.summands))
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a phrase: `a`, `a and b`, `a, b and c`.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))

@@ -1,0 +1,141 @@
+"""Explain a gradient as a sum of its branches with wrong coefficients: missing, repeated, negated, scaled."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backhand.checking.contributions import Scene
+from backhand.checking.finding import Finding, listed, same
+
+
+def all_zero(scene: Scene) -> Finding | None:
+    """Find a gradient of zeros."""
+    if scene.value.numel() and not bool(scene.value.any()) and bool(scene.expected.any()):
+        return Finding("zero", {}, "all zeros")
+    return None
+
+
+def whole_factor(scene: Scene) -> Finding | None:
+    """Find the whole gradient negated or multiplied by a constant."""
+    if scene.value.shape != scene.expected.shape:
+        return None
+    factor = constant_ratio(scene.value, scene.expected)
+    if factor is None or abs(factor - 1) < 1e-7 or not same(scene.value, factor * scene.expected, scene):
+        return None
+    branches = scene.consumers
+    if abs(factor + 1) < 1e-7:
+        return Finding("sign", {"branches": branches}, "the right gradient with the opposite sign")
+    return _scale(scene, factor, branches, "the right gradient")
+
+
+def branches(scene: Scene) -> Finding | None:
+    """Find the coefficients of the branches through the direct consumers, or through the given ones."""
+    if scene.value.shape != scene.expected.shape:
+        return None
+    for consumers in (scene.consumers, scene.frontier):
+        parts = {c: p for c, p in scene.contributions(consumers).items() if bool(p.any())}
+        if len(parts) > 1:
+            found = _one_branch(scene, parts) or _several(scene, parts)
+            if found is not None:
+                return found
+    return None
+
+
+def paths(scene: Scene) -> Finding | None:
+    """Find one of several paths to a consumer that is cut, negated, doubled or scaled."""
+    if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
+        return None
+    for c in scene.consumers:
+        own = scene.contributions(scene.consumers)[c]
+        for node in scene.nodes(c):
+            for i in range(len(node.next_functions)):
+                part = own - scene.with_factor(c, node, i, 0.0)
+                factor = constant_ratio(scene.value - (scene.expected - part), part)
+                if factor is None or abs(factor - 1) < 1e-7:
+                    continue
+                nearest = float(round(factor)) if abs(factor - round(factor)) < 1e-7 else factor
+                if same(scene.value, scene.expected + (nearest - 1) * part, scene):
+                    return _named(scene, [c], nearest, f"one of the paths through {c}")
+    return None
+
+
+def _one_branch(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
+    for size in range(1, len(parts)):
+        for chosen in itertools.combinations(parts, size):
+            part = torch.stack([parts[c] for c in chosen]).sum(0)
+            for coefficient in (0.0, 2.0, -1.0):
+                if same(scene.value, scene.expected + (coefficient - 1) * part, scene):
+                    return _named(scene, list(chosen), coefficient)
+        if size > 3:
+            break
+    return None
+
+
+def _named(scene: Scene, chosen: list[str], coefficient: float, through: str = "") -> Finding:
+    through = through or f"the branch through {listed(chosen)}"
+    if coefficient == 0:
+        return Finding("missing_branch", {"branches": chosen}, f"{through} is missing")
+    if coefficient == -1:
+        return Finding("sign", {"branches": chosen}, f"{through} has the opposite sign")
+    if coefficient == 2:
+        return Finding("repeated_branch", {"branches": chosen, "times": 2}, f"{through} is added twice")
+    return _scale(scene, coefficient, chosen, through)
+
+
+def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
+    if scene.value.numel() < len(parts) + 1:
+        return None
+    matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to(torch.float64)
+    norms = matrix.norm(dim=0)
+    solved = torch.linalg.lstsq(
+        matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
+    ).solution
+    coefficients = [float(c) for c in solved / norms]
+    coefficients = [float(round(c)) if abs(c - round(c)) < 1e-6 else c for c in coefficients]
+    predicted = (matrix @ torch.tensor(coefficients, dtype=torch.float64)).reshape(scene.expected.shape)
+    if not same(scene.value, predicted.to(scene.value.dtype), scene):
+        return None
+    wrong = {c: a for c, a in zip(parts, coefficients, strict=True) if a != 1}
+    if not wrong:
+        return None
+    if len(set(wrong.values())) > 1:
+        values = list(wrong.values())
+        if max(values) - min(values) > 1e-6 * abs(values[0]):
+            wrong = dict([min(wrong.items(), key=lambda item: abs(item[1]))])
+    return _named(scene, list(wrong), next(iter(wrong.values())))
+
+
+def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
+    """Return the factor between two tensors of one shape, or None if there is none."""
+    a, b = user.to(torch.float64).flatten(), expected.to(torch.float64).flatten()
+    square = float(b @ b)
+    return float(a @ b) / square if square > 0 else None
+
+
+def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:
+    guess = guess_factor(factor, scene)
+    told = f"{what} times {factor:.6g}" + (f" = {guess}" if guess else "")
+    return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, told)
+
+
+def guess_factor(factor: float, scene: Scene) -> str:
+    """Return how a factor may have come about, from the sizes in play; an empty string if none fits."""
+    shapes = [scene.tensor.shape, *(scene.trace.tensors[c].shape for c in scene.consumers)]
+    sizes = list(dict.fromkeys(s for shape in shapes for s in shape if s > 1))
+    counts = [t.numel() for t in (scene.tensor, *(scene.trace.tensors[c] for c in scene.consumers))]
+    candidates = {"2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5, "3": 3.0, "1/3": 1 / 3}
+    for k in dict.fromkeys([*sizes, *counts]):
+        candidates |= {f"{k}": k, f"1/{k}": 1 / k, f"{k}/{k - 1}": k / (k - 1) if k > 1 else 0.0}
+        candidates |= {
+            f"{k - 1}/{k}": (k - 1) / k,
+            f"{k - 1}": k - 1,
+            f"1/{k - 1}": 1 / (k - 1) if k > 1 else 0,
+        }
+        candidates |= {f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5, f"{k}**2": k**2, f"{k}**-2": k**-2}
+    for sign, mark in ((1, ""), (-1, "-")):
+        for text, value in candidates.items():
+            if value and abs(sign * factor - value) < 1e-7 * abs(value):
+                return mark + text
+    return ""

@@ -1,0 +1,77 @@
+"""Containers of tensors as a flat dictionary, and the names that gradients go by."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every leaf by its path: `hs[0]` for an item of a list, `cache["h"]` for one of a dictionary.
+
+    >>> flatten({"hs": [1, 2], "cache": {"h": 3}})
+    {'hs[0]': 1, 'hs[1]': 2, 'cache["h"]': 3}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        _add(flat, name, value, depth=0)
+    return flat
+
+
+def _add(flat: dict[str, Any], path: str, value: object, depth: int) -> None:
+    if depth < 4 and isinstance(value, Mapping):
+        for key, item in value.items():
+            quoted = f'"{key}"' if isinstance(key, str) else repr(key)
+            _add(flat, f"{path}[{quoted}]", item, depth + 1)
+    elif depth < 4 and isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _add(flat, f"{path}[{i}]", item, depth + 1)
+    else:
+        flat[path] = value
+
+
+def root(name: str) -> str:
+    """Return the variable that a path starts with: `hs` of `hs[0]`."""
+    return name.split("[", 1)[0]
+
+
+def gradient_names(
+    tensors: Iterable[str], given: Iterable[str], names: Mapping[str, str] | None
+) -> dict[str, str]:
+    """Return which of the given names is the gradient of which tensor: tensor name to gradient name.
+
+    `d<name>` is taken first, then `d_<name>`, then the user's own mapping of gradient to tensor. Names are
+    compared exactly: `dbn_diff_2` is not the gradient of `bn_diff2`.
+    """
+    present = set(given)
+    mapped = {tensor: gradient for gradient, tensor in (names or {}).items()}
+    found = {}
+    for tensor in tensors:
+        for candidate in (f"d{tensor}", f"d_{tensor}", mapped.get(tensor)):
+            if candidate in present:
+                found[tensor] = candidate
+                break
+    return found
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return a clause that suggests the names most like this one, or an empty string."""
+    close = difflib.get_close_matches(name, list(candidates), n=2, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def is_gradient_of_nothing(name: str, matched: set[str], tensors: set[str]) -> bool:
+    """Tell whether a name looks like a gradient (`dfoo`), though no tensor `foo` is known."""
+    return name.startswith("d") and len(name) > 1 and name not in matched and name not in tensors
+
+
+def as_gradient(value: object) -> Tensor | None:
+    """Return a value as a gradient: a tensor as it is, a number as a scalar tensor, anything else as None."""
+    import torch
+
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return torch.as_tensor(float(value), dtype=torch.float64)
+    return None

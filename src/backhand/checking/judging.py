@@ -1,0 +1,147 @@
+"""`check`: every gradient's verdict, from autograd's two passes and the repaired run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.cancelling import Cancelling
+from backhand.checking.drawing import Draw, draw, is_finite, unmatched, vary
+from backhand.checking.localising import Judgement, judge
+from backhand.checking.protocol import Inputs, Pass, resolve
+from backhand.checking.report import Report
+from backhand.checking.rows import assemble
+from backhand.checking.stressing import stress_pass
+from backhand.errors import CheckError
+
+
+def check(
+    forward: Any,
+    backward: Callable[..., Any] | None = None,
+    *,
+    inputs: Inputs | None = None,
+    out: str | Sequence[str] | None = None,
+    names: Mapping[str, str] | None = None,
+    draws: int = 3,
+    seed: int = 0,
+    stress: bool | None = None,
+) -> Report:
+    """Compare a hand-written backward with autograd, find the lines at fault and name their mistakes.
+
+    What it does not catch: a mistake that shows on none of the drawn inputs (a branch that is never taken);
+    one whose effect is below about 1e-8 of the gradient; a forward that is itself not what was meant; what
+    happens at a kink or a tie, where autograd's choice is only one of several.
+
+    Args:
+        forward: a function that returns its named tensors (`return locals()`), or a whole pass: a module or
+            an object with `forward`, `backward` and optionally `inputs` and `out`.
+        backward: a function whose parameters name what it needs of the forward, and that returns its
+            gradients, each `d` + the tensor's name.
+        inputs: arguments of the forward by name, or a function of a `torch.Generator` that draws them.
+        out: the names of the outputs; without it the forward ends in the scalar `loss`.
+        names: gradient name to tensor name, where they do not follow the rule.
+        draws: how many independent sets of inputs to try; given inputs are varied for the second and later.
+        seed: of the draws and of the upstream gradients.
+        stress: also try linearity, layouts, repeated runs and the like; by default for passes with `out`.
+
+    Returns:
+        A frozen `Report`. Nothing is printed, and a wrong gradient raises nothing.
+
+    Raises:
+        CheckError: the parts do not fit together, so that there is nothing to compare.
+
+    >>> import torch
+    >>> def forward(x, w):
+    ...     y = x * w
+    ...     return locals()
+    >>> def backward(dy, x, w):
+    ...     dx = dy * w
+    ...     dw = dy
+    ...     return locals()
+    >>> report = check(forward, backward, inputs={"x": torch.randn(4), "w": torch.randn(4)}, out="y")
+    >>> [row.name for row in report.culprits]
+    ['w']
+    """
+    chosen = resolve(forward, backward, inputs, out, names)
+    title = getattr(forward if backward is None else backward, "__name__", type(forward).__name__)
+    return check_resolved(chosen, title, draws=draws, seed=seed, stress=stress)
+
+
+def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
+    """Check a pass whose parts are known already; see `check`."""
+    drawn = _inputs(chosen, draws, seed)
+    judged, notes = _in_float64(chosen, drawn, seed)
+    shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
+    failures = ()
+    if stress or (stress is None and chosen.out):
+        failures = stress_pass(chosen, shown, judged)
+    return assemble(chosen, title, judged, shown, failures, notes, unmatched(judged[0].draw))
+
+
+def _inputs(chosen: Pass, draws: int, seed: int) -> list[dict[str, Any]]:
+    if draws < 1:
+        raise CheckError(f"draws is {draws!r}; expected at least 1.")
+    generator = torch.Generator().manual_seed(seed)
+    first = chosen.draw(generator)
+    if callable(chosen.inputs):
+        return [first, *(chosen.draw(generator) for _ in range(draws - 1))]
+    return [first, *(vary(first, generator) for _ in range(draws - 1))]
+
+
+def _in_float64(chosen: Pass, drawn: list[dict[str, Any]], seed: int) -> tuple[list[Judgement], list[str]]:
+    """Judge all draws in float64 if the user's code allows it, otherwise in the user's own dtype."""
+    notes: list[str] = []
+    for dtype, promote in ((torch.float64, False), (torch.float64, True), (None, False)):
+        try:
+            first = draw(chosen, drawn[0], dtype, seed, promote=promote)
+        except CheckError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            if dtype is None:
+                raise CheckError(f"forward raised {type(error).__name__}: {_one_line(error)}") from error
+            continue
+        if dtype is not None and (_is_lowered(first) or _is_a_dtype_error(first)):
+            continue
+        if dtype is None:
+            notes.append("The code does not run in float64, so the verdict was made in its own precision.")
+        judged = [judge(chosen, first)]
+        if chosen.backward_source is not None and not judged[0].culprits and first.error is None:
+            Cancelling(chosen, judged[0]).look()
+        if not is_finite(first):
+            notes.append("The forward or autograd's own gradients are not finite for the given inputs.")
+        for i, values in enumerate(drawn[1:], start=1):
+            try:
+                another = draw(chosen, values, dtype, seed + i, promote=promote)
+            except Exception:
+                continue
+            if is_finite(another) and (another.error is None or first.error is not None):
+                judged.append(judge(chosen, another, judged[0]))
+        return judged, notes
+    raise AssertionError("unreachable")
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _is_lowered(drawn: Draw) -> bool:
+    """Tell whether some tensor of a float64 run fell back to a lower dtype."""
+    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values()]
+    return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
+
+
+def _is_a_dtype_error(drawn: Draw) -> bool:
+    return (drawn.error is not None and "dtype" in str(drawn.error)) or "same dtype" in str(drawn.error)
+
+
+def _in_user_dtype(chosen: Pass, values: dict[str, Any], first: Judgement, seed: int) -> Draw:
+    """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
+    if all(
+        v.dtype == torch.float64 for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()
+    ):
+        return first.draw
+    try:
+        return draw(chosen, values, None, seed)
+    except Exception:  # shown in float64 instead
+        return first.draw

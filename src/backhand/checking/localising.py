@@ -1,0 +1,167 @@
+"""Which gradients of one draw are wrong, and which of them by their own fault."""
+
+import ast
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from backhand.checking.comparing import close, fit_shape, right_but_for_shape
+from backhand.checking.drawing import Draw
+from backhand.checking.precision import VACUOUS
+from backhand.checking.protocol import Pass
+from backhand.checking.repairing import Repair, repair
+
+PROBE = 2.0**-20  # a relative change of the upstream gradients: far above rounding, far below the gradients
+
+
+@dataclass
+class Culprit:
+    """A gradient that is wrong given its own upstream.
+
+    Attributes:
+        value: what its lines make of the upstream gradients in `handed`; None where they made nothing.
+        expected: what they should make.
+        handed: the gradient that each tensor hands on.
+    """
+
+    name: str
+    value: Tensor | None
+    expected: Tensor
+    handed: dict[str, Tensor]
+    shape_only: bool = False
+    summands: float = 0.0
+
+
+@dataclass
+class Judgement:
+    """The verdict on one draw.
+
+    Attributes:
+        right: whether each gradient agrees with autograd's.
+        vacuous: tensors whose true gradient is zero but for rounding.
+        summands: the size of what was added up to make each gradient.
+        culprits: by tensor name, in the order of the backward.
+        ambiguous: gradients that are not those of the last value that the forward gave a name; not judged.
+        lucky: gradients made of another upstream gradient (the first name) than their own (the second), which
+            are right only because a branch cancels.
+        shared: gradients that are changed through another name by less than rounding.
+    """
+
+    draw: Draw
+    right: dict[str, bool]
+    vacuous: set[str]
+    summands: dict[str, float]
+    culprits: dict[str, Culprit] = field(default_factory=dict)
+    repair: Repair | None = None
+    ambiguous: set[str] = field(default_factory=set)
+    lucky: dict[str, tuple[str, str]] = field(default_factory=dict)
+    shared: dict[str, tuple[str, ast.stmt]] = field(default_factory=dict)
+
+
+def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
+    """Return the verdict on one draw; the sizes of summands are taken from a judgement of another draw."""
+    traced = draw.trace
+    summands = summand_sizes(draw) if like is None else like.summands
+    vacuous = {
+        name
+        for name, gradient in traced.gradients.items()
+        if gradient.numel()
+        and float(gradient.abs().max()) <= VACUOUS.get(gradient.dtype, 0) * summands.get(name, 0.0)
+    }
+    right = {}
+    for name, value in draw.user.items():
+        if name in traced.gradients:
+            right[name] = close(value, traced.gradients[name], summands.get(name, 0.0))
+        else:  # the output does not depend on it
+            right[name] = not bool(value.any())
+    judgement = Judgement(draw, right, vacuous, summands)
+    for name in [n for n in right if not right[n] and is_rebound(chosen, draw, n)]:
+        judgement.ambiguous.add(name)
+        del right[name], draw.user[name], draw.matched[name]
+    if not all(right.values()) or draw.error is not None:
+        _localise(chosen, judgement)
+    return judgement
+
+
+def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
+    """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
+    source = chosen.forward_source
+    inner = name not in draw.trace.wanted and "[" not in name
+    return inner and source is not None and source.times_assigned(name) > 1
+
+
+def summand_sizes(draw: Draw) -> dict[str, float]:
+    """Return the typical size of the terms that are added up to each gradient, however they cancel.
+
+    Found by probing: each element of every upstream gradient is changed by the same small part of itself,
+    up or down at random, and the change that arrives is measured.
+    """
+    traced = draw.trace
+    generator = torch.Generator().manual_seed(draw.seed)
+    relative = PROBE if not draw.dtype or draw.dtype == torch.float64 else 2.0**-6
+    handed = {}
+    for name, gradient in traced.gradients.items():
+        signs = torch.randint(0, 2, gradient.shape, generator=generator).mul_(2).sub_(1).to(gradient.device)
+        handed[name] = gradient * (1 + relative * signs)
+    arrived = traced.local_gradients(handed)
+    return {
+        name: float((arrived[name] - gradient).to(torch.float64).square().mean().sqrt()) / relative
+        if gradient.numel()
+        else 0.0
+        for name, gradient in traced.gradients.items()
+    }
+
+
+def _localise(chosen: Pass, judgement: Judgement) -> None:
+    draw = judgement.draw
+    if chosen.backward_source is not None:
+        found = repair(chosen, draw, judgement.summands)
+        judgement.repair = found
+        handed = draw.trace.gradients
+        for name in found.culprits:
+            value = found.observed[name].value if name in found.observed else None
+            judgement.culprits[name] = blame(
+                name, value, handed[name], handed, judgement.summands.get(name, 0.0)
+            )
+    _misdirected(judgement)
+    if not judgement.culprits and not all(judgement.right.values()):
+        _localise_by_hooks(judgement)
+
+
+def _misdirected(judgement: Judgement) -> None:
+    """Blame gradients of tensors on which the output does not depend."""
+    unreached = judgement.draw.trace.unreached
+    for name, right in judgement.right.items():
+        if not right and name in unreached:
+            zero = torch.zeros_like(unreached[name]).detach()
+            judgement.culprits[name] = blame(name, judgement.draw.user[name], zero, {})
+
+
+def _localise_by_hooks(judgement: Judgement) -> None:
+    """Judge each gradient given the user's own upstream gradients, in one pass of autograd."""
+    draw = judgement.draw
+    handed = dict(draw.trace.gradients)
+    given = {}
+    for name, value in draw.user.items():
+        if name in draw.trace.tensors:
+            fitted = fit_shape(value, draw.trace.tensors[name])
+            if fitted is not None:
+                given[name] = fitted.to(draw.trace.tensors[name].dtype).contiguous()
+    expected = draw.trace.local_gradients(given)
+    handed = expected | given
+    order = list(draw.trace.tensors)
+    for name in reversed(order):
+        if name not in draw.user or name in draw.trace.outputs:
+            continue
+        size = judgement.summands.get(name, 0.0)
+        if not close(draw.user[name], expected[name], size):
+            judgement.culprits[name] = blame(name, draw.user[name], expected[name], handed, size)
+
+
+def blame(
+    name: str, value: Tensor | None, expected: Tensor, handed: dict[str, Tensor], summands: float = 0.0
+) -> Culprit:
+    """Return a wrong gradient with what it should be."""
+    shape_only = value is not None and right_but_for_shape(value, expected, summands)
+    return Culprit(name, value, expected, handed, shape_only, summands)

@@ -1,0 +1,68 @@
+"""`check_namespace`: the gradients in a live namespace, such as a notebook's `globals()`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.drawing import judged, unmatched
+from backhand.checking.flattening import flatten
+from backhand.checking.localising import judge
+from backhand.checking.protocol import Pass
+from backhand.checking.report import Report
+from backhand.checking.rows import assemble
+from backhand.checking.tracing import from_graph
+from backhand.errors import CheckError
+
+
+def check_namespace(
+    namespace: Mapping[str, Any], loss: str = "loss", *, names: Mapping[str, str] | None = None
+) -> Report:
+    """Judge every `d<name>` in a namespace against the graph of its loss, in the dtype it was computed in.
+
+    There is no source here, so that a culprit is told from its followers by autograd's hooks alone.
+
+    Args:
+        namespace: usually `globals()`.
+        loss: the name of the scalar whose graph is still alive (`loss.backward(retain_graph=True)`).
+        names: gradient name to tensor name, where they do not follow the rule.
+
+    Raises:
+        CheckError: there is no such loss, or its graph is gone.
+    """
+    value = namespace.get(loss)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise CheckError(f"{loss!r} is {type(value).__name__}; expected a scalar tensor with a graph.")
+    values = {k: v for k, v in namespace.items() if not k.startswith("_") and _holds_tensors(v)}
+    leaves = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.requires_grad and v.is_leaf}
+    try:
+        traced = from_graph(leaves, values, {loss: value}, {f"d{loss}": torch.ones_like(value)})
+    except RuntimeError as error:
+        raise CheckError(
+            f"the graph of {loss!r} is gone: call {loss}.backward(retain_graph=True), or run the forward."
+        ) from error
+    function = _nothing
+    out = () if loss == "loss" else (loss,)
+    chosen = Pass(function, function, leaves, out, dict(names or {}), None, frozenset(), None, None)
+    draw = judged(
+        chosen, traced, {k: v for k, v in namespace.items() if k.startswith("d") or k in (names or {})}, 0
+    )
+    if not draw.matched:
+        raise CheckError(
+            "no name here is the gradient of a tensor on which the loss depends, such as dlogits."
+        )
+    judgement = judge(chosen, draw)
+    return assemble(chosen, "namespace", [judgement], draw, (), (), unmatched(draw))
+
+
+def _nothing(**_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return True
+    if not isinstance(value, list | tuple | dict) or len(value) > 100:
+        return False
+    return any(isinstance(v, Tensor) for v in flatten({"x": value}).values())

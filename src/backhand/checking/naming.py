@@ -1,0 +1,284 @@
+"""Name a culprit's mistake: try the explanations, simplest first, keep one that reproduces the gradient."""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import replace as with_changes
+
+import torch
+
+from backhand.checking.comparing import close, fit_shape
+from backhand.checking.contributions import Scene
+from backhand.checking.editing import Bench, by_edit, slice_of
+from backhand.checking.finding import Finder, Finding
+from backhand.checking.fitting import all_zero, branches, paths, whole_factor
+from backhand.checking.flattening import root
+from backhand.checking.localising import Judgement
+from backhand.checking.protocol import Pass
+from backhand.checking.repairing import Variables, extended
+from backhand.checking.report import Mistake
+from backhand.checking.shaping import overreduced, partial, right_values, transposed, unreduced
+from backhand.checking.source import begins_anew, reads, simple_statements, writes, writes_surely
+from backhand.checking.substituting import (
+    another_gradient,
+    another_point,
+    another_upstream,
+    extra_factor,
+    overwritten,
+)
+from backhand.checking.wording import in_words
+
+# Of two explanations that fit, the earlier is named and the later mentioned.
+OF_SHAPE: tuple[Finder, ...] = (transposed, right_values, unreduced, overreduced)
+OF_VALUES: tuple[Finder, ...] = (
+    all_zero,
+    whole_factor,
+    branches,
+    transposed,
+    overwritten,
+    another_upstream,
+    another_point,
+    overreduced,
+    extra_factor,
+    another_gradient,
+    paths,
+)
+
+
+def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistake:
+    """Return the mistake in one gradient, from the draws on which it is wrong."""
+    first = judged[0]
+    return in_words(chosen, first, name, _find(chosen, name, judged))
+
+
+def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
+    first = judged[0]
+    culprit = first.culprits[name]
+    if first.repair is not None and name in first.repair.aliased:
+        changed_by = first.repair.aliased[name][0]
+        return Finding("aliased", {"with": changed_by}, f"changed in place through {changed_by}")
+    if culprit.value is None:
+        return _without_value(chosen, name, judged)
+    if not bool(torch.isfinite(culprit.value).all()) and bool(torch.isfinite(culprit.expected).all()):
+        return Finding("nonfinite", {"origin": _origin(first, name)}, "NaN or infinity")
+    if name not in first.draw.trace.tensors:
+        return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
+    raising = _raising(chosen, name, judged)
+    if raising is not None:
+        return raising
+    scenes = [scene_of(j, name) for j in judged[:2] if j.culprits[name].value is not None]
+    found = _swapped(first, name) or _edited(chosen, name, judged, only="overwritten") or _explain(scenes)
+    if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
+        words = f"{found.words}, for it is assigned twice and `=` drops what was there"
+        return Finding("overwritten", found.detail, words)
+    twice = found is not None and found.kind == "repeated_branch" and first.repair is not None
+    if found is not None and twice and _edited(chosen, name, judged, only="repeated") is None:
+        words = found.words.replace("is added twice", "times 2")  # no term is there twice
+        return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
+    return (
+        found
+        or by_alias(first, name)
+        or _edited(chosen, name, judged)
+        or unread_upstream(chosen, first, scenes[0])
+        or partial(scenes[0])
+        or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
+    )
+
+
+def _raising(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+    """Mend a line that raised within a loop, so that a part of the gradient was never added."""
+    first, source = judged[0], chosen.backward_source
+    if first.repair is None or source is None or name not in first.draw.matched:
+        return None
+    path = Variables(source, extended(first.draw, source)).path.get(name, "")
+    for statement, error in first.repair.errors:
+        if root(path) in writes_surely(statement):
+            found = _edited(chosen, name, judged, also=[statement])
+            if found is not None:
+                text = str(error).strip().split("\n", 1)[0]
+                found.words += f" (the line raises {type(error).__name__}: {text})"
+            return found
+    return None
+
+
+def _swapped(judgement: Judgement, name: str) -> Finding | None:
+    """Find another culprit that has this one's gradient while this one has its."""
+    own = judgement.culprits[name]
+    for other, culprit in judgement.culprits.items():
+        if other == name or own.value is None or culprit.value is None:
+            continue
+        if close(own.value, culprit.expected) and close(culprit.value, own.expected):
+            gradient = judgement.draw.matched.get(other, f"d{other}")
+            return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value")
+    return None
+
+
+def scene_of(judgement: Judgement, name: str) -> Scene:
+    """Return the surroundings of a culprit."""
+    culprit, draw = judgement.culprits[name], judgement.draw
+    assert culprit.value is not None
+    value = culprit.value if culprit.value.is_floating_point() else culprit.value.to(culprit.expected.dtype)
+    return Scene(
+        trace=draw.trace,
+        name=name,
+        value=value,
+        expected=culprit.expected,
+        handed=culprit.handed,
+        given=frozenset(draw.user),
+        gradient_names=draw.matched,
+        summands=culprit.summands,
+    )
+
+
+def _explain(scenes: Sequence[Scene]) -> Finding | None:
+    """Return the first explanation that holds on every scene."""
+    first = scenes[0]
+    if first.value.shape != first.expected.shape:
+        found = _first(OF_SHAPE, scenes)
+        if found is not None:
+            return found
+        fitted = [_fitted(s) for s in scenes]
+        if any(s is None for s in fitted):
+            return None
+        found = _first(OF_VALUES, [s for s in fitted if s is not None])
+        if found is not None:
+            found.words += f"; besides, its shape is {tuple(first.value.shape)}"
+        return found
+    return _first(OF_VALUES, scenes)
+
+
+def _fitted(scene: Scene) -> Scene | None:
+    value = fit_shape(scene.value, scene.expected)
+    return None if value is None else with_changes(scene, value=value, _contributions={})
+
+
+def _first(finders: Sequence[Finder], scenes: Sequence[Scene]) -> Finding | None:
+    for finder in finders:
+        found = finder(scenes[0])
+        if found is not None and all(_agrees(found, finder(s)) for s in scenes[1:]):
+            return found
+    return None
+
+
+def _agrees(found: Finding, other: Finding | None) -> bool:
+    """Tell whether two draws gave the same explanation: the same kind, and the same constant factor."""
+    if other is None or other.kind != found.kind:
+        return False
+    a, b = found.detail.get("factor"), other.detail.get("factor")
+    return a is None or b is None or abs(a - b) <= 1e-9 * abs(a)
+
+
+def by_alias(judgement: Judgement, name: str) -> Finding | None:
+    """Find memory shared with another gradient, where there is no source that tells who changed it."""
+    value = judgement.draw.user.get(name)
+    if value is None or judgement.repair is not None:
+        return None
+    for other, tensor in judgement.draw.user.items():
+        if other != name and tensor.data_ptr() == value.data_ptr() and tensor.shape == value.shape:
+            with_ = judgement.draw.matched[other]
+            return Finding("aliased", {"with": with_}, f"shares its memory with {with_}")
+    return None
+
+
+def _edited(
+    chosen: Pass,
+    name: str,
+    judged: Sequence[Judgement],
+    *,
+    only: str = "",
+    also: Sequence[ast.stmt] = (),
+) -> Finding | None:
+    source = chosen.backward_source
+    benches, statements = [], []
+    matched: dict[str, str] = {}
+    for judgement in judged[:2]:
+        if judgement.repair is None or name not in judgement.repair.observed or source is None:
+            return None
+        seen = judgement.repair.observed[name]
+        matched = extended(judgement.draw, source)
+        statements = [*seen.statements, *also]
+        if seen.namespace:
+            benches.append(Bench(seen.namespace, judgement.culprits[name].expected))
+    assert source is not None
+    paths_ = Variables(source, matched).path
+    if name not in paths_ or not benches:
+        return None
+    gradients = {path: tensor for tensor, path in paths_.items()}
+    return by_edit(source, paths_[name], statements, gradients, benches, only=only)
+
+
+def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
+    """Explain a gradient that its line did not make: the line raised, or gave None."""
+    first = judged[0]
+    seen = first.repair.observed.get(name) if first.repair is not None else None
+    if seen is None or seen.error is None:
+        return Finding("zero", {}, "None")
+    text = str(seen.error).strip().split("\n", 1)[0]
+    found = _edited(chosen, name, judged)
+    raised = f"the line raises {type(seen.error).__name__}: {text}"
+    if found is None and name in first.draw.trace.tensors:
+        found = unread_upstream(chosen, first, _empty_scene(first, name))
+    if found is not None:
+        return Finding(found.kind, found.detail, f"{found.words} ({raised})")
+    return Finding("unexplained", {"ruled_out": []}, raised)
+
+
+def _empty_scene(judgement: Judgement, name: str) -> Scene:
+    culprit, draw = judgement.culprits[name], judgement.draw
+    given = frozenset(draw.matched) | set(judgement.repair.observed if judgement.repair else ())
+    return Scene(draw.trace, name, culprit.expected, culprit.expected, culprit.handed, given, draw.matched)
+
+
+def unread_upstream(chosen: Pass, judgement: Judgement, scene: Scene) -> Finding | None:
+    """Find an upstream gradient that the statements of this gradient never read."""
+    source = chosen.backward_source
+    seen = judgement.repair.observed.get(scene.name) if judgement.repair is not None else None
+    if source is None or seen is None:
+        return None
+    paths_ = Variables(source, extended(judgement.draw, source)).path
+    if scene.name not in paths_:
+        return None
+    known = {root(path): tensor for tensor, path in paths_.items()}
+    read: set[str] = set()
+    for statement in slice_of(source, paths_[scene.name], seen.statements, known):
+        read |= reads(statement)
+    for consumer in scene.frontier:
+        path = paths_.get(consumer, scene.d(consumer))
+        if root(path) not in read:
+            words = f"{path}, the gradient that comes from {consumer}, is not used"
+            return Finding("wrong_upstream", {"used": None, "expected": path}, words)
+    return None
+
+
+def _origin(judgement: Judgement, name: str) -> str:
+    """Return the first tensor in which something is not finite: of the forward, or of the backward."""
+    for tensor, value in judgement.draw.trace.tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            return tensor
+    seen = judgement.repair.observed if judgement.repair is not None else {}
+    for tensor, observed in seen.items():
+        if observed.value is not None and not bool(torch.isfinite(observed.value).all()):
+            return judgement.draw.matched.get(tensor, f"d{tensor}")
+    return judgement.draw.matched.get(name, f"d{name}")
+
+
+def overwrites(chosen: Pass, judgement: Judgement, name: str) -> bool:
+    """Tell whether the source assigns a gradient afresh after it had a value, so that the value is lost."""
+    source = chosen.backward_source
+    if source is None or name not in judgement.draw.matched:
+        return False
+    path = Variables(source, judgement.draw.matched).path.get(name, "")
+    return _is_assigned_twice(source.statements, path) if path.isidentifier() else False
+
+
+def _is_assigned_twice(statements: Sequence[ast.stmt], variable: str) -> bool:
+    count = 0
+    for top in statements:
+        looped = isinstance(top, ast.For | ast.While)
+        for s in simple_statements((top,)):
+            if begins_anew(s, variable) and variable in writes(s):
+                count += 2 if looped else 1
+    return count > 1
+
+
+def _ruled_out() -> list[str]:
+    return ["branches", "sign", "scale", "transpose", "another upstream", "another point", "a small edit"]

@@ -1,0 +1,123 @@
+"""Run a user's script or notebook, without its plots, its prints or a change to its folder's contents."""
+
+import ast
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.executing import Namespace
+from backhand.checking.scripts import Played
+from backhand.checking.source import Source
+from backhand.errors import CheckError
+
+
+class _OutOfTimeError(Exception):
+    """A cell took too long."""
+
+
+def play(
+    source: Source,
+    cells: Sequence[tuple[str, Sequence[ast.stmt]]],
+    folder: Path,
+    loss: str,
+    time_limit: float | None,
+) -> Played:
+    """Run cells one after the other, in the file's own folder.
+
+    A cell that raises ends; the ones after it still run. A cell that is over the time limit is left.
+
+    Raises:
+        CheckError: a cell raised before there was any loss.
+    """
+    played = Played(source, loss)
+    namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
+    if source.file:
+        namespace["__file__"] = source.file
+    with _quietly(folder):
+        for label, statements in cells:
+            try:
+                with _limited(time_limit):
+                    _run_cell(played, statements, namespace, source.file or label)
+            except _OutOfTimeError:
+                played.notes.append(f"{label} took more than {time_limit:g} s and was left.")
+            except (Exception, SystemExit) as error:  # the user's code may raise anything
+                text = str(error).strip().split("\n", 1)[0]
+                told = f"{label} raised {type(error).__name__}: {text}"
+                if played.loss_statement is None:
+                    raise CheckError(f"{told}, before there was a {loss!r} to check.") from error
+                played.notes.append(told)
+    played.final = {k: v for k, v in namespace.items() if not k.startswith("__")}
+    return played
+
+
+def _run_cell(played: Played, statements: Sequence[ast.stmt], namespace: Namespace, file: str) -> None:
+    for i, statement in enumerate(statements):
+        try:
+            exec(compile(ast.Module([statement], []), file, "exec"), namespace)
+        except _OutOfTimeError:
+            raise
+        except (Exception, SystemExit):  # the user's code may raise anything
+            played.ran.extend(statements[i:])  # to be judged all the same
+            raise
+        played.saw(statement, namespace)
+
+
+@contextlib.contextmanager
+def _quietly(folder: Path) -> Iterator[None]:
+    """Run in a folder, with output swallowed, plots unseen, and autograd's graphs kept alive."""
+    where, path = Path.cwd(), list(sys.path)
+    argv, bytecode, backend = sys.argv, sys.dont_write_bytecode, os.environ.get("MPLBACKEND")
+    backward = Tensor.backward
+    generator = torch.default_generator.get_state()
+
+    def keeping(self: Tensor, gradient: Any = None, *_: Any, inputs: Any = None, **__: Any) -> None:
+        backward(self, gradient, retain_graph=True, inputs=inputs)
+
+    os.chdir(folder)
+    os.environ["MPLBACKEND"] = "Agg"
+    sys.path.insert(0, str(folder))
+    sys.argv = [argv[0] if argv else ""]
+    sys.dont_write_bytecode = True
+    Tensor.backward = keeping  # type: ignore[method-assign]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        Tensor.backward = backward  # type: ignore[method-assign]
+        sys.path[:], sys.argv, sys.dont_write_bytecode = path, argv, bytecode
+        if backend is None:
+            os.environ.pop("MPLBACKEND", None)
+        else:
+            os.environ["MPLBACKEND"] = backend
+        os.chdir(where)
+        torch.default_generator.set_state(generator)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Interrupt a block after a time, where the system can (the main thread of a Unix process)."""
+    able = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not able:
+        yield
+        return
+
+    def ring(_: int, __: FrameType | None) -> None:
+        raise _OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

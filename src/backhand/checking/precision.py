@@ -1,0 +1,78 @@
+"""Run the user's code in float64, and the tolerances in one table."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# |user - autograd| may be RELATIVE * |autograd| + OF_SUMMANDS * the size of what was added up, per element.
+# In float64 that is far above rounding and far below any mistake worth the name; the lower dtypes are used
+# only where the user's code does not run in float64, with some tens of units of rounding.
+RELATIVE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+OF_SUMMANDS = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+# A gradient below this part of its summands is zero but for rounding.
+VACUOUS = {torch.float64: 1e-11, torch.float32: 3e-6, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+# torch.testing.assert_close for float32 and so on: what the table's "approximate" means, as (rtol, atol).
+APPROXIMATE = {
+    torch.float64: (1e-7, 1e-7),
+    torch.float32: (1e-5, 1e-8),
+    torch.bfloat16: (1.6e-2, 1e-5),
+    torch.float16: (1e-3, 1e-5),
+}
+LOW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Set torch's default dtype within a block, and put the old one back whatever happens."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def convert(value: Any, dtype: torch.dtype) -> Any:
+    """Return a copy in which every floating-point tensor has this dtype; containers are walked through."""
+    if isinstance(value, Tensor):
+        tensor = value.detach()
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        return tensor.clone().requires_grad_(value.requires_grad)
+    if isinstance(value, Mapping):
+        return {k: convert(v, dtype) for k, v in value.items()}
+    if isinstance(value, list):
+        return [convert(v, dtype) for v in value]
+    if type(value) is tuple:
+        return tuple(convert(v, dtype) for v in value)
+    return value
+
+
+def lowest(values: Mapping[str, Any]) -> torch.dtype:
+    """Return the coarsest floating-point dtype among these tensors; float64 where there is none."""
+    found = {v.dtype for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()}
+    return min(found, key=lambda d: -torch.finfo(d).eps, default=torch.float64)
+
+
+class Promoting(TorchFunctionMode):
+    """Turns requests for a lower floating-point dtype (`.float()`, `dtype=torch.float16`) into float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {k: torch.float64 if v in LOW else v for k, v in (kwargs or {}).items() if k == "dtype"} | {
+            k: v for k, v in (kwargs or {}).items() if k != "dtype"
+        }
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            return args[0].to(torch.float64)
+        args = tuple(_raised(a) for a in args)
+        return func(*args, **kwargs)
+
+
+def _raised(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in LOW else value
+    low = isinstance(value, Tensor) and value.dtype in LOW and not value.requires_grad
+    return value.to(torch.float64) if low else value

@@ -1,0 +1,128 @@
+"""What a pass is: a forward and a backward that are wired together by the names of their tensors."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.flattening import nearest
+from backhand.checking.source import Source, source_of
+from backhand.errors import CheckError
+
+Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward, a backward and their inputs, resolved from whatever the user handed in.
+
+    Attributes:
+        out: the names of the outputs; empty where the forward ends in the scalar `loss`.
+        names: the user's mapping of gradient to tensor, for names that do not follow the rule.
+        wanted: the parameter names of the backward, or None where it takes everything (`**f`).
+        scope: makes the variables that a script's statements see; None for functions.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    inputs: Inputs
+    out: tuple[str, ...]
+    names: Mapping[str, str]
+    wanted: tuple[str, ...] | None
+    optional: frozenset[str]
+    forward_source: Source | None
+    backward_source: Source | None
+    scope: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the tensors in which the forward ends."""
+        return self.out or ("loss",)
+
+    def draw(self, generator: torch.Generator) -> dict[str, Any]:
+        """Return one set of inputs."""
+        return dict(self.inputs(generator) if callable(self.inputs) else self.inputs)
+
+
+def resolve(
+    forward: object,
+    backward: Callable[..., Any] | None,
+    inputs: Inputs | None,
+    out: str | Sequence[str] | None,
+    names: Mapping[str, str] | None,
+) -> Pass:
+    """Return the pass that these arguments describe.
+
+    Raises:
+        CheckError: a part is missing, or is not what it should be.
+    """
+    if backward is None:
+        whole, forward = forward, getattr(forward, "forward", None)
+        backward = getattr(whole, "backward", None)
+        inputs = inputs if inputs is not None else getattr(whole, "inputs", None)
+        out = out if out is not None else getattr(whole, "out", None)
+        if forward is None or backward is None:
+            lacks = " and ".join(n for n, f in (("forward", forward), ("backward", backward)) if f is None)
+            raise CheckError(f"{_title(whole)} has no {lacks}: a pass is a forward and a backward.")
+    for role, function in (("forward", forward), ("backward", backward)):
+        if not callable(function):
+            raise CheckError(f"{role} is {function!r}; expected a function.")
+    assert callable(forward)
+    if inputs is None:
+        inputs = _no_inputs(forward)
+    parameters = inspect.signature(backward).parameters.values()
+    everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return Pass(
+        forward=forward,
+        backward=backward,
+        inputs=inputs,
+        out=(out,) if isinstance(out, str) else tuple(out or ()),
+        names=dict(names or {}),
+        wanted=None if everything else tuple(p.name for p in named),
+        optional=frozenset(p.name for p in named if p.default is not p.empty),
+        forward_source=source_of(forward),
+        backward_source=source_of(backward),
+    )
+
+
+def _no_inputs(forward: Callable[..., Any]) -> Mapping[str, Any]:
+    required = [
+        p.name
+        for p in inspect.signature(forward).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if required:
+        raise CheckError(
+            f"no inputs for forward({', '.join(required)}): "
+            "give inputs={name: tensor} or a function of a torch.Generator that draws them."
+        )
+    return {}
+
+
+def _title(value: object) -> str:
+    return getattr(value, "__name__", None) or type(value).__name__
+
+
+def arguments(chosen: Pass, values: Mapping[str, Any], upstream: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what the backward asks for, by name: the forward's values and the upstream gradients.
+
+    Raises:
+        CheckError: the backward asks for a name that the forward does not have.
+    """
+    offered = {**values, **{k: v for k, v in upstream.items() if k not in values}}
+    if chosen.wanted is None:
+        return offered
+    found = {}
+    for name in chosen.wanted:
+        if name in offered:
+            found[name] = offered[name]
+        elif name not in chosen.optional:
+            raise CheckError(
+                f"backward asks for {name!r}, which forward does not return{nearest(name, offered)} "
+                f"It may ask for: {', '.join(sorted(offered))}."
+            )
+    return found

@@ -1,0 +1,129 @@
+"""Explain a gradient by its axes: a wrong shape, a sum that is missing or one too many, a transpose."""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from backhand.checking.comparing import right_but_for_shape
+from backhand.checking.contributions import Scene
+from backhand.checking.finding import Finding, same
+from backhand.checking.fitting import constant_ratio
+
+
+def right_values(scene: Scene) -> Finding | None:
+    """Find right values in a wrong shape."""
+    expected, got = tuple(scene.expected.shape), tuple(scene.value.shape)
+    size = 10 * float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
+    if not right_but_for_shape(scene.value, scene.expected, max(size, scene.summands)):
+        return None
+    return Finding(
+        "shape", {"expected": expected, "got": got}, f"right values in shape {got}, not {expected}"
+    )
+
+
+def transposed(scene: Scene) -> Finding | None:
+    """Find the right gradient with its axes in another order."""
+    axes = scene.expected.dim()
+    if not 2 <= axes <= 4 or scene.value.dim() != axes:
+        return None
+    for order in itertools.permutations(range(axes)):
+        moved = scene.expected.permute(order)
+        if list(order) != sorted(order) and same(scene.value, moved, scene):
+            if same(scene.value, scene.expected, scene):
+                return None
+            return Finding("transposed", {"order": list(order)}, "the transpose of the right gradient")
+    return None
+
+
+def unreduced(scene: Scene) -> Finding | None:
+    """Find a gradient that still has the axes along which the forward broadcast."""
+    expected, user = scene.expected, scene.value
+    if user.shape == expected.shape or user.numel() <= expected.numel():
+        return None
+    for axes in _axes(user.dim()):
+        for keepdim in (True, False):
+            summed = user.sum(axes, keepdim=keepdim)
+            if summed.numel() != expected.numel():
+                continue
+            factor = constant_ratio(summed.reshape(expected.shape), expected)
+            if factor and same(summed.reshape(expected.shape), factor * expected, scene):
+                more = "" if abs(factor - 1) < 1e-7 else f" (and off by a factor of {factor:.6g})"
+                words = f"shape {tuple(user.shape)}: not summed over {_named(axes)}{more}"
+                return Finding("unreduced", {"axes": list(axes)}, words)
+    return None
+
+
+def overreduced(scene: Scene) -> Finding | None:
+    """Find a sum or mean over an axis that the gradient should keep."""
+    user, expected = scene.value, scene.expected
+    for label, source in _sources(scene):
+        for axes, keepdim, how, reduced in _reductions(source):
+            if reduced.shape == user.shape and same(user, reduced, scene):
+                kept = tuple(user.shape)
+                words = f"the {how} of {label} over {_named(axes)}, "
+                words += f"shape {kept}, expected {tuple(expected.shape)}"
+                return Finding("overreduced", {"axes": list(axes)}, words)
+            if user.shape == expected.shape and keepdim and source is expected:
+                spread = reduced.expand(expected.shape)
+                if same(user, spread, scene) and not same(expected, spread, scene):
+                    words = f"the {how} of the right gradient over {_named(axes)}, spread over it again"
+                    return Finding("overreduced", {"axes": list(axes)}, words)
+    return None
+
+
+def _sources(scene: Scene) -> Iterator[tuple[str, Tensor]]:
+    yield "the right gradient", scene.expected
+    if scene.value.shape != scene.expected.shape or len(scene.consumers) == 1:
+        for term in scene.terms():
+            if term.shape != scene.expected.shape:
+                yield "its terms", term
+
+
+def _reductions(source: Tensor) -> Iterator[tuple[tuple[int, ...], bool, str, Tensor]]:
+    for axes in _axes(source.dim()):
+        if any(source.shape[a] > 1 for a in axes):
+            for keepdim in (True, False):
+                yield axes, keepdim, "sum", source.sum(axes, keepdim=keepdim)
+                yield axes, keepdim, "mean", source.mean(axes, keepdim=keepdim)
+
+
+def _axes(dim: int) -> Iterator[tuple[int, ...]]:
+    for size in range(1, min(dim, 4) + 1):
+        yield from itertools.combinations(range(dim), size)
+
+
+def _named(axes: tuple[int, ...]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
+
+
+def partial(scene: Scene) -> Finding | None:
+    """Find a gradient that is wrong in some rows or columns only, such as a block at the end."""
+    user, expected = scene.value, scene.expected
+    if user.shape != expected.shape or user.numel() < 4:
+        return None
+    size = float(expected.abs().max())
+    wrong = (user - expected).abs() > 1e-8 * expected.abs() + 1e-10 * size
+    for axis in range(expected.dim()):
+        others = [a for a in range(expected.dim()) if a != axis]
+        bad = wrong.any(dim=tuple(others)) if others else wrong
+        alive = (expected != 0).any(dim=tuple(others)) if others else expected != 0
+        right = int((alive & ~bad).sum())
+        if not bool(bad.any()) or right == 0:
+            continue
+        where = torch.nonzero(bad).flatten().tolist()
+        if len(where) <= max(1, int(0.7 * int(alive.sum()))):
+            return Finding(
+                "partial", {"where": {"axis": axis, "indices": where}}, _where(axis, where, len(bad))
+            )
+    return None
+
+
+def _where(axis: int, where: list[int], length: int) -> str:
+    first, last = where[0], where[-1]
+    if where == list(range(first, last + 1)) and len(where) > 1:
+        block = f"{first} to {last}" + (" (the end)" if last == length - 1 else "")
+    else:
+        block = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
+    return f"wrong only at index {block} of axis {axis}, of {length}"

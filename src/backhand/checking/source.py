@@ -1,0 +1,198 @@
+"""The source of a function or a script as statements with their lines, and what each writes and reads."""
+
+import ast
+import inspect
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the user's code: its number in its file (counted from 1) and its text."""
+
+    number: int
+    text: str
+    file: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Statements that run in order, numbered as in their file."""
+
+    statements: tuple[ast.stmt, ...]
+    lines: tuple[str, ...]
+    first: int = 1
+    file: str | None = None
+    local_names: frozenset[str] = field(default_factory=frozenset)
+
+    def line(self, number: int) -> Line:
+        """Return the line with this number."""
+        index = number - self.first
+        text = self.lines[index].strip() if 0 <= index < len(self.lines) else ""
+        return Line(number, text, self.file)
+
+    def writers(self, name: str) -> tuple[Line, ...]:
+        """Return the lines that assign or change a variable, innermost statements only."""
+        return self._writers.get(name, ())
+
+    def readers(self, name: str) -> tuple[Line, ...]:
+        """Return the lines that use a variable in an assignment, innermost statements only."""
+        return self._readers.get(name, ())
+
+    def times_assigned(self, name: str) -> int:
+        """Count the plain assignments of a variable; one within a loop counts as two."""
+        return self._times_assigned.get(name, 0)
+
+    @cached_property
+    def _writers(self) -> dict[str, tuple[Line, ...]]:
+        numbers: dict[str, set[int]] = {}
+        for s in simple_statements(self.statements):
+            for name in writes(s):
+                numbers.setdefault(name, set()).add(s.lineno)
+        return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
+
+    @cached_property
+    def _readers(self) -> dict[str, tuple[Line, ...]]:
+        numbers: dict[str, set[int]] = {}
+        for s in simple_statements(self.statements):
+            if isinstance(s, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                for name in reads(s):
+                    numbers.setdefault(name, set()).add(s.lineno)
+        return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
+
+    @cached_property
+    def _times_assigned(self) -> Counter[str]:
+        count: Counter[str] = Counter()
+        for top in self.statements:
+            looped = any(isinstance(n, ast.For | ast.While) for n in ast.walk(top))
+            for s in simple_statements((top,)):
+                for name in assigned(s):
+                    count[name] += 2 if looped else 1
+        return count
+
+
+@lru_cache(maxsize=256)
+def source_of(function: Callable[..., Any]) -> Source | None:
+    """Return the source of a plain Python function, or None where there is none to be had."""
+    function = inspect.unwrap(function)
+    if inspect.ismethod(function):
+        function = function.__func__
+    if not inspect.isfunction(function):
+        return None
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    first = max(first, 1)
+    definition = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
+    if definition is None or definition.name != function.__name__ or _yields(definition):
+        return None
+    ast.increment_lineno(tree, first - 1)
+    code = function.__code__
+    return Source(
+        statements=tuple(definition.body),
+        lines=tuple(line.rstrip("\n") for line in lines),
+        first=first,
+        file=inspect.getsourcefile(function),
+        local_names=frozenset(code.co_varnames + code.co_cellvars),
+    )
+
+
+def _yields(definition: ast.FunctionDef) -> bool:
+    return any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Nonlocal) for n in ast.walk(definition))
+
+
+def simple_statements(statements: tuple[ast.stmt, ...] | list[ast.stmt]) -> list[ast.stmt]:
+    """Return the statements that hold no other statement, in order of the text."""
+    found: list[ast.stmt] = []
+    for s in statements:
+        blocks = [getattr(s, part, []) for part in ("body", "orelse", "finalbody")]
+        if isinstance(s, ast.FunctionDef | ast.ClassDef) or not any(blocks):
+            found.append(s)
+        else:
+            for block in blocks:
+                found.extend(simple_statements(block))
+    return found
+
+
+def _root_of(node: ast.AST) -> str | None:
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
+            node = node.value
+        elif isinstance(node, ast.Call):
+            node = node.func
+        else:
+            return None
+    return node.id
+
+
+def _targets(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.Tuple | ast.List):
+        return [t for item in node.elts for t in _targets(item)]
+    return [node]
+
+
+def assigned(statement: ast.stmt) -> set[str]:
+    """Return the plain names that a statement binds anew (`x = ...`, not `x += ...` or `x[i] = ...`)."""
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = [t for target in statement.targets for t in _targets(target)]
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets = [statement.target]
+    elif isinstance(statement, ast.For):
+        targets = _targets(statement.target)
+    return {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+@lru_cache(maxsize=4096)
+def writes(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement binds or, as far as its text tells, changes in place."""
+    found = set(writes_surely(statement))
+    if isinstance(statement, ast.Expr):  # a bare call: whatever it mentions may be what it changes
+        found.update(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=4096)
+def writes_surely(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that are a statement's target, or whose in-place method it calls."""
+    found = set(assigned(statement))
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Assign):
+            roots = [_root_of(t) for target in node.targets for t in _targets(target)]
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            roots = [_root_of(node.target)]
+        elif isinstance(node, ast.For):
+            roots = [_root_of(t) for t in _targets(node.target)]
+        elif isinstance(node, ast.Call):
+            roots = _written_by_call(node)
+        else:
+            continue
+        found.update(r for r in roots if r)
+    return frozenset(found)
+
+
+def _written_by_call(node: ast.Call) -> list[str | None]:
+    roots = [_root_of(k.value) for k in node.keywords if k.arg == "out"]
+    function = node.func
+    if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
+        roots.append(_root_of(function.value))
+    return roots
+
+
+@lru_cache(maxsize=4096)
+def reads(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables whose value a statement uses."""
+    names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    names |= {_root_of(n.target) or "" for n in ast.walk(statement) if isinstance(n, ast.AugAssign)}
+    return frozenset(names - {""})
+
+
+def begins_anew(statement: ast.stmt, name: str) -> bool:
+    """Tell whether a statement gives a variable a value that owes nothing to its old one."""
+    return name in assigned(statement) and name not in reads(statement)

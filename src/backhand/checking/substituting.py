@@ -1,0 +1,201 @@
+"""Explain a gradient by putting another tensor in a right one's place: a wrong upstream, a wrong point."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from backhand.checking.contributions import Saved, Scene
+from backhand.checking.finding import Finding, same
+from backhand.checking.flattening import flatten
+
+
+def another_upstream(scene: Scene) -> Finding | None:
+    """Find another tensor's gradient, or none at all, where an upstream gradient belongs."""
+    if scene.value.shape != scene.expected.shape:
+        return None
+    for consumers, stops in _levels(scene):
+        for c in consumers:
+            own = scene.contributions(consumers)[c]
+            rest = scene.expected - own
+            for label, upstream in _upstreams(scene, c):
+                if same(scene.value, rest + scene.through(c, upstream, stops), scene):
+                    told = f"{label} was used" if label else "no upstream gradient was used"
+                    detail = {"used": label, "expected": scene.d(c)}
+                    return Finding("wrong_upstream", detail, f"{told} where {scene.d(c)} belongs")
+    return None
+
+
+def _levels(scene: Scene) -> Iterator[tuple[list[str], list[str] | None]]:
+    yield scene.consumers, None
+    if scene.frontier != scene.consumers:
+        yield scene.frontier, scene.frontier
+
+
+def _upstreams(scene: Scene, consumer: str) -> Iterator[tuple[str | None, Tensor]]:
+    right = scene.handed[consumer]
+    yield None, torch.ones_like(right)
+    for name, gradient in scene.handed.items():
+        if name != consumer and name != scene.name and fits(gradient, right):
+            yield scene.d(name), gradient.expand(right.shape)
+    for name, value in named_values(scene):
+        if fits(value, right) and value.shape == right.shape:
+            yield name, value
+
+
+def named_values(scene: Scene) -> Iterator[tuple[str, Tensor]]:
+    """Yield the forward's floating-point tensors by name."""
+    for name, value in flatten(scene.trace.values).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield name, value.detach()
+
+
+def fits(tensor: Tensor, like: Tensor) -> bool:
+    """Tell whether a tensor can stand where another one does, broadcast if need be."""
+    if tensor.dim() > like.dim():
+        return False
+    pairs = zip(reversed(tensor.shape), reversed(like.shape), strict=False)
+    return all(a in (1, b) for a, b in pairs)
+
+
+def another_point(scene: Scene) -> Finding | None:
+    """Find the right local derivative, evaluated at the wrong tensor."""
+    if scene.value.shape != scene.expected.shape:
+        return None
+    for consumer in scene.consumers:
+        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+        upstream = scene.handed[consumer]
+        if upstream.shape == rest.shape and same(scene.value, rest + upstream, scene):
+            words = f"{scene.d(consumer)} is handed on as it is: the local derivative is missing"
+            return Finding("wrong_point", {"used": None, "expected": consumer}, words)
+        for saved in scene.saved(consumer):
+            expected = _name_of(scene, saved.original)
+            for label, tensor in _points(scene, saved):
+                saved.replacement = tensor
+                try:
+                    predicted = rest + scene.through(consumer, scene.handed[consumer])
+                except RuntimeError:
+                    continue
+                finally:
+                    saved.replacement = None
+                if same(scene.value, predicted, scene):
+                    kind = "transposed" if label.endswith(".T") and label[:-2] == expected else "wrong_point"
+                    words = f"the derivative is evaluated at {label}, not at {expected or 'the right tensor'}"
+                    if label == "1":
+                        words = f"the factor {expected or 'of the local derivative'} is missing"
+                    return Finding(kind, {"used": label, "expected": expected}, words)
+    return None
+
+
+def _points(scene: Scene, saved: Saved) -> Iterator[tuple[str, Tensor]]:
+    right = saved.original
+    for name, value in named_values(scene):
+        if fits(value, right) and value.dtype == right.dtype:
+            candidate = value.expand(right.shape)
+            if not torch.equal(candidate, right):
+                yield name, candidate
+    yield "1", torch.ones_like(right)
+    if right.dim() == 2 and right.shape[0] == right.shape[1]:
+        yield f"{_name_of(scene, right)}.T", right.T
+
+
+def _name_of(scene: Scene, value: Tensor) -> str | None:
+    for name, candidate in named_values(scene):
+        if candidate.shape == value.shape and torch.equal(candidate, value):
+            return name
+    return None
+
+
+def extra_factor(scene: Scene) -> Finding | None:
+    """Find a tensor by which the gradient is multiplied though it should not be, or one left out."""
+    if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
+        return None
+    for branch, (user, right) in _parts(scene).items():
+        for name, value in named_values(scene):
+            if value.numel() < 2 or not fits(value, right):
+                continue
+            if same(user, right * value, scene):
+                words = f"multiplied by {name}, which does not belong there{branch}"
+                return Finding("wrong_point", {"used": name, "expected": None}, words)
+            if same(user * value, right, scene):
+                return Finding(
+                    "wrong_point", {"used": None, "expected": name}, f"the factor {name} is missing{branch}"
+                )
+    return None
+
+
+def _parts(scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
+    parts = {"": (scene.value, scene.expected)}
+    contributions = scene.contributions(scene.consumers)
+    if len(contributions) > 1:
+        for c, own in contributions.items():
+            parts[f" (in the branch through {c})"] = (scene.value - (scene.expected - own), own)
+    return parts
+
+
+def another_gradient(scene: Scene) -> Finding | None:
+    """Find the gradient of another tensor in this one's place."""
+    for name, gradient in scene.handed.items():
+        if name != scene.name and gradient.shape == scene.value.shape and same(scene.value, gradient, scene):
+            detail = {"used": scene.d(name), "expected": scene.d(scene.name)}
+            return Finding("wrong_upstream", detail, f"it equals {scene.d(name)}, another tensor's gradient")
+    return None
+
+
+def overwritten(scene: Scene) -> Finding | None:
+    """Find repeated indices that overwrite one another where they must accumulate."""
+    if scene.value.shape != scene.expected.shape:
+        return None
+    for consumer in scene.consumers:
+        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+        for source, upstream in _indexing(scene, consumer):
+            if _any_of(scene.value - rest, source, upstream, scene):
+                return Finding(
+                    "overwritten", {}, "of the gradients that repeated indices send here, one is kept"
+                )
+    return None
+
+
+def _indexing(scene: Scene, consumer: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, for each indexing operation on this tensor, which element is read by each of its results."""
+    end = scene.trace.edges[scene.name]
+    place = torch.arange(scene.tensor.numel()).view(scene.tensor.shape).to(scene.tensor.device)
+    for node in scene.nodes(consumer):
+        if not any(following == end for following in node.next_functions):
+            continue
+        kind, read = node.name(), None
+        if kind.startswith("IndexBackward"):
+            read = place[tuple(slice(None) if i is None else i for i in getattr(node, "_saved_indices"))]  # noqa: B009
+        elif kind.startswith("EmbeddingBackward"):
+            read = place[getattr(node, "_saved_indices")]  # noqa: B009
+        elif kind.startswith("IndexSelectBackward"):
+            read = place.index_select(*_dim_and_index(node, scene.tensor.dim()))
+        elif kind.startswith("GatherBackward"):
+            read = place.gather(*_dim_and_index(node, scene.tensor.dim()))
+        if read is None:
+            continue
+        arrived: list[Tensor] = []
+        hook = node.register_prehook(lambda gradients, arrived=arrived: arrived.append(gradients[0]))
+        try:
+            scene.through(consumer, scene.handed[consumer])
+        finally:
+            hook.remove()
+        if arrived and arrived[0].shape == read.shape:
+            yield read.flatten(), arrived[0].flatten()
+
+
+def _dim_and_index(node: object, dims: int) -> tuple[int, Tensor]:
+    dim = int(getattr(node, "_saved_dim"))  # noqa: B009
+    return (dim if dim < dims else dim - 2**64), getattr(node, "_saved_index")  # noqa: B009
+
+
+def _any_of(user: Tensor, source: Tensor, upstream: Tensor, scene: Scene) -> bool:
+    """Tell whether each element of the gradient is a value that one of its readers sends, or zero."""
+    flat = user.reshape(-1)
+    size = float(scene.expected.abs().max())
+    match = (flat[source] - upstream).abs() <= 1e-8 * upstream.abs() + 1e-10 * size
+    hit = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
+    hit[source[match]] = True
+    read = torch.zeros_like(hit)
+    read[source] = True
+    return bool((hit | (~read & (flat.abs() <= 1e-10 * size))).all())

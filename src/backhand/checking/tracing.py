@@ -1,0 +1,268 @@
+"""Run a forward once, keep its named tensors with autograd's graph, and ask for the right gradients."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+
+from backhand.checking.flattening import flatten, nearest
+from backhand.checking.precision import Promoting, convert, default_dtype
+from backhand.checking.protocol import Pass
+from backhand.errors import CheckError
+
+Edge = tuple[Node, int]
+
+
+@dataclass
+class Trace:
+    """One forward.
+
+    Attributes:
+        inputs: what the forward was called with; leaves of the graph where a gradient is wanted.
+        values: what the forward returned, with the inputs added.
+        tensors: by flat name, every tensor that has a gradient and on which the output depends.
+        unreached: inputs that want a gradient although the output does not depend on them.
+        outputs, upstream: the outputs, and the gradients that arrive at them, by `d<output>`.
+        gradients: autograd's gradient of every one of `tensors`.
+    """
+
+    inputs: dict[str, Any]
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+    unreached: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    upstream: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    edges: dict[str, Edge]
+    saved: dict[tuple[Node, str], Any] = field(default_factory=dict)
+    _parents: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> set[str]:
+        """The inputs that need a gradient."""
+        flat = flatten(self.inputs)
+        return {k for k, v in flat.items() if isinstance(v, Tensor) and v.requires_grad}
+
+    def wanted_in_order(self) -> list[str]:
+        """Return the inputs that need a gradient, in the order in which they were given."""
+        return [k for k in flatten(self.inputs) if k in self.wanted]
+
+    def consumers(self, name: str) -> list[str]:
+        """Return the named tensors that are made from this one directly, in order of the forward."""
+        if not self._parents:
+            self._parents.update(_direct_parents(self.edges))
+        return [c for c, parents in self._parents.items() if name in parents]
+
+    def local_gradients(self, handed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what autograd makes of given upstream gradients.
+
+        Each named tensor records what arrives there (what its gradient should be, given what is handed on
+        above it), and hands on `handed[name]` instead, where there is one.
+        """
+        arrived: dict[str, Tensor] = {}
+        groups: dict[Edge, list[str]] = {}
+        for name, edge in self.edges.items():
+            groups.setdefault(edge, []).append(name)
+        hooks = []
+        for names in groups.values():
+            given = next((handed[n] for n in names if n in handed), None)
+
+            def hook(
+                gradient: Tensor, names: list[str] = names, given: Tensor | None = given
+            ) -> Tensor | None:
+                for n in names:
+                    arrived[n] = gradient
+                return given
+
+            hooks.append(self.tensors[names[0]].register_hook(hook))
+        try:
+            self._backward(list(self.tensors.values()))
+        finally:
+            for handle in hooks:
+                handle.remove()
+        return {name: arrived.get(name, torch.zeros_like(t)) for name, t in self.tensors.items()}
+
+    def _backward(self, wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(
+            list(self.outputs.values()),
+            wanted,
+            grad_outputs=list(self.upstream.values()),
+            retain_graph=True,
+            allow_unused=True,
+        )
+
+
+def trace(
+    chosen: Pass, inputs: Mapping[str, Any], dtype: torch.dtype | None, seed: int, *, promote: bool = False
+) -> Trace:
+    """Run the forward on copies of the inputs.
+
+    Args:
+        chosen: the pass.
+        inputs: one draw.
+        dtype: the dtype in which floating-point inputs are given; None leaves each as it is.
+        seed: for the upstream gradients and for what the forward itself draws.
+        promote: turn the forward's own requests for lower precision into float64.
+
+    Raises:
+        CheckError: the forward does not fit the protocol.
+    """
+    leaves = leaf_inputs(inputs, dtype)
+    with running(dtype, seed, promote), torch.enable_grad():
+        returned = _called(chosen, leaves)
+    values = named_values(returned, leaves)
+    flat = flatten(values)
+    outputs = _outputs(chosen, flat)
+    upstream = _upstream(chosen, outputs, seed)
+    return from_graph(leaves, values, outputs, upstream)
+
+
+def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
+    """Call the forward; one that changes its inputs in place gets copies, for a leaf must not be changed."""
+    try:
+        return chosen.forward(**leaves)
+    except RuntimeError as error:
+        if "leaf Variable" not in str(error):
+            raise
+    return chosen.forward(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in leaves.items()})
+
+
+@contextlib.contextmanager
+def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[None]:
+    """Set what the user's code should find: the default dtype, and a generator that starts the same."""
+    # not torch.manual_seed, which takes a millisecond where there is no GPU
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    try:
+        promoting = Promoting() if promote else contextlib.nullcontext()
+        with default_dtype(dtype or torch.get_default_dtype()), promoting:
+            yield
+    finally:
+        generator.set_state(state)
+
+
+def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
+    """Return copies of the inputs, those that need a gradient as leaves that require one."""
+    tensors = [v for v in flatten(inputs).values() if isinstance(v, Tensor)]
+    chosen_by_user = any(t.requires_grad for t in tensors)
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            copy = (
+                convert(value, dtype or value.dtype) if value.is_floating_point() else value.detach().clone()
+            )
+            return copy.requires_grad_(
+                value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+            )
+        if isinstance(value, Mapping):
+            return {k: leaf(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [leaf(v) for v in value]
+        return value
+
+    return {name: leaf(value) for name, value in inputs.items()}
+
+
+def named_values(returned: object, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the forward's names with the inputs before them."""
+    if not isinstance(returned, Mapping):
+        raise CheckError(
+            f"forward returned {type(returned).__name__}; expected its names: end it in `return locals()`."
+        )
+    return {**{k: v for k, v in inputs.items() if k not in returned}, **returned}
+
+
+def _outputs(chosen: Pass, flat: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = {}
+    for name in chosen.outputs:
+        value = flat.get(name)
+        if value is None:
+            hint = nearest(name, flat) or "; name the output with out=."
+            raise CheckError(f"forward returns no {name!r}{hint}")
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            raise CheckError(f"the output {name!r} depends on no input that needs a gradient.")
+        if not chosen.out and value.numel() != 1:
+            raise CheckError(
+                f"'loss' has shape {tuple(value.shape)}; expected a scalar, or outputs named with out=."
+            )
+        found[name] = value
+    return found
+
+
+def _upstream(chosen: Pass, outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    if not chosen.out:
+        return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for name, value in outputs.items():
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        drawn[f"d{name}"] = noise.to(value.dtype).to(value.device)
+    return drawn
+
+
+def from_graph(
+    inputs: dict[str, Any],
+    values: dict[str, Any],
+    outputs: dict[str, Tensor],
+    upstream: dict[str, Tensor],
+    *,
+    lenient: bool = False,
+) -> Trace:
+    """Return the trace of tensors that already have their graph; a lenient one may reach no input."""
+    flat = flatten(values)
+    candidates = {k: v for k, v in flat.items() if isinstance(v, Tensor) and v.requires_grad}
+    found = torch.autograd.grad(
+        list(outputs.values()),
+        list(candidates.values()),
+        grad_outputs=list(upstream.values()),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    right = {k: g for k, g in zip(candidates, found, strict=True) if g is not None}
+    tensors = {k: candidates[k] for k in right}
+    wanted = {k for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
+    if not lenient and not wanted & set(right) and wanted & set(candidates):
+        raise CheckError(
+            f"no input that needs a gradient reaches {', '.join(outputs)}: {', '.join(sorted(wanted))}."
+        )
+    edges = {}
+    for name, t in tensors.items():
+        edge = get_gradient_edge(t)
+        edges[name] = (edge.node, edge.output_nr)
+    return Trace(
+        inputs=inputs,
+        values=values,
+        tensors=tensors,
+        unreached={k: v for k, v in candidates.items() if k not in right and k in wanted},
+        outputs=outputs,
+        upstream=upstream,
+        gradients={k: g.detach() for k, g in right.items()},
+        edges=edges,
+    )
+
+
+def _direct_parents(edges: Mapping[str, Edge]) -> dict[str, set[str]]:
+    by_edge: dict[Edge, set[str]] = {}
+    for name, edge in edges.items():
+        by_edge.setdefault(edge, set()).add(name)
+    parents = {}
+    for name, (node, _) in edges.items():
+        found, stack, seen = set(), [node], {node}
+        while stack:
+            for following, number in stack.pop().next_functions:
+                if following is None:
+                    continue
+                if (following, number) in by_edge:
+                    found |= by_edge[following, number]
+                elif following not in seen:
+                    seen.add(following)
+                    stack.append(following)
+        parents[name] = found
+    return parents

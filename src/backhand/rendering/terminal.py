@@ -1,0 +1,136 @@
+"""A report as text: the culprits in words first, then every tensor in a table."""
+
+import io
+import os
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from backhand.checking.report import Report, Row
+
+STYLES = {
+    "right": "green",
+    "wrong": "bold red",
+    "shape": "bold yellow",
+    "follows": "dim",
+    "skipped": "dim",
+    "todo": "bold magenta",
+    "vacuous": "cyan",
+}
+MEANINGS = {
+    "follows": "its own line is right; it is wrong because of a line above",
+    "skipped": "left out; no fault",
+    "todo": "a gradient that is still missing",
+    "vacuous": "zero in exact arithmetic here, so no evidence either way",
+}
+
+
+def as_text(report: Report, *, colour: bool | None = None, width: int = 110) -> str:
+    """Return the report as text.
+
+    Args:
+        report: what to show.
+        colour: with terminal colours; by default only if standard output is a terminal and NO_COLOR unset.
+        width: of the table, in characters.
+    """
+    if colour is None:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    stream = io.StringIO()
+    console = Console(
+        file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False, soft_wrap=True
+    )
+    console.print(_headline(report))
+    for text in _words(report):
+        console.print(text)
+    console.print(_table(report, width))
+    for note in _footnotes(report):
+        console.print(Text(note, style="dim"))
+    return stream.getvalue().rstrip("\n")
+
+
+def _headline(report: Report) -> Text:
+    judged = [r for r in report.rows if r.verdict not in ("skipped", "todo")]
+    if report.ok:
+        good = sum(r.verdict == "right" for r in judged)
+        vacuous = len(judged) - good
+        more = f", {vacuous} vacuous" if vacuous else ""
+        return Text(f"{report.title}: right. {good} gradients agree with autograd{more}.", style="bold green")
+    counts = [(len(report.culprits), "at fault"), (len(report.stress), "failed stress check(s)")]
+    counts += [(sum(r.verdict == v for r in report.rows), v) for v in ("follows", "todo")]
+    told = ", ".join(f"{n} {what}" for n, what in counts if n)
+    return Text(f"{report.title}: wrong. {told or 'the backward raised'}.", style="bold red")
+
+
+def _words(report: Report) -> list[Text]:
+    texts = []
+    if report.raised is not None:
+        where = f", line {report.raised.line.number}: {report.raised.line.text}" if report.raised.line else ""
+        texts.append(Text(f"\nThe backward raised {report.raised.error}{where}", style="red"))
+    for row in report.culprits:
+        texts.append(_culprit(row))
+    for mistake in (*report.stress, *report.warnings):
+        texts.append(Text.assemble("\n", (mistake.kind, "bold red"), f": {mistake.message}"))
+        if mistake.hint:
+            texts.append(Text(f"  {mistake.hint}"))
+    return texts
+
+
+def _culprit(row: Row) -> Text:
+    text = Text.assemble("\n", (row.gradient, "bold red"))
+    if row.mistake is not None:
+        text.append(f"  {row.mistake.kind}", style="bold yellow")
+        text.append(f"\n  {row.mistake.message}")
+    for line in row.lines:
+        text.append(f"\n  {line.number:>4} | ", style="dim")
+        text.append(line.text)
+    if row.mistake is not None and row.mistake.hint:
+        text.append(f"\n  {row.mistake.hint}")
+    if row.mistake is not None and row.mistake.also:
+        text.append(f"\n  {row.mistake.also}", style="dim")
+    return text
+
+
+def _table(report: Report, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, width=None, header_style="bold")
+    for heading in ("gradient", "verdict", "shape"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("exact", "approximate", "maxdiff", "error/autograd's"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.rows:
+        faded = row.verdict in ("follows", "skipped")
+        table.add_row(
+            row.gradient,
+            Text(row.verdict, style=STYLES[row.verdict]),
+            _shape(row),
+            _flag(row.exact),
+            _flag(row.approximate),
+            "" if row.maxdiff is None else f"{row.maxdiff:.3g}",
+            "" if row.multiple is None else f"{row.multiple:.1f}x",
+            style="dim" if faded else "",
+        )
+    return table
+
+
+def _shape(row: Row) -> str:
+    if row.got is not None and row.got != row.shape:
+        return f"{row.got}, not {row.shape}"
+    return str(row.shape)
+
+
+def _flag(value: bool | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _footnotes(report: Report) -> list[str]:
+    verdicts = {row.verdict for row in report.rows}
+    notes = [f"{verdict}: {meaning}" for verdict, meaning in MEANINGS.items() if verdict in verdicts]
+    if report.unmatched:
+        notes.append(f"not judged, for there is no such tensor: {', '.join(report.unmatched)}")
+    notes += [f"{row.gradient}: {row.note}" for row in report.rows if row.note and row.verdict != "vacuous"]
+    draws = f"{report.draws} draw{'s' if report.draws != 1 else ''} of the inputs"
+    notes.append(
+        f"The verdict was made in {report.precision} on {draws}; `exact: False` on a right row is rounding."
+    )
+    return [*notes, *report.notes]

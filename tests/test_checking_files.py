@@ -1,0 +1,193 @@
+"""Files as they are: functions, scripts, notebooks; and the habits of those who write them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import backhand
+from backhand.errors import CheckError
+
+SETUP = """\
+import torch
+import matplotlib.pyplot as plt
+g = torch.Generator().manual_seed(1)
+x = torch.randn(6, 4, generator=g)
+y = torch.randint(0, 5, (6,), generator=g)
+W = torch.randn(4, 5, generator=g)
+b = torch.randn(5, generator=g) * 0.1
+for p in [W, b]:
+    p.requires_grad = True
+def cmp(name, d, t):
+    print(name, (d == t.grad).all())
+"""
+FORWARD = """\
+logits = x @ W + b
+counts = logits.exp()
+counts_sum = counts.sum(1, keepdim=True)
+counts_sum_inv = counts_sum**-1
+probs = counts * counts_sum_inv
+logprobs = probs.log()
+loss = -logprobs[range(6), y].mean()
+for t in [logits, counts, counts_sum, probs, logprobs]:
+    t.retain_grad()
+loss.backward()
+loss
+"""
+FIRST = """\
+dlogprobs = torch.zeros_like(logprobs)
+dlogprobs[range(6), y] = -1.0 / 6
+dprobs = dlogprobs / probs
+dcounts_sum_inv = (dprobs * counts).sum(1, keepdim=True)
+dcounts = dprobs * counts_sum_inv
+cmp("probs", dprobs, probs)
+"""
+SECOND = """\
+dcounts_sum = -counts_sum**-2 * dcounts_sum_inv
+dcounts += dcounts_sum
+dlogits = dcounts * counts
+dW = x.T @ dlogits
+db = dlogits.sum(0)
+cmp("W", dW, W)
+"""
+
+
+def notebook(path: Path, *cells: str) -> Path:
+    found = [{"cell_type": "markdown", "source": ["# exercise"], "metadata": {}}]
+    for text in cells:
+        lines = text.splitlines(keepends=True)
+        found.append(
+            {"cell_type": "code", "source": lines, "metadata": {}, "outputs": [], "execution_count": None}
+        )
+    path.write_text(json.dumps({"cells": found, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def test_a_notebook_is_checked_as_it_is(tmp_path: Path) -> None:
+    cells = ("%matplotlib inline\n" + SETUP, FORWARD, FIRST, SECOND, "plt.plot([1, 2]); plt.show()")
+    report = backhand.check_file(notebook(tmp_path / "ninja.ipynb", *cells))
+    assert report.ok, str(report)
+    assert [p.name for p in tmp_path.iterdir()] == ["ninja.ipynb"]
+
+
+def test_a_wrong_line_of_a_notebook_is_told_with_its_cell(tmp_path: Path) -> None:
+    wrong = SECOND.replace("db = dlogits.sum(0)", "db = -dlogits.sum(0)")
+    report = backhand.check_file(notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, wrong))
+    (row,) = report.culprits
+    assert (row.name, row.mistake.kind) == ("b", "sign")
+    assert (row.lines[0].file, row.lines[0].number) == ("cell 4", 5)
+
+
+def test_a_notebook_stopped_early_says_which_branch_is_missing_so_far(tmp_path: Path) -> None:
+    path = notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, SECOND)
+    report = backhand.check_file(path, stop_after=3)
+    assert report["counts"].mistake.kind == "missing_branch"
+    assert {row.name for row in report.rows if row.verdict == "todo"} == {"W", "b"}
+
+
+def test_a_gradient_that_a_later_cell_assigns_again_is_judged_by_its_last_value(tmp_path: Path) -> None:
+    again = "dlogits = (logits.softmax(1) - torch.eye(5)[y]) / 6\nW = torch.zeros(3)\n"
+    path = notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, SECOND, again)
+    assert backhand.check_file(path).ok
+    wrong = notebook(tmp_path / "w.ipynb", SETUP, FORWARD, FIRST, SECOND, again.replace(" / 6", ""))
+    assert [(r.name, r.mistake.kind) for r in backhand.check_file(wrong).culprits] == [("logits", "scale")]
+
+
+def test_a_training_loop_is_not_judged_and_a_long_cell_is_left(tmp_path: Path) -> None:
+    training = (
+        "import time\nfor i in range(1000):\n    loss = (W**2).sum()\n    dW = W\n    time.sleep(0.05)\n"
+    )
+    path = notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, SECOND, training)
+    report = backhand.check_file(path, time_limit=0.5)
+    assert report.ok, str(report)
+    assert any("took more than 0.5 s" in note for note in report.notes)
+
+
+def test_a_cell_that_raises_half_way_is_judged_on_what_it_had_assigned(tmp_path: Path) -> None:
+    raising = SECOND.replace("dW = x.T @ dlogits", "dW = x @ dlogits")
+    report = backhand.check_file(notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, raising))
+    assert not report.ok
+    assert report.raised.line.text == "dW = x @ dlogits"
+    assert [(r.name, r.mistake.kind) for r in report.culprits] == [("W", "transposed")]
+
+
+def test_a_script_is_checked_like_a_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "ninja.py"
+    path.write_text(SETUP + FORWARD + FIRST + SECOND)
+    assert backhand.check_file(path).ok
+    path.write_text(SETUP + FORWARD + FIRST + SECOND.replace("dcounts += dcounts_sum\n", ""))
+    assert [r.name for r in backhand.check_file(path).culprits] == ["counts"]
+
+
+def test_an_upstream_taken_from_autograd_and_nested_loops_that_scatter(tmp_path: Path) -> None:
+    forward = "C = W.detach().clone().requires_grad_()\nemb = C[y % 4]\nh = emb.tanh()\n"
+    forward += "loss = (h * h).mean()\nh.retain_grad()\nloss.backward()\n"
+    backward = "demb = (1 - h**2) * h.grad\ndC = torch.zeros_like(C)\n"
+    backward += "for i in range(6):\n    dC[y[i] % 4] += demb[i]\n"
+    path = tmp_path / "s.py"
+    path.write_text(SETUP + forward + backward)
+    assert backhand.check_file(path).ok
+    path.write_text(SETUP + forward + backward.replace("+= demb", "= demb"))
+    assert [(r.name, r.mistake.kind) for r in backhand.check_file(path).culprits] == [("C", "overwritten")]
+
+
+def test_a_file_of_functions_is_a_pass(tmp_path: Path) -> None:
+    path = tmp_path / "square.py"
+    text = "import torch\n\ndef forward(x):\n    loss = (x * x).sum()\n    return locals()\n\n"
+    text += "def backward(x):\n    dx = 2 * x\n    return locals()\n\n"
+    text += "def inputs(generator):\n    return {'x': torch.randn(3, generator=generator)}\n"
+    path.write_text(text)
+    assert backhand.check_file(path).ok
+    assert [p.name for p in tmp_path.iterdir()] == ["square.py"]
+    path.write_text(text.replace("2 * x", "x"))
+    assert backhand.check_file(path)["x"].lines[0].number == 8
+
+
+def test_without_a_file_the_projects_own_gradients_are_checked() -> None:
+    report = backhand.check_file()
+    assert report.ok
+    assert len(report.rows) == 26
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("missing.py", None, "cannot be read: No such file"),
+        ("a.txt", "x", "is no .py file"),
+        ("a.py", "def f(:\n", "line 1: "),
+        ("a.py", "x = 1\n", "no statement assigns 'loss'"),
+        ("a.py", "raise ValueError('no')\n", "a.py raised ValueError: no"),
+        ("a.py", SETUP + FORWARD, "nothing after `loss` assigns a gradient"),
+        ("a.ipynb", "{", "is no notebook"),
+        ("a.ipynb", "[]", "is no notebook"),
+    ],
+)
+def test_a_bad_file_gives_one_clear_line(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CheckError, match=message) as caught:
+        backhand.check_file(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_live_namespace_is_judged_by_its_graph() -> None:
+    names: dict = {}
+    exec(
+        SETUP + FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)") + FIRST + SECOND, names
+    )
+    report = backhand.check_namespace(names)
+    assert report.ok, str(report)
+    names["dlogits"] = -names["dlogits"]
+    report = backhand.check_namespace(names)
+    assert "logits" in {row.name for row in report.culprits}
+    assert report["logits"].mistake.kind == "sign"
+
+
+def test_a_namespace_without_a_graph_is_refused() -> None:
+    names: dict = {}
+    exec(SETUP + FORWARD + FIRST, names)
+    with pytest.raises(CheckError, match="retain_graph=True"):
+        backhand.check_namespace(names)
+    with pytest.raises(CheckError, match="expected a scalar"):
+        backhand.check_namespace({"loss": torch.ones(3)})

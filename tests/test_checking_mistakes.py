@@ -1,0 +1,340 @@
+"""Each deliberate mistake is caught, gives one culprit, the right one, and is named; its near miss is not."""
+
+import pytest
+import torch
+
+import backhand
+from altered import altered, from_text
+from backhand.passes import (
+    attention,
+    batch_norm,
+    embedding,
+    layer_norm,
+    mlp_chunked,
+    mlp_fused,
+    rms_norm,
+    rnn,
+)
+
+ONE_HOT = "dlogits += (\n        F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes\n    )"
+
+# (what to change in the lecture's backward, into what, the culprit, the kinds that name it rightly)
+LECTURE = {
+    "no counts_sum branch": ("dcounts += dcounts_sum", "pass", "counts", "missing_branch"),
+    "no bndiff2 branch": ("dbndiff += 2 * bndiff * dbndiff2", "pass", "bndiff", "missing_branch"),
+    "no logit_maxes branch": (ONE_HOT, "pass", "logits", "missing_branch"),
+    "logit_maxes to the wrong column": ("logits.argmax(1), l", "logits.argmin(1), l", "logits", None),
+    "db1 is zero": ("db1 = dhprebn.sum(0)", "db1 = torch.zeros(64)", "b1", "zero"),
+    "dbngain lost keepdim": (
+        "(bnraw * dhpreact).sum(0, keepdim=True)",
+        "(bnraw * dhpreact).sum(0)",
+        "bngain",
+        "shape",
+    ),
+    "db2 has keepdim": ("dlogits.sum(0)", "dlogits.sum(0, keepdim=True)", "b2", "shape"),
+    "n for n - 1": ("1 / (n - 1) * dbnvar", "1 / n * dbnvar", "bndiff2", "scale"),
+    "a sign": ("dbnmeani = -dbndiff", "dbnmeani = dbndiff", "bnmeani", "sign"),
+    "an un-summed bias": (
+        "dhpreact.sum(0, keepdim=True)  # (1, n_hidden)",
+        "dhpreact",
+        "bnbias",
+        "unreduced",
+    ),
+    "the wrong point": ("1 - h**2", "1 - hpreact**2", "hpreact", "wrong_point"),
+    "no upstream": ("(1 - h**2) * dh", "(1 - h**2)", "hpreact", "wrong_upstream"),
+    "an alias": ("dbndiff.clone()", "dbndiff", "bndiff", "aliased"),
+    "a transpose": ("dW2 = h.T @ dlogits", "dW2 = dlogits.T @ h", "W2", "transposed"),
+    "overwritten rows": (
+        "torch.zeros_like(C).index_add_(0, Xb.flatten(), demb.flatten(0, 1))",
+        "torch.zeros_like(C); dC[Xb] = demb",
+        "C",
+        "overwritten",
+    ),
+    "= for +=": (
+        "dcounts += dcounts_sum",
+        "dcounts = dcounts_sum.expand_as(counts)",
+        "counts",
+        "overwritten",
+    ),
+    "a mean without n": ("] = -1 / n", "] = -1", "logprobs", "scale"),
+    "a line that raises": ("dh = dlogits @ W2.T", "dh = dlogits @ W2", "h", "transposed"),
+    "an un-viewed embedding": ("dembcat.view(emb.shape)", "dembcat", "emb", "shape"),
+    "an un-summed upstream": (
+        "(counts * dprobs).sum(1, keepdim=True)",
+        "counts * dprobs",
+        "counts_sum_inv",
+        "unreduced",
+    ),
+}
+
+
+def lecture_needs_hpreact(change: tuple[str, str]) -> list[tuple[str, str]]:
+    return [("    h: Tensor,\n", "    h: Tensor,\n    hpreact: Tensor,\n"), change]
+
+
+@pytest.mark.parametrize("name", LECTURE)
+def test_each_deliberate_mistake_in_the_lecture_gives_one_culprit_and_its_name(name: str) -> None:
+    old, new, culprit, kind = LECTURE[name]
+    report = backhand.check(altered(mlp_chunked, *lecture_needs_hpreact((old, new))))
+    assert not report.ok
+    assert [row.name for row in report.culprits] == [culprit]
+    assert kind is None or report.culprits[0].mistake.kind == kind
+    assert all(row.verdict != "wrong" for row in report.rows if row.name != culprit)
+
+
+def test_the_lecture_and_every_textbook_pass_are_right() -> None:
+    for module in (mlp_chunked, mlp_fused, attention, batch_norm, embedding, layer_norm, rms_norm, rnn):
+        report = backhand.check(module)
+        assert report.ok, str(report)
+        assert not report.warnings
+
+
+# (pass, what to change, into what, gradient, kind, then a near miss of the same line that is right)
+NEAR = [
+    (batch_norm, "dbias = dy.sum(0)", "dbias = -dy.sum(0)", "dbias = (-dy).sum(0).neg()", "bias", "sign"),
+    (
+        batch_norm,
+        "dx = dcentered + dmean / n",
+        "dx = dcentered",
+        "dx = dmean / n + dcentered",
+        "x",
+        "missing_branch",
+    ),
+    (
+        batch_norm,
+        "dgain = (xhat * dy).sum(0)",
+        "dgain = (xhat * dy).mean(0)",
+        "dgain = n * (xhat * dy).mean(0)",
+        "gain",
+        "scale",
+    ),
+    (batch_norm, "dbias = dy.sum(0)", "dbias = dy", "dbias = torch.ones(n) @ dy", "bias", "unreduced"),
+    (
+        batch_norm,
+        "dxhat = gain * dy",
+        "dxhat = (gain * dy).mean(0).expand_as(dy)",
+        "dxhat = dy * gain",
+        "xhat",
+        "overreduced",
+    ),
+    (
+        batch_norm,
+        "dbias = dy.sum(0)",
+        "dbias = dy.sum(0)[None]",
+        "dbias = dy.sum(0)[None][0]",
+        "bias",
+        "shape",
+    ),
+    (
+        attention,
+        "dq = scale * dscores @ k",
+        "dq = scale * dscores.mT @ k",
+        "dq = scale * dscores.mT.mT @ k",
+        "q",
+        "transposed",
+    ),
+    (
+        attention,
+        "dv = weights.transpose(1, 2) @ dy",
+        "dv = (weights.mT @ dy).flip(0)",
+        "dv = weights.mT @ dy",
+        "v",
+        None,
+    ),
+    (
+        batch_norm,
+        "dxhat = gain * dy",
+        "dxhat = gain * dy\n    dxhat = gain * xhat",
+        "dxhat = gain.expand_as(dy) * dy",
+        "xhat",
+        "wrong_upstream",
+    ),
+    (
+        batch_norm,
+        "dgain = (xhat * dy)",
+        "dgain = (centered * dy)",
+        "dgain = (centered * inv_std * dy)",
+        "gain",
+        "wrong_point",
+    ),
+    (batch_norm, "dcentered += 2 / n", "dcentered += 4 / n", "dcentered += 2 * 1 / n", "centered", "scale"),
+    (
+        batch_norm,
+        "dx = dcentered + dmean / n",
+        "dx = dcentered\n    dx += dmean",
+        "dx = dcentered.clone()\n    dx += dmean / n",
+        "centered",
+        "aliased",
+    ),
+    (
+        batch_norm,
+        "dx = dcentered + dmean / n",
+        "dx = dcentered + dmean / n\n    dx[-2:] = 0",
+        "dx = dcentered + dmean / n\n    dx[-2:] *= 1",
+        "x",
+        "partial",
+    ),
+    (
+        batch_norm,
+        "dx = dcentered + dmean / n",
+        "dx = dcentered + dmean / n + dmean / n",
+        "dx = dcentered + dmean / n + 0 * dmean",
+        "x",
+        "repeated_branch",
+    ),
+    (
+        embedding,
+        "dtable.index_add_(0, tokens.flatten(), dword.flatten(0, 1))",
+        "dtable[tokens] = dword",
+        "dtable.index_put_((tokens,), dword, accumulate=True)",
+        "table",
+        "overwritten",
+    ),
+    (
+        batch_norm,
+        "dgain = (xhat * dy).sum(0)",
+        "dgain = torch.zeros(4)",
+        "dgain = torch.zeros(4) + (xhat * dy).sum(0)",
+        "gain",
+        "zero",
+    ),
+    (
+        batch_norm,
+        "dgain = (xhat * dy).sum(0)",
+        "dgain = (xhat * dy).sum(0) / 0",
+        "dgain = (xhat * dy).sum(0) / 1",
+        "gain",
+        "nonfinite",
+    ),
+    (
+        batch_norm,
+        "dgain = (xhat * dy).sum(0)",
+        "dgain = torch.sin(dy).cumsum(0)[3]",
+        "dgain = torch.einsum('ij,ij->j', xhat, dy)",
+        "gain",
+        "unexplained",
+    ),
+    (
+        rnn,
+        "dWhy += hs[t].T @ dys[t]",
+        "dWhy = hs[t].T @ dys[t]",
+        "dWhy = dWhy + hs[t].T @ dys[t]",
+        "Why",
+        "overwritten",
+    ),
+    (rms_norm, "-0.5 * r**3 * dr", "-0.5 * r**2 * dr", "-0.5 * r * r * r * dr", "ms", "wrong_point"),
+    (
+        layer_norm,
+        "dx = dxhat - dxhat.mean(-1, keepdim=True) - ",
+        "dx = dxhat - ",
+        "dx = -dxhat.mean(-1, keepdim=True) + dxhat - ",
+        "x",
+        "missing_branch",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", NEAR, ids=lambda c: f"{c[5]} {c[4]}")
+def test_a_mistake_is_named_and_a_right_near_miss_is_not(case: tuple) -> None:
+    module, line, wrong, right, name, kind = case
+    report = backhand.check(altered(module, (line, wrong)), stress=False)
+    blamed = {row.name: row.mistake.kind for row in report.culprits}
+    assert name in blamed
+    assert kind is None or blamed[name] == kind
+    near = backhand.check(altered(module, (line, right)), stress=False)
+    assert near.ok, str(near)
+
+
+def test_swapped_gradients_are_each_told_from_the_other() -> None:
+    to_q, to_k = "dq = scale * dscores @ k", "dk = scale * dscores.transpose(1, 2) @ q"
+    exchanged = (to_q, "dk" + to_q[2:]), (to_k, "dq" + to_k[2:])
+    wrong = altered(attention, *exchanged)
+    report = backhand.check(wrong)
+    assert {row.name: row.mistake.kind for row in report.culprits} == {"q": "swapped", "k": "swapped"}
+    assert report["q"].mistake.detail == {"with": "dk"}
+
+
+def test_memory_that_is_shared_below_rounding_is_a_warning_and_no_fault() -> None:
+    report = backhand.check(altered(mlp_chunked, ("dnorm_logits.clone()", "dnorm_logits")))
+    assert report.ok
+    assert [w.kind for w in report.warnings] == ["aliased"]
+    assert "dlogits" in report.warnings[0].message
+
+
+def test_two_mistakes_give_two_culprits() -> None:
+    wrong = altered(
+        mlp_chunked, ("1 / (n - 1) * dbnvar", "1 / n * dbnvar"), ("dcounts += dcounts_sum", "pass")
+    )
+    report = backhand.check(wrong)
+    assert {row.name: row.mistake.kind for row in report.culprits} == {
+        "counts": "missing_branch",
+        "bndiff2": "scale",
+    }
+
+
+def test_without_source_the_hooks_alone_find_the_line() -> None:
+    text = """
+def forward(x, w):
+    u = x @ w
+    h = u.tanh()
+    loss = (h * h).sum()
+    return locals()
+
+def backward(h, x, w):
+    dh = 2 * h
+    du = -(1 - h**2) * dh
+    dw = x.T @ du
+    dx = du @ w.T
+    return locals()
+"""
+    module: dict = {}
+    exec(text, module)
+    x, w = torch.randn(3, 4), torch.randn(4, 5)
+    report = backhand.check(module["forward"], module["backward"], inputs={"x": x, "w": w})
+    assert [(r.name, r.mistake.kind, r.lines) for r in report.culprits] == [("u", "sign", ())]
+    assert report["w"].verdict == "follows"
+
+
+def test_a_message_tells_what_where_expected_and_found() -> None:
+    report = backhand.check(altered(mlp_chunked, ("dcounts += dcounts_sum", "pass")))
+    (row,) = report.culprits
+    assert "dcounts: the branch through counts_sum is missing. Expected " in row.mistake.message
+    assert (
+        row.mistake.hint
+        == "A tensor that is used more than once receives the sum of what each use sends back."
+    )
+    assert row.lines[0].text.startswith("dcounts = counts_sum_inv * dprobs")
+
+
+def test_a_pass_made_of_text_shows_its_lines() -> None:
+    module = from_text(
+        "def forward(x):\n    loss = (x * x).sum()\n    return locals()\n\n"
+        "def backward(x):\n    dx = x\n    return locals()\n"
+    )
+    report = backhand.check(module, inputs={"x": torch.randn(3)})
+    assert report["x"].lines[0].number == 6
+    assert report["x"].mistake.kind == "scale"
+    assert report["x"].mistake.detail["factor"] == pytest.approx(0.5)
+
+
+def test_a_wrong_upstream_that_is_right_by_luck_is_a_warning() -> None:
+    report = backhand.check(altered(mlp_chunked, ("db2 = dlogits.sum(0)", "db2 = dnorm_logits.sum(0)")))
+    assert report.ok
+    assert [(w.kind, w.detail["expected"]) for w in report.warnings] == [("wrong_upstream", "dlogits")]
+    from_scratch = "db2 = ((counts * counts_sum_inv) - F.one_hot(Yb, 27)).sum(0) / n"
+    assert not backhand.check(altered(mlp_chunked, ("db2 = dlogits.sum(0)", from_scratch))).warnings
+
+
+def test_a_fused_formula_beside_the_chunked_one_is_no_mistake() -> None:
+    fused = "dlogits = (F.softmax(logits, 1) - F.one_hot(Yb, logits.shape[1])) / n"
+    report = backhand.check(
+        altered(mlp_chunked, ("dlogits = dnorm_logits.clone()", "pass"), (ONE_HOT, fused))
+    )
+    assert report.ok, str(report)
+    assert not report.warnings
+
+
+def test_a_line_that_raises_within_a_loop_is_the_only_culprit() -> None:
+    report = backhand.check(altered(rnn, ("dWhy += hs[t].T @ dys[t]", "dWhy += hs[t] @ dys[t]")))
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("Why", "transposed")]
+    assert report.raised is not None
