@@ -22,11 +22,16 @@ def check(
     file: Annotated[
         Path | None,
         Positional,
-        described("a .py file with a pass or a script, or an .ipynb notebook (default: the lecture's pass)", "[FILE]"),
+        described(
+            "a .py file with a pass or a script, or an .ipynb notebook (default: the lecture's pass)",
+            "[FILE]",
+        ),
     ] = None,
     *,
     loss: Annotated[str, arg(help="name of the scalar in which a script or a notebook ends")] = "loss",
-    stop_after: Annotated[int | None, described("last code cell of a notebook to run, from 1", "CELL")] = None,
+    stop_after: Annotated[
+        int | None, described("last code cell of a notebook to run, from 1", "CELL")
+    ] = None,
     time_limit: Annotated[float | None, described("leave a cell after so many seconds", "SECONDS")] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
@@ -153,7 +158,9 @@ def bench(
     from .rendering.bench_tables import bench_tables
 
     log = Console(stderr=True)
-    report = bench(words=words, rounds=rounds, seconds=seconds, watch=lambda text: log.print(text, style="dim"))
+    report = bench(
+        words=words, rounds=rounds, seconds=seconds, watch=lambda text: log.print(text, style="dim")
+    )
     if png is not None:
         write_atomically(png, plot_bench(report))
     if json:

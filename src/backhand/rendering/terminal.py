@@ -96,7 +96,7 @@ def _table(report: Report, width: int) -> Table:
     table = Table(box=None, pad_edge=False, width=None, header_style="bold")
     for heading in ("gradient", "verdict", "shape"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("exact", "approximate", "maxdiff", "error/autograd's"):
+    for heading in ("exact", "approximate", "maxdiff", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
         faded = row.verdict in ("follows", "skipped")
@@ -107,7 +107,7 @@ def _table(report: Report, width: int) -> Table:
             _flag(row.exact),
             _flag(row.approximate),
             "" if row.maxdiff is None else f"{row.maxdiff:.3g}",
-            "" if row.multiple is None else f"{row.multiple:.1f}x",
+            _times(row.multiple),
             style="dim" if faded else "",
         )
     return table
@@ -123,9 +123,17 @@ def _flag(value: bool | None) -> str:
     return "" if value is None else str(value)
 
 
+def _times(multiple: float | None) -> str:
+    if multiple is None:
+        return ""
+    return f"{multiple:.1f}x" if multiple < 1000 else f"{multiple:.0e}x"
+
+
 def _footnotes(report: Report) -> list[str]:
     verdicts = {row.verdict for row in report.rows}
     notes = [f"{verdict}: {meaning}" for verdict, meaning in MEANINGS.items() if verdict in verdicts]
+    if any(row.multiple is not None for row in report.rows):
+        notes.append("error: as a multiple of autograd's own, both against float64")
     if report.unmatched:
         notes.append(f"not judged, for there is no such tensor: {', '.join(report.unmatched)}")
     notes += [f"{row.gradient}: {row.note}" for row in report.rows if row.note and row.verdict != "vacuous"]
