@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def history(folder: Path) -> np.ndarray:
-    return np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)
+    return np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1, ndmin=2)
 
 
 def test_the_run_folder_holds_what_it_should(small_run: Run) -> None:

@@ -99,7 +99,7 @@ def take_steps(
     module.machine_code()(
         np.ascontiguousarray(Xs.numpy()),
         np.ascontiguousarray(Ys.numpy()),
-        np.asarray(rates, np.float32),
+        torch.tensor(rates, dtype=torch.float32).numpy(),  # beyond float32's range: infinity, without a word
         losses,
         p,
         module.make_weights(*sizes),
