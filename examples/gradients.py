@@ -1,4 +1,4 @@
-"""The lecture's exercise 1, solved, on its first minibatch of names: 26 gradients by hand beside autograd's."""
+"""The lecture's exercise 1, solved, on its first minibatch: 26 gradients by hand beside autograd's."""
 
 import torch
 
@@ -9,7 +9,9 @@ from backhand.passes import mlp_chunked
 config = backhand.TrainConfig(n_hidden=64)
 words = backhand.load_words("names")
 vocabulary = backhand.Vocabulary.of(words)
-contexts = backhand.Contexts(backhand.split_words(words, config.split_seed).train, vocabulary, config.block_size)
+contexts = backhand.Contexts(
+    backhand.split_words(words, config.split_seed).train, vocabulary, config.block_size
+)
 
 generator = torch.Generator().manual_seed(config.seed)
 parameters = draw_parameters(config, len(vocabulary), generator)

@@ -142,18 +142,23 @@ def test_without_numba_the_fused_engine_trains_with_a_warning(monkeypatch: pytes
     try:
         with pytest.warns(NativeEngineWarning, match="pip install numba"):
             assert torch.equal(native.engine(case[0], *case[1:], [0.1] * 3), expected)
-        native.warm(before=lambda: pytest.fail("there is nothing to compile"))
+        native.warm()
     finally:
         native.steps.cache_clear()
 
 
 IN_ANOTHER_PROCESS = """
-import sys, torch
+import logging, sys, torch
 from backhand.engines import native
 assert "numba" not in sys.modules, "Numba is imported before it is needed"
 {before}
 compiled = []
-native.warm(before=lambda: compiled.append(True))
+log = logging.getLogger("backhand")
+log.setLevel("INFO")
+told = logging.Handler()
+told.emit = lambda record: compiled.append(record.getMessage())
+log.addHandler(told)
+native.warm()
 generator = torch.Generator().manual_seed(1)
 shapes = dict(C=(9, 5), W1=(15, 20), b1=(20,), W2=(20, 9), b2=(9,), bngain=(1, 20), bnbias=(1, 20))
 parameters = {{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}}

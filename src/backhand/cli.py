@@ -1,8 +1,11 @@
 """The command line: one short function a verb. Exit status: 0 right, 1 wrong or failed, 2 misused."""
 
 import json as jsonlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,12 +193,13 @@ def main() -> None:
         return
     verbs = {verb.__name__: verb for verb in (check, train, evaluate, sample, inspect, bench)}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            verbs,
-            prog="backhand",
-            description="Backpropagation written by hand: check it, train with it, look into it.",
-            config=(FlagCreatePairsOff, OmitArgPrefixes),
-        )
+        with log_shown():
+            tyro.extras.subcommand_cli_from_dict(
+                verbs,
+                prog="backhand",
+                description="Backpropagation written by hand: check it, train with it, look into it.",
+                config=(FlagCreatePairsOff, OmitArgPrefixes),
+            )
         sys.stdout.flush()
     except BackhandError as error:
         leave(str(error), error.exit_status)
@@ -203,6 +207,18 @@ def main() -> None:
         leave(str(interrupt) or "interrupted", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def log_shown() -> Iterator[None]:
+    """Print on standard error what the package tells its log: that something takes a while."""
+    log, handler = logging.getLogger("backhand"), logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def leave(message: str, status: int) -> None:

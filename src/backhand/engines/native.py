@@ -4,6 +4,7 @@ The step itself is in `native_steps`, which needs Numba; this module does not, u
 """
 
 import importlib
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -16,6 +17,8 @@ from torch import Tensor
 from backhand.passes import mlp_fused
 
 from .stepping import Engine, Parameters, Running, by_hand, descend
+
+LOG = logging.getLogger(__name__)
 
 fused: Engine = descend(by_hand(mlp_fused))
 
@@ -62,18 +65,23 @@ def steps() -> ModuleType | str:
         return f"the native engine needs Numba, which cannot be imported ({error}; try: pip install numba)"
 
 
-def warm(before: Callable[[], None] = lambda: None) -> None:
-    """Compile the native engine, unless that has been done on this machine.
+@cache
+def machine_code() -> Callable[..., None]:
+    """Return the steps as machine code, compiled now unless that has been done on this machine.
 
-    Args:
-        before: called if it has to be compiled, which takes some seconds, once.
+    Compiling is told to the log of this module, because it takes some seconds.
     """
     module = steps()
-    if isinstance(module, str):
-        return
+    assert isinstance(module, ModuleType)
     if not module.is_compiled():
-        before()
-    module.machine_code()
+        LOG.info("compiling the native engine, once; this takes some seconds")
+    return module.machine_code()
+
+
+def warm() -> None:
+    """Compile the native engine, where Numba is there to do it."""
+    if isinstance(steps(), ModuleType):
+        machine_code()
 
 
 def take_steps(
@@ -96,7 +104,7 @@ def take_steps(
         values[:] = parameters[name].detach().numpy().reshape(shapes[name])
     losses, unused = np.empty(len(rates), np.float32), np.empty(0, np.float32)
     statistics = [t.numpy().reshape(-1) for t in running or ()] or [unused, unused]
-    module.machine_code()(
+    machine_code()(
         np.ascontiguousarray(Xs.numpy()),
         np.ascontiguousarray(Ys.numpy()),
         torch.tensor(rates, dtype=torch.float32).numpy(),  # beyond float32's range: infinity, without a word

@@ -68,9 +68,8 @@ class Vocabulary:
         >>> Vocabulary("abc").encode_all(["ab", "c"], before=1)
         array([0, 1, 2, 0, 3, 0], dtype=uint8)
         """
-        index = np.full(
-            max(map(ord, END + self.letters)) + 2, -1, dtype=np.int32
-        )  # from code point to symbol
+        # from code point to symbol; -1 where there is none
+        index = np.full(max(map(ord, END + self.letters)) + 2, -1, dtype=np.int32)
         index[[ord(symbol) for symbol in self.itos.values()]] = np.arange(len(self))
         size = before + sum(map(len, words)) + len(words)
         flat = np.zeros(size, dtype=np.uint8 if len(self) <= 256 else np.int32)
