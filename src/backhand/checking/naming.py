@@ -203,6 +203,7 @@ def _edited(
     if name not in paths_ or not benches:
         return None
     gradients = {path: tensor for tensor, path in paths_.items()}
+    gradients |= {f"d{output}": output for output in judged[0].draw.trace.outputs}
     return by_edit(source, paths_[name], statements, gradients, benches, only=only)
 
 
