@@ -313,6 +313,26 @@ def test_an_operation_with_several_outputs_and_a_state(old: str, new: str, culpr
     assert report.culprits[0].mistake.kind == kind
 
 
+def test_where_two_explanations_fit_the_simpler_is_named_and_the_other_mentioned() -> None:
+    text = """
+def forward(x):
+    u = 3 * x
+    v = 3 * x
+    y = u + v
+    return locals()
+
+def backward(dy):
+    du = dy
+    dv = dy
+    dx = 3 * du
+    return locals()
+"""
+    report = backhand.check(from_text(text), inputs={"x": torch.randn(4)}, out="y")
+    mistake = report["x"].mistake
+    assert (mistake.kind, mistake.detail["guess"]) == ("scale", "1/2")
+    assert mistake.also == "Another explanation: the branch through u is missing."
+
+
 def test_two_mistakes_give_two_culprits() -> None:
     wrong = altered(
         mlp_chunked, ("1 / (n - 1) * dbnvar", "1 / n * dbnvar"), ("dcounts += dcounts_sum", "pass")
