@@ -261,6 +261,78 @@ def test_memory_that_is_shared_below_rounding_is_a_warning_and_no_fault() -> Non
     assert "dlogits" in report.warnings[0].message
 
 
+GATES = """
+import torch
+
+out = ("y", "c")
+
+def forward(x, W, c0):
+    z = x @ W
+    zi, zf, zo = z.split(4, 1)
+    i, f, o = torch.sigmoid(zi), torch.sigmoid(zf), torch.sigmoid(zo)
+    c = f * c0 + i
+    t = torch.tanh(c)
+    y = o * t
+    return locals()
+
+def backward(dy, dc, x, W, c0, i, f, o, t):
+    do = dy * t
+    dt = dy * o
+    total = dc + (1 - t**2) * dt
+    di = total
+    df = c0 * total
+    dc0 = f * total
+    dzi = i * (1 - i) * di
+    dzf = f * (1 - f) * df
+    dzo = o * (1 - o) * do
+    dz = torch.cat([dzi, dzf, dzo], 1)
+    dx = dz @ W.T
+    dW = x.T @ dz
+    return locals()
+
+def inputs(generator):
+    shapes = {"x": (5, 3), "W": (3, 12), "c0": (5, 4)}
+    return {k: torch.randn(s, generator=generator) for k, s in shapes.items()}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "culprit", "kind"),
+    [
+        ("do = dy * t", "do = dc * t", "o", "wrong_upstream"),
+        ("dzf = f * (1 - f) * df", "dzf = o * (1 - o) * df", "zf", "wrong_point"),
+        ("dzi = i * (1 - i)", "dzi = -i * (1 - i)", "zi", "sign"),
+        ("dc0 = f * total", "dc0 = f * (total - dc)", "c0", "missing_branch"),
+        ("[dzi, dzf, dzo]", "[dzi, dzo, dzf]", "z", "partial"),
+    ],
+)
+def test_an_operation_with_several_outputs_and_a_state(old: str, new: str, culprit: str, kind: str) -> None:
+    assert backhand.check(from_text(GATES)).ok
+    report = backhand.check(from_text(GATES.replace(old, new)))
+    assert [row.name for row in report.culprits] == [culprit]
+    assert report.culprits[0].mistake.kind == kind
+
+
+def test_where_two_explanations_fit_the_simpler_is_named_and_the_other_mentioned() -> None:
+    text = """
+def forward(x):
+    u = 3 * x
+    v = 3 * x
+    y = u + v
+    return locals()
+
+def backward(dy):
+    du = dy
+    dv = dy
+    dx = 3 * du
+    return locals()
+"""
+    report = backhand.check(from_text(text), inputs={"x": torch.randn(4)}, out="y")
+    mistake = report["x"].mistake
+    assert (mistake.kind, mistake.detail["guess"]) == ("scale", "1/2")
+    assert mistake.also == "Another explanation: the branch through u is missing."
+
+
 def test_two_mistakes_give_two_culprits() -> None:
     wrong = altered(
         mlp_chunked, ("1 / (n - 1) * dbnvar", "1 / n * dbnvar"), ("dcounts += dcounts_sum", "pass")

@@ -98,7 +98,7 @@ class Scene:
         start, end = edges[consumer], edges[self.name]
         blocked = {edges[s]: s for s in (self.trace.tensors if stops is None else stops)}
         hooks = [
-            self.trace.tensors[s].register_hook(torch.zeros_like)
+            self.trace.tensors[s].register_hook(_stopped)
             for edge, s in blocked.items()
             if edge not in (start, end)
         ]
@@ -168,6 +168,11 @@ class Scene:
             return self.through(consumer, self.handed[consumer])
         finally:
             hook.remove()
+
+
+def _stopped(gradient: Tensor | None) -> Tensor | None:
+    """Let nothing through; one of several outputs of an operation may receive nothing anyway."""
+    return None if gradient is None else torch.zeros_like(gradient)
 
 
 def _recorder(node: Node, i: int, found: list[Tensor]) -> Any:

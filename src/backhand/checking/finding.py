@@ -17,6 +17,7 @@ class Finding:
     kind: str
     detail: dict[str, Any] = field(default_factory=dict)
     words: str = ""
+    also: str = ""
 
 
 Finder = Callable[[Scene], Finding | None]

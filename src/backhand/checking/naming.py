@@ -43,6 +43,8 @@ OF_VALUES: tuple[Finder, ...] = (
     paths,
 )
 
+CHEAP: tuple[Finder, ...] = (whole_factor, branches, transposed, another_gradient)
+
 
 def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistake:
     """Return the mistake in one gradient, from the draws on which it is wrong."""
@@ -143,7 +145,11 @@ def _explain(scenes: Sequence[Scene]) -> Finding | None:
         if found is not None:
             found.words += f"; besides, its shape is {tuple(first.value.shape)}"
         return found
-    return _first(OF_VALUES, scenes)
+    found = _first(OF_VALUES, scenes)
+    if found is not None:
+        others = [f for f in (finder(first) for finder in CHEAP) if f is not None and f.kind != found.kind]
+        found.also = others[0].words if others else ""
+    return found
 
 
 def _fitted(scene: Scene) -> Scene | None:
@@ -203,6 +209,7 @@ def _edited(
     if name not in paths_ or not benches:
         return None
     gradients = {path: tensor for tensor, path in paths_.items()}
+    gradients |= {f"d{output}": output for output in judged[0].draw.trace.outputs}
     return by_edit(source, paths_[name], statements, gradients, benches, only=only)
 
 

@@ -72,10 +72,11 @@ class Trace:
             given = next((handed[n] for n in names if n in handed), None)
 
             def hook(
-                gradient: Tensor, names: list[str] = names, given: Tensor | None = given
+                gradient: Tensor | None, names: list[str] = names, given: Tensor | None = given
             ) -> Tensor | None:
                 for n in names:
-                    arrived[n] = gradient
+                    if gradient is not None:
+                        arrived[n] = gradient
                 return given
 
             hooks.append(self.tensors[names[0]].register_hook(hook))
