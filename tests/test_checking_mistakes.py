@@ -333,6 +333,11 @@ def backward(dy):
     assert mistake.also == "Another explanation: the branch through u is missing."
 
 
+def test_a_complex_gradient_is_told_as_not_finite() -> None:
+    wrong = altered(batch_norm, ("dgain = (xhat * dy).sum(0)", "dgain = (-1) ** 0.5 * (xhat * dy).sum(0)"))
+    assert [(r.name, r.mistake.kind) for r in backhand.check(wrong).culprits] == [("gain", "nonfinite")]
+
+
 def test_two_mistakes_give_two_culprits() -> None:
     wrong = altered(
         mlp_chunked, ("1 / (n - 1) * dbnvar", "1 / n * dbnvar"), ("dcounts += dcounts_sum", "pass")

@@ -71,6 +71,8 @@ def as_gradient(value: object) -> Tensor | None:
     import torch
 
     if isinstance(value, Tensor):
+        if value.is_complex():  # the power of a negative number, say: as torch itself would tell it, NaN
+            return value.detach().real.where(value.detach().imag == 0, float("nan"))
         return value.detach()
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)
