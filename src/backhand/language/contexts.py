@@ -15,6 +15,9 @@ from .vocabulary import Vocabulary
 
 T = TypeVar("T")
 
+COUNTERS = 1 << 22
+"""Up to so many different contexts with targets are counted one by one."""
+
 
 class Splits(NamedTuple, Generic[T]):
     """One of something for each split; unpacks as train, dev, test."""
@@ -96,18 +99,33 @@ class Contexts:
             return Merged(torch.cat(X), rows, torch.cat(Y), torch.ones_like(rows))
         # each context with its target is packed into one integer, its digits in base `base`
         powers = base ** torch.arange(self.block_size, 0, -1, device=self.flat.device)
-        parts = [
-            np.unique(((X * powers).sum(1) + Y).numpy(force=True), return_counts=True)
-            for X, Y in self.chunks()
-        ]
-        codes, where = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
-        counts = np.zeros_like(codes)
-        np.add.at(counts, where, np.concatenate([counts for _, counts in parts]))
+        packed = (((X * powers).sum(1) + Y).numpy(force=True) for X, Y in self.chunks())
+        codes, counts = count_distinct(packed, base ** (self.block_size + 1))
         contexts, rows = np.unique(codes // base, return_inverse=True)
         X = contexts[:, None] // base ** np.arange(self.block_size - 1, -1, -1) % base
         X = torch.from_numpy(X).to(self.flat)
         rows, Y, counts = (torch.from_numpy(a).to(self.flat.device) for a in (rows, codes % base, counts))
         return Merged(X, rows, Y, counts)
+
+
+def count_distinct(chunks: Iterable[np.ndarray], below: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct numbers of some arrays, ascending, and how often each occurs.
+
+    Args:
+        chunks: arrays of integers from 0 up.
+        below: what all of them are below; if it is small, a counter for each number takes the least memory.
+    """
+    if below <= COUNTERS:
+        counters = np.zeros(below, np.int64)
+        for chunk in chunks:
+            counters += np.bincount(chunk, minlength=below)
+        codes = np.flatnonzero(counters)
+        return codes, counters[codes]
+    parts = [np.unique(chunk, return_counts=True) for chunk in chunks]
+    codes, where = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
+    counts = np.zeros_like(codes)
+    np.add.at(counts, where, np.concatenate([counts for _, counts in parts]))
+    return codes, counts
 
 
 class Merged(NamedTuple):
