@@ -7,7 +7,8 @@ READY := .venv/ready
 
 # The main job: compare the 26 hand-written gradients with autograd's, train on the embedded names, draw 20 new ones.
 demo: $(READY)
-	@$(BIN)/python examples/gradients.py
+	@$(BIN)/backhand check
+	@echo
 	@echo "Training on the embedded names with the hand-written backward"
 	@echo
 	@$(BIN)/backhand train names --out runs/demo --overwrite

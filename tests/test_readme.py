@@ -19,9 +19,9 @@ def blocks() -> list[tuple[str, str]]:
 def test_the_example_prints_what_stands_below_it(tmp_path: Path) -> None:
     (language, code), (_, shown) = blocks()[:2]
     assert language == "python"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    (tmp_path / "example.py").write_text(code)
+    command = [sys.executable, "example.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
 
 
