@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sys
 
 from rich.console import Console
@@ -27,24 +28,31 @@ MEANINGS = {
 }
 
 
-def as_text(report: Report, *, colour: bool | None = None, width: int = 110) -> str:
+def as_text(report: Report, *, colour: bool | None = None, width: int | None = None) -> str:
     """Return the report as text.
 
     Args:
         report: what to show.
         colour: with terminal colours; by default only if standard output is a terminal and NO_COLOR unset.
-        width: of the table, in characters.
+        width: where lines are broken, in characters; by default at the terminal's width, and nowhere in a file.
     """
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     stream = io.StringIO()
     console = Console(
-        file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False, soft_wrap=True
+        file=stream,
+        width=width or 110,
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        soft_wrap=width is None,
     )
     console.print(_headline(report))
     for text in _words(report):
         console.print(text)
-    console.print(_table(report, width))
+    console.print(_table(report))
     for note in _footnotes(report):
         console.print(Text(note, style="dim"))
     return stream.getvalue().rstrip("\n")
@@ -92,8 +100,8 @@ def _culprit(row: Row) -> Text:
     return text
 
 
-def _table(report: Report, width: int) -> Table:
-    table = Table(box=None, pad_edge=False, width=None, header_style="bold")
+def _table(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("gradient", "verdict", "shape"):
         table.add_column(heading, no_wrap=True)
     for heading in ("exact", "approximate", "maxdiff", "error"):
@@ -137,8 +145,6 @@ def _footnotes(report: Report) -> list[str]:
     if report.unmatched:
         notes.append(f"not judged, for there is no such tensor: {', '.join(report.unmatched)}")
     notes += [f"{row.gradient}: {row.note}" for row in report.rows if row.note and row.verdict != "vacuous"]
-    draws = f"{report.draws} draw{'s' if report.draws != 1 else ''} of the inputs"
-    notes.append(
-        f"The verdict was made in {report.precision} on {draws}; `exact: False` on a right row is rounding."
-    )
+    draws = f"{report.draws} draw{'s' if report.draws != 1 else ''}"
+    notes.append(f"Judged in {report.precision} on {draws}; `exact: False` on a right row is rounding.")
     return [*notes, *report.notes]
