@@ -186,8 +186,8 @@ def show_json(value: Any) -> None:
 
 def main() -> None:
     """Run the verb that the command line names."""
-    # read by PyTorch when it is imported; these tensors are small, and on a busy machine a second thread makes
-    # training several times as long
+    # PyTorch reads it when it is imported. These tensors are small: on a busy machine, a second thread makes
+    # training several times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if sys.argv[1:] == ["--version"]:
         from importlib.metadata import version

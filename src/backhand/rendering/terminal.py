@@ -34,7 +34,7 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
     Args:
         report: what to show.
         colour: with terminal colours; by default only if standard output is a terminal and NO_COLOR unset.
-        width: where lines are broken, in characters; by default at the terminal's width, and nowhere in a file.
+        width: where lines are broken; by default at the terminal's width, and nowhere in a file.
     """
     if width is None and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns
@@ -52,6 +52,7 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
     console.print(_headline(report))
     for text in _words(report):
         console.print(text)
+    console.print()
     console.print(_table(report))
     for note in _footnotes(report):
         console.print(Text(note, style="dim"))
