@@ -117,13 +117,9 @@ def backward(
     dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv  # (n, 1)
     dcounts += dcounts_sum  # second branch, through counts_sum
     dnorm_logits = counts * dcounts  # (n, vocabulary)
-    dlogit_maxes = -dnorm_logits.sum(
-        1, keepdim=True
-    )  # (n, 1), zero but for rounding: a shift changes no probability
+    dlogit_maxes = -dnorm_logits.sum(1, keepdim=True)  # (n, 1), zero but for rounding: shifts change nothing
     dlogits = dnorm_logits.clone()  # (n, vocabulary), first of two branches
-    dlogits += (
-        F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes
-    )  # second branch, through logit_maxes
+    dlogits += F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes  # second, through logit_maxes
     # second layer and non-linearity
     dW2 = h.T @ dlogits  # (n_hidden, vocabulary)
     db2 = dlogits.sum(0)  # (vocabulary,)
@@ -136,9 +132,7 @@ def backward(
     dbnvar_inv = (bndiff * dbnraw).sum(0, keepdim=True)  # (1, n_hidden)
     dbndiff = bnvar_inv * dbnraw  # (n, n_hidden), first of two branches
     dbnvar = -0.5 * (bnvar + 1e-5) ** -1.5 * dbnvar_inv  # (1, n_hidden)
-    dbndiff2 = (1 / (n - 1) * dbnvar).expand_as(
-        bndiff
-    )  # (n, n_hidden), a sum's gradient reaches every summand
+    dbndiff2 = (1 / (n - 1) * dbnvar).expand_as(bndiff)  # (n, n_hidden): a sum reaches every summand
     dbndiff += 2 * bndiff * dbndiff2  # second branch, through bndiff2
     dbnmeani = -dbndiff.sum(0, keepdim=True)  # (1, n_hidden)
     dhprebn = dbndiff.clone()  # (n, n_hidden), first of two branches; clone: dbndiff keeps its own value

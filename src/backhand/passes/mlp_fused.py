@@ -81,9 +81,8 @@ def backward(
         tensor.
     """
     n = Xb.shape[0]
-    dlogits = (
-        F.softmax(logits, 1) - F.one_hot(Yb, logits.shape[1])
-    ) / n  # (n, vocabulary): cross entropy in one line
+    # (n, vocabulary): cross entropy in one line
+    dlogits = (F.softmax(logits, 1) - F.one_hot(Yb, logits.shape[1])) / n
     dW2 = h.T @ dlogits  # (n_hidden, vocabulary)
     db2 = dlogits.sum(0)  # (vocabulary,)
     dh = dlogits @ W2.T  # (n, n_hidden)
