@@ -16,7 +16,7 @@ from backhand.passes import (
     rnn,
 )
 
-ONE_HOT = "dlogits += (\n        F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes\n    )"
+ONE_HOT = "dlogits += F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes"
 
 # (what to change in the lecture's backward, into what, the culprit, the kinds that name it rightly)
 LECTURE = {
