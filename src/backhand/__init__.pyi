@@ -14,3 +14,6 @@ from .language.training import train as train
 from .language.vocabulary import Vocabulary as Vocabulary
 from .language.words import load_words as load_words
 from .language.words import read_words as read_words
+from .learning.folder import Progress as Progress
+from .learning.folder import judge_folder as judge_folder
+from .learning.session import learn as learn

@@ -1,7 +1,10 @@
 """Judging a learner's file: a verdict for every gradient that the exercise asks for."""
 
+import io
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from backhand.learning.unfinished import unfinished, waiting_lines
 WORST: tuple[Verdict, ...] = ("todo", "wrong", "shape", "follows", "right", "vacuous")
 # Partial credit for a gradient: one whose own line is right has all of it, one in a wrong shape half.
 CREDIT: dict[Verdict, float] = {"right": 1.0, "vacuous": 1.0, "follows": 1.0, "shape": 0.5}
+# So many different lines of what a learner's file prints are kept: it runs several times in a check.
+PRINTED = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Attempt:
         report: what the checker found; None if the file could not be run.
         problem: why the file could not be judged, or why it does not count; empty if it could.
         training: for an exercise that trains, what came of it once all gradients are right.
+        printed: the first lines that the file printed, each once.
     """
 
     exercise: Exercise
@@ -66,6 +72,7 @@ class Attempt:
     report: Report | None = None
     problem: str = ""
     training: Training | None = None
+    printed: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -113,7 +120,16 @@ class Attempt:
 
 
 def judge_file(exercise: Exercise, path: Path) -> Attempt:
-    """Judge one file of a course; nothing that is in it makes this raise."""
+    """Judge one file of a course; nothing that is in it makes this raise, and nothing that it prints shows."""
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attempt = _judge(exercise, path)
+    lines = dict.fromkeys(line.rstrip() for line in output.getvalue().splitlines())
+    return replace(attempt, printed=tuple(lines)[:PRINTED])
+
+
+def _judge(exercise: Exercise, path: Path) -> Attempt:
     missing = tuple(Gradient(name, shape, "todo") for name, shape in asked(exercise).items())
     try:
         module = load(exercise, path)
@@ -123,9 +139,7 @@ def judge_file(exercise: Exercise, path: Path) -> Attempt:
         return Attempt(exercise, path, missing, problem=str(error))
     source = source_of(module.backward)
     waiting = unfinished(source, set(asked(exercise))) if source is not None else {}
-    gradients = tuple(
-        _gradient(name, shape, report, waiting) for name, shape in asked(exercise).items()
-    )
+    gradients = tuple(_gradient(name, shape, report, waiting) for name, shape in asked(exercise).items())
     problem = _raised(report, waiting_lines(source, waiting) if source is not None else set())
     training = None
     if exercise.trains and report.ok and _all_right(gradients):

@@ -71,6 +71,4 @@ def refuse_another_forward(exercise: Exercise, tree: ast.Module) -> None:
 
 def _statements(function: ast.FunctionDef) -> list[ast.stmt]:
     """Return the statements without the docstring."""
-    return [
-        s for s in function.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
-    ]
+    return [s for s in function.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]

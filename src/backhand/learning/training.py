@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.comparing import largest_difference
-from backhand.engines.stepping import by_autograd, descend
+from backhand.engines.stepping import Parameters, by_autograd, descend
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts
 from backhand.language.model import draw_parameters
@@ -76,7 +76,7 @@ def train_with(module: ModuleType) -> Training:
     saved = tuple(inspect.signature(module.backward).parameters)
 
     def gradients(
-        parameters: dict[str, Tensor], Xb: Tensor, Yb: Tensor
+        parameters: Parameters, Xb: Tensor, Yb: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         tensors = module.forward(Xb, Yb, **parameters)
         return tensors, module.backward(**{name: tensors[name] for name in saved})

@@ -10,7 +10,7 @@ out = "y"
 
 
 def forward(x: Tensor, scale: Tensor, shift: Tensor, level: Tensor) -> dict[str, Tensor]:
-    """Scale the columns of x (n, k) by scale (1, k), add shift (k,), and subtract level (n, 1) from the rows."""
+    """Scale the columns of x (n, k) by scale (1, k), add shift (k,), subtract level (n, 1)."""
     scaled = x * scale  # (n, k)
     shifted = scaled + shift  # (n, k)
     y = shifted - level  # (n, k)
