@@ -91,7 +91,7 @@ MISTAKES: dict[str, list[Change]] = {
         ("db2 = dlogits.sum(0)", "db2 = dlogits.sum(0, keepdim=True)", "db2", "shape"),
     ],
     "rnn": [
-        ("dWhy += hs[t].T @ dys[t]", "dWhy += hs[t].T @ dys[t] / 2", "dWhy", "scale"),
+        ("dWhy += hs[t].T @ dys[t]", "dWhy -= hs[t].T @ dys[t]", "dWhy", "sign"),
         ("db += dpre.sum(0)", "db -= dpre.sum(0)", "db", "sign"),
         ("dWxh += x[t].T @ dpre", "dWxh += 2 * x[t].T @ dpre", "dWxh", "scale"),
     ],
