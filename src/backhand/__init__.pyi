@@ -17,3 +17,5 @@ from .language.words import read_words as read_words
 from .learning.folder import Progress as Progress
 from .learning.folder import judge_folder as judge_folder
 from .learning.session import learn as learn
+from .rendering.notebook import load_ipython_extension as load_ipython_extension
+from .rendering.notebook import unload_ipython_extension as unload_ipython_extension

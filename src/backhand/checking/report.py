@@ -163,6 +163,9 @@ class Report:
 
         return explain(self[name])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))  # what IPython shows on a terminal
+
     def __str__(self) -> str:
         from backhand.rendering.terminal import as_text
 

@@ -1,7 +1,7 @@
 """A report as one self-contained HTML page: code beside code, the flow in between, details on demand.
 
-Nothing is loaded and no script runs: `details` elements open on a click or a key. Every name, line and message
-is escaped by the template.
+Nothing is loaded and no script runs: `details` elements open on a click or a key. Every name, line and
+message is escaped by the template.
 """
 
 from dataclasses import dataclass
@@ -187,7 +187,7 @@ def _images(row: Row, pictures: Pictures | None) -> tuple[Image, ...]:
         (pictures.value, largest(pictures.value)),
         (pictures.hand, scale),
         (pictures.autograd, scale),
-        (pictures.difference, scale),
+        (pictures.difference, scale if row.verdict in ("right", "vacuous") else largest(pictures.difference)),
     )
     return tuple(
         _image(caption, root(row.name), picture, its_scale)
