@@ -1,13 +1,21 @@
-"""The extension in a real IPython shell: verdicts after a cell, the sheet on demand, no cell broken or slowed."""
+"""The extension in a real IPython shell: verdicts after a cell, the sheet on demand, no cell broken."""
 
+import ast
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("IPython")
 
 from IPython.core.interactiveshell import InteractiveShell
+
+from backhand.learning.blanking import asked, textbook
+from backhand.learning.course import Exercise, course
+from backhand.learning.notebooks import as_notebook
 
 FORWARD = """
 import torch
@@ -129,3 +137,36 @@ def test_a_shell_that_loads_it_late_judges_by_the_live_graph(run: Run):
     run(FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)"))
     run("%load_ext backhand")
     assert "right" in run(BACKWARD).splitlines()[0]
+
+
+@pytest.mark.parametrize("exercise", course(), ids=lambda e: e.name)
+def test_every_exercise_is_a_notebook_in_which_its_solution_is_right(run: Run, exercise: Exercise):
+    notebook = json.loads(as_notebook(exercise))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    blanks = [c for c in cells if c.split(" = ")[-1].startswith("...")]
+    assert len(blanks) == len(asked(exercise))
+    for text in cells[: cells.index(blanks[0])]:
+        shown = run(text)
+        assert "Error" not in shown
+        assert "wrong" not in shown
+    assert all(run(text) == "" for text in blanks)
+    solution = textbook(exercise).function("backward").body[1:-1]
+    run("from torch.nn import functional as F")
+    shown = run("\n".join(ast.unparse(s) for s in solution))
+    assert ": right." in shown, shown
+
+
+def test_a_cell_that_raises_is_followed_by_its_own_error_alone(run: Run):
+    run(FORWARD)
+    assert "backhand" not in run("dp = torch.ones_like(p) / p.numel()\ndh = nowhere")
+    assert ": right." in run(BACKWARD)
+
+
+def test_the_examples_run_live(run: Run):
+    for path in sorted((Path(__file__).parents[1] / "examples").glob("*_live.py")):
+        for cell in path.read_text().split("# %%")[1:]:
+            if not cell.startswith(" [markdown]"):
+                shown = run(re.sub("^# %", "%", cell, flags=re.M))  # jupytext keeps a magic in a comment
+                assert "Error" not in shown
+                expected = re.findall(r"# shows: (.*)", cell)
+                assert all(words in shown for words in expected), shown

@@ -53,7 +53,8 @@ class Recording:
             if isinstance(statement, ast.FunctionDef | ast.ClassDef):
                 continue
             for name in sorted(writes_surely(statement)):
-                if name.startswith("d") and isinstance(namespace.get(name[1:]), Tensor):
+                judged = isinstance(namespace.get(name[1:]), Tensor) and namespace.get(name) is not Ellipsis
+                if name.startswith("d") and judged:
                     found[name] = None
             self._note(statement, namespace)
         return tuple(found)

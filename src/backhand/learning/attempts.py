@@ -120,7 +120,7 @@ class Attempt:
 
 
 def judge_file(exercise: Exercise, path: Path) -> Attempt:
-    """Judge one file of a course; nothing that is in it makes this raise, and nothing that it prints shows."""
+    """Judge one file of a course; nothing in it makes this raise, and nothing that it prints shows."""
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -97,20 +97,20 @@ def _file(exercise: Exercise, backward: str) -> str:
     ]
     rest = "\n\n\n".join(functions)
     values = [book.text(n) for n in book.tree.body if isinstance(n, ast.Assign)]
-    head = "\n".join(_imports(book, rest))
+    head = "\n".join(imports(book, rest))
     settings = "\n".join(values) + "\n\n\n" if values else "\n"
     story = f'"""{exercise.number}. {exercise.title}\n\n{exercise.story.strip()}\n"""'
     return f"{story}\n\n{head}\n\n{settings}{rest}\n"
 
 
-def _imports(book: Textbook, rest: str) -> list[str]:
-    """Return the imports that the exercise itself needs."""
+def imports(book: Textbook, code: str) -> list[str]:
+    """Return the imports of a pass that some code needs."""
     found = []
     for node in book.tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.asname or alias.name for alias in node.names]
             always = names == ["torch"]
-            if always or any(re.search(rf"\b{name}\b", rest) for name in names):
+            if always or any(re.search(rf"\b{name}\b", code) for name in names):
                 found.append(ast.unparse(node))
     return found
 

@@ -37,7 +37,7 @@ class Extension:
         """Judge what a cell assigned; whatever goes wrong in here is one line."""
         try:
             text = result.info.raw_cell if result.info is not None else ""
-            if not self.active or not text:
+            if not self.active or not text or not result.success:
                 return
             label = f"In[{result.execution_count or self.shell.execution_count}]"
             gradients = self.recording.add(label, text, self.shell.user_ns)
