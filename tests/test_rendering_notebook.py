@@ -13,9 +13,11 @@ pytest.importorskip("IPython")
 
 from IPython.core.interactiveshell import InteractiveShell
 
+import backhand
 from backhand.learning.blanking import asked, textbook
 from backhand.learning.course import Exercise, course
 from backhand.learning.notebooks import as_notebook
+from backhand.passes import product
 
 FORWARD = """
 import torch
@@ -170,3 +172,10 @@ def test_the_examples_run_live(run: Run):
                 assert "Error" not in shown
                 expected = re.findall(r"# shows: (.*)", cell)
                 assert all(words in shown for words in expected), shown
+
+
+def test_in_jupyter_a_table_is_text_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    text = str(backhand.check(product))
+    assert "da" in text
+    assert len(text.splitlines()) > 3

@@ -56,7 +56,14 @@ def progress_as_text(progress: "Progress", *, colour: bool | None = None, width:
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        force_jupyter=False,
+        no_color=not colour,
+        highlight=False,
+    )
     console.print(_bar(progress, width))
     console.print()
     console.print(_list(progress))

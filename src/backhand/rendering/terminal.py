@@ -39,7 +39,13 @@ def as_text(report: Report, *, colour: bool | None = None, width: int = 110) -> 
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     stream = io.StringIO()
     console = Console(
-        file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False, soft_wrap=True
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        force_jupyter=False,
+        no_color=not colour,
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(_headline(report))
     for text in _words(report):
