@@ -255,6 +255,8 @@ def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
         lesson.save(tmp_path / exercise.file_name)
         text = shown(lesson)
         assert exercise.title in text
+        assert "…" not in text
+        assert all(g.name in text and g.verdict in text for g in lesson.progress[exercise.name].gradients)
         assert max(len(line) for line in text.splitlines()) <= 80
     (tmp_path / "01_product.py").write_text("[/red] = [bold]")
     lesson.save(tmp_path / "01_product.py")

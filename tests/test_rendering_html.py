@@ -119,6 +119,18 @@ def test_arcs_that_overlap_have_lanes_of_their_own():
     assert [(s.part, s.lane) for s in rows[1]] == [("end", 0), ("begin", 0), ("pass", 1)]
 
 
+def test_many_arcs_share_a_narrow_gutter():
+    def inputs(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        values = rnn.inputs(generator)
+        return {**values, "x": torch.randn(40, 3, 2, generator=generator)}
+
+    text = backhand.check(rnn.forward, rnn.backward, inputs=inputs, out="ys", draws=1).to_html()
+    gutter = re.search(r"--gutter: (\d+)px", text)
+    assert gutter is not None
+    assert int(gutter.group(1)) <= 160
+    assert len(text) < 2_000_000
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 420])
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -174,29 +174,27 @@ def _gradients(attempt: "Attempt") -> Table:
     wide = len(gradients) > TALL
     height = (len(gradients) + 1) // 2 if wide else len(gradients)
     table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(8 if wide else 4):
+    for _ in range(5 if wide else 4):
         table.add_column(no_wrap=True)
     for i in range(height):
         cells = _cells(gradients[i], short=wide)
         if wide and i + height < len(gradients):
-            cells += [Text("   "), *_cells(gradients[i + height], short=True)]
+            cells += [Text("     "), *_cells(gradients[i + height], short=True)]
         table.add_row(*cells)
     return table
 
 
 def _cells(gradient: "Gradient", *, short: bool) -> list[Text]:
+    """Return name and verdict, and unless it must be short, shape and what it waits for."""
     faded = "dim" if gradient.verdict in ("follows", "todo") else ""
     cells = [Text(gradient.name, style=faded), Text(gradient.verdict, style=STYLES[gradient.verdict])]
+    if short:
+        return cells
     shape = gradient.shape
     if gradient.row is not None and gradient.verdict == "shape":
         shape = f"{gradient.row.got}, not {gradient.row.shape}"
-    if short and len(shape) > 16:
-        shape = "".join(shape.split())[:16]
-    cells.append(Text(shape, style="dim"))
-    if not short:
-        waits = f"waits for {gradient.waits_for}" if gradient.waits_for else ""
-        cells.append(Text(waits, style="dim"))
-    return cells
+    waits = f"waits for {gradient.waits_for}" if gradient.waits_for else ""
+    return [*cells, Text(shape, style="dim"), Text(waits, style="dim")]
 
 
 def _faults(attempt: "Attempt") -> list[RenderableType]:
