@@ -14,7 +14,7 @@ from backhand.errors import LearnError
 from backhand.learning.attempts import Attempt, judge_file
 from backhand.learning.blanking import answer, asked, blank, solved
 from backhand.learning.course import Exercise, course, find
-from backhand.learning.folder import judge_folder, reset, write_course
+from backhand.learning.folder import judge_folder, reset_exercise, write_course
 from backhand.learning.hints import hints
 from backhand.learning.lesson import Lesson
 from backhand.learning.watching import Saved, events
@@ -182,11 +182,11 @@ def test_files_that_are_there_are_never_overwritten(tmp_path: Path):
 def test_a_reset_keeps_the_old_file_beside_the_new_one(tmp_path: Path):
     write_course(tmp_path)
     path = tmp_path / "01_product.py"
-    assert reset(tmp_path, find("1")) is None
+    assert reset_exercise(tmp_path, "1") is None
     path.write_text("# first")
-    assert reset(tmp_path, find("1")).read_text() == "# first"
+    assert reset_exercise(tmp_path, "1").read_text() == "# first"
     path.write_text("# second")
-    assert reset(tmp_path, find("product")).read_text() == "# second"
+    assert reset_exercise(tmp_path, "product").read_text() == "# second"
     assert path.read_text() == blank(find("1"))
 
 

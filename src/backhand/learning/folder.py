@@ -8,7 +8,7 @@ from typing import Any
 from backhand.errors import LearnError
 from backhand.learning.attempts import Attempt, judge_file
 from backhand.learning.blanking import blank
-from backhand.learning.course import Exercise, course
+from backhand.learning.course import course, find
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,36 @@ def judge_one_by_one(folder: Path) -> Iterator[Attempt]:
         yield judge_file(exercise, folder / exercise.file_name)
 
 
-def judge_folder(folder: Path) -> Progress:
+def judge_folder(folder: str | Path) -> Progress:
     """Judge every exercise of a folder.
+
+    Args:
+        folder: where `learn` wrote them.
 
     Raises:
         LearnError: there is no such folder.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise LearnError(f"{folder} is no folder; `backhand learn {folder}` makes one with the exercises.")
     return Progress(folder, tuple(judge_one_by_one(folder)))
 
 
-def reset(folder: Path, exercise: Exercise) -> Path | None:
-    """Write an exercise anew; return where the old file is kept, or None if there was none.
+def reset_exercise(folder: str | Path, name: str) -> Path | None:
+    """Write an exercise anew, keeping the old file beside it.
+
+    Args:
+        folder: where the exercises are.
+        name: of the exercise: `product`, `1` or `01_product.py`.
+
+    Returns:
+        Where the old file is kept, or None if there was none, or only an untouched one.
 
     Raises:
-        LearnError: the folder cannot be written.
+        LearnError: there is no such exercise, or the folder cannot be written.
     """
+    exercise = find(name)
+    folder = Path(folder)
     path = folder / exercise.file_name
     try:
         kept = None
