@@ -71,6 +71,7 @@ def test_a_mistake_is_named_with_its_cell_and_mended_by_running_it_again(run: Ru
     shown = run(BACKWARD.replace("dz = (1 - h**2) * dh", "dz = (1 - z**2) * dh"))
     assert "wrong_point" in shown
     assert "dz = (1 - z**2) * dh" in shown
+    assert "1 - z**2" not in run("dz = h * dh")  # the line that it replaces is gone
     assert "right" in run("dz = (1 - h**2) * dh").splitlines()[0]
     later = run("dW = x.T @ dz\ndb = dz")
     assert "unreduced" in later
