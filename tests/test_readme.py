@@ -48,9 +48,11 @@ def test_the_file_tree_names_every_module() -> None:
         assert list(README.parent.rglob(name.rstrip("/"))) or (README.parent / name).exists(), name
 
 
-@pytest.mark.parametrize(
-    "example", sorted((README.parent / "examples").glob("*.py")), ids=lambda path: path.name
-)
+# notebooks, kept as text, are run by IPython in test_rendering_notebook.py
+SCRIPTS = [path for path in (README.parent / "examples").glob("*.py") if "%load_ext" not in path.read_text()]
+
+
+@pytest.mark.parametrize("example", SCRIPTS, ids=lambda path: path.name)
 def test_every_example_runs(example: Path, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

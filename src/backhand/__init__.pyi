@@ -16,3 +16,10 @@ from .language.training import train as train
 from .language.vocabulary import Vocabulary as Vocabulary
 from .language.words import load_words as load_words
 from .language.words import read_words as read_words
+from .learning.folder import Progress as Progress
+from .learning.folder import judge_folder as judge_folder
+from .learning.folder import reset_exercise as reset_exercise
+from .learning.notebooks import write_notebooks as write_notebooks
+from .learning.session import learn as learn
+from .rendering.notebook import load_ipython_extension as load_ipython_extension
+from .rendering.notebook import unload_ipython_extension as unload_ipython_extension

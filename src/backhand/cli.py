@@ -38,6 +38,7 @@ def check(
     time_limit: Annotated[float | None, described("leave a cell after so many seconds", "SECONDS")] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
+    html: Annotated[Path | None, described("also write the sheet, one HTML file, here", "FILE")] = None,
     json: Json = False,
 ) -> None:
     """Check hand-written gradients: which line is wrong, and what is the mistake."""
@@ -48,6 +49,8 @@ def check(
     report = backhand.check_file(
         file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
     )
+    if html is not None:
+        report.to_html(html)
     if json:
         show_json(report.to_dict())
     else:
@@ -146,6 +149,42 @@ def inspect(
         show(inspection_tables(inspection))
 
 
+def learn(
+    folder: Annotated[Path, Positional, arg(metavar="[FOLDER]", help="where the exercises are")] = Path(
+        "learn"
+    ),
+    *,
+    check: Annotated[bool, described("judge every exercise at once, and leave")] = False,
+    listing: Annotated[
+        bool, described("list the exercises and what is done, and leave", name="list")
+    ] = False,
+    reset: Annotated[
+        str | None, described("blank an exercise again; your file is kept as .old", "NAME")
+    ] = None,
+    notebook: Annotated[bool, described("write the exercises as notebooks, and leave")] = False,
+    json: Json = False,
+) -> None:
+    """Learn to write backward passes: twenty short exercises, judged at every save."""
+    import backhand
+
+    if reset is not None:
+        kept = backhand.reset_exercise(folder, reset)
+        print(f"{reset} is blank again" + (f"; your file is kept as {kept}" if kept else ""))
+    elif notebook:
+        print(*backhand.write_notebooks(folder), sep="\n")
+    elif check or listing or json:
+        progress = backhand.judge_folder(folder)
+        if json:
+            show_json(progress.to_dict())
+        else:
+            print(progress)
+        sys.stdout.flush()
+        if check and not progress.done:
+            sys.exit(1)
+    else:
+        backhand.learn(folder)
+
+
 def bench(
     *,
     words: Annotated[str, described("list of words, as train takes it", "WORDS")] = "names",
@@ -194,13 +233,13 @@ def main() -> None:
 
         print(f"backhand {version('backhand')}")
         return
-    verbs = {verb.__name__: verb for verb in (check, train, evaluate, sample, inspect, bench)}
+    verbs = {verb.__name__: verb for verb in (check, learn, train, evaluate, sample, inspect, bench)}
     try:
         with log_shown():
             tyro.extras.subcommand_cli_from_dict(
                 verbs,
                 prog="backhand",
-                description="Backpropagation written by hand: check it, train with it, look into it.",
+                description="Backpropagation written by hand: check it, learn it, train with it.",
                 config=(FlagCreatePairsOff, OmitArgPrefixes),
             )
         sys.stdout.flush()

@@ -37,3 +37,7 @@ class WrongGradientError(BackhandError):
     """A checked backward is wrong; the message is the report."""
 
     exit_status = 1
+
+
+class LearnError(BackhandError):
+    """The folder of a course cannot be written or read, or an exercise is not known."""

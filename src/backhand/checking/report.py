@@ -1,11 +1,13 @@
 """What a check found, as frozen data: one row for every tensor, mistakes, notes."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from backhand.checking.picturing import Sheet
 from backhand.checking.source import Line
-from backhand.errors import WrongGradientError
+from backhand.errors import CheckError, WrongGradientError
 
 Verdict = Literal["right", "wrong", "follows", "shape", "skipped", "todo", "vacuous"]
 
@@ -89,6 +91,7 @@ class Report:
         raised: the exception in which the backward ended, if it did.
         precision: the dtype in which the verdict was made.
         draws: how many independent sets of inputs were tried.
+        sheet: what a drawing needs besides: the code, the flow, small pictures; None where there is none.
     """
 
     title: str
@@ -100,6 +103,7 @@ class Report:
     raised: Raised | None = None
     precision: str = "float64"
     draws: int = 1
+    sheet: Sheet | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -130,7 +134,28 @@ class Report:
         The keys are the attributes of `Report`, `Row`, `Mistake` and `Line`, and `ok` and `culprits` (names).
         """
         data = {"ok": self.ok, "culprits": [row.name for row in self.culprits]}
-        return data | _plain(asdict(self))
+        return data | _plain(asdict(replace(self, sheet=None), dict_factory=_without_sheet))
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return the report as one self-contained HTML page, and write it to a file if one is named.
+
+        Raises:
+            CheckError: the file cannot be written.
+        """
+        from backhand.rendering.html import as_html
+
+        text = as_html(self)
+        if path is not None:
+            try:
+                Path(path).write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise CheckError(f"{path} cannot be written: {error.strerror}.") from None
+        return text
+
+    def _repr_html_(self) -> str:
+        from backhand.rendering.html import as_frame
+
+        return as_frame(self)
 
     def explain(self, name: str) -> str:
         """Return the rule for the operations that use a tensor, with the user's names: this gives it away."""
@@ -138,10 +163,17 @@ class Report:
 
         return explain(self[name])
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))  # what IPython shows on a terminal
+
     def __str__(self) -> str:
         from backhand.rendering.terminal import as_text
 
         return as_text(self)
+
+
+def _without_sheet(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if key != "sheet"}
 
 
 def _plain(value: Any) -> Any:

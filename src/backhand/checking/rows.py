@@ -12,6 +12,7 @@ from backhand.checking.executing import StatementError
 from backhand.checking.flattening import root
 from backhand.checking.localising import Judgement
 from backhand.checking.naming import name_mistake
+from backhand.checking.picturing import sheet_of
 from backhand.checking.protocol import Pass
 from backhand.checking.repairing import Variables, extended
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
@@ -41,6 +42,9 @@ def assemble(
         raised=_raised(chosen, first.draw),
         precision=str(first.draw.dtype or shown_dtype(shown)).removeprefix("torch."),
         draws=len(judged),
+        sheet=sheet_of(
+            chosen.forward_source, chosen.backward_source, first.draw.trace, shown.trace, shown.user
+        ),
     )
 
 

@@ -198,7 +198,7 @@ def _outputs(chosen: Pass, flat: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _upstream(chosen: Pass, outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    if not chosen.out:
+    if not chosen.out or chosen.scope is not None:  # a script ends in its loss, whatever its name is
         return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
     generator = torch.Generator().manual_seed(seed)
     drawn = {}

@@ -14,9 +14,9 @@ CleaningStep = Literal["first", "swap", "ascii", "lower", "strip"]
 SplitName = Literal["train", "dev", "test", "all"]
 
 
-def described(text: str, metavar: str | None = None) -> Any:
+def described(text: str, metavar: str | None = None, name: str | None = None) -> Any:
     """Return the description of a flag whose default goes without saying."""
-    return tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint="")
+    return tyro.conf.arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,7 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
         file=stream,
         width=width or 110,
         force_terminal=colour,
+        force_jupyter=False,
         no_color=not colour,
         highlight=False,
         soft_wrap=width is None,

@@ -1,0 +1,170 @@
+"""Judging a learner's file: a verdict for every gradient that the exercise asks for."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backhand.checking.flattening import root
+from backhand.checking.judging import check
+from backhand.checking.report import Report, Row, Verdict
+from backhand.checking.source import source_of
+from backhand.errors import CheckError
+from backhand.learning.blanking import asked
+from backhand.learning.course import Exercise
+from backhand.learning.loading import Problem, load
+from backhand.learning.training import Training, train_with
+from backhand.learning.unfinished import unfinished, waiting_lines
+
+# Of several tensors under one name, as the states of a recurrent layer are, the first of these is told.
+WORST: tuple[Verdict, ...] = ("todo", "wrong", "shape", "follows", "right", "vacuous")
+# Partial credit for a gradient: one whose own line is right has all of it, one in a wrong shape half.
+CREDIT: dict[Verdict, float] = {"right": 1.0, "vacuous": 1.0, "follows": 1.0, "shape": 0.5}
+# So many different lines of what a learner's file prints are kept: it runs several times in a check.
+PRINTED = 8
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The verdict on one gradient of an exercise.
+
+    Attributes:
+        name, shape: as the exercise asks for it: `dW`, `(k, m)`.
+        verdict: as in a report, but a gradient that is left out is `todo`.
+        row: the report's row; None where nothing could be judged.
+        waits_for: an unfinished gradient that this one uses, or an empty string.
+    """
+
+    name: str
+    shape: str
+    verdict: Verdict
+    row: Row | None = None
+    waits_for: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not right, in words; empty where it is."""
+        if self.waits_for:
+            return f"uses {self.waits_for}, which is still missing"
+        if self.row is not None and self.row.mistake is not None:
+            return self.row.mistake.message
+        return self.row.note if self.row is not None else ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A learner's file, judged.
+
+    Attributes:
+        gradients: one for each that the exercise asks for, in the order of the backward.
+        report: what the checker found; None if the file could not be run.
+        problem: why the file could not be judged, or why it does not count; empty if it could.
+        training: for an exercise that trains, what came of it once all gradients are right.
+        printed: the first lines that the file printed, each once.
+    """
+
+    exercise: Exercise
+    path: Path
+    gradients: tuple[Gradient, ...]
+    report: Report | None = None
+    problem: str = ""
+    training: Training | None = None
+    printed: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the exercise is solved."""
+        if self.problem or self.report is None or not self.report.ok or not _all_right(self.gradients):
+            return False
+        return not self.exercise.trains or (self.training is not None and self.training.matches)
+
+    @property
+    def credit(self) -> float:
+        """The part of the gradients whose own line is right, from 0 to 1."""
+        return sum(CREDIT.get(g.verdict, 0.0) for g in self.gradients) / len(self.gradients)
+
+    @property
+    def next_gradient(self) -> Gradient | None:
+        """The gradient to work on: the first culprit, else the first that is missing."""
+        for verdicts in (("wrong", "shape"), ("todo",)):
+            for gradient in self.gradients:
+                if gradient.verdict in verdicts and not gradient.waits_for:
+                    return gradient
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a program to read, such as a grader."""
+        return {
+            "number": self.exercise.number,
+            "name": self.exercise.name,
+            "file": str(self.path),
+            "done": self.done,
+            "credit": round(self.credit, 4),
+            "problem": self.problem or None,
+            "failures": [m.message for m in self.report.stress] if self.report else [],
+            "trains": self.training.matches if self.training else None,
+            "gradients": [
+                {
+                    "name": g.name,
+                    "verdict": g.verdict,
+                    "mistake": g.row.mistake.kind if g.row and g.row.mistake else None,
+                    "reason": g.reason or None,
+                    "credit": CREDIT.get(g.verdict, 0.0),
+                }
+                for g in self.gradients
+            ],
+        }
+
+
+def judge_file(exercise: Exercise, path: Path) -> Attempt:
+    """Judge one file of a course; nothing in it makes this raise, and nothing that it prints shows."""
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attempt = _judge(exercise, path)
+    lines = dict.fromkeys(line.rstrip() for line in output.getvalue().splitlines())
+    return replace(attempt, printed=tuple(lines)[:PRINTED])
+
+
+def _judge(exercise: Exercise, path: Path) -> Attempt:
+    missing = tuple(Gradient(name, shape, "todo") for name, shape in asked(exercise).items())
+    try:
+        module = load(exercise, path)
+        out = getattr(exercise.solution, "out", None)
+        report = check(module.forward, module.backward, inputs=exercise.solution.inputs, out=out)
+    except (Problem, CheckError) as error:
+        return Attempt(exercise, path, missing, problem=str(error))
+    source = source_of(module.backward)
+    waiting = unfinished(source, set(asked(exercise))) if source is not None else {}
+    gradients = tuple(_gradient(name, shape, report, waiting) for name, shape in asked(exercise).items())
+    problem = _raised(report, waiting_lines(source, waiting) if source is not None else set())
+    training = None
+    if exercise.trains and report.ok and _all_right(gradients):
+        training = train_with(module)
+    return Attempt(exercise, path, gradients, report, problem, training)
+
+
+def _raised(report: Report, waiting: set[int]) -> str:
+    """Return what the backward raised, unless it is only that a gradient has no value yet."""
+    raised = report.raised
+    if raised is None or (raised.line is not None and raised.line.number in waiting):
+        return ""
+    where = f"line {raised.line.number}: `{raised.line.text}` raised " if raised.line else ""
+    return f"{where}{raised.error}"
+
+
+def _all_right(gradients: Sequence[Gradient]) -> bool:
+    return all(g.verdict in ("right", "vacuous") for g in gradients)
+
+
+def _gradient(name: str, shape: str, report: Report, waiting: dict[str, str]) -> Gradient:
+    """Return the verdict on a gradient: the worst of its rows, where a list holds several."""
+    rows = [row for row in report.rows if root(row.gradient) == name or row.gradient == name]
+    if not rows or name in waiting:
+        return Gradient(name, shape, "todo", rows[0] if rows else None, waiting.get(name, ""))
+    verdicts: list[Verdict] = ["todo" if row.verdict == "skipped" else row.verdict for row in rows]
+    worst = min(verdicts, key=WORST.index)
+    return Gradient(name, shape, worst, rows[verdicts.index(worst)])

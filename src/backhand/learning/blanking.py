@@ -1,0 +1,175 @@
+"""An exercise made from a pass: its backward blanked, so that solution and exercise cannot drift apart."""
+
+import ast
+import copy
+import io
+import re
+import textwrap
+import tokenize
+from dataclasses import dataclass
+from functools import cache
+
+from backhand.checking.source import reads, simple_statements, writes_surely
+from backhand.learning.course import Exercise
+
+SHAPE = re.compile(r"(?:\d+ times |t times )?\([^()]*\)")
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Textbook:
+    """A pass as text: its tree, its lines and its comments by line number."""
+
+    tree: ast.Module
+    lines: tuple[str, ...]
+    comments: dict[int, str]
+
+    def function(self, name: str) -> ast.FunctionDef:
+        """Return one of the functions of the pass."""
+        return next(n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+
+    def text(self, node: ast.stmt) -> str:
+        """Return the lines of a statement as they stand, comments included."""
+        return "\n".join(self.lines[node.lineno - 1 : node.end_lineno])
+
+
+@cache
+def textbook(exercise: Exercise) -> Textbook:
+    """Read the pass of an exercise."""
+    text = exercise.solution_text
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    return Textbook(ast.parse(text), tuple(text.splitlines()), comments)
+
+
+@cache
+def asked(exercise: Exercise) -> dict[str, str]:
+    """Return the gradients that an exercise asks for, in the order of the solution, each with its shape.
+
+    >>> from backhand.learning.course import find
+    >>> asked(find("matrix_product"))
+    {'db': '(m,)', 'dz': '(n, m)', 'dW': '(k, m)', 'dx': '(n, k)'}
+    """
+    book = textbook(exercise)
+    tensors = _names_of(book.function("forward"))
+    found: dict[str, str] = {}
+    for statement in simple_statements(book.function("backward").body):
+        for name in sorted(writes_surely(statement)):
+            if name.startswith("d") and name[1:] in tensors and name not in found:
+                found[name] = _shape(book, statement)
+    return found
+
+
+def _names_of(forward: ast.FunctionDef) -> set[str]:
+    """Return the names of the forward: parameters and whatever it assigns or returns."""
+    names = {a.arg for a in forward.args.args}
+    return names.union(*(writes_surely(s) for s in simple_statements(forward.body)))
+
+
+def _shape(book: Textbook, statement: ast.stmt) -> str:
+    """Return the shape that the comment on a statement's lines, or on the line above it, begins with."""
+    last = statement.end_lineno or statement.lineno
+    for number in (*range(last, statement.lineno - 1, -1), statement.lineno - 1):
+        found = SHAPE.match(book.comments.get(number, ""))
+        if found:
+            return found.group()
+    return ""
+
+
+@cache
+def blank(exercise: Exercise) -> str:
+    """Return the text of the learner's file: story, forward, and a backward with `...` for each gradient."""
+    return _file(exercise, _blanked(textbook(exercise), exercise))
+
+
+@cache
+def solved(exercise: Exercise) -> str:
+    """Return the same file with the textbook's own backward."""
+    return _file(exercise, _body(textbook(exercise), "backward"))
+
+
+def _file(exercise: Exercise, backward: str) -> str:
+    book = textbook(exercise)
+    functions = [
+        _function(book, "forward", _body(book, "forward")),
+        _function(book, "backward", backward),
+        _function(book, "inputs", _body(book, "inputs")),
+    ]
+    rest = "\n\n\n".join(functions)
+    values = [book.text(n) for n in book.tree.body if isinstance(n, ast.Assign)]
+    head = "\n".join(imports(book, rest))
+    settings = "\n".join(values) + "\n\n\n" if values else "\n"
+    story = f'"""{exercise.number}. {exercise.title}\n\n{exercise.story.strip()}\n"""'
+    return f"{story}\n\n{head}\n\n{settings}{rest}\n"
+
+
+def imports(book: Textbook, code: str) -> list[str]:
+    """Return the imports of a pass that some code needs."""
+    found = []
+    for node in book.tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.asname or alias.name for alias in node.names]
+            always = names == ["torch"]
+            if always or any(re.search(rf"\b{name}\b", code) for name in names):
+                found.append(ast.unparse(node))
+    return found
+
+
+def _function(book: Textbook, name: str, body: str) -> str:
+    """Return a function with its parameters bare of annotations, which a beginner need not read."""
+    arguments = copy.deepcopy(book.function(name).args)
+    for argument in (*arguments.args, *arguments.kwonlyargs):
+        argument.annotation = None
+    line = f"def {name}({ast.unparse(arguments)}):"
+    if len(line) > WIDTH:
+        wrapped = textwrap.fill(
+            ast.unparse(arguments), WIDTH, initial_indent="    ", subsequent_indent="    "
+        )
+        line = f"def {name}(\n{wrapped}\n):"
+    return f"{line}\n{body}"
+
+
+def _body(book: Textbook, name: str) -> str:
+    """Return the body of a function as it stands."""
+    function = book.function(name)
+    text = "\n".join(book.lines[function.body[0].lineno - 1 : function.end_lineno])
+    return re.sub(r"  # noqa.*", "", text)
+
+
+def _blanked(book: Textbook, exercise: Exercise) -> str:
+    """Return the body of the backward with `...` for each gradient.
+
+    Statements before the first gradient that are about sizes only (`n = x.shape[0]`) stay, and so does the
+    `return`.
+    """
+    body = book.function("backward").body
+    upstream = {a.arg for a in book.function("backward").args.args if a.arg.startswith("d")}
+    gradients = asked(exercise)
+    kept = []
+    for statement in body:
+        if writes_surely(statement) & set(gradients):
+            break
+        if isinstance(statement, ast.Assign) and not reads(statement) & upstream:
+            kept.append(textwrap.dedent(book.text(statement)))
+    lines = [f"{name} = ..." + (f"  # {shape}" if shape else "") for name, shape in gradients.items()]
+    return textwrap.indent("\n".join([*kept, *lines, textwrap.dedent(book.text(body[-1]))]), "    ")
+
+
+def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
+    """Return the lines of the solution that make one gradient, with the helper values that they use.
+
+    >>> from backhand.learning.course import find
+    >>> answer(find("product"), "da")
+    ('da = b * dy  # (n,)',)
+    """
+    book = textbook(exercise)
+    statements = [s for s in book.function("backward").body if not isinstance(s, ast.Return)]
+    wanted, chosen = {gradient}, set()
+    offered = set(asked(exercise)) | {a.arg for a in book.function("backward").args.args}
+    for i in reversed(range(len(statements))):
+        if writes_surely(statements[i]) & wanted:
+            chosen.add(i)
+            wanted |= set(reads(statements[i])) - offered
+    return tuple(
+        line for i in sorted(chosen) for line in textwrap.dedent(book.text(statements[i])).splitlines()
+    )

@@ -1,0 +1,77 @@
+"""The course as data: its exercises in order, each made from one pass of the textbook."""
+
+import importlib
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+
+from backhand.checking.flattening import nearest
+from backhand.errors import LearnError
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes:
+        number: its place in the course, counted from 1.
+        name: the module in `backhand.passes` that holds its solution.
+        title: a few words.
+        story: what it is about, without the answer.
+        question: the first hint.
+        trains: the finished backward has to train the language model as well.
+    """
+
+    number: int
+    name: str
+    title: str
+    story: str
+    question: str
+    trains: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The name of the learner's file, such as `01_product.py`."""
+        return f"{self.number:02}_{self.name}.py"
+
+    @property
+    def solution(self) -> ModuleType:
+        """The pass that solves it."""
+        return importlib.import_module(f"backhand.passes.{self.name}")
+
+    @property
+    def solution_text(self) -> str:
+        """The source of the pass that solves it."""
+        return Path(self.solution.__file__ or "").read_text(encoding="utf-8")
+
+
+@cache
+def course() -> tuple[Exercise, ...]:
+    """Return all exercises in order.
+
+    >>> course()[0].file_name
+    '01_product.py'
+    """
+    text = (resources.files("backhand.learning") / "course.toml").read_text(encoding="utf-8")
+    entries = tomllib.loads(text)["exercise"]
+    return tuple(Exercise(number=i, **entry) for i, entry in enumerate(entries, start=1))
+
+
+def find(name: str) -> Exercise:
+    """Return the exercise with a name, a number or a file name.
+
+    Raises:
+        LearnError: there is no such exercise.
+
+    >>> find("1").name, find("01_product.py").name
+    ('product', 'product')
+    """
+    wanted = Path(name).name
+    for exercise in course():
+        if wanted in (exercise.name, str(exercise.number), exercise.file_name, exercise.file_name[:-3]):
+            return exercise
+    names = [exercise.name for exercise in course()]
+    raise LearnError(f"there is no exercise {name!r}{nearest(name, names)} There are: {', '.join(names)}.")

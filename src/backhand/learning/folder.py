@@ -1,0 +1,140 @@
+"""A learner's folder: the files of the course, and how far each of them is. Nothing else is stored."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backhand.errors import LearnError
+from backhand.learning.attempts import Attempt, judge_file
+from backhand.learning.blanking import blank
+from backhand.learning.course import course, find
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All files of a folder, judged."""
+
+    folder: Path
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def done(self) -> bool:
+        """Tell whether every exercise is solved."""
+        return all(attempt.done for attempt in self.attempts)
+
+    @property
+    def solved(self) -> int:
+        """How many exercises are solved."""
+        return sum(attempt.done for attempt in self.attempts)
+
+    @property
+    def current(self) -> Attempt | None:
+        """The first exercise that is not solved yet."""
+        return next((a for a in self.attempts if not a.done), None)
+
+    @property
+    def credit(self) -> float:
+        """The mean credit of the exercises, from 0 to 1."""
+        return sum(attempt.credit for attempt in self.attempts) / len(self.attempts)
+
+    def __getitem__(self, name: str) -> Attempt:
+        """Return the attempt at the exercise with a name."""
+        for attempt in self.attempts:
+            if attempt.exercise.name == name:
+                return attempt
+        raise KeyError(name)
+
+    def updated(self, attempt: Attempt) -> "Progress":
+        """Return the progress with one attempt in the place of the older one."""
+        same = attempt.exercise
+        return Progress(self.folder, tuple(attempt if a.exercise == same else a for a in self.attempts))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a program to read, such as a grader."""
+        return {
+            "folder": str(self.folder),
+            "done": self.done,
+            "solved": self.solved,
+            "credit": round(self.credit, 4),
+            "exercises": [attempt.to_dict() for attempt in self.attempts],
+        }
+
+    def __str__(self) -> str:
+        from backhand.rendering.classroom import progress_as_text
+
+        return progress_as_text(self)
+
+
+def write_course(folder: Path) -> tuple[Path, ...]:
+    """Write the exercises that a folder lacks, and return their paths. A file that is there stays as it is.
+
+    Raises:
+        LearnError: the folder cannot be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for exercise in course():
+            path = folder / exercise.file_name
+            if not path.exists():
+                path.write_text(blank(exercise), encoding="utf-8")
+                written.append(path)
+    except OSError as error:
+        raise LearnError(f"cannot write in {folder}: {error.strerror}; choose another folder.") from None
+    return tuple(written)
+
+
+def judge_one_by_one(folder: Path) -> Iterator[Attempt]:
+    """Yield every exercise of a folder, judged; one whose file is not there is all `todo`."""
+    for exercise in course():
+        yield judge_file(exercise, folder / exercise.file_name)
+
+
+def judge_folder(folder: str | Path) -> Progress:
+    """Judge every exercise of a folder.
+
+    Args:
+        folder: where `learn` wrote them.
+
+    Raises:
+        LearnError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LearnError(f"{folder} is no folder; `backhand learn {folder}` makes one with the exercises.")
+    return Progress(folder, tuple(judge_one_by_one(folder)))
+
+
+def reset_exercise(folder: str | Path, name: str) -> Path | None:
+    """Write an exercise anew, keeping the old file beside it.
+
+    Args:
+        folder: where the exercises are.
+        name: of the exercise: `product`, `1` or `01_product.py`.
+
+    Returns:
+        Where the old file is kept, or None if there was none, or only an untouched one.
+
+    Raises:
+        LearnError: there is no such exercise, or the folder cannot be written.
+    """
+    exercise = find(name)
+    folder = Path(folder)
+    path = folder / exercise.file_name
+    try:
+        kept = None
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != blank(exercise):
+            kept = _free(path)
+            path.rename(kept)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(blank(exercise), encoding="utf-8")
+    except OSError as error:
+        raise LearnError(f"cannot write {path}: {error.strerror}.") from None
+    return kept
+
+
+def _free(path: Path) -> Path:
+    """Return a name beside a file that is not taken: 01_product.py.old, 01_product.py.old2 and so on."""
+    candidates = (path.with_name(f"{path.name}.old{n if n > 1 else ''}") for n in range(1, 10_000))
+    return next(p for p in candidates if not p.exists())

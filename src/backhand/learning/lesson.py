@@ -1,0 +1,93 @@
+"""What is on the learner's screen: the exercise in focus, how many hints are shown, the list or not.
+
+It knows neither the terminal nor the file system's events, so that a test can go through a whole course.
+"""
+
+from pathlib import Path
+
+from backhand.learning.attempts import Attempt, judge_file
+from backhand.learning.course import Exercise, course
+from backhand.learning.folder import Progress
+from backhand.learning.hints import Hint, hints
+
+
+class Lesson:
+    """The state of one sitting.
+
+    Attributes:
+        progress: the folder as it was judged last.
+        focus: the exercise on the screen.
+        solved_now: the exercise that was solved with the last save, if one was.
+        shown: how many steps of the hint are shown.
+        listing: the list of all exercises is shown.
+        over: the learner wants to leave.
+    """
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        current = progress.current
+        self.focus: Exercise = current.exercise if current else course()[-1]
+        self.solved_now: Exercise | None = None
+        self.shown = 0
+        self.listing = False
+        self.over = False
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt in focus."""
+        return self.progress[self.focus.name]
+
+    @property
+    def hints(self) -> tuple[Hint, ...]:
+        """The steps of the hint that are shown."""
+        return hints(self.attempt)[: self.shown]
+
+    @property
+    def more_hints(self) -> int:
+        """How many steps are still hidden."""
+        return max(0, len(hints(self.attempt)) - self.shown)
+
+    def save(self, path: Path) -> bool:
+        """Judge a file that was saved; return whether it is one of the course."""
+        exercise = next((e for e in course() if e.file_name == path.name), None)
+        if exercise is None:
+            return False
+        before = self.progress[exercise.name]
+        attempt = judge_file(exercise, self.progress.folder / exercise.file_name)
+        self.progress = self.progress.updated(attempt)
+        self.listing = False
+        self.solved_now = None
+        if exercise != self.focus or _next_name(before) != _next_name(attempt):
+            self.shown = 0
+        self.focus = exercise
+        if attempt.done and not before.done:
+            self.solved_now = exercise
+            self._move_on()
+        return True
+
+    def press(self, key: str) -> None:
+        """Do what a key asks for."""
+        if key in ("q", "\x03", "\x04"):
+            self.over = True
+        elif key == "h":
+            self.shown = min(self.shown + 1, len(hints(self.attempt)))
+        elif key == "l":
+            self.listing = not self.listing
+        elif key in ("n", "p"):
+            self._step(1 if key == "n" else -1)
+
+    def _step(self, by: int) -> None:
+        number = min(max(self.focus.number + by, 1), len(course()))
+        self.focus, self.shown, self.solved_now, self.listing = course()[number - 1], 0, None, False
+
+    def _move_on(self) -> None:
+        """Go on to the next exercise that is not solved, first among the later ones."""
+        after = [*self.progress.attempts[self.focus.number :], *self.progress.attempts]
+        following = next((a for a in after if not a.done), None)
+        if following is not None:
+            self.focus, self.shown = following.exercise, 0
+
+
+def _next_name(attempt: Attempt) -> str | None:
+    gradient = attempt.next_gradient
+    return gradient.name if gradient is not None else None

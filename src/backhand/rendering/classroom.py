@@ -1,0 +1,216 @@
+"""The course on a terminal: the exercise in focus with its verdicts, the list of all, and a plain summary."""
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from backhand.rendering.terminal import STYLES
+
+if TYPE_CHECKING:
+    from backhand.learning.attempts import Attempt, Gradient
+    from backhand.learning.folder import Progress
+    from backhand.learning.lesson import Lesson
+
+# More gradients than this are shown in two columns, so that a whole exercise fits on a screen of 24 lines.
+TALL = 8
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+class Screen:
+    """A terminal on which a lesson is shown; each showing replaces the one before.
+
+    Args:
+        console: where to write; by default the terminal.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+
+    def show(self, lesson: "Lesson") -> None:
+        """Show the lesson as it is now."""
+        if self.console.is_terminal:
+            self.console.clear()
+        self.console.print(_screen(lesson))
+
+    def leave(self, lesson: "Lesson") -> None:
+        """Say good-bye, and how to go on."""
+        progress = lesson.progress
+        if progress.done:
+            self.console.print(f"\nAll {len(progress.attempts)} exercises are solved. Well done.")
+        else:
+            self.console.print(
+                f"\n{progress.solved} of {len(progress.attempts)} solved. Everything is in "
+                f"{escape(str(progress.folder))}/; the same command goes on from there."
+            )
+
+
+def progress_as_text(progress: "Progress", *, colour: bool | None = None, width: int = 80) -> str:
+    """Return the list of all exercises of a folder with how far each of them is."""
+    if colour is None:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        force_jupyter=False,
+        no_color=not colour,
+        highlight=False,
+    )
+    console.print(_bar(progress, width))
+    console.print()
+    console.print(_list(progress))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
+
+
+def _bar(progress: "Progress", width: int = 80) -> Text:
+    count = len(progress.attempts)
+    left = Text("backhand learn", style="bold")
+    marks = Text()
+    for attempt in progress.attempts:
+        marks.append("■" if attempt.done else "□", style="green" if attempt.done else "dim")
+    right = Text.assemble(marks, f"  {progress.solved}/{count}")
+    left.append(" " * max(2, width - len(left) - len(right) - 1))
+    return left + right
+
+
+def _list(progress: "Progress") -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    for attempt in progress.attempts:
+        exercise = attempt.exercise
+        if attempt.done:
+            state = Text("solved", style="green")
+        elif attempt.problem:
+            state = Text("error", style="bold red")
+        else:
+            good = round(attempt.credit * len(attempt.gradients), 1)
+            state = Text(f"{good:g} of {len(attempt.gradients)}", style="" if good else "dim")
+        title = Text(f"{exercise.number:>2}. {exercise.title}")
+        table.add_row(title, Text(exercise.file_name.removesuffix(".py"), style="dim"), state)
+    return table
+
+
+def _screen(lesson: "Lesson") -> RenderableType:
+    parts: list[RenderableType] = [_bar(lesson.progress), Text()]
+    if lesson.listing:
+        parts.append(_list(lesson.progress))
+    else:
+        if lesson.solved_now is not None:
+            parts += [*_solved(lesson), Text()]
+        parts += _exercise(lesson)
+    keys = {"h": "hint", "n": "next", "p": "previous", "l": "list", "q": "quit"}
+    if lesson.listing:
+        keys = {"l": "back", "q": "quit"}
+    elif not lesson.more_hints:
+        del keys["h"]
+    footer = Text("\n")
+    for key, meaning in keys.items():
+        footer.append(f" {key} ", style="reverse").append(f" {meaning}   ")
+    return Group(*parts, footer)
+
+
+def _solved(lesson: "Lesson") -> list[RenderableType]:
+    exercise = lesson.solved_now
+    assert exercise is not None
+    parts: list[RenderableType] = [Text(f"Solved: {exercise.number}. {exercise.title}", style="bold green")]
+    training = lesson.progress[exercise.name].training
+    if training is not None:
+        parts.append(Text(f"  {training_in_words(training.losses, training.difference)}"))
+    if lesson.progress.done:
+        parts.append(Text("That was the last one: all exercises are solved."))
+    return parts
+
+
+def training_in_words(losses: tuple[float, ...], difference: float) -> str:
+    """Return a loss curve as a row of blocks, with where it began and ended.
+
+    >>> training_in_words((3.0, 2.5, 2.0), 0.0)
+    '█▄▁  3.00 to 2.00 nats in 3 steps, as with autograd (largest difference 0).'
+    """
+    size = max(1, len(losses) // 40)
+    means = [sum(losses[i : i + size]) / len(losses[i : i + size]) for i in range(0, len(losses), size)]
+    low, high = min(means), max(means)
+    blocks = "".join(BLOCKS[int((m - low) / ((high - low) or 1) * 7)] for m in means)
+    return (
+        f"{blocks}  {means[0]:.2f} to {means[-1]:.2f} nats in {len(losses)} steps, "
+        f"as with autograd (largest difference {difference:.1g})."
+    )
+
+
+def _exercise(lesson: "Lesson") -> list[RenderableType]:
+    attempt = lesson.attempt
+    exercise = attempt.exercise
+    title = Text(f"{exercise.number}. {exercise.title}", style="bold")
+    parts: list[RenderableType] = [title, Text(f"   edit {attempt.path} and save it", style="dim"), Text()]
+    if attempt.problem:
+        parts += [Text(attempt.problem, style="red"), Text()]
+    parts.append(Padding(_gradients(attempt), (0, 0, 0, 2)))
+    parts += _faults(attempt)
+    if attempt.printed:
+        parts.append(Text("\nyour file printed", style="dim"))
+        parts.append(Padding(Text("\n".join(attempt.printed), style="dim"), (0, 0, 0, 2)))
+    if attempt.training is not None and not attempt.training.matches:
+        parts.append(Text(f"\nThe loss curve does not match: {attempt.training.error or 'it drifts away'}."))
+    if attempt.done:
+        parts.append(Text("\nThis one is solved.", style="green"))
+    for number, hint in enumerate(lesson.hints, start=1):
+        parts.append(Text.assemble("\n", (f"hint {number}, the {hint.kind}", "bold cyan")))
+        parts.append(Padding(Text(hint.text), (0, 0, 0, 2)))
+    return parts
+
+
+def _gradients(attempt: "Attempt") -> Table:
+    """Return the verdicts; in two columns where there are many of them."""
+    gradients = attempt.gradients
+    wide = len(gradients) > TALL
+    height = (len(gradients) + 1) // 2 if wide else len(gradients)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(5 if wide else 4):
+        table.add_column(no_wrap=True)
+    for i in range(height):
+        cells = _cells(gradients[i], short=wide)
+        if wide and i + height < len(gradients):
+            cells += [Text("     "), *_cells(gradients[i + height], short=True)]
+        table.add_row(*cells)
+    return table
+
+
+def _cells(gradient: "Gradient", *, short: bool) -> list[Text]:
+    """Return name and verdict, and unless it must be short, shape and what it waits for."""
+    faded = "dim" if gradient.verdict in ("follows", "todo") else ""
+    cells = [Text(gradient.name, style=faded), Text(gradient.verdict, style=STYLES[gradient.verdict])]
+    if short:
+        return cells
+    shape = gradient.shape
+    if gradient.row is not None and gradient.verdict == "shape":
+        shape = f"{gradient.row.got}, not {gradient.row.shape}"
+    waits = f"waits for {gradient.waits_for}" if gradient.waits_for else ""
+    return [*cells, Text(shape, style="dim"), Text(waits, style="dim")]
+
+
+def _faults(attempt: "Attempt") -> list[RenderableType]:
+    """Return the culprits in words, each with its lines."""
+    parts: list[RenderableType] = []
+    for gradient in attempt.gradients:
+        if gradient.verdict not in ("wrong", "shape") or gradient.row is None:
+            continue
+        mistake = gradient.row.mistake
+        kind = mistake.kind.replace("_", " ") if mistake else ""
+        parts.append(Text.assemble("\n", (gradient.name, "bold red"), "  ", (kind, "bold yellow")))
+        for line in gradient.row.lines:
+            parts.append(Text.assemble((f"  {line.number:>4} | ", "dim"), line.text))
+        if mistake is not None:
+            parts.append(Padding(Text(mistake.message), (0, 0, 0, 2)))
+    for failure in attempt.report.stress if attempt.report and not parts else ():
+        parts.append(Text.assemble("\n", (failure.kind.replace("_", " "), "bold red")))
+        parts.append(Padding(Text(f"{failure.message}\n{failure.hint}"), (0, 0, 0, 2)))
+    return parts

@@ -1,0 +1,201 @@
+"""A report as one self-contained HTML page: code beside code, the flow in between, details on demand.
+
+Nothing is loaded and no script runs: `details` elements open on a click or a key. Every name, line and
+message is escaped by the template.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+
+import jinja2
+
+from backhand.checking.flattening import root
+from backhand.checking.picturing import Code, Numbers, Pictures, Sheet
+from backhand.checking.report import Report, Row
+from backhand.checking.source import Line
+from backhand.rendering.heatmaps import Picture, heat_map, largest
+from backhand.rendering.lanes import Arc, Segment, State, segments
+
+MEANINGS = {
+    "right": "agrees with autograd",
+    "wrong": "this line is at fault",
+    "shape": "right values in a wrong shape",
+    "follows": "its own line is right; it inherits a fault from below",
+    "skipped": "left out; no fault",
+    "todo": "still missing",
+    "vacuous": "zero in exact arithmetic here: no evidence either way",
+}
+CAPTIONS = ("value", "by hand", "autograd", "difference")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One heat map."""
+
+    caption: str
+    uri: str
+    text: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the sheet: a statement of the forward, a tensor, its gradient; any part may be missing."""
+
+    code: Code | None
+    name: str
+    row: Row | None
+    backward: tuple[Code, ...]
+    images: tuple[Image, ...]
+    missing: tuple[str, ...]
+    numbers: Numbers | None
+    feeds: tuple[str, ...]
+    output: bool
+    rule: str
+    flow: tuple[Segment, ...] = ()
+
+
+def as_html(report: Report) -> str:
+    """Return the report as a page of its own."""
+    entries, lanes = _entries(report)
+    used = {(c.file, c.number) for e in entries for c in e.backward}
+    used |= {(e.code.file, e.code.number) for e in entries if e.code is not None}
+    rest = [c for c in (report.sheet.backward if report.sheet else ()) if (c.file, c.number) not in used]
+    verdicts = [row.verdict for row in report.rows]
+    counts = [(v, verdicts.count(v), meaning) for v, meaning in MEANINGS.items() if v in verdicts]
+    return _template().render(
+        report=report, entries=entries, lanes=lanes, rest=rest, counts=counts, meanings=MEANINGS
+    )
+
+
+def as_frame(report: Report) -> str:
+    """Return the page in an iframe, so that a notebook's styles and the page's leave each other alone."""
+    height = min(900, 190 + 44 * len(report.rows))
+    page = escape(as_html(report), quote=True)
+    return (
+        f'<iframe title="{escape(report.title, quote=True)}" srcdoc="{page}" sandbox '
+        f'style="width:100%;height:{height}px;border:0"></iframe>'
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("backhand.rendering", ".")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("sheet.html.j2")
+
+
+def _entries(report: Report) -> tuple[list[Entry], int]:
+    """Return the lines of the sheet from the forward's first to its last, with the flow beside them."""
+    sheet = report.sheet or Sheet((), (), (), {}, {})
+    entries = [_entry(report, sheet, code, name) for code, name in _places(report, sheet)]
+    place = {e.name: i for i, e in enumerate(entries) if e.name}
+    drawn, lanes = segments(_arcs(report, sheet), place, len(entries))
+    flowing = [
+        Entry(**{**entry.__dict__, "flow": tuple(flow)}) for entry, flow in zip(entries, drawn, strict=True)
+    ]
+    return flowing, lanes
+
+
+def _places(report: Report, sheet: Sheet) -> list[tuple[Code | None, str]]:
+    """Return statements and tensors in the order of the forward; an input stands before its first use."""
+    made: dict[tuple[str | None, int], list[str]] = {}
+    before: dict[tuple[str | None, int], list[str]] = {}
+    rows = {row.name: row for row in reversed(report.rows)}
+    known = {(c.file, c.number) for c in sheet.forward}
+    loose = []
+    for name, row in rows.items():
+        line = row.forward_line
+        if line is not None and (line.file, line.number) in known:
+            made.setdefault((line.file, line.number), []).append(name)
+        elif used := [u for u in row.used_by if (u.file, u.number) in known]:
+            before.setdefault((used[0].file, used[0].number), []).append(name)
+        else:
+            loose.append(name)
+    places: list[tuple[Code | None, str]] = [(None, name) for name in loose]
+    for code in sheet.forward:
+        key = (code.file, code.number)
+        places += [(None, name) for name in before.get(key, ())]
+        names = made.get(key) or [_output(sheet, code)]
+        places += [(code if i == 0 else None, name) for i, name in enumerate(names)]
+    return places
+
+
+def _output(sheet: Sheet, code: Code) -> str:
+    """Return the output that a statement assigns, if it does."""
+    target = code.text.split("=", 1)[0].strip()
+    return target if target in sheet.outputs else ""
+
+
+def _entry(report: Report, sheet: Sheet, code: Code | None, name: str) -> Entry:
+    row = next((r for r in report.rows if r.name == name), None)
+    mistake = row.mistake if row is not None else None
+    missing = ()
+    if mistake is not None and mistake.kind in ("missing_branch", "overwritten"):
+        missing = tuple(str(b) for b in mistake.detail.get("branches") or ())
+    return Entry(
+        code=code,
+        name=name,
+        row=row,
+        backward=_statements(sheet, row.lines) if row is not None else (),
+        images=_images(row, sheet.pictures.get(name)) if row is not None else (),
+        missing=missing,
+        numbers=sheet.pictures[name].numbers if name in sheet.pictures else None,
+        feeds=tuple(sheet.feeds.get(name, ())),
+        output=bool(name) and name in sheet.outputs,
+        rule=report.explain(name) if row is not None and row.used_by else "",
+    )
+
+
+def _statements(sheet: Sheet, lines: tuple[Line, ...]) -> tuple[Code, ...]:
+    """Return the whole statements that begin on some lines."""
+    known = {(c.file, c.number): c for c in sheet.backward}
+    return tuple(
+        known.get((line.file, line.number)) or Code(line.number, line.text, 0, line.file) for line in lines
+    )
+
+
+def _arcs(report: Report, sheet: Sheet) -> list[Arc]:
+    """Return an arc for each use of a tensor, with what becomes of the gradient that it sends back."""
+    rows = {row.name: row for row in report.rows}
+    found = []
+    for name, consumers in sheet.feeds.items():
+        row = rows.get(name)
+        mistake = row.mistake if row is not None else None
+        absent = mistake.detail.get("branches") or () if mistake and mistake.kind == "missing_branch" else ()
+        for consumer in consumers:
+            state: State = "plain"
+            if consumer in absent:
+                state = "missing"
+            elif consumer in rows and rows[consumer].verdict in ("wrong", "shape", "follows"):
+                state = "follows"
+            found.append(Arc(name, consumer, state))
+    return found
+
+
+def _images(row: Row, pictures: Pictures | None) -> tuple[Image, ...]:
+    if pictures is None:
+        return ()
+    scale = largest(pictures.autograd, None if row.verdict == "vacuous" else pictures.hand)
+    if row.verdict == "vacuous":
+        scale = float("inf")  # rounding: nothing to see
+    shown = (
+        (pictures.value, largest(pictures.value)),
+        (pictures.hand, scale),
+        (pictures.autograd, scale),
+        (pictures.difference, scale if row.verdict in ("right", "vacuous") else largest(pictures.difference)),
+    )
+    return tuple(
+        _image(caption, root(row.name), picture, its_scale)
+        for caption, (picture, its_scale) in zip(CAPTIONS, shown, strict=True)
+        if picture is not None
+    )
+
+
+def _image(caption: str, name: str, picture: Picture, scale: float) -> Image:
+    text = f"{caption} of {name}: largest size {largest(picture):.3g}"
+    return Image(caption, heat_map(picture, scale), text, len(picture[0]), len(picture))

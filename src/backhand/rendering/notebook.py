@@ -1,0 +1,99 @@
+"""The IPython extension: after `%load_ext backhand`, verdicts follow every cell that assigns gradients."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backhand.checking.namespaces import check_namespace
+from backhand.checking.recording import Recording
+from backhand.checking.report import Report
+from backhand.rendering.terminal import as_text
+
+MAY_ASSIGN = re.compile(r"\bd\w")
+USAGE = (
+    "%backhand shows the sheet; %backhand loss=NAME chooses the loss; %backhand off and on stop and go on."
+)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What follows a cell: the table of its gradients, the culprits among them in words."""
+
+    report: Report
+
+    def __repr__(self) -> str:
+        return as_text(self.report, width=100)
+
+
+class Extension:
+    """The extension in one IPython shell."""
+
+    def __init__(self, shell: Any):
+        self.shell = shell
+        self.recording = Recording()
+        self.active = True
+
+    def after_cell(self, result: Any) -> None:
+        """Judge what a cell assigned; whatever goes wrong in here is one line."""
+        try:
+            text = result.info.raw_cell if result.info is not None else ""
+            if not self.active or not text or not result.success:
+                return
+            label = f"In[{result.execution_count or self.shell.execution_count}]"
+            gradients = self.recording.add(label, text, self.shell.user_ns)
+            if gradients and MAY_ASSIGN.search(text):
+                self._show(Verdicts(self._of_cell(gradients)))
+        except Exception as error:  # never break a cell
+            print(f"backhand: {_one_line(error)}")  # noqa: T201
+
+    def _report(self, draws: int) -> Report:
+        if self.recording.knows_the_loss():
+            return self.recording.report(self.shell.user_ns, draws=draws)
+        return check_namespace(self.shell.user_ns, self.recording.loss)
+
+    def _of_cell(self, gradients: tuple[str, ...]) -> Report:
+        """Return the report cut down to what one cell assigned."""
+        whole = self._report(draws=1)
+        rows = tuple(r for r in whole.rows if r.gradient.split("[")[0] in gradients)
+        return replace(whole, title=", ".join(gradients), rows=rows, notes=(), unmatched=())
+
+    def magic(self, line: str) -> None:
+        """Do what `%backhand ...` asks for."""
+        line = line.strip()
+        if line in ("on", "off"):
+            self.active = line == "on"
+        elif line.startswith("loss="):
+            self.recording = Recording(line.removeprefix("loss=").strip())
+        elif line:
+            print(USAGE)  # noqa: T201
+        else:
+            try:
+                self._show(self._report(draws=3))
+            except Exception as error:  # told in one line
+                print(f"backhand: {_one_line(error)}")  # noqa: T201
+
+    def _show(self, shown: object) -> None:
+        from IPython.display import display
+
+        display(shown)
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Start judging the cells of an IPython shell: `%load_ext backhand`."""
+    unload_ipython_extension(shell)
+    extension = Extension(shell)
+    shell.backhand_extension = extension
+    shell.events.register("post_run_cell", extension.after_cell)
+    shell.register_magic_function(extension.magic, "line", "backhand")
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Stop: `%unload_ext backhand`."""
+    extension = getattr(shell, "backhand_extension", None)
+    if extension is not None:
+        shell.events.unregister("post_run_cell", extension.after_cell)
+        shell.backhand_extension = None

@@ -1,0 +1,286 @@
+"""The course: exercises cannot drift from the textbook, are judged rightly, and nobody's work is lost."""
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import backhand
+from backhand.errors import LearnError
+from backhand.learning.attempts import Attempt, judge_file
+from backhand.learning.blanking import answer, asked, blank, solved
+from backhand.learning.course import Exercise, course, find
+from backhand.learning.folder import judge_folder, reset_exercise, write_course
+from backhand.learning.hints import hints
+from backhand.learning.lesson import Lesson
+from backhand.learning.watching import Saved, events
+from backhand.rendering.classroom import Screen
+from typical_mistakes import MISTAKES
+
+EXERCISES = pytest.mark.parametrize("exercise", course(), ids=lambda e: e.name)
+
+
+def judged(tmp_path: Path, exercise: Exercise, text: str) -> Attempt:
+    path = tmp_path / exercise.file_name
+    path.write_text(text)
+    return judge_file(exercise, path)
+
+
+def changed(exercise: Exercise, *changes: tuple[str, str]) -> str:
+    """Return the solution's file with its backward changed."""
+    head, rest = solved(exercise).split("def backward", 1)
+    backward, tail = rest.split("def inputs", 1)
+    for old, new in changes:
+        assert backward.count(old) == 1, old
+        backward = backward.replace(old, new)
+    return f"{head}def backward{backward}def inputs{tail}"
+
+
+@EXERCISES
+def test_the_solution_of_every_exercise_passes(exercise: Exercise, tmp_path: Path):
+    attempt = judged(tmp_path, exercise, solved(exercise))
+    assert attempt.done, attempt.to_dict()
+    assert attempt.credit == 1
+    assert hints(attempt) == ()
+
+
+@EXERCISES
+def test_the_blank_of_every_exercise_is_all_todo(exercise: Exercise, tmp_path: Path):
+    attempt = judged(tmp_path, exercise, blank(exercise))
+    assert {g.verdict for g in attempt.gradients} == {"todo"}
+    assert not attempt.problem
+    assert (attempt.done, attempt.credit) == (False, 0)
+
+
+@EXERCISES
+def test_a_blank_gives_every_shape_and_no_answer(exercise: Exercise):
+    assert all(asked(exercise).values())
+    backward = blank(exercise).split("def backward", 1)[1].split("def inputs", 1)[0]
+    for name in asked(exercise):
+        assert re.findall(rf"^    {name} .*", backward, re.M) == [
+            f"    {name} = ...  # {asked(exercise)[name]}"
+        ]
+        for line in answer(exercise, name):
+            code = line.split("#")[0].strip()
+            if code.startswith(f"{name} = "):
+                assert code not in f"{backward} {exercise.story} {exercise.question}"
+
+
+@EXERCISES
+def test_an_exercise_fits_the_editor(exercise: Exercise):
+    assert max(len(line) for line in blank(exercise).splitlines()) <= 120
+    compile(blank(exercise), exercise.file_name, "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [(n, c) for n, changes in MISTAKES.items() for c in changes], ids=str
+)
+def test_a_typical_mistake_is_named_on_its_gradient_alone(name, change, tmp_path):
+    old, new, gradient, kind = change
+    attempt = judged(tmp_path, find(name), changed(find(name), (old, new)))
+    bad = [(g.name, g.row.mistake.kind) for g in attempt.gradients if g.verdict in ("wrong", "shape")]
+    assert bad == [(gradient, kind)]
+    assert not attempt.done
+    assert attempt.next_gradient.name == gradient
+    steps = hints(attempt)
+    assert (steps[0].kind, steps[-1].kind) == ("question", "answer")
+    assert gradient in steps[-1].text
+
+
+def test_every_exercise_has_three_typical_mistakes():
+    assert {e.name for e in course()} == set(MISTAKES)
+    assert all(len(changes) >= 3 for changes in MISTAKES.values())
+
+
+def test_a_gradient_that_uses_an_unfinished_one_waits_for_it(tmp_path: Path):
+    text = changed(find("used_twice"), ("dq = p * dy  # (n,)", "dq = ..."))
+    attempt = judged(tmp_path, find("used_twice"), text)
+    assert [(g.name, g.verdict, g.waits_for) for g in attempt.gradients] == [
+        ("dq", "todo", ""),
+        ("dp", "todo", "dq"),
+        ("da", "todo", "dp"),
+        ("db", "todo", "dp"),
+    ]
+    assert not attempt.problem
+    assert attempt.next_gradient.name == "dq"
+
+
+def test_a_line_that_raises_is_told_though_gradients_are_missing(tmp_path: Path):
+    text = blank(find("matrix_product")).replace("dW = ...", "dW = x @ dy")
+    attempt = judged(tmp_path, find("matrix_product"), text)
+    assert "dW = x @ dy" in attempt.problem
+    assert "RuntimeError" in attempt.problem
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("da = ...", "da = (", "line 21: '(' was never closed"),
+        ("import torch", "import torch\n1 / 0", "line 10: ZeroDivisionError"),
+        ("    y = a * b", "    y = a", "line 16: the forward was changed"),
+        ("def backward", "def forwards", "no function `backward`"),
+        ("def forward(a, b)", "def forward(b, a)", "line 14: the parameters of forward were changed"),
+        ("def backward(dy, a, b)", "def backward(dy, a, bb)", "asks for 'bb'"),
+    ],
+)
+def test_a_file_that_cannot_be_judged_is_told_by_its_line(old, new, told, tmp_path):
+    attempt = judged(tmp_path, find("product"), blank(find("product")).replace(old, new, 1))
+    assert told in attempt.problem
+    assert (attempt.done, attempt.credit) == (False, 0)
+
+
+def test_what_a_file_prints_is_kept_and_stays_off_the_screen(tmp_path: Path, capfd):
+    text = changed(find("product"), ("    da =", "    print('dy', tuple(dy.shape))\n    da ="))
+    attempt = judged(tmp_path, find("product"), text)
+    assert attempt.printed == ("dy (5,)",)
+    assert capfd.readouterr() == ("", "")
+    assert attempt.done
+
+
+def test_a_backward_that_changes_its_input_is_not_done(tmp_path: Path):
+    attempt = judged(tmp_path, find("product"), changed(find("product"), ("da = b * dy", "da = b.mul_(dy)")))
+    assert not attempt.done
+
+
+def test_training_with_ones_own_backward_gives_autograds_curve(tmp_path: Path):
+    training = judged(tmp_path, find("mlp_fused"), solved(find("mlp_fused"))).training
+    assert training.matches
+    assert training.losses[0] > 3
+    assert sum(training.losses[-20:]) / 20 < 2.9
+
+
+def test_training_that_leaves_autograds_curve_is_not_done(tmp_path: Path):
+    late = "    CALLS.append(1)\n    if len(CALLS) > 120: dC = 0 * dC\n    return locals()"
+    text = changed(find("mlp_fused"), ("    return locals()", late))
+    attempt = judged(tmp_path, find("mlp_fused"), f"CALLS = []\n{text}")
+    assert attempt.report.ok
+    assert not attempt.training.matches
+    assert not attempt.done
+
+
+def test_training_that_raises_is_told(tmp_path: Path):
+    late = "    CALLS.append(1)\n    if len(CALLS) > 120: raise ValueError('late')\n    return locals()"
+    text = changed(find("mlp_fused"), ("    return locals()", late))
+    attempt = judged(tmp_path, find("mlp_fused"), f"CALLS = []\n{text}")
+    assert attempt.training.error == "ValueError: late"
+    assert not attempt.done
+
+
+def test_files_that_are_there_are_never_overwritten(tmp_path: Path):
+    write_course(tmp_path)
+    mine = tmp_path / "01_product.py"
+    mine.write_text("# my work")
+    (tmp_path / "02_used_twice.py").unlink()
+    assert [p.name for p in write_course(tmp_path)] == ["02_used_twice.py"]
+    assert mine.read_text() == "# my work"
+
+
+def test_a_reset_keeps_the_old_file_beside_the_new_one(tmp_path: Path):
+    write_course(tmp_path)
+    path = tmp_path / "01_product.py"
+    assert reset_exercise(tmp_path, "1") is None
+    path.write_text("# first")
+    assert reset_exercise(tmp_path, "1").read_text() == "# first"
+    path.write_text("# second")
+    assert reset_exercise(tmp_path, "product").read_text() == "# second"
+    assert path.read_text() == blank(find("1"))
+
+
+def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
+    write_course(tmp_path)
+    (tmp_path / "01_product.py").write_text(solved(find("1")))
+    twice = changed(find("2"), ("dp = q * dy + dq", "dp = q * dy"))
+    (tmp_path / "02_used_twice.py").write_text(twice)
+    data = json.loads(json.dumps(judge_folder(tmp_path).to_dict()))
+    assert (data["done"], data["solved"], len(data["exercises"])) == (False, 1, 20)
+    second = data["exercises"][1]
+    assert second["credit"] == 0.75
+    assert second["gradients"][1]["mistake"] == "missing_branch"
+    assert "branch" in second["gradients"][1]["reason"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path):
+    with pytest.raises(LearnError, match="is no folder"):
+        judge_folder(tmp_path / "nowhere")
+    with pytest.raises(LearnError, match="There are"):
+        find("produkt")
+
+
+def test_learn_without_watching_writes_and_judges(tmp_path: Path):
+    progress = backhand.learn(tmp_path / "learn", watch=False)
+    assert progress.solved == 0
+    lines = str(progress).splitlines()
+    assert "0/20" in lines[0]
+    assert max(len(line) for line in lines) <= 80
+
+
+def shown(lesson: Lesson) -> str:
+    stream = io.StringIO()
+    Screen(Console(file=stream, width=80, highlight=False)).show(lesson)
+    return stream.getvalue()
+
+
+def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_folder(tmp_path))
+    path = tmp_path / "01_product.py"
+    assert "1. A product" in shown(lesson)
+    path.write_text(blank(find("1")).replace("da = ...", "da = b"))
+    assert lesson.save(path)
+    assert "wrong upstream" in shown(lesson)
+    for kind in ("the question", "the rule", "the answer"):
+        assert kind not in shown(lesson)
+        lesson.press("h")
+        assert kind in shown(lesson)
+    assert "da = b * dy" in shown(lesson)
+    path.write_text(solved(find("1")))
+    lesson.save(path)
+    assert "Solved: 1. A product" in shown(lesson)
+    assert "2. A value used twice" in shown(lesson)
+    lesson.press("l")
+    assert "20. SwiGLU" in shown(lesson)
+    lesson.press("q")
+    assert lesson.over
+
+
+def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_folder(tmp_path))
+    for exercise in course():
+        (tmp_path / exercise.file_name).write_text(changed(exercise, MISTAKES[exercise.name][0][:2]))
+        lesson.save(tmp_path / exercise.file_name)
+        text = shown(lesson)
+        assert exercise.title in text
+        assert "…" not in text
+        assert all(g.name in text and g.verdict in text for g in lesson.progress[exercise.name].gradients)
+        assert max(len(line) for line in text.splitlines()) <= 80
+    (tmp_path / "01_product.py").write_text("[/red] = [bold]")
+    lesson.save(tmp_path / "01_product.py")
+    assert "[/red] = [bold]" in shown(lesson)
+
+
+def test_a_file_that_is_no_exercise_changes_nothing(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_folder(tmp_path))
+    assert not lesson.save(tmp_path / "scratch.py")
+
+
+def test_a_verdict_takes_less_than_half_a_second(tmp_path: Path):
+    judged(tmp_path, find("mlp_fused"), solved(find("mlp_fused")))  # draws the words once
+    for exercise in course():
+        began = time.perf_counter()
+        judged(tmp_path, exercise, changed(exercise, MISTAKES[exercise.name][0][:2]))
+        assert time.perf_counter() - began < 2, exercise.name  # half a second, on a machine of one's own
+
+
+def test_a_save_is_noticed(tmp_path: Path):
+    write_course(tmp_path)
+    with events(tmp_path) as happened:
+        time.sleep(0.3)  # until the watcher listens
+        (tmp_path / "01_product.py").write_text(solved(find("1")))
+        event = next(happened)
+    assert event == Saved(tmp_path / "01_product.py")

@@ -1,0 +1,183 @@
+"""The sheet: self-contained, escaped, small; in a browser it shows the culprit, the flow and the details."""
+
+import html
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import backhand
+from altered import altered, from_text
+from backhand.checking.picturing import pooled
+from backhand.errors import CheckError
+from backhand.passes import mlp_chunked, rnn
+from backhand.rendering.heatmaps import heat_map
+from backhand.rendering.lanes import Arc, segments
+from browsing import browser
+
+EVIL = '</script><script>document.title = 1</script><img src=x onerror="document.title = 1">'
+
+
+def forgotten_branch() -> backhand.Report:
+    return backhand.check(altered(mlp_chunked, ("    dcounts += dcounts_sum", "    pass")))
+
+
+def test_the_sheet_of_26_gradients_is_one_small_file_made_quickly(tmp_path: Path):
+    report = forgotten_branch()
+    began = time.perf_counter()
+    text = report.to_html(tmp_path / "sheet.html")
+    assert time.perf_counter() - began < 1
+    assert (tmp_path / "sheet.html").read_text() == text
+    assert len(text) < 1_000_000
+    assert not re.search(r"https?:|<script|<link|@import|url\(", text)
+
+
+def test_every_row_has_its_verdict_as_a_word_and_its_code():
+    report = forgotten_branch()
+    text = html.unescape(report.to_html())
+    for row in report.rows:
+        assert f'{row.gradient}: </span><span class="pill">{row.verdict}</span>' in text
+        for line in row.lines:
+            assert line.text in text
+    assert "missing: what comes back through counts_sum" in text
+    assert report["counts"].mistake.message in text
+    assert report["counts"].mistake.hint in text
+    assert report.explain("counts") in text
+
+
+def test_only_the_forgotten_branch_is_a_missing_arc():
+    text = forgotten_branch().to_html()
+    assert set(re.findall(r'class="\w+ missing" style="[^"]*" data-arc="([^"]+)"', text)) == {
+        "counts counts_sum"
+    }
+    right = backhand.check(mlp_chunked).to_html()
+    assert 'missing" style' not in right
+    assert 'follows" style' not in right
+
+
+def test_code_and_names_cannot_become_markup(tmp_path: Path):
+    module = from_text(
+        f"def forward(x):\n    '''{EVIL}'''\n    y = x * 2  # {EVIL}\n    loss = y.sum()\n"
+        "    return {'<u>y</u>': y, 'loss': loss}\n"
+        f"def backward(x):\n    dx = {{'{EVIL[:9]}': 2 + 0 * x}}['</script>']  # {EVIL}\n"
+        "    return {'dx': dx, 'd<u>y</u>': 3 * dx, 'd<u>z</u>': dx}\n"
+    )
+    report = backhand.check(module.forward, module.backward, inputs={"x": torch.randn(3)})
+    assert {row.name for row in report.rows} == {"x", "<u>y</u>"}
+    for text in (report.to_html(), report._repr_html_()):
+        assert "onerror" in text
+        for markup in ("<script", "<img src=x", "<u>", "</u>"):
+            assert markup not in text
+
+
+def test_a_report_without_source_or_pictures_still_has_its_rows():
+    report = backhand.check_function(torch.exp, lambda x: x.exp(), {"x": torch.randn(3)})
+    assert "dx: " in report.to_html()
+
+
+def test_several_tensors_of_one_line_have_a_row_each():
+    text = backhand.check(rnn).to_html()
+    for t in range(4):
+        assert f"hs[{t}]" in text
+
+
+def test_the_notebooks_display_is_a_frame_that_runs_nothing():
+    frame = forgotten_branch()._repr_html_()
+    assert frame.startswith("<iframe ")
+    assert " sandbox " in frame
+
+
+def test_a_path_that_cannot_be_written_is_told(tmp_path: Path):
+    with pytest.raises(CheckError, match="cannot be written"):
+        forgotten_branch().to_html(tmp_path / "nowhere" / "sheet.html")
+
+
+def test_data_for_programs_leaves_the_pictures_out():
+    assert "sheet" not in forgotten_branch().to_dict()
+
+
+def test_pooling_keeps_one_large_element_among_many_small_ones():
+    tensor = torch.full((300, 5, 200), 0.01)
+    tensor[123, 2, 77] = -3.0
+    picture = pooled(tensor)
+    assert picture is not None
+    assert (len(picture), len(picture[0])) == (10, 18)
+    assert min(min(row) for row in picture) == -3.0
+
+
+def test_a_heat_map_survives_values_that_are_not_finite():
+    assert heat_map(((float("nan"), float("inf")), (0.0, 1.0)), 1.0).startswith("data:image/png;base64,")
+
+
+def test_arcs_that_overlap_have_lanes_of_their_own():
+    place = {"a": 0, "b": 1, "c": 2, "d": 3}
+    arcs = [Arc("a", "d"), Arc("b", "c"), Arc("a", "b"), Arc("c", "d"), Arc("a", "elsewhere")]
+    rows, lanes = segments(arcs, place, 4)
+    assert lanes == 2
+    assert [(s.part, s.lane) for s in rows[1]] == [("end", 0), ("begin", 0), ("pass", 1)]
+
+
+def test_many_arcs_share_a_narrow_gutter():
+    def inputs(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        values = rnn.inputs(generator)
+        return {**values, "x": torch.randn(40, 3, 2, generator=generator)}
+
+    text = backhand.check(rnn.forward, rnn.backward, inputs=inputs, out="ys", draws=1).to_html()
+    gutter = re.search(r"--gutter: (\d+)px", text)
+    assert gutter is not None
+    assert int(gutter.group(1)) <= 160
+    assert len(text) < 2_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1400, 420])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_culprit_and_details_without_scrolling_sideways(tmp_path, width, scheme):
+    forgotten_branch().to_html(tmp_path / "sheet.html")
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        requests = []
+        page.on("request", lambda r: requests.append(r.url))
+        page.goto((tmp_path / "sheet.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert all(url.startswith(("file:", "data:")) for url in requests)
+        culprit = page.locator("li.wrong")
+        assert culprit.count() == 1
+        assert culprit.locator(".ghost").inner_text() == "missing: what comes back through counts_sum"
+        summary = culprit.locator("summary").first
+        summary.focus()
+        page.keyboard.press("Enter")
+        assert culprit.get_by_text("receives the sum").is_visible()
+        assert not culprit.locator(".more pre").is_visible()
+        culprit.locator(".more summary").click()
+        assert culprit.locator(".more pre").is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_have_the_contrast_that_readers_need(tmp_path, scheme):
+    forgotten_branch().to_html(tmp_path / "sheet.html")
+    measure = """() => {
+      const canvas = document.createElement('canvas');
+      const probe = canvas.getContext('2d', {willReadFrequently: true});
+      const rgb = c => {
+        probe.clearRect(0, 0, 1, 1); probe.fillStyle = c; probe.fillRect(0, 0, 1, 1);
+        return [...probe.getImageData(0, 0, 1, 1).data]; };
+      const light = c => { const [r, g, b] = c.slice(0, 3).map(v => v / 255).map(
+        v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b; };
+      const ground = e => { for (; e; e = e.parentElement) {
+        const c = rgb(getComputedStyle(e).backgroundColor);
+        if (c[3] === 255) return c; } return [255, 255, 255]; };
+      const chosen = '.pill, .ghost, .fault b, .number, .shape-of, .legend, h1';
+      return [...document.querySelectorAll(chosen)].map(e => {
+        const a = light(rgb(getComputedStyle(e).color)), b = light(ground(e));
+        return [e.className, (Math.max(a, b) + .05) / (Math.min(a, b) + .05)]; });
+    }"""
+    with browser() as chromium:
+        page = chromium.new_page(color_scheme=scheme)
+        page.goto((tmp_path / "sheet.html").as_uri())
+        poor = [found for found in page.evaluate(measure) if found[1] < 4.5]
+        assert not poor

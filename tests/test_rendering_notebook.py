@@ -1,0 +1,182 @@
+"""The extension in a real IPython shell: verdicts after a cell, the sheet on demand, no cell broken."""
+
+import ast
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("IPython")
+
+from IPython.core.interactiveshell import InteractiveShell
+
+import backhand
+from backhand.learning.blanking import asked, textbook
+from backhand.learning.course import Exercise, course
+from backhand.learning.notebooks import as_notebook
+from backhand.passes import product
+
+FORWARD = """
+import torch
+torch.manual_seed(1)
+x = torch.randn(6, 3); W = torch.randn(3, 4, requires_grad=True); b = torch.randn(4, requires_grad=True)
+z = x @ W + b
+h = torch.tanh(z)
+p = h * h.sum(1, keepdim=True)
+loss = p.mean()
+for t in (z, h, p):
+    t.retain_grad()
+loss.backward()
+"""
+BACKWARD = """
+dp = torch.ones_like(p) / p.numel()
+dh = dp * h.sum(1, keepdim=True) + (dp * h).sum(1, keepdim=True)
+dz = (1 - h**2) * dh
+"""
+
+Run = Callable[[str], str]
+
+
+@pytest.fixture
+def run(capsys) -> Iterator[Run]:
+    """Run cells in a shell of one's own; each gives what it showed."""
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.history_manager.enabled = False
+
+    def run_cell(text: str) -> str:
+        capsys.readouterr()
+        shell.run_cell(text, store_history=True)
+        return capsys.readouterr().out
+
+    assert run_cell("%load_ext backhand") == ""
+    yield run_cell
+    run_cell("%unload_ext backhand")
+    InteractiveShell.clear_instance()
+
+
+def test_a_cell_with_gradients_is_followed_by_their_verdicts(run: Run):
+    assert run(FORWARD) == ""
+    shown = run(BACKWARD)
+    assert "right" in shown.splitlines()[0]
+    assert "dp" in shown
+    assert "dW" not in shown
+
+
+def test_a_mistake_is_named_with_its_cell_and_mended_by_running_it_again(run: Run):
+    run(FORWARD)
+    shown = run(BACKWARD.replace("dz = (1 - h**2) * dh", "dz = (1 - z**2) * dh"))
+    assert "wrong_point" in shown
+    assert "dz = (1 - z**2) * dh" in shown
+    assert "1 - z**2" not in run("dz = h * dh")  # the line that it replaces is gone
+    assert "right" in run("dz = (1 - h**2) * dh").splitlines()[0]
+    later = run("dW = x.T @ dz\ndb = dz")
+    assert "unreduced" in later
+    assert "dz" not in later.split("gradient ", 1)[1]
+
+
+def test_only_the_culprit_of_another_cell_is_at_fault(run: Run):
+    run(FORWARD)
+    run(BACKWARD.replace("dz = (1 - h**2) * dh", "dz = h * dh"))
+    assert "follows" in run("db = dz.sum(0)")
+
+
+def test_the_whole_sheet_comes_on_demand(run: Run):
+    run(FORWARD)
+    run(BACKWARD)
+    shown = run("%backhand")
+    assert "dW" in shown
+    assert "todo" in shown
+
+
+def test_another_name_for_the_loss_is_chosen(run: Run):
+    run("%backhand loss=my_loss")
+    run(FORWARD.replace("loss", "my_loss"))
+    assert "right" in run(BACKWARD).splitlines()[0]
+
+
+def test_off_stops_and_on_goes_on(run: Run):
+    run(FORWARD)
+    run("%backhand off")
+    assert run(BACKWARD) == ""
+    run("%backhand on")
+    assert "dp" in run(BACKWARD)
+
+
+def test_gradients_without_a_loss_are_told_in_one_line(run: Run):
+    run("import torch\nx = torch.randn(3)")
+    shown = run("dx = x")
+    assert shown.startswith("backhand: ")
+    assert len(shown.splitlines()) == 1
+
+
+def test_names_that_only_begin_with_d_are_let_alone(run: Run):
+    run(FORWARD)
+    assert run("data = 3; device = 'cpu'; d = {}") == ""
+    assert run("def dh():\n    dz = 1") == ""
+    assert run("1 / 0").count("backhand:") == 0
+    assert run("dz = (").count("backhand:") == 0
+
+
+def test_a_training_loop_and_a_cell_without_gradients_are_not_slowed(run: Run):
+    run(FORWARD)
+    run(BACKWARD)
+    loop = "for i in range(50):\n    loss = torch.tanh(x @ W + b).mean()\n    dW = x.T @ (x @ W)\n"
+    assert run(loop) == ""
+    from IPython import get_ipython
+
+    extension = get_ipython().backhand_extension
+    began = time.perf_counter()
+    for _ in range(20):
+        extension.recording.add("In[1]", "total = x.sum()\nmore = total * 2", get_ipython().user_ns)
+    assert (time.perf_counter() - began) / 20 < 0.005
+
+
+def test_a_shell_that_loads_it_late_judges_by_the_live_graph(run: Run):
+    run("%unload_ext backhand")
+    run(FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)"))
+    run("%load_ext backhand")
+    assert "right" in run(BACKWARD).splitlines()[0]
+
+
+@pytest.mark.parametrize("exercise", course(), ids=lambda e: e.name)
+def test_every_exercise_is_a_notebook_in_which_its_solution_is_right(run: Run, exercise: Exercise):
+    notebook = json.loads(as_notebook(exercise))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    blanks = [c for c in cells if c.split(" = ")[-1].startswith("...")]
+    assert len(blanks) == len(asked(exercise))
+    for text in cells[: cells.index(blanks[0])]:
+        shown = run(text)
+        assert "Error" not in shown
+        assert "wrong" not in shown
+    assert all(run(text) == "" for text in blanks)
+    solution = textbook(exercise).function("backward").body[1:-1]
+    run("from torch.nn import functional as F")
+    shown = run("\n".join(ast.unparse(s) for s in solution))
+    assert ": right." in shown, shown
+
+
+def test_a_cell_that_raises_is_followed_by_its_own_error_alone(run: Run):
+    run(FORWARD)
+    assert "backhand" not in run("dp = torch.ones_like(p) / p.numel()\ndh = nowhere")
+    assert ": right." in run(BACKWARD)
+
+
+def test_the_examples_run_live(run: Run):
+    for path in sorted((Path(__file__).parents[1] / "examples").glob("*_live.py")):
+        for cell in path.read_text().split("# %%")[1:]:
+            if not cell.startswith(" [markdown]"):
+                shown = run(re.sub("^# %", "%", cell, flags=re.M))  # jupytext keeps a magic in a comment
+                assert "Error" not in shown
+                expected = re.findall(r"# shows: (.*)", cell)
+                assert all(words in shown for words in expected), shown
+
+
+def test_in_jupyter_a_table_is_text_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    text = str(backhand.check(product))
+    assert "da" in text
+    assert len(text.splitlines()) > 3
