@@ -163,6 +163,71 @@ def test_bad_input_gets_one_line_and_status_2(run_cli, tmp_path: Path, arguments
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
+WRONG = """
+import torch
+
+out = "y"
+
+
+def inputs(generator):
+    return {"x": torch.randn(6, 4, generator=generator), "w": torch.randn(4, 3, generator=generator)}
+
+
+def forward(x, w):
+    y = x @ w
+    return locals()
+
+
+def backward(dy, x, w):
+    dw = x.T @ dy
+    dx = -dy @ w.T
+    return locals()
+"""
+
+
+def test_a_wrong_backward_is_told_with_status_1_and_a_right_one_with_0(run_cli, tmp_path: Path) -> None:
+    (tmp_path / "layer.py").write_text(WRONG)
+    status, out, err = run_cli("check", "layer.py", "--html", "sheet.html")
+    assert (status, err) == (1, "")
+    assert "dx  sign" in out
+    assert "| dx = -dy @ w.T" in out
+    assert "<html" in (tmp_path / "sheet.html").read_text()
+    status, out, _ = run_cli("check", "layer.py", "--json")
+    assert status == 1
+    assert json.loads(out)["culprits"] == ["x"]
+    (tmp_path / "layer.py").write_text(WRONG.replace("-dy", "dy"))
+    assert run_cli("check", "layer.py")[0] == 0
+    status, out, _ = run_cli("check")
+    assert status == 0
+    assert "24 gradients agree with autograd, 2 vacuous" in out
+
+
+@pytest.mark.parametrize("name", ["gone.py", "broken.py", "broken.ipynb", "notes.txt"])
+def test_a_file_that_cannot_be_checked_gets_one_line(run_cli, tmp_path: Path, name: str) -> None:
+    (tmp_path / "broken.py").write_text("def forward(:")
+    (tmp_path / "broken.ipynb").write_text("not JSON")
+    (tmp_path / "notes.txt").write_text("hello")
+    status, out, err = run_cli("check", name)
+    assert (status, out) == (2, "")
+    assert name in err
+    assert err.count("\n") == 1
+
+
+def test_the_course_can_be_listed_judged_and_reset(run_cli, tmp_path: Path) -> None:
+    backhand.learn(tmp_path / "learn", watch=False)
+    (tmp_path / "learn" / "01_product.py").write_text("mine")
+    assert run_cli("learn", "--list")[0] == 0
+    status, out, _ = run_cli("learn", "--check", "--json")
+    assert status == 1
+    assert json.loads(out)["done"] is False
+    status, out, _ = run_cli("learn", "--reset", "01_product")
+    assert status == 0
+    assert "01_product is blank again" in out
+    assert "da = ..." in (tmp_path / "learn" / "01_product.py").read_text()
+    assert (tmp_path / "learn" / "01_product.py.old").read_text() == "mine"
+    assert run_cli("learn", "--reset", "nothing")[0] == 2
+
+
 def test_sampling_refuses_an_unknown_letter(run_cli, small_run: Run) -> None:
     status, out, err = run_cli("sample", str(small_run.path), "--prefix", "zoë")
     assert (status, out) == (2, "")

@@ -86,7 +86,7 @@ MISTAKES: dict[str, list[Change]] = {
         ("bngain * bnvar_inv / n * (", "bngain * bnvar_inv * (", "dhprebn", "scale"),
     ],
     "mlp_fused": [
-        (") / n  # (n, vocabulary): cross", ")  # (n, vocabulary): cross", "dlogits", "scale"),
+        ("logits.shape[1])) / n", "logits.shape[1]))", "dlogits", "scale"),
         ("dhpreact = (1 - h**2) * dh", "dhpreact = dh", "dhpreact", "wrong_point"),
         ("db2 = dlogits.sum(0)", "db2 = dlogits.sum(0, keepdim=True)", "db2", "shape"),
     ],

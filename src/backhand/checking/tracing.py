@@ -185,7 +185,10 @@ def _outputs(chosen: Pass, flat: Mapping[str, Any]) -> dict[str, Tensor]:
     for name in chosen.outputs:
         value = flat.get(name)
         if value is None:
-            hint = nearest(name, flat) or "; name the output with out=."
+            hint = (
+                nearest(name, flat)
+                or "; name the output with out=, or in a file with a line such as out = 'y'."
+            )
             raise CheckError(f"forward returns no {name!r}{hint}")
         if not isinstance(value, Tensor) or not value.requires_grad:
             raise CheckError(f"the output {name!r} depends on no input that needs a gradient.")
