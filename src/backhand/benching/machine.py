@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, str]:
         "processor": processor(),
         "cores": str(os.cpu_count()),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.platform(),
+        "system": platform.system(),
         "python": platform.python_version(),
         **packages,
     }
