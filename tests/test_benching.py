@@ -77,6 +77,7 @@ def test_options_that_cannot_work_are_refused(options: dict[str, object], messag
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile uses what PyTorch has deprecated
 @pytest.mark.parametrize("name", ["torch.compile", "JAX jit + scan"])
 def test_the_peers_train_as_the_engines_do(name: str) -> None:
     if name.startswith("JAX"):
