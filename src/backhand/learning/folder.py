@@ -1,6 +1,6 @@
 """A learner's folder: the files of the course, and how far each of them is. Nothing else is stored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,26 @@ def write_course(folder: Path) -> tuple[Path, ...]:
     Raises:
         LearnError: the folder cannot be written.
     """
+    return write_missing({folder / exercise.file_name: blank(exercise) for exercise in course()})
+
+
+def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
+    """Write the files that are not there, and return which; those that are there are the learner's.
+
+    Raises:
+        LearnError: a folder cannot be written.
+    """
     written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for exercise in course():
-            path = folder / exercise.file_name
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                path.write_text(blank(exercise), encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
                 written.append(path)
-    except OSError as error:
-        raise LearnError(f"cannot write in {folder}: {error.strerror}; choose another folder.") from None
+        except OSError as error:
+            raise LearnError(
+                f"cannot write in {path.parent}: {error.strerror}; choose another folder."
+            ) from None
     return tuple(written)
 
 

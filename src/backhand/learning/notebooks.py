@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from backhand.errors import LearnError
 from backhand.learning.blanking import Textbook, asked, imports, textbook
 from backhand.learning.course import Exercise, course
+from backhand.learning.folder import write_missing
 
 SEED = 42
 
@@ -22,17 +22,9 @@ def write_notebooks(folder: str | Path) -> tuple[Path, ...]:
         LearnError: the folder cannot be written.
     """
     folder = Path(folder)
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for exercise in course():
-            path = folder / exercise.file_name.replace(".py", ".ipynb")
-            if not path.exists():
-                path.write_text(as_notebook(exercise), encoding="utf-8")
-                written.append(path)
-    except OSError as error:
-        raise LearnError(f"cannot write in {folder}: {error.strerror}; choose another folder.") from None
-    return tuple(written)
+    return write_missing(
+        {folder / exercise.file_name.replace(".py", ".ipynb"): as_notebook(exercise) for exercise in course()}
+    )
 
 
 def as_notebook(exercise: Exercise) -> str:

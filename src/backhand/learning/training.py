@@ -1,6 +1,5 @@
 """Exercise 4 of the lecture: train the language model with the learner's own backward, autograd unused."""
 
-import inspect
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.comparing import largest_difference
-from backhand.engines.stepping import Parameters, by_autograd, descend
+from backhand.engines.stepping import by_autograd, by_hand, descend
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts
 from backhand.language.model import draw_parameters
@@ -73,18 +72,10 @@ def _start() -> _Start:
 def train_with(module: ModuleType) -> Training:
     """Train for 200 steps with the gradients of a learner's pass, and compare the loss with autograd's."""
     start = _start()
-    saved = tuple(inspect.signature(module.backward).parameters)
-
-    def gradients(
-        parameters: Parameters, Xb: Tensor, Yb: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        tensors = module.forward(Xb, Yb, **parameters)
-        return tensors, module.backward(**{name: tensors[name] for name in saved})
-
     copies = {name: p.clone() for name, p in start.parameters.items()}
     expected = tuple(start.expected.tolist())
     try:
-        losses = descend(gradients)(copies, start.Xs, start.Ys, [RATE] * STEPS)
+        losses = descend(by_hand(module))(copies, start.Xs, start.Ys, [RATE] * STEPS)
     except Exception as error:  # the learner's code may raise anything
         text = str(error).strip().split("\n", 1)[0]
         return Training((), expected, float("inf"), f"{type(error).__name__}: {text}")
