@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backhand.checking.drawing import draw
-from backhand.checking.flattening import root
-from backhand.checking.protocol import resolve
+from backhand.checking.running.drawing import draw
+from backhand.checking.running.flattening import root
+from backhand.checking.running.protocol import resolve
 
 
 @dataclass(frozen=True)

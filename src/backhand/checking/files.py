@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from backhand.checking.judging import check, check_resolved
-from backhand.checking.playing import play
 from backhand.checking.report import Report
-from backhand.checking.scripts import Cells, as_pass
+from backhand.checking.running.playing import play
+from backhand.checking.running.scripts import Cells, as_pass
 from backhand.errors import CheckError
 
 

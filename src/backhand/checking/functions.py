@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import approximate, close, exact, largest_difference
-from backhand.checking.drawing import Draw, vary
-from backhand.checking.localising import Judgement, blame, summand_sizes
-from backhand.checking.naming import name_mistake
-from backhand.checking.precision import VACUOUS, lowest
-from backhand.checking.protocol import Pass
+from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
+from backhand.checking.running.drawing import Draw, vary
+from backhand.checking.running.precision import VACUOUS, lowest
+from backhand.checking.running.protocol import Pass
+from backhand.checking.running.tracing import Trace, from_graph, leaf_inputs, running
 from backhand.checking.stressing import HINTS, stress
-from backhand.checking.tracing import Trace, from_graph, leaf_inputs, running
+from backhand.checking.verdicts.comparing import approximate, close, exact, largest_difference
+from backhand.checking.verdicts.localising import Judgement, blame, summand_sizes
 from backhand.errors import CheckError
 
 # How many times the reference's own error a function may make in the dtype of its inputs.

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.cancelling import Cancelling
-from backhand.checking.drawing import Draw, draw, is_finite, unmatched, vary
-from backhand.checking.localising import Judgement, judge
-from backhand.checking.protocol import Inputs, Pass, resolve
 from backhand.checking.report import Report
 from backhand.checking.rows import assemble
+from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
+from backhand.checking.running.protocol import Inputs, Pass, resolve
 from backhand.checking.stressing import stress_pass
+from backhand.checking.verdicts.cancelling import Cancelling
+from backhand.checking.verdicts.localising import Judgement, judge
 from backhand.errors import CheckError
 
 

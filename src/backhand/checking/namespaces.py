@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.drawing import judged, unmatched
-from backhand.checking.flattening import flatten
-from backhand.checking.localising import judge
-from backhand.checking.protocol import Pass
 from backhand.checking.report import Report
 from backhand.checking.rows import assemble
-from backhand.checking.tracing import from_graph
+from backhand.checking.running.drawing import judged, unmatched
+from backhand.checking.running.flattening import flatten
+from backhand.checking.running.protocol import Pass
+from backhand.checking.running.tracing import from_graph
+from backhand.checking.verdicts.localising import judge
 from backhand.errors import CheckError
 
 

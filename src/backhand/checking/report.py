@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backhand.checking.picturing import Sheet
-from backhand.checking.source import Line
+from backhand.checking.running.source import Line
 from backhand.errors import CheckError, WrongGradientError
 
 Verdict = Literal["right", "wrong", "follows", "shape", "skipped", "todo", "vacuous"]

@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from backhand.checking.comparing import approximate, exact, largest_difference
-from backhand.checking.drawing import Draw
-from backhand.checking.executing import StatementError
-from backhand.checking.flattening import root
-from backhand.checking.localising import Judgement
-from backhand.checking.naming import name_mistake
+from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.picturing import sheet_of
-from backhand.checking.protocol import Pass
-from backhand.checking.repairing import Variables, extended
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
-from backhand.checking.source import Line
+from backhand.checking.running.drawing import Draw
+from backhand.checking.running.executing import StatementError
+from backhand.checking.running.flattening import root
+from backhand.checking.running.protocol import Pass
+from backhand.checking.running.source import Line
+from backhand.checking.verdicts.comparing import approximate, exact, largest_difference
+from backhand.checking.verdicts.localising import Judgement
+from backhand.checking.verdicts.repairing import Variables, extended
 
 
 def assemble(

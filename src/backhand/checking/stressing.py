@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import close
-from backhand.checking.drawing import Draw
-from backhand.checking.flattening import as_gradient, flatten
-from backhand.checking.localising import Judgement
-from backhand.checking.protocol import Pass, arguments
 from backhand.checking.report import Mistake
-from backhand.checking.tracing import running
+from backhand.checking.running.drawing import Draw
+from backhand.checking.running.flattening import as_gradient, flatten
+from backhand.checking.running.protocol import Pass, arguments
+from backhand.checking.running.tracing import running
+from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.localising import Judgement
 
 Gradients = dict[str, Tensor]
 Probe = Callable[[Mapping[str, Any]], Gradients]

@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import largest_difference
+from backhand.checking.verdicts.comparing import largest_difference
 from backhand.engines.stepping import by_autograd, by_hand, descend
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts

@@ -10,10 +10,10 @@ from html import escape
 
 import jinja2
 
-from backhand.checking.flattening import root
 from backhand.checking.picturing import Code, Numbers, Pictures, Sheet
 from backhand.checking.report import Report, Row
-from backhand.checking.source import Line
+from backhand.checking.running.flattening import root
+from backhand.checking.running.source import Line
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
 

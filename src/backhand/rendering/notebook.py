@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backhand.checking.namespaces import check_namespace
-from backhand.checking.recording import Recording
 from backhand.checking.report import Report
+from backhand.checking.running.recording import Recording
 from backhand.rendering.terminal import as_text
 
 MAY_ASSIGN = re.compile(r"\bd\w")

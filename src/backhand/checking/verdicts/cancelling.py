@@ -10,11 +10,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import close, right_but_for_shape
-from backhand.checking.contributions import Scene
-from backhand.checking.localising import Culprit, Judgement
-from backhand.checking.protocol import Pass
-from backhand.checking.repairing import Life, Observed, Repair, run_replaced
+from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.running.protocol import Pass
+from backhand.checking.verdicts.comparing import close, right_but_for_shape
+from backhand.checking.verdicts.localising import Culprit, Judgement
+from backhand.checking.verdicts.repairing import Life, Observed, Repair, run_replaced
 
 
 class Cancelling:

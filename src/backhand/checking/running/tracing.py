@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from backhand.checking.flattening import flatten, nearest
-from backhand.checking.precision import Promoting, convert, default_dtype
-from backhand.checking.protocol import Pass
+from backhand.checking.running.flattening import flatten, nearest
+from backhand.checking.running.precision import Promoting, convert, default_dtype
+from backhand.checking.running.protocol import Pass
 from backhand.errors import CheckError
 
 Edge = tuple[Node, int]

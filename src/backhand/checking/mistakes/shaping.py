@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import right_but_for_shape
-from backhand.checking.contributions import Scene
-from backhand.checking.finding import Finding, same
-from backhand.checking.fitting import constant_ratio
+from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.finding import Finding, same
+from backhand.checking.mistakes.fitting import constant_ratio
+from backhand.checking.verdicts.comparing import right_but_for_shape
 
 
 def right_values(scene: Scene) -> Finding | None:

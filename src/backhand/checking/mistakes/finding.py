@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.comparing import close
-from backhand.checking.contributions import Scene
+from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.verdicts.comparing import close
 
 
 @dataclass

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import close, fit_shape, right_but_for_shape
-from backhand.checking.drawing import Draw
-from backhand.checking.precision import VACUOUS
-from backhand.checking.protocol import Pass
-from backhand.checking.repairing import Repair, repair
+from backhand.checking.running.drawing import Draw
+from backhand.checking.running.precision import VACUOUS
+from backhand.checking.running.protocol import Pass
+from backhand.checking.verdicts.comparing import close, fit_shape, right_but_for_shape
+from backhand.checking.verdicts.repairing import Repair, repair
 
 PROBE = 2.0**-20  # a relative change of the upstream gradients: far above rounding, far below the gradients
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.executing import Namespace
+from backhand.checking.running.executing import Namespace
 
 
 @dataclass(frozen=True)

@@ -6,26 +6,26 @@ from dataclasses import replace as with_changes
 
 import torch
 
-from backhand.checking.comparing import close, fit_shape
-from backhand.checking.contributions import Scene
-from backhand.checking.editing import Bench, by_edit, slice_of
-from backhand.checking.finding import Finder, Finding
-from backhand.checking.fitting import all_zero, branches, paths, whole_factor
-from backhand.checking.flattening import root
-from backhand.checking.localising import Judgement
-from backhand.checking.protocol import Pass
-from backhand.checking.repairing import Variables, extended
-from backhand.checking.report import Mistake
-from backhand.checking.shaping import overreduced, partial, right_values, transposed, unreduced
-from backhand.checking.source import begins_anew, reads, simple_statements, writes, writes_surely
-from backhand.checking.substituting import (
+from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.editing import Bench, by_edit, slice_of
+from backhand.checking.mistakes.finding import Finder, Finding
+from backhand.checking.mistakes.fitting import all_zero, branches, paths, whole_factor
+from backhand.checking.mistakes.shaping import overreduced, partial, right_values, transposed, unreduced
+from backhand.checking.mistakes.substituting import (
     another_gradient,
     another_point,
     another_upstream,
     extra_factor,
     overwritten,
 )
-from backhand.checking.wording import in_words
+from backhand.checking.mistakes.wording import in_words
+from backhand.checking.report import Mistake
+from backhand.checking.running.flattening import root
+from backhand.checking.running.protocol import Pass
+from backhand.checking.running.source import begins_anew, reads, simple_statements, writes, writes_surely
+from backhand.checking.verdicts.comparing import close, fit_shape
+from backhand.checking.verdicts.localising import Judgement
+from backhand.checking.verdicts.repairing import Variables, extended
 
 # Of two explanations that fit, the earlier is named and the later mentioned.
 OF_SHAPE: tuple[Finder, ...] = (transposed, right_values, unreduced, overreduced)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.executing import Namespace
-from backhand.checking.scripts import Played
-from backhand.checking.source import Source
+from backhand.checking.running.executing import Namespace
+from backhand.checking.running.scripts import Played
+from backhand.checking.running.source import Source
 from backhand.errors import CheckError
 
 

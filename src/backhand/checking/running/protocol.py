@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.flattening import nearest
-from backhand.checking.source import Source, source_of
+from backhand.checking.running.flattening import nearest
+from backhand.checking.running.source import Source, source_of
 from backhand.errors import CheckError
 
 Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.contributions import Saved, Scene
-from backhand.checking.finding import Finding, same
-from backhand.checking.flattening import flatten
+from backhand.checking.mistakes.contributions import Saved, Scene
+from backhand.checking.mistakes.finding import Finding, same
+from backhand.checking.running.flattening import flatten
 
 
 def another_upstream(scene: Scene) -> Finding | None:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import close
-from backhand.checking.edits import accumulating, dropped, edits_of, only_terms
-from backhand.checking.executing import Namespace
-from backhand.checking.finding import Finding
-from backhand.checking.flattening import as_gradient, flatten, root
-from backhand.checking.places import Edit
-from backhand.checking.source import Source, reads, writes, writes_surely
+from backhand.checking.mistakes.edits import accumulating, dropped, edits_of, only_terms
+from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.places import Edit
+from backhand.checking.running.executing import Namespace
+from backhand.checking.running.flattening import as_gradient, flatten, root
+from backhand.checking.running.source import Source, reads, writes, writes_surely
+from backhand.checking.verdicts.comparing import close
 
 SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.executing import StatementError
-from backhand.checking.flattening import as_gradient, flatten, gradient_names, root
-from backhand.checking.protocol import Pass, arguments
-from backhand.checking.tracing import Trace, running, trace
+from backhand.checking.running.executing import StatementError
+from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, root
+from backhand.checking.running.protocol import Pass, arguments
+from backhand.checking.running.tracing import Trace, running, trace
 from backhand.errors import CheckError
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from backhand.checking.files import without_magics
 from backhand.checking.judging import check_resolved
 from backhand.checking.report import Report
-from backhand.checking.scripts import Cells, Played, as_pass
-from backhand.checking.source import begins_anew, writes, writes_surely
+from backhand.checking.running.scripts import Cells, Played, as_pass
+from backhand.checking.running.source import begins_anew, writes, writes_surely
 
 
 class Recording:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from backhand.checking.precision import APPROXIMATE, OF_SUMMANDS, RELATIVE
+from backhand.checking.running.precision import APPROXIMATE, OF_SUMMANDS, RELATIVE
 
 
 def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:

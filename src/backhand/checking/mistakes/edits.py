@@ -3,10 +3,10 @@
 import ast
 from collections.abc import Generator, Iterator, Mapping
 
-from backhand.checking.executing import Namespace
-from backhand.checking.places import Edit, Place, Rule, Scope, places_of
-from backhand.checking.slips import RULES, drop_term
-from backhand.checking.source import writes_surely
+from backhand.checking.mistakes.places import Edit, Place, Rule, Scope, places_of
+from backhand.checking.mistakes.slips import RULES, drop_term
+from backhand.checking.running.executing import Namespace
+from backhand.checking.running.source import writes_surely
 
 
 def edits_of(

@@ -1,9 +1,9 @@
 """Put a finding into words: what is wrong, expected and found, the likely cause, what to try."""
 
-from backhand.checking.finding import Finding
-from backhand.checking.localising import Judgement
-from backhand.checking.protocol import Pass
+from backhand.checking.mistakes.finding import Finding
 from backhand.checking.report import Mistake
+from backhand.checking.running.protocol import Pass
+from backhand.checking.verdicts.localising import Judgement
 
 HINTS = {
     "missing_branch": "A tensor that is used more than once receives the sum of what each use sends back.",

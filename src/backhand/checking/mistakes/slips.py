@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 
-from backhand.checking.places import Edit, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.places import Edit, Place, Proposal, Rule, Scope, holds_tensor
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.comparing import close
-from backhand.checking.drawing import Draw, backward_arguments
-from backhand.checking.executing import Execution, Namespace, namespace_for, returned_variables
-from backhand.checking.flattening import as_gradient, flatten, root
-from backhand.checking.protocol import Pass
-from backhand.checking.source import Source, begins_anew, writes, writes_surely
-from backhand.checking.tracing import running
+from backhand.checking.running.drawing import Draw, backward_arguments
+from backhand.checking.running.executing import Execution, Namespace, namespace_for, returned_variables
+from backhand.checking.running.flattening import as_gradient, flatten, root
+from backhand.checking.running.protocol import Pass
+from backhand.checking.running.source import Source, begins_anew, writes, writes_surely
+from backhand.checking.running.tracing import running
+from backhand.checking.verdicts.comparing import close
 
 Replace = Callable[[str, Tensor | None], Tensor | None]
 

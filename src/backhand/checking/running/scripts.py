@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.executing import Execution, Namespace
-from backhand.checking.precision import convert
-from backhand.checking.protocol import Pass
-from backhand.checking.source import Line, Source, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.executing import Execution, Namespace
+from backhand.checking.running.precision import convert
+from backhand.checking.running.protocol import Pass
+from backhand.checking.running.source import Line, Source, reads, simple_statements, writes, writes_surely
 from backhand.errors import CheckError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backhand.checking.contributions import Scene
-from backhand.checking.finding import Finding, listed, same
+from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.finding import Finding, listed, same
 
 
 def all_zero(scene: Scene) -> Finding | None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-from backhand.checking.source import Source
+from backhand.checking.running.source import Source
 
 Namespace = dict[str, Any]
 Observer = Callable[[int, ast.stmt], None]

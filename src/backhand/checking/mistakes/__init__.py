@@ -1,0 +1,1 @@
+"""Name a culprit's mistake: explanations, simplest first; each must reproduce the user's tensor."""

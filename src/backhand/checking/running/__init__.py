@@ -1,0 +1,1 @@
+"""Run the user's code: what a pass is, its source, one draw with autograd's gradients, scripts, sessions."""
