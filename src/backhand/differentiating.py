@@ -98,7 +98,7 @@ class _Wired(torch.autograd.Function):
         """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
         chosen: Pass = ctx.chosen
         # a pass that ends in the loss is written for an upstream gradient of 1
-        arrived = upstream if chosen.out else [g for g in upstream]
+        arrived = upstream if chosen.out else [torch.ones_like(g) for g in upstream]
         slots = [*arrived, *ctx.saved_tensors]
         offered = _each(ctx.offered, lambda v: slots[v.index] if isinstance(v, _Slot) else v)
         flat = flatten(chosen.backward(**offered))
