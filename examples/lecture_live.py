@@ -76,7 +76,8 @@ logprobs = probs.log()  # (n, vocabulary)
 loss = -logprobs[torch.arange(n, device=Xb.device), Yb].mean()  # ()
 
 # %% [markdown]
-# Cross entropy, with a mistake: `counts` goes into `counts_sum` too.
+# Cross entropy. `counts` goes into `counts_sum` too, so its gradient is not complete yet. No alarm, for
+# nothing has used it so far.
 
 # %%
 from torch.nn import functional as F
@@ -88,11 +89,11 @@ dprobs = dlogprobs / probs  # (n, vocabulary)
 dcounts_sum_inv = (counts * dprobs).sum(1, keepdim=True)  # (n, 1), broadcast along the row
 dcounts = counts_sum_inv * dprobs  # (n, vocabulary), first of two branches
 dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv  # (n, 1)
-# shows: missing_branch
-# shows: the branch through counts_sum is missing
+# shows: nothing wrong so far
+# shows: so far: the branch through counts_sum is missing
 
 # %% [markdown]
-# Mended, and down to the logits.
+# Completed, and down to the logits.
 
 # %%
 dcounts += dcounts_sum  # second branch, through counts_sum

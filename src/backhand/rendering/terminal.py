@@ -70,16 +70,24 @@ def _headline(report: Report) -> Text:
     counts = [(len(report.culprits), "at fault"), (len(report.stress), "failed stress check(s)")]
     counts += [(sum(r.verdict == v for r in report.rows), v) for v in ("follows", "todo")]
     told = ", ".join(f"{n} {what}" for n, what in counts if n)
+    if not report.culprits and not report.stress and report.raised is None:
+        return Text(f"{report.title}: nothing wrong so far. {told}.", style="bold magenta")
     return Text(f"{report.title}: wrong. {told or 'the backward raised'}.", style="bold red")
 
 
 def _words(report: Report) -> list[Text]:
     texts = []
     if report.raised is not None:
-        where = f", line {report.raised.line.number}: {report.raised.line.text}" if report.raised.line else ""
+        line = report.raised.line
+        cell = f" of {line.file}" if line is not None and any(row.cell for row in report.rows) else ""
+        where = f", line {line.number}{cell}: {line.text}" if line else ""
         texts.append(Text(f"\nThe backward raised {report.raised.error}{where}", style="red"))
-    for row in report.culprits:
-        texts.append(_culprit(row))
+    texts += [_culprit(row) for row in report.culprits]
+    texts += [
+        Text.assemble("\n", (row.gradient, "bold magenta"), f"  {row.note}")
+        for row in report.rows
+        if row.verdict == "todo" and row.note
+    ]
     for mistake in (*report.stress, *report.warnings):
         texts.append(Text.assemble("\n", (mistake.kind, "bold red"), f": {mistake.message}"))
         if mistake.hint:
@@ -93,7 +101,8 @@ def _culprit(row: Row) -> Text:
         text.append(f"  {row.mistake.kind}", style="bold yellow")
         text.append(f"\n  {row.mistake.message}")
     for line in row.lines:
-        text.append(f"\n  {line.number:>4} | ", style="dim")
+        where = f"{line.file}, line {line.number}" if row.cell else f"{line.number:>4}"
+        text.append(f"\n  {where} | ", style="dim")
         text.append(line.text)
     if row.mistake is not None and row.mistake.hint:
         text.append(f"\n  {row.mistake.hint}")
@@ -104,13 +113,16 @@ def _culprit(row: Row) -> Text:
 
 def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("gradient", "verdict", "shape"):
+    cells = [row.cell for row in report.rows]
+    for heading in (*(["cell"] if any(cells) else []), "gradient", "verdict", "shape"):
         table.add_column(heading, no_wrap=True)
     for heading in ("exact", "approximate", "maxdiff", "error"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.rows:
+    for i, row in enumerate(report.rows):
         faded = row.verdict in ("follows", "skipped")
+        begins = i == 0 or row.cell != cells[i - 1]
         table.add_row(
+            *([(row.cell.removeprefix("cell ") or "-") if begins else ""] if any(cells) else []),
             row.gradient,
             Text(row.verdict, style=STYLES[row.verdict]),
             _shape(row),
@@ -146,7 +158,8 @@ def _footnotes(report: Report) -> list[str]:
         notes.append("error: as a multiple of autograd's own, both against float64")
     if report.unmatched:
         notes.append(f"not judged, for there is no such tensor: {', '.join(report.unmatched)}")
-    notes += [f"{row.gradient}: {row.note}" for row in report.rows if row.note and row.verdict != "vacuous"]
+    noted = [row for row in report.rows if row.note and row.verdict not in ("vacuous", "todo")]
+    notes += [f"{row.gradient}: {row.note}" for row in noted]
     draws = f"{report.draws} draw{'s' if report.draws != 1 else ''}"
     notes.append(f"Judged in {report.precision} on {draws}; `exact: False` on a right row is rounding.")
     return [*notes, *report.notes]
