@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -101,7 +102,12 @@ def _quietly(folder: Path) -> Iterator[None]:
     sys.dont_write_bytecode = True
     Tensor.backward = keeping  # type: ignore[method-assign]
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),
+            _figures_closed(),
+        ):
             yield
     finally:
         Tensor.backward = backward  # type: ignore[method-assign]
@@ -112,6 +118,22 @@ def _quietly(folder: Path) -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
         os.chdir(where)
         torch.default_generator.set_state(generator)
+
+
+@contextlib.contextmanager
+def _figures_closed() -> Iterator[None]:
+    """Close the figures that are opened within a block."""
+
+    def numbers() -> set[int]:
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        return set(pyplot.get_fignums()) if pyplot else set()
+
+    before = numbers()
+    try:
+        yield
+    finally:
+        for number in numbers() - before:
+            sys.modules["matplotlib.pyplot"].close(number)
 
 
 @contextlib.contextmanager

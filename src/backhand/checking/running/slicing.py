@@ -66,18 +66,22 @@ def trains(statement: ast.stmt, loss: str) -> bool:
 
 
 def chapters(statements: Iterable[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
-    """Split statements where a gradient that something has read already is begun anew: another exercise."""
+    """Split statements where a gradient that something has read already is begun anew: another exercise.
+
+    One that goes on from what the last exercise made belongs to that exercise.
+    """
     found: list[list[ast.stmt]] = [[]]
-    written: set[str] = set()
     read: set[str] = set()
+    here: set[str] = set()
     for s in statements:
-        if any(name in written & read and begins_anew(s, name) for name in gradients):
+        anew = {name for name in writes_surely(s) & set(gradients) & read if begins_anew(s, name)}
+        if anew & here or (anew and not reads(s) & here):
             found.append([])
-            written, read = set(), set()
+            here = set()
         found[-1].append(s)
         own = writes_surely(s) & set(gradients)
-        read |= (reads(s) & written) - own
-        written |= own
+        here |= own
+        read = (read - anew) | (reads(s) & set(gradients)) - own
     return found
 
 
