@@ -1,4 +1,4 @@
-"""The lecture's notebook as a student has it: all four exercises, in the cells and habits of the real ones."""
+"""The lecture's notebook as a student has it: all four exercises, with the habits of the real ones."""
 
 from pathlib import Path
 

@@ -184,8 +184,11 @@ HABITS = {
     "a shell command in several lines": ("utility", "# utility", "!echo one \\\n  two\nx = !ls\n# utility"),
     "IPython's own functions": ("plot", "plt.show()", "get_ipython().system('ls')\ndisplay(dlogits)"),
     "the loss taken out of torch": ("fused loss", "loss_fast = F", "loss = loss.item()\nloss_fast = F"),
-    "the loss computed anew": ("fused loss", "loss_fast = F.cross_entropy(logits, Yb)\nprint(loss_fast.item(), "
-                               "'diff:', (loss_fast - loss).item())", "loss = F.cross_entropy(logits, Yb)"),
+    "the loss computed anew": (
+        "fused loss",
+        "loss_fast = F.cross_entropy(logits, Yb)\n",
+        "loss_fast = loss.detach().clone()\nloss = F.cross_entropy(logits, Yb)\n",
+    ),
     "a forward of its own": ("fused loss", "loss_fast = F", "logits = h @ W2 + b2\nloss_fast = F"),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
-from backhand.checking.mistakes.finding import Finding, listed, same
+from backhand.checking.mistakes.finding import Finding, listed, named_values, same
 
 
 def all_zero(scene: Scene) -> Finding | None:
@@ -58,6 +58,32 @@ def paths(scene: Scene) -> Finding | None:
                 nearest = float(round(factor)) if abs(factor - round(factor)) < 1e-7 else factor
                 if same(scene.value, scene.expected + (nearest - 1) * part, scene):
                     return _named(scene, [c], nearest, f"one of the paths through {c}")
+    return None
+
+
+def coupling(scene: Scene) -> Finding | None:
+    """Find a missing term that couples the elements along an axis, as a softmax and a norm have one.
+
+    Their Jacobians are a diagonal and a product of two vectors: with g for the part that is there, what is
+    missing is a constant times `v * (w * g).sum(axis, keepdim=True)`, for tensors v and w of the forward.
+    """
+    user, expected = scene.value, scene.expected
+    if user.shape != expected.shape or user.numel() < 4:
+        return None
+    missing = expected - user
+    vectors = [("", torch.ones_like(user))]
+    vectors += [(n, v) for n, v in named_values(scene) if v.shape == user.shape]
+    for axis in range(user.dim()):
+        for inner, w in vectors:
+            summed = (w * user).sum(axis, keepdim=True)
+            for outer, v in vectors:
+                term = v * summed
+                factor = constant_ratio(missing, term)
+                if factor and same(missing, factor * term, scene):
+                    text = f"{outer} * " * bool(outer) + f"({inner} * ...)" * bool(inner)
+                    text = f"{text or '(...)'}.sum({axis}, keepdim=True)"
+                    words = f"the term that couples the elements along axis {axis} is missing: `{text}`"
+                    return Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
     return None
 
 
