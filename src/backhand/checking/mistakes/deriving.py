@@ -9,6 +9,8 @@ from torch import Tensor
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.places import Derived
 
+NEAR = 12  # how many tensors between a gradient and the next given ones are looked at
+
 
 def derived(scene: Scene) -> list[tuple[Derived, Tensor]]:
     """Return the local derivatives and branches on the way to the nearest gradients that the user gives.
@@ -37,10 +39,10 @@ def _of(scene: Scene) -> Iterator[tuple[str, str | None, Tensor]]:
 
 
 def _between(scene: Scene) -> list[str]:
-    """Return the tensors downstream, up to those whose gradient the user gives."""
+    """Return the tensors downstream, up to those whose gradient the user gives, the nearest ones only."""
     found: list[str] = []
     stack = [c for c in scene.consumers if c not in scene.given]
-    while stack:
+    while stack and len(found) < NEAR:
         name = stack.pop(0)
         if name not in found:
             found.append(name)

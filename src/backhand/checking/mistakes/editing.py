@@ -18,6 +18,7 @@ from backhand.checking.mistakes.edits import accumulating, dropped, edits_of, on
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.fitting import constant_ratio
 from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scope, places_of
+from backhand.checking.mistakes.slips import RULES
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.flattening import as_gradient, flatten, root
 from backhand.checking.running.source import Source, reads, simple_statements, writes, writes_surely
@@ -68,12 +69,6 @@ class Search:
         """What the variables hold, and which of them are gradients."""
         return Scope(self.benches[0].namespace, self.gradients, self.source.local_names, self.derived)
 
-    def nearest_first(self) -> list[ast.stmt]:
-        """Return the simple statements: those that write the gradient, then those that lead to them."""
-        simple = simple_statements(self.part)
-        own = [s for s in simple if root(self.path) in writes_surely(s)]
-        return own + [s for s in reversed(simple) if s not in own]
-
     def focus(self, statement: ast.stmt | None) -> None:
         """Prepare for edits of one statement: what stands above it is run only once."""
         tops = [i for i, top in enumerate(self.part) if any(n is statement for n in ast.walk(top))]
@@ -115,11 +110,11 @@ class Search:
 
     def _run(self, statements: list[ast.stmt], namespace: Namespace) -> bool:
         """Run statements on copies, since an edit may change in place what another name holds too."""
-        for name in {n.id for s in statements for n in ast.walk(s) if isinstance(n, ast.Name)}:
-            if isinstance(namespace.get(name), Tensor):
-                namespace[name] = namespace[name].clone()
         try:
             code = compile(ast.Module(statements, []), "<edited>", "exec")
+            for name in code.co_names:
+                if isinstance(namespace.get(name), Tensor):
+                    namespace[name] = namespace[name].clone()
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 exec(code, namespace)
@@ -140,19 +135,28 @@ class Search:
 
 
 def by_edit(search: Search) -> Finding | None:
-    """Find an edit of the statements that write a gradient after which it is right."""
+    """Find an edit of the statements that write a gradient after which it is right.
+
+    All rules are tried on the statements of the gradient itself, then rule by rule on those of its
+    temporaries, and a constant factor at last, with which one line may make up for another.
+    """
     if not search.part or search.is_right():  # right as it is: what raised is not in these statements
         return None
-    for edits in (lambda s: search.first_right(edits_of(s, search.scope)), lambda s: _by_constant(search, s)):
-        for statement in search.nearest_first():
-            search.focus(statement)
-            edit = edits(statement)
-            if edit is not None:
-                own = root(search.path) in writes_surely(statement)
-                where = "" if own else f"in `{ast.unparse(statement).splitlines()[0]}`, "
-                return Finding(edit.kind, edit.detail, where + edit.words)
-            if search.is_over():
-                return None
+    simple = simple_statements(search.part)
+    own = [s for s in simple if root(search.path) in writes_surely(s)]
+    temporary = [s for s in reversed(simple) if s not in own]
+    tries = [(s, RULES) for s in own] + [(s, (rule,)) for rule in RULES for s in temporary]
+    for statement, rules in [*tries, *((s, ()) for s in [*own, *temporary])]:
+        search.focus(statement)
+        if rules:
+            edit = search.first_right(edits_of(statement, search.scope, rules))
+        else:
+            edit = _by_constant(search, statement)
+        if edit is not None:
+            where = "" if statement in own else f"in `{ast.unparse(statement).splitlines()[0]}`, "
+            return Finding(edit.kind, edit.detail, where + edit.words)
+        if search.is_over():
+            return None
     return None
 
 
@@ -160,7 +164,7 @@ def by_other_upstream(search: Search, upstreams: Sequence[str]) -> Finding | Non
     """Find that one of these gradients, which the statements do not read, belongs into them."""
     if not search.part or search.is_right():
         return None
-    for statement in search.nearest_first():
+    for statement in simple_statements(search.part):
         search.focus(statement)
         edit = search.first_right(other_upstreams(statement, search.scope, upstreams))
         if edit is not None:

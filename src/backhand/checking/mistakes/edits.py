@@ -9,11 +9,11 @@ from backhand.checking.mistakes.slips import RULES, drop_term, put_upstream
 from backhand.checking.running.source import writes_surely
 
 
-def edits_of(statement: ast.stmt, scope: Scope) -> Generator[Edit, None, None]:
+def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule] = RULES) -> Generator[Edit, None, None]:
     """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
     yield from _statement_edits(statement)
     places = list(places_of(statement))
-    for rule in RULES:
+    for rule in rules:
         for place in places:
             yield from _tried(rule, place, scope)
 

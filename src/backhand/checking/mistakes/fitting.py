@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -58,6 +59,30 @@ def paths(scene: Scene) -> Finding | None:
                 nearest = float(round(factor)) if abs(factor - round(factor)) < 1e-7 else factor
                 if same(scene.value, scene.expected + (nearest - 1) * part, scene):
                     return _named(scene, [c], nearest, f"one of the paths through {c}")
+    return None
+
+
+def branches_above(scene: Scene) -> Finding | None:
+    """Find a branch cut, doubled or negated in the gradient of a consumer that the user gives no name.
+
+    Such a gradient is made within the statements; that of an output begins with what arrives from above.
+    """
+    if scene.value.shape != scene.expected.shape:
+        return None
+    for consumer in (c for c in scene.consumers if c not in scene.given):
+        upper = replace(scene, name=consumer, _contributions={})
+        parts, arrived = dict(upper.contributions(upper.consumers)), scene.handed[consumer]
+        if consumer in scene.trace.outputs:
+            parts[scene.d(consumer)] = arrived - sum(parts.values(), torch.zeros_like(arrived))
+        if len(parts) < 2:
+            continue
+        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+        for branch, part in parts.items():
+            for coefficient in (0.0, 2.0, -1.0):
+                predicted = rest + scene.through(consumer, arrived + (coefficient - 1) * part)
+                if bool(part.any()) and same(scene.value, predicted, scene):
+                    told = f"in what arrives at {consumer}, the branch through {branch}"
+                    return _named(scene, [branch], coefficient, told)
     return None
 
 

@@ -22,7 +22,14 @@ from backhand.checking.mistakes.evidence import (
     unread_upstream,
 )
 from backhand.checking.mistakes.finding import Finder, Finding
-from backhand.checking.mistakes.fitting import all_zero, branches, coupling, paths, whole_factor
+from backhand.checking.mistakes.fitting import (
+    all_zero,
+    branches,
+    branches_above,
+    coupling,
+    paths,
+    whole_factor,
+)
 from backhand.checking.mistakes.shaping import (
     overreduced,
     partial,
@@ -53,6 +60,7 @@ OF_VALUES: tuple[Finder, ...] = (
     all_zero,
     whole_factor,
     branches,
+    branches_above,
     transposed,
     overwritten,
     another_upstream,
