@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.figures import figures
 from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw, vary
-from backhand.checking.running.precision import VACUOUS, lowest
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.tracing import Trace, from_graph, leaf_inputs, running
 from backhand.checking.stressing import HINTS, stress
-from backhand.checking.verdicts.comparing import approximate, close, exact, largest_difference
-from backhand.checking.verdicts.localising import Judgement, blame, summand_sizes
+from backhand.checking.verdicts.comparing import close, largest_difference
+from backhand.checking.verdicts.localising import Judgement, blame, compared
+from backhand.checking.verdicts.summands import Summands
 from backhand.errors import CheckError
 
 # How many times the reference's own error a function may make in the dtype of its inputs.
@@ -71,7 +73,7 @@ def check_function(
     failures = [*subject.stress(judged[0]), *subject.precision(drawn[0], seed, set(judged[0].culprits))]
     return Report(
         title=subject.title,
-        rows=tuple(subject.row(name, judged) for name in judged[0].draw.trace.wanted_in_order()),
+        rows=tuple(subject.row(name, judged) for name in judged[0].draw.trace.wanted),
         stress=tuple(failures),
         precision=str(dtype or lowest(drawn[0])).removeprefix("torch."),
         draws=len(judged),
@@ -107,18 +109,12 @@ class _Subject:
         traced = self.trace(self.reference, values, dtype, seed)
         own = self.trace(self.call, values, dtype, seed)
         self._compare_outputs(own, traced)
-        wanted = traced.wanted & set(traced.gradients)
+        wanted = set(traced.wanted) & set(traced.gradients)
         user = {name: own.gradients[name] for name in wanted if name in own.gradients}
         draw = Draw(traced, {}, {n: f"d{n}" for n in wanted}, user, seed, dtype=dtype)
-        summands = summand_sizes(draw)
-        right = {n: n in user and close(user[n], traced.gradients[n], summands[n]) for n in wanted}
-        vacuous = {
-            n
-            for n in wanted
-            if float(traced.gradients[n].abs().max())
-            <= VACUOUS.get(traced.gradients[n].dtype, 0) * summands[n]
-        }
-        judgement = Judgement(draw, right, vacuous, summands)
+        summands = Summands(draw)
+        right = dict.fromkeys(wanted, False) | compared(draw, summands)
+        judgement = Judgement(draw, right, summands.vacuous(), summands)
         for name in wanted:
             if not right[name]:
                 judgement.culprits[name] = blame(
@@ -223,6 +219,7 @@ class _Subject:
         first = judged[0]
         tensor = first.draw.trace.tensors.get(name, first.draw.trace.inputs.get(name))
         user, expected = first.draw.user.get(name), first.draw.trace.gradients.get(name)
+        facts = figures(first.draw, first.draw).get(name)
         wrong = [j for j in judged if name in j.culprits]
         verdict: Verdict = "vacuous" if expected is None or name in first.vacuous else "right"
         if wrong:
@@ -234,9 +231,9 @@ class _Subject:
             shape=tuple(tensor.shape) if isinstance(tensor, Tensor) else (),
             got=tuple(user.shape) if user is not None else None,
             dtype=str(user.dtype if user is not None else "").removeprefix("torch."),
-            exact=exact(user, expected) if user is not None and expected is not None else None,
-            approximate=approximate(user, expected) if user is not None and expected is not None else None,
-            maxdiff=largest_difference(user, expected) if user is not None and expected is not None else None,
+            exact=facts and facts.exact,
+            approximate=facts and facts.approximate,
+            maxdiff=facts and facts.maxdiff,
             mistake=self._mistake(name, wrong) if wrong else None,
         )
 

@@ -19,7 +19,7 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.places import Edit
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.flattening import as_gradient, flatten, root
-from backhand.checking.running.source import Source, reads, writes, writes_surely
+from backhand.checking.running.source import Source, writes, writes_surely
 from backhand.checking.verdicts.comparing import close
 
 SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
@@ -85,16 +85,7 @@ def slice_of(
     variable = root(path)
     last = max(chosen, default=-1)
     chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
-    known = set(gradients) | {variable}
-    stack = list(chosen)
-    while stack:
-        i = stack.pop()
-        for name in reads(source.statements[i]) - known:
-            for j in range(i):
-                if name in writes(source.statements[j]) and j not in chosen:
-                    chosen.add(j)
-                    stack.append(j)
-    return [source.statements[i] for i in sorted(chosen)]
+    return source.with_temporaries(chosen, set(gradients) | {variable})
 
 
 def _is_right(part: Sequence[ast.stmt], path: str, bench: Bench) -> bool:

@@ -20,7 +20,9 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add(flat: dict[str, Any], path: str, value: object, depth: int) -> None:
-    if depth < 4 and isinstance(value, Mapping):
+    if isinstance(value, Tensor):
+        flat[path] = value
+    elif depth < 4 and isinstance(value, Mapping):
         for key, item in value.items():
             quoted = f'"{key}"' if isinstance(key, str) else repr(key)
             _add(flat, f"{path}[{quoted}]", item, depth + 1)
@@ -73,7 +75,7 @@ def as_gradient(value: object) -> Tensor | None:
     if isinstance(value, Tensor):
         if value.is_complex():  # the power of a negative number, say: as torch itself would tell it, NaN
             return value.detach().real.where(value.detach().imag == 0, float("nan"))
-        return value.detach()
+        return value.detach() if value.requires_grad else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)
     return None

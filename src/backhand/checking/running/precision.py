@@ -39,10 +39,8 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def convert(value: Any, dtype: torch.dtype) -> Any:
     """Return a copy in which every floating-point tensor has this dtype; containers are walked through."""
     if isinstance(value, Tensor):
-        tensor = value.detach()
-        if tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-        return tensor.clone().requires_grad_(value.requires_grad)
+        chosen = dtype if value.is_floating_point() else value.dtype
+        return value.detach().to(chosen, copy=True).requires_grad_(value.requires_grad)
     if isinstance(value, Mapping):
         return {k: convert(v, dtype) for k, v in value.items()}
     if isinstance(value, list):
