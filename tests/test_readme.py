@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the pages of docs/ show is what happens."""
 
 import os
 import re
@@ -7,23 +7,49 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import backhand
 
 FOLDERS = ("src", "tests", "benchmarks", "examples", "docs")
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks() -> list[tuple[str, str]]:
-    return BLOCK.findall(README.read_text(encoding="utf-8"))
+def blocks(page: Path = README) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-def test_the_example_prints_what_stands_below_it(tmp_path: Path) -> None:
-    (language, code), (_, shown) = blocks()[:2]
+@pytest.mark.parametrize("page", [README, README.parent / "docs" / "checking.md"], ids=lambda path: path.name)
+def test_the_example_prints_what_stands_below_it(page: Path, tmp_path: Path) -> None:
+    (language, code), (_, shown) = blocks(page)[:2]
     assert language == "python"
     (tmp_path / "example.py").write_text(code)
     command = [sys.executable, "example.py"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
+
+
+def test_the_test_of_a_suite_passes(tmp_path: Path) -> None:
+    (code,) = [text for _, text in blocks(README.parent / "docs" / "checking.md") if "check_pass" in text]
+    (tmp_path / "test_suite.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_suite.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "1 passed" in result.stdout
+
+
+def test_the_keys_for_a_program_are_those_that_stand_there() -> None:
+    page = (README.parent / "docs" / "checking.md").read_text(encoding="utf-8")
+    text = page.split("## For a program")[1].split("##")[0]
+
+    def backward(dy):
+        dx = dy
+        return locals()
+
+    report = backhand.check(lambda x: {"y": 2 * x}, backward, inputs={"x": torch.randn(3)}, out="y").to_dict()
+    (row,) = report["rows"]
+    for key in [*report, *row, *row["mistake"], *row["lines"][0]]:
+        assert f"`{key}`" in text
 
 
 def test_the_commands_print_what_stands_below_them(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from .checking.judging import check as check
 from .checking.namespaces import check_namespace as check_namespace
 from .checking.report import Mistake as Mistake
 from .checking.report import Report as Report
+from .differentiating import differentiable as differentiable
 from .errors import BackhandError as BackhandError
 from .language.config import TrainConfig as TrainConfig
 from .language.contexts import Contexts as Contexts
