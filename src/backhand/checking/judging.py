@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.report import Report
+from backhand.checking.report import Mistake, Report
 from backhand.checking.rows import assemble
 from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
 from backhand.checking.running.protocol import Inputs, Pass, resolve
-from backhand.checking.stressing import stress_pass
+from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
 from backhand.errors import CheckError
@@ -76,7 +76,14 @@ def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: b
     failures = ()
     if stress or (stress is None and chosen.out):
         failures = stress_pass(chosen, shown, judged)
+    failures += tuple(_refused(judged[0]))
     return assemble(chosen, title, judged, count, shown, failures, notes, unmatched(judged[0].draw))
+
+
+def _refused(judgement: Judgement) -> list[Mistake]:
+    """Refuse a check in a lower dtype that cannot tell a single gradient from zero."""
+    told = [n for n in judgement.draw.user if n not in judgement.vacuous]
+    return [] if told or judgement.draw.dtype == torch.float64 else untold(judgement, ())
 
 
 def _inputs(chosen: Pass, draws: int, seed: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Line
-from backhand.checking.verdicts.localising import Judgement
+from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.variables import Variables, extended
 
 
@@ -135,7 +135,7 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
         if not all(j.right.get(name, True) for j in judged):
             return "follows", ""
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
-        return ("vacuous", "its true gradient is zero here") if vacuous else ("right", "")
+        return ("vacuous", vacuity(first)) if vacuous else ("right", "")
     if first.repair and name in first.repair.observed and first.draw.error is not None:
         return "follows", "not reached: a line above raised"
     if name in first.draw.trace.wanted:

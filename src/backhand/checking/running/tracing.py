@@ -126,6 +126,21 @@ class Trace:
     def _zero(self, name: str) -> Tensor:
         return torch.zeros_like(self.tensors[name].detach())
 
+    def between(self, names: Iterable[str]) -> list[Node]:
+        """Return the operations between these tensors and their direct consumers, where no name is."""
+        named = set(self.edges.values())
+        stack = [self.edges[c][0] for n in names for c in self.consumers(n)]
+        seen, found = set(stack), []
+        while stack:
+            for following, number in stack.pop().next_functions:
+                if following is None or (following, number) in named or following in seen:
+                    continue
+                seen.add(following)
+                if following.next_functions:  # otherwise a leaf without a name
+                    found.append(following)
+                    stack.append(following)
+        return found
+
     def _made_of(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the direct consumers of these tensors, one name for each."""
         consumers = {self.edges[c]: c for n in names for c in self.consumers(n)}

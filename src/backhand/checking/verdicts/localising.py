@@ -72,6 +72,13 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     return judgement
 
 
+def vacuity(judgement: Judgement) -> str:
+    """Say why a vacuous gradient is no evidence."""
+    if judgement.draw.dtype == torch.float64:
+        return "its true gradient is zero here"
+    return "its gradient is no larger than rounding here"
+
+
 def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
     """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
     source = chosen.forward_source

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 from backhand.checking.running.drawing import Draw
 from backhand.checking.running.precision import VACUOUS
@@ -14,8 +15,8 @@ DERIVATIVE = 1e7
 class Summands(Mapping[str, float]):
     """The typical size of the summands by tensor name, however they cancel; probed when asked for.
 
-    Found by probing: each element of every upstream gradient gets a sign at random, so that terms which
-    cancel do so no more, and the size of what arrives is measured.
+    Found by probing: each element of every upstream gradient, and of what operations within a line hand on,
+    gets a sign at random, so that terms which cancel do so no more; the size of what arrives is measured.
     """
 
     def __init__(self, draw: Draw, known: "Summands | None" = None):
@@ -37,12 +38,23 @@ class Summands(Mapping[str, float]):
         """Measure these."""
         names, trace = list(names), self._draw.trace
         generator = torch.Generator().manual_seed(self._draw.seed)
-        handed = {}
-        for consumer in dict.fromkeys(c for n in names for c in trace.consumers(n)):
-            right = trace.gradients[consumer]
-            signs = torch.randint(0, 2, right.shape, generator=generator).mul_(2).sub_(1)
-            handed[consumer] = right * signs.to(right.device)
-        for name, terms in trace.local_gradients(handed, names).items():
+
+        def signed(value: Tensor) -> Tensor:
+            signs = torch.randint(0, 2, value.shape, generator=generator).mul_(2).sub_(1)
+            return value * signs.to(value.device)
+
+        def sign(arriving: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            return tuple(None if g is None else signed(g) for g in arriving)
+
+        consumers = dict.fromkeys(c for n in names for c in trace.consumers(n))
+        handed = {c: signed(trace.gradients[c]) for c in consumers}
+        hooks = [node.register_prehook(sign) for node in trace.between(names)]  # type: ignore[arg-type]
+        try:
+            found = trace.local_gradients(handed, names)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, terms in found.items():
             square = float(terms.to(torch.float64).square().mean()) if terms.numel() else 0.0
             self.known[name] = square**0.5
 
