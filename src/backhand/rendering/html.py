@@ -24,7 +24,7 @@ MEANINGS = {
     "follows": "its own line is right; it inherits a fault from below",
     "skipped": "left out; no fault",
     "todo": "still missing",
-    "vacuous": "zero in exact arithmetic here: no evidence either way",
+    "vacuous": "zero but for rounding here: no evidence either way",
 }
 CAPTIONS = ("value", "by hand", "autograd", "difference")
 

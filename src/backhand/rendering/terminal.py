@@ -24,7 +24,7 @@ MEANINGS = {
     "follows": "its own line is right; it is wrong because of a line above",
     "skipped": "left out; no fault",
     "todo": "a gradient that is still missing",
-    "vacuous": "zero in exact arithmetic here, so no evidence either way",
+    "vacuous": "zero but for rounding here, so no evidence either way",
 }
 
 

@@ -5,7 +5,6 @@ only if the edited statements, run on the variables of that moment, give autogra
 """
 
 import ast
-import time
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +20,10 @@ from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scop
 from backhand.checking.mistakes.slips import RULES
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.flattening import as_gradient, flatten, root
-from backhand.checking.running.source import Source, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.source import Source, simple_statements, writes_surely
 from backhand.checking.verdicts.comparing import close
 
-SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
+TRIES = 1500  # edits after which the search is given up; the mistake is then `unexplained`
 UNKNOWN = "__unknown__"  # a factor to be found
 
 
@@ -56,7 +55,7 @@ class Search:
     benches: Sequence[Bench]
     derived: Sequence[Derived] = ()
     part: list[ast.stmt] = field(default_factory=list)
-    began: float = field(default_factory=time.process_time)
+    tries: int = 0
     _first: int = 0
     _before: list[Namespace | None] = field(default_factory=list)
 
@@ -86,6 +85,7 @@ class Search:
 
     def is_right_with(self, **more: Any) -> bool:
         """Tell whether they do with some variables set."""
+        self.tries += 1
         for i, bench in enumerate(self.benches):
             value = self.value(i, **more)
             if value is None or not close(value, bench.expected):
@@ -93,8 +93,8 @@ class Search:
         return True
 
     def is_over(self) -> bool:
-        """Tell whether the time for the search is spent."""
-        return time.process_time() - self.began > SECONDS
+        """Tell whether the search has tried enough."""
+        return self.tries >= TRIES
 
     def value(self, bench: int, **more: Any) -> Tensor | None:
         """Run the statements on a bench and return the gradient, or None if they raise."""
@@ -243,13 +243,4 @@ def slice_of(
     variable = root(path)
     last = max(chosen, default=-1)
     chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
-    known = set(gradients) | {variable}
-    stack = list(chosen)
-    while stack:
-        i = stack.pop()
-        for name in reads(source.statements[i]) - known:
-            for j in range(i):
-                if name in writes(source.statements[j]) and j not in chosen:
-                    chosen.add(j)
-                    stack.append(j)
-    return [source.statements[i] for i in sorted(chosen)]
+    return source.with_temporaries(chosen, set(gradients) | {variable})
