@@ -23,7 +23,7 @@ from backhand.checking.running.flattening import as_gradient, flatten, root
 from backhand.checking.running.source import Source, simple_statements, writes_surely
 from backhand.checking.verdicts.comparing import close
 
-TRIES = 1500  # edits after which the search is given up; the mistake is then `unexplained`
+TRIES = 4000  # edits after which the search is given up; the mistake is then `unexplained`
 UNKNOWN = "__unknown__"  # a factor to be found
 
 
