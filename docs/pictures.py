@@ -16,9 +16,10 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 import backhand
+from backhand.learning.attempts import judge_file
 from backhand.learning.blanking import solved
 from backhand.learning.course import course
-from backhand.learning.folder import judge_folder, write_course
+from backhand.learning.folder import judge_all, write_course
 from backhand.learning.lesson import Lesson
 from backhand.passes import mlp_chunked
 from backhand.rendering.classroom import Screen
@@ -56,7 +57,7 @@ def terminal(folder: Path, images: Path) -> None:
         (learn / first.file_name).write_text(solved(first))
         mistaken = solved(second).replace("dp = q * dy + dq", "dp = q * dy")
         (learn / second.file_name).write_text(mistaken)
-        lesson = Lesson(judge_folder(learn))
+        lesson = Lesson(judge_all(learn, judge_file), judge_file)
     lesson.press("h")
     console = Console(width=80, record=True, highlight=False, force_terminal=True, file=io.StringIO())
     Screen(console).show(lesson)

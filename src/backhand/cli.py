@@ -182,7 +182,10 @@ def learn(
         if check and not progress.done:
             sys.exit(1)
     else:
-        backhand.learn(folder)
+        from .learning.watching import keys_need_enter
+        from .rendering.classroom import Screen
+
+        backhand.learn(folder, screen=Screen(enter=keys_need_enter()))
 
 
 def bench(
