@@ -14,6 +14,7 @@ from backhand.checking.picturing import pooled
 from backhand.errors import CheckError
 from backhand.passes import mlp_chunked, rnn
 from backhand.rendering.heatmaps import heat_map
+from backhand.rendering.html import as_fragment
 from backhand.rendering.lanes import Arc, segments
 from browsing import browser
 
@@ -66,8 +67,8 @@ def test_code_and_names_cannot_become_markup(tmp_path: Path):
     )
     report = backhand.check(module.forward, module.backward, inputs={"x": torch.randn(3)})
     assert {row.name for row in report.rows} == {"x", "<u>y</u>"}
-    for text in (report.to_html(), report._repr_html_()):
-        assert "onerror" in text
+    for text in (report.to_html(), report._repr_html_(), as_fragment(report)):
+        assert "u&gt;y" in text or "u&amp;gt;y" in text
         for markup in ("<script", "<img src=x", "<u>", "</u>"):
             assert markup not in text
 

@@ -1,7 +1,7 @@
 """A report as one self-contained HTML page: code beside code, the flow in between, details on demand.
 
 Nothing is loaded and no script runs: `details` elements open on a click or a key. Every name, line and
-message is escaped by the template.
+message is escaped by the templates.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from backhand.checking.running.flattening import root
 from backhand.checking.running.source import Line
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
+from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline
 
 MEANINGS = {
     "right": "agrees with autograd",
@@ -25,6 +26,16 @@ MEANINGS = {
     "skipped": "left out; no fault",
     "todo": "still missing",
     "vacuous": "zero in exact arithmetic here: no evidence either way",
+}
+# The colour of a verdict's word and its ground, by day.
+PALETTE = {
+    "right": ("#0f6b34", "#ddf3e3"),
+    "wrong": ("#b0151d", "#ffe3e1"),
+    "shape": ("#7a4a00", "#ffedc9"),
+    "follows": ("#5f5a4c", "#ece8dc"),
+    "todo": ("#7a1f8f", "#f5e3fa"),
+    "skipped": ("#59636e", "#eceff2"),
+    "vacuous": ("#0b5c74", "#d9f0f7"),
 }
 CAPTIONS = ("value", "by hand", "autograd", "difference")
 
@@ -65,8 +76,21 @@ def as_html(report: Report) -> str:
     rest = [c for c in (report.sheet.backward if report.sheet else ()) if (c.file, c.number) not in used]
     verdicts = [row.verdict for row in report.rows]
     counts = [(v, verdicts.count(v), meaning) for v, meaning in MEANINGS.items() if v in verdicts]
-    return _template().render(
-        report=report, entries=entries, lanes=lanes, rest=rest, counts=counts, meanings=MEANINGS
+    return _template("sheet").render(
+        report=report,
+        entries=entries,
+        lanes=lanes,
+        rest=rest,
+        counts=counts,
+        meanings=MEANINGS,
+        palette=PALETTE,
+    )
+
+
+def as_fragment(report: Report) -> str:
+    """Return culprits and table as what follows a notebook's cell: in the notebook's own letters."""
+    return _template("verdicts").render(
+        report=report, headline=headline, footnotes=footnotes, facts=facts, columns=COLUMNS, palette=PALETTE
     )
 
 
@@ -81,12 +105,12 @@ def as_frame(report: Report) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     loader = jinja2.PackageLoader("backhand.rendering", ".")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("sheet.html.j2")
+    return environment.get_template(f"{name}.html.j2")
 
 
 def _entries(report: Report) -> tuple[list[Entry], int]:
