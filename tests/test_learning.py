@@ -112,6 +112,27 @@ def test_a_gradient_that_uses_an_unfinished_one_waits_for_it(tmp_path: Path):
     assert attempt.next_gradient.name == "dq"
 
 
+@pytest.mark.parametrize(
+    ("name", "blanked"),
+    [
+        ("gru", "dmemory = r * inner"),
+        ("gru", "dc = torch.cat([reset, update, dmemory], 1)"),
+        ("swiglu", "dsilu = up * dhidden"),
+    ],
+)
+def test_what_is_right_stays_right_below_a_line_that_waits(name, blanked, tmp_path: Path):
+    missing = blanked.split(" =")[0]
+    text = changed(find(name), (blanked, f"{missing} = ..."))
+    gradients = judged(tmp_path, find(name), text).gradients
+    assert next(g for g in gradients if g.name == missing).verdict == "todo"
+    assert {g.verdict for g in gradients if not g.waits_for and g.name != missing} == {"right"}
+    wrong = text.replace("dO = hidden.T @ dy", "dO = -hidden.T @ dy").replace(
+        "dz = (h - candidate)", "dz = h"
+    )
+    gradients = judged(tmp_path, find(name), wrong).gradients
+    assert [g.verdict for g in gradients if g.name in ("dO", "dz")] == ["wrong"]
+
+
 def test_a_line_that_raises_is_told_though_gradients_are_missing(tmp_path: Path):
     text = blank(find("matrix_product")).replace("dW = ...", "dW = x @ dy")
     attempt = judged(tmp_path, find("matrix_product"), text)

@@ -182,6 +182,19 @@ def _gradient(name: str, shape: str, report: Report, waiting: dict[str, str]) ->
     rows = [row for row in report.rows if root(row.gradient) == name or row.gradient == name]
     if not rows or name in waiting:
         return Gradient(name, shape, "todo", rows[0] if rows else None, waiting.get(name, ""))
-    verdicts: list[Verdict] = ["todo" if row.verdict == "skipped" else row.verdict for row in rows]
+    verdicts = [_of_row(row, report, waiting) for row in rows]
     worst = min(verdicts, key=WORST.index)
     return Gradient(name, shape, worst, rows[verdicts.index(worst)])
+
+
+def _of_row(row: Row, report: Report, waiting: dict[str, str]) -> Verdict:
+    """Return the verdict on one row.
+
+    One that was not reached, because a line before it waits for an unfinished gradient, inherits no mistake:
+    its own line was run all the same, and is right.
+    """
+    if row.verdict == "skipped":
+        return "todo"
+    unreached = row.verdict == "follows" and row.got is None
+    mistaken = any(root(culprit.gradient) not in waiting for culprit in report.culprits)
+    return "right" if unreached and waiting and not mistaken else row.verdict
