@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -254,7 +254,7 @@ def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path)
     path = tmp_path / "01_product.py"
     assert "1. A product" in shown(lesson)
     path.write_text(blank(find("1")).replace("da = ...", "da = b"))
-    assert lesson.save(path)
+    lesson.save(path)
     assert "wrong upstream" in shown(lesson)
     for kind in ("the question", "the rule", "the answer"):
         assert kind not in shown(lesson)
@@ -287,10 +287,53 @@ def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
     assert "[/red] = [bold]" in shown(lesson)
 
 
-def test_a_file_that_is_no_exercise_changes_nothing(tmp_path: Path):
-    write_course(tmp_path)
-    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
-    assert not lesson.save(tmp_path / "scratch.py")
+class Pupil:
+    """Works as soon as a screen is shown, one step after the other, and notes what the screen says."""
+
+    def __init__(self, folder: Path, steps: list[Callable[[], object]]):
+        self.folder, self.steps, self.seen = folder, steps, []
+
+    def wait(self, what: str) -> None:
+        self.seen.append(what)
+
+    def show(self, lesson: Lesson) -> None:
+        self.seen.append((lesson.focus.name, lesson.progress.solved, lesson.attempt.problem))
+        time.sleep(0.3)  # until the watcher listens
+        self.steps.pop(0)()
+
+    def leave(self, lesson: Lesson) -> None:
+        self.seen.append("left")
+
+
+def test_a_sitting_from_the_first_save_to_the_last_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours, theirs = os.pipe()
+    product = tmp_path / "01_product.py"
+
+    def in_two_saves() -> None:
+        (tmp_path / "scratch.py").write_text("1 / 0")  # no exercise: nothing happens
+        product.write_text(solved(find("1")))
+
+    steps = [
+        lambda: product.write_text("da = ("),
+        in_two_saves,
+        lambda: os.write(theirs, b"p\n"),
+        lambda: os.write(theirs, b"q\n"),
+    ]
+    with os.fdopen(ours) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        pupil = Pupil(tmp_path, steps)
+        progress = backhand.learn(tmp_path, screen=pupil)
+    os.close(theirs)
+    assert progress.solved == 1
+    assert pupil.seen == [
+        ("product", 0, ""),
+        "judging 01_product.py",
+        ("product", 0, "line 1: '(' was never closed: da = ("),
+        "judging 01_product.py",
+        ("used_twice", 1, ""),
+        ("product", 1, ""),
+        "left",
+    ]
 
 
 def test_a_save_is_noticed_and_so_is_a_file_that_is_taken_away(tmp_path: Path):

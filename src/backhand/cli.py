@@ -185,7 +185,9 @@ def learn(
         from .learning.watching import keys_need_enter
         from .rendering.classroom import Screen
 
-        backhand.learn(folder, screen=Screen(enter=keys_need_enter()))
+        screen = Screen(enter=keys_need_enter())
+        screen.wait(f"judging what is in {folder}/")
+        backhand.learn(folder, screen=screen)
 
 
 def bench(

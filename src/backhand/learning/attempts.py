@@ -182,7 +182,7 @@ def _gradient(name: str, shape: str, report: Report, waiting: dict[str, str]) ->
     rows = [row for row in report.rows if root(row.gradient) == name or row.gradient == name]
     if not rows or name in waiting:
         return Gradient(name, shape, "todo", rows[0] if rows else None, waiting.get(name, ""))
-    verdicts = [_of_row(row, report, waiting) for row in rows]
+    verdicts: list[Verdict] = [_of_row(row, report, waiting) for row in rows]
     worst = min(verdicts, key=WORST.index)
     return Gradient(name, shape, worst, rows[verdicts.index(worst)])
 

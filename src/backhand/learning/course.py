@@ -60,6 +60,11 @@ def course() -> tuple[Exercise, ...]:
     return tuple(Exercise(number=i, **entry) for i, entry in enumerate(entries, start=1))
 
 
+def is_of_the_course(path: Path) -> bool:
+    """Tell whether a file has the name of an exercise's."""
+    return any(exercise.file_name == path.name for exercise in course())
+
+
 def find(name: str) -> Exercise:
     """Return the exercise with a name, a number or a file name.
 

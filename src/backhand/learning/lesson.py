@@ -6,7 +6,7 @@ It knows neither the terminal nor the file system's events, so that a test can g
 from pathlib import Path
 
 from backhand.learning.attempts import Attempt
-from backhand.learning.course import Exercise, course
+from backhand.learning.course import Exercise, course, find
 from backhand.learning.folder import Judge, Progress
 from backhand.learning.hints import Hint, hints
 
@@ -52,11 +52,9 @@ class Lesson:
         """How many steps are still hidden."""
         return max(0, len(hints(self.attempt)) - self.shown)
 
-    def save(self, path: Path) -> bool:
-        """Judge a file that was saved or taken away; return whether it is one of the course."""
-        exercise = next((e for e in course() if e.file_name == path.name), None)
-        if exercise is None:
-            return False
+    def save(self, path: Path) -> None:
+        """Judge a file of the course that was saved or taken away."""
+        exercise = find(path.name)
         before = self.progress[exercise.name]
         attempt = self._judge(exercise, self.progress.folder / exercise.file_name)
         self.progress = self.progress.updated(attempt)
@@ -68,7 +66,6 @@ class Lesson:
         if attempt.done and not before.done:
             self.solved_now = exercise
             self._move_on()
-        return True
 
     def press(self, key: str) -> None:
         """Do what a key asks for."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
+from backhand.learning.course import is_of_the_course
 from backhand.learning.folder import Progress, judge_all, write_course
 from backhand.learning.lesson import Lesson
 from backhand.learning.referee import Referee
@@ -10,6 +11,10 @@ from backhand.learning.referee import Referee
 
 class Screen(Protocol):
     """Where a lesson is shown, such as a terminal."""
+
+    def wait(self, what: str) -> None:
+        """Say what takes a moment."""
+        ...
 
     def show(self, lesson: Lesson) -> None:
         """Show the lesson as it is now."""
@@ -58,8 +63,10 @@ def teach(lesson: Lesson, screen: Screen) -> None:
         try:
             for event in happened:
                 if isinstance(event, Saved):
-                    if not lesson.save(event.path):
+                    if not is_of_the_course(event.path):
                         continue
+                    screen.wait(f"judging {event.path.name}")
+                    lesson.save(event.path)
                 else:
                     lesson.press(event.key)
                 if lesson.over:

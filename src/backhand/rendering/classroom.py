@@ -35,6 +35,11 @@ class Screen:
         self.console = console or Console(highlight=False)
         self.enter = enter
 
+    def wait(self, what: str) -> None:
+        """Say below the lesson what takes a moment."""
+        if self.console.is_terminal:
+            self.console.print(Text(f" {what} ...", style="dim"))
+
     def show(self, lesson: "Lesson") -> None:
         """Show the lesson as it is now."""
         if self.console.is_terminal:
