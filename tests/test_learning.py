@@ -230,8 +230,10 @@ def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path):
     with pytest.raises(LearnError, match="is no folder"):
         judge_folder(tmp_path / "nowhere")
-    with pytest.raises(LearnError, match="There are"):
+    with pytest.raises(LearnError, match=r"no exercise 'produkt'; did you mean product"):
         find("produkt")
+    with pytest.raises(LearnError, match=r"no exercise '99'; there are product, used_twice"):
+        find("99")
 
 
 def test_learn_without_watching_writes_and_judges(tmp_path: Path):
@@ -267,6 +269,7 @@ def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path)
     assert "2. A value used twice" in shown(lesson)
     lesson.press("l")
     assert "20. SwiGLU" in shown(lesson)
+    assert len(shown(lesson).splitlines()) < 24
     lesson.press("q")
     assert lesson.over
 

@@ -79,4 +79,5 @@ def find(name: str) -> Exercise:
         if wanted in (exercise.name, str(exercise.number), exercise.file_name, exercise.file_name[:-3]):
             return exercise
     names = [exercise.name for exercise in course()]
-    raise LearnError(f"there is no exercise {name!r}{nearest(name, names)} There are: {', '.join(names)}.")
+    suggestion = nearest(name, names) or f"; there are {', '.join(names)}."
+    raise LearnError(f"there is no exercise {name!r}{suggestion}")

@@ -107,10 +107,11 @@ def _list(progress: "Progress") -> Table:
 
 
 def _screen(lesson: "Lesson") -> RenderableType:
-    parts: list[RenderableType] = [_bar(lesson.progress), Text()]
+    parts: list[RenderableType] = [_bar(lesson.progress)]
     if lesson.listing:
         parts.append(_list(lesson.progress))
     else:
+        parts.append(Text())
         if lesson.solved_now is not None:
             parts += [*_solved(lesson), Text()]
         parts += _exercise(lesson)
