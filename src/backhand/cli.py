@@ -193,7 +193,7 @@ def learn(
 def bench(
     *,
     words: Annotated[str, described("list of words, as train takes it", "WORDS")] = "names",
-    rounds: Annotated[int, arg(help="how often each contender is timed")] = 9,
+    rounds: Annotated[int, arg(help="how often each contender is timed")] = 7,
     seconds: Annotated[float, arg(help="about how long each time")] = 0.2,
     png: Annotated[Path | None, described("draw the timings into this file", "FILE")] = None,
     json: Json = False,

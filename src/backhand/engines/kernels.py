@@ -22,7 +22,7 @@ BLOCK = 64
 # reassociation and contraction let LLVM vectorise sums; NaN and infinity keep their meaning
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
-QUICK = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+QUICK: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """What Numba need not compile for a function that only other kernels call."""
 
 ONE, HALF = np.float32(1), np.float32(0.5)
@@ -204,7 +204,7 @@ def number(
         is_new = known < 0
         numbers[i] = table[keys[i]] = numbered if is_new else known
         firsts[numbered] = i  # until the next, if it is not new
-        numbered += is_new
+        numbered += int(is_new)
     for i in range(numbered):
         table[keys[firsts[i]]] = -1
     return numbered

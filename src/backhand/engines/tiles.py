@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 LANES = 16
 """Columns of a tile, and the number to whose multiples matrices are padded."""
 
-FEATURES = get_host_cpu_features().flatten() if config.CPU_FEATURES is None else config.CPU_FEATURES
+ASKED: str | None = config.CPU_FEATURES  # pyright: ignore[reportAttributeAccessIssue]
+FEATURES = get_host_cpu_features().flatten() if ASKED is None else ASKED
 """What Numba compiles for: this CPU, or what NUMBA_CPU_FEATURES names."""
 
 HAS_VECTORS = "+avx2" in FEATURES or "+neon" in FEATURES
