@@ -16,11 +16,12 @@ from torch import Tensor
 
 from backhand.passes import mlp_fused
 
-from .stepping import Engine, Parameters, Running, by_hand, descend
+from .graphed import graphed
+from .stepping import Engine, Parameters, Running, by_hand
 
 LOG = logging.getLogger(__name__)
 
-fused: Engine = descend(by_hand(mlp_fused))
+fused: Engine = graphed(by_hand(mlp_fused))
 
 
 class NativeEngineWarning(UserWarning):
@@ -32,8 +33,9 @@ def engine(
 ) -> Tensor:
     """Take some steps as an `Engine` does, in machine code.
 
-    On a GPU the fused engine takes them. It does so too, after a NativeEngineWarning, where Numba cannot be
-    imported, the CPU has neither AVX2 nor NEON, or the parameters are not float32.
+    On a GPU the fused engine takes them, as a CUDA graph. It does so on a CPU too, after a
+    NativeEngineWarning, where Numba cannot be imported, the CPU has neither AVX2 nor NEON, or the parameters
+    are not float32.
 
     Raises:
         IndexError: a symbol is not in the vocabulary.
