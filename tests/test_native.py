@@ -168,6 +168,18 @@ print(torch.equal(losses, expected), *(each.message for each in caught))
     assert done.stdout.strip() == f"True {reason}; the fused engine takes its place", done.stderr
 
 
+@pytest.mark.slow
+def test_the_command_tells_in_one_line_that_the_fused_engine_takes_its_place(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['numba'] = None; from backhand.cli import main; main()"
+    options = ["train", "names", "--steps", "2", "--n-hidden", "4", "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", script, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "Numba" in line]
+    assert len(told) == 1
+    assert told[0].startswith("backhand: the native engine needs Numba, which cannot be imported")
+    assert told[0].endswith("; the fused engine takes its place")
+
+
 IN_ANOTHER_PROCESS = """
 import logging, sys, torch
 from backhand.engines import native

@@ -4,6 +4,7 @@ import json as jsonlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -258,12 +259,14 @@ def main() -> None:
 
 @contextmanager
 def log_shown() -> Iterator[None]:
-    """Print on standard error what the package tells its log: that something takes a while."""
+    """Print on standard error what the package tells its log: that something takes a while; and warnings."""
     log, handler = logging.getLogger("backhand"), logging.StreamHandler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"backhand: {message}", file=sys.stderr)
+            yield
     finally:
         log.removeHandler(handler)
 
