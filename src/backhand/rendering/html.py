@@ -90,6 +90,7 @@ def as_html(report: Report) -> str:
         counts=counts,
         meanings=MEANINGS,
         captions=CAPTIONS,
+        state=state(report),
         palette=PALETTE,
         state=state,
     )
