@@ -101,9 +101,17 @@ class Subject:
         if direct:
             return frozenset(direct)
         found: set[str] = set()
-        for other in ast.walk(ast.Module(self.body(), [])):
-            if isinstance(other, ast.Assign | ast.AugAssign) and written & names_in(other.value):
-                found |= written_by(other) & self.gradients
+        temporary, grows = set(written), True
+        while grows:  # a temporary may be made of another one
+            made = {
+                name
+                for other in ast.walk(ast.Module(self.body(), []))
+                if isinstance(other, ast.Assign | ast.AugAssign) and temporary & names_in(other.value)
+                for name in written_by(other)
+            }
+            found |= made & self.gradients
+            grows = not made - self.gradients <= temporary
+            temporary |= made - self.gradients
         return frozenset(found)
 
 
@@ -132,6 +140,7 @@ def written_by(statement: ast.stmt) -> set[str]:
     else:
         return set()
     found = set()
+    targets = [each for t in targets for each in (t.elts if isinstance(t, ast.Tuple) else [t])]
     for t in targets:
         while isinstance(t, ast.Attribute | ast.Subscript):
             t = t.value
@@ -154,7 +163,7 @@ def changes(statement: ast.stmt, subject: Subject) -> Iterator[Change]:
     if isinstance(statement, ast.Expr):
         return
     for i, node in enumerate(list(ast.walk(value))):
-        for operation, new, kinds in _expressions(node, subject, exponents(value)):
+        for operation, new, kinds in _expressions(node, subject, value):
             changed = copy.deepcopy(statement)
             target = list(ast.walk(changed.value))[i]  # type: ignore[attr-defined]
             yield Change(operation, _Swap(target, new).visit(changed), frozenset(kinds))
@@ -172,6 +181,13 @@ def exponents(value: ast.AST) -> set[int]:
     """Return the nodes that lie within an exponent."""
     powers = [n for n in ast.walk(value) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
     return {id(inner) for p in powers for inner in ast.walk(p.right)}
+
+
+def of_numbers(value: ast.AST, subject: Subject) -> set[int]:
+    """Return the nodes that lie within the exponent of something without a tensor."""
+    powers = [n for n in ast.walk(value) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
+    tensors = set(subject.values) | set(subject.given)
+    return {id(inner) for p in powers if not names_in(p.left) & tensors for inner in ast.walk(p.right)}
 
 
 def _whole(s: ast.stmt, subject: Subject) -> Iterator[Change]:
@@ -223,21 +239,26 @@ def _is_zeros(value: ast.expr) -> bool:
     return "zeros" in ast.unparse(value)
 
 
+def _is_temporary(name: str, subject: Subject) -> bool:
+    """Tell whether a variable is one of the backward's own that is no gradient by name."""
+    known = subject.gradients | set(subject.values) | set(subject.drawn.trace.upstream)
+    return name in subject.given and name not in known
+
+
 def _rows(subject: Subject, name: str) -> bool:
     value = subject.given.get(name)
     return value is not None and value.dim() > 0 and value.shape[0] > 3
 
 
-def _expressions(
-    node: ast.AST, subject: Subject, exponent: set[int]
-) -> Iterator[tuple[str, ast.expr, set[str]]]:
+def _expressions(node: ast.AST, subject: Subject, value: ast.AST) -> Iterator[tuple[str, ast.expr, set[str]]]:
+    exponent = exponents(value)
     if isinstance(node, ast.BinOp) and id(node) not in exponent:
         yield from _operators(node, subject)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         kinds = {"wrong_point"} if id(node) in exponent else {"sign"}
         yield "no minus", node.operand, kinds
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        yield from _constants(node, id(node) in exponent)
+        yield from _constants(node, id(node) in exponent, id(node) in of_numbers(value, subject))
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         yield from _names(node, subject)
     if isinstance(node, ast.Attribute) and node.attr == "T":
@@ -256,8 +277,8 @@ def _operators(node: ast.BinOp, subject: Subject) -> Iterator[tuple[str, ast.exp
         )
         kinds = {"missing_branch"} if graded else {"missing_branch", "wrong_point", "sign", "scale"}
         yield "drop term", node.left, kinds
-        if isinstance(node.op, ast.Add):
-            yield "drop term", node.right, kinds
+        if isinstance(node.op, ast.Add):  # without the old value of the variable, it is `=` for `+=`
+            yield "drop term", node.right, kinds | {"overwritten"}
     if isinstance(node.op, ast.Mult | ast.Div) and tensors:
         for kept, lost in ((node.left, node.right), (node.right, node.left)):
             if isinstance(node.op, ast.Div) and kept is node.right:
@@ -266,9 +287,10 @@ def _operators(node: ast.BinOp, subject: Subject) -> Iterator[tuple[str, ast.exp
             if names & subject.gradients or names & set(subject.drawn.trace.upstream):
                 kinds = {"wrong_upstream"}
             elif names & set(subject.values) and not isinstance(lost, ast.Attribute):
-                kinds = {"wrong_point", "wrong_upstream"} | (
-                    {"missing_branch"} if "+" in ast.unparse(lost) else set()
-                )
+                a_sum = any(isinstance(n, ast.Add | ast.Sub) for n in ast.walk(lost))
+                kinds = {"wrong_point", "wrong_upstream"} | ({"missing_branch"} if a_sum else set())
+            elif any(_is_temporary(name, subject) for name in names):
+                kinds = {"scale", "wrong_point", "wrong_upstream"}
             else:
                 kinds = {"scale", "sign"}
             yield "drop factor", kept, kinds
@@ -282,11 +304,13 @@ def _operators(node: ast.BinOp, subject: Subject) -> Iterator[tuple[str, ast.exp
         yield "transpose @", transposed, {"transposed"}
 
 
-def _constants(node: ast.Constant, within_power: bool) -> Iterator[tuple[str, ast.expr, set[str]]]:
+def _constants(
+    node: ast.Constant, within_power: bool, of_number: bool
+) -> Iterator[tuple[str, ast.expr, set[str]]]:
     value = node.value
     assert isinstance(value, int | float)
-    if within_power:
-        yield "exponent", ast.Constant(value + 1), {"wrong_point"}
+    if within_power:  # of a plain number, it is a factor
+        yield "exponent", ast.Constant(value + 1), {"wrong_point"} | ({"scale"} if of_number else set())
     elif isinstance(value, float):
         yield (
             "constant",
@@ -309,7 +333,8 @@ def _names(node: ast.Name, subject: Subject) -> Iterator[tuple[str, ast.expr, se
     alike = [k for k in alike if k in subject.known and (is_gradient or k not in subject.given)]
     for name in alike[-2:]:
         if is_gradient:
-            yield "wrong upstream", ast.Name(name, ast.Load()), {"wrong_upstream"}
+            kinds = {"wrong_upstream"} | ({"wrong_point"} if _is_temporary(node.id, subject) else set())
+            yield "wrong upstream", ast.Name(name, ast.Load()), kinds
         elif name in _reachable(subject):
             yield "wrong saved", ast.Name(name, ast.Load()), {"wrong_point"}
 

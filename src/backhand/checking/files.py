@@ -2,16 +2,16 @@
 
 import ast
 import importlib.util
-import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backhand.checking.judging import check, check_resolved
+from backhand.checking.exercises import check_played
+from backhand.checking.judging import check
 from backhand.checking.report import Report
+from backhand.checking.running.notebooks import notebook_cells
 from backhand.checking.running.playing import play
-from backhand.checking.running.scripts import Cells, as_pass
+from backhand.checking.running.scripts import Cells
 from backhand.errors import CheckError
 
 
@@ -56,10 +56,10 @@ def check_file(
         functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
         if {"forward", "backward"} <= functions:
             return check(_module(path), draws=draws, seed=seed)
-        cells = [(path.name, text)]
-    else:
-        cells = notebook_cells(text, path)[:stop_after]
-    return _check_cells(cells, path, loss, time_limit, draws, seed)
+        return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
+    cells = notebook_cells(text, path)
+    kept = cells[:stop_after]
+    return _check_cells(kept, path, loss, time_limit, draws, seed, goes_on=len(kept) < len(cells))
 
 
 def _parsed(text: str, name: str) -> ast.Module:
@@ -88,38 +88,6 @@ def _module(path: Path) -> Any:
     return module
 
 
-def notebook_cells(text: str, path: Path) -> list[tuple[str, str]]:
-    """Return the code cells of a notebook, each with a label; magics and shell commands are left out."""
-    try:
-        notebook = json.loads(text)
-        found = [c for c in notebook["cells"] if c["cell_type"] == "code"]
-        sources = ["".join(c["source"]) for c in found]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckError(f"{path} is no notebook: {type(error).__name__}: {error}.") from error
-    return [(f"cell {i}", without_magics(s)) for i, s in enumerate(sources, start=1)]
-
-
-def without_magics(text: str) -> str:
-    """Return a cell with the lines that only IPython understands made comments; lines keep their numbers.
-
-    >>> print(without_magics("%matplotlib inline\\nx = 1"))
-    #%matplotlib inline
-    x = 1
-    """
-    lines = text.split("\n")
-    if lines and lines[0].startswith("%%"):
-        return "\n".join(f"#{line}" for line in lines)
-    return "\n".join(_plain(line) for line in lines)
-
-
-def _plain(line: str) -> str:
-    bare = line.lstrip()
-    if not bare.startswith(("%", "!", "?")) and not bare.rstrip().endswith("?"):
-        return line
-    indent = line[: len(line) - len(bare)]
-    return f"{indent}pass  #{bare}" if indent else f"#{bare}"
-
-
 def _check_cells(
     cells: list[tuple[str, str]],
     path: Path,
@@ -127,13 +95,15 @@ def _check_cells(
     time_limit: float | None,
     draws: int,
     seed: int,
+    *,
+    goes_on: bool,
 ) -> Report:
     lines: list[str] = []
     starts, parsed, notes = [], [], []
     for label, text in cells:
         start = len(lines) + 1
         lines += text.split("\n")
-        name = str(path) if len(cells) == 1 else f"{path}, {label}"
+        name = str(path) if path.suffix == ".py" else f"{path}, {label}"
         try:
             tree = _parsed(text, name)
         except CheckError as error:
@@ -148,6 +118,5 @@ def _check_cells(
     statements = tuple(s for _, body in parsed for s in body)
     source = Cells(statements, tuple(lines), 1, str(path), frozenset(), kept)
     played = play(source, parsed, path.resolve().parent, loss, time_limit)
-    chosen = as_pass(played)
-    report = check_resolved(chosen, path.name, draws=draws, seed=seed, stress=False)
-    return replace(report, notes=(*report.notes, *notes, *played.notes))
+    played.notes[:0] = notes
+    return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on)

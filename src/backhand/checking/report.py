@@ -50,6 +50,7 @@ class Row:
         used_by: the lines of the forward that use the tensor.
         mistake: for a culprit, what is wrong with it.
         note: one remark, or an empty string.
+        cell: in a notebook, the cell that completes the gradient; it may be judged again in a later one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Row:
     used_by: tuple[Line, ...] = ()
     mistake: Mistake | None = None
     note: str = ""
+    cell: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,11 @@ class Report:
         return tuple(row for row in self.rows if row.verdict in ("wrong", "shape"))
 
     def __getitem__(self, name: str) -> Row:
-        """Return the row of a tensor, by its name or its gradient's."""
-        for row in self.rows:
-            if name in (row.name, row.gradient):
-                return row
-        raise KeyError(name)
+        """Return the row of a tensor, by its name or its gradient's: of several, a culprit or the last."""
+        found = [row for row in self.rows if name in (row.name, row.gradient)]
+        if not found:
+            raise KeyError(name)
+        return next((row for row in found if row in self.culprits), found[-1])
 
     def raise_if_wrong(self) -> None:
         """Raise `WrongGradientError` with the table as its message, unless everything is right."""

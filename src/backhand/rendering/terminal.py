@@ -20,6 +20,9 @@ STYLES = {
     "todo": "bold magenta",
     "vacuous": "cyan",
 }
+FACTS = ("exact", "approximate", "maxdiff", "error")
+COLUMNS = ("gradient", "verdict", "shape", *FACTS)
+STATES = {"right": "bold green", "wrong": "bold red", "nothing wrong so far": "bold magenta"}
 MEANINGS = {
     "follows": "its own line is right; it is wrong because of a line above",
     "skipped": "left out; no fault",
@@ -50,36 +53,51 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
         highlight=False,
         soft_wrap=width is None,
     )
-    console.print(_headline(report))
+    console.print(Text(headline(report), style=STATES[state(report)]))
     for text in _words(report):
         console.print(text)
     console.print()
     console.print(_table(report))
-    for note in _footnotes(report):
+    for note in footnotes(report):
         console.print(Text(note, style="dim"))
     return stream.getvalue().rstrip("\n")
 
 
-def _headline(report: Report) -> Text:
+def headline(report: Report) -> str:
+    """Return what was checked, and in a few words how it is."""
     judged = [r for r in report.rows if r.verdict not in ("skipped", "todo")]
     if report.ok:
         good = sum(r.verdict == "right" for r in judged)
-        vacuous = len(judged) - good
-        more = f", {vacuous} vacuous" if vacuous else ""
-        return Text(f"{report.title}: right. {good} gradients agree with autograd{more}.", style="bold green")
+        agree = "1 gradient agrees" if good == 1 else f"{good} gradients agree"
+        more = f", {len(judged) - good} vacuous" if len(judged) > good else ""
+        return f"{report.title}: right. {agree} with autograd{more}."
     counts = [(len(report.culprits), "at fault"), (len(report.stress), "failed stress check(s)")]
     counts += [(sum(r.verdict == v for r in report.rows), v) for v in ("follows", "todo")]
     told = ", ".join(f"{n} {what}" for n, what in counts if n)
-    return Text(f"{report.title}: wrong. {told or 'the backward raised'}.", style="bold red")
+    return f"{report.title}: {state(report)}. {told or 'the backward raised'}."
+
+
+def state(report: Report) -> str:
+    """Return one of `STATES`: what is only missing is not wrong."""
+    if report.ok:
+        return "right"
+    faulty = report.culprits or report.stress or report.raised is not None
+    return "wrong" if faulty else "nothing wrong so far"
 
 
 def _words(report: Report) -> list[Text]:
     texts = []
     if report.raised is not None:
-        where = f", line {report.raised.line.number}: {report.raised.line.text}" if report.raised.line else ""
+        line = report.raised.line
+        cell = f" of {line.file}" if line is not None and any(row.cell for row in report.rows) else ""
+        where = f", line {line.number}{cell}: {line.text}" if line else ""
         texts.append(Text(f"\nThe backward raised {report.raised.error}{where}", style="red"))
-    for row in report.culprits:
-        texts.append(_culprit(row))
+    texts += [_culprit(row) for row in report.culprits]
+    texts += [
+        Text.assemble("\n", (row.gradient, "bold magenta"), f"  {row.note}")
+        for row in report.rows
+        if row.verdict == "todo" and row.note
+    ]
     for mistake in (*report.stress, *report.warnings):
         texts.append(Text.assemble("\n", (mistake.kind, "bold red"), f": {mistake.message}"))
         if mistake.hint:
@@ -93,7 +111,8 @@ def _culprit(row: Row) -> Text:
         text.append(f"  {row.mistake.kind}", style="bold yellow")
         text.append(f"\n  {row.mistake.message}")
     for line in row.lines:
-        text.append(f"\n  {line.number:>4} | ", style="dim")
+        where = f"{line.file}, line {line.number}" if row.cell else f"{line.number:>4}"
+        text.append(f"\n  {where} | ", style="dim")
         text.append(line.text)
     if row.mistake is not None and row.mistake.hint:
         text.append(f"\n  {row.mistake.hint}")
@@ -104,29 +123,26 @@ def _culprit(row: Row) -> Text:
 
 def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("gradient", "verdict", "shape"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("exact", "approximate", "maxdiff", "error"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.rows:
-        faded = row.verdict in ("follows", "skipped")
+    cells = [row.cell for row in report.rows]
+    for heading in (*(["cell"] if any(cells) else []), *COLUMNS):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in FACTS else "left")
+    for i, row in enumerate(report.rows):
+        begins = i == 0 or row.cell != cells[i - 1]
         table.add_row(
+            *([(row.cell.removeprefix("cell ") or "-") if begins else ""] if any(cells) else []),
             row.gradient,
             Text(row.verdict, style=STYLES[row.verdict]),
-            _shape(row),
-            _flag(row.exact),
-            _flag(row.approximate),
-            "" if row.maxdiff is None else f"{row.maxdiff:.3g}",
-            _times(row.multiple),
-            style="dim" if faded else "",
+            *facts(row),
+            style="dim" if row.verdict in ("follows", "skipped") else "",
         )
     return table
 
 
-def _shape(row: Row) -> str:
-    if row.got is not None and row.got != row.shape:
-        return f"{row.got}, not {row.shape}"
-    return str(row.shape)
+def facts(row: Row) -> tuple[str, ...]:
+    """Return what the columns of the table after the verdict show."""
+    shape = f"{row.got}, not {row.shape}" if row.got not in (None, row.shape) else str(row.shape)
+    difference = "" if row.maxdiff is None else f"{row.maxdiff:.3g}"
+    return shape, _flag(row.exact), _flag(row.approximate), difference, _times(row.multiple)
 
 
 def _flag(value: bool | None) -> str:
@@ -139,14 +155,16 @@ def _times(multiple: float | None) -> str:
     return f"{multiple:.1f}x" if multiple < 1000 else f"{multiple:.0e}x"
 
 
-def _footnotes(report: Report) -> list[str]:
+def footnotes(report: Report) -> list[str]:
+    """Return what the words and numbers of a report mean, and how it was made."""
     verdicts = {row.verdict for row in report.rows}
     notes = [f"{verdict}: {meaning}" for verdict, meaning in MEANINGS.items() if verdict in verdicts]
     if any(row.multiple is not None for row in report.rows):
         notes.append("error: as a multiple of autograd's own, both against float64")
     if report.unmatched:
         notes.append(f"not judged, for there is no such tensor: {', '.join(report.unmatched)}")
-    notes += [f"{row.gradient}: {row.note}" for row in report.rows if row.note and row.verdict != "vacuous"]
+    noted = [row for row in report.rows if row.note and row.verdict not in ("vacuous", "todo")]
+    notes += [f"{row.gradient}: {row.note}" for row in noted]
     draws = f"{report.draws} draw{'s' if report.draws != 1 else ''}"
     notes.append(f"Judged in {report.precision} on {draws}; `exact: False` on a right row is rounding.")
     return [*notes, *report.notes]

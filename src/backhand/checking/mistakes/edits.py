@@ -1,22 +1,19 @@
 """The small edits of a statement that a slip of the pen may have undone, one in force at a time."""
 
 import ast
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 
 from backhand.checking.mistakes.places import Edit, Place, Rule, Scope, places_of
-from backhand.checking.mistakes.slips import RULES, drop_term
-from backhand.checking.running.executing import Namespace
+from backhand.checking.mistakes.slips import RULES, drop_term, put_upstream
 from backhand.checking.running.source import writes_surely
 
 
-def edits_of(
-    statement: ast.stmt, namespace: Namespace, gradients: Mapping[str, str], local_names: frozenset[str]
-) -> Generator[Edit, None, None]:
+def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule] = RULES) -> Generator[Edit, None, None]:
     """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
-    scope = Scope(namespace, gradients, local_names)
     yield from _statement_edits(statement)
     places = list(places_of(statement))
-    for rule in RULES:
+    for rule in rules:
         for place in places:
             yield from _tried(rule, place, scope)
 
@@ -30,13 +27,19 @@ def _tried(rule: Rule, place: Place, scope: Scope) -> Iterator[Edit]:
             place.put(place.node)
 
 
-def only_terms(
-    statement: ast.stmt, namespace: Namespace, gradients: Mapping[str, str], local_names: frozenset[str]
-) -> Generator[Edit, None, None]:
+def only_terms(statement: ast.stmt, scope: Scope) -> Generator[Edit, None, None]:
     """Yield only the edits that drop a term."""
-    scope = Scope(namespace, gradients, local_names)
     for place in places_of(statement):
         yield from _tried(drop_term, place, scope)
+
+
+def other_upstreams(
+    statement: ast.stmt, scope: Scope, upstreams: Sequence[str]
+) -> Generator[Edit, None, None]:
+    """Yield only the edits that put one of these gradients in a name's place, or make it a factor."""
+    for place in places_of(statement):
+        for upstream in upstreams:
+            yield from _tried(partial(put_upstream, upstream=upstream), place, scope)
 
 
 def _statement_edits(statement: ast.stmt) -> Iterator[Edit]:

@@ -1,12 +1,13 @@
 """A mistake that was found: its kind and its facts, before it is put into words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.running.flattening import flatten
 from backhand.checking.verdicts.comparing import close
 
 
@@ -29,6 +30,13 @@ def same(user: Tensor, predicted: Tensor | None, scene: Scene) -> bool:
         return False
     size = float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
     return close(user, predicted, max(10 * size, scene.summands))
+
+
+def named_values(scene: Scene) -> Iterator[tuple[str, Tensor]]:
+    """Yield the forward's floating-point tensors by name."""
+    for name, value in flatten(scene.trace.values).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield name, value.detach()
 
 
 def listed(names: list[str]) -> str:

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
-from backhand.checking.mistakes.finding import Finding, listed, same
+from backhand.checking.mistakes.finding import Finding, listed, named_values, same
 
 
 def all_zero(scene: Scene) -> Finding | None:
@@ -58,6 +59,56 @@ def paths(scene: Scene) -> Finding | None:
                 nearest = float(round(factor)) if abs(factor - round(factor)) < 1e-7 else factor
                 if same(scene.value, scene.expected + (nearest - 1) * part, scene):
                     return _named(scene, [c], nearest, f"one of the paths through {c}")
+    return None
+
+
+def branches_above(scene: Scene) -> Finding | None:
+    """Find a branch cut, doubled or negated in the gradient of a consumer that the user gives no name.
+
+    Such a gradient is made within the statements; that of an output begins with what arrives from above.
+    """
+    if scene.value.shape != scene.expected.shape:
+        return None
+    for consumer in (c for c in scene.consumers if c not in scene.given):
+        upper = replace(scene, name=consumer, _contributions={})
+        parts, arrived = dict(upper.contributions(upper.consumers)), scene.handed[consumer]
+        if consumer in scene.trace.outputs:
+            parts[scene.d(consumer)] = arrived - sum(parts.values(), torch.zeros_like(arrived))
+        if len(parts) < 2:
+            continue
+        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+        for branch, part in parts.items():
+            for coefficient in (0.0, 2.0, -1.0):
+                predicted = rest + scene.through(consumer, arrived + (coefficient - 1) * part)
+                if bool(part.any()) and same(scene.value, predicted, scene):
+                    told = f"in what arrives at {consumer}, the branch through {branch}"
+                    return _named(scene, [branch], coefficient, told)
+    return None
+
+
+def coupling(scene: Scene) -> Finding | None:
+    """Find a missing term that couples the elements along an axis, as a softmax and a norm have one.
+
+    Their Jacobians are a diagonal and a product of two vectors: with g for the part that is there, what is
+    missing is a constant times `v * (w * g).sum(axis, keepdim=True)`, for tensors v and w of the forward.
+    """
+    user, expected = scene.value, scene.expected
+    if user.shape != expected.shape or user.numel() < 4:
+        return None
+    missing = expected - user
+    vectors = [("", torch.ones_like(user))]
+    vectors += [(n, v) for n, v in named_values(scene) if v.shape == user.shape]
+    for axis in range(user.dim()):
+        for inner, w in vectors:
+            summed = (w * user).sum(axis, keepdim=True)
+            for outer, v in vectors:
+                term = v * summed
+                factor = constant_ratio(missing, term)
+                if factor and same(missing, factor * term, scene):
+                    text = f"{outer} * " * bool(outer) + f"({inner} * ...)" * bool(inner)
+                    text = f"{text or '(...)'}.sum({axis}, keepdim=True)"
+                    words = f"the term that couples the elements along axis {axis} is missing: `{text}`"
+                    return Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
     return None
 
 

@@ -1,16 +1,43 @@
 """Name a culprit's mistake: try the explanations, simplest first, keep one that reproduces the gradient."""
 
-import ast
 from collections.abc import Sequence
 from dataclasses import replace as with_changes
 
 import torch
 
 from backhand.checking.mistakes.contributions import Scene
-from backhand.checking.mistakes.editing import Bench, by_edit, slice_of
+from backhand.checking.mistakes.editing import (
+    by_accumulating,
+    by_dropped_term,
+    by_edit,
+    by_other_upstream,
+)
+from backhand.checking.mistakes.evidence import (
+    first_not_finite,
+    is_plausible,
+    overwrites,
+    scene_of,
+    search_for,
+    unread,
+    unread_upstream,
+)
 from backhand.checking.mistakes.finding import Finder, Finding
-from backhand.checking.mistakes.fitting import all_zero, branches, paths, whole_factor
-from backhand.checking.mistakes.shaping import overreduced, partial, right_values, transposed, unreduced
+from backhand.checking.mistakes.fitting import (
+    all_zero,
+    branches,
+    branches_above,
+    coupling,
+    paths,
+    whole_factor,
+)
+from backhand.checking.mistakes.shaping import (
+    overreduced,
+    partial,
+    rearranged,
+    right_values,
+    transposed,
+    unreduced,
+)
 from backhand.checking.mistakes.substituting import (
     another_gradient,
     another_point,
@@ -22,7 +49,7 @@ from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import begins_anew, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.source import writes_surely
 from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.variables import Variables, extended
@@ -33,6 +60,7 @@ OF_VALUES: tuple[Finder, ...] = (
     all_zero,
     whole_factor,
     branches,
+    branches_above,
     transposed,
     overwritten,
     another_upstream,
@@ -42,6 +70,7 @@ OF_VALUES: tuple[Finder, ...] = (
     another_gradient,
     paths,
 )
+AT_LAST: tuple[Finder, ...] = (coupling, partial, rearranged)
 
 CHEAP: tuple[Finder, ...] = (whole_factor, branches, transposed, another_gradient)
 
@@ -61,29 +90,50 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     if culprit.value is None:
         return _without_value(chosen, name, judged)
     if not bool(torch.isfinite(culprit.value).all()) and bool(torch.isfinite(culprit.expected).all()):
-        return Finding("nonfinite", {"origin": _origin(first, name)}, "NaN or infinity")
+        return Finding("nonfinite", {"origin": first_not_finite(first, name)}, "NaN or infinity")
     if name not in first.draw.trace.tensors:
         return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
-    raising = _raising(chosen, name, judged)
-    if raising is not None:
-        return raising
+    found = _raising(chosen, name, judged) or _swapped(first, name) or _by_source(chosen, name, judged)
+    return found or _by_values(chosen, name, judged)
+
+
+def _by_source(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+    """Explain by what the statements say plainly: an `=` for a `+=`, an upstream gradient not read."""
+    search = search_for(chosen, name, judged)
+    if search is None:
+        return None
+    upstreams = [path for path, _ in unread(chosen, judged[0], name) if path.isidentifier()]
+    return by_accumulating(search) or (by_other_upstream(search, upstreams) if upstreams else None)
+
+
+def _by_values(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
+    first = judged[0]
     scenes = [scene_of(j, name) for j in judged[:2] if j.culprits[name].value is not None]
-    found = _swapped(first, name) or _edited(chosen, name, judged, only="overwritten") or _explain(scenes)
+    found = _explain(scenes)
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
         words = f"{found.words}, for it is assigned twice and `=` drops what was there"
         return Finding("overwritten", found.detail, words)
-    twice = found is not None and found.kind == "repeated_branch" and first.repair is not None
-    if found is not None and twice and _edited(chosen, name, judged, only="repeated") is None:
-        words = found.words.replace("is added twice", "times 2")  # no term is there twice
-        return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
+    if found is not None and found.kind == "repeated_branch" and first.repair is not None:
+        search = search_for(chosen, name, judged)
+        if search is None or by_dropped_term(search) is None:  # no term is there twice
+            words = found.words.replace("is added twice", "times 2")
+            return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
+    if found is not None and is_plausible(chosen, first, name, found):
+        return found
     return (
-        found
+        _edited(chosen, name, judged)
+        or found
         or by_alias(first, name)
-        or _edited(chosen, name, judged)
-        or unread_upstream(chosen, first, scenes[0])
-        or partial(scenes[0])
+        or _first(AT_LAST[:1], scenes)
+        or unread_upstream(chosen, first, name)
+        or _first(AT_LAST[1:], scenes)
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
+
+
+def _edited(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+    search = search_for(chosen, name, judged)
+    return by_edit(search) if search is not None else None
 
 
 def _raising(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
@@ -94,7 +144,8 @@ def _raising(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | 
     path = Variables(source, extended(first.draw, source)).path.get(name, "")
     for statement, error in first.repair.errors:
         if root(path) in writes_surely(statement):
-            found = _edited(chosen, name, judged, also=[statement])
+            search = search_for(chosen, name, judged, [statement])
+            found = by_edit(search) if search is not None else None
             if found is not None:
                 text = str(error).strip().split("\n", 1)[0]
                 found.words += f" (the line raises {type(error).__name__}: {text})"
@@ -112,23 +163,6 @@ def _swapped(judgement: Judgement, name: str) -> Finding | None:
             gradient = judgement.draw.matched.get(other, f"d{other}")
             return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value")
     return None
-
-
-def scene_of(judgement: Judgement, name: str) -> Scene:
-    """Return the surroundings of a culprit."""
-    culprit, draw = judgement.culprits[name], judgement.draw
-    assert culprit.value is not None
-    value = culprit.value if culprit.value.is_floating_point() else culprit.value.to(culprit.expected.dtype)
-    return Scene(
-        trace=draw.trace,
-        name=name,
-        value=value,
-        expected=culprit.expected,
-        handed=culprit.handed,
-        given=frozenset(draw.user),
-        gradient_names=draw.matched,
-        summands=culprit.summands,
-    )
 
 
 def _explain(scenes: Sequence[Scene]) -> Finding | None:
@@ -185,34 +219,6 @@ def by_alias(judgement: Judgement, name: str) -> Finding | None:
     return None
 
 
-def _edited(
-    chosen: Pass,
-    name: str,
-    judged: Sequence[Judgement],
-    *,
-    only: str = "",
-    also: Sequence[ast.stmt] = (),
-) -> Finding | None:
-    source = chosen.backward_source
-    benches, statements = [], []
-    matched: dict[str, str] = {}
-    for judgement in judged[:2]:
-        if judgement.repair is None or name not in judgement.repair.observed or source is None:
-            return None
-        seen = judgement.repair.observed[name]
-        matched = extended(judgement.draw, source)
-        statements = [*seen.statements, *also]
-        if seen.namespace:
-            benches.append(Bench(seen.namespace, judgement.culprits[name].expected))
-    assert source is not None
-    paths_ = Variables(source, matched).path
-    if name not in paths_ or not benches:
-        return None
-    gradients = {path: tensor for tensor, path in paths_.items()}
-    gradients |= {f"d{output}": output for output in judged[0].draw.trace.outputs}
-    return by_edit(source, paths_[name], statements, gradients, benches, only=only)
-
-
 def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     """Explain a gradient that its line did not make: the line raised, or gave None."""
     first = judged[0]
@@ -220,71 +226,11 @@ def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Find
     if seen is None or seen.error is None:
         return Finding("zero", {}, "None")
     text = str(seen.error).strip().split("\n", 1)[0]
-    found = _edited(chosen, name, judged)
+    found = _edited(chosen, name, judged) or unread_upstream(chosen, first, name)
     raised = f"the line raises {type(seen.error).__name__}: {text}"
-    if found is None and name in first.draw.trace.tensors:
-        found = unread_upstream(chosen, first, _empty_scene(first, name))
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({raised})")
     return Finding("unexplained", {"ruled_out": []}, raised)
-
-
-def _empty_scene(judgement: Judgement, name: str) -> Scene:
-    culprit, draw = judgement.culprits[name], judgement.draw
-    given = frozenset(draw.matched) | set(judgement.repair.observed if judgement.repair else ())
-    return Scene(draw.trace, name, culprit.expected, culprit.expected, culprit.handed, given, draw.matched)
-
-
-def unread_upstream(chosen: Pass, judgement: Judgement, scene: Scene) -> Finding | None:
-    """Find an upstream gradient that the statements of this gradient never read."""
-    source = chosen.backward_source
-    seen = judgement.repair.observed.get(scene.name) if judgement.repair is not None else None
-    if source is None or seen is None:
-        return None
-    paths_ = Variables(source, extended(judgement.draw, source)).path
-    if scene.name not in paths_:
-        return None
-    known = {root(path): tensor for tensor, path in paths_.items()}
-    read: set[str] = set()
-    for statement in slice_of(source, paths_[scene.name], seen.statements, known):
-        read |= reads(statement)
-    for consumer in scene.frontier:
-        path = paths_.get(consumer, scene.d(consumer))
-        if root(path) not in read:
-            words = f"{path}, the gradient that comes from {consumer}, is not used"
-            return Finding("wrong_upstream", {"used": None, "expected": path}, words)
-    return None
-
-
-def _origin(judgement: Judgement, name: str) -> str:
-    """Return the first tensor in which something is not finite: of the forward, or of the backward."""
-    for tensor, value in judgement.draw.trace.tensors.items():
-        if not bool(torch.isfinite(value).all()):
-            return tensor
-    seen = judgement.repair.observed if judgement.repair is not None else {}
-    for tensor, observed in seen.items():
-        if observed.value is not None and not bool(torch.isfinite(observed.value).all()):
-            return judgement.draw.matched.get(tensor, f"d{tensor}")
-    return judgement.draw.matched.get(name, f"d{name}")
-
-
-def overwrites(chosen: Pass, judgement: Judgement, name: str) -> bool:
-    """Tell whether the source assigns a gradient afresh after it had a value, so that the value is lost."""
-    source = chosen.backward_source
-    if source is None or name not in judgement.draw.matched:
-        return False
-    path = Variables(source, judgement.draw.matched).path.get(name, "")
-    return _is_assigned_twice(source.statements, path) if path.isidentifier() else False
-
-
-def _is_assigned_twice(statements: Sequence[ast.stmt], variable: str) -> bool:
-    count = 0
-    for top in statements:
-        looped = isinstance(top, ast.For | ast.While)
-        for s in simple_statements((top,)):
-            if begins_anew(s, variable) and variable in writes(s):
-                count += 2 if looped else 1
-    return count > 1
 
 
 def _ruled_out() -> list[str]:

@@ -1,7 +1,7 @@
 """The places in a statement where an edit can be tried, and what the variables there hold."""
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,12 +39,28 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """A tensor that autograd knows and a statement may lack, in a variable of its own.
+
+    Attributes:
+        variable: what it is called on the benches.
+        words: what it is.
+        branch: the consumer through which it arrives, if it is a term; otherwise it is a factor.
+    """
+
+    variable: str
+    words: str
+    branch: str | None = None
+
+
+@dataclass(frozen=True)
 class Scope:
     """What the variables of the statement hold."""
 
     namespace: Namespace
     gradients: Mapping[str, str]
     local_names: frozenset[str]
+    derived: Sequence[Derived] = ()
 
     def tensors(self) -> list[str]:
         """The local variables that hold floating-point tensors."""
@@ -55,6 +71,7 @@ class Scope:
         return name in self.gradients or (name.startswith("d") and name[1:] in self.namespace)
 
 
+VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript  # expressions that may be a tensor
 Proposal = tuple[ast.expr, Edit]
 
 

@@ -10,7 +10,7 @@ from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.finding import Finding, same
 from backhand.checking.mistakes.fitting import constant_ratio
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.verdicts.comparing import coarser, right_but_for_shape
+from backhand.checking.verdicts.comparing import close, coarser, right_but_for_shape
 
 
 def right_values(scene: Scene) -> Finding | None:
@@ -97,6 +97,22 @@ def _axes(dim: int) -> Iterator[tuple[int, ...]]:
 
 def _named(axes: tuple[int, ...]) -> str:
     return f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
+
+
+def rearranged(scene: Scene) -> Finding | None:
+    """Find the right values in other places: a view or a permutation that is missing, or one too many."""
+    user, expected = scene.value, scene.expected
+    if user.numel() != expected.numel() or user.numel() < 2:
+        return None
+    size = scene.summands + 10 * float(expected.abs().max())
+    mine, right = user.flatten().sort().values, expected.flatten().sort().values
+    if not close(mine, right.to(mine.dtype), size):
+        return None
+    if user.shape == expected.shape:
+        return Finding("transposed", {"order": None}, "the right values in other places")
+    detail = {"expected": tuple(expected.shape), "got": tuple(user.shape)}
+    words = f"the right values in other places, in shape {detail['got']}, not {detail['expected']}"
+    return Finding("shape", detail, words)
 
 
 def partial(scene: Scene) -> Finding | None:

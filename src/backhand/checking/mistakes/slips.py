@@ -1,9 +1,10 @@
 """Slips of the pen, each as the rule that takes it back: a sign, an axis, a name, a factor."""
 
 import ast
+import itertools
 from collections.abc import Iterator
 
-from backhand.checking.mistakes.places import Edit, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.places import VALUES, Edit, Place, Proposal, Rule, Scope, holds_tensor
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -58,6 +59,9 @@ def _transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield node.func.value, edit
     elif isinstance(node, ast.Name) and holds_tensor(scope.namespace.get(node.id)):
         yield ast.Attribute(node, "mT", ast.Load()), edit
+        for axes in itertools.combinations(range(min(4, scope.namespace[node.id].dim())), 2):
+            called = ast.Attribute(node, "transpose", ast.Load())
+            yield ast.Call(called, [ast.Constant(a) for a in axes], []), edit
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         yield ast.BinOp(node.right, ast.MatMult(), node.left), edit
         yield ast.Attribute(node, "mT", ast.Load()), edit
@@ -133,7 +137,7 @@ def _factor_edit(lost: ast.expr, scope: Scope, words: str) -> Edit:
 
 
 def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
-    if not isinstance(place.node, ast.Name | ast.BinOp | ast.Call) or place.exponent:
+    if not isinstance(place.node, VALUES) or place.exponent or place.index_:
         return
     if isinstance(place.node, ast.Name) and not holds_tensor(scope.namespace.get(place.node.id)):
         return
@@ -147,6 +151,43 @@ def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
         edit = Edit(kind, f"the factor {name} is missing", detail)
         for op in (ast.Mult(), ast.Div()):
             yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
+
+
+def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
+    """Yield a gradient in the place of another tensor, or as a factor more."""
+    node = place.node
+    if place.exponent or place.index_ or not isinstance(node, VALUES):
+        return
+    own = ast.Name(upstream, ast.Load())
+    if isinstance(node, ast.Name) and holds_tensor(scope.namespace.get(node.id)) and node.id != upstream:
+        words = f"{node.id} is used where {upstream} belongs"
+        yield own, Edit("wrong_upstream", words, {"used": node.id, "expected": upstream})
+    words = f"{upstream}, the upstream gradient, is not used"
+    edit = Edit("wrong_upstream", words, {"used": None, "expected": upstream})
+    for factor in (own, ast.UnaryOp(ast.USub(), own)):
+        yield ast.BinOp(node, ast.Mult(), factor), edit
+
+
+def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what autograd knows of this step: a local derivative as a factor, or a branch as a term."""
+    node = place.node
+    if place.exponent or place.index_ or not isinstance(node, VALUES):
+        return
+    if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
+        return
+    text = ast.unparse(node)
+    for derived in scope.derived:
+        own = ast.Name(derived.variable, ast.Load())
+        if derived.branch is not None:
+            words, detail = f"the branch through {derived.branch} is missing", {"branches": [derived.branch]}
+            yield ast.BinOp(node, ast.Add(), own), Edit("missing_branch", words, detail)
+            continue
+        detail = {"used": None, "expected": derived.words}
+        missing = Edit("wrong_point", f"{derived.words} is missing as a factor of `{text}`", detail)
+        for factor in (own, ast.UnaryOp(ast.USub(), own)):
+            yield ast.BinOp(node, ast.Mult(), factor), missing
+        words = f"`{text}` stands where {derived.words} belongs"
+        yield own, Edit("wrong_point", words, {"used": text, "expected": derived.words})
 
 
 def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -200,6 +241,7 @@ RULES: tuple[Rule, ...] = (
     _factors,
     drop_term,
     _missing_factors,
+    _derivatives,
     _sums,
     _missing_terms,
 )

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Saved, Scene
-from backhand.checking.mistakes.finding import Finding, same
-from backhand.checking.running.flattening import flatten
+from backhand.checking.mistakes.finding import Finding, named_values, same
 
 
 def another_upstream(scene: Scene) -> Finding | None:
@@ -41,13 +40,6 @@ def _upstreams(scene: Scene, consumer: str) -> Iterator[tuple[str | None, Tensor
     for name, value in named_values(scene):
         if fits(value, right) and value.shape == right.shape:
             yield name, value
-
-
-def named_values(scene: Scene) -> Iterator[tuple[str, Tensor]]:
-    """Yield the forward's floating-point tensors by name."""
-    for name, value in flatten(scene.trace.values).items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            yield name, value.detach()
 
 
 def fits(tensor: Tensor, like: Tensor) -> bool:

@@ -75,6 +75,8 @@ def as_gradient(value: object) -> Tensor | None:
     if isinstance(value, Tensor):
         if value.is_complex():  # the power of a negative number, say: as torch itself would tell it, NaN
             return value.detach().real.where(value.detach().imag == 0, float("nan"))
+        if value.dtype == torch.bool:  # a mask that its upstream gradient was never multiplied with
+            return value.detach().to(torch.get_default_dtype())
         return value.detach() if value.requires_grad else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)

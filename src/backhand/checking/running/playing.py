@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -16,17 +17,28 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.executing import Namespace
-from backhand.checking.running.scripts import Played
-from backhand.checking.running.source import Source
+from backhand.checking.running.scripts import Cells, Played
 from backhand.errors import CheckError
 
 
-class _OutOfTimeError(Exception):
-    """A cell took too long."""
+class _OutOfTimeError(BaseException):
+    """A cell took too long; not an `Exception`, which the user's code may catch."""
+
+
+class _Absent:
+    """Stands for IPython's shell and display: whatever is asked of it, nothing happens."""
+
+    def __getattr__(self, name: str) -> "_Absent":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "_Absent":
+        return self
 
 
 def play(
-    source: Source,
+    source: Cells,
     cells: Sequence[tuple[str, Sequence[ast.stmt]]],
     folder: Path,
     loss: str,
@@ -37,10 +49,11 @@ def play(
     A cell that raises ends; the ones after it still run. A cell that is over the time limit is left.
 
     Raises:
-        CheckError: a cell raised before there was any loss.
+        CheckError: a cell raised, and there was no loss.
     """
-    played = Played(source, loss)
+    played, raised = Played(source, loss), []
     namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
+    namespace |= {"get_ipython": _Absent(), "display": _Absent()}  # a notebook has them, and what it exports
     if source.file:
         namespace["__file__"] = source.file
     with _quietly(folder):
@@ -53,9 +66,10 @@ def play(
             except (Exception, SystemExit) as error:  # the user's code may raise anything
                 text = str(error).strip().split("\n", 1)[0]
                 told = f"{label} raised {type(error).__name__}: {text}"
-                if played.loss_statement is None:
-                    raise CheckError(f"{told}, before there was a {loss!r} to check.") from error
-                played.notes.append(told)
+                raised.append(told)
+    if raised and not played.losses:
+        raise CheckError(f"{raised[0]}, and no statement that ran assigns {loss!r}.")
+    played.notes += raised
     played.final = {k: v for k, v in namespace.items() if not k.startswith("__")}
     return played
 
@@ -64,8 +78,6 @@ def _run_cell(played: Played, statements: Sequence[ast.stmt], namespace: Namespa
     for i, statement in enumerate(statements):
         try:
             exec(compile(ast.Module([statement], []), file, "exec"), namespace)
-        except _OutOfTimeError:
-            raise
         except (Exception, SystemExit):  # the user's code may raise anything
             played.ran.extend(statements[i:])  # to be judged all the same
             raise
@@ -90,7 +102,12 @@ def _quietly(folder: Path) -> Iterator[None]:
     sys.dont_write_bytecode = True
     Tensor.backward = keeping  # type: ignore[method-assign]
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),
+            _figures_closed(),
+        ):
             yield
     finally:
         Tensor.backward = backward  # type: ignore[method-assign]
@@ -101,6 +118,22 @@ def _quietly(folder: Path) -> Iterator[None]:
             os.environ["MPLBACKEND"] = backend
         os.chdir(where)
         torch.default_generator.set_state(generator)
+
+
+@contextlib.contextmanager
+def _figures_closed() -> Iterator[None]:
+    """Close the figures that are opened within a block."""
+
+    def numbers() -> set[int]:
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        return set(pyplot.get_fignums()) if pyplot else set()
+
+    before = numbers()
+    try:
+        yield
+    finally:
+        for number in numbers() - before:
+            sys.modules["matplotlib.pyplot"].close(number)
 
 
 @contextlib.contextmanager

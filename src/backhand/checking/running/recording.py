@@ -6,15 +6,15 @@ matter whether the user's own graph is still alive.
 
 import ast
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.files import without_magics
-from backhand.checking.judging import check_resolved
-from backhand.checking.report import Report
-from backhand.checking.running.scripts import Cells, Played, as_pass
-from backhand.checking.running.source import begins_anew, writes, writes_surely
+from backhand.checking.running.notebooks import as_python
+from backhand.checking.running.scripts import Cells, Played
+from backhand.checking.running.slicing import is_definition, trains
+from backhand.checking.running.source import begins_anew, reads, writes_surely
 
 
 class Recording:
@@ -26,10 +26,7 @@ class Recording:
 
     def __init__(self, loss: str = "loss"):
         self.loss = loss
-        self._lines: list[str] = []
-        self._starts: list[tuple[int, str]] = []
-        self._ran: list[ast.stmt] = []
-        self._played: Played | None = None
+        self._played = Played(Cells((), ()), loss)
 
     def add(self, label: str, text: str, namespace: Mapping[str, Any]) -> tuple[str, ...]:
         """Take note of a cell that has run, and return the gradients that it assigned.
@@ -40,58 +37,45 @@ class Recording:
             namespace: the variables after it.
         """
         try:
-            tree = ast.parse(without_magics(text))
+            tree = ast.parse(as_python(text))
         except SyntaxError:
             return ()
-        ast.increment_lineno(tree, len(self._lines))
-        self._starts.append((len(self._lines) + 1, label))
-        self._lines += text.split("\n")
+        source = self._played.source
+        ast.increment_lineno(tree, len(source.lines))
+        starts = (*source.starts, (len(source.lines) + 1, label))
+        self._played.source = replace(source, lines=(*source.lines, *text.split("\n")), starts=starts)
         found: dict[str, None] = {}
         for statement in tree.body:
-            if isinstance(statement, ast.For | ast.While) and self.loss in writes(statement):
-                continue  # training
-            if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-                continue
-            for name in sorted(writes_surely(statement)):
-                judged = isinstance(namespace.get(name[1:]), Tensor) and namespace.get(name) is not Ellipsis
-                if name.startswith("d") and judged:
-                    found[name] = None
-            self._note(statement, namespace)
+            if not trains(statement, self.loss) and not is_definition(statement):
+                for name in sorted(writes_surely(statement)):
+                    judged = isinstance(namespace.get(name[1:]), Tensor)
+                    if name.startswith("d") and judged and namespace.get(name) is not Ellipsis:
+                        found[name] = None
+        self._note(tree.body, namespace)
         return tuple(found)
 
-    def _note(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> None:
-        """Keep a statement; one that assigns a gradient anew makes those before it void."""
-        for name in writes_surely(statement):
-            if name.startswith("d") and begins_anew(statement, name):
-                self._ran = [s for s in self._ran if writes_surely(s) != {name}]
-        self._ran.append(statement)
-        value = namespace.get(self.loss)
-        if self.loss in writes_surely(statement) and isinstance(value, Tensor) and value.numel() == 1:
-            played = Played(self._source(), self.loss)
-            played.ran = [statement]
-            played.saw(statement, dict(namespace))
-            self._played = played if played.loss_statement is not None else None
-
-    def _source(self) -> Cells:
-        statements = tuple(self._ran)
-        return Cells(statements, tuple(self._lines), 1, None, frozenset(), tuple(self._starts))
+    def _note(self, statements: list[ast.stmt], namespace: Mapping[str, Any]) -> None:
+        """Keep a cell's statements; those that begin a gradient anew take the place of its old ones."""
+        ran = self._played.ran
+        anew = {n for s in statements for n in writes_surely(s) if n.startswith("d") and begins_anew(s, n)}
+        void = [s for s in ran if len(writes_surely(s)) == 1 and writes_surely(s) <= anew]
+        needed = {self.loss} | {n for s in statements for n in reads(s)} - anew
+        place = max((i + 1 for i, s in enumerate(ran) if writes_surely(s) & needed), default=0)
+        place = max(place, ran.index(void[0])) if void else len(ran)
+        self._played.ran = [s for s in ran[:place] if s not in void]
+        for statement in statements:
+            self._played.saw(statement, namespace)
+        self._played.ran += [s for s in ran[place:] if s not in void]
 
     def knows_the_loss(self) -> bool:
         """Tell whether a cell that assigned the loss has been recorded."""
-        return self._played is not None
+        return bool(self._played.losses)
 
-    def report(self, namespace: Mapping[str, Any], *, draws: int = 1) -> Report:
-        """Check the session as it stands.
+    def as_played(self, namespace: Mapping[str, Any]) -> Played:
+        """Return the session as it stands: the gradients of its last loss.
 
         Args:
             namespace: the variables now.
-            draws: how many sets of inputs to try: one is instant.
-
-        Raises:
-            CheckError: there is no loss, or no gradient of anything that it depends on.
         """
-        played = Played(self._source(), self.loss, list(self._ran))
-        if self._played is not None:
-            played.at_loss, played.loss_statement = self._played.at_loss, self._played.loss_statement
-        played.final = {k: v for k, v in namespace.items() if not k.startswith("_")}
-        return check_resolved(as_pass(played), "this session", draws=draws, seed=0, stress=False)
+        final = {k: v for k, v in namespace.items() if not k.startswith("_")}
+        return replace(self._played, losses=self._played.losses[-1:], final=final)

@@ -1,4 +1,4 @@
-"""A script or a notebook as a pass: which statements are its forward, which its backward, what its inputs.
+"""A script or a notebook as passes: which statements are its forward, which its backward, what its inputs.
 
 The statements are run once, as they stand. Then those on which the loss depends, and those that make
 gradients after it, are cut out and become the two functions of a pass, which can be run again: in float64, on
@@ -16,6 +16,7 @@ from torch import Tensor
 from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import convert
 from backhand.checking.running.protocol import Pass
+from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
 from backhand.checking.running.source import Line, Source, reads, simple_statements, writes, writes_surely
 from backhand.errors import CheckError
 
@@ -35,6 +36,18 @@ class Cells(Source):
         start, label = before[-1]
         return Line(number - start + 1, plain.text, label)
 
+    def cell(self, statement: ast.stmt) -> str:
+        """Return the label of the cell in which a statement stands; empty in a plain script."""
+        return (self.line(statement.lineno).file or "") if self.starts else ""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A statement that assigned the loss, with the variables after it."""
+
+    statement: ast.stmt
+    values: Namespace
+
 
 @dataclass
 class Played:
@@ -42,36 +55,38 @@ class Played:
 
     Attributes:
         source: all of them.
+        loss: the name of the scalar in which a forward ends.
         ran: the statements that ran, in order.
-        at_loss: the variables when `loss` was last assigned before any gradient was.
-        loss_statement: the statement that assigned it.
+        losses: each last assignment of the loss before gradients were assigned.
         final: the variables at the end.
         notes: what went wrong on the way.
     """
 
-    source: Source
+    source: Cells
     loss: str
     ran: list[ast.stmt] = field(default_factory=list)
-    at_loss: Namespace = field(default_factory=dict)
-    loss_statement: ast.stmt | None = None
+    losses: list[Loss] = field(default_factory=list)
     final: Namespace = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def saw(self, statement: ast.stmt, namespace: Namespace) -> None:
+    def saw(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> None:
         """Take note of a statement that has run."""
         self.ran.append(statement)
-        looped = isinstance(statement, ast.For | ast.While)
-        if self.loss in writes(statement) and not looped and not self._has_gradients(namespace):
-            value = namespace.get(self.loss)
-            if isinstance(value, Tensor) and value.numel() == 1:
-                self.loss_statement = statement
-                self.at_loss = {k: _frozen(v) for k, v in namespace.items() if not k.startswith("__")}
+        if self.loss not in writes_surely(statement) or trains(statement, self.loss):
+            return
+        value = namespace.get(self.loss)
+        if isinstance(value, Tensor) and value.numel() == 1:
+            if self.losses and not self._has_gradients():
+                self.losses.pop()
+            values = {k: _frozen(v) for k, v in namespace.items() if not k.startswith("__")}
+            self.losses.append(Loss(statement, values))
 
-    def _has_gradients(self, namespace: Namespace) -> bool:
-        if self.loss_statement is None:
-            return False
-        known = [k for k, v in self.at_loss.items() if isinstance(v, Tensor)]
-        return any(isinstance(namespace.get(f"d{k}"), Tensor) for k in known if k != self.loss)
+    def _has_gradients(self) -> bool:
+        """Tell whether a gradient was assigned after the last loss."""
+        last = self.losses[-1]
+        known = {f"{d}{k}" for k, v in last.values.items() if isinstance(v, Tensor) for d in ("d", "d_")}
+        after = self.ran[self.ran.index(last.statement) + 1 :]
+        return any(writes_surely(s) & known for s in _until_training(after, self.loss))
 
 
 def _frozen(value: Any) -> Any:
@@ -84,8 +99,10 @@ def _frozen(value: Any) -> Any:
 class Statements:
     """Statements as a function: from variables to the variables that they assign."""
 
-    def __init__(self, source: Source, constants: Namespace, names: tuple[str, ...]):
-        self.source, self.constants, self.names = source, constants, names
+    def __init__(self, source: Source, constants: Namespace):
+        self.source, self.constants = source, constants
+        simple = simple_statements(list(source.statements))
+        self.names = tuple(dict.fromkeys(n for s in simple for n in sorted(writes_surely(s))))
         self.__name__ = "statements"
 
     def __call__(self, **given: Any) -> dict[str, Any]:
@@ -104,107 +121,121 @@ class Statements:
         return {**constants, **given}
 
 
-def as_pass(played: Played, names: Mapping[str, str] | None = None) -> Pass:
-    """Return the pass that is hidden in a script.
+@dataclass(frozen=True)
+class Chapter:
+    """A part of a script whose gradients are judged together.
+
+    Attributes:
+        chosen: the pass that makes them.
+        gradients: the gradients that its own statements assign, not those that they only use.
+        statements: its own statements.
+    """
+
+    chosen: Pass
+    gradients: frozenset[str]
+    statements: tuple[ast.stmt, ...]
+
+
+def as_chapters(played: Played) -> list[Chapter]:
+    """Return the passes that are hidden in a script: one for each exercise of each loss.
 
     Raises:
         CheckError: there is no loss, or there are no gradients.
     """
-    if played.loss_statement is None:
-        raise CheckError(f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so.")
-    at = played.ran.index(played.loss_statement)
-    before, after = played.ran[: at + 1], _until_training(played.ran[at + 1 :], played.loss)
-    inputs = _inputs(played, after)
-    forward = _forward(before, set(inputs), played.loss)
-    used = {n for s in forward for n in reads(s)}
-    inputs = {k: v for k, v in inputs.items() if k in used}
-    values = set(inputs) | {n for s in forward for n in writes_surely(s)}
-    backward = _backward(after, values, played.at_loss, names or {})
-    if not backward:
-        raise CheckError(f"nothing after `{played.loss}` assigns a gradient, such as d{sorted(values)[0]}.")
-    constants = played.final | played.at_loss
-    first = _source(played.source, forward)
-    second = _source(played.source, backward)
-    run_first = Statements(first, constants, _in_order(forward))
-    run_second = Statements(second, constants, _in_order(backward))
+    if not played.losses:
+        raise CheckError(
+            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, outside any loop."
+        )
+    ends = [played.ran.index(loss.statement) + 1 for loss in played.losses]
+    found: list[Chapter] = []
+    for loss, start, end in zip(played.losses, ends, [*ends[1:], len(played.ran)], strict=True):
+        after = _until_training(played.ran[start:end], played.loss)
+        found += _chapters(played, loss, played.ran[:start], after)
+    if not found:
+        some = next((k for k, v in played.losses[0].values.items() if _is_leaf(v)), "logits")
+        raise CheckError(f"nothing after `{played.loss}` assigns a gradient, such as d{some}.")
+    return found
+
+
+def _chapters(
+    played: Played, loss: Loss, before: Sequence[ast.stmt], after: Sequence[ast.stmt]
+) -> list[Chapter]:
+    inputs = _inputs(played, loss, before, after)
+    made = tainted(before, inputs)
+    leading = needed_for(made, [played.loss])
+    inputs = {k: v for k, v in inputs.items() if any(k in reads(s) for s in leading)}
+    values = set(inputs) | {n for s in leading for n in writes_surely(s)}
+    gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
+    after = [s for s in after if not writes_surely(s) & values]
+    found: list[Chapter] = []
+    done = 0
+    for own in chapters(after, gradients):
+        done += len(own)
+        assigned = frozenset(g for s in own for g in writes_surely(s) & gradients)
+        if assigned:
+            used = needed_for(after[: done - len(own)], _open(own, assigned), given=values)
+            used += needed_for(own, assigned, given=values, kept_whole=assigned)
+            chosen = _pass(played, loss, inputs, made, used)
+            found.append(Chapter(chosen, assigned, tuple(own)))
+    return found
+
+
+def _open(own: Sequence[ast.stmt], assigned: frozenset[str]) -> set[str]:
+    """Return the variables that a chapter's statements use without having made them."""
+    made: set[str] = set()
+    found: set[str] = set()
+    for s in needed_for(own, assigned, kept_whole=assigned):
+        found |= reads(s) - made
+        made |= writes_surely(s)
+    return found
+
+
+def _pass(
+    played: Played, loss: Loss, inputs: dict[str, Tensor], made: list[ast.stmt], backward: list[ast.stmt]
+) -> Pass:
+    """Return the pass; its forward also makes what the backward uses though the loss does not need it."""
+    forward = needed_for(made, {played.loss, *(n for s in backward for n in reads(s))})
+    constants = played.final | loss.values
+    run_first = Statements(_source(played.source, forward), constants)
+    run_second = Statements(_source(played.source, backward), constants)
     return Pass(
         forward=run_first,
         backward=run_second,
         inputs=inputs,
         out=() if played.loss == "loss" else (played.loss,),
-        names=dict(names or {}),
+        names={},
         wanted=None,
         optional=frozenset(),
-        forward_source=first,
-        backward_source=second,
+        forward_source=run_first.source,
+        backward_source=run_second.source,
         scope=run_second.scope,
     )
 
 
-def _in_order(statements: Sequence[ast.stmt]) -> tuple[str, ...]:
-    """Return the names that statements assign, as they come."""
-    return tuple(
-        dict.fromkeys(n for s in simple_statements(list(statements)) for n in sorted(writes_surely(s)))
-    )
-
-
-def _source(whole: Source, statements: Sequence[ast.stmt]) -> Source:
+def _source(whole: Cells, statements: Sequence[ast.stmt]) -> Cells:
     names = frozenset(n for s in simple_statements(list(statements)) for n in writes_surely(s))
-    starts = whole.starts if isinstance(whole, Cells) else ()
-    return Cells(tuple(statements), whole.lines, whole.first, whole.file, names, starts)
+    return Cells(tuple(statements), whole.lines, whole.first, whole.file, names, whole.starts)
 
 
 def _until_training(statements: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:
     """Return the statements before the first loop that assigns the loss again: training is not judged."""
-    kept = []
-    for s in statements:
-        if isinstance(s, ast.For | ast.While) and loss in writes(s):
-            break
-        kept.append(s)
-    return kept
+    at = next((i for i, s in enumerate(statements) if trains(s, loss)), len(statements))
+    return list(statements[:at])
 
 
-def _inputs(played: Played, after: Sequence[ast.stmt]) -> dict[str, Tensor]:
+def _is_leaf(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+
+
+def _inputs(
+    played: Played, loss: Loss, before: Sequence[ast.stmt], after: Sequence[ast.stmt]
+) -> dict[str, Tensor]:
     """Return the leaves that require a gradient; without any, the tensors whose gradient is assigned."""
-    values = {k: v for k, v in played.at_loss.items() if isinstance(v, Tensor) and v.is_floating_point()}
-    leaves = {k: v for k, v in values.items() if v.requires_grad and v.is_leaf}
+    values = {k: v for k, v in loss.values.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    leaves = {k: v for k, v in values.items() if _is_leaf(v)}
     if leaves:
         used = set().union(*(reads(s) for s in played.ran))
         return {k: v for k, v in leaves.items() if k in used}
     written = {n for s in after for n in writes(s)}
-    made = {n for s in played.ran for n in writes_surely(s) if reads(s) & set(values)}
+    made = {n for s in before for n in writes_surely(s) if reads(s) & set(values)}
     return {k: v.detach() for k, v in values.items() if f"d{k}" in written and k not in made}
-
-
-def _forward(before: Sequence[ast.stmt], inputs: set[str], loss: str) -> list[ast.stmt]:
-    """Return the statements that lead from the inputs to the loss, in order."""
-    tainted, candidates = set(inputs), []
-    for s in before:
-        if isinstance(s, ast.Expr | ast.FunctionDef | ast.Import | ast.ImportFrom):
-            continue
-        if reads(s) & tainted and not writes(s) & inputs:
-            tainted |= writes_surely(s)
-            candidates.append(s)
-    needed, kept = {loss}, []
-    for s in reversed(candidates):
-        if writes_surely(s) & needed:
-            kept.append(s)
-            needed |= reads(s)
-    return kept[::-1]
-
-
-def _backward(
-    after: Sequence[ast.stmt], values: set[str], at_loss: Namespace, names: Mapping[str, str]
-) -> list[ast.stmt]:
-    """Return the statements that make gradients, and those that make what they use."""
-    wanted = {f"d{v}" for v in values} | {f"d_{v}" for v in values} | set(names)
-    known = set(values)
-    needed: set[str] = set(wanted)
-    kept = []
-    for s in reversed(after):
-        if isinstance(s, ast.FunctionDef | ast.Import | ast.ImportFrom):
-            continue
-        if writes_surely(s) & needed and not writes_surely(s) & known:
-            kept.append(s)
-            needed |= {n for n in reads(s) if n not in at_loss}
-    return kept[::-1]

@@ -150,7 +150,8 @@ def simple_statements(statements: tuple[ast.stmt, ...] | list[ast.stmt]) -> list
     return found
 
 
-def _root_of(node: ast.AST) -> str | None:
+def root_of(node: ast.AST) -> str | None:
+    """Return the variable in which an expression such as `cache["h"].grad` lies, if it lies in one."""
     while not isinstance(node, ast.Name):
         if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
             node = node.value
@@ -194,11 +195,11 @@ def writes_surely(statement: ast.stmt) -> frozenset[str]:
     found = set(assigned(statement))
     for node in ast.walk(statement):
         if isinstance(node, ast.Assign):
-            roots = [_root_of(t) for target in node.targets for t in _targets(target)]
+            roots = [root_of(t) for target in node.targets for t in _targets(target)]
         elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-            roots = [_root_of(node.target)]
+            roots = [root_of(node.target)]
         elif isinstance(node, ast.For):
-            roots = [_root_of(t) for t in _targets(node.target)]
+            roots = [root_of(t) for t in _targets(node.target)]
         elif isinstance(node, ast.Call):
             roots = _written_by_call(node)
         else:
@@ -208,10 +209,10 @@ def writes_surely(statement: ast.stmt) -> frozenset[str]:
 
 
 def _written_by_call(node: ast.Call) -> list[str | None]:
-    roots = [_root_of(k.value) for k in node.keywords if k.arg == "out"]
+    roots = [root_of(k.value) for k in node.keywords if k.arg == "out"]
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
-        roots.append(_root_of(function.value))
+        roots.append(root_of(function.value))
     return roots
 
 
@@ -219,7 +220,7 @@ def _written_by_call(node: ast.Call) -> list[str | None]:
 def reads(statement: ast.stmt) -> frozenset[str]:
     """Return the variables whose value a statement uses."""
     names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    names |= {_root_of(n.target) or "" for n in ast.walk(statement) if isinstance(n, ast.AugAssign)}
+    names |= {root_of(n.target) or "" for n in ast.walk(statement) if isinstance(n, ast.AugAssign)}
     return frozenset(names - {""})
 
 

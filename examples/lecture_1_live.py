@@ -2,14 +2,16 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 # ---
 
 # %% [markdown]
 # # The lecture's exercise 1, live
 #
 # After `%load_ext backhand`, every cell that assigns gradients is followed by their verdicts. Open this file
-# as a notebook with jupytext (`jupytext --to ipynb lecture_live.py`), or paste its cells into IPython.
+# as a notebook with jupytext (`jupytext --to ipynb lecture_1_live.py`), or paste its cells into IPython.
 
 # %%
 # %load_ext backhand
@@ -37,15 +39,7 @@ drawn = {
     "bnbias": normal(1, n_hidden, scale=0.1),
 }
 Xb, Yb, C, W1, b1, W2, b2, bngain, bnbias = drawn.values()
-for tensor in (
-    C,
-    W1,
-    b1,
-    W2,
-    b2,
-    bngain,
-    bnbias,
-):
+for tensor in (C, W1, b1, W2, b2, bngain, bnbias):
     tensor.requires_grad_()
 
 # %%
@@ -76,7 +70,8 @@ logprobs = probs.log()  # (n, vocabulary)
 loss = -logprobs[torch.arange(n, device=Xb.device), Yb].mean()  # ()
 
 # %% [markdown]
-# Cross entropy, with a mistake: `counts` goes into `counts_sum` too.
+# Cross entropy. `counts` goes into `counts_sum` too, so its gradient is not complete yet. No alarm, for
+# nothing has used it so far.
 
 # %%
 from torch.nn import functional as F
@@ -88,18 +83,16 @@ dprobs = dlogprobs / probs  # (n, vocabulary)
 dcounts_sum_inv = (counts * dprobs).sum(1, keepdim=True)  # (n, 1), broadcast along the row
 dcounts = counts_sum_inv * dprobs  # (n, vocabulary), first of two branches
 dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv  # (n, 1)
-# shows: missing_branch
-# shows: the branch through counts_sum is missing
+# shows: nothing wrong so far
+# shows: so far: the branch through counts_sum is missing
 
 # %% [markdown]
-# Mended, and down to the logits.
+# Completed, and down to the logits.
 
 # %%
 dcounts += dcounts_sum  # second branch, through counts_sum
 dnorm_logits = counts * dcounts  # (n, vocabulary)
-dlogit_maxes = -dnorm_logits.sum(
-    1, keepdim=True
-)  # (n, 1), zero but for rounding: a shift changes no probability
+dlogit_maxes = -dnorm_logits.sum(1, keepdim=True)  # (n, 1), zero but for rounding: a shift changes nothing
 dlogits = dnorm_logits.clone()  # (n, vocabulary), first of two branches
 dlogits += F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes  # second branch, through logit_maxes
 # shows: right

@@ -1,0 +1,50 @@
+"""What autograd knows around a tensor and a hand-written line may lack: local derivatives, branches."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.places import Derived
+
+NEAR = 12  # how many tensors between a gradient and the next given ones are looked at
+
+
+def derived(scene: Scene) -> list[tuple[Derived, Tensor]]:
+    """Return the local derivatives and branches on the way to the nearest gradients that the user gives.
+
+    What lies in between is made within the user's statements, in temporaries or in one expression.
+    """
+    found = list(_of(scene))
+    for name in _between(scene):
+        found += _of(replace(scene, name=name, _contributions={}))
+    whole = [c for c in scene.frontier if c not in scene.consumers]
+    for consumer in whole:
+        factor = scene.through(consumer, torch.ones_like(scene.handed[consumer]), scene.frontier)
+        found.append((f"the derivative of {consumer} by {scene.name}", None, factor))
+    return [
+        (Derived(f"__derived_{i}__", words, branch), value) for i, (words, branch, value) in enumerate(found)
+    ]
+
+
+def _of(scene: Scene) -> Iterator[tuple[str, str | None, Tensor]]:
+    for consumer in scene.consumers:
+        upstream = scene.handed[consumer]
+        factor = scene.through(consumer, torch.ones_like(upstream))
+        yield f"the derivative of {consumer} by {scene.name}", None, factor
+        if len(scene.consumers) > 1 or scene.name in scene.trace.outputs:
+            yield consumer, consumer, scene.through(consumer, upstream)
+
+
+def _between(scene: Scene) -> list[str]:
+    """Return the tensors downstream, up to those whose gradient the user gives, the nearest ones only."""
+    found: list[str] = []
+    stack = [c for c in scene.consumers if c not in scene.given]
+    while stack and len(found) < NEAR:
+        name = stack.pop(0)
+        if name not in found:
+            found.append(name)
+            stack += [c for c in scene.trace.consumers(name) if c not in scene.given]
+    return found

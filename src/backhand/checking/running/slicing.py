@@ -1,0 +1,95 @@
+"""Which statements of a script make a value: backwards from what is needed to what that is made of."""
+
+import ast
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+
+from backhand.checking.running.source import assigned, begins_anew, reads, root_of, writes, writes_surely
+
+
+def needed_for(
+    statements: Sequence[ast.stmt],
+    wanted: Iterable[str],
+    *,
+    given: Collection[str] = (),
+    kept_whole: Collection[str] = (),
+) -> list[ast.stmt]:
+    """Return the statements on which the last values of some variables depend, in order.
+
+    Args:
+        statements: all, in the order in which they ran.
+        wanted: the variables.
+        given: variables that come from elsewhere, so that nobody need make them.
+        kept_whole: variables all of whose statements are kept, even one whose value a later one drops.
+    """
+    needed, kept = set(wanted), []
+    for s in reversed(statements):
+        written = changes(s)
+        if written & needed or written & set(kept_whole):
+            kept.append(s)
+            needed -= {name for name in assigned(s) if begins_anew(s, name)}
+            needed |= reads(s) - set(given)
+    return kept[::-1]
+
+
+def tainted(statements: Sequence[ast.stmt], inputs: Collection[str]) -> list[ast.stmt]:
+    """Return the statements that make something of the inputs, directly or not, without changing them."""
+    names = set(inputs)
+    open_ = [s for s in statements if not is_definition(s) and not changes(s) & names]
+    for s in open_:
+        if reads(s) & names:
+            names |= changes(s)
+    return [s for s in open_ if changes(s) & names]  # with those that begin what another one goes on with
+
+
+@lru_cache(maxsize=4096)
+def changes(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement, or one within it, binds or changes: `hs.append(h)` too."""
+    called = [
+        n.value for n in ast.walk(statement) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)
+    ]
+    objects = {root_of(call.func.value) for call in called if isinstance(call.func, ast.Attribute)}
+    return writes_surely(statement) | {name for name in objects if name}
+
+
+def is_definition(statement: ast.stmt) -> bool:
+    """Tell whether a statement defines or imports something: what it does happens later, or elsewhere."""
+    return isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom)
+
+
+def trains(statement: ast.stmt, loss: str) -> bool:
+    """Tell whether a statement is, or holds, a loop that assigns the loss."""
+    if is_definition(statement):
+        return False
+    loops = (n for n in ast.walk(statement) if isinstance(n, ast.For | ast.While))
+    return any(loss in writes(loop) for loop in loops)
+
+
+def chapters(statements: Iterable[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
+    """Split statements where a gradient that something has read already is begun anew: another exercise.
+
+    One that goes on from what the last exercise made belongs to that exercise.
+    """
+    found: list[list[ast.stmt]] = [[]]
+    read: set[str] = set()
+    here: set[str] = set()
+    for s in statements:
+        anew = {name for name in writes_surely(s) & set(gradients) & read if begins_anew(s, name)}
+        if anew & here or (anew and not reads(s) & here):
+            found.append([])
+            here = set()
+        found[-1].append(s)
+        own = writes_surely(s) & set(gradients)
+        here |= own
+        read = (read - anew) | (reads(s) & set(gradients)) - own
+    return found
+
+
+def reads_later(statements: Sequence[ast.stmt], name: str) -> bool:
+    """Tell whether an assignment to something else reads a variable after its last change: it is final."""
+    for s in reversed(statements):
+        if name in writes_surely(s):
+            return False
+        if name in reads(s) and not isinstance(s, ast.Expr) and not is_definition(s):
+            return True
+    return False

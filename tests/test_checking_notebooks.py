@@ -1,0 +1,236 @@
+"""Students' notebooks: every habit of theirs is accepted, every mistake is told with its cell and named."""
+
+from pathlib import Path
+
+import pytest
+
+import backhand
+from student_notebook import CELLS, number, write_notebook
+
+KEEP = ", keepdim=True"
+
+# (cell, what is written, what stands there instead, the culprit, the kinds that name it rightly)
+MISTAKES = {
+    "a lost keepdim": ("norm", "(-dbndiff).sum(0, keepdim=True)", "(-dbndiff).sum(0)", "bnmeani", "shape"),
+    "a lost keepdim of gain": ("norm", "dhpreact).sum(0" + KEEP, "dhpreact).sum(0", "bngain", "shape"),
+    "an extra keepdim": ("embedding", "dhprebn.sum(0)", "dhprebn.sum(0, keepdim=True)", "b1", "shape"),
+    "an extra keepdim of b2": ("logits", "dlogits.sum(0)", "dlogits.sum(0, keepdim=True)", "b2", "shape"),
+    "un-expanded": ("norm", "*torch.ones_like(bndiff2) * dbnvar", "* dbnvar", "bndiff2", "shape"),
+    "no branch through bndiff2": (
+        "norm",
+        "dbndiff += (2*bndiff) * dbndiff2\n",
+        "",
+        "bndiff",
+        "missing_branch",
+    ),
+    "no branch through bnmeani": (
+        "norm",
+        "dhprebn += 1.0/n * (torch.ones_like(hprebn) * dbnmeani)\n",
+        "",
+        "hprebn",
+        "missing_branch",
+    ),
+    "1 / logprobs": ("softmax", "(1.0 / probs)", "(1.0 / logprobs)", "probs", "wrong_point"),
+    "the derivative of x**-1 is -1": ("logits", "(-counts_sum**-2) *", "-1 *", "counts_sum", "wrong_point"),
+    "the exponent of the variance": ("norm", "**-1.5)", "**-0.5)", "bnvar", "wrong_point"),
+    "no sum over a broadcast axis": (
+        "softmax",
+        "(counts * dprobs).sum(1, keepdim=True)",
+        "(counts * dprobs)",
+        "counts_sum_inv",
+        "unreduced",
+    ),
+    "no upstream": ("logits", "(1.0 - h**2) * dh", "(1.0 - h**2)", "hpreact", "wrong_upstream"),
+    "the next derivative too early": (
+        "softmax",
+        "(1.0 / probs) *",
+        "counts / probs *",
+        "probs",
+        "wrong_point",
+    ),
+    "an alias": ("norm", "dbndiff.clone()", "dbndiff", "bndiff", "aliased"),
+    "a wrong operand": ("logits", "(1.0 - h**2)", "(1.0 - hpreact**2)", "hpreact", "wrong_point"),
+    "a wrong upstream": ("norm", "bngain * dhpreact", "bngain * dh", "bnraw", "wrong_upstream"),
+    "a sign": ("norm", "(-dbndiff).sum", "(dbndiff).sum", "bnmeani", "sign"),
+    "ones_like for zeros_like": (
+        "softmax",
+        "zeros_like(logprobs)",
+        "ones_like(logprobs)",
+        "logprobs",
+        None,
+    ),
+    "the fused loss without 1 / n": ("fused loss", "dlogits /= n\n", "", "logits", "scale"),
+    "the fused norm without n - 1": ("fused norm", "n/(n-1)*", "", "hprebn", "scale"),
+    "the fused norm without 1 / n": ("fused norm", "bnvar_inv/n *", "bnvar_inv *", "hprebn", "scale"),
+    "db1 of zeros": ("embedding", "db1 = dhprebn.sum(0)", "db1 = torch.zeros_like(b1)", "b1", "zero"),
+    "no branch through logit_maxes": (
+        "logits",
+        "dlogits += F.one_hot(logits.max(1).indices, num_classes=logits.shape[1]) * dlogit_maxes\n",
+        "",
+        "logits",
+        "missing_branch",
+    ),
+    "scattered rows overwritten": ("embedding", "dC[ix] += demb", "dC[ix] = demb", "C", "overwritten"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_students_mistake_is_told_with_its_cell_and_named(name: str, tmp_path: Path) -> None:
+    cell, old, new, culprit, kind = MISTAKES[name]
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", (cell, old, new)), draws=1)
+    (row,) = report.culprits
+    assert (row.name, row.cell) == (culprit, number(cell)), str(report)
+    assert kind is None or row.mistake.kind == kind, str(report)
+    assert f"{row.cell}, line {row.lines[0].number} | {row.lines[0].text}" in str(report)
+
+
+def test_the_right_notebook_is_right_in_all_its_exercises(tmp_path: Path) -> None:
+    report = backhand.check_file(write_notebook(tmp_path / "ninja.ipynb"))
+    assert report.ok, str(report)
+    assert not report.warnings
+    twice = [row.cell for row in report.rows if row.name == "logits"]
+    assert twice == [number("logits"), number("fused loss")]
+    assert [row.cell for row in report.rows if row.name == "hprebn"] == [number("norm"), number("fused norm")]
+    assert {r.name for r in report.rows if r.verdict == "vacuous"} == {"b1", "logit_maxes"}
+    assert report.unmatched == ("dcounts2",)
+    assert [p.name for p in tmp_path.iterdir()] == ["ninja.ipynb"]
+
+
+def test_what_was_missing_after_a_cell_is_told_of_a_gradient_that_a_later_one_completes(
+    tmp_path: Path,
+) -> None:
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb"), draws=1)
+    row = report["counts"]
+    assert (row.verdict, row.cell) == ("right", number("logits"))
+    assert row.note == f"after {number('softmax')}, so far: the branch through counts_sum is missing"
+    assert f"dcounts: {row.note}" in str(report)
+
+
+def test_a_notebook_stopped_early_is_nothing_wrong_so_far(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb")
+    report = backhand.check_file(path, stop_after=5, draws=1)
+    assert str(report).startswith("n.ipynb: nothing wrong so far. ")
+    assert not report.ok
+    assert report["counts"].note == "so far: the branch through counts_sum is missing"
+    assert f"{report['counts'].gradient}  {report['counts'].note}" in str(report)
+    ended = backhand.check_file(write_notebook(tmp_path / "e.ipynb", until="softmax"), draws=1)
+    assert [(r.name, r.mistake.kind) for r in ended.culprits] == [("counts", "missing_branch")]
+
+
+def test_a_branch_that_is_missing_where_the_gradient_is_used_is_an_alarm_before_the_end(
+    tmp_path: Path,
+) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", ("logits", "dcounts += dcounts2\n", ""))
+    report = backhand.check_file(path, stop_after=6, draws=1)
+    assert [row.name for row in report.culprits] == ["counts"]
+
+
+def test_a_gradient_wrong_in_two_exercises_is_told_twice(tmp_path: Path) -> None:
+    changes = ("logits", "(-dnorm_logits).sum", "(dnorm_logits).sum"), ("fused loss", "dlogits /= n\n", "")
+    first = ("logits", "dlogits = dnorm_logits.clone()", "dlogits = -dnorm_logits.clone()")
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", first, changes[1]), draws=1)
+    assert [(r.name, r.cell) for r in report.culprits] == [
+        ("logits", number("logits")),
+        ("logits", number("fused loss")),
+    ]
+    assert report["hprebn"].verdict in ("follows", "right")
+
+
+def test_a_wrong_exercise_1_does_not_spoil_exercise_2(tmp_path: Path) -> None:
+    wrong = ("logits", "dcounts += dcounts2\n", "")
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", wrong), draws=1)
+    verdicts = {row.cell: row.verdict for row in report.rows if row.name == "logits"}
+    assert verdicts == {number("logits"): "follows", number("fused loss"): "right"}
+
+
+def test_training_and_rebound_parameters_leave_the_verdicts_alone(tmp_path: Path) -> None:
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb"), draws=1)
+    assert report["W1"].verdict == "right"
+    assert f"{number('training')} trains in a loop: the gradients there are not judged." in report.notes
+
+
+def test_a_table_says_which_cell_assigned_which_gradients(tmp_path: Path) -> None:
+    lines = str(backhand.check_file(write_notebook(tmp_path / "n.ipynb"), draws=1)).splitlines()
+    table = [line.split() for line in lines[lines.index(next(x for x in lines if "maxdiff" in x)) + 1 :]]
+    firsts = [(words[0], words[1]) for words in table if words[0].isdigit()]
+    assert firsts == [
+        ("5", "dlogprobs"),
+        ("6", "dcounts_sum"),
+        ("7", "dbngain"),
+        ("8", "dW1"),
+        ("9", "dlogits"),
+        ("10", "dhprebn"),
+    ]
+
+
+# (cell, what is written, what stands there instead): all of them right
+HABITS = {
+    "probs.grad as the upstream": ("softmax", "counts_sum_inv * dprobs", "counts_sum_inv * probs.grad"),
+    "+= written out": ("logits", "dcounts += dcounts2", "dcounts = dcounts + dcounts2"),
+    "/= in place": ("softmax", "= -1.0/n\n", "= -1.0\ndlogprobs /= n\n"),
+    "index_add": (
+        "embedding",
+        "dC[ix] += demb[k,j]",
+        "pass\ndC.index_add_(0, Xb.view(-1), demb.view(-1, n_embd))",
+    ),
+    "a helper after the forward": ("norm", "dbngain = (bnraw", "m = n - 1\ndbngain = (bnraw"),
+    "a temporary that looks like a gradient": (
+        "norm",
+        "dbndiff += (2*bndiff) * dbndiff2",
+        "dbn_diff_2 = (2*bndiff) * dbndiff2\ndbndiff += dbn_diff_2",
+    ),
+    "a comment that asks": ("norm", "dbnraw = bngain * dhpreact", "dbnraw = bngain * dhpreact # right?"),
+    "a timed line": ("norm", "dbnraw = bngain", "%time dbnraw = bngain"),
+    "a shell command in several lines": ("utility", "# utility", "!echo one \\\n  two\nx = !ls\n# utility"),
+    "IPython's own functions": ("plot", "plt.show()", "get_ipython().system('ls')\ndisplay(dlogits)"),
+    "the loss taken out of torch": ("fused loss", "loss_fast = F", "loss = loss.item()\nloss_fast = F"),
+    "the loss computed anew": (
+        "fused loss",
+        "loss_fast = F.cross_entropy(logits, Yb)\n",
+        "loss_fast = loss.detach().clone()\nloss = F.cross_entropy(logits, Yb)\n",
+    ),
+    "a forward of its own": ("fused loss", "loss_fast = F", "logits = h @ W2 + b2\nloss_fast = F"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_a_students_habit_is_no_fault(name: str, tmp_path: Path) -> None:
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", HABITS[name]), draws=1)
+    assert report.ok, str(report)
+    judged = [row for row in report.rows if row.verdict in ("right", "vacuous")]
+    assert len(judged) == 28, str(report)
+
+
+def test_a_cell_that_raises_half_way_is_judged_on_what_it_had_assigned(tmp_path: Path) -> None:
+    raising = ("logits", "dW2 = h.T @ dlogits", "dW2 = h @ dlogits")
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", raising), draws=1)
+    assert [(r.name, r.mistake.kind) for r in report.culprits] == [("W2", "transposed")]
+    assert report.raised.line.text == "dW2 = h @ dlogits"
+    assert f"line 9 of {number('logits')}" in str(report)
+    assert report["logprobs"].verdict == "right"
+
+
+def test_a_cell_that_raises_outside_the_gradients_is_a_note(tmp_path: Path) -> None:
+    report = backhand.check_file(
+        write_notebook(tmp_path / "n.ipynb", ("utility", "# utility", "import nowhere\n# utility")), draws=1
+    )
+    assert report.ok
+    assert any("cell 2 raised ModuleNotFoundError" in note for note in report.notes)
+
+
+def test_a_cell_that_python_cannot_read_is_left_out_and_told(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", ("embedding", "dW1 = embcat.T @ dhprebn", "dW1 = "))
+    report = backhand.check_file(path, draws=1)
+    assert any(f"not run: {path}, {number('embedding')}, line 2" in note for note in report.notes)
+    assert {r.name for r in report.rows if r.verdict == "todo"} == {"C", "W1", "b1"}
+
+
+def test_two_forwards_in_one_notebook_are_two_sets_of_gradients(tmp_path: Path) -> None:
+    second = "A = torch.randn(3, 4, requires_grad=True)\nout = (A * A).sum(1)\nloss = out.mean()\n"
+    second += "dout = torch.ones(3) / 3\ndA = A * dout[:, None]\n"
+    path = write_notebook(tmp_path / "n.ipynb", ("fused norm", CELLS["fused norm"], second))
+    report = backhand.check_file(path, draws=1)
+    assert [(r.name, r.mistake.kind, r.cell) for r in report.culprits] == [
+        ("A", "scale", number("fused norm"))
+    ]
+    assert report["W1"].verdict == "right"
