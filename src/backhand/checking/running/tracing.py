@@ -299,7 +299,7 @@ def from_graph(
         unreached={k: v for k, v in candidates.items() if k not in right and k in wanted},
         outputs=outputs,
         upstream=upstream,
-        gradients={k: g.detach() for k, g in right.items()},
+        gradients={k: g.detach() if g.requires_grad else g for k, g in right.items()},
     )
 
 
