@@ -17,7 +17,7 @@ from backhand.checking.running.flattening import root
 from backhand.checking.running.source import Line
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
-from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline
+from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, state
 
 MEANINGS = {
     "right": "agrees with autograd",
@@ -91,6 +91,7 @@ def as_html(report: Report) -> str:
         meanings=MEANINGS,
         captions=CAPTIONS,
         palette=PALETTE,
+        state=state,
     )
 
 
