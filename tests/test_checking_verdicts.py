@@ -1,6 +1,8 @@
 """Verdicts: shapes, missing gradients, vacuous rows, dtypes, containers, and what a forward may do."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -254,3 +256,80 @@ def test_bad_parts_give_one_clear_line(forward, backward, options, message) -> N
         backhand.check(forward, backward, **{"inputs": {"x": torch.randn(3)}, **options})
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(("dtype", "runs"), [(torch.float32, 4), (torch.float64, 3)])
+def test_a_right_pass_is_run_once_for_each_draw_and_once_in_its_own_dtype(
+    dtype: torch.dtype, runs: int
+) -> None:
+    calls = {"forward": 0, "backward": 0}
+
+    def forward(x: torch.Tensor, b: torch.Tensor) -> dict:
+        calls["forward"] += 1
+        z = x + b
+        centered = z - z.mean(0)
+        loss = centered.square().sum()
+        return locals()
+
+    def backward(centered: torch.Tensor) -> dict:
+        calls["backward"] += 1
+        dcentered = 2 * centered
+        dz = dcentered - dcentered.mean(0)
+        db = dz.sum(0)
+        dx = dz
+        return locals()
+
+    inputs = {"x": torch.randn(6, 3, dtype=dtype), "b": torch.randn(3, dtype=dtype)}
+    report = backhand.check(forward, backward, inputs=inputs)
+    assert report.ok, str(report)
+    assert report["b"].verdict == "vacuous"
+    assert report.draws == 3
+    assert calls == {"forward": runs, "backward": runs}
+
+
+def test_a_report_keeps_no_graph_alive() -> None:
+    nodes = []
+
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        h = torch.tanh(x * w)
+        nodes.append(weakref.ref(h))
+        y = 2 * h
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, h: torch.Tensor) -> dict:
+        dh = 2 * dy
+        dz = (1 - h**2) * dh
+        return {"dh": dh, "dx": dz * w, "dw": dz * x}
+
+    report = backhand.check(forward, backward, inputs={"x": torch.randn(4), "w": torch.randn(4)}, out="y")
+    assert report.ok, str(report)
+    gc.collect()
+    assert [ref() for ref in nodes] == [None] * len(nodes)
+    assert "<html" in report.to_html()
+
+
+def test_a_gradient_found_wrong_on_a_later_draw_alone_is_wrong() -> None:
+    def forward(x: torch.Tensor) -> dict:
+        loss = torch.relu(x).sum()
+        return locals()
+
+    drawn = iter([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 2.0])])
+    report = backhand.check(
+        forward, lambda x: {"dx": torch.ones_like(x)}, inputs=lambda generator: {"x": next(drawn)}
+    )
+    assert [row.name for row in report.culprits] == ["x"]
+    assert report.draws == 3
+
+
+def test_two_dtypes_side_by_side_are_compared_by_the_coarser() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        loss = (x.double() * w).sum()
+        return locals()
+
+    def backward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        assert x.dtype == torch.float32
+        return {"dx": w.float(), "dw": x.double() * (1 + 1e-7)}
+
+    inputs = {"x": torch.randn(40), "w": torch.randn(40, dtype=torch.float64)}
+    report = backhand.check(forward, backward, inputs=inputs)
+    assert [row.name for row in report.culprits] == ["w"]

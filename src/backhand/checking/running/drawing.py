@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, root
+from backhand.checking.running.graph import Trace
 from backhand.checking.running.protocol import Pass, arguments
-from backhand.checking.running.tracing import Trace, running, trace
+from backhand.checking.running.tracing import running, trace
 from backhand.errors import CheckError
 
 
