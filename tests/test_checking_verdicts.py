@@ -333,3 +333,39 @@ def test_two_dtypes_side_by_side_are_compared_by_the_coarser() -> None:
     inputs = {"x": torch.randn(40), "w": torch.randn(40, dtype=torch.float64)}
     report = backhand.check(forward, backward, inputs=inputs)
     assert [row.name for row in report.culprits] == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("off", "exact", "approximate"), [(0.0, True, True), (1e-6, False, True), (1e-3, False, False)]
+)
+def test_the_table_shows_what_the_lectures_comparison_would(
+    off: float, exact: bool, approximate: bool
+) -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        y = x * w
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> dict:
+        return {"dx": dy * w * (1 + off), "dw": dy * x}
+
+    inputs = {"x": torch.randn(8), "w": torch.rand(8) + 1}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert (report["x"].exact, report["x"].approximate) == (exact, approximate)
+    assert (report["x"].maxdiff == 0) == exact
+    assert (report["w"].exact, report["w"].approximate, report["w"].maxdiff) == (True, True, 0)
+
+
+def test_a_coarse_gradient_is_told_as_many_times_autograds_error() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> dict:
+        y = x @ w + b
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> dict:
+        rounded = dy.to(torch.bfloat16).to(dy.dtype) if dy.dtype == torch.float32 else dy
+        return {"dx": rounded @ w.T, "dw": x.T @ dy, "db": dy.sum(0)}
+
+    inputs = {"x": torch.randn(6, 5), "w": torch.randn(5, 4), "b": torch.zeros(4)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert report.ok, str(report)
+    assert report["x"].multiple > 100
+    assert report["w"].multiple < 10
