@@ -2,8 +2,10 @@
 
     python benchmarks/gradcheck.py
 
-gradcheck compares with finite differences: it says whether the gradients are right, not which line is
-wrong. One thread; the best and the median of several runs, in milliseconds.
+The measure is the lecture's own cell: the forward and autograd's backward in float32, the gradients of all
+26 tensors kept. gradcheck compares with finite differences: it says whether the gradients are right, not
+which line is wrong. One thread, and its processor time, so that what else the machine does is left out; all
+take turns. Printed are the medians and quartiles of the rounds, and the median of the ratios in a round.
 """
 
 import inspect
@@ -22,14 +24,37 @@ import backhand
 from backhand.passes import mlp_chunked
 
 
-def timed(function: Callable[[], Any], runs: int) -> str:
-    """Return the best and the median time of several runs."""
+def milliseconds(function: Callable[[], Any], repeat: int = 1) -> float:
+    """Return the processor time of a call; of several calls the median."""
     times = []
-    for _ in range(runs):
-        began = time.perf_counter()
+    for _ in range(repeat):
+        began = time.process_time()
         function()
-        times.append(1e3 * (time.perf_counter() - began))
-    return f"best {min(times):9.2f} ms   median {statistics.median(times):9.2f} ms   ({runs} runs)"
+        times.append(1e3 * (time.process_time() - began))
+    return statistics.median(times)
+
+
+def told(label: str, times: list[float], cell: list[float]) -> str:
+    """Return a line of the answer."""
+    low, middle, high = statistics.quantiles(times, n=4)
+    ratio = statistics.median(t / c for t, c in zip(times, cell, strict=True))
+    return f"{label:34} {middle:9.2f} ms ({low:.2f} to {high:.2f})   {ratio:8.1f} times the cell"
+
+
+def lecture_cell(drawn: dict[str, Tensor]) -> Callable[[], None]:
+    """Return the forward and autograd's backward, with the gradient of every tensor kept."""
+    leaves = {k: v.clone().requires_grad_() if v.is_floating_point() else v.clone() for k, v in drawn.items()}
+
+    def cell() -> None:
+        for leaf in leaves.values():
+            leaf.grad = None
+        tensors = mlp_chunked.forward(**leaves)
+        for t in tensors.values():
+            if isinstance(t, Tensor) and t.requires_grad:
+                t.retain_grad()
+        tensors["loss"].backward()
+
+    return cell
 
 
 def with_a_wrong_line() -> types.ModuleType:
@@ -67,22 +92,27 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread")
     drawn = mlp_chunked.inputs(torch.Generator().manual_seed(0))
-    leaves = {k: v.double().requires_grad_() if v.is_floating_point() else v for k, v in drawn.items()}
     wrong = with_a_wrong_line()
     assert backhand.check(mlp_chunked).ok
     assert [row.name for row in backhand.check(wrong).culprits] == ["bndiff2"]
-    print(
-        "forward and autograd's backward   ",
-        timed(lambda: mlp_chunked.forward(**leaves)["loss"].backward(), 50),
-    )
-    print("check, right                      ", timed(lambda: backhand.check(mlp_chunked), 20))
-    print("check, a wrong line               ", timed(lambda: backhand.check(wrong), 20))
+    cell = lecture_cell(drawn)
     function, parameters = as_function(drawn)
-    fast = lambda: torch.autograd.gradcheck(function, parameters, fast_mode=True)  # noqa: E731
-    print("gradcheck, fast mode              ", timed(fast, 5))
-    print(
-        "gradcheck, slow mode              ", timed(lambda: torch.autograd.gradcheck(function, parameters), 1)
-    )
+    contenders: dict[str, Callable[[], Any]] = {
+        "check, right": lambda: backhand.check(mlp_chunked),
+        "check, a wrong line": lambda: backhand.check(wrong),
+        "gradcheck, fast mode": lambda: torch.autograd.gradcheck(function, parameters, fast_mode=True),
+    }
+    cells: list[float] = []
+    times: dict[str, list[float]] = {label: [] for label in contenders}
+    for _ in range(41):
+        cells.append(milliseconds(cell, 9))
+        for label, contender in contenders.items():
+            times[label].append(milliseconds(contender))
+    print(told("forward and backward, 26 kept", cells, cells))
+    for label, its in times.items():
+        print(told(label, its, cells))
+    slow = [milliseconds(lambda: torch.autograd.gradcheck(function, parameters)) for _ in range(3)]
+    print(told("gradcheck, slow mode", slow, [statistics.median(cells)] * 3))
 
 
 if __name__ == "__main__":
