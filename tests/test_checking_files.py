@@ -185,6 +185,17 @@ def test_a_live_namespace_is_judged_by_its_graph() -> None:
     assert report["logits"].mistake.kind == "sign"
 
 
+def test_the_sheet_of_a_live_namespace_shows_what_was_judged_then() -> None:
+    names: dict = {}
+    exec(
+        SETUP + FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)") + FIRST + SECOND, names
+    )
+    report = backhand.check_namespace(names)
+    names["dlogits"] *= 0
+    hand = report.sheet.pictures["logits"].hand
+    assert any(value for row in hand for value in row)
+
+
 def test_a_namespace_without_a_graph_is_refused() -> None:
     names: dict = {}
     exec(SETUP + FORWARD + FIRST, names)

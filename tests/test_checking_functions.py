@@ -41,6 +41,12 @@ def first(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
     return g.reshape(-1)[0] * w, g.reshape(-1)[0] * x
 
 
+def into_one_row(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
+    dx = torch.zeros_like(x)
+    dx[0] = (g * w).sum(0)
+    return dx, g * x
+
+
 def noisy(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
     return g * w + 1e-3 * torch.randn_like(g), g * x
 
@@ -50,7 +56,11 @@ BUGS = {
     "view on whatever comes": (lambda g, x, w: (g.view(-1).view(6, 5) * w, g * x), {}, {"layout"}),
     "written into the upstream gradient": (lambda g, x, w: (g * w, g.mul_(x)), {}, {"modifies_input"}),
     "written into a saved input": (lambda g, x, w: (g * w, x.mul_(g)), {}, {"modifies_input"}),
-    "the first element of the upstream only": (first, None, {"ignores_upstream"}),
+    "the first element of the upstream only": (
+        first,
+        {"x": "ignores_upstream", "w": "ignores_upstream"},
+        {"ignores_upstream"},
+    ),
     "no upstream at all": (
         lambda g, x, w: (w + 0, x + 0),
         {"x": "wrong_upstream", "w": "wrong_upstream"},
@@ -58,9 +68,16 @@ BUGS = {
     ),
     "None for the weight": (lambda g, x, w: (g * w, None), {"w": "zero"}, set()),
     "the tail block dropped": (tail, {"x": "partial"}, set()),
+    "all rows written to row 0": (into_one_row, {"x": "partial"}, set()),
+    "one row of the upstream for all": (lambda g, x, w: (g[:1] * w, g * x), {"x": "ignores_upstream"}, set()),
+    "the size of the upstream only": (
+        lambda g, x, w: (g.abs() * w, g * x),
+        {"x": "ignores_upstream"},
+        {"ignores_upstream"},
+    ),
     "dropout's scale": (lambda g, x, w: (g * w * 0.3, g * x), {"x": "scale"}, set()),
     "a sign": (lambda g, x, w: (g * w, -g * x), {"w": "sign"}, set()),
-    "a race": (noisy, None, {"nondeterministic"}),
+    "a race": (noisy, {"x": "nondeterministic"}, {"nondeterministic"}),
 }
 
 
@@ -72,8 +89,18 @@ def test_a_bug_that_shipped_is_caught_and_named(name: str) -> None:
     )
     assert not report.ok
     assert stress <= {m.kind for m in report.stress}
-    if culprits is not None:
-        assert {row.name: row.mistake.kind for row in report.culprits} == culprits
+    assert {row.name: row.mistake.kind for row in report.culprits} == culprits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_dropped_tail_is_named_in_a_kernel_that_knows_its_own_dtype_only(dtype: torch.dtype) -> None:
+    def kernel(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == dtype
+        return operation(tail).apply(x, w)
+
+    report = backhand.check_function(kernel, product, [torch.randn(6, 5, dtype=dtype) for _ in range(2)])
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("x", "partial")]
+    assert report["x"].mistake.detail["where"] == {"axis": 0, "indices": [4, 5]}
 
 
 def test_a_right_function_is_right_in_every_dtype() -> None:
@@ -211,16 +238,16 @@ def test_the_formula_of_the_other_mode_is_named(reference: Callable, formula: Ca
         assert "along axis 0" in report["x"].mistake.message
 
 
-def test_an_input_that_needs_no_gradient_is_not_asked_for_one_under_stress() -> None:
-    def plain(x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.batch_norm(x, mean, torch.ones_like(mean))
+def test_an_input_that_needs_no_gradient_is_not_asked_for_one() -> None:
+    def fixed(x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.batch_norm(x, mean, torch.ones_like(mean))  # refuses a gradient of mean
 
-    right = operation(lambda g, x, mean: (g / (1 + 1e-5) ** 0.5, None))
+    wrong = operation(lambda g, x, w: ((g - g.mean(0)) * w, None))
     inputs = {"x": torch.randn(6, 5, requires_grad=True), "mean": torch.zeros(5)}
     report = backhand.check_function(
-        lambda x, mean: right.apply(x, torch.full_like(x, (1 + 1e-5) ** -0.5)), plain, inputs
+        lambda x, mean: wrong.apply(x, torch.full_like(x, (1 + 1e-5) ** -0.5)), fixed, inputs
     )
-    assert report.ok, str(report)
+    assert [(row.name, row.mistake.kind) for row in report.rows] == [("x", "repeated_branch")]
 
 
 def test_forwards_that_differ_are_refused() -> None:

@@ -1,6 +1,8 @@
 """Verdicts: shapes, missing gradients, vacuous rows, dtypes, containers, and what a forward may do."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -272,3 +274,116 @@ def test_bad_parts_give_one_clear_line(forward, backward, options, message) -> N
         backhand.check(forward, backward, **{"inputs": {"x": torch.randn(3)}, **options})
     assert "\n" not in str(caught.value)
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize(("dtype", "runs"), [(torch.float32, 4), (torch.float64, 3)])
+def test_a_right_pass_is_run_once_for_each_draw_and_once_in_its_own_dtype(
+    dtype: torch.dtype, runs: int
+) -> None:
+    calls = {"forward": 0, "backward": 0}
+
+    def forward(x: torch.Tensor, b: torch.Tensor) -> dict:
+        calls["forward"] += 1
+        z = x + b
+        centered = z - z.mean(0)
+        loss = centered.square().sum()
+        return locals()
+
+    def backward(centered: torch.Tensor) -> dict:
+        calls["backward"] += 1
+        dcentered = 2 * centered
+        dz = dcentered - dcentered.mean(0)
+        db = dz.sum(0)
+        dx = dz
+        return locals()
+
+    inputs = {"x": torch.randn(6, 3, dtype=dtype), "b": torch.randn(3, dtype=dtype)}
+    report = backhand.check(forward, backward, inputs=inputs)
+    assert report.ok, str(report)
+    assert report["b"].verdict == "vacuous"
+    assert report.draws == 3
+    assert calls == {"forward": runs, "backward": runs}
+
+
+def test_a_report_keeps_no_graph_alive() -> None:
+    nodes = []
+
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        h = torch.tanh(x * w)
+        nodes.append(weakref.ref(h))
+        y = 2 * h
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, h: torch.Tensor) -> dict:
+        dh = 2 * dy
+        dz = (1 - h**2) * dh
+        return {"dh": dh, "dx": dz * w, "dw": dz * x}
+
+    report = backhand.check(forward, backward, inputs={"x": torch.randn(4), "w": torch.randn(4)}, out="y")
+    assert report.ok, str(report)
+    gc.collect()
+    assert [ref() for ref in nodes] == [None] * len(nodes)
+    assert "<html" in report.to_html()
+
+
+def test_a_gradient_found_wrong_on_a_later_draw_alone_is_wrong() -> None:
+    def forward(x: torch.Tensor) -> dict:
+        loss = torch.relu(x).sum()
+        return locals()
+
+    drawn = iter([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 2.0])])
+    report = backhand.check(
+        forward, lambda x: {"dx": torch.ones_like(x)}, inputs=lambda generator: {"x": next(drawn)}
+    )
+    assert [row.name for row in report.culprits] == ["x"]
+    assert report.draws == 3
+
+
+def test_two_dtypes_side_by_side_are_compared_by_the_coarser() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        loss = (x.double() * w).sum()
+        return locals()
+
+    def backward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        assert x.dtype == torch.float32
+        return {"dx": w.float(), "dw": x.double() * (1 + 1e-7)}
+
+    inputs = {"x": torch.randn(40), "w": torch.randn(40, dtype=torch.float64)}
+    report = backhand.check(forward, backward, inputs=inputs)
+    assert [row.name for row in report.culprits] == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("off", "exact", "approximate"), [(0.0, True, True), (1e-6, False, True), (1e-3, False, False)]
+)
+def test_the_table_shows_what_the_lectures_comparison_would(
+    off: float, exact: bool, approximate: bool
+) -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        y = x * w
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> dict:
+        return {"dx": dy * w * (1 + off), "dw": dy * x}
+
+    inputs = {"x": torch.randn(8), "w": torch.rand(8) + 1}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert (report["x"].exact, report["x"].approximate) == (exact, approximate)
+    assert (report["x"].maxdiff == 0) == exact
+    assert (report["w"].exact, report["w"].approximate, report["w"].maxdiff) == (True, True, 0)
+
+
+def test_a_coarse_gradient_is_told_as_many_times_autograds_error() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> dict:
+        y = x @ w + b
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> dict:
+        rounded = dy.to(torch.bfloat16).to(dy.dtype) if dy.dtype == torch.float32 else dy
+        return {"dx": rounded @ w.T, "dw": x.T @ dy, "db": dy.sum(0)}
+
+    inputs = {"x": torch.randn(6, 5), "w": torch.randn(5, 4), "b": torch.zeros(4)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert report.ok, str(report)
+    assert report["x"].multiple > 100
+    assert report["w"].multiple < 10

@@ -21,7 +21,7 @@ from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 from backhand.passes import mlp_chunked
 
-from .gradchecks import gradcheck, with_a_wrong_line
+from .gradchecks import gradcheck, lecture_cell, with_a_wrong_line
 from .report import Errand
 
 REPEATS = 5
@@ -95,6 +95,7 @@ def checks() -> Iterator[tuple[str, Job]]:
     """Yield the checker beside torch's gradcheck, on the lecture's 26 gradients with a hidden layer of 64."""
     drawn, wrong = mlp_chunked.inputs(torch.Generator().manual_seed(0)), with_a_wrong_line()
     assert [row.name for row in backhand.check(wrong).culprits] == ["bndiff2"]
+    yield "forward and backward, 26 kept", lecture_cell(drawn)
     yield "check", lambda: backhand.check(mlp_chunked)
     yield "check, one line wrong", lambda: backhand.check(wrong)
     yield "gradcheck, fast mode", lambda: gradcheck(drawn, fast=True)

@@ -2,13 +2,30 @@
 
 import inspect
 import linecache
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from backhand.differentiating import differentiable
 from backhand.passes import mlp_chunked
+
+
+def lecture_cell(drawn: dict[str, Tensor]) -> Callable[[], None]:
+    """Return the lecture's own check without its comparison: forward and backward, all 26 gradients kept."""
+    leaves = {k: v.clone().requires_grad_(v.is_floating_point()) for k, v in drawn.items()}
+
+    def cell() -> None:
+        for leaf in leaves.values():
+            leaf.grad = None
+        tensors = mlp_chunked.forward(**leaves)
+        for tensor in tensors.values():
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.retain_grad()
+        tensors["loss"].backward()
+
+    return cell
 
 
 def gradcheck(drawn: dict[str, Tensor], *, fast: bool) -> bool:
@@ -17,24 +34,9 @@ def gradcheck(drawn: dict[str, Tensor], *, fast: bool) -> bool:
     It compares the hand-written backward with finite differences: it says whether the gradients of the
     parameters are right, not which line is wrong. `fast` compares random projections of them.
     """
-    wanted = inspect.signature(mlp_chunked.backward).parameters
-    names = [name for name, value in drawn.items() if value.is_floating_point()]
-
-    class Lecture(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *parameters: Tensor) -> Tensor:
-            named = dict(zip(names, parameters, strict=True))
-            tensors = mlp_chunked.forward(drawn["Xb"], drawn["Yb"], **named)
-            ctx.tensors = {name: tensors[name] for name in wanted}
-            return tensors["loss"]
-
-        @staticmethod
-        def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, ...]:
-            found = mlp_chunked.backward(**ctx.tensors)
-            return tuple(found[f"d{name}"] * upstream[0] for name in names)
-
-    parameters = [drawn[name].double().requires_grad_() for name in names]
-    return torch.autograd.gradcheck(Lecture.apply, parameters, fast_mode=fast, raise_exception=False)
+    wired = differentiable(mlp_chunked)
+    leaves = [v.double().requires_grad_() if v.is_floating_point() else v for v in drawn.values()]
+    return torch.autograd.gradcheck(wired, leaves, fast_mode=fast, raise_exception=False)
 
 
 def with_a_wrong_line() -> ModuleType:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.tracing import Trace, from_graph, leaf_inputs, running
+from backhand.checking.running.graph import Trace, from_graph
+from backhand.checking.running.tracing import leaf_inputs, running
 from backhand.checking.verdicts.comparing import close, largest_difference
 from backhand.errors import CheckError
 

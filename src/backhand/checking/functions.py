@@ -201,7 +201,7 @@ def _row(subject: Subject, name: str, judged: Sequence[Judgement], failures: Seq
 def _mistake(subject: Subject, name: str, wrong: Sequence[Judgement], failures: Sequence[Mistake]) -> Mistake:
     """Return the mistake: what reproduces the gradient, else what the backward does to its upstream gradient.
 
-    That it ignores some of it, or sees other elements of it than it should, or computes coarsely.
+    That it ignores some of it, gives another answer each time, or sees other rows than it should.
     """
     chosen = Pass(subject.reference, subject.call, {}, ("y",), {}, None, frozenset(), None, None)
     found = name_mistake(chosen, name, wrong)
@@ -209,7 +209,7 @@ def _mistake(subject: Subject, name: str, wrong: Sequence[Judgement], failures: 
     if found.kind != "unexplained" or culprit.value is None:
         return found
     for failure in failures:
-        if failure.kind == "ignores_upstream" and f"d{name}" in failure.detail["gradients"]:
+        if f"d{name}" in failure.detail.get("gradients", ()):
             return replace(failure, message=f"d{name}: {failure.message}")
     relative = largest_difference(culprit.value, culprit.expected) / float(culprit.expected.abs().max())
     if relative <= COARSE:

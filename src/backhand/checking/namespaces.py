@@ -10,8 +10,8 @@ from backhand.checking.report import Report
 from backhand.checking.rows import assemble
 from backhand.checking.running.drawing import judged, unmatched
 from backhand.checking.running.flattening import flatten
+from backhand.checking.running.graph import from_graph
 from backhand.checking.running.protocol import Pass
-from backhand.checking.running.tracing import from_graph
 from backhand.checking.verdicts.localising import judge
 from backhand.errors import CheckError
 
@@ -53,7 +53,10 @@ def check_namespace(
             "no name here is the gradient of a tensor on which the loss depends, such as dlogits."
         )
     judgement = judge(chosen, draw)
-    return assemble(chosen, "namespace", [judgement], 1, draw, (), (), unmatched(draw))
+    report = assemble(chosen, "namespace", [judgement], 1, draw, (), (), unmatched(draw))
+    if report.sheet is not None:  # drawn now: these tensors are the user's own, and may change
+        list(report.sheet.pictures.values())
+    return report
 
 
 def _nothing(**_: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backhand.checking.running.graph import Trace
 from backhand.checking.running.source import Source
-from backhand.checking.running.tracing import Trace
 
 Picture = tuple[tuple[float, ...], ...]
 ROWS, COLUMNS = 10, 18

@@ -1,4 +1,4 @@
-"""Which elements of the upstream gradient a gradient reads: the rows of others too, or only its own."""
+"""Which rows of the upstream gradient a gradient reads: its own, or those of others too."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ Probe = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
 def mixing(
     own: Probe, right: Probe, given: Mapping[str, Any], upstream: str, gradient: str
 ) -> Finding | None:
-    """Find an axis along which a gradient is made of other rows' upstream gradients, and should not, or not.
+    """Find an axis along which a gradient is made of other rows of its upstream gradient than it should be.
 
     A mean, a variance or a sum over an axis in the forward sends every row's upstream gradient to every row.
     The formula of a batch norm in training, say, does so; that of one with fixed statistics does not.
@@ -25,33 +25,35 @@ def mixing(
         upstream: its name.
         gradient: the name of the gradient in question; it needs the shape of the upstream gradient.
     """
-    arriving = given[upstream]
-    for axis in range(arriving.dim()):
-        if arriving.shape[axis] < 2:
+    for axis in range(given[upstream].dim()):
+        if given[upstream].shape[axis] < 2:
             continue
-        changed = arriving.clone()
-        changed.select(axis, 0).neg_()
-        reads = [
-            _reaches(probe, given, {**given, upstream: changed}, gradient, axis) for probe in (own, right)
-        ]
-        if reads[0] != reads[1]:
-            whole, part = f"all of {upstream}", f"its own row of {upstream} alone"
-            does, should = (whole, part) if reads[0] else (part, whole)
-            words = f"along axis {axis} each row is made of {does}, not of {should}: a mean, variance or sum"
-            words += " over that axis is " + ("a constant here" if reads[0] else "left out")
-            kind = "repeated_branch" if reads[0] else "missing_branch"
-            return Finding(kind, {"branches": [], "axes": [axis]}, words)
+        # what a change of the last row does to the last row, and what it does to the others
+        (last, others), (last_right, others_right) = (
+            _reached(probe, given, upstream, gradient, axis) for probe in (own, right)
+        )
+        if last_right and not last:
+            words = f"along axis {axis} a row of {gradient} does not read its own row of {upstream}"
+            return Finding("ignores_upstream", {"axes": [axis]}, words)
+        whole, alone = f"all of {upstream}", f"its own row of {upstream} alone"
+        told = f"along axis {axis} each row is made of"
+        if others_right and not others:
+            words = f"{told} {alone}, not of {whole}: a mean, variance or sum over that axis is left out"
+            return Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
+        if others and not others_right:
+            words = f"{told} {whole}, not of {alone}: a mean, variance or sum over that axis is one too many"
+            return Finding("repeated_branch", {"branches": [], "axes": [axis]}, words)
     return None
 
 
-def _reaches(
-    probe: Probe, given: Mapping[str, Any], changed: Mapping[str, Any], gradient: str, axis: int
-) -> bool:
-    """Tell whether a change of the first row of the upstream gradient arrives in other rows."""
-    before, after = probe(given).get(gradient), probe(changed).get(gradient)
-    if before is None or after is None or before.dim() <= axis or before.shape != after.shape:
-        return False
-    others = torch.arange(1, before.shape[axis], device=before.device)
-    difference = (after - before).index_select(axis, others).abs()
-    size = torch.finfo(before.dtype).eps * float(before.abs().max())
-    return bool((difference > 100 * size).any())
+def _reached(
+    probe: Probe, given: Mapping[str, Any], upstream: str, gradient: str, axis: int
+) -> tuple[bool, bool]:
+    """Tell whether a change of the last row of the upstream gradient arrives there, and in other rows."""
+    changed = given[upstream].clone()
+    changed.select(axis, -1).neg_()
+    before, after = probe(given).get(gradient), probe({**given, upstream: changed}).get(gradient)
+    if before is None or after is None or before.shape != changed.shape or after.shape != changed.shape:
+        return False, False
+    moved = (after - before).abs() > 100 * torch.finfo(before.dtype).eps * before.abs().max()
+    return bool(moved.select(axis, -1).any()), bool(moved.narrow(axis, 0, moved.shape[axis] - 1).any())

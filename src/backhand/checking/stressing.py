@@ -55,16 +55,16 @@ def _linearity(
 ) -> Iterator[Mistake]:
     if not upstream:
         return
-    doubled = _called(probe, {**given, **{u: 2 * given[u] for u in upstream}})
-    if doubled is None:
+    scaled = _called(probe, {**given, **{u: -2 * given[u] for u in upstream}})
+    if scaled is None:
         return
-    bad = sorted(n for n, g in base.items() if n in doubled and not same(n, doubled[n], 2 * g))
+    bad = sorted(n for n, g in base.items() if n in scaled and not same(n, scaled[n], -2 * g))
     if bad:
-        unmoved = [n for n in bad if same(n, doubled[n], base[n])]
-        told = "does not change" if unmoved == bad else "does not double"
+        unmoved = [n for n in bad if same(n, scaled[n], base[n])]
+        told = "does not change" if unmoved == bad else "does not do so too"
         yield _mistake(
             "ignores_upstream",
-            f"{', '.join(bad)} {told} when the upstream gradient {', '.join(upstream)} is doubled.",
+            f"{', '.join(bad)} {told} when the upstream gradient {', '.join(upstream)} is multiplied by -2.",
             {"gradients": bad},
         )
         return

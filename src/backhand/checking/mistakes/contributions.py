@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.running.tracing import Trace
+from backhand.checking.running.graph import Trace
 
 
 class Saved:

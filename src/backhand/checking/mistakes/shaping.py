@@ -9,7 +9,8 @@ from torch import Tensor
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.finding import Finding, same
 from backhand.checking.mistakes.fitting import constant_ratio
-from backhand.checking.verdicts.comparing import close, right_but_for_shape
+from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
+from backhand.checking.verdicts.comparing import close, coarser, right_but_for_shape
 
 
 def right_values(scene: Scene) -> Finding | None:
@@ -119,8 +120,9 @@ def partial(scene: Scene) -> Finding | None:
     user, expected = scene.value, scene.expected
     if user.shape != expected.shape or user.numel() < 4:
         return None
-    size = float(expected.abs().max())
-    wrong = (user - expected).abs() > 1e-8 * expected.abs() + 1e-10 * size
+    dtype = coarser(user.dtype, expected.dtype)
+    floor = OF_SUMMANDS[dtype] * expected.abs().max()
+    wrong = (user - expected).abs() > RELATIVE[dtype] * expected.abs() + floor
     for axis in range(expected.dim()):
         others = [a for a in range(expected.dim()) if a != axis]
         bad = wrong.any(dim=tuple(others)) if others else wrong
@@ -130,10 +132,19 @@ def partial(scene: Scene) -> Finding | None:
             continue
         where = torch.nonzero(bad).flatten().tolist()
         if len(where) <= max(1, int(0.7 * int(alive.sum()))):
-            return Finding(
-                "partial", {"where": {"axis": axis, "indices": where}}, _where(axis, where, len(bad))
-            )
+            return _partial(axis, where, len(bad), "wrong only")
+    for axis in range(expected.dim()):
+        others = tuple(a for a in range(expected.dim()) if a != axis)
+        dead = (user == 0).all(dim=others) if others else user == 0
+        empty = dead & ((expected != 0).any(dim=others) if others else expected != 0)
+        if bool(empty.any()) and not bool(dead.all()):
+            return _partial(axis, torch.nonzero(empty).flatten().tolist(), len(dead), "zero")
     return None
+
+
+def _partial(axis: int, where: list[int], length: int, how: str) -> Finding:
+    words = f"{how} at {_where(axis, where, length)}"
+    return Finding("partial", {"where": {"axis": axis, "indices": where}}, words)
 
 
 def _where(axis: int, where: list[int], length: int) -> str:
@@ -142,4 +153,4 @@ def _where(axis: int, where: list[int], length: int) -> str:
         block = f"{first} to {last}" + (" (the end)" if last == length - 1 else "")
     else:
         block = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
-    return f"wrong only at index {block} of axis {axis}, of {length}"
+    return f"index {block} of axis {axis}, of {length}"

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, root
+from backhand.checking.running.graph import Trace
 from backhand.checking.running.protocol import Pass, arguments
-from backhand.checking.running.tracing import Trace, running, trace
+from backhand.checking.running.tracing import running, trace
 from backhand.errors import CheckError
 
 
@@ -76,7 +77,8 @@ def judged(
 def backward_arguments(chosen: Pass, traced: Trace) -> dict[str, Any]:
     """Return copies of what the backward asks for, so that it cannot spoil the graph."""
     wanted = arguments(chosen, traced.values, traced.upstream)
-    copies = {name: _copy(value) for name, value in wanted.items()}
+    with torch.no_grad():
+        copies = {name: _copy(value) for name, value in wanted.items()}
     if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
         for name, copy in copies.items():
             if isinstance(copy, Tensor) and name in traced.gradients:
@@ -86,7 +88,7 @@ def backward_arguments(chosen: Pass, traced: Trace) -> dict[str, Any]:
 
 def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.clone()
     if isinstance(value, Mapping):
         return {k: _copy(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +34,7 @@ def _add(flat: dict[str, Any], path: str, value: object, depth: int) -> None:
         flat[path] = value
 
 
+@lru_cache(maxsize=4096)
 def root(name: str) -> str:
     """Return the variable that a path starts with: `hs` of `hs[0]`."""
     return name.split("[", 1)[0]
