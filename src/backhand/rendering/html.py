@@ -92,7 +92,6 @@ def as_html(report: Report) -> str:
         captions=CAPTIONS,
         state=state(report),
         palette=PALETTE,
-        state=state,
     )
 
 
