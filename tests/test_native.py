@@ -254,6 +254,10 @@ def test_tanh_and_exp_are_within_float32_rounding() -> None:
     assert (np.abs(tanh - np.tanh(exact)) <= 4e-7 * np.abs(np.tanh(exact))).all()
     assert np.abs(tanh).max() <= 1
     assert np.abs(exp / np.exp(-np.abs(exact)) - 1).max() < 3e-7
+    ends = np.array([88, 1e30, np.inf], np.float32)
+    both(ends, tanh[:3], exp[:3])
+    assert (exp[:3] == 0).all()
+    assert np.allclose(tanh[:3], 1, rtol=0, atol=4e-7)
 
 
 @pytest.mark.slow
