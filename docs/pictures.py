@@ -84,12 +84,11 @@ def notebook(folder: Path, images: Path, chromium: str) -> None:
     jupytext.write(example, folder / "lecture.ipynb")
     with jupyterlab(folder) as address, sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1240, "height": 760})
+        page = browser.new_page(viewport={"width": 1080, "height": 780})
         page.goto(f"{address}/doc/tree/lecture.ipynb")
-        page.get_by_text("missing branch").scroll_into_view_if_needed(timeout=60_000)
-        page.evaluate(
-            "[...document.querySelectorAll('.jp-MarkdownCell')].at(-2).scrollIntoView({block: 'start'})"
-        )
+        before = page.locator("p", has_text="Going on without that branch")
+        before.wait_for(timeout=60_000)
+        before.evaluate("e => e.scrollIntoView({block: 'center'})")
         page.wait_for_timeout(1000)
         page.screenshot(path=images / "notebook.png")
         browser.close()

@@ -87,6 +87,14 @@ dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv  # (n, 1)
 # shows: so far: the branch through counts_sum is missing
 
 # %% [markdown]
+# Going on without that branch is a mistake. It is told on its own line; what is made of it only follows.
+
+# %%
+dnorm_logits = counts * dcounts  # (n, vocabulary)
+# shows: missing_branch
+# shows: dnorm_logits  follows
+
+# %% [markdown]
 # Completed, and down to the logits.
 
 # %%

@@ -1,35 +1,47 @@
+import functools
+import io
 import json
 import math
+import runpy
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from backhand.benching import BenchReport, Errand, bench, timing
+import backhand
+from backhand.benching import BenchReport, Errand, bench, errands, gradchecks, timing
 from backhand.benching.plotting import plot_bench
 from backhand.engines import ENGINES, Running
 from backhand.errors import ConfigError
+from backhand.passes import mlp_chunked
+from backhand.rendering.bench_tables import bench_tables
 
 QUICK = ("lecture's loop", "fused", "native")
 
 
 @pytest.fixture(scope="module")
 def report() -> BenchReport:
-    return bench(sizes=[(3, 16)], batches=[16, 64], contenders=QUICK, rounds=2, seconds=0.01, errands=False)
+    return bench(
+        sizes=[(3, 16)], batches=[16, 64], hidden=[8], contenders=QUICK, rounds=2, seconds=0.01, errands=False
+    )
 
 
 def test_each_contender_is_timed_on_each_size_and_batch(report: BenchReport) -> None:
-    assert [(t.name, t.batch_size) for t in report.timings] == [(n, b) for b in (16, 64) for n in QUICK]
+    taken = [(t.name, t.batch_size, t.n_hidden) for t in report.timings]
+    growing = [(name, 16, 8) for name in QUICK if name in timing.GROWING]
+    assert taken == [(n, b, 16) for b in (16, 64) for n in QUICK] + growing
     for t in report.timings:
         assert t.failure is None
         assert 0 < t.low <= t.microseconds <= t.high
         assert t.loss_error < timing.CLOSE_ENOUGH
         assert t.share_of_peak == pytest.approx(
-            6 * t.batch_size * (3 * 3 + 27) * 16 / t.microseconds / 1e3 / report.peak_gflops
+            6 * t.batch_size * (3 * 3 + 27) * t.n_hidden / t.microseconds / 1e3 / report.peak_gflops
         )
-    assert [t.ratio for t in report.timings if t.name == "lecture's loop"] == [1, 1]
+    assert [t.ratio for t in report.timings if t.name == "lecture's loop"] == [1, 1, 1]
 
 
 def uphill(
@@ -48,7 +60,13 @@ def test_a_contender_that_trains_wrongly_is_not_timed(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(timing, "CONTENDERS", {**timing.CONTENDERS, "uphill": uphill, "missing": missing})
     found = bench(
-        sizes=[(3, 16)], batches=[16], contenders=["uphill", "missing"], rounds=1, seconds=0.01, errands=False
+        sizes=[(3, 16)],
+        batches=[16],
+        hidden=[],
+        contenders=["uphill", "missing"],
+        rounds=1,
+        seconds=0.01,
+        errands=False,
     )
     _, wrong, absent = found.timings
     assert wrong.failure is not None
@@ -67,6 +85,67 @@ def test_a_report_becomes_json_and_a_picture(report: BenchReport) -> None:
     assert plot_bench(whole).startswith(b"\x89PNG")
 
 
+def test_the_tables_of_the_recorded_run_are_those_of_its_figures() -> None:
+    folder = Path(__file__).parents[1] / "benchmarks"
+    record = runpy.run_path(str(folder / "record.py"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    recorded = json.loads((folder / "recorded.json").read_text(encoding="utf-8"))
+    assert record["with_tables"](text, recorded) == text
+    assert f"{recorded['timings'][-1]['ratio']:.1f}" in text
+
+
+def test_the_tables_on_a_terminal_of_80_columns_lose_nothing(report: BenchReport) -> None:
+    slow = replace(report.timings[0], microseconds=123456.7, low=112233.4, high=134567.8)
+    names = ("calibration and evaluation", "backhand train --steps 1000")
+    errands = tuple(Errand(name, 1.234e-5, 1.233e-5, 1.235e-5, 1_000_000) for name in names)
+    whole = replace(
+        report, timings=(slow, *report.timings[1:]), errands=errands, peak_memory={"fused": 321.4}
+    )
+    file = io.StringIO()
+    Console(width=80, file=file).print(bench_tables(whole))
+    text = file.getvalue()
+    for shown in ("112,233 to 134,568", "lecture's loop", "batch 64", "hidden 8", "1,000,000", "321", *names):
+        assert shown in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_gradcheck_and_the_checker_agree_on_the_pass() -> None:
+    drawn = mlp_chunked.inputs(torch.Generator().manual_seed(0))
+    assert gradchecks.gradcheck(drawn, fast=True)
+    assert backhand.check(mlp_chunked, draws=1).ok
+    assert [row.name for row in backhand.check(gradchecks.with_a_wrong_line()).culprits] == ["bndiff2"]
+
+
+def test_the_fast_mode_of_gradcheck_overlooks_a_forgotten_bessels_correction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mlp_chunked, "backward", gradchecks.with_a_wrong_line().backward)
+    drawn = mlp_chunked.inputs(torch.Generator().manual_seed(0))
+    assert gradchecks.gradcheck(drawn, fast=True)
+    assert not gradchecks.gradcheck(drawn, fast=False)
+
+
+def test_gradcheck_refuses_a_wrong_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = mlp_chunked.backward
+
+    @functools.wraps(right)
+    def negated(*given: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        return {name: -gradient for name, gradient in right(*given, **named).items()}
+
+    monkeypatch.setattr(mlp_chunked, "backward", negated)
+    drawn = mlp_chunked.inputs(torch.Generator().manual_seed(0))
+    assert not gradchecks.gradcheck(drawn, fast=True)
+
+
+@pytest.mark.slow
+def test_errands_are_timed_and_the_lists_of_words_are_of_several_sizes() -> None:
+    found = errands.measure_errands("municipios", watch=lambda text: None)
+    assert {e.words for e in found} == {None, 8133, *errands.LISTS}
+    assert all(0 < e.low <= e.seconds <= e.high for e in found)
+    assert {"check", "gradcheck", "100,000 sampled words", "backhand --help"} <= {e.name for e in found}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"contenders": ["steam"]}, "no contender 'steam'; choose from"), ({"rounds": 0}, "--rounds is 0")],
@@ -83,7 +162,7 @@ def test_the_peers_train_as_the_engines_do(name: str) -> None:
     if name.startswith("JAX"):
         pytest.importorskip("jax")
     found = bench(
-        sizes=[(3, 16)], batches=[16], contenders=[name], rounds=1, seconds=0.01, errands=False
+        sizes=[(3, 16)], batches=[16], hidden=[], contenders=[name], rounds=1, seconds=0.01, errands=False
     ).timings[1]
     assert found.failure is None
     assert found.loss_error < timing.CLOSE_ENOUGH

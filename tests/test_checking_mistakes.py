@@ -1,5 +1,7 @@
 """Each deliberate mistake is caught, gives one culprit, the right one, and is named; its near miss is not."""
 
+import re
+
 import pytest
 import torch
 
@@ -259,6 +261,19 @@ def test_memory_that_is_shared_below_rounding_is_a_warning_and_no_fault() -> Non
     assert report.ok
     assert [w.kind for w in report.warnings] == ["aliased"]
     assert "dlogits" in report.warnings[0].message
+
+
+def test_such_memory_is_no_fault_beside_a_mistake_elsewhere_either() -> None:
+    slip = "dbnmeani = -dbndiff.sum(0, keepdim=True)", "dbnmeani = -dbndiff.sum(0)"
+    report = backhand.check(altered(mlp_chunked, ("dnorm_logits.clone()", "dnorm_logits"), slip))
+    assert [row.name for row in report.culprits] == ["bnmeani"]
+    assert [w.kind for w in report.warnings] == ["aliased"]
+
+
+def test_the_message_on_an_alias_shows_what_the_value_became() -> None:
+    report = backhand.check(altered(mlp_chunked, ("dbndiff.clone()", "dbndiff")))
+    expected, found = re.search(r"Expected (\S+), found (\S+) at", report["bndiff"].mistake.message).groups()
+    assert expected != found
 
 
 GATES = """

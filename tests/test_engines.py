@@ -6,9 +6,12 @@ from torch import Tensor
 
 from backhand import Contexts, TrainConfig, Vocabulary, load_words, split_words
 from backhand.engines import ENGINES, Running
+from backhand.engines.graphed import counted_step
 from backhand.engines.nonfinite import first_nonfinite
+from backhand.engines.stepping import by_hand
 from backhand.language.config import EngineName
 from backhand.language.model import draw_parameters
+from backhand.passes import mlp_fused
 
 Minibatches = tuple[dict[str, Tensor], Tensor, Tensor]
 
@@ -100,6 +103,35 @@ def test_the_first_non_finite_tensor_is_found_where_it_arises(engine: str) -> No
     parameters["bngain"] = torch.full_like(parameters["bngain"], 3e38)
     step, name = first_nonfinite(engine, parameters, Xs, Ys, [0.1] * 6) or (None, None)
     assert (step, name) == (0, "hpreact")
+
+
+def test_a_step_that_counts_for_itself_is_the_plain_step_bit_for_bit() -> None:
+    parameters, Xs, Ys = minibatches(20)
+    counting = {name: p.clone() for name, p in parameters.items()}
+    rates = [0.1 / (1 + k) for k in range(20)]
+    kept = [Running(torch.zeros(1, 64), torch.ones(1, 64)) for _ in range(2)]
+    expected = ENGINES["fused"](parameters, Xs, Ys, rates, kept[0])
+    with torch.no_grad():
+        step, losses = counted_step(by_hand(mlp_fused), counting, Xs, Ys, rates, kept[1])
+        for _ in rates:
+            step()
+    assert torch.equal(losses, expected)
+    assert all(torch.equal(p, counting[name]) for name, p in parameters.items())
+    assert all(map(torch.equal, *kept))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_replayed_graph_keeps_running_statistics_and_rates_as_plain_steps_do() -> None:
+    parameters, Xs, Ys = minibatches(20)
+    rates = [0.1 / (1 + k) for k in range(20)]
+    moved = {name: p.cuda() for name, p in parameters.items()}
+    kept = [Running(torch.zeros(1, 64, device=d), torch.ones(1, 64, device=d)) for d in ("cpu", "cuda")]
+    expected = ENGINES["fused"](parameters, Xs, Ys, rates, kept[0])
+    for begin, end in ((0, 1), (1, 3), (3, 20)):
+        part = ENGINES["fused"](moved, Xs[begin:end].cuda(), Ys[begin:end].cuda(), rates[begin:end], kept[1])
+        torch.testing.assert_close(part.cpu(), expected[begin:end], rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.cat(kept[1]).cpu(), torch.cat(kept[0]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.gpu

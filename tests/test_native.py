@@ -147,6 +147,39 @@ def test_without_numba_the_fused_engine_trains_with_a_warning(monkeypatch: pytes
         native.steps.cache_clear()
 
 
+def test_on_a_cpu_without_avx2_the_fused_engine_trains_with_a_warning() -> None:
+    script = """
+import sys, torch, warnings
+from backhand.engines import ENGINES, native
+torch.manual_seed(1)
+shapes = dict(C=(9, 5), W1=(15, 20), b1=(20,), W2=(20, 9), b2=(9,), bngain=(1, 20), bnbias=(1, 20))
+parameters = {name: torch.randn(shape) for name, shape in shapes.items()}
+X = torch.randint(0, 9, (5, 16, 4))
+before = {name: p.clone() for name, p in parameters.items()}
+expected = ENGINES["fused"](before, X[..., :3], X[..., 3], [0.1] * 5)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", native.NativeEngineWarning)
+    losses = native.engine(parameters, X[..., :3], X[..., 3], [0.1] * 5)
+print(torch.equal(losses, expected), *(each.message for each in caught))
+"""
+    older = os.environ | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"}
+    done = subprocess.run([sys.executable, "-c", script], env=older, capture_output=True, text=True)
+    reason = "the native engine needs a CPU with AVX2 or NEON, and this has neither"
+    assert done.stdout.strip() == f"True {reason}; the fused engine takes its place", done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_tells_in_one_line_that_the_fused_engine_takes_its_place(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['numba'] = None; from backhand.cli import main; main()"
+    options = ["train", "names", "--steps", "2", "--n-hidden", "4", "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", script, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "Numba" in line]
+    assert len(told) == 1
+    assert told[0].startswith("backhand: the native engine needs Numba, which cannot be imported")
+    assert told[0].endswith("; the fused engine takes its place")
+
+
 IN_ANOTHER_PROCESS = """
 import logging, sys, torch
 from backhand.engines import native

@@ -4,6 +4,7 @@ import html
 import pickle
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_the_notebooks_display_is_a_frame_that_runs_nothing():
     frame = forgotten_branch()._repr_html_()
     assert frame.startswith("<iframe ")
     assert " sandbox " in frame
+
+
+def test_what_follows_a_cell_has_culprits_and_what_is_missing_in_words_and_every_verdict_as_a_word():
+    report = forgotten_branch()
+    text = html.unescape(as_fragment(report))
+    for row in report.rows:
+        assert re.search(rf">{row.gradient}</th><td[^>]*>\s*<span[^>]*>{row.verdict}</span>", text), row
+    mistake = report["counts"].mistake
+    assert mistake.message in text
+    assert mistake.hint in text
+    assert "follows: its own line is right" in text
+    missing = replace(report["h"], verdict="todo", note="so far: one branch is missing")
+    text = as_fragment(replace(report, rows=(missing,)))
+    assert "so far: one branch is missing" in text
+    assert "nothing wrong so far" in text
 
 
 def test_a_path_that_cannot_be_written_is_told(tmp_path: Path):

@@ -81,7 +81,10 @@ def test_a_mistake_is_named_with_its_cell_and_mended_by_running_it_again(run: Ru
 def test_only_the_culprit_of_another_cell_is_at_fault(run: Run):
     run(FORWARD)
     run(BACKWARD.replace("dz = (1 - h**2) * dh", "dz = h * dh"))
-    assert "follows" in run("db = dz.sum(0)")
+    shown = run("db = dz.sum(0)")
+    assert re.search(r"^In\[4\] +db +follows", shown, re.M)
+    assert "In[3], line 4 | dz = h * dh" in shown  # what it follows
+    assert not re.search(r"dh +right", shown)
 
 
 def test_the_whole_sheet_comes_on_demand(run: Run):

@@ -4,6 +4,7 @@ import json as jsonlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,7 +194,7 @@ def learn(
 def bench(
     *,
     words: Annotated[str, described("list of words, as train takes it", "WORDS")] = "names",
-    rounds: Annotated[int, arg(help="how often each contender is timed")] = 9,
+    rounds: Annotated[int, arg(help="how often each contender is timed")] = 7,
     seconds: Annotated[float, arg(help="about how long each time")] = 0.2,
     png: Annotated[Path | None, described("draw the timings into this file", "FILE")] = None,
     json: Json = False,
@@ -258,12 +259,14 @@ def main() -> None:
 
 @contextmanager
 def log_shown() -> Iterator[None]:
-    """Print on standard error what the package tells its log: that something takes a while."""
+    """Print on standard error what the package tells its log: that something takes a while; and warnings."""
     log, handler = logging.getLogger("backhand"), logging.StreamHandler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"backhand: {message}", file=sys.stderr)
+            yield
     finally:
         log.removeHandler(handler)
 

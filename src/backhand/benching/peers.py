@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backhand.engines import Engine, Running
+from backhand.engines import ENGINES, Engine, Running
 from backhand.engines.stepping import Parameters
 from backhand.passes import mlp_fused
 
@@ -37,10 +37,10 @@ def lecture(
         for p in leaves:
             assert p.grad is not None
             p.data += -rate * p.grad
-        losses.append(loss.detach())
+        losses.append(loss.item())
     for name, p in zip(NAMES, leaves, strict=True):
         parameters[name].copy_(p.detach())
-    return torch.stack(losses)
+    return torch.tensor(losses)
 
 
 @cache
@@ -108,4 +108,17 @@ def jax_peer(
     return torch.tensor(losses.__array__())
 
 
+def on_gpu(
+    parameters: Parameters, Xs: Tensor, Ys: Tensor, rates: Sequence[float], running: Running | None = None
+) -> Tensor:
+    """Train with the fused engine as a CUDA graph; minibatches and parameters are taken there and back."""
+    moved = {name: p.cuda() for name, p in parameters.items()}
+    losses = ENGINES["fused"](moved, Xs.cuda(), Ys.cuda(), rates, running).cpu()
+    for name, p in moved.items():
+        parameters[name].copy_(p)
+    return losses
+
+
 PEERS: dict[str, Engine] = {"lecture's loop": lecture, "torch.compile": compiled, "JAX jit + scan": jax_peer}
+if torch.cuda.is_available():
+    PEERS["fused, CUDA graph"] = on_gpu

@@ -37,12 +37,21 @@ class Timing:
 
 @dataclass(frozen=True)
 class Errand:
-    """What is done beside the steps of training: seconds, with quartiles."""
+    """What is done beside the steps of training.
+
+    Attributes:
+        name: what it is.
+        seconds: the median, and its quartiles.
+        low: first quartile.
+        high: third quartile.
+        words: how many words it was done with, where that was varied.
+    """
 
     name: str
     seconds: float
     low: float
     high: float
+    words: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class BenchReport:
     Attributes:
         machine: processor, cores, and the versions of what was measured.
         peak_gflops: what a product of two 1024-square float32 matrices reaches on one core.
-        timings: in the order in which they were taken.
+        timings: in the order in which they were taken: every contender with every batch size, then some of
+            them with more hidden sizes.
         errands: in the same way.
         peak_memory: megabytes of a process that trains with a contender at the largest batch size.
     """

@@ -16,14 +16,21 @@ from backhand.language.model import draw_parameters
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 
-from .errands import measure_errands, measure_memory
+from .errands import measure_errands
 from .machine import describe_machine, one_thread, sgemm_gflops
+from .memory import measure_memory
 from .peers import PEERS
 from .report import BenchReport, Timing
 
 SIZES = ((10, 200), (30, 300))
 BATCHES = (32, 128, 1024, 8192)
+HIDDEN = (50, 100, 400, 800)
+"""More hidden sizes, to show what a larger model costs: with the first embedding and batch size."""
+
 BASELINE = "lecture's loop"
+GROWING = (BASELINE, "JAX jit + scan", "native")
+"""The contenders for these, as far as they are taken at all."""
+
 CONTENDERS: Mapping[str, Engine] = {**PEERS, **ENGINES}
 
 CHECKED_STEPS = 30
@@ -63,8 +70,9 @@ def bench(
     words: str = "names",
     sizes: Sequence[tuple[int, int]] = SIZES,
     batches: Sequence[int] = BATCHES,
+    hidden: Sequence[int] = HIDDEN,
     contenders: Sequence[str] = tuple(CONTENDERS),
-    rounds: int = 9,
+    rounds: int = 7,
     seconds: float = 0.2,
     errands: bool = True,
     watch: Watch = lambda text: None,
@@ -78,6 +86,8 @@ def bench(
         words: the list of words, as `train` takes it.
         sizes: embedding and hidden sizes.
         batches: minibatch sizes.
+        hidden: more hidden sizes, with the first of the embedding and batch sizes, for the contenders in
+            GROWING.
         contenders: names, from CONTENDERS; the lecture's loop is always among them.
         rounds: how often each is timed.
         seconds: about how long each time.
@@ -96,11 +106,13 @@ def bench(
     timings: list[Timing] = []
     with one_thread():
         peak = sgemm_gflops()
-        for n_embd, n_hidden in sizes:
-            for batch_size in batches:
-                watch(f"model ({n_embd}, {n_hidden}), batch {batch_size:,}")
-                case = make_case(words, n_embd, n_hidden, batch_size)
-                timings += time_case(case, names, rounds, seconds, peak)
+        cases = [(*size, batch_size, names) for size in sizes for batch_size in batches]
+        growing = [name for name in names if name in GROWING]
+        cases += [(sizes[0][0], n_hidden, batches[0], growing) for n_hidden in hidden]
+        for n_embd, n_hidden, batch_size, taken in cases:
+            watch(f"model ({n_embd}, {n_hidden}), batch {batch_size:,}")
+            case = make_case(words, n_embd, n_hidden, batch_size)
+            timings += time_case(case, taken, rounds, seconds, peak)
         found = measure_errands(words, watch) if errands else ()
     memory = measure_memory(names, max(batches), watch) if errands else {}
     return BenchReport(describe_machine(), peak, tuple(timings), found, memory)

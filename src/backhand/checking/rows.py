@@ -148,12 +148,14 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
 def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
     """Warn of shared memory and of wrong upstream gradients, where the difference is below rounding."""
     found = []
-    for name, (other, statement) in judgement.shared.items():
+    for name, alias in judgement.shared.items():
         gradient = judgement.draw.matched[name]
-        where = f" (line {statement.lineno})" if chosen.backward_source else ""
-        message = f"{gradient} shares its memory with {other} and is changed in place through it{where}."
+        line = chosen.backward_source.line(alias.statement.lineno) if chosen.backward_source else None
+        cell = f" of {line.file}" if line is not None and chosen.scope is not None else ""
+        where = f" (line {line.number}{cell})" if line is not None else ""
+        message = f"{gradient} shares its memory with {alias.through}, through which it is changed{where}."
         hint = "The change is below rounding here, but only by luck: a copy of its own keeps the value."
-        found.append(Mistake("aliased", message, hint, {"with": other, "name": name}))
+        found.append(Mistake("aliased", message, hint, {"with": alias.through, "name": name}))
     for name, (used, expected) in judgement.lucky.items():
         gradient = judgement.draw.matched[name]
         message = (

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
-from .tiles import LANES, ROWS, add_tile, transpose_tile
+from .tiles import LANES, ROWS, dot_tile, low_tile, tall_tile, transpose_tile
 
 DEPTH = 256
 """Rows of the right operand that a product takes at a time, so that they stay in cache."""
@@ -21,6 +21,9 @@ BLOCK = 64
 
 # reassociation and contraction let LLVM vectorise sums; NaN and infinity keep their meaning
 FAST = {"reassoc", "contract", "arcp", "nsz"}
+
+QUICK: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""What Numba need not compile for a function that only other kernels call."""
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 
@@ -34,7 +37,7 @@ P0, P1, P2, P3, P4 = map(
 Q1, Q2, Q3, Q4 = map(
     np.float32, (0.4677783755206715, 0.0261644981100681, 3.41131552751054e-4, 8.52258019192735e-7)
 )
-LEAST, LOG2E, LN2 = np.float32(-87), np.float32(1 / np.log(2)), np.float32(np.log(2))
+LEAST, LOG2E, LN2 = np.float32(-88), np.float32(1 / np.log(2)), np.float32(np.log(2))
 E2, E3, E4, E5, E6 = map(
     np.float32,
     (0.4999999341236541, 0.16666520106509664, 0.0416683942378161, 8.36878053277556e-3, 1.38144657896787e-3),
@@ -42,13 +45,17 @@ E2, E3, E4, E5, E6 = map(
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function as a part of each kernel that calls it; Python cannot call it.
+    """Compile a function once for all kernels that call it; Python cannot call it.
 
-    LLVM always inlines it. Otherwise the process that compiles would call the copy that LLVM made of it
-    alone, later processes the copy beside its caller, and these may round differently.
+    For what leaves LLVM no choice in the order of a sum: the process that compiles calls the copy that LLVM
+    made of it alone, later processes the copy beside its caller, and both must round alike.
     """
-    quick: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
-    return njit(fastmath=FAST, error_model="numpy", forceinline=True, **quick)(function)
+    return njit(fastmath=FAST, error_model="numpy", **QUICK)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function as a part of each kernel that calls it, so that it is the same in every process."""
+    return njit(fastmath=FAST, error_model="numpy", forceinline=True, **QUICK)(function)
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,6 +69,30 @@ Indices: TypeAlias = np.ndarray
 
 
 @kernel
+def add_tiles(
+    out: Matrix,
+    scale: np.float32,
+    a: Matrix,
+    b: Matrix,
+    rows: int,
+    depth: int,
+    keep: bool,
+) -> None:
+    """out = scale * a @ b, or, to keep what is there, out += scale * a @ b; a is (rows, depth)."""
+    low = ROWS // 2
+    tall = (rows + low - 1) // ROWS * ROWS  # rows in tall tiles; the rest fits a low one
+    for begin in range(0, depth, DEPTH):
+        end = min(begin + DEPTH, depth)
+        for i in range(0, tall, ROWS):
+            for j in range(0, b.shape[1], LANES):
+                tall_tile(out, a, b, scale, i, j, begin, end, keep)
+        if rows > tall:
+            for j in range(0, b.shape[1], LANES):
+                low_tile(out, a, b, scale, tall, j, begin, end, keep)
+        keep = True
+
+
+@inlined
 def product(
     a: Matrix,
     b: Matrix,
@@ -69,12 +100,35 @@ def product(
     rows: int,
     depth: int,
 ) -> None:
-    """out = a @ b, for a (rows, depth) of any strides, and b and out padded."""
-    for begin in range(0, depth, DEPTH):
-        end = min(begin + DEPTH, depth)
-        for i in range(0, rows, ROWS):
-            for j in range(0, b.shape[1], LANES):
-                add_tile(out, a, b, i, j, begin, end)
+    """out = a @ b, for a (rows, depth)."""
+    add_tiles(out, ONE, a, b, rows, depth, False)
+
+
+@inlined
+def add_product(
+    scale: np.float32,
+    a: Matrix,
+    b: Matrix,
+    out: Matrix,
+    rows: int,
+    depth: int,
+) -> None:
+    """out += scale * a @ b, for a (rows, depth)."""
+    add_tiles(out, scale, a, b, rows, depth, True)
+
+
+@kernel
+def product_of_rows(
+    a: Matrix,
+    b: Matrix,
+    out: Matrix,
+    rows: int,
+    columns: int,
+) -> None:
+    """out = a @ b.T, for a (rows, k) and b (columns, k): each is the dot product of two rows."""
+    for i in range(0, rows, ROWS // 2):
+        for j in range(0, columns, 2):
+            dot_tile(a, b, out, i, j, a.shape[1])
 
 
 @kernel
@@ -86,6 +140,29 @@ def transpose(
     for i in range(0, a.shape[0], LANES):
         for j in range(0, a.shape[1], LANES):
             transpose_tile(a, out, i, j)
+
+
+@kernel
+def repeat(
+    x: Row,
+    m: int,
+    out: Matrix,
+) -> None:
+    """out = x in each of m rows."""
+    for r in range(m):
+        for k in range(len(x)):
+            out[r, k] = x[k]
+
+
+@inlined
+def descend(
+    p: Row,
+    rate: np.float32,
+    d: Row,
+) -> None:
+    """p -= rate * d."""
+    for k in range(len(p)):
+        p[k] -= rate * d[k]
 
 
 @kernel
@@ -109,7 +186,7 @@ def sum_rows(
             out[k] += part[k]
 
 
-@kernel
+@inlined
 def number(
     keys: Indices,
     count: int,
@@ -122,18 +199,18 @@ def number(
     `table` is -1 at every possible key, before and after; `firsts` receives where each number first was.
     """
     numbered = 0
-    for i in range(count):
-        if table[keys[i]] < 0:
-            table[keys[i]] = numbered
-            firsts[numbered] = i
-            numbered += 1
-        numbers[i] = table[keys[i]]
+    for i in range(count):  # without a branch, which a CPU would guess wrong again and again
+        known = table[keys[i]]
+        is_new = known < 0
+        numbers[i] = table[keys[i]] = numbered if is_new else known
+        firsts[numbered] = i  # until the next, if it is not new
+        numbered += int(is_new)
     for i in range(numbered):
         table[keys[firsts[i]]] = -1
     return numbered
 
 
-@kernel
+@inlined
 def tanh(
     x: np.float32,
 ) -> np.float32:
@@ -144,11 +221,11 @@ def tanh(
     return p / (ONE + z * (Q1 + z * (Q2 + z * (Q3 + z * Q4))))
 
 
-@kernel
+@inlined
 def exp(
     x: np.float32,
 ) -> np.float32:
-    """2^k e^r for x = k ln 2 + r, up to x = 88; below -87, e^-87."""
+    """2^k e^r for x = k ln 2 + r, up to x = 88; 0 where float32 has no normal number for it."""
     x = LEAST if x < LEAST else x
     k = np.floor(x * LOG2E + HALF)
     r = x - k * LN2

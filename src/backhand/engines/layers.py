@@ -15,7 +15,8 @@ n_hidden as in the pass.
 
 import numpy as np
 
-from .kernels import BLOCK, ONE, Indices, Matrix, Row, exp, kernel, number, sum_rows, tanh
+from .kernels import BLOCK, ONE, Indices, Matrix, Row, exp, inlined, kernel, number, sum_rows, tanh
+from .tiles import LANES
 
 EPS = np.float32(1e-5)
 
@@ -75,38 +76,47 @@ def look_up(
 
 
 @kernel
-def add_from_table(
-    table: Matrix,
+def add_from_tables(
+    tables: np.ndarray,
     slots: Indices,
     m: int,
+    b1: Row,
     hprebn: Matrix,
 ) -> None:
-    """hprebn += table[slots], where the table is emb @ W1 for one position."""
+    """hprebn = embcat @ W1 + b1, where tables[j] is emb @ W1[j]."""
     for r in range(m):
-        line = table[slots[r]]
-        for k in range(hprebn.shape[1]):
-            hprebn[r, k] += line[k]
+        row, line = hprebn[r], tables[0, slots[0, r]]
+        for k in range(len(row)):
+            row[k] = b1[k] + line[k]
+        for j in range(1, len(tables)):
+            line = tables[j, slots[j, r]]
+            for k in range(len(row)):
+                row[k] += line[k]
 
 
 @kernel
-def add_into_table(
+def add_into_tables(
     dhprebn: Matrix,
     slots: Indices,
     m: int,
-    u: int,
-    table: Matrix,
+    u: Indices,
+    tables: np.ndarray,
 ) -> None:
-    """table = 0; table[slots] += dhprebn: the gradient of `add_from_table`."""
-    for i in range(u):
-        for k in range(table.shape[1]):
-            table[i, k] = 0
+    """tables = 0; tables[j, slots[j]] += dhprebn: the gradient of `add_from_tables`."""
+    for j in range(len(tables)):
+        for i in range(u[j]):
+            line = tables[j, i]
+            for k in range(len(line)):
+                line[k] = 0
     for r in range(m):
-        line = table[slots[r]]
-        for k in range(dhprebn.shape[1]):
-            line[k] += dhprebn[r, k]
+        row = dhprebn[r]
+        for j in range(len(tables)):
+            line = tables[j, slots[j, r]]
+            for k in range(len(row)):
+                line[k] += row[k]
 
 
-@kernel
+@inlined
 def batch_norm(
     x: Matrix,
     w: Row,
@@ -133,7 +143,6 @@ def batch_norm(
             for k in range(width):
                 bndiff = x[r, k] - mean[k]
                 part[k] += w[r] * bndiff * bndiff
-                x[r, k] = bndiff
         for k in range(width):
             var[k] += part[k]
     for k in range(width):
@@ -141,11 +150,11 @@ def batch_norm(
         var_inv[k] = ONE / np.sqrt(var[k] + EPS)
     for r in range(m):
         for k in range(width):
-            x[r, k] *= var_inv[k]
+            x[r, k] = (x[r, k] - mean[k]) * var_inv[k]
             h[r, k] = tanh(gain[k] * x[r, k] + bias[k])
 
 
-@kernel
+@inlined
 def batch_norm_backward(
     dh: Matrix,
     h: Matrix,
@@ -185,34 +194,48 @@ def batch_norm_backward(
             dh[r, k] = scale[k] * (dh[r, k] - share * (dbias[k] + bnraw[r, k] * slope[k]))
 
 
-@kernel
+@inlined
 def cross_entropy(
     logits: Matrix,
-    b2: Row,
     rows: Indices,
     Y: Indices,
     w: Row,
     m: int,
-    vocabulary: int,
+    tops: Row,
 ) -> float:
-    """loss = F.cross_entropy(logits + b2, Yb), and dlogits (over logits): softmax less one-hot, over n."""
+    """loss = F.cross_entropy(logits, Yb), and dlogits (over logits): softmax less one-hot, over n.
+
+    The logits of the padding are -inf, so its probabilities and gradients are 0.
+    """
     n, loss = np.float32(len(Y)), 0.0
-    for r in range(m):
-        for v in range(vocabulary):
-            logits[r, v] += b2[v]
     for i in range(len(Y)):
         loss -= logits[rows[i], Y[i]]
     for r in range(m):
-        line, top, total = logits[r], logits[r, 0], np.float32(0)
-        for v in range(vocabulary):
-            top = max(top, line[v])
-        for v in range(vocabulary):
+        line, top, total = logits[r], largest(logits[r], tops), np.float32(0)
+        for v in range(len(line)):
             line[v] = exp(line[v] - top)
             total += line[v]
         loss += w[r] * (top + np.log(np.float64(total)))
         scale = w[r] / (n * total)
-        for v in range(vocabulary):
+        for v in range(len(line)):
             line[v] *= scale
     for i in range(len(Y)):
         logits[rows[i], Y[i]] -= ONE / n
     return loss / n  # type: ignore[return-value]
+
+
+@inlined
+def largest(
+    x: Row,
+    tops: Row,
+) -> np.float32:
+    """x.max(), for a padded x; LANES numbers are compared at a time."""
+    for k in range(LANES):
+        tops[k] = x[k]
+    for begin in range(LANES, len(x), LANES):
+        for k in range(LANES):
+            tops[k] = max(tops[k], x[begin + k])
+    top = tops[0]
+    for k in range(LANES):
+        top = max(top, tops[k])
+    return top

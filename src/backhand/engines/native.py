@@ -16,11 +16,12 @@ from torch import Tensor
 
 from backhand.passes import mlp_fused
 
-from .stepping import Engine, Parameters, Running, by_hand, descend
+from .graphed import graphed
+from .stepping import Engine, Parameters, Running, by_hand
 
 LOG = logging.getLogger(__name__)
 
-fused: Engine = descend(by_hand(mlp_fused))
+fused: Engine = graphed(by_hand(mlp_fused))
 
 
 class NativeEngineWarning(UserWarning):
@@ -32,8 +33,9 @@ def engine(
 ) -> Tensor:
     """Take some steps as an `Engine` does, in machine code.
 
-    On a GPU the fused engine takes them. It does so too, after a NativeEngineWarning, where Numba cannot be
-    imported, or the parameters are not float32.
+    On a GPU the fused engine takes them, as a CUDA graph. It does so on a CPU too, after a
+    NativeEngineWarning, where Numba cannot be imported, the CPU has neither AVX2 nor NEON, or the parameters
+    are not float32.
 
     Raises:
         IndexError: a symbol is not in the vocabulary.
@@ -58,11 +60,14 @@ def why_not(parameters: Parameters) -> str | None:
 
 @cache
 def steps() -> ModuleType | str:
-    """Import `native_steps`; return it, or why that cannot be done."""
+    """Import `native_steps`; return it, or why machine code cannot be made here."""
     try:
-        return importlib.import_module(".native_steps", __package__)
+        module = importlib.import_module(".native_steps", __package__)
     except ImportError as error:
         return f"the native engine needs Numba, which cannot be imported ({error}; try: pip install numba)"
+    if not module.HAS_VECTORS:
+        return "the native engine needs a CPU with AVX2 or NEON, and this has neither"
+    return module
 
 
 @cache
@@ -110,7 +115,6 @@ def take_steps(
         torch.tensor(rates, dtype=torch.float32).numpy(),  # beyond float32's range: infinity, without a word
         losses,
         p,
-        module.make_weights(*sizes),
         module.make_scratch(n, *sizes),
         (vocabulary, n_embd, n_hidden),
         running is not None,

@@ -10,17 +10,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, typeof
 
-from .kernels import FAST, Indices, Row, once, product, sum_rows, transpose
+from .kernels import (
+    FAST,
+    ONE,
+    Indices,
+    Row,
+    add_product,
+    descend,
+    once,
+    product,
+    product_of_rows,
+    repeat,
+    sum_rows,
+    transpose,
+)
 from .layers import (
-    add_from_table,
-    add_into_table,
+    add_from_tables,
+    add_into_tables,
     batch_norm,
     batch_norm_backward,
     cross_entropy,
     look_up,
     merge,
 )
-from .tiles import LANES
+from .tiles import HAS_VECTORS, LANES
 
 MOMENTUM = np.float32(0.001)
 """How far the running statistics of batch norm move towards those of a minibatch."""
@@ -28,13 +41,14 @@ MOMENTUM = np.float32(0.001)
 Sizes = tuple[int, int, int]
 """vocabulary, n_embd, n_hidden"""
 
+__all__ = ["HAS_VECTORS", "is_compiled", "machine_code", "make_scratch", "make_weights"]
+
 SOURCES = ("tiles.py", "kernels.py", "layers.py", "native_steps.py")
 
 
 class Weights(NamedTuple):
-    """The parameters, or their gradients, padded: `flat` holds them all, and the others are views of it."""
+    """The parameters, padded with zeros, and b2 with -inf."""
 
-    flat: np.ndarray
     C: np.ndarray  # (vocabulary, n_embd)
     W1: np.ndarray  # (block_size, n_embd, n_hidden)
     b1: np.ndarray  # (n_hidden,)
@@ -57,7 +71,7 @@ class Scratch(NamedTuple):
     u: np.ndarray  # (block_size,) int64: how many different symbols there are at a position
     symbols: np.ndarray  # (block_size, u) int64
     slots: np.ndarray  # (block_size, n) int64: which of the symbols a distinct context has
-    emb: np.ndarray  # (block_size, u, n_embd), then demb
+    emb: np.ndarray  # (block_size, u, n_embd)
     tables: np.ndarray  # (block_size, u, n_hidden): emb @ W1, then its gradient
     hprebn: np.ndarray  # (n, n_hidden), then bnraw
     bnmeani: np.ndarray  # (n_hidden,), as the next two
@@ -67,8 +81,12 @@ class Scratch(NamedTuple):
     h: np.ndarray  # (n, n_hidden)
     dh: np.ndarray  # (n, n_hidden), then dhpreact, then dhprebn
     logits: np.ndarray  # (n, vocabulary), then dlogits
-    W1T: np.ndarray  # (block_size, n_hidden, n_embd)
     W2T: np.ndarray  # (vocabulary, n_hidden)
+    demb: np.ndarray  # (u, n_embd)
+    db1: np.ndarray  # (n_hidden,), as the next two
+    dbngain: np.ndarray
+    dbnbias: np.ndarray
+    db2: np.ndarray  # (vocabulary,)
 
 
 def padded(size: int) -> int:
@@ -96,12 +114,9 @@ def make_weights(vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -
         "bngain": (n_hidden,),
         "bnbias": (n_hidden,),
     }
-    flat = zeros(sum(map(math.prod, shapes.values())))
-    views, begin = {}, 0
-    for name, shape in shapes.items():
-        views[name] = flat[begin : begin + math.prod(shape)].reshape(shape)
-        begin += math.prod(shape)
-    return Weights(flat, **views)
+    p = Weights(**{name: zeros(*shape) for name, shape in shapes.items()})
+    p.b2[:] = -np.inf  # where it stays so, in the padding, a symbol has probability 0
+    return p
 
 
 def make_scratch(n: int, vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -> Scratch:
@@ -130,8 +145,12 @@ def make_scratch(n: int, vocabulary: int, block_size: int, n_embd: int, n_hidden
         h=zeros(rows, n_hidden),
         dh=zeros(rows, n_hidden),
         logits=zeros(rows, columns),
-        W1T=zeros(block_size, n_hidden, n_embd),
         W2T=zeros(columns, n_hidden),
+        demb=zeros(u, n_embd),
+        db1=zeros(n_hidden),
+        dbngain=zeros(n_hidden),
+        dbnbias=zeros(n_hidden),
+        db2=zeros(columns),
     )
 
 
@@ -140,42 +159,39 @@ def forward(X: Indices, Y: Indices, p: Weights, s: Scratch, sizes: Sizes) -> tup
     """`mlp_fused.forward`, and dlogits; return m and the loss."""
     vocabulary, n_embd, n_hidden = sizes
     m = merge(X, vocabulary, s.table, s.keys, s.rows, s.firsts, s.w)
-    for r in range(m):
-        for k in range(len(p.b1)):
-            s.hprebn[r, k] = p.b1[k]
     for j in range(len(s.u)):
-        slots, emb, table = s.slots[j], s.emb[j], s.tables[j]
-        s.u[j] = look_up(X, j, s.firsts, m, s.table, s.keys, slots, s.seconds, s.symbols[j], p.C, emb)
-        product(emb, p.W1[j], table, s.u[j], n_embd)  # (u, n_hidden)
-        add_from_table(table, slots, m, s.hprebn)  # (m, n_hidden)
+        emb = s.emb[j]
+        s.u[j] = look_up(X, j, s.firsts, m, s.table, s.keys, s.slots[j], s.seconds, s.symbols[j], p.C, emb)
+        product(emb, p.W1[j], s.tables[j], s.u[j], n_embd)  # (u, n_hidden)
+    add_from_tables(s.tables, s.slots, m, p.b1, s.hprebn)  # (m, n_hidden)
     n = np.float32(len(Y))
     batch_norm(s.hprebn, s.w, m, n, p.bngain, p.bnbias, s.parts, s.bnmeani, s.bnvar, s.bnvar_inv, s.h)
-    product(s.h, p.W2, s.logits, m, n_hidden)  # (m, vocabulary)
-    return m, cross_entropy(s.logits, p.b2, s.rows, Y, s.w, m, vocabulary)
+    repeat(p.b2, m, s.logits)
+    add_product(ONE, s.h, p.W2, s.logits, m, n_hidden)  # (m, vocabulary)
+    return m, cross_entropy(s.logits, s.rows, Y, s.w, m, s.parts[0])
 
 
 @once
-def backward(m: int, n: np.float32, p: Weights, d: Weights, s: Scratch, sizes: Sizes) -> None:
-    """`mlp_fused.backward`, from dlogits: the gradients d of the parameters p."""
+def backward(m: int, n: np.float32, rate: np.float32, p: Weights, s: Scratch, sizes: Sizes) -> None:
+    """`mlp_fused.backward`, from dlogits; each parameter is updated once nothing needs its old value."""
     vocabulary, n_embd, n_hidden = sizes
-    product(s.h.T, s.logits, d.W2, n_hidden, m)  # (n_hidden, vocabulary)
-    sum_rows(s.ones, s.logits, m, s.parts[0], d.b2)  # (vocabulary,)
     transpose(p.W2, s.W2T)
     product(s.logits, s.W2T, s.dh, m, vocabulary)  # (m, n_hidden)
-    batch_norm_backward(s.dh, s.h, s.hprebn, s.w, m, n, p.bngain, s.bnvar_inv, s.parts, d.bngain, d.bnbias)
-    sum_rows(s.ones, s.dh, m, s.parts[0], d.b1)  # (n_hidden,)
-    for v in range(vocabulary):
-        for e in range(n_embd):
-            d.C[v, e] = 0
+    add_product(-rate, s.h.T, s.logits, p.W2, n_hidden, m)  # dW2: (n_hidden, vocabulary)
+    sum_rows(s.ones, s.logits, m, s.parts[0], s.db2)  # (vocabulary,)
+    descend(p.b2, rate, s.db2)
+    batch_norm_backward(s.dh, s.h, s.hprebn, s.w, m, n, p.bngain, s.bnvar_inv, s.parts, s.dbngain, s.dbnbias)
+    descend(p.bngain, rate, s.dbngain)
+    descend(p.bnbias, rate, s.dbnbias)
+    sum_rows(s.ones, s.dh, m, s.parts[0], s.db1)  # (n_hidden,)
+    descend(p.b1, rate, s.db1)
+    add_into_tables(s.dh, s.slots, m, s.u, s.tables)
     for j in range(len(s.u)):
-        emb, table, W1T, u = s.emb[j], s.tables[j], s.W1T[j], s.u[j]
-        add_into_table(s.dh, s.slots[j], m, u, table)  # (u, n_hidden)
-        product(emb.T, table, d.W1[j], n_embd, u)  # (n_embd, n_hidden)
-        transpose(p.W1[j], W1T)
-        product(table, W1T, emb, u, n_hidden)  # (u, n_embd)
+        emb, table, u = s.emb[j], s.tables[j], s.u[j]  # (u, n_embd), (u, n_hidden)
+        product_of_rows(table, p.W1[j], s.demb, u, n_embd)  # (u, n_embd)
+        add_product(-rate, emb.T, table, p.W1[j], n_embd, u)  # dW1[j]: (n_embd, n_hidden)
         for k in range(u):
-            for e in range(n_embd):
-                d.C[s.symbols[j, k], e] += emb[k, e]
+            descend(p.C[s.symbols[j, k]], rate, s.demb[k])
 
 
 def take_steps(
@@ -184,7 +200,6 @@ def take_steps(
     rates: Row,
     losses: Row,
     p: Weights,
-    d: Weights,
     s: Scratch,
     sizes: Sizes,
     keep: bool,
@@ -195,9 +210,7 @@ def take_steps(
     n = np.float32(Ys.shape[1])
     for step in range(len(rates)):
         m, losses[step] = forward(Xs[step], Ys[step], p, s, sizes)
-        backward(m, n, p, d, s, sizes)
-        for k in range(len(p.flat)):
-            p.flat[k] -= rates[step] * d.flat[k]
+        backward(m, n, rates[step], p, s, sizes)
         if keep:
             for k in range(len(bnmean)):
                 bnmean[k] += MOMENTUM * (s.bnmeani[k] - bnmean[k])
@@ -228,7 +241,7 @@ def machine_code() -> Callable[..., None]:
     sizes = (2, 1, 1, 1)
     line = np.zeros(1, np.float32)
     integers = np.zeros((1, 1, 1), np.int64)
-    arguments = (integers, integers[0], line, line, make_weights(*sizes), make_weights(*sizes))
+    arguments = (integers, integers[0], line, line, make_weights(*sizes))
     arguments += (make_scratch(2, *sizes), (1, 1, 1), True, line, line)
     signature = tuple(map(typeof, arguments))
     try:

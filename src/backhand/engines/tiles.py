@@ -1,23 +1,30 @@
-"""Two operations on tiles of a matrix, in LLVM's language, which Numba inlines into its kernels.
+"""Three operations on tiles of a matrix, in LLVM's language, which Numba inlines into its kernels.
 
 They are all that the native engine needs below Numba: it cannot be told to keep the sums of a product in
 vector registers, nor to transpose between them. LLVM fits the vectors of LANES numbers to the CPU: one
 register of AVX-512, two of AVX, four of SSE or NEON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
 from llvmlite.binding import get_host_cpu_features
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
 """Columns of a tile, and the number to whose multiples matrices are padded."""
 
-ROWS = 8 if "+avx512f" in get_host_cpu_features().flatten() else 4
+ASKED: str | None = config.CPU_FEATURES  # pyright: ignore[reportAttributeAccessIssue]
+FEATURES = get_host_cpu_features().flatten() if ASKED is None else ASKED
+"""What Numba compiles for: this CPU, or what NUMBA_CPU_FEATURES names."""
+
+HAS_VECTORS = "+avx2" in FEATURES or "+neon" in FEATURES
+"""Whether the tiles fit into the CPU's registers. Elsewhere they would be right as well, but not worth it."""
+
+ROWS = 8 if "+avx512f" in FEATURES else 4
 """Rows of a product's tile: its sums fill half of AVX2's registers, or a quarter of AVX-512's."""
 
 WORD, SINGLE = ir.IntType(64), ir.FloatType()
@@ -41,42 +48,95 @@ def load(builder: Any, array: Any, i: Any, j: Any, kind: Any) -> Any:
     return builder.load(address(builder, array, i, j, kind), align=4, typ=kind)
 
 
-@operation
-def add_tile(typingctx: Any, out: Any, a: Any, b: Any, i: Any, j: Any, begin: Any, end: Any) -> Any:
-    """out[i : i + ROWS, j : j + LANES] += a[i : i + ROWS, begin:end] @ b[begin:end, j : j + LANES].
+def product_tile(height: int) -> Any:
+    """Return the operation out[i : i + height, j : j + LANES] = scale * a @ b, for these rows and columns.
 
-    Where begin is 0, what stood in the tile is forgotten. Written in LLVM's language, because Numba cannot be
-    told to keep ROWS vectors of LANES sums in registers.
+    The sum runs from begin to end. If `keep` is true, it is added to what stands there.
     """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, a, b = (
-            context.make_array(kind)(context, builder, value)
-            for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
-        )
-        i, j, begin, end = arguments[3:]
-        rows = [builder.add(i, WORD(r)) for r in range(ROWS)]
-        sums = [cgutils.alloca_once(builder, VECTOR) for _ in rows]
-        with builder.if_else(builder.icmp_signed("==", begin, WORD(0))) as (first, later):
-            with first:
-                for total in sums:
-                    builder.store(VECTOR([0.0] * LANES), total)
-            with later:
-                for r, total in zip(rows, sums, strict=True):
-                    builder.store(load(builder, out, r, j, VECTOR), total)
+        out, a, b = arrays(context, builder, signature, arguments)
+        scale, i, j, begin, end, keep = arguments[3:]
+        rows = [builder.add(i, WORD(r)) for r in range(height)]
+        sums = zeros(builder, height)
         with cgutils.for_range(builder, end, begin) as loop:
             line = load(builder, b, loop.index, j, VECTOR)
             for r, total in zip(rows, sums, strict=True):
-                one = load(builder, a, r, loop.index, SINGLE)
-                lanes = builder.insert_element(VECTOR(ir.Undefined), one, WORD(0))
-                lanes = builder.shuffle_vector(lanes, VECTOR(ir.Undefined), PICK([0] * LANES))
-                term = builder.fmul(lanes, line, flags=("contract",))
-                builder.store(builder.fadd(builder.load(total), term, flags=("contract",)), total)
+                one = spread(builder, load(builder, a, r, loop.index, SINGLE))
+                builder.store(add_product(builder, builder.load(total), one, line), total)
         for r, total in zip(rows, sums, strict=True):
-            builder.store(builder.load(total), address(builder, out, r, j, VECTOR), align=4)
+            (before,) = zeros(builder, 1)
+            with builder.if_then(keep):
+                builder.store(load(builder, out, r, j, VECTOR), before)
+            after = add_product(builder, builder.load(before), spread(builder, scale), builder.load(total))
+            builder.store(after, address(builder, out, r, j, VECTOR), align=4)
         return context.get_dummy_value()
 
-    return types.void(out, a, b, i, j, begin, end), emit
+    @intrinsic
+    def tile(
+        typingctx: Any, out: Any, a: Any, b: Any, scale: Any, i: Any, j: Any, begin: Any, end: Any, keep: Any
+    ) -> Any:
+        return types.void(out, a, b, scale, i, j, begin, end, keep), emit
+
+    return tile
+
+
+def arrays(context: Any, builder: Any, signature: Any, arguments: Any) -> Iterator[Any]:
+    """Yield the arguments that are arrays, with their pointers and strides."""
+    for kind, value in zip(signature.args, arguments, strict=True):
+        if isinstance(kind, types.Array):
+            yield context.make_array(kind)(context, builder, value)
+
+
+def zeros(builder: Any, count: int) -> list[Any]:
+    """Return variables, each a vector of zeros now; LLVM keeps them in registers."""
+    variables = [cgutils.alloca_once(builder, VECTOR) for _ in range(count)]
+    for variable in variables:
+        builder.store(VECTOR([0.0] * LANES), variable)
+    return variables
+
+
+def spread(builder: Any, number: Any) -> Any:
+    """Return LANES times the same number."""
+    lanes = builder.insert_element(VECTOR(ir.Undefined), number, WORD(0))
+    return builder.shuffle_vector(lanes, VECTOR(ir.Undefined), PICK([0] * LANES))
+
+
+def add_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    """Return total + a * b, rounded once where the CPU can."""
+    return builder.fadd(total, builder.fmul(a, b, flags=("contract",)), flags=("contract",))
+
+
+tall_tile, low_tile = product_tile(ROWS), product_tile(ROWS // 2)
+
+
+@operation
+def dot_tile(typingctx: Any, a: Any, b: Any, out: Any, i: Any, j: Any, depth: Any) -> Any:
+    """out[i : i + ROWS // 2, j : j + 2] = a[i : i + ROWS // 2, :depth] @ b[j : j + 2, :depth].T."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, b, out = arrays(context, builder, signature, arguments)
+        i, j, depth = arguments[3:]
+        rows = [builder.add(i, WORD(r)) for r in range(ROWS // 2)]
+        columns = [builder.add(j, WORD(c)) for c in range(2)]
+        sums = [zeros(builder, len(columns)) for _ in rows]
+        with cgutils.for_range_slice(builder, WORD(0), depth, WORD(LANES), WORD) as (k, _):
+            lines = [load(builder, b, c, k, VECTOR) for c in columns]
+            for r, totals in zip(rows, sums, strict=True):
+                ours = load(builder, a, r, k, VECTOR)
+                for line, total in zip(lines, totals, strict=True):
+                    builder.store(add_product(builder, builder.load(total), ours, line), total)
+        kind = ir.FunctionType(SINGLE, [SINGLE, VECTOR])
+        add_lanes = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32"
+        )
+        for r, totals in zip(rows, sums, strict=True):
+            for c, total in zip(columns, totals, strict=True):
+                one = builder.call(add_lanes, [SINGLE(0.0), builder.load(total)], fastmath=("reassoc",))
+                builder.store(one, address(builder, out, r, c, SINGLE), align=4)
+        return context.get_dummy_value()
+
+    return types.void(a, b, out, i, j, depth), emit
 
 
 @operation
@@ -87,10 +147,7 @@ def transpose_tile(typingctx: Any, a: Any, out: Any, i: Any, j: Any) -> Any:
     """
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, out = (
-            context.make_array(kind)(context, builder, value)
-            for kind, value in zip(signature.args[:2], arguments[:2], strict=True)
-        )
+        a, out = arrays(context, builder, signature, arguments)
         i, j = arguments[2:]
         rows = [load(builder, a, builder.add(i, WORD(r)), j, VECTOR) for r in range(LANES)]
         for side in (1 << k for k in range(LANES.bit_length() - 1)):

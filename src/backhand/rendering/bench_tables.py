@@ -1,11 +1,18 @@
-"""What a benchmark found, as text for a terminal."""
+"""What a benchmark found, as text for a terminal of 80 columns."""
+
+from collections.abc import Iterator
+from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from backhand.benching import BenchReport, Timing
+from backhand.benching import BenchReport, Errand, Timing
+
+LEGEND = """ratio: how many times as fast as the lecture's loop
+of peak: the dense work of a plain step, at the rate of a large matrix product
+off by: the largest difference of a loss from a float64 run"""
 
 
 def bench_tables(report: BenchReport) -> RenderableType:
@@ -13,41 +20,60 @@ def bench_tables(report: BenchReport) -> RenderableType:
     machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     parts: list[RenderableType] = [Text(machine, style="dim")]
     parts.append(Text(f"a large matrix product: {report.peak_gflops:.0f} GFLOP/s on one core", style="dim"))
-    for size in sorted({(t.n_embd, t.n_hidden) for t in report.timings}):
-        timings = [t for t in report.timings if (t.n_embd, t.n_hidden) == size]
-        title = f"embedding {size[0]}, hidden {size[1]}: microseconds a step (and quartiles)"
-        parts += [Text(), Text(title), timing_table(timings)]
+    parts.append(Text(LEGEND, style="dim"))
+    for (n_embd, n_hidden), timings in groupby(report.timings, lambda t: (t.n_embd, t.n_hidden)):
+        parts += [Text(), Text(f"embedding {n_embd}, hidden {n_hidden}"), timing_table(list(timings))]
     if report.errands:
-        errands = Table("beside training", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        errands.add_column("seconds (quartiles)", justify="right")
-        for errand in report.errands:
-            errands.add_row(errand.name, f"{errand.seconds:.3f} ({errand.low:.3f} to {errand.high:.3f})")
-        parts += [Text(), errands]
+        parts += [Text(), errand_table(report.errands)]
     if report.peak_memory:
-        memory = Table("peak memory", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        memory.add_column("MB", justify="right")
+        memory = plain_table("peak memory", "MB")
         for name, megabytes in report.peak_memory.items():
             memory.add_row(name, f"{megabytes:,.0f}")
         parts += [Text(), memory]
     return Group(*parts)
 
 
+def plain_table(*columns: str) -> Table:
+    """Return a table whose first column is text, and the others figures."""
+    table = Table(Column(columns[0], no_wrap=True), box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def timing_table(timings: list[Timing]) -> RenderableType:
-    """Show one row a contender, and for each batch size its time, ratio and share of the peak."""
-    batches = sorted({t.batch_size for t in timings})
-    table = Table("", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for batch_size in batches:
-        table.add_column(f"batch {batch_size:,}", justify="right")
-    for name in dict.fromkeys(t.name for t in timings):
-        own = {t.batch_size: t for t in timings if t.name == name}
-        table.add_row(name, *(cell(own[b]) if b in own else "" for b in batches))
-    failures = {f"{t.name}: {t.failure}" for t in timings if t.failure is not None}
-    return Group(table, *(Text(line, style="red") for line in sorted(failures)))
+    """Show one row a contender and batch size, and why some were not timed."""
+    table = plain_table("", "us a step", "quartiles", "ratio", "of peak", "off by")
+    for batch_size, own in groupby(timings, lambda t: t.batch_size):
+        table.add_row(f"batch {batch_size:,}", style="bold")
+        for t in own:
+            table.add_row(f"  {t.name}", *cells(t))
+        table.add_section()
+    failures = dict.fromkeys(f"{t.name}: {t.failure}" for t in timings if t.failure is not None)
+    return Group(table, *(Text(line, style="red") for line in failures))
 
 
-def cell(t: Timing) -> str:
-    """Return the time, its quartiles, the ratio and the share of the peak, or that there are none."""
+def cells(t: Timing) -> Iterator[str]:
+    """Yield the time, its quartiles, the ratio, the share of the peak and the loss's error."""
     if t.failure is not None:
-        return "not timed"
-    times = f"{t.microseconds:,.0f} ({t.low:,.0f} to {t.high:,.0f})"
-    return f"{times}\n{t.ratio:.1f}x the lecture's, {t.share_of_peak:.0%} of peak"
+        yield "not timed"
+        return
+    yield figure(t.microseconds)
+    yield f"{figure(t.low)} to {figure(t.high)}"
+    yield f"{t.ratio:.1f}"
+    yield f"{t.share_of_peak:.0%}"
+    yield f"{t.loss_error:.0e}"
+
+
+def errand_table(errands: tuple[Errand, ...]) -> Table:
+    """Show what is done beside training, and with how many words where that was varied."""
+    table = plain_table("beside training", "words", "seconds", "quartiles")
+    for e in errands:
+        words = "" if e.words is None else f"{e.words:,}"
+        table.add_row(e.name, words, f"{e.seconds:.3g}", f"{e.low:.3g} to {e.high:.3g}")
+    return table
+
+
+def figure(microseconds: float) -> str:
+    """Return a time with three digits at least."""
+    return f"{microseconds:,.0f}" if microseconds >= 100 else f"{microseconds:.3g}"

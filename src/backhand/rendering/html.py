@@ -17,7 +17,7 @@ from backhand.checking.running.flattening import root
 from backhand.checking.running.source import Line
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
-from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, state
+from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, place, state
 
 MEANINGS = {
     "right": "agrees with autograd",
@@ -90,15 +90,21 @@ def as_html(report: Report) -> str:
         counts=counts,
         meanings=MEANINGS,
         captions=CAPTIONS,
+        state=state(report),
         palette=PALETTE,
-        state=state,
     )
 
 
 def as_fragment(report: Report) -> str:
     """Return culprits and table as what follows a notebook's cell: in the notebook's own letters."""
     return _template("verdicts").render(
-        report=report, headline=headline, footnotes=footnotes, facts=facts, columns=COLUMNS, palette=PALETTE
+        report=report,
+        headline=headline,
+        footnotes=footnotes,
+        facts=facts,
+        place=place,
+        columns=COLUMNS,
+        palette=PALETTE,
     )
 
 

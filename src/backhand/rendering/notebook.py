@@ -7,6 +7,7 @@ from typing import Any
 from backhand.checking.exercises import check_played
 from backhand.checking.namespaces import check_namespace
 from backhand.checking.report import Report
+from backhand.checking.running.flattening import root
 from backhand.checking.running.recording import Recording
 from backhand.rendering.terminal import as_text
 
@@ -59,10 +60,14 @@ class Extension:
         return check_namespace(self.shell.user_ns, self.recording.loss)
 
     def _of_cell(self, label: str, gradients: tuple[str, ...]) -> Report:
-        """Return the report cut down to what one cell assigned."""
+        """Return the report cut down to what one cell assigned, and the culprits that it follows."""
         whole = self._report(draws=1)
-        rows = tuple(r for r in whole.rows if r.gradient.split("[")[0] in gradients)
-        return replace(whole, title=label, rows=rows, notes=(), unmatched=())
+        rows = [row for row in whole.rows if root(row.gradient) in gradients]
+        if any(row.verdict == "follows" for row in rows):
+            rows = [row for row in whole.rows if row in rows or row in whole.culprits]
+        if all(row.cell == label for row in rows):
+            rows = [replace(row, cell="") for row in rows]  # the title tells it
+        return replace(whole, title=label, rows=tuple(rows), notes=(), unmatched=())
 
     def magic(self, line: str) -> None:
         """Do what `%backhand ...` asks for."""

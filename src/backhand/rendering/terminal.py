@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backhand.checking.report import Report, Row
+from backhand.checking.running.source import Line
 
 STYLES = {
     "right": "green",
@@ -111,14 +112,18 @@ def _culprit(row: Row) -> Text:
         text.append(f"  {row.mistake.kind}", style="bold yellow")
         text.append(f"\n  {row.mistake.message}")
     for line in row.lines:
-        where = f"{line.file}, line {line.number}" if row.cell else f"{line.number:>4}"
-        text.append(f"\n  {where} | ", style="dim")
+        text.append(f"\n  {place(row, line):>4} | ", style="dim")
         text.append(line.text)
     if row.mistake is not None and row.mistake.hint:
         text.append(f"\n  {row.mistake.hint}")
     if row.mistake is not None and row.mistake.also:
         text.append(f"\n  {row.mistake.also}", style="dim")
     return text
+
+
+def place(row: Row, line: Line) -> str:
+    """Return where a line of a row stands: its number, in a notebook with its cell."""
+    return f"{line.file}, line {line.number}" if row.cell else str(line.number)
 
 
 def _table(report: Report) -> Table:

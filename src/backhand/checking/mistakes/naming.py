@@ -85,7 +85,7 @@ def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     first = judged[0]
     culprit = first.culprits[name]
     if first.repair is not None and name in first.repair.aliased:
-        changed_by = first.repair.aliased[name][0]
+        changed_by = first.repair.aliased[name].through
         return Finding("aliased", {"with": changed_by}, f"changed in place through {changed_by}")
     if culprit.value is None:
         return _without_value(chosen, name, judged)

@@ -1,6 +1,5 @@
 """Which gradients of one draw are wrong, and which of them by their own fault."""
 
-import ast
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +9,7 @@ from backhand.checking.running.drawing import Draw
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
-from backhand.checking.verdicts.repairing import Repair, repair
+from backhand.checking.verdicts.repairing import Alias, Repair, repair
 from backhand.checking.verdicts.summands import Summands
 
 
@@ -55,7 +54,7 @@ class Judgement:
     repair: Repair | None = None
     ambiguous: set[str] = field(default_factory=set)
     lucky: dict[str, tuple[str, str]] = field(default_factory=dict)
-    shared: dict[str, tuple[str, ast.stmt]] = field(default_factory=dict)
+    shared: dict[str, Alias] = field(default_factory=dict)
 
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
@@ -122,10 +121,12 @@ def _localise(chosen: Pass, judgement: Judgement) -> None:
         judgement.repair = found
         handed = draw.trace.gradients
         for name in found.culprits:
-            value = found.observed[name].value if name in found.observed else None
+            seen = found.aliased.get(name) or found.observed.get(name)
+            value = seen.value if seen is not None else None
             judgement.culprits[name] = blame(
                 name, value, handed[name], handed, judgement.summands.get(name, 0.0)
             )
+        judgement.shared |= {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
     _misdirected(judgement)
     if not judgement.culprits and not all(judgement.right.values()):
         _localise_by_hooks(judgement)

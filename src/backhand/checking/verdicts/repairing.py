@@ -44,19 +44,34 @@ class Observed:
 
 
 @dataclass
+class Alias:
+    """A gradient that was changed after it was complete, through another name that shares its memory.
+
+    Attributes:
+        through: that name.
+        statement: what changed it.
+        value: what it became.
+    """
+
+    through: str
+    statement: ast.stmt
+    value: Tensor
+
+
+@dataclass
 class Repair:
     """What the repaired run showed, by tensor name.
 
     Attributes:
         observed: every gradient as its own lines make it of right upstream gradients.
         culprits: those that are wrong even so.
-        aliased: those that a statement changed through another name, which is given with the statement.
+        aliased: those that a statement changed through another name.
         errors: statements that raised even so.
     """
 
     observed: dict[str, Observed]
     culprits: list[str]
-    aliased: dict[str, tuple[str, ast.stmt]]
+    aliased: dict[str, Alias]
     errors: list[tuple[ast.stmt, Exception]]
 
 
@@ -74,7 +89,7 @@ class _Repairer:
         self.namespace: Namespace = {}
         self.execution: Execution | None = None
         self.observed: dict[str, Observed] = {}
-        self.aliased: dict[str, tuple[str, ast.stmt]] = {}
+        self.aliased: dict[str, Alias] = {}
         self._complete: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def __call__(self, step: int, statement: ast.stmt) -> None:
@@ -109,7 +124,8 @@ class _Repairer:
                 self._complete[tensor] = (value, kept, value._version)
             else:
                 changed = sorted(surely or writes(statement))
-                self.aliased.setdefault(tensor, (changed[0] if changed else "", statement))
+                alias = Alias(changed[0] if changed else "", statement, value.clone())
+                self.aliased.setdefault(tensor, alias)
                 fresh = kept.clone()
                 self.variables.set(self.namespace, tensor, fresh)
                 self._complete[tensor] = (fresh, kept, fresh._version)
@@ -184,7 +200,8 @@ def repair(chosen: Pass, draw: Draw, summands: Mapping[str, float]) -> Repair:
 
     repairer, execution, _ = run_replaced(chosen, draw, replace)
     culprits = [n for n, seen in repairer.observed.items() if not is_right(n, seen.value)]
-    culprits += [n for n in repairer.aliased if n not in culprits]
+    changed = [n for n, alias in repairer.aliased.items() if not is_right(n, alias.value)]
+    culprits += [n for n in changed if n not in culprits]
     _judge_at_return(draw, execution, repairer, is_right, culprits)
     if not culprits:  # a value that was read before a later line assigned the name again
         culprits = list(dict.fromkeys(early))
