@@ -1,6 +1,7 @@
 """The sheet: self-contained, escaped, small; in a browser it shows the culprit, the flow and the details."""
 
 import html
+import pickle
 import re
 import time
 from dataclasses import replace
@@ -263,3 +264,12 @@ def test_words_have_the_contrast_that_readers_need(tmp_path, scheme):
         page.goto((tmp_path / "sheet.html").as_uri())
         poor = [found for found in page.evaluate(measure) if found[1] < 4.5]
         assert not poor
+
+
+def test_a_report_that_was_pickled_draws_the_same_sheet() -> None:
+    report = forgotten_branch()
+    pickled = pickle.dumps(report)
+    assert b"_rebuild_tensor" not in pickled
+    copy = pickle.loads(pickled)
+    assert copy.to_html() == report.to_html()
+    assert copy == report

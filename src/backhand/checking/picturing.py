@@ -96,6 +96,9 @@ class Gallery(Mapping[str, Pictures]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Pictures]]]:
+        return dict, (dict(self),)  # sent elsewhere as pictures, not as tensors
+
 
 def sheet_of(
     forward: Source | None, backward: Source | None, judged: Trace, shown: Trace, user: Mapping[str, Tensor]
