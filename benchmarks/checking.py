@@ -15,10 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import backhand
-from backhand.benching.gradchecks import gradcheck, with_a_wrong_line
+from backhand.benching.gradchecks import gradcheck, lecture_cell, with_a_wrong_line
 from backhand.passes import mlp_chunked
 
 
@@ -37,22 +36,6 @@ def told(label: str, times: list[float], cell: list[float]) -> str:
     low, middle, high = statistics.quantiles(times, n=4)
     ratio = statistics.median(t / c for t, c in zip(times, cell, strict=True))
     return f"{label:34} {middle:9.2f} ms ({low:.2f} to {high:.2f})   {ratio:8.1f} times the cell"
-
-
-def lecture_cell(drawn: dict[str, Tensor]) -> Callable[[], None]:
-    """Return the forward and autograd's backward, with the gradient of every tensor kept."""
-    leaves = {k: v.clone().requires_grad_() if v.is_floating_point() else v.clone() for k, v in drawn.items()}
-
-    def cell() -> None:
-        for leaf in leaves.values():
-            leaf.grad = None
-        tensors = mlp_chunked.forward(**leaves)
-        for t in tensors.values():
-            if isinstance(t, Tensor) and t.requires_grad:
-                t.retain_grad()
-        tensors["loss"].backward()
-
-    return cell
 
 
 def main() -> None:
