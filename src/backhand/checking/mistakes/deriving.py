@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.places import Derived
@@ -34,8 +36,30 @@ def _of(scene: Scene) -> Iterator[tuple[str, str | None, Tensor]]:
         upstream = scene.handed[consumer]
         factor = scene.through(consumer, torch.ones_like(upstream))
         yield f"the derivative of {consumer} by {scene.name}", None, factor
+        for node in scene.nodes(consumer)[:NEAR]:
+            inner = _elementwise(node, upstream)
+            if inner is not None:
+                yield f"the derivative of the {_operation(node)} in {consumer}", None, inner
         if len(scene.consumers) > 1 or scene.name in scene.trace.outputs:
             yield consumer, consumer, scene.through(consumer, upstream)
+
+
+def _elementwise(node: Node, like: Tensor) -> Tensor | None:
+    """Return the local derivative of an operation of one argument; None where it has none but constants."""
+    shapes = [tuple(m.shape) for m in getattr(node, "_input_metadata", ())]
+    if len(shapes) != 1 or len(node.next_functions) != 1:
+        return None
+    try:
+        found: Any = node(torch.ones(shapes[0], dtype=like.dtype, device=like.device))  # type: ignore[operator]
+    except (RuntimeError, TypeError):
+        return None
+    if not isinstance(found, Tensor) or tuple(found.shape) != shapes[0] or found.numel() < 2:
+        return None
+    return None if bool((found == found.flatten()[0]).all()) else found.detach()
+
+
+def _operation(node: Node) -> str:
+    return node.name().partition("Backward")[0].lower()
 
 
 def _between(scene: Scene) -> list[str]:
