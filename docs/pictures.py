@@ -1,24 +1,31 @@
-"""Make the pictures of the README: the sheet in a browser, and `backhand learn` on a terminal.
+"""Make the pictures of the README: the sheet in a browser, a live notebook, `backhand learn` on a terminal.
 
-Needs playwright and a Chromium; run from the project's folder:
+Needs JupyterLab, playwright and a Chromium; run from the project's folder:
 `python docs/pictures.py docs/images /usr/bin/chromium`.
 """
 
 import contextlib
 import inspect
 import io
+import json
+import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import jupytext
+from nbclient import NotebookClient
 from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 import backhand
+from backhand.learning.attempts import judge_file
 from backhand.learning.blanking import solved
 from backhand.learning.course import course
-from backhand.learning.folder import judge_folder, write_course
+from backhand.learning.folder import judge_all, write_course
 from backhand.learning.lesson import Lesson
 from backhand.passes import mlp_chunked
 from backhand.rendering.classroom import Screen
@@ -47,6 +54,47 @@ def sheet(folder: Path, images: Path, chromium: str) -> None:
         browser.close()
 
 
+PORT = 8765
+NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """Serve a folder with JupyterLab, without questions or news; yields its address."""
+    settings = folder / "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(NO_NEWS))
+    options = [f"--port={PORT}", "--no-browser", "--allow-root", "--IdentityProvider.token="]
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={folder}"]
+    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_DATA_DIR": str(folder)}
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        next(line for line in server.stderr if "is running at" in line)
+        yield f"http://localhost:{PORT}"
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def notebook(folder: Path, images: Path, chromium: str) -> None:
+    """Picture a cell with a mistake in the first live notebook, executed, in JupyterLab."""
+    example = jupytext.read(Path(__file__).parents[1] / "examples" / "lecture_1_live.py")
+    NotebookClient(example).execute()
+    jupytext.write(example, folder / "lecture.ipynb")
+    with jupyterlab(folder) as address, sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1240, "height": 760})
+        page.goto(f"{address}/doc/tree/lecture.ipynb")
+        page.get_by_text("missing branch").scroll_into_view_if_needed(timeout=60_000)
+        page.evaluate(
+            "[...document.querySelectorAll('.jp-MarkdownCell')].at(-2).scrollIntoView({block: 'start'})"
+        )
+        page.wait_for_timeout(1000)
+        page.screenshot(path=images / "notebook.png")
+        browser.close()
+
+
 def terminal(folder: Path, images: Path) -> None:
     """Picture a save with a mistake in the second exercise, with the first hint."""
     first, second = course()[:2]
@@ -56,7 +104,7 @@ def terminal(folder: Path, images: Path) -> None:
         (learn / first.file_name).write_text(solved(first))
         mistaken = solved(second).replace("dp = q * dy + dq", "dp = q * dy")
         (learn / second.file_name).write_text(mistaken)
-        lesson = Lesson(judge_folder(learn))
+        lesson = Lesson(judge_all(learn, judge_file), judge_file)
     lesson.press("h")
     console = Console(width=80, record=True, highlight=False, force_terminal=True, file=io.StringIO())
     Screen(console).show(lesson)
@@ -68,6 +116,7 @@ def main(images: Path, chromium: str) -> None:
     images.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         sheet(Path(folder), images, chromium)
+        notebook(Path(folder), images, chromium)
         terminal(Path(folder), images)
 
 

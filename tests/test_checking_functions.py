@@ -113,12 +113,114 @@ def test_a_reduction_in_low_precision_is_named() -> None:
     assert [row.mistake.kind for row in report.culprits] == ["dtype"]
 
 
-def test_a_backward_of_an_impossible_shape_is_told_and_does_not_raise() -> None:
-    report = backhand.check_function(
-        operation(lambda g, x, w: (g * w, (g * x).sum())), product, [torch.randn(6, 5), torch.randn(6, 5)]
-    )
+@pytest.mark.parametrize(
+    ("returned", "verdict", "kind"),
+    [
+        (lambda dw: dw.sum(), "wrong", "overreduced"),
+        (lambda dw: dw.mean(0), "wrong", "overreduced"),
+        (lambda dw: dw.flatten(), "shape", "shape"),
+        (lambda dw: dw.T, "wrong", "transposed"),
+    ],
+)
+def test_a_gradient_whose_shape_autograd_refuses_has_its_row_and_its_name(
+    returned: Callable, verdict: str, kind: str
+) -> None:
+    bad = operation(lambda g, x, w: (g * w, returned(g * x)))
+    report = backhand.check_function(bad, product, [torch.randn(6, 5), torch.randn(6, 5)])
     assert not report.ok
-    assert "invalid gradient at index 1" in str(report)
+    assert {row.name: row.verdict for row in report.rows} == {"x": "right", "w": verdict}
+    assert report["w"].mistake.kind == kind
+    assert "invalid gradient at index 1" in report.raised.error
+
+
+def test_a_refused_shape_is_told_of_the_right_argument_among_plain_ones() -> None:
+    class Scaled(Function):
+        @staticmethod
+        def forward(ctx: Any, factor: float, x: torch.Tensor, frozen: torch.Tensor, w: torch.Tensor) -> Any:
+            ctx.factor, ctx.w = factor, w
+            return factor * x * w + frozen
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple:
+            return None, (ctx.factor * g * ctx.w).flatten(), None, g
+
+    x, w = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    inputs = {"factor": 1.5, "x": x, "frozen": torch.randn(4, 3), "w": w}
+    report = backhand.check_function(
+        Scaled, lambda factor, x, frozen, w: factor * x * w + frozen, inputs, draws=1
+    )
+    assert {row.name: row.verdict for row in report.rows} == {"x": "shape", "w": "wrong"}
+
+
+def test_a_function_that_reads_one_element_of_its_upstream_says_so_on_each_row() -> None:
+    report = backhand.check_function(operation(first), product, [torch.randn(6, 5), torch.randn(6, 5)])
+    assert [row.mistake.kind for row in report.culprits] == ["ignores_upstream", "ignores_upstream"]
+    assert report["x"].mistake.message.startswith("dx: only the first element of dy is read")
+
+
+def batch_norm(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def in_training(x: torch.Tensor) -> torch.Tensor:
+    return batch_norm(x, x.mean(0), x.var(0, correction=0))
+
+
+def in_evaluation(x: torch.Tensor) -> torch.Tensor:
+    columns = torch.arange(x.shape[1], dtype=x.dtype)
+    return batch_norm(x, 0.1 * columns, 0.5 + columns)
+
+
+def training_formula(g: torch.Tensor, y: torch.Tensor, inv_std: torch.Tensor) -> torch.Tensor:
+    return inv_std * (g - g.mean(0) - y * (g * y).mean(0))
+
+
+def evaluation_formula(g: torch.Tensor, y: torch.Tensor, inv_std: torch.Tensor) -> torch.Tensor:
+    return inv_std * g
+
+
+def normalising(reference: Callable, formula: Callable) -> type[Function]:
+    class Norm(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            y = reference(x)
+            ctx.save_for_backward(y, (y[0] - y[1]) / (x[0] - x[1]))
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            return formula(g, *ctx.saved_tensors)
+
+    return Norm
+
+
+@pytest.mark.parametrize(
+    ("reference", "formula", "kind"),
+    [
+        (in_training, evaluation_formula, "missing_branch"),
+        (in_evaluation, training_formula, "repeated_branch"),
+        (in_training, training_formula, None),
+        (in_evaluation, evaluation_formula, None),
+    ],
+)
+def test_the_formula_of_the_other_mode_is_named(reference: Callable, formula: Callable, kind: str) -> None:
+    report = backhand.check_function(normalising(reference, formula), reference, {"x": torch.randn(8, 5)})
+    assert [row.mistake.kind for row in report.culprits] == ([kind] if kind else [])
+    if kind:
+        assert report["x"].mistake.detail["axes"] == [0]
+        assert "along axis 0" in report["x"].mistake.message
+
+
+def test_an_input_that_needs_no_gradient_is_not_asked_for_one_under_stress() -> None:
+    def plain(x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.batch_norm(x, mean, torch.ones_like(mean))
+
+    right = operation(lambda g, x, mean: (g / (1 + 1e-5) ** 0.5, None))
+    inputs = {"x": torch.randn(6, 5, requires_grad=True), "mean": torch.zeros(5)}
+    report = backhand.check_function(
+        lambda x, mean: right.apply(x, torch.full_like(x, (1 + 1e-5) ** -0.5)), plain, inputs
+    )
+    assert report.ok, str(report)
 
 
 def test_forwards_that_differ_are_refused() -> None:

@@ -65,6 +65,24 @@ def test_code_that_insists_on_float32_is_judged_in_float64_all_the_same() -> Non
     assert report.precision == "float64"
 
 
+def test_a_right_line_that_raises_in_float64_only_is_no_fault() -> None:
+    def forward(C, Xb):
+        emb = C[Xb]
+        loss = emb.square().mean()
+        return locals()
+
+    def backward(C, Xb, emb):
+        demb = 2 * emb / emb.numel()
+        one_hot = torch.nn.functional.one_hot(Xb, C.shape[0]).float()
+        dC = (one_hot.transpose(1, 2) @ demb).sum(0)
+        return locals()
+
+    drawn = {"C": torch.randn(5, 3), "Xb": torch.randint(0, 5, (7, 2))}
+    report = backhand.check(forward, backward, inputs=drawn)
+    assert report.ok, str(report)
+    assert report["C"].verdict == "right"
+
+
 def test_the_default_dtype_is_put_back_even_after_an_error() -> None:
     def forward(x: torch.Tensor) -> dict:
         raise ValueError("no")

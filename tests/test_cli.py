@@ -214,7 +214,7 @@ def test_a_file_that_cannot_be_checked_gets_one_line(run_cli, tmp_path: Path, na
 
 
 def test_the_course_can_be_listed_judged_and_reset(run_cli, tmp_path: Path) -> None:
-    backhand.learn(tmp_path / "learn", watch=False)
+    backhand.learn(tmp_path / "learn")
     (tmp_path / "learn" / "01_product.py").write_text("mine")
     assert run_cli("learn", "--list")[0] == 0
     status, out, _ = run_cli("learn", "--check", "--json")

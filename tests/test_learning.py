@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import re
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ from backhand.errors import LearnError
 from backhand.learning.attempts import Attempt, judge_file
 from backhand.learning.blanking import answer, asked, blank, solved
 from backhand.learning.course import Exercise, course, find
-from backhand.learning.folder import judge_folder, reset_exercise, write_course
+from backhand.learning.folder import judge_all, judge_folder, reset_exercise, write_course
 from backhand.learning.hints import hints
 from backhand.learning.lesson import Lesson
-from backhand.learning.watching import Saved, events
+from backhand.learning.referee import Referee
+from backhand.learning.watching import Pressed, Saved, events, keys_need_enter
 from backhand.rendering.classroom import Screen
 from typical_mistakes import MISTAKES
 
@@ -107,6 +110,27 @@ def test_a_gradient_that_uses_an_unfinished_one_waits_for_it(tmp_path: Path):
     ]
     assert not attempt.problem
     assert attempt.next_gradient.name == "dq"
+
+
+@pytest.mark.parametrize(
+    ("name", "blanked"),
+    [
+        ("gru", "dmemory = r * inner"),
+        ("gru", "dc = torch.cat([reset, update, dmemory], 1)"),
+        ("swiglu", "dsilu = up * dhidden"),
+    ],
+)
+def test_what_is_right_stays_right_below_a_line_that_waits(name, blanked, tmp_path: Path):
+    missing = blanked.split(" =")[0]
+    text = changed(find(name), (blanked, f"{missing} = ..."))
+    gradients = judged(tmp_path, find(name), text).gradients
+    assert next(g for g in gradients if g.name == missing).verdict == "todo"
+    assert {g.verdict for g in gradients if not g.waits_for and g.name != missing} == {"right"}
+    wrong = text.replace("dO = hidden.T @ dy", "dO = -hidden.T @ dy").replace(
+        "dz = (h - candidate)", "dz = h"
+    )
+    gradients = judged(tmp_path, find(name), wrong).gradients
+    assert [g.verdict for g in gradients if g.name in ("dO", "dz")] == ["wrong"]
 
 
 def test_a_line_that_raises_is_told_though_gradients_are_missing(tmp_path: Path):
@@ -206,12 +230,14 @@ def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path):
     with pytest.raises(LearnError, match="is no folder"):
         judge_folder(tmp_path / "nowhere")
-    with pytest.raises(LearnError, match="There are"):
+    with pytest.raises(LearnError, match=r"no exercise 'produkt'; did you mean product"):
         find("produkt")
+    with pytest.raises(LearnError, match=r"no exercise '99'; there are product, used_twice"):
+        find("99")
 
 
 def test_learn_without_watching_writes_and_judges(tmp_path: Path):
-    progress = backhand.learn(tmp_path / "learn", watch=False)
+    progress = backhand.learn(tmp_path / "learn")
     assert progress.solved == 0
     lines = str(progress).splitlines()
     assert "0/20" in lines[0]
@@ -226,11 +252,11 @@ def shown(lesson: Lesson) -> str:
 
 def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path):
     write_course(tmp_path)
-    lesson = Lesson(judge_folder(tmp_path))
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
     path = tmp_path / "01_product.py"
     assert "1. A product" in shown(lesson)
     path.write_text(blank(find("1")).replace("da = ...", "da = b"))
-    assert lesson.save(path)
+    lesson.save(path)
     assert "wrong upstream" in shown(lesson)
     for kind in ("the question", "the rule", "the answer"):
         assert kind not in shown(lesson)
@@ -243,13 +269,14 @@ def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path)
     assert "2. A value used twice" in shown(lesson)
     lesson.press("l")
     assert "20. SwiGLU" in shown(lesson)
+    assert len(shown(lesson).splitlines()) < 24
     lesson.press("q")
     assert lesson.over
 
 
 def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
     write_course(tmp_path)
-    lesson = Lesson(judge_folder(tmp_path))
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
     for exercise in course():
         (tmp_path / exercise.file_name).write_text(changed(exercise, MISTAKES[exercise.name][0][:2]))
         lesson.save(tmp_path / exercise.file_name)
@@ -263,16 +290,149 @@ def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
     assert "[/red] = [bold]" in shown(lesson)
 
 
-def test_a_file_that_is_no_exercise_changes_nothing(tmp_path: Path):
-    write_course(tmp_path)
-    lesson = Lesson(judge_folder(tmp_path))
-    assert not lesson.save(tmp_path / "scratch.py")
+class Pupil:
+    """Works as soon as a screen is shown, one step after the other, and notes what the screen says."""
+
+    def __init__(self, folder: Path, steps: list[Callable[[], object]]):
+        self.folder, self.steps, self.seen = folder, steps, []
+
+    def wait(self, what: str) -> None:
+        self.seen.append(what)
+
+    def show(self, lesson: Lesson) -> None:
+        self.seen.append((lesson.focus.name, lesson.progress.solved, lesson.attempt.problem))
+        time.sleep(0.3)  # until the watcher listens
+        self.steps.pop(0)()
+
+    def leave(self, lesson: Lesson) -> None:
+        self.seen.append("left")
 
 
-def test_a_save_is_noticed(tmp_path: Path):
+def test_a_sitting_from_the_first_save_to_the_last_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours, theirs = os.pipe()
+    product = tmp_path / "01_product.py"
+
+    def in_two_saves() -> None:
+        (tmp_path / "scratch.py").write_text("1 / 0")  # no exercise: nothing happens
+        product.write_text(solved(find("1")))
+
+    steps = [
+        lambda: product.write_text("da = ("),
+        in_two_saves,
+        lambda: os.write(theirs, b"p\n"),
+        lambda: os.write(theirs, b"q\n"),
+    ]
+    with os.fdopen(ours) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        pupil = Pupil(tmp_path, steps)
+        progress = backhand.learn(tmp_path, screen=pupil)
+    os.close(theirs)
+    assert progress.solved == 1
+    assert pupil.seen == [
+        ("product", 0, ""),
+        "judging 01_product.py",
+        ("product", 0, "line 1: '(' was never closed: da = ("),
+        "judging 01_product.py",
+        ("used_twice", 1, ""),
+        ("product", 1, ""),
+        "left",
+    ]
+
+
+def test_a_save_is_noticed_and_so_is_a_file_that_is_taken_away(tmp_path: Path):
     write_course(tmp_path)
     with events(tmp_path) as happened:
         time.sleep(0.3)  # until the watcher listens
-        (tmp_path / "01_product.py").write_text(solved(find("1")))
-        event = next(happened)
-    assert event == Saved(tmp_path / "01_product.py")
+        path = tmp_path / "01_product.py"
+        path.write_text(solved(find("1")))
+        assert next(happened) == Saved(path)
+        beside = tmp_path / "01_product.py~"
+        beside.write_text(blank(find("1")))
+        beside.replace(path)  # as many editors save
+        assert next(happened) == Saved(path)
+        path.unlink()
+        assert next(happened) == Saved(path)
+
+
+def test_keys_come_by_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ours, theirs = os.pipe()
+    with os.fdopen(ours) as stdin, os.fdopen(theirs, "w") as learner:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert keys_need_enter()
+        with events(tmp_path) as happened:
+            learner.write("hint\nq\n")
+            learner.flush()
+            assert [next(happened), next(happened)] == [Pressed("h"), Pressed("q")]
+    stream = io.StringIO()
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    Screen(Console(file=stream, width=80), enter=True).show(lesson)
+    assert stream.getvalue().rstrip().endswith("and Enter")
+
+
+def test_keys_come_one_by_one_from_a_terminal_that_is_left_as_it_was(tmp_path: Path, monkeypatch):
+    termios = pytest.importorskip("termios")
+    learner, terminal = os.openpty()
+    before = termios.tcgetattr(terminal)
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert not keys_need_enter()
+        with events(tmp_path) as happened:
+            os.write(learner, b"hl")
+            assert [next(happened), next(happened)] == [Pressed("h"), Pressed("l")]
+        assert termios.tcgetattr(terminal) == before
+    os.close(learner)
+
+
+@pytest.fixture(scope="module")
+def referee() -> Iterator[Referee]:
+    with Referee() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("os.system('echo hello')", ""),
+        ("os.abort()", "line 22: it ended Python itself (Aborted)"),
+        ("os._exit(0)", "it ended Python itself"),
+        ("exit()", "line 22: SystemExit in `exit()`"),
+        ("input('name? ')", "line 22: `input('name? ')` raised EOFError"),
+    ],
+)
+def test_whatever_a_file_does_the_next_one_is_judged(line, told, tmp_path: Path, referee: Referee):
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    path.write_text(
+        changed(exercise, ("    da =", f"    {line}\n    da =")).replace("\nimport", "\nimport os,")
+    )
+    attempt = referee.judge(exercise, path)
+    assert told in attempt.problem
+    assert attempt.done == (not told)
+    path.write_text(solved(exercise))
+    assert referee.judge(exercise, path).done
+    path.unlink()
+    assert "01_product.py is not there" in referee.judge(exercise, path).problem
+
+
+def test_a_loop_that_never_ends_is_stopped_and_told_by_its_line(tmp_path: Path):
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    path.write_text(changed(exercise, ("    da =", "    while True: pass\n    da =")))
+    with Referee(limit=2) as referee:
+        told = referee.judge(exercise, path).problem
+        assert told.startswith("line 22: still running after 2 s, so it was stopped.")
+        referee.limit = 60
+        path.write_text(solved(exercise))
+        assert referee.judge(exercise, path).done
+
+
+def test_a_file_that_prints_without_end_floods_neither_screen_nor_memory(tmp_path: Path, capfd):
+    text = changed(
+        find("product"), ("    da =", "    for i in range(99): print('x' * 1000)\n    print('end')\n    da =")
+    )
+    attempt = judged(tmp_path, find("product"), text)
+    assert attempt.done
+    assert sum(len(line) for line in attempt.printed) < 2000
+    assert "end" not in attempt.printed  # only the beginning was kept
+    assert capfd.readouterr() == ("", "")

@@ -14,6 +14,7 @@ from backhand.checking.picturing import pooled
 from backhand.errors import CheckError
 from backhand.passes import mlp_chunked, rnn
 from backhand.rendering.heatmaps import heat_map
+from backhand.rendering.html import as_fragment
 from backhand.rendering.lanes import Arc, segments
 from browsing import browser
 
@@ -66,8 +67,8 @@ def test_code_and_names_cannot_become_markup(tmp_path: Path):
     )
     report = backhand.check(module.forward, module.backward, inputs={"x": torch.randn(3)})
     assert {row.name for row in report.rows} == {"x", "<u>y</u>"}
-    for text in (report.to_html(), report._repr_html_()):
-        assert "onerror" in text
+    for text in (report.to_html(), report._repr_html_(), as_fragment(report)):
+        assert "u&gt;y" in text or "u&amp;gt;y" in text
         for markup in ("<script", "<img src=x", "<u>", "</u>"):
             assert markup not in text
 
@@ -117,6 +118,71 @@ def test_arcs_that_overlap_have_lanes_of_their_own():
     rows, lanes = segments(arcs, place, 4)
     assert lanes == 2
     assert [(s.part, s.lane) for s in rows[1]] == [("end", 0), ("begin", 0), ("pass", 1)]
+
+
+def test_arcs_to_the_elements_of_a_list_run_together():
+    place = {"W": 0, "hs[0]": 1, "hs[1]": 2, "y": 3}
+    arcs = [Arc("W", "hs[0]"), Arc("W", "hs[1]"), Arc("hs[0]", "hs[1]"), Arc("hs[0]", "y"), Arc("hs[1]", "y")]
+    rows, lanes = segments(arcs, place, 4)
+    assert lanes == 3
+    assert [[(s.part, s.arc.source) for s in sorted(row, key=lambda s: s.lane)] for row in rows] == [
+        [("begin", "W")],
+        [("begin", "hs[0]"), ("pass", "W"), ("end", "W"), ("begin", "hs[0]")],
+        [("end", "hs[0]"), ("end", "W"), ("pass", "hs[0]"), ("begin", "hs[0]")],
+        [("end", "hs[0]")],
+    ]
+    assert segments([Arc("a", "b"), Arc("a", "c")], {"a": 0, "b": 1, "c": 2}, 3)[1] == 2
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """Return the lines of the backward in each row of a sheet, by the gradient's name."""
+    rows = re.findall(r'<div class="backward">(.*?)</div>\s*<div class="state">(.*?)</div>', text, re.S)
+    return {
+        re.findall(r'class="hidden">(.*?): ', state)[0]: re.findall(
+            r"</span>(.*?)</pre>|shape-of..(.*?)</div>", html.unescape(f"{lines}</div>")
+        )
+        for lines, state in rows
+        if "hidden" in state
+    }
+
+
+def test_the_lines_of_a_list_stand_once_and_those_that_make_no_gradient_with_the_next_that_does():
+    text = backhand.check(rnn).to_html()
+    rows = {name: [code or same for code, same in lines] for name, lines in rows_of(text).items()}
+    assert [line.split("  #")[0] for line in rows["dhs[0]"]] == [
+        "dhs = [torch.zeros_like(h) for h in hs]",
+        "    dhs[t] += dys[t] @ Why.T",
+        "        dhs[t - 1] += dpre @ Whh.T",
+    ]
+    assert rows["dhs[1]"] == rows["dhs[3]"] == ["the lines of dhs[0]"]
+    assert rows["dWhy"][1:] == ["for t in reversed(range(len(hs))):", "    dWhy += hs[t].T @ dys[t]"]
+    assert "The other lines of the backward" not in text
+
+
+@pytest.mark.slow
+def test_on_paper_a_culprit_is_open_and_the_others_are_closed(tmp_path: Path):
+    forgotten_branch().to_html(tmp_path / "sheet.html")
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": 700, "height": 900}, color_scheme="dark")
+        page.goto((tmp_path / "sheet.html").as_uri())
+        hint = page.locator("li.wrong .more").get_by_text("receives the sum")
+        other = page.locator("li.follows .more p").first
+
+        def height(place) -> float:
+            return place.evaluate("e => e.checkVisibility() ? e.getBoundingClientRect().height : 0")
+
+        assert height(hint) == 0
+        page.emulate_media(media="print")
+        assert height(hint) > 0
+        assert height(other) == 0
+        assert page.locator("li.wrong .more summary").count() == 1
+        assert height(page.locator("li.wrong .more summary")) == 0  # the rule gives it away
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700
+        forward, backward = (
+            page.locator(f"li.wrong .{side}").bounding_box() for side in ("forward", "backward")
+        )
+        assert backward["y"] == forward["y"]  # beside each other
 
 
 def test_many_arcs_share_a_narrow_gutter():

@@ -165,14 +165,48 @@ def test_a_cell_that_raises_is_followed_by_its_own_error_alone(run: Run):
     assert ": right." in run(BACKWARD)
 
 
-def test_the_examples_run_live(run: Run):
-    for path in sorted((Path(__file__).parents[1] / "examples").glob("*_live.py")):
-        for cell in path.read_text().split("# %%")[1:]:
-            if not cell.startswith(" [markdown]"):
-                shown = run(re.sub("^# %", "%", cell, flags=re.M))  # jupytext keeps a magic in a comment
-                assert "Error" not in shown
-                expected = re.findall(r"# shows: (.*)", cell)
-                assert all(words in shown for words in expected), shown
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*_live.py"))
+
+
+def shows_what_it_says(cell: str, shown: str) -> None:
+    assert "Error" not in shown
+    assert "backhand: " not in shown
+    expected = re.findall(r"# shows: (.*)", cell)
+    assert all(words in shown for words in expected), shown
+    assert bool(expected) == ("verdict" in shown or "print(" in cell), shown
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_run_live(run: Run, path: Path):
+    for cell in path.read_text().split("# %%")[1:]:
+        if not cell.startswith(" [markdown]"):
+            shown = run(re.sub("^# %", "%", cell, flags=re.M))  # jupytext keeps a magic in a comment
+            shows_what_it_says(cell, shown)
+
+
+def executed(path: Path) -> list[tuple[str, list[dict]]]:
+    """Run a notebook that is kept as text in a kernel; return its code cells, each with what it displayed."""
+    jupytext = pytest.importorskip("jupytext")
+    client = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = jupytext.read(path)
+    client.NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    return [(c.source, [o.get("data", {"text/plain": o.get("text")}) for o in c.outputs]) for c in cells]
+
+
+@pytest.mark.filterwarnings("default")  # of zmq and its event loop
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] if "lecture_2" not in p.stem else []) for p in EXAMPLES],
+    ids=lambda path: path.stem,
+)
+def test_a_kernel_shows_verdicts_as_html_and_as_text(path: Path):
+    for source, outputs in executed(path):
+        shows_what_it_says(source, "".join(data["text/plain"] for data in outputs))
+        for data in outputs:
+            if "verdict" in data["text/plain"]:
+                assert "</table>" in data["text/html"] or "<iframe" in data["text/html"]
 
 
 def test_in_jupyter_a_table_is_text_too(monkeypatch: pytest.MonkeyPatch):

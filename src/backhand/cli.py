@@ -182,7 +182,12 @@ def learn(
         if check and not progress.done:
             sys.exit(1)
     else:
-        backhand.learn(folder)
+        from .learning.watching import keys_need_enter
+        from .rendering.classroom import Screen
+
+        screen = Screen(enter=keys_need_enter())
+        screen.wait(f"judging what is in {folder}/")
+        backhand.learn(folder, screen=screen)
 
 
 def bench(

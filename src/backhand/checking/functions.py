@@ -1,21 +1,26 @@
 """`check_function`: a custom autograd Function, or any differentiable callable, against a plain reference."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backhand.checking.calling import Subject, gradients
+from backhand.checking.figures import figures
 from backhand.checking.mistakes.naming import name_mistake
+from backhand.checking.mistakes.wording import in_words
+from backhand.checking.reading import mixing
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw, vary
-from backhand.checking.running.precision import VACUOUS, lowest
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.protocol import Pass
-from backhand.checking.running.tracing import Trace, from_graph, leaf_inputs, running
-from backhand.checking.stressing import HINTS, stress
-from backhand.checking.verdicts.comparing import approximate, close, exact, largest_difference
-from backhand.checking.verdicts.localising import Judgement, blame, summand_sizes
+from backhand.checking.stressing import HINTS, Probe, stress, untold
+from backhand.checking.verdicts.comparing import largest_difference
+from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity
+from backhand.checking.verdicts.summands import Summands
 from backhand.errors import CheckError
 
 # How many times the reference's own error a function may make in the dtype of its inputs.
@@ -51,34 +56,43 @@ def check_function(
     Raises:
         CheckError: the function raises, or gives another output than the reference.
     """
-    call = fn.apply if inspect.isclass(fn) and issubclass(fn, torch.autograd.Function) else fn
-    subject = _Subject(call, reference, getattr(fn, "__name__", type(fn).__name__))
+    subject = Subject(fn, reference)
     drawn = _drawn(subject, inputs, draws, seed)
     dtype = torch.float64
     try:
-        judged = [subject.judge(values, dtype, seed + i) for i, values in enumerate(drawn)]
+        judged = [_judge(subject, values, dtype, seed + i) for i, values in enumerate(drawn)]
     except CheckError:
         raise
     except Exception:  # a kernel may know its own dtypes only
         dtype = None
         try:
-            judged = [subject.judge(values, dtype, seed + i) for i, values in enumerate(drawn)]
+            judged = [_judge(subject, values, dtype, seed + i) for i, values in enumerate(drawn)]
         except CheckError:
             raise
         except Exception as error:
-            text = str(error).strip().split("\n", 1)[0]
-            return Report(subject.title, (), raised=Raised(f"{type(error).__name__}: {text}", None))
-    failures = [*subject.stress(judged[0]), *subject.precision(drawn[0], seed, set(judged[0].culprits))]
+            return Report(subject.title, (), raised=_raised(error))
+    first = judged[0]
+    failures = _stress(subject, first)
+    rows = tuple(_row(subject, name, judged, failures) for name in first.draw.trace.wanted)
+    failures += _coarse(subject, drawn[0], seed, set(first.culprits))
+    if dtype is None:
+        failures += _untold(subject, drawn[0], seed, first)
     return Report(
         title=subject.title,
-        rows=tuple(subject.row(name, judged) for name in judged[0].draw.trace.wanted_in_order()),
+        rows=rows,
         stress=tuple(failures),
+        raised=_raised(first.draw.error) if first.draw.error is not None else None,
         precision=str(dtype or lowest(drawn[0])).removeprefix("torch."),
         draws=len(judged),
     )
 
 
-def _drawn(subject: "_Subject", inputs: Any, draws: int, seed: int) -> list[dict[str, Any]]:
+def _raised(error: Exception) -> Raised:
+    text = str(error).strip().split("\n", 1)[0]
+    return Raised(f"{type(error).__name__}: {text}", None)
+
+
+def _drawn(subject: Subject, inputs: Any, draws: int, seed: int) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     if callable(inputs):
         return [subject.named(inputs(generator)) for _ in range(draws)]
@@ -86,170 +100,127 @@ def _drawn(subject: "_Subject", inputs: Any, draws: int, seed: int) -> list[dict
     return [first, *(vary(first, generator) for _ in range(draws - 1))]
 
 
-class _Subject:
-    """The function and its reference."""
+def _judge(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Judgement:
+    """Return the verdict on one draw."""
+    traced = subject.right(values, dtype, seed)
+    outputs, own, refused = subject.own(values, dtype, seed)
+    subject.compare_outputs(outputs, traced.outputs)
+    wanted = [n for n in traced.wanted if n in traced.gradients]
+    user = {name: own[name] for name in wanted if name in own}
+    draw = Draw(traced, {}, {n: f"d{n}" for n in wanted}, user, seed, error=refused, dtype=dtype)
+    summands = Summands(draw)
+    right = dict.fromkeys(wanted, False) | compared(draw, summands)
+    judgement = Judgement(draw, right, summands.vacuous(), summands)
+    for name in wanted:
+        if not right[name]:
+            expected = traced.gradients[name]
+            judgement.culprits[name] = blame(name, user.get(name), expected, traced.gradients, summands[name])
+    return judgement
 
-    def __init__(self, call: Callable[..., Any], reference: Callable[..., Any], title: str):
-        self.call, self.reference, self.title = call, reference, title
-        self.chosen = Pass(reference, call, {}, ("y",), {}, None, frozenset(), None, None)
 
-    def named(self, inputs: Any) -> dict[str, Any]:
-        """Return the arguments by name, in order."""
-        if isinstance(inputs, Mapping):
-            return dict(inputs)
-        if isinstance(inputs, Tensor):
-            inputs = [inputs]
-        names = list(inspect.signature(self.reference).parameters)
-        return {names[i] if i < len(names) else f"input{i}": value for i, value in enumerate(inputs)}
+def _probes(subject: Subject, judgement: Judgement) -> tuple[dict[str, Any], list[str], Probe, Probe]:
+    """Return one draw's tensors, the upstream gradients among them, and both functions' gradients of such."""
+    traced = judgement.draw.trace
+    given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in traced.inputs.items()}
+    upstream = traced.upstream
 
-    def judge(self, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Judgement:
-        """Return the verdict on one draw."""
-        traced = self.trace(self.reference, values, dtype, seed)
-        own = self.trace(self.call, values, dtype, seed)
-        self._compare_outputs(own, traced)
-        wanted = traced.wanted & set(traced.gradients)
-        user = {name: own.gradients[name] for name in wanted if name in own.gradients}
-        draw = Draw(traced, {}, {n: f"d{n}" for n in wanted}, user, seed, dtype=dtype)
-        summands = summand_sizes(draw)
-        right = {n: n in user and close(user[n], traced.gradients[n], summands[n]) for n in wanted}
-        vacuous = {
-            n
-            for n in wanted
-            if float(traced.gradients[n].abs().max())
-            <= VACUOUS.get(traced.gradients[n].dtype, 0) * summands[n]
-        }
-        judgement = Judgement(draw, right, vacuous, summands)
-        for name in wanted:
-            if not right[name]:
-                judgement.culprits[name] = blame(
-                    name, user.get(name), traced.gradients[name], traced.gradients, summands[name]
-                )
-        return judgement
+    def probe(call: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Tensor]:
+        inputs = {k: v for k, v in values.items() if k not in upstream}
+        return gradients(call, inputs, {k: values[k] for k in upstream}, traced.wanted)
 
-    def trace(
-        self, call: Callable[..., Any], values: Mapping[str, Any], dtype: torch.dtype | None, seed: int
-    ) -> Trace:
-        """Run one of the two and return its graph."""
-        leaves = leaf_inputs(values, dtype)
-        with running(dtype, seed, False), torch.enable_grad():
-            result = call(*leaves.values())
-        results = result if isinstance(result, tuple | list) else [result]
-        outputs = {
-            "y" if len(results) == 1 else f"y{i}": r
-            for i, r in enumerate(results)
-            if isinstance(r, Tensor) and r.requires_grad
-        }
-        if not outputs:
-            raise CheckError(
-                f"{self.title} gives no output that needs a gradient; expected at least one tensor."
-            )
-        generator = torch.Generator().manual_seed(seed)
-        upstream = {
-            f"d{n}": torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype).to(r.device)
-            for n, r in outputs.items()
-        }
-        return from_graph(leaves, {**leaves, **outputs}, outputs, upstream, lenient=True)
+    return (
+        {**given, **upstream},
+        list(upstream),
+        partial(probe, subject.call),
+        partial(probe, subject.reference),
+    )
 
-    def _compare_outputs(self, own: Trace, traced: Trace) -> None:
-        for name, expected in traced.outputs.items():
-            got = own.outputs.get(name)
-            if got is None or got.shape != expected.shape:
-                shape = None if got is None else tuple(got.shape)
-                raise CheckError(
-                    f"{self.title} gives an output of shape {shape}, its reference {tuple(expected.shape)}: "
-                    "the forwards differ, so that there is no gradient to compare."
-                )
-            if not close(got.detach(), expected.detach(), float(expected.detach().abs().max())):
-                worst = largest_difference(got.detach(), expected.detach())
-                raise CheckError(
-                    f"{self.title} and its reference give different outputs (by {worst:.3g}): "
-                    "mend the forward first, or give the reference that is meant."
-                )
 
-    def gradients(self, values: Mapping[str, Any], upstream: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the function's own gradients for exactly these tensors, layouts included."""
-        leaves = {
-            k: v.detach().requires_grad_() if isinstance(v, Tensor) and v.is_floating_point() else v
-            for k, v in values.items()
-        }
-        with torch.enable_grad():
-            result = self.call(*leaves.values())
-        results = [result] if isinstance(result, Tensor) else [r for r in result if r.requires_grad]
-        wanted = [v for v in leaves.values() if isinstance(v, Tensor) and v.requires_grad]
-        found = torch.autograd.grad(results, wanted, list(upstream.values()), allow_unused=True)
-        names = [k for k, v in leaves.items() if isinstance(v, Tensor) and v.requires_grad]
-        return {f"d{k}": g.clone() for k, g in zip(names, found, strict=True) if g is not None}
+def _stress(subject: Subject, judgement: Judgement) -> list[Mistake]:
+    """Return the failed stress checks."""
+    given, upstream, own, _ = _probes(subject, judgement)
+    sizes = {f"d{n}": judgement.summands.get(n, 0.0) for n in judgement.draw.trace.wanted}
+    return stress(own, given, upstream, sizes)
 
-    def stress(self, judgement: Judgement) -> list[Mistake]:
-        """Return the failed stress checks."""
-        traced = judgement.draw.trace
-        given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in traced.inputs.items()}
-        upstream = traced.upstream
 
-        def probe(values: Mapping[str, Any]) -> dict[str, Tensor]:
-            inputs = {k: v for k, v in values.items() if k not in upstream}
-            return self.gradients(inputs, {k: values[k] for k in upstream})
+def _untold(subject: Subject, values: Mapping[str, Any], seed: int, judgement: Judgement) -> list[Mistake]:
+    """Refuse a tolerance that lets zeros pass for a gradient that is not zero."""
+    exactly = Draw(subject.right(values, torch.float64, seed), {}, {}, {}, seed, dtype=torch.float64)
+    return untold(judgement, Summands(exactly).vacuous())
 
-        return stress(probe, {**given, **upstream}, list(upstream))
 
-    def precision(self, values: Mapping[str, Any], seed: int, wrong: set[str]) -> list[Mistake]:
-        """Return right gradients whose error in the inputs' dtype is far above the reference's."""
-        dtype = lowest(values)
-        if dtype == torch.float64:
-            return []
-        try:
-            own = self.trace(self.call, values, None, seed)
-            plain = self.trace(self.reference, values, None, seed)
-            right = self.trace(self.reference, values, torch.float64, seed)
-        except Exception:  # told by the verdict
-            return []
-        found = []
-        for name, expected in right.gradients.items():
-            if name not in own.gradients or name in right.outputs or name in wrong:
-                continue
-            error = largest_difference(own.gradients[name], expected)
-            floor = torch.finfo(dtype).eps * float(expected.abs().max())
-            allowed = BUDGET * max(largest_difference(plain.gradients[name], expected), floor)
-            if error > allowed and error < float("inf"):
-                times = BUDGET * error / allowed
-                message = (
-                    f"d{name} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
-                )
-                found.append(Mistake("dtype", message, HINTS["dtype"], {"multiple": times}))
+def _coarse(subject: Subject, values: Mapping[str, Any], seed: int, wrong: set[str]) -> list[Mistake]:
+    """Return right gradients whose error in the inputs' dtype is far above the reference's."""
+    dtype = lowest(values)
+    if dtype == torch.float64:
+        return []
+    try:
+        _, own, _ = subject.own(values, None, seed)
+        plain, right = (subject.right(values, d, seed) for d in (None, torch.float64))
+    except Exception:  # told by the verdict
+        return []
+    found = []
+    for name, expected in right.gradients.items():
+        if name not in own or name in right.outputs or name in wrong:
+            continue
+        error = largest_difference(own[name], expected)
+        floor = torch.finfo(dtype).eps * float(expected.abs().max())
+        allowed = BUDGET * max(largest_difference(plain.gradients[name], expected), floor)
+        if error > allowed and error < float("inf"):
+            times = BUDGET * error / allowed
+            message = f"d{name} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
+            found.append(Mistake("dtype", message, HINTS["dtype"], {"multiple": times}))
+    return found
+
+
+def _row(subject: Subject, name: str, judged: Sequence[Judgement], failures: Sequence[Mistake]) -> Row:
+    """Return the row of one input."""
+    first = judged[0]
+    tensor = first.draw.trace.tensors.get(name, first.draw.trace.inputs.get(name))
+    user, expected = first.draw.user.get(name), first.draw.trace.gradients.get(name)
+    facts = figures(first.draw, first.draw).get(name)
+    wrong = [j for j in judged if name in j.culprits]
+    verdict: Verdict = "vacuous" if expected is None or name in first.vacuous else "right"
+    if wrong:
+        verdict = "shape" if all(j.culprits[name].shape_only for j in wrong) else "wrong"
+    return Row(
+        name=name,
+        gradient=f"d{name}",
+        verdict=verdict,
+        shape=tuple(tensor.shape) if isinstance(tensor, Tensor) else (),
+        got=tuple(user.shape) if user is not None else None,
+        dtype=str(user.dtype if user is not None else "").removeprefix("torch."),
+        exact=facts and facts.exact,
+        approximate=facts and facts.approximate,
+        maxdiff=facts and facts.maxdiff,
+        mistake=_mistake(subject, name, wrong, failures) if wrong else None,
+        note=vacuity(first) if verdict == "vacuous" else "",
+    )
+
+
+def _mistake(subject: Subject, name: str, wrong: Sequence[Judgement], failures: Sequence[Mistake]) -> Mistake:
+    """Return the mistake: what reproduces the gradient, else what the backward does to its upstream gradient.
+
+    That it ignores some of it, or sees other elements of it than it should, or computes coarsely.
+    """
+    chosen = Pass(subject.reference, subject.call, {}, ("y",), {}, None, frozenset(), None, None)
+    found = name_mistake(chosen, name, wrong)
+    culprit = wrong[0].culprits[name]
+    if found.kind != "unexplained" or culprit.value is None:
         return found
-
-    def row(self, name: str, judged: Sequence[Judgement]) -> Row:
-        """Return the row of one input."""
-        first = judged[0]
-        tensor = first.draw.trace.tensors.get(name, first.draw.trace.inputs.get(name))
-        user, expected = first.draw.user.get(name), first.draw.trace.gradients.get(name)
-        wrong = [j for j in judged if name in j.culprits]
-        verdict: Verdict = "vacuous" if expected is None or name in first.vacuous else "right"
-        if wrong:
-            verdict = "shape" if all(j.culprits[name].shape_only for j in wrong) else "wrong"
-        return Row(
-            name=name,
-            gradient=f"d{name}",
-            verdict=verdict,
-            shape=tuple(tensor.shape) if isinstance(tensor, Tensor) else (),
-            got=tuple(user.shape) if user is not None else None,
-            dtype=str(user.dtype if user is not None else "").removeprefix("torch."),
-            exact=exact(user, expected) if user is not None and expected is not None else None,
-            approximate=approximate(user, expected) if user is not None and expected is not None else None,
-            maxdiff=largest_difference(user, expected) if user is not None and expected is not None else None,
-            mistake=self._mistake(name, wrong) if wrong else None,
-        )
-
-    def _mistake(self, name: str, wrong: Sequence[Judgement]) -> Mistake:
-        """Return the mistake, telling a loss of precision from a wrong formula."""
-        found = name_mistake(self.chosen, name, wrong)
-        culprit = wrong[0].culprits[name]
-        if found.kind != "unexplained" or culprit.value is None:
-            return found
-        relative = largest_difference(culprit.value, culprit.expected) / float(culprit.expected.abs().max())
-        if relative > COARSE:
-            return found
+    for failure in failures:
+        if failure.kind == "ignores_upstream" and f"d{name}" in failure.detail["gradients"]:
+            return replace(failure, message=f"d{name}: {failure.message}")
+    relative = largest_difference(culprit.value, culprit.expected) / float(culprit.expected.abs().max())
+    if relative <= COARSE:
         message = (
             f"d{name}: right to a relative {relative:.1g} only, as if part of it were computed coarsely."
         )
         return Mistake("dtype", message, HINTS["dtype"], {"relative": relative})
+    given, upstream, own, right = _probes(subject, wrong[0])
+    for arriving in upstream if not failures else ():
+        if given[arriving].shape == culprit.expected.shape:
+            mixed = mixing(own, right, given, arriving, f"d{name}")
+            if mixed is not None:
+                return in_words(chosen, wrong[0], name, mixed)
+    return found

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.report import Report
+from backhand.checking.report import Mistake, Report
 from backhand.checking.rows import assemble
 from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
 from backhand.checking.running.protocol import Inputs, Pass, resolve
-from backhand.checking.stressing import stress_pass
+from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
 from backhand.errors import CheckError
@@ -71,12 +71,19 @@ def check(
 def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     drawn = _inputs(chosen, draws, seed)
-    judged, notes = _in_float64(chosen, drawn, seed)
+    judged, count, notes = _in_float64(chosen, drawn, seed)
     shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
     failures = ()
     if stress or (stress is None and chosen.out):
         failures = stress_pass(chosen, shown, judged)
-    return assemble(chosen, title, judged, shown, failures, notes, unmatched(judged[0].draw))
+    failures += tuple(_refused(judged[0]))
+    return assemble(chosen, title, judged, count, shown, failures, notes, unmatched(judged[0].draw))
+
+
+def _refused(judgement: Judgement) -> list[Mistake]:
+    """Refuse a check in a lower dtype that cannot tell a single gradient from zero."""
+    told = [n for n in judgement.draw.user if n not in judgement.vacuous]
+    return [] if told or judgement.draw.dtype == torch.float64 else untold(judgement, ())
 
 
 def _inputs(chosen: Pass, draws: int, seed: int) -> list[dict[str, Any]]:
@@ -89,8 +96,14 @@ def _inputs(chosen: Pass, draws: int, seed: int) -> list[dict[str, Any]]:
     return [first, *(vary(first, generator) for _ in range(draws - 1))]
 
 
-def _in_float64(chosen: Pass, drawn: list[dict[str, Any]], seed: int) -> tuple[list[Judgement], list[str]]:
-    """Judge all draws in float64 if the user's code allows it, otherwise in the user's own dtype."""
+def _in_float64(
+    chosen: Pass, drawn: list[dict[str, Any]], seed: int
+) -> tuple[list[Judgement], int, list[str]]:
+    """Judge all draws in float64 if the user's code allows it, otherwise in the user's own dtype.
+
+    Returns the judgement on the first draw and on those that show something wrong (the others are let go of,
+    for memory that is used again at once is quick memory), the number of draws, and notes.
+    """
     notes: list[str] = []
     for dtype, promote in ((torch.float64, False), (torch.float64, True), (None, False)):
         try:
@@ -101,11 +114,11 @@ def _in_float64(chosen: Pass, drawn: list[dict[str, Any]], seed: int) -> tuple[l
             if dtype is None:
                 raise CheckError(f"forward raised {type(error).__name__}: {_one_line(error)}") from error
             continue
-        if dtype is not None and (_is_lowered(first) or _is_a_dtype_error(first)):
+        if dtype is not None and (_is_lowered(first) or _raised_by_dtype(chosen, first, drawn[0])):
             continue
         if dtype is None:
             notes.append("The code does not run in float64, so the verdict was made in its own precision.")
-        judged = [judge(chosen, first)]
+        judged, count = [judge(chosen, first)], 1
         if chosen.backward_source is not None and not judged[0].culprits and first.error is None:
             Cancelling(chosen, judged[0]).look()
         if not is_finite(first):
@@ -116,8 +129,11 @@ def _in_float64(chosen: Pass, drawn: list[dict[str, Any]], seed: int) -> tuple[l
             except Exception:
                 continue
             if is_finite(another) and (another.error is None or first.error is not None):
-                judged.append(judge(chosen, another, judged[0]))
-        return judged, notes
+                count += 1
+                judgement = judge(chosen, another, judged[0])
+                if judgement.culprits or not all(judgement.right.values()):
+                    judged.append(judgement)
+        return judged, count, notes
     raise AssertionError("unreachable")
 
 
@@ -131,8 +147,9 @@ def _is_lowered(drawn: Draw) -> bool:
     return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
 
 
-def _is_a_dtype_error(drawn: Draw) -> bool:
-    return (drawn.error is not None and "dtype" in str(drawn.error)) or "same dtype" in str(drawn.error)
+def _raised_by_dtype(chosen: Pass, drawn: Draw, values: dict[str, Any]) -> bool:
+    """Tell whether a backward that raised in float64 does not raise in the user's own dtype."""
+    return drawn.error is not None and draw(chosen, values, None, drawn.seed).error is None
 
 
 def _in_user_dtype(chosen: Pass, values: dict[str, Any], first: Judgement, seed: int) -> Draw:

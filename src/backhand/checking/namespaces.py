@@ -53,7 +53,7 @@ def check_namespace(
             "no name here is the gradient of a tensor on which the loss depends, such as dlogits."
         )
     judgement = judge(chosen, draw)
-    return assemble(chosen, "namespace", [judgement], draw, (), (), unmatched(draw))
+    return assemble(chosen, "namespace", [judgement], 1, draw, (), (), unmatched(draw))
 
 
 def _nothing(**_: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What a drawing of a report needs besides its numbers: the code, the flow, and every tensor pooled small."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -66,13 +67,34 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The code, which tensor feeds which, and the pictures by tensor name."""
+    """The code, which tensor feeds which, and the pictures by tensor name, drawn when they are asked for."""
 
     forward: tuple[Code, ...]
     backward: tuple[Code, ...]
     outputs: tuple[str, ...]
     feeds: Mapping[str, tuple[str, ...]]
     pictures: Mapping[str, Pictures]
+
+
+class Gallery(Mapping[str, Pictures]):
+    """The pictures by tensor name, each drawn when it is first looked at; no graph is kept for them."""
+
+    def __init__(
+        self, values: Mapping[str, Tensor], hand: Mapping[str, Tensor], autograd: Mapping[str, Tensor]
+    ):
+        self._tensors = {n: (v.detach(), hand.get(n), autograd.get(n)) for n, v in values.items()}
+        self._drawn: dict[str, Pictures] = {}
+
+    def __getitem__(self, name: str) -> Pictures:
+        if name not in self._drawn:
+            self._drawn[name] = pictures(*self._tensors[name])
+        return self._drawn[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def sheet_of(
@@ -91,13 +113,11 @@ def sheet_of(
         backward=code_of(backward),
         outputs=tuple(judged.outputs),
         feeds={name: tuple(judged.consumers(name)) for name in judged.tensors},
-        pictures={
-            name: pictures(tensor, user.get(name), shown.gradients.get(name))
-            for name, tensor in shown.tensors.items()
-        },
+        pictures=Gallery(shown.tensors, user, shown.gradients),
     )
 
 
+@lru_cache(maxsize=256)
 def code_of(source: Source | None) -> tuple[Code, ...]:
     """Return the statements of a source, without its docstring and its `return`."""
     if source is None:

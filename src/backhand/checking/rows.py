@@ -2,10 +2,10 @@
 
 import ast
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from backhand.checking.figures import figures
 from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.picturing import sheet_of
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
@@ -14,24 +14,24 @@ from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Line
-from backhand.checking.verdicts.comparing import approximate, exact, largest_difference
-from backhand.checking.verdicts.localising import Judgement
-from backhand.checking.verdicts.repairing import Variables, extended
+from backhand.checking.verdicts.localising import Judgement, vacuity
+from backhand.checking.verdicts.variables import Variables, extended
 
 
 def assemble(
     chosen: Pass,
     title: str,
     judged: Sequence[Judgement],
+    draws: int,
     shown: Draw,
     failures: Sequence[Mistake],
     notes: Sequence[str],
     unmatched: Sequence[str],
 ) -> Report:
-    """Return the report on all draws; the first one is shown in the table."""
+    """Return the report; of all draws, the first one and those on which something is wrong are given."""
     first = judged[0]
-    own = own_errors(first.draw, shown)
-    rows = tuple(_row(chosen, name, judged, shown, own) for name in backward_order(first.draw))
+    table = _Table(chosen, judged, shown)
+    rows = tuple(table.row(name) for name in backward_order(first.draw))
     return Report(
         title=title,
         rows=rows,
@@ -41,7 +41,7 @@ def assemble(
         notes=(*notes, *_remarks(chosen, judged)),
         raised=_raised(chosen, first.draw),
         precision=str(first.draw.dtype or shown_dtype(shown)).removeprefix("torch."),
-        draws=len(judged),
+        draws=draws,
         sheet=sheet_of(
             chosen.forward_source, chosen.backward_source, first.draw.trace, shown.trace, shown.user
         ),
@@ -76,45 +76,52 @@ def backward_order(draw: Draw) -> list[str]:
     return [*sorted(names, key=key), *trace.unreached]
 
 
-def own_errors(right: Draw, shown: Draw) -> dict[str, float]:
-    """Return the error that autograd itself makes in the dtype shown, against float64."""
-    if shown is right or right.dtype != torch.float64:
-        return {}
-    return {
-        name: largest_difference(gradient, right.trace.gradients[name])
-        for name, gradient in shown.trace.gradients.items()
-        if name in right.trace.gradients
-    }
+class _Table:
+    """What the rows have in common."""
 
+    def __init__(self, chosen: Pass, judged: Sequence[Judgement], shown: Draw):
+        self.chosen, self.judged, self.shown = chosen, judged, shown
+        self.draw = judged[0].draw
+        self.figures = figures(self.draw, shown)
+        source = chosen.backward_source
+        self.names = extended(self.draw, source) if source else self.draw.matched
+        self.paths = Variables(source, self.names).path if source else {}
 
-def _row(chosen: Pass, name: str, judged: Sequence[Judgement], shown: Draw, own: dict[str, float]) -> Row:
-    first = judged[0]
-    trace = first.draw.trace
-    tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
-    gradient = extended_names(chosen, first.draw).get(name, f"d{name}")
-    verdict, note = _verdict(name, judged)
-    mistake = None
-    if verdict in ("wrong", "shape"):
-        mistake = name_mistake(chosen, name, [j for j in judged if name in j.culprits])
-    facts = _facts(name, first.draw, shown, own)
-    return Row(
-        name=name,
-        gradient=gradient,
-        verdict=verdict,
-        shape=tuple(tensor.shape),
-        dtype=str(shown.user[name].dtype if name in shown.user else tensor.dtype).removeprefix("torch."),
-        forward_line=_forward_line(chosen, name),
-        lines=_backward_lines(chosen, first.draw, name),
-        used_by=chosen.forward_source.readers(root(name)) if chosen.forward_source else (),
-        mistake=mistake,
-        note=note,
-        **facts,
-    )
+    def row(self, name: str) -> Row:
+        """Return the row of one tensor."""
+        trace, forward = self.draw.trace, self.chosen.forward_source
+        tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
+        user, facts = self.shown.user.get(name), self.figures.get(name)
+        verdict, note = _verdict(name, self.judged)
+        mistake = None
+        if verdict in ("wrong", "shape"):
+            mistake = name_mistake(self.chosen, name, [j for j in self.judged if name in j.culprits])
+        return Row(
+            name=name,
+            gradient=self.names.get(name, f"d{name}"),
+            verdict=verdict,
+            shape=tuple(tensor.shape),
+            got=None if user is None else tuple(user.shape),
+            dtype=str(tensor.dtype if user is None else user.dtype).removeprefix("torch."),
+            exact=facts and facts.exact,
+            approximate=facts and facts.approximate,
+            maxdiff=facts and facts.maxdiff,
+            multiple=facts and facts.multiple,
+            forward_line=(forward.writers(root(name)) or (None,))[-1] if forward else None,
+            lines=self._lines(name),
+            used_by=forward.readers(root(name)) if forward else (),
+            mistake=mistake,
+            note=note,
+        )
 
-
-def extended_names(chosen: Pass, draw: Draw) -> dict[str, str]:
-    """Return gradient names by tensor, with those that a raising line kept away."""
-    return extended(draw, chosen.backward_source) if chosen.backward_source else dict(draw.matched)
+    def _lines(self, name: str) -> tuple[Line, ...]:
+        """Return the lines of the backward that make a gradient."""
+        source = self.chosen.backward_source
+        if source is None or name not in self.names:
+            return ()
+        if name in self.paths:
+            return source.writers(root(self.paths[name]))
+        return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
 
 
 def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
@@ -128,7 +135,7 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
         if not all(j.right.get(name, True) for j in judged):
             return "follows", ""
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
-        return ("vacuous", "its true gradient is zero here") if vacuous else ("right", "")
+        return ("vacuous", vacuity(first)) if vacuous else ("right", "")
     if first.repair and name in first.repair.observed and first.draw.error is not None:
         return "follows", "not reached: a line above raised"
     if name in first.draw.trace.wanted:
@@ -136,40 +143,6 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
             return "vacuous", "the output does not depend on it"
         return "todo", ""
     return "skipped", ""
-
-
-def _facts(name: str, right: Draw, shown: Draw, own: dict[str, float]) -> dict[str, Any]:
-    """Return the lecture's comparison, in the user's dtype, and the error against autograd's own."""
-    user, expected = shown.user.get(name), shown.trace.gradients.get(name)
-    if user is None or expected is None:
-        return {"got": tuple(user.shape) if user is not None else None}
-    facts: dict[str, Any] = {
-        "got": tuple(user.shape),
-        "exact": exact(user, expected),
-        "approximate": approximate(user, expected),
-        "maxdiff": largest_difference(user, expected),
-    }
-    if own.get(name) and facts["maxdiff"] != float("inf"):
-        facts["multiple"] = largest_difference(user, right.trace.gradients[name]) / own[name]
-    return facts
-
-
-def _forward_line(chosen: Pass, name: str) -> Line | None:
-    if chosen.forward_source is None:
-        return None
-    lines = chosen.forward_source.writers(root(name))
-    return lines[-1] if lines else None
-
-
-def _backward_lines(chosen: Pass, draw: Draw, name: str) -> tuple[Line, ...]:
-    source = chosen.backward_source
-    matched = extended_names(chosen, draw)
-    if source is None or name not in matched:
-        return ()
-    path = Variables(source, {name: matched[name]}).path.get(name)
-    if path is None:
-        return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
-    return source.writers(root(path))
 
 
 def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:

@@ -4,12 +4,14 @@
 They run on any *probe*, a function from named tensors (what a backward reads) to named gradients.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake
 from backhand.checking.running.drawing import Draw
 from backhand.checking.running.flattening import as_gradient, flatten
@@ -20,38 +22,46 @@ from backhand.checking.verdicts.localising import Judgement
 
 Gradients = dict[str, Tensor]
 Probe = Callable[[Mapping[str, Any]], Gradients]
+Same = Callable[[str, Tensor, Tensor], bool]
 
 
-def stress(probe: Probe, given: Mapping[str, Any], upstream: Sequence[str]) -> list[Mistake]:
+def stress(
+    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], sizes: Mapping[str, float]
+) -> list[Mistake]:
     """Return what fails.
 
     Args:
         probe: calls the backward on named arguments, without changing them itself.
         given: the arguments.
         upstream: which of them are upstream gradients.
+        sizes: of the summands of each gradient, by which its rounding is measured.
     """
+    same = partial(_same, sizes)
     found = [*_modified(probe, given, upstream)]
     base = None if found else _called(probe, given)
     if base is None:  # what follows would only echo it
         return found
-    found += _repeated(probe, given, base)
+    found += _repeated(probe, given, base, same)
     if found:
         return found
-    return [*_linearity(probe, given, upstream, base), *_layouts(probe, given, upstream, base)]
+    return [
+        *_linearity(probe, given, upstream, base, same),
+        *_layouts(probe, given, upstream, base, same),
+    ]
 
 
 def _linearity(
-    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], base: Gradients
+    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], base: Gradients, same: Same
 ) -> Iterator[Mistake]:
     if not upstream:
         return
     doubled = _called(probe, {**given, **{u: 2 * given[u] for u in upstream}})
     if doubled is None:
         return
-    bad = sorted(n for n, g in base.items() if n in doubled and not _same(doubled[n], 2 * g))
+    bad = sorted(n for n, g in base.items() if n in doubled and not same(n, doubled[n], 2 * g))
     if bad:
-        same = [n for n in bad if _same(doubled[n], base[n])]
-        told = "does not change" if same == bad else "does not double"
+        unmoved = [n for n in bad if same(n, doubled[n], base[n])]
+        told = "does not change" if unmoved == bad else "does not double"
         yield _mistake(
             "ignores_upstream",
             f"{', '.join(bad)} {told} when the upstream gradient {', '.join(upstream)} is doubled.",
@@ -62,7 +72,7 @@ def _linearity(
     changed = {u: _but_first(given[u], generator) for u in upstream}
     other = _called(probe, {**given, **changed})
     if other is not None and any(given[u].numel() > 1 for u in upstream):
-        bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and _same(other[n], g))
+        bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and same(n, other[n], g))
         if bad and len(bad) == len(base):
             message = (
                 f"only the first element of {', '.join(upstream)} is read: {', '.join(bad)} use no other."
@@ -78,11 +88,11 @@ def _but_first(value: Tensor, generator: torch.Generator) -> Tensor:
     return noise
 
 
-def _repeated(probe: Probe, given: Mapping[str, Any], base: Gradients) -> Iterator[Mistake]:
+def _repeated(probe: Probe, given: Mapping[str, Any], base: Gradients, same: Same) -> Iterator[Mistake]:
     again = _called(probe, given)
     bad = sorted(n for n, g in base.items() if again is None or n not in again or not _identical(again[n], g))
     if bad:
-        close_ = again is not None and all(n in again and _same(again[n], base[n]) for n in bad)
+        close_ = again is not None and all(n in again and same(n, again[n], base[n]) for n in bad)
         how = "by rounding" if close_ else "by more than rounding"
         yield _mistake(
             "nondeterministic", f"two runs give different {', '.join(bad)}, {how}.", {"gradients": bad}
@@ -103,7 +113,7 @@ def layouts(value: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _layouts(
-    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], base: Gradients
+    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], base: Gradients, same: Same
 ) -> Iterator[Mistake]:
     for name, value in given.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 2:
@@ -115,20 +125,20 @@ def _layouts(
             if like is not None:
                 tried.append(("expanded", spread.expand(value.shape), like))
         for label, changed, expected in tried:
-            message = _differs(probe, {**given, name: changed}, expected)
+            message = _differs(probe, {**given, name: changed}, expected, same)
             if message:
                 told = f"a {label} {name} {message}; a contiguous one with the same values does not."
                 yield _mistake("layout", told, {"argument": name, "layout": label})
                 break
 
 
-def _differs(probe: Probe, given: Mapping[str, Any], expected: Gradients) -> str:
+def _differs(probe: Probe, given: Mapping[str, Any], expected: Gradients, same: Same) -> str:
     try:
         found = probe(given)
     except Exception as error:  # the user's code may raise anything
         text = str(error).strip().split("\n", 1)[0]
         return f"raises {type(error).__name__} ({text})"
-    bad = sorted(n for n, g in expected.items() if n not in found or not _same(found[n], g))
+    bad = sorted(n for n, g in expected.items() if n not in found or not same(n, found[n], g))
     return f"gives a wrong {', '.join(bad)}" if bad else ""
 
 
@@ -154,9 +164,9 @@ def _called(probe: Probe, given: Mapping[str, Any]) -> Gradients | None:
         return None
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _same(sizes: Mapping[str, float], name: str, a: Tensor, b: Tensor) -> bool:
     size = float(b.abs().max()) if b.numel() else 0.0
-    return close(a, b, 10 * size)
+    return close(a, b, 10 * max(size, sizes.get(name, 0.0)))
 
 
 HINTS = {
@@ -164,12 +174,13 @@ HINTS = {
     "layout": "Use strides, or call contiguous() first; reshape instead of view.",
     "modifies_input": "Write into a new tensor, or into a clone.",
     "nondeterministic": "Look for uninitialised memory (empty), races and random numbers.",
+    "untold": "Choose inputs whose gradients stand out of the rounding, or let the code run in float64.",
     "dtype": "Compute in float32 or better and cast once, at the end, to the tensor's own dtype.",
 }
 
 
-def _mistake(kind: str, message: str, detail: dict[str, Any]) -> Mistake:
-    return Mistake(kind, message, HINTS[kind], detail)
+def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") -> Mistake:
+    return Mistake(kind, message, hint or HINTS[kind], detail)
 
 
 def stress_pass(chosen: Pass, shown: Draw, judged: Sequence[Judgement]) -> tuple[Mistake, ...]:
@@ -189,11 +200,27 @@ def stress_pass(chosen: Pass, shown: Draw, judged: Sequence[Judgement]) -> tuple
         return {n: g.clone() for n, g in found.items() if g is not None}
 
     upstream = [u for u in drawn.trace.upstream if u in given]
-    found = stress(probe, given, upstream)
+    sizes = {drawn.matched[n]: judged[0].summands.get(n, 0.0) for n in drawn.matched}
+    found = stress(probe, given, upstream, sizes)
     if not upstream and drawn.user:
         message = f"backward does not ask for the upstream gradient {', '.join(drawn.trace.upstream)}."
         found.insert(0, _mistake("ignores_upstream", message, {"gradients": sorted(drawn.matched.values())}))
     return (*found, *wrong_dtypes(shown))
+
+
+def untold(judgement: Judgement, zero: Collection[str]) -> list[Mistake]:
+    """Refuse a tolerance under which zeros, the negative or the double of a gradient would pass.
+
+    Args:
+        judgement: the verdict in a lower dtype than float64.
+        zero: gradients that are zero in exact arithmetic, for which that is as it should be.
+    """
+    bad = [n for n in judgement.draw.user if n in judgement.vacuous and judgement.right[n] and n not in zero]
+    if not bad:
+        return []
+    gradients = [judgement.draw.matched[n] for n in bad]
+    message = f"{listed(gradients)}: with this tolerance zeros or the double would pass as well."
+    return [_mistake("dtype", message, {"gradients": gradients}, HINTS["untold"])]
 
 
 def wrong_dtypes(drawn: Draw) -> list[Mistake]:

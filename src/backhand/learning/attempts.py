@@ -15,7 +15,7 @@ from backhand.checking.running.source import source_of
 from backhand.errors import CheckError
 from backhand.learning.blanking import asked
 from backhand.learning.course import Exercise
-from backhand.learning.loading import Problem, load
+from backhand.learning.loading import Problem, in_one_line, load
 from backhand.learning.training import Training, train_with
 from backhand.learning.unfinished import unfinished, waiting_lines
 
@@ -25,6 +25,8 @@ WORST: tuple[Verdict, ...] = ("todo", "wrong", "shape", "follows", "right", "vac
 CREDIT: dict[Verdict, float] = {"right": 1.0, "vacuous": 1.0, "follows": 1.0, "shape": 0.5}
 # So many different lines of what a learner's file prints are kept: it runs several times in a check.
 PRINTED = 8
+WIDTH = 200
+LONGEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -121,22 +123,37 @@ class Attempt:
 
 def judge_file(exercise: Exercise, path: Path) -> Attempt:
     """Judge one file of a course; nothing in it makes this raise, and nothing that it prints shows."""
-    output = io.StringIO()
-    with redirect_stdout(output), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    output = _Beginning()
+    with redirect_stdout(output), redirect_stderr(_Beginning()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         attempt = _judge(exercise, path)
-    lines = dict.fromkeys(line.rstrip() for line in output.getvalue().splitlines())
+    lines = dict.fromkeys(line.rstrip()[:WIDTH] for line in output.getvalue().splitlines())
     return replace(attempt, printed=tuple(lines)[:PRINTED])
 
 
-def _judge(exercise: Exercise, path: Path) -> Attempt:
+class _Beginning(io.StringIO):
+    """Keeps the beginning of what is written: a learner's loop may print without end."""
+
+    def write(self, text: str, /) -> int:
+        super().write(text[: max(0, LONGEST - self.tell())])
+        return len(text)
+
+
+def unjudged(exercise: Exercise, path: Path, problem: str) -> Attempt:
+    """Return the attempt at a file that could not be judged: every gradient is missing."""
     missing = tuple(Gradient(name, shape, "todo") for name, shape in asked(exercise).items())
+    return Attempt(exercise, path, missing, problem=problem)
+
+
+def _judge(exercise: Exercise, path: Path) -> Attempt:
     try:
         module = load(exercise, path)
         out = getattr(exercise.solution, "out", None)
         report = check(module.forward, module.backward, inputs=exercise.solution.inputs, out=out)
     except (Problem, CheckError) as error:
-        return Attempt(exercise, path, missing, problem=str(error))
+        return unjudged(exercise, path, str(error))
+    except (Exception, SystemExit) as error:  # `exit()` in the backward; the learner's code may do anything
+        return unjudged(exercise, path, in_one_line(error, path))
     source = source_of(module.backward)
     waiting = unfinished(source, set(asked(exercise))) if source is not None else {}
     gradients = tuple(_gradient(name, shape, report, waiting) for name, shape in asked(exercise).items())
@@ -165,6 +182,19 @@ def _gradient(name: str, shape: str, report: Report, waiting: dict[str, str]) ->
     rows = [row for row in report.rows if root(row.gradient) == name or row.gradient == name]
     if not rows or name in waiting:
         return Gradient(name, shape, "todo", rows[0] if rows else None, waiting.get(name, ""))
-    verdicts: list[Verdict] = ["todo" if row.verdict == "skipped" else row.verdict for row in rows]
+    verdicts: list[Verdict] = [_of_row(row, report, waiting) for row in rows]
     worst = min(verdicts, key=WORST.index)
     return Gradient(name, shape, worst, rows[verdicts.index(worst)])
+
+
+def _of_row(row: Row, report: Report, waiting: dict[str, str]) -> Verdict:
+    """Return the verdict on one row.
+
+    One that was not reached, because a line before it waits for an unfinished gradient, inherits no mistake:
+    its own line was run all the same, and is right.
+    """
+    if row.verdict == "skipped":
+        return "todo"
+    unreached = row.verdict == "follows" and row.got is None
+    mistaken = any(root(culprit.gradient) not in waiting for culprit in report.culprits)
+    return "right" if unreached and waiting and not mistaken else row.verdict

@@ -60,6 +60,11 @@ def course() -> tuple[Exercise, ...]:
     return tuple(Exercise(number=i, **entry) for i, entry in enumerate(entries, start=1))
 
 
+def is_of_the_course(path: Path) -> bool:
+    """Tell whether a file has the name of an exercise's."""
+    return any(exercise.file_name == path.name for exercise in course())
+
+
 def find(name: str) -> Exercise:
     """Return the exercise with a name, a number or a file name.
 
@@ -74,4 +79,5 @@ def find(name: str) -> Exercise:
         if wanted in (exercise.name, str(exercise.number), exercise.file_name, exercise.file_name[:-3]):
             return exercise
     names = [exercise.name for exercise in course()]
-    raise LearnError(f"there is no exercise {name!r}{nearest(name, names)} There are: {', '.join(names)}.")
+    suggestion = nearest(name, names) or f"; there are {', '.join(names)}."
+    raise LearnError(f"there is no exercise {name!r}{suggestion}")

@@ -1,14 +1,17 @@
 """A learner's folder: the files of the course, and how far each of them is. Nothing else is stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backhand.errors import LearnError
-from backhand.learning.attempts import Attempt, judge_file
+from backhand.learning.attempts import Attempt
 from backhand.learning.blanking import blank
-from backhand.learning.course import course, find
+from backhand.learning.course import Exercise, course, find
+from backhand.learning.referee import Referee
+
+Judge = Callable[[Exercise, Path], Attempt]
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,8 @@ def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
     return tuple(written)
 
 
-def judge_one_by_one(folder: Path) -> Iterator[Attempt]:
-    """Yield every exercise of a folder, judged; one whose file is not there is all `todo`."""
-    for exercise in course():
-        yield judge_file(exercise, folder / exercise.file_name)
-
-
 def judge_folder(folder: str | Path) -> Progress:
-    """Judge every exercise of a folder.
+    """Judge every exercise of a folder; one whose file is not there is all `todo`.
 
     Args:
         folder: where `learn` wrote them.
@@ -113,7 +110,13 @@ def judge_folder(folder: str | Path) -> Progress:
     folder = Path(folder)
     if not folder.is_dir():
         raise LearnError(f"{folder} is no folder; `backhand learn {folder}` makes one with the exercises.")
-    return Progress(folder, tuple(judge_one_by_one(folder)))
+    with Referee() as referee:
+        return judge_all(folder, referee.judge)
+
+
+def judge_all(folder: Path, judge: Judge) -> Progress:
+    """Judge every exercise of a folder with a function that judges one."""
+    return Progress(folder, tuple(judge(exercise, folder / exercise.file_name) for exercise in course()))
 
 
 def reset_exercise(folder: str | Path, name: str) -> Path | None:

@@ -5,14 +5,18 @@ It knows neither the terminal nor the file system's events, so that a test can g
 
 from pathlib import Path
 
-from backhand.learning.attempts import Attempt, judge_file
-from backhand.learning.course import Exercise, course
-from backhand.learning.folder import Progress
+from backhand.learning.attempts import Attempt
+from backhand.learning.course import Exercise, course, find
+from backhand.learning.folder import Judge, Progress
 from backhand.learning.hints import Hint, hints
 
 
 class Lesson:
     """The state of one sitting.
+
+    Args:
+        progress: the folder as it stands at the beginning.
+        judge: judges one file.
 
     Attributes:
         progress: the folder as it was judged last.
@@ -23,8 +27,9 @@ class Lesson:
         over: the learner wants to leave.
     """
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: Progress, judge: Judge):
         self.progress = progress
+        self._judge = judge
         current = progress.current
         self.focus: Exercise = current.exercise if current else course()[-1]
         self.solved_now: Exercise | None = None
@@ -47,13 +52,11 @@ class Lesson:
         """How many steps are still hidden."""
         return max(0, len(hints(self.attempt)) - self.shown)
 
-    def save(self, path: Path) -> bool:
-        """Judge a file that was saved; return whether it is one of the course."""
-        exercise = next((e for e in course() if e.file_name == path.name), None)
-        if exercise is None:
-            return False
+    def save(self, path: Path) -> None:
+        """Judge a file of the course that was saved or taken away."""
+        exercise = find(path.name)
         before = self.progress[exercise.name]
-        attempt = judge_file(exercise, self.progress.folder / exercise.file_name)
+        attempt = self._judge(exercise, self.progress.folder / exercise.file_name)
         self.progress = self.progress.updated(attempt)
         self.listing = False
         self.solved_now = None
@@ -63,7 +66,6 @@ class Lesson:
         if attempt.done and not before.done:
             self.solved_now = exercise
             self._move_on()
-        return True
 
     def press(self, key: str) -> None:
         """Do what a key asks for."""

@@ -23,6 +23,8 @@ def load(exercise: Exercise, path: Path) -> ModuleType:
     try:
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text, str(path))
+    except FileNotFoundError:
+        raise Problem(f"{path.name} is not there; `backhand learn` writes it when it begins.") from None
     except OSError as error:
         raise Problem(f"{path.name} cannot be read: {error.strerror}.") from None
     except (UnicodeDecodeError, ValueError) as error:
@@ -35,14 +37,14 @@ def load(exercise: Exercise, path: Path) -> ModuleType:
     module.__file__ = str(path)
     try:
         exec(compile(tree, str(path), "exec"), module.__dict__)
-    except Exception as error:  # the learner's code may raise anything
+    except (Exception, SystemExit) as error:  # the learner's code may raise anything
         raise Problem(in_one_line(error, path)) from None
     if not callable(getattr(module, "backward", None)):
         raise Problem("there is no function `backward` in the file.")
     return module
 
 
-def in_one_line(error: Exception, path: Path) -> str:
+def in_one_line(error: BaseException, path: Path) -> str:
     """Return an exception with the last line of the learner's file that it came through."""
     frames = [f for f in traceback.extract_tb(sys.exc_info()[2]) if f.filename == str(path)]
     text = str(error).strip().split("\n", 1)[0]

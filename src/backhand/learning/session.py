@@ -1,13 +1,31 @@
 """`learn`: the course in a folder, judged on every save."""
 
 from pathlib import Path
+from typing import Protocol
 
-from backhand.learning.folder import Progress, judge_folder, write_course
+from backhand.learning.course import is_of_the_course
+from backhand.learning.folder import Progress, judge_all, write_course
 from backhand.learning.lesson import Lesson
-from backhand.rendering.classroom import Screen
+from backhand.learning.referee import Referee
 
 
-def learn(folder: str | Path = "learn", *, watch: bool = True) -> Progress:
+class Screen(Protocol):
+    """Where a lesson is shown, such as a terminal."""
+
+    def wait(self, what: str) -> None:
+        """Say what takes a moment."""
+        ...
+
+    def show(self, lesson: Lesson) -> None:
+        """Show the lesson as it is now."""
+        ...
+
+    def leave(self, lesson: Lesson) -> None:
+        """Say good-bye, and how to go on."""
+        ...
+
+
+def learn(folder: str | Path = "learn", *, screen: Screen | None = None) -> Progress:
     """Write the exercises that a folder lacks, then judge every save until the learner leaves.
 
     Nothing is stored but the files: an exercise is done when its check passes, and a file that is there is
@@ -15,7 +33,7 @@ def learn(folder: str | Path = "learn", *, watch: bool = True) -> Progress:
 
     Args:
         folder: where the exercises are.
-        watch: stay and watch; otherwise judge everything once and return.
+        screen: shows the lesson after every save and key; without one, everything is judged once.
 
     Returns:
         How far the folder is.
@@ -24,14 +42,15 @@ def learn(folder: str | Path = "learn", *, watch: bool = True) -> Progress:
         LearnError: the folder cannot be written.
 
     >>> import tempfile
-    >>> learn(tempfile.mkdtemp(), watch=False).solved
+    >>> learn(tempfile.mkdtemp()).solved
     0
     """
     folder = Path(folder)
     write_course(folder)
-    lesson = Lesson(judge_folder(folder))
-    if watch:
-        teach(lesson, Screen())
+    with Referee() as referee:
+        lesson = Lesson(judge_all(folder, referee.judge), referee.judge)
+        if screen is not None:
+            teach(lesson, screen)
     return lesson.progress
 
 
@@ -44,8 +63,10 @@ def teach(lesson: Lesson, screen: Screen) -> None:
         try:
             for event in happened:
                 if isinstance(event, Saved):
-                    if not lesson.save(event.path):
+                    if not is_of_the_course(event.path):
                         continue
+                    screen.wait(f"judging {event.path.name}")
+                    lesson.save(event.path)
                 else:
                     lesson.press(event.key)
                 if lesson.over:

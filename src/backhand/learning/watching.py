@@ -1,10 +1,13 @@
 """What happens while a learner works: files that are saved, and keys that are pressed."""
 
+import importlib.util
+import os
 import queue
+import select
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import watchfiles
 
 @dataclass(frozen=True)
 class Saved:
-    """A file was written."""
+    """A file was written, or is gone."""
 
     path: Path
 
@@ -48,7 +51,7 @@ def _watch(folder: Path, happened: "queue.Queue[Event]", stop: threading.Event) 
         folder, watch_filter=_is_python, stop_event=stop, debounce=200, step=20, rust_timeout=200
     )
     for batch in changes:
-        for path in sorted({Path(name) for kind, name in batch if kind != watchfiles.Change.deleted}):
+        for path in sorted({Path(name) for _, name in batch}):
             happened.put(Saved(path))
 
 
@@ -56,39 +59,59 @@ def _is_python(_: watchfiles.Change, path: str) -> bool:
     return path.endswith(".py")
 
 
+def keys_need_enter() -> bool:
+    """Tell whether a key is only known after Enter, as where there is no Unix terminal."""
+    return importlib.util.find_spec("termios") is None or not sys.stdin.isatty()
+
+
 @contextmanager
 def _keyboard(happened: "queue.Queue[Event]", stop: threading.Event) -> Iterator[None]:
-    """Read single keys where standard input is a terminal that can give them; otherwise no key at all."""
+    """Read keys: single ones from a terminal that can give them, otherwise the first of every line."""
     try:
-        import termios
-        import tty
-
-        if not sys.stdin.isatty():
-            raise OSError
         descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (ImportError, OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # there is no standard input
         yield
         return
+    single = not keys_need_enter()
+    reader = threading.Thread(target=_read_keys, args=(descriptor, single, happened, stop), daemon=True)
+    with _unbuffered(descriptor) if single else nullcontext():
+        reader.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            reader.join(timeout=1)
+
+
+@contextmanager
+def _unbuffered(descriptor: int) -> Iterator[None]:
+    """Have the terminal give every key at once, and show none."""
+    import termios
+    import tty
+
+    before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
-    reader = threading.Thread(target=_read_keys, args=(happened, stop), daemon=True)
-    reader.start()
     try:
         yield
     finally:
-        stop.set()
-        reader.join(timeout=1)
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _read_keys(happened: "queue.Queue[Event]", stop: threading.Event) -> None:
-    import os
-    import select
-
-    descriptor = sys.stdin.fileno()
+def _read_keys(descriptor: int, single: bool, happened: "queue.Queue[Event]", stop: threading.Event) -> None:
     while not stop.is_set():
-        if select.select([descriptor], [], [], 0.1)[0]:
-            data = os.read(descriptor, 16)
-            if not data:
-                return
-            happened.put(Pressed(data.decode(errors="replace")[:1]))
+        if not _readable(descriptor):
+            continue
+        data = os.read(descriptor, 1024).decode(errors="replace")
+        if not data:
+            return
+        keys = data if single and not data.startswith("\x1b") else [line[:1] for line in data.splitlines()]
+        for key in keys:
+            happened.put(Pressed(key))
+
+
+def _readable(descriptor: int) -> bool:
+    """Wait a little for something to read; where a system cannot wait so, reading itself will."""
+    try:
+        return bool(select.select([descriptor], [], [], 0.1)[0])
+    except OSError:
+        return True

@@ -28,16 +28,23 @@ class Screen:
 
     Args:
         console: where to write; by default the terminal.
+        enter: a key has to be followed by Enter.
     """
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, *, enter: bool = False):
         self.console = console or Console(highlight=False)
+        self.enter = enter
+
+    def wait(self, what: str) -> None:
+        """Say below the lesson what takes a moment."""
+        if self.console.is_terminal:
+            self.console.print(Text(f" {what} ...", style="dim"))
 
     def show(self, lesson: "Lesson") -> None:
         """Show the lesson as it is now."""
         if self.console.is_terminal:
             self.console.clear()
-        self.console.print(_screen(lesson))
+        self.console.print(_screen(lesson), _footer(lesson, enter=self.enter))
 
     def leave(self, lesson: "Lesson") -> None:
         """Say good-bye, and how to go on."""
@@ -100,13 +107,18 @@ def _list(progress: "Progress") -> Table:
 
 
 def _screen(lesson: "Lesson") -> RenderableType:
-    parts: list[RenderableType] = [_bar(lesson.progress), Text()]
+    parts: list[RenderableType] = [_bar(lesson.progress)]
     if lesson.listing:
         parts.append(_list(lesson.progress))
     else:
+        parts.append(Text())
         if lesson.solved_now is not None:
             parts += [*_solved(lesson), Text()]
         parts += _exercise(lesson)
+    return Group(*parts)
+
+
+def _footer(lesson: "Lesson", *, enter: bool) -> Text:
     keys = {"h": "hint", "n": "next", "p": "previous", "l": "list", "q": "quit"}
     if lesson.listing:
         keys = {"l": "back", "q": "quit"}
@@ -115,7 +127,7 @@ def _screen(lesson: "Lesson") -> RenderableType:
     footer = Text("\n")
     for key, meaning in keys.items():
         footer.append(f" {key} ", style="reverse").append(f" {meaning}   ")
-    return Group(*parts, footer)
+    return footer.append("and Enter" if enter else "", style="dim")
 
 
 def _solved(lesson: "Lesson") -> list[RenderableType]:

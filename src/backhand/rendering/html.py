@@ -1,10 +1,11 @@
 """A report as one self-contained HTML page: code beside code, the flow in between, details on demand.
 
 Nothing is loaded and no script runs: `details` elements open on a click or a key. Every name, line and
-message is escaped by the template.
+message is escaped by the templates.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from html import escape
 
@@ -16,6 +17,7 @@ from backhand.checking.running.flattening import root
 from backhand.checking.running.source import Line
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
+from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, state
 
 MEANINGS = {
     "right": "agrees with autograd",
@@ -24,7 +26,17 @@ MEANINGS = {
     "follows": "its own line is right; it inherits a fault from below",
     "skipped": "left out; no fault",
     "todo": "still missing",
-    "vacuous": "zero in exact arithmetic here: no evidence either way",
+    "vacuous": "zero but for rounding here: no evidence either way",
+}
+# The colour of a verdict's word and its ground, by day.
+PALETTE = {
+    "right": ("#0f6b34", "#ddf3e3"),
+    "wrong": ("#b0151d", "#ffe3e1"),
+    "shape": ("#7a4a00", "#ffedc9"),
+    "follows": ("#5f5a4c", "#ece8dc"),
+    "todo": ("#7a1f8f", "#f5e3fa"),
+    "skipped": ("#59636e", "#eceff2"),
+    "vacuous": ("#0b5c74", "#d9f0f7"),
 }
 CAPTIONS = ("value", "by hand", "autograd", "difference")
 
@@ -42,7 +54,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the sheet: a statement of the forward, a tensor, its gradient; any part may be missing."""
+    """One line of the sheet: a statement of the forward, a tensor, its gradient; any part may be missing.
+
+    Attributes:
+        backward: the statements that make the gradient.
+        lines: those and the ones that stand with them.
+        same: instead of lines, the gradient whose lines make this one too, as in a list of them.
+    """
 
     code: Code | None
     name: str
@@ -54,19 +72,33 @@ class Entry:
     feeds: tuple[str, ...]
     output: bool
     rule: str
+    lines: tuple[Code, ...] = ()
+    same: str = ""
     flow: tuple[Segment, ...] = ()
 
 
 def as_html(report: Report) -> str:
     """Return the report as a page of its own."""
-    entries, lanes = _entries(report)
-    used = {(c.file, c.number) for e in entries for c in e.backward}
-    used |= {(e.code.file, e.code.number) for e in entries if e.code is not None}
-    rest = [c for c in (report.sheet.backward if report.sheet else ()) if (c.file, c.number) not in used]
+    entries, lanes, rest = _entries(report)
     verdicts = [row.verdict for row in report.rows]
     counts = [(v, verdicts.count(v), meaning) for v, meaning in MEANINGS.items() if v in verdicts]
-    return _template().render(
-        report=report, entries=entries, lanes=lanes, rest=rest, counts=counts, meanings=MEANINGS
+    return _template("sheet").render(
+        report=report,
+        entries=entries,
+        lanes=lanes,
+        rest=rest,
+        counts=counts,
+        meanings=MEANINGS,
+        captions=CAPTIONS,
+        palette=PALETTE,
+        state=state,
+    )
+
+
+def as_fragment(report: Report) -> str:
+    """Return culprits and table as what follows a notebook's cell: in the notebook's own letters."""
+    return _template("verdicts").render(
+        report=report, headline=headline, footnotes=footnotes, facts=facts, columns=COLUMNS, palette=PALETTE
     )
 
 
@@ -81,24 +113,58 @@ def as_frame(report: Report) -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     loader = jinja2.PackageLoader("backhand.rendering", ".")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("sheet.html.j2")
+    return environment.get_template(f"{name}.html.j2")
 
 
-def _entries(report: Report) -> tuple[list[Entry], int]:
-    """Return the lines of the sheet from the forward's first to its last, with the flow beside them."""
+def _entries(report: Report) -> tuple[list[Entry], int, list[Code]]:
+    """Return the lines of the sheet from the forward's first to its last, with the flow beside them.
+
+    With them: how many lanes the flow has, and the lines of the backward that stand nowhere.
+    """
     sheet = report.sheet or Sheet((), (), (), {}, {})
     entries = [_entry(report, sheet, code, name) for code, name in _places(report, sheet)]
     place = {e.name: i for i, e in enumerate(entries) if e.name}
-    drawn, lanes = segments(_arcs(report, sheet), place, len(entries))
-    flowing = [
-        Entry(**{**entry.__dict__, "flow": tuple(flow)}) for entry, flow in zip(entries, drawn, strict=True)
+    flow, lanes = segments(_arcs(report, sheet), place, len(entries))
+    lines, same, rest = _beside(sheet, entries)
+    whole = [
+        replace(entry, lines=lines[i], same=same[i], flow=tuple(flow[i])) for i, entry in enumerate(entries)
     ]
-    return flowing, lanes
+    return whole, lanes, rest
+
+
+def _beside(sheet: Sheet, entries: Sequence[Entry]) -> tuple[list[tuple[Code, ...]], list[str], list[Code]]:
+    """Return which lines of the backward stand beside which entry; elements of one list share theirs.
+
+    A line that makes no gradient, such as the head of a loop, stands with the next one that does.
+    """
+    first: dict[tuple[str, tuple[Code, ...]], str] = {}
+    beside, same = [], []
+    for entry in entries:
+        gradient = entry.row.gradient if entry.row is not None else ""
+        other = first.setdefault((root(entry.name), entry.backward), gradient) if entry.backward else gradient
+        same.append("" if other == gradient else other)
+        beside.append([] if other != gradient else list(entry.backward))
+    owner = {_key(code): i for i in reversed(range(len(entries))) for code in beside[i]}
+    order = {_key(code): i for i, code in enumerate(sheet.backward)}
+    waiting: list[Code] = []
+    for code in sheet.backward:
+        if _key(code) not in owner:
+            waiting.append(code)
+        else:
+            beside[owner[_key(code)]] += waiting
+            waiting = []
+    lines = [tuple(sorted(codes, key=lambda c: order.get(_key(c), 0))) for codes in beside]
+    return lines, same, waiting
+
+
+def _key(code: Code | Line) -> tuple[str | None, int]:
+    """Return where a line stands."""
+    return code.file, code.number
 
 
 def _places(report: Report, sheet: Sheet) -> list[tuple[Code | None, str]]:
@@ -106,19 +172,19 @@ def _places(report: Report, sheet: Sheet) -> list[tuple[Code | None, str]]:
     made: dict[tuple[str | None, int], list[str]] = {}
     before: dict[tuple[str | None, int], list[str]] = {}
     rows = {row.name: row for row in reversed(report.rows)}
-    known = {(c.file, c.number) for c in sheet.forward}
+    known = {_key(c) for c in sheet.forward}
     loose = []
     for name, row in rows.items():
         line = row.forward_line
-        if line is not None and (line.file, line.number) in known:
-            made.setdefault((line.file, line.number), []).append(name)
-        elif used := [u for u in row.used_by if (u.file, u.number) in known]:
-            before.setdefault((used[0].file, used[0].number), []).append(name)
+        if line is not None and _key(line) in known:
+            made.setdefault(_key(line), []).append(name)
+        elif used := [u for u in row.used_by if _key(u) in known]:
+            before.setdefault(_key(used[0]), []).append(name)
         else:
             loose.append(name)
     places: list[tuple[Code | None, str]] = [(None, name) for name in loose]
     for code in sheet.forward:
-        key = (code.file, code.number)
+        key = _key(code)
         places += [(None, name) for name in before.get(key, ())]
         names = made.get(key) or [_output(sheet, code)]
         places += [(code if i == 0 else None, name) for i, name in enumerate(names)]
@@ -153,10 +219,8 @@ def _entry(report: Report, sheet: Sheet, code: Code | None, name: str) -> Entry:
 
 def _statements(sheet: Sheet, lines: tuple[Line, ...]) -> tuple[Code, ...]:
     """Return the whole statements that begin on some lines."""
-    known = {(c.file, c.number): c for c in sheet.backward}
-    return tuple(
-        known.get((line.file, line.number)) or Code(line.number, line.text, 0, line.file) for line in lines
-    )
+    known = {_key(c): c for c in sheet.backward}
+    return tuple(known.get(_key(line)) or Code(line.number, line.text, 0, line.file) for line in lines)
 
 
 def _arcs(report: Report, sheet: Sheet) -> list[Arc]:

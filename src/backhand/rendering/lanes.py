@@ -1,8 +1,13 @@
-"""The flow as lanes beside the rows: an arc leaves the row of a tensor and ends at the row that uses it."""
+"""The flow as lanes beside the rows: an arc leaves the row of a tensor and ends at the row that uses it.
+
+Arcs from one tensor to the elements of a list, or from them to one tensor, run together in one lane.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from backhand.checking.running.flattening import root
 
 State = Literal["plain", "follows", "missing"]
 
@@ -35,17 +40,36 @@ def segments(arcs: Sequence[Arc], place: Mapping[str, int], rows: int) -> tuple[
     """
     shown: list[list[Segment]] = [[] for _ in range(rows)]
     taken: list[list[tuple[int, int]]] = []
-    spans = [(place[a.source], place[a.target], a) for a in arcs if a.source in place and a.target in place]
-    for begin, end, arc in sorted(spans, key=lambda s: (abs(s[1] - s[0]), s[0])):
-        top, bottom = min(begin, end), max(begin, end)
-        if top == bottom:
-            continue
+    bundles: dict[tuple[str, str, State], list[Arc]] = {}
+    for arc in arcs:
+        if arc.source in place and arc.target in place and place[arc.source] != place[arc.target]:
+            bundles.setdefault(_bundle(arc), []).append(arc)
+    for bundle in sorted(bundles.values(), key=lambda arcs: _span(arcs, place)):
+        top, bottom = _span(bundle, place)[1:]
         lane = _free_lane(taken, top, bottom)
-        shown[top].append(Segment("begin", lane, arc))
-        for row in range(top + 1, bottom):
-            shown[row].append(Segment("pass", lane, arc))
-        shown[bottom].append(Segment("end", lane, arc))
+        begins, ends = {place[arc.source] for arc in bundle}, {place[arc.target] for arc in bundle}
+        for row in range(top, bottom + 1):
+            if top < row < bottom:
+                shown[row].append(Segment("pass", lane, bundle[0]))
+            if row == top or (row in begins and row != bottom):
+                shown[row].append(Segment("begin", lane, bundle[0]))
+            elif row == bottom or row in ends:
+                shown[row].append(Segment("end", lane, bundle[0]))
     return shown, len(taken)
+
+
+def _span(arcs: Sequence[Arc], place: Mapping[str, int]) -> tuple[int, int, int]:
+    """Return how far arcs reach, and from which row to which."""
+    rows = [place[end] for arc in arcs for end in (arc.source, arc.target)]
+    return max(rows) - min(rows), min(rows), max(rows)
+
+
+def _bundle(arc: Arc) -> tuple[str, str, State]:
+    """Return what arcs have in common that run together."""
+    source, target = root(arc.source), root(arc.target)
+    if target != arc.target:
+        return arc.source, target, arc.state
+    return source, arc.target, arc.state
 
 
 def _free_lane(taken: list[list[tuple[int, int]]], top: int, bottom: int) -> int:

@@ -23,7 +23,12 @@ class Verdicts:
     report: Report
 
     def __repr__(self) -> str:
-        return as_text(self.report, width=100)
+        return as_text(self.report)
+
+    def _repr_html_(self) -> str:
+        from backhand.rendering.html import as_fragment
+
+        return as_fragment(self.report)
 
 
 class Extension:
@@ -43,7 +48,7 @@ class Extension:
             label = f"In[{result.execution_count or self.shell.execution_count}]"
             gradients = self.recording.add(label, text, self.shell.user_ns)
             if gradients and MAY_ASSIGN.search(text):
-                self._show(Verdicts(self._of_cell(gradients)))
+                self._show(Verdicts(self._of_cell(label, gradients)))
         except Exception as error:  # never break a cell
             print(f"backhand: {_one_line(error)}")  # noqa: T201
 
@@ -53,11 +58,11 @@ class Extension:
             return check_played(played, "this session", draws=draws, seed=0, goes_on=True)
         return check_namespace(self.shell.user_ns, self.recording.loss)
 
-    def _of_cell(self, gradients: tuple[str, ...]) -> Report:
+    def _of_cell(self, label: str, gradients: tuple[str, ...]) -> Report:
         """Return the report cut down to what one cell assigned."""
         whole = self._report(draws=1)
         rows = tuple(r for r in whole.rows if r.gradient.split("[")[0] in gradients)
-        return replace(whole, title=", ".join(gradients), rows=rows, notes=(), unmatched=())
+        return replace(whole, title=label, rows=rows, notes=(), unmatched=())
 
     def magic(self, line: str) -> None:
         """Do what `%backhand ...` asks for."""

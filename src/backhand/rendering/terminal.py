@@ -20,11 +20,14 @@ STYLES = {
     "todo": "bold magenta",
     "vacuous": "cyan",
 }
+FACTS = ("exact", "approximate", "maxdiff", "error")
+COLUMNS = ("gradient", "verdict", "shape", *FACTS)
+STATES = {"right": "bold green", "wrong": "bold red", "nothing wrong so far": "bold magenta"}
 MEANINGS = {
     "follows": "its own line is right; it is wrong because of a line above",
     "skipped": "left out; no fault",
     "todo": "a gradient that is still missing",
-    "vacuous": "zero in exact arithmetic here, so no evidence either way",
+    "vacuous": "zero but for rounding here, so no evidence either way",
 }
 
 
@@ -50,29 +53,36 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
         highlight=False,
         soft_wrap=width is None,
     )
-    console.print(_headline(report))
+    console.print(Text(headline(report), style=STATES[state(report)]))
     for text in _words(report):
         console.print(text)
     console.print()
     console.print(_table(report))
-    for note in _footnotes(report):
+    for note in footnotes(report):
         console.print(Text(note, style="dim"))
     return stream.getvalue().rstrip("\n")
 
 
-def _headline(report: Report) -> Text:
+def headline(report: Report) -> str:
+    """Return what was checked, and in a few words how it is."""
     judged = [r for r in report.rows if r.verdict not in ("skipped", "todo")]
     if report.ok:
         good = sum(r.verdict == "right" for r in judged)
-        vacuous = len(judged) - good
-        more = f", {vacuous} vacuous" if vacuous else ""
-        return Text(f"{report.title}: right. {good} gradients agree with autograd{more}.", style="bold green")
+        agree = "1 gradient agrees" if good == 1 else f"{good} gradients agree"
+        more = f", {len(judged) - good} vacuous" if len(judged) > good else ""
+        return f"{report.title}: right. {agree} with autograd{more}."
     counts = [(len(report.culprits), "at fault"), (len(report.stress), "failed stress check(s)")]
     counts += [(sum(r.verdict == v for r in report.rows), v) for v in ("follows", "todo")]
     told = ", ".join(f"{n} {what}" for n, what in counts if n)
-    if not report.culprits and not report.stress and report.raised is None:
-        return Text(f"{report.title}: nothing wrong so far. {told}.", style="bold magenta")
-    return Text(f"{report.title}: wrong. {told or 'the backward raised'}.", style="bold red")
+    return f"{report.title}: {state(report)}. {told or 'the backward raised'}."
+
+
+def state(report: Report) -> str:
+    """Return one of `STATES`: what is only missing is not wrong."""
+    if report.ok:
+        return "right"
+    faulty = report.culprits or report.stress or report.raised is not None
+    return "wrong" if faulty else "nothing wrong so far"
 
 
 def _words(report: Report) -> list[Text]:
@@ -114,31 +124,25 @@ def _culprit(row: Row) -> Text:
 def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     cells = [row.cell for row in report.rows]
-    for heading in (*(["cell"] if any(cells) else []), "gradient", "verdict", "shape"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("exact", "approximate", "maxdiff", "error"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in (*(["cell"] if any(cells) else []), *COLUMNS):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in FACTS else "left")
     for i, row in enumerate(report.rows):
-        faded = row.verdict in ("follows", "skipped")
         begins = i == 0 or row.cell != cells[i - 1]
         table.add_row(
             *([(row.cell.removeprefix("cell ") or "-") if begins else ""] if any(cells) else []),
             row.gradient,
             Text(row.verdict, style=STYLES[row.verdict]),
-            _shape(row),
-            _flag(row.exact),
-            _flag(row.approximate),
-            "" if row.maxdiff is None else f"{row.maxdiff:.3g}",
-            _times(row.multiple),
-            style="dim" if faded else "",
+            *facts(row),
+            style="dim" if row.verdict in ("follows", "skipped") else "",
         )
     return table
 
 
-def _shape(row: Row) -> str:
-    if row.got is not None and row.got != row.shape:
-        return f"{row.got}, not {row.shape}"
-    return str(row.shape)
+def facts(row: Row) -> tuple[str, ...]:
+    """Return what the columns of the table after the verdict show."""
+    shape = f"{row.got}, not {row.shape}" if row.got not in (None, row.shape) else str(row.shape)
+    difference = "" if row.maxdiff is None else f"{row.maxdiff:.3g}"
+    return shape, _flag(row.exact), _flag(row.approximate), difference, _times(row.multiple)
 
 
 def _flag(value: bool | None) -> str:
@@ -151,7 +155,8 @@ def _times(multiple: float | None) -> str:
     return f"{multiple:.1f}x" if multiple < 1000 else f"{multiple:.0e}x"
 
 
-def _footnotes(report: Report) -> list[str]:
+def footnotes(report: Report) -> list[str]:
+    """Return what the words and numbers of a report mean, and how it was made."""
     verdicts = {row.verdict for row in report.rows}
     notes = [f"{verdict}: {meaning}" for verdict, meaning in MEANINGS.items() if verdict in verdicts]
     if any(row.multiple is not None for row in report.rows):

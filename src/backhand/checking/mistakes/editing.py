@@ -6,11 +6,10 @@ only if the edited statements, run on the variables of that moment, give autogra
 
 import ast
 import copy
-import time
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from backhand.checking.running.flattening import as_gradient, flatten, root
 from backhand.checking.running.source import Source, reads, simple_statements, writes, writes_surely
 from backhand.checking.verdicts.comparing import close
 
-SECONDS = 0.5  # the search is given up after this long; the mistake is then `unexplained`
+TRIES = 4000  # edits after which the search is given up; the mistake is then `unexplained`
 UNKNOWN = "__unknown__"  # a factor to be found
 
 
@@ -57,7 +56,7 @@ class Search:
     benches: Sequence[Bench]
     derived: Sequence[Derived] = ()
     part: list[ast.stmt] = field(default_factory=list)
-    began: float = field(default_factory=time.process_time)
+    tries: int = 0
     _first: int = 0
     _before: list[Namespace | None] = field(default_factory=list)
 
@@ -87,6 +86,7 @@ class Search:
 
     def is_right_with(self, **more: Any) -> bool:
         """Tell whether they do with some variables set."""
+        self.tries += 1
         for i, bench in enumerate(self.benches):
             value = self.value(i, **more)
             if value is None or not close(value, bench.expected):
@@ -94,8 +94,8 @@ class Search:
         return True
 
     def is_over(self) -> bool:
-        """Tell whether the time for the search is spent."""
-        return time.process_time() - self.began > SECONDS
+        """Tell whether the search has tried enough."""
+        return self.tries >= TRIES
 
     def value(self, bench: int, **more: Any) -> Tensor | None:
         """Run the statements on a bench and return the gradient, or None if they raise."""
@@ -254,21 +254,19 @@ def slice_of(
     last = max(chosen, default=-1)
     chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
     known = set(gradients) | {variable}
-    stack = list(chosen)
-    while stack:
-        i = stack.pop()
-        for name in reads(source.statements[i]) - known:
-            for j in range(i):
-                if name in writes(source.statements[j]) and j not in chosen:
-                    chosen.add(j)
-                    stack.append(j)
-    found = [source.statements[i] for i in sorted(chosen)]
-    needed, grows = {variable}, True
+    found = source.with_temporaries(chosen, known)
+    heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
+    needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
+    grows = True
     while grows:
         used = {n for s in simple_statements(found) if writes(s) & needed for n in reads(s)}
         grows = not used - known <= needed
         needed |= used - known
     return [_pruned(s, needed) for s in found]
+
+
+def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:
+    return isinstance(node, ast.For | ast.If | ast.While)
 
 
 def _pruned(statement: ast.stmt, needed: set[str]) -> ast.stmt:

@@ -52,7 +52,7 @@ from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import writes_surely
 from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement
-from backhand.checking.verdicts.repairing import Variables, extended
+from backhand.checking.verdicts.variables import Variables, extended
 
 # Of two explanations that fit, the earlier is named and the later mentioned.
 OF_SHAPE: tuple[Finder, ...] = (transposed, right_values, unreduced, overreduced)

@@ -114,8 +114,8 @@ def call_backward(
             f"backward returned {type(returned).__name__}; expected its gradients by name: "
             "end it in `return locals()`, or return {'dx': dx}."
         )
-    flat = flatten(traced.values) | traced.upstream
     touched = [k for k, (v, version) in before.items() if v._version != version]
+    flat = flatten(traced.values) | traced.upstream if touched else {}
     changed = tuple(k for k in touched if k in flat and not torch.equal(before[k][0], flat[k].detach()))
     return dict(returned), error, line, changed
 
@@ -156,7 +156,7 @@ def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
 
 def is_finite(draw: Draw) -> bool:
     """Tell whether the forward and autograd's gradients are finite, so that there is something to compare."""
-    right = [*draw.trace.outputs.values(), *draw.trace.gradients.values()]
+    right = [*draw.trace.outputs.values(), draw.trace.joined]
     return all(math.isfinite(float(t.detach().sum())) for t in right)
 
 

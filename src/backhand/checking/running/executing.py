@@ -4,9 +4,9 @@ import ast
 import builtins
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from types import CodeType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 from backhand.checking.running.source import Source
@@ -41,6 +41,12 @@ def _expression(node: ast.expr, file: str) -> CodeType:
     return compile(ast.Expression(node), file, "eval")
 
 
+def execute(statements: Iterable[ast.stmt], namespace: Namespace, file: str | None) -> None:
+    """Run statements one after the other; what they raise is the caller's."""
+    for statement in statements:
+        exec(_compiled(statement, file or "<backward>"), namespace)
+
+
 def namespace_for(function: Callable[..., Any], source: Source, arguments: Mapping[str, Any]) -> Namespace:
     """Return the variables that the body of a function sees, with `locals()` meaning its own ones."""
     function = inspect.unwrap(function)
@@ -48,8 +54,9 @@ def namespace_for(function: Callable[..., Any], source: Source, arguments: Mappi
     plain = function.__func__ if inspect.ismethod(function) else function
     assert inspect.isfunction(plain)
     namespace: Namespace = dict(plain.__globals__)
-    namespace.update(inspect.getclosurevars(plain).nonlocals)
-    parameters = inspect.signature(plain).parameters
+    cells = zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True)
+    namespace.update({name: cell.cell_contents for name, cell in cells if _is_filled(cell)})
+    parameters = _parameters(plain)
     positional = list(parameters)
     if bound is not None:
         namespace[positional[0]] = bound
@@ -70,6 +77,19 @@ def namespace_for(function: Callable[..., Any], source: Source, arguments: Mappi
     namespace["locals"] = local_variables
     namespace["vars"] = lambda *a: builtins.vars(*a) if a else local_variables()
     return namespace
+
+
+@lru_cache(maxsize=256)
+def _parameters(function: FunctionType) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _is_filled(cell: CellType) -> bool:
+    """Tell whether a variable of an enclosing function has a value yet."""
+    with contextlib.suppress(ValueError):
+        cell.cell_contents  # noqa: B018  (raises while it is empty)
+        return True
+    return False
 
 
 class Execution:

@@ -20,7 +20,9 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add(flat: dict[str, Any], path: str, value: object, depth: int) -> None:
-    if depth < 4 and isinstance(value, Mapping):
+    if isinstance(value, Tensor):
+        flat[path] = value
+    elif depth < 4 and isinstance(value, Mapping):
         for key, item in value.items():
             quoted = f'"{key}"' if isinstance(key, str) else repr(key)
             _add(flat, f"{path}[{quoted}]", item, depth + 1)
@@ -75,7 +77,7 @@ def as_gradient(value: object) -> Tensor | None:
             return value.detach().real.where(value.detach().imag == 0, float("nan"))
         if value.dtype == torch.bool:  # a mask that its upstream gradient was never multiplied with
             return value.detach().to(torch.get_default_dtype())
-        return value.detach()
+        return value.detach() if value.requires_grad else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)
     return None

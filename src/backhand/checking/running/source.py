@@ -4,7 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -46,6 +46,36 @@ class Source:
     def times_assigned(self, name: str) -> int:
         """Count the plain assignments of a variable; one within a loop counts as two."""
         return self._times_assigned.get(name, 0)
+
+    def with_temporaries(self, numbers: Iterable[int], known: Container[str]) -> list[ast.stmt]:
+        """Return some of the statements, by number, with those above that make the variables they use.
+
+        Args:
+            numbers: counted from 0.
+            known: variables that need not be made.
+        """
+        chosen = set(numbers)
+        stack = list(chosen)
+        while stack:
+            i = stack.pop()
+            for name in reads(self.statements[i]):
+                if name not in known:
+                    makers = [j for j in self.makers(name) if j < i and j not in chosen]
+                    chosen.update(makers)
+                    stack += makers
+        return [self.statements[i] for i in sorted(chosen)]
+
+    def makers(self, name: str) -> tuple[int, ...]:
+        """Return the numbers of the statements that assign or change a variable, counted from 0."""
+        return self._makers.get(name, ())
+
+    @cached_property
+    def _makers(self) -> dict[str, tuple[int, ...]]:
+        numbers: dict[str, tuple[int, ...]] = {}
+        for i, statement in enumerate(self.statements):
+            for name in writes(statement):
+                numbers[name] = (*numbers.get(name, ()), i)
+        return numbers
 
     @cached_property
     def _writers(self) -> dict[str, tuple[Line, ...]]:

@@ -1,8 +1,9 @@
 """Run a forward once, keep its named tensors with autograd's graph, and ask for the right gradients."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
 from backhand.checking.running.flattening import flatten, nearest
-from backhand.checking.running.precision import Promoting, convert, default_dtype
+from backhand.checking.running.layout import Layout
+from backhand.checking.running.precision import Promoting, default_dtype
 from backhand.checking.running.protocol import Pass
 from backhand.errors import CheckError
 
@@ -37,64 +39,121 @@ class Trace:
     outputs: dict[str, Tensor]
     upstream: dict[str, Tensor]
     gradients: dict[str, Tensor]
-    edges: dict[str, Edge]
     saved: dict[tuple[Node, str], Any] = field(default_factory=dict)
-    _parents: dict[str, set[str]] = field(default_factory=dict)
 
-    @property
-    def wanted(self) -> set[str]:
-        """The inputs that need a gradient."""
-        flat = flatten(self.inputs)
-        return {k for k, v in flat.items() if isinstance(v, Tensor) and v.requires_grad}
+    @cached_property
+    def wanted(self) -> tuple[str, ...]:
+        """The inputs that need a gradient, in the order in which they were given."""
+        return _wanted(self.inputs)
 
-    def wanted_in_order(self) -> list[str]:
-        """Return the inputs that need a gradient, in the order in which they were given."""
-        return [k for k in flatten(self.inputs) if k in self.wanted]
+    @cached_property
+    def edges(self) -> dict[str, Edge]:
+        """Where each tensor hangs in autograd's graph."""
+        found = {name: get_gradient_edge(t) for name, t in self.tensors.items()}
+        return {name: (edge.node, edge.output_nr) for name, edge in found.items()}
 
-    def consumers(self, name: str) -> list[str]:
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each gradient lies in the vector of all of them."""
+        return Layout.of(self.gradients)
+
+    @cached_property
+    def joined(self) -> Tensor:
+        """All of autograd's gradients as one vector."""
+        return self.layout.join(self.gradients)
+
+    @cached_property
+    def largest(self) -> dict[str, float]:
+        """The size of the largest element of each of autograd's gradients."""
+        return self.layout.largest(self.joined.abs())
+
+    def joined_with(self, others: Mapping[str, Tensor]) -> Tensor:
+        """Return the vector of other gradients, with autograd's where one is missing or of another shape."""
+        shapes = self.layout.shapes
+        alike = {n: v for n, v in others.items() if shapes.get(n) == v.shape}
+        return self.layout.join({**self.gradients, **alike})
+
+    def consumers(self, name: str) -> tuple[str, ...]:
         """Return the named tensors that are made from this one directly, in order of the forward."""
-        if not self._parents:
-            self._parents.update(_direct_parents(self.edges))
-        return [c for c, parents in self._parents.items() if name in parents]
+        return self._consumers.get(name, ())
 
-    def local_gradients(self, handed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @cached_property
+    def _consumers(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for consumer, parents in _direct_parents(self.edges).items():
+            for parent in parents:
+                found.setdefault(parent, []).append(consumer)
+        return {parent: tuple(names) for parent, names in found.items()}
+
+    def local_gradients(
+        self, handed: Mapping[str, Tensor], wanted: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return what autograd makes of given upstream gradients.
 
         Each named tensor records what arrives there (what its gradient should be, given what is handed on
         above it), and hands on `handed[name]` instead, where there is one.
+
+        Args:
+            handed: gradients by tensor name.
+            wanted: the tensors in question, all of whose direct consumers hand something on; by default all.
         """
-        arrived: dict[str, Tensor] = {}
-        groups: dict[Edge, list[str]] = {}
-        for name, edge in self.edges.items():
-            groups.setdefault(edge, []).append(name)
-        hooks = []
-        for names in groups.values():
-            given = next((handed[n] for n in names if n in handed), None)
-
-            def hook(
-                gradient: Tensor | None, names: list[str] = names, given: Tensor | None = given
-            ) -> Tensor | None:
-                for n in names:
-                    if gradient is not None:
-                        arrived[n] = gradient
-                return given
-
-            hooks.append(self.tensors[names[0]].register_hook(hook))
+        names = list(self.tensors if wanted is None else wanted)
+        if not names:
+            return {}
+        roots = self.outputs if wanted is None else self._made_of(names)
+        # what a consumer hands on is what its hook returns, whatever it starts from
+        starts = [self.upstream.get(f"d{n}", self._zero(n)) for n in roots]
+        arrived: dict[Edge, Tensor] = {}
+        hooks: dict[Edge, Any] = {}
+        for name in (*names, *roots):
+            t, edge = self.tensors[name], self.edges[name]
+            if name in handed and edge not in hooks and not t.is_leaf:
+                hooks[edge] = t.register_hook(_hander(arrived, edge, handed[name]))
         try:
-            self._backward(list(self.tensors.values()))
+            found = torch.autograd.grad(
+                list(roots.values()),
+                [self.tensors[n] for n in names],
+                grad_outputs=starts,
+                retain_graph=True,
+                allow_unused=True,
+            )
         finally:
-            for handle in hooks:
-                handle.remove()
-        return {name: arrived.get(name, torch.zeros_like(t)) for name, t in self.tensors.items()}
+            for hook in hooks.values():
+                hook.remove()
+        seen = {n: arrived.get(self.edges[n], g) for n, g in zip(names, found, strict=True)}
+        return {n: self._zero(n) if g is None else g for n, g in seen.items()}
 
-    def _backward(self, wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            list(self.outputs.values()),
-            wanted,
-            grad_outputs=list(self.upstream.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
+    def _zero(self, name: str) -> Tensor:
+        return torch.zeros_like(self.tensors[name].detach())
+
+    def between(self, names: Iterable[str]) -> list[Node]:
+        """Return the operations between these tensors and their direct consumers, where no name is."""
+        named = set(self.edges.values())
+        stack = [self.edges[c][0] for n in names for c in self.consumers(n)]
+        seen, found = set(stack), []
+        while stack:
+            for following, number in stack.pop().next_functions:
+                if following is None or (following, number) in named or following in seen:
+                    continue
+                seen.add(following)
+                if following.next_functions:  # otherwise a leaf without a name
+                    found.append(following)
+                    stack.append(following)
+        return found
+
+    def _made_of(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return the direct consumers of these tensors, one name for each."""
+        consumers = {self.edges[c]: c for n in names for c in self.consumers(n)}
+        return {c: self.tensors[c] for c in consumers.values()}
+
+
+def _hander(arrived: dict[Edge, Tensor], edge: Edge, given: Tensor) -> Callable[[Tensor | None], Tensor]:
+    def hand_on(gradient: Tensor | None) -> Tensor:
+        if gradient is not None:
+            arrived[edge] = gradient
+        return given
+
+    return hand_on
 
 
 def trace(
@@ -156,12 +215,9 @@ def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[st
 
     def leaf(value: Any) -> Any:
         if isinstance(value, Tensor):
-            copy = (
-                convert(value, dtype or value.dtype) if value.is_floating_point() else value.detach().clone()
-            )
-            return copy.requires_grad_(
-                value.is_floating_point() and (value.requires_grad or not chosen_by_user)
-            )
+            chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
+            needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+            return value.detach().to(chosen, copy=True).requires_grad_(needs)
         if isinstance(value, Mapping):
             return {k: leaf(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -231,15 +287,11 @@ def from_graph(
     )
     right = {k: g for k, g in zip(candidates, found, strict=True) if g is not None}
     tensors = {k: candidates[k] for k in right}
-    wanted = {k for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
-    if not lenient and not wanted & set(right) and wanted & set(candidates):
+    wanted = _wanted(inputs)
+    if not lenient and not any(n in right for n in wanted) and any(n in candidates for n in wanted):
         raise CheckError(
             f"no input that needs a gradient reaches {', '.join(outputs)}: {', '.join(sorted(wanted))}."
         )
-    edges = {}
-    for name, t in tensors.items():
-        edge = get_gradient_edge(t)
-        edges[name] = (edge.node, edge.output_nr)
     return Trace(
         inputs=inputs,
         values=values,
@@ -248,8 +300,11 @@ def from_graph(
         outputs=outputs,
         upstream=upstream,
         gradients={k: g.detach() for k, g in right.items()},
-        edges=edges,
     )
+
+
+def _wanted(inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(k for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad)
 
 
 def _direct_parents(edges: Mapping[str, Edge]) -> dict[str, set[str]]:

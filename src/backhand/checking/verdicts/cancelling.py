@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.running.executing import execute
+from backhand.checking.running.flattening import as_gradient
 from backhand.checking.running.protocol import Pass
+from backhand.checking.running.tracing import running
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
+from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Culprit, Judgement
-from backhand.checking.verdicts.repairing import Life, Observed, Repair, run_replaced
+from backhand.checking.verdicts.repairing import Observed, Repair, namespace_of, run_replaced
+from backhand.checking.verdicts.variables import Variables
 
 
 class Cancelling:
@@ -23,21 +28,61 @@ class Cancelling:
     def __init__(self, chosen: Pass, judgement: Judgement):
         self.chosen = chosen
         self.judgement = judgement
-        self._lives: dict[str, list[Life]] | None = None
+        self._lives: Lives | None = None
         self._generator = torch.Generator().manual_seed(judgement.draw.seed)
 
     def look(self) -> None:
         """Add to the judgement what these runs show: culprits, and gradients changed through an alias."""
-        draw, vacuous = self.judgement.draw, self.judgement.vacuous
-        for name in vacuous & set(draw.user):
-            if name in draw.trace.tensors:
-                self._own_line(name)
-        for name in draw.user:
-            if name in draw.trace.tensors and name not in vacuous:
-                for consumer in self._scene(name, {}).consumers:
-                    if consumer in vacuous and consumer in draw.user:
-                        self._branch(name, consumer)
-                        self._lucky(name)
+        given = [n for n in self.judgement.draw.trace.tensors if n in self.judgement.draw.user]
+        cancelling = [n for n in given if n in self.judgement.vacuous]
+        above = {n: self._cancelling_branches(n) for n in given if n not in cancelling}
+        above = {n: branches for n, branches in above.items() if branches}
+        if not cancelling or self._all_read_their_own(cancelling, list(above)):
+            return
+        for name in cancelling:
+            self._own_line(name)
+        for name, branches in above.items():
+            for consumer in branches:
+                self._branch(name, consumer)
+                self._lucky(name)
+
+    def _cancelling_branches(self, name: str) -> list[str]:
+        consumers = self.judgement.draw.trace.consumers(name)
+        if self.judgement.vacuous.isdisjoint(consumers):
+            return []
+        distinct = self._scene(name, {}).consumers
+        return [c for c in distinct if c in self.judgement.vacuous and c in self.judgement.draw.user]
+
+    def _all_read_their_own(self, cancelling: list[str], above: list[str]) -> bool:
+        """Tell whether all lines in question are right for random upstream gradients.
+
+        Only their own statements are run, which is all that a right backward needs. Where something does not
+        fit, or cannot be run like this, the whole backward is run for each line.
+        """
+        draw, trace, source = self.judgement.draw, self.judgement.draw.trace, self.chosen.backward_source
+        assert source is not None
+        below = [n for n in draw.user if not set(above).isdisjoint(trace.consumers(n))]
+        asked = dict.fromkeys((*cancelling, *above, *below))
+        changed = {c for n in asked for c in trace.consumers(n)}
+        random = {n: self._random(n) for n in draw.user if n in changed}
+        paths = Variables(source, draw.matched).path
+        if not all(paths.get(n, "").isidentifier() for n in (*asked, *random)):
+            return False
+        variables = namespace_of(self.chosen, draw) | {paths[n]: value for n, value in random.items()}
+        versions = [value._version for value in random.values()]
+        expected = trace.local_gradients(trace.gradients | random, asked)
+        known = set(paths.values())
+        with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
+            for name in asked:
+                own = {k: v for k, v in variables.items() if k != paths[name]}
+                try:
+                    execute(source.with_temporaries(source.makers(paths[name]), known), own, source.file)
+                except Exception:  # a part of a function may not run by itself
+                    return False
+                value = as_gradient(own.get(paths[name]))
+                if value is None or not _fits(value, expected[name]):
+                    return False
+        return versions == [value._version for value in random.values()]  # otherwise an alias was changed
 
     def _lucky(self, name: str) -> None:
         """Look which lines below a branch that cancels read the gradient as it was before that branch.

@@ -1,9 +1,11 @@
 """Compare two gradients: present, shape, dtype, finite, exact, close. Nothing here broadcasts."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from backhand.checking.running.precision import APPROXIMATE, OF_SUMMANDS, RELATIVE
+from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 
 
 def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
@@ -28,23 +30,11 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
     return bool((user - expected).abs_().le(allowed).all())
 
 
+@lru_cache(maxsize=64)
 def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
     """Return the dtype with the larger unit of rounding; integers count as float64."""
     known = [d for d in (a, b) if d in RELATIVE]
     return max(known, key=lambda d: torch.finfo(d).eps, default=torch.float64)
-
-
-def exact(user: Tensor, expected: Tensor) -> bool:
-    """Tell whether shape, and every bit that matters, agree."""
-    return user.shape == expected.shape and torch.equal(user, expected.to(user.dtype))
-
-
-def approximate(user: Tensor, expected: Tensor) -> bool:
-    """Tell what `torch.allclose` would, but for a strict shape and a tolerance that fits the dtype."""
-    if user.shape != expected.shape:
-        return False
-    rtol, atol = APPROXIMATE.get(user.dtype, APPROXIMATE[torch.float64])
-    return torch.allclose(user.to(torch.float64), expected.to(torch.float64), rtol=rtol, atol=atol)
 
 
 def largest_difference(user: Tensor, expected: Tensor) -> float:

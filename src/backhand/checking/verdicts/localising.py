@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.drawing import Draw
-from backhand.checking.running.precision import VACUOUS
+from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.protocol import Pass
-from backhand.checking.verdicts.comparing import close, fit_shape, right_but_for_shape
+from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
 from backhand.checking.verdicts.repairing import Repair, repair
-
-PROBE = 2.0**-20  # a relative change of the upstream gradients: far above rounding, far below the gradients
+from backhand.checking.verdicts.summands import Summands
 
 
 @dataclass
@@ -50,8 +49,8 @@ class Judgement:
 
     draw: Draw
     right: dict[str, bool]
-    vacuous: set[str]
-    summands: dict[str, float]
+    vacuous: frozenset[str]
+    summands: Summands
     culprits: dict[str, Culprit] = field(default_factory=dict)
     repair: Repair | None = None
     ambiguous: set[str] = field(default_factory=set)
@@ -60,21 +59,10 @@ class Judgement:
 
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
-    """Return the verdict on one draw; the sizes of summands are taken from a judgement of another draw."""
-    traced = draw.trace
-    summands = summand_sizes(draw) if like is None else like.summands
-    vacuous = {
-        name
-        for name, gradient in traced.gradients.items()
-        if gradient.numel()
-        and float(gradient.abs().max()) <= VACUOUS.get(gradient.dtype, 0) * summands.get(name, 0.0)
-    }
-    right = {}
-    for name, value in draw.user.items():
-        if name in traced.gradients:
-            right[name] = close(value, traced.gradients[name], summands.get(name, 0.0))
-        else:  # the output does not depend on it
-            right[name] = not bool(value.any())
+    """Return the verdict on one draw; what is known of another one's summands is taken over from it."""
+    summands = Summands(draw, like.summands if like is not None else None)
+    vacuous = summands.vacuous() if like is None else like.vacuous
+    right = compared(draw, summands)
     judgement = Judgement(draw, right, vacuous, summands)
     for name in [n for n in right if not right[n] and is_rebound(chosen, draw, n)]:
         judgement.ambiguous.add(name)
@@ -84,6 +72,13 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     return judgement
 
 
+def vacuity(judgement: Judgement) -> str:
+    """Say why a vacuous gradient is no evidence."""
+    if judgement.draw.dtype == torch.float64:
+        return "its true gradient is zero here"
+    return "its gradient is no larger than rounding here"
+
+
 def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
     """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
     source = chosen.forward_source
@@ -91,26 +86,33 @@ def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
     return inner and source is not None and source.times_assigned(name) > 1
 
 
-def summand_sizes(draw: Draw) -> dict[str, float]:
-    """Return the typical size of the terms that are added up to each gradient, however they cancel.
+def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
+    """Return whether each of the user's gradients is right."""
+    right = draw.trace.gradients
+    alike = all(n in right and v.shape == right[n].shape and v.numel() for n, v in draw.user.items())
+    if draw.user and alike and _all_right(draw, summands):
+        return dict.fromkeys(draw.user, True)
+    found = {}
+    for name, value in draw.user.items():
+        if name not in right:  # the output does not depend on it
+            found[name] = not bool(value.any())
+        else:
+            found[name] = close(value, right[name]) or close(value, right[name], summands[name])
+    return found
 
-    Found by probing: each element of every upstream gradient is changed by the same small part of itself,
-    up or down at random, and the change that arrives is measured.
-    """
-    traced = draw.trace
-    generator = torch.Generator().manual_seed(draw.seed)
-    relative = PROBE if not draw.dtype or draw.dtype == torch.float64 else 2.0**-6
-    handed = {}
-    for name, gradient in traced.gradients.items():
-        signs = torch.randint(0, 2, gradient.shape, generator=generator).mul_(2).sub_(1).to(gradient.device)
-        handed[name] = gradient * (1 + relative * signs)
-    arrived = traced.local_gradients(handed)
-    return {
-        name: float((arrived[name] - gradient).to(torch.float64).square().mean().sqrt()) / relative
-        if gradient.numel()
-        else 0.0
-        for name, gradient in traced.gradients.items()
-    }
+
+def _all_right(draw: Draw, summands: Summands) -> bool:
+    """Compare all elements of all gradients at once, which is quick, and enough where all are right."""
+    trace = draw.trace
+    dtypes = {n: coarser(draw.user.get(n, g).dtype, g.dtype) for n, g in trace.gradients.items()}
+    sizes = {n: max(size, summands.known.get(n, 0.0)) for n, size in trace.largest.items()}
+    floors = {n: OF_SUMMANDS[d] * sizes[n] for n, d in dtypes.items()}
+    difference = (trace.joined_with(draw.user) - trace.joined).abs_()
+    if bool(difference.max() <= min(floors[n] for n in draw.user)):
+        return True
+    relative = trace.layout.spread(RELATIVE[d] for d in dtypes.values())
+    allowed = trace.joined.abs() * relative + trace.layout.spread(floors.values())
+    return bool((allowed - difference).min() >= 0)
 
 
 def _localise(chosen: Pass, judgement: Judgement) -> None:

@@ -6,33 +6,24 @@ gradients: what is wrong then is wrong by itself, and what was wrong only becaus
 """
 
 import ast
-import contextlib
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.running.drawing import Draw, backward_arguments
-from backhand.checking.running.executing import Execution, Namespace, namespace_for, returned_variables
+from backhand.checking.running.executing import Execution, Namespace, namespace_for
 from backhand.checking.running.flattening import as_gradient, flatten, root
 from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import Source, begins_anew, writes, writes_surely
+from backhand.checking.running.source import Source, writes, writes_surely
 from backhand.checking.running.tracing import running
 from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.lives import Life, Lives, Recorder
+from backhand.checking.verdicts.variables import Variables, extended
 
 Replace = Callable[[str, Tensor | None], Tensor | None]
-
-
-@dataclass
-class Life:
-    """From one fresh assignment of a gradient to the last statement that adds to it, as step numbers."""
-
-    first: int
-    last: int
-    statements: list[ast.stmt] = field(default_factory=list)
 
 
 @dataclass
@@ -69,92 +60,10 @@ class Repair:
     errors: list[tuple[ast.stmt, Exception]]
 
 
-class Variables:
-    """Where each gradient lies in the backward's own variables."""
-
-    def __init__(self, source: Source, matched: Mapping[str, str]):
-        self.path: dict[str, str] = {}
-        renamed = returned_variables(source)
-        last = source.statements[-1] if source.statements else None
-        value = last.value if isinstance(last, ast.Return) else None
-        for tensor, gradient in matched.items():
-            variable, rest = root(gradient), gradient[len(root(gradient)) :]
-            if isinstance(value, ast.Name):
-                self.path[tensor] = f'{value.id}["{variable}"]{rest}'
-            elif variable in renamed:
-                self.path[tensor] = renamed[variable] + rest
-            elif not isinstance(value, ast.Dict):
-                self.path[tensor] = gradient
-
-    def get(self, namespace: Namespace, tensor: str) -> Any:
-        """Return the gradient of a tensor, or None where it is not there."""
-        path = self.path[tensor]
-        if path in namespace:
-            return namespace[path]
-        variable = root(path)
-        return flatten({variable: namespace[variable]}).get(path) if variable in namespace else None
-
-    def set(self, namespace: Namespace, tensor: str, value: Tensor) -> None:
-        """Replace a gradient."""
-        path = self.path[tensor]
-        if re.fullmatch(r"\w+", path):
-            namespace[path] = value
-            return
-        namespace["__value__"] = value
-        # an item of a tuple, or of a container that is not there, is left as it is
-        with contextlib.suppress(TypeError, KeyError, IndexError, NameError):
-            exec(f"{path} = __value__", namespace)
-
-
-def extended(draw: Draw, source: Source) -> dict[str, str]:
-    """Return the matched gradients, with those added that the source writes but a raising line kept away."""
-    matched = dict(draw.matched)
-    if draw.error is not None:
-        written = {name for s in source.statements for name in writes(s)}
-        for tensor in draw.trace.tensors:
-            if tensor not in matched and tensor not in draw.trace.outputs and f"d{tensor}" in written:
-                matched[tensor] = f"d{tensor}"
-    return matched
-
-
-class _Recorder:
-    """The first run: when is each gradient written, and by which statements."""
-
-    def __init__(self, variables: Variables):
-        self.variables = variables
-        self.lives: dict[str, list[Life]] = {}
-        self.namespace: Namespace = {}
-        self.execution: Execution | None = None
-        self._seen: dict[str, tuple[int, int]] = {}
-        self._kept: list[Any] = []  # so that no identity is used twice
-
-    def __call__(self, step: int, statement: ast.stmt) -> None:
-        written = writes(statement)
-        for tensor, path in self.variables.path.items():
-            if root(path) not in written:
-                continue
-            value = self.variables.get(self.namespace, tensor)
-            mark = (id(value), getattr(value, "_version", 0))
-            raised = bool(self.execution and any(s is statement for s, _ in self.execution.errors))
-            if (not raised or "[" in path) and value is not None and self._seen.get(tensor) == mark:
-                continue
-            if value is None and ("[" in path or not raised):
-                continue
-            self._seen[tensor] = mark
-            self._kept.append(value)
-            lives = self.lives.setdefault(tensor, [])
-            if not lives or begins_anew(statement, path):
-                lives.append(Life(step, step, [statement]))
-            else:
-                lives[-1].last = step
-                if statement not in lives[-1].statements:
-                    lives[-1].statements.append(statement)
-
-
 class _Repairer:
     """The second run: at the end of each life, look and replace."""
 
-    def __init__(self, variables: Variables, lives: dict[str, list[Life]], replace: Replace):
+    def __init__(self, variables: Variables, lives: Lives, replace: Replace):
         self.variables = variables
         self.replace = replace
         self.ends: dict[int, list[tuple[str, Life, bool]]] = {}
@@ -170,8 +79,9 @@ class _Repairer:
 
     def __call__(self, step: int, statement: ast.stmt) -> None:
         self._look_for_aliases(statement)
-        errors = dict(self.execution.errors) if self.execution else {}
-        for tensor, life, final in self.ends.get(step, ()):
+        ends = self.ends.get(step, ())
+        errors = dict(self.execution.errors) if ends and self.execution else {}
+        for tensor, life, final in ends:
             value = as_gradient(self.variables.get(self.namespace, tensor))
             error = errors.get(statement)
             replacement = self.replace(tensor, None if error else value)
@@ -188,9 +98,9 @@ class _Repairer:
                 self._complete[tensor] = (value, value.clone(), value._version)
 
     def _look_for_aliases(self, statement: ast.stmt) -> None:
-        for tensor, (value, kept, version) in list(self._complete.items()):
-            if value._version == version:
-                continue
+        changed_now = [n for n, (v, _, version) in self._complete.items() if v._version != version]
+        for tensor in changed_now:
+            value, kept, _ = self._complete[tensor]
             path = self.variables.path[tensor]
             surely = writes_surely(statement)
             if root(path) in (surely or writes(statement)):
@@ -215,10 +125,10 @@ def run_replaced(
     chosen: Pass,
     draw: Draw,
     replace: Replace,
-    lives: dict[str, list[Life]] | None = None,
+    lives: Lives | None = None,
     *,
     hurried: bool = False,
-) -> tuple[_Repairer, Execution, dict[str, list[Life]]]:
+) -> tuple[_Repairer, Execution, Lives]:
     """Run the backward by statements; `replace(name, value)` decides what is handed on for each gradient.
 
     `replace` returns the tensor to put in the gradient's place, or None to leave it.
@@ -227,21 +137,23 @@ def run_replaced(
     assert source is not None
     variables = Variables(source, extended(draw, source))
     if lives is None:
-        recorder = _Recorder(variables)
-        recorder.namespace = _namespace(chosen, draw, source)
+        recorder = Recorder(variables)
+        recorder.namespace = namespace_of(chosen, draw)
         _execute(source, recorder.namespace, recorder, draw)
         lives = recorder.lives
     repairer = _Repairer(variables, lives, replace)
     repairer.hurried = hurried
-    repairer.namespace = _namespace(chosen, draw, source)
+    repairer.namespace = namespace_of(chosen, draw)
     execution = _execute(source, repairer.namespace, repairer, draw)
     return repairer, execution, lives
 
 
-def _namespace(chosen: Pass, draw: Draw, source: Source) -> Namespace:
+def namespace_of(chosen: Pass, draw: Draw) -> Namespace:
+    """Return the variables with which the backward of a draw starts."""
+    assert chosen.backward_source is not None
     given = backward_arguments(chosen, draw.trace)
     if chosen.scope is None:
-        return namespace_for(chosen.backward, source, given)
+        return namespace_for(chosen.backward, chosen.backward_source, given)
     with running(draw.dtype, draw.seed + 1, draw.promote):
         return chosen.scope(given)
 
@@ -260,8 +172,9 @@ def repair(chosen: Pass, draw: Draw, summands: Mapping[str, float]) -> Repair:
     early: list[str] = []
 
     def is_right(name: str, value: Tensor | None) -> bool:
-        expected = right.get(name)
-        return expected is None or (value is not None and close(value, expected, summands.get(name, 0.0)))
+        if name not in right or value is None:
+            return name not in right
+        return close(value, right[name]) or close(value, right[name], summands[name])
 
     def replace(name: str, value: Tensor | None) -> Tensor | None:
         if is_right(name, value):

@@ -2,14 +2,16 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
 # ---
 
 # %% [markdown]
 # # The lecture's exercise 1, live
 #
 # After `%load_ext backhand`, every cell that assigns gradients is followed by their verdicts. Open this file
-# as a notebook with jupytext (`jupytext --to ipynb lecture_live.py`), or paste its cells into IPython.
+# as a notebook with jupytext (`jupytext --to ipynb lecture_1_live.py`), or paste its cells into IPython.
 
 # %%
 # %load_ext backhand
@@ -37,15 +39,7 @@ drawn = {
     "bnbias": normal(1, n_hidden, scale=0.1),
 }
 Xb, Yb, C, W1, b1, W2, b2, bngain, bnbias = drawn.values()
-for tensor in (
-    C,
-    W1,
-    b1,
-    W2,
-    b2,
-    bngain,
-    bnbias,
-):
+for tensor in (C, W1, b1, W2, b2, bngain, bnbias):
     tensor.requires_grad_()
 
 # %%
@@ -98,9 +92,7 @@ dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv  # (n, 1)
 # %%
 dcounts += dcounts_sum  # second branch, through counts_sum
 dnorm_logits = counts * dcounts  # (n, vocabulary)
-dlogit_maxes = -dnorm_logits.sum(
-    1, keepdim=True
-)  # (n, 1), zero but for rounding: a shift changes no probability
+dlogit_maxes = -dnorm_logits.sum(1, keepdim=True)  # (n, 1), zero but for rounding: a shift changes nothing
 dlogits = dnorm_logits.clone()  # (n, vocabulary), first of two branches
 dlogits += F.one_hot(logits.argmax(1), logits.shape[1]) * dlogit_maxes  # second branch, through logit_maxes
 # shows: right

@@ -1,0 +1,72 @@
+"""The size of the terms that are added up to each gradient: what its rounding is to be measured by."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from backhand.checking.running.drawing import Draw
+from backhand.checking.running.precision import VACUOUS
+
+# No term is taken to be larger than this many times the largest upstream gradient it is made of.
+DERIVATIVE = 1e7
+
+
+class Summands(Mapping[str, float]):
+    """The typical size of the summands by tensor name, however they cancel; probed when asked for.
+
+    Found by probing: each element of every upstream gradient, and of what operations within a line hand on,
+    gets a sign at random, so that terms which cancel do so no more; the size of what arrives is measured.
+    """
+
+    def __init__(self, draw: Draw, known: "Summands | None" = None):
+        self._draw = draw
+        self.known = dict(known.known) if known is not None else {}
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self.known and name in self._draw.trace.gradients:
+            self.probe(n for n in self._draw.trace.gradients if n not in self.known)
+        return self.known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._draw.trace.gradients)
+
+    def __len__(self) -> int:
+        return len(self._draw.trace.gradients)
+
+    def probe(self, names: Iterable[str]) -> None:
+        """Measure these."""
+        names, trace = list(names), self._draw.trace
+        generator = torch.Generator().manual_seed(self._draw.seed)
+
+        def signed(value: Tensor) -> Tensor:
+            signs = torch.randint(0, 2, value.shape, generator=generator).mul_(2).sub_(1)
+            return value * signs.to(value.device)
+
+        def sign(arriving: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            return tuple(None if g is None else signed(g) for g in arriving)
+
+        consumers = dict.fromkeys(c for n in names for c in trace.consumers(n))
+        handed = {c: signed(trace.gradients[c]) for c in consumers}
+        hooks = [node.register_prehook(sign) for node in trace.between(names)]  # type: ignore[arg-type]
+        try:
+            found = trace.local_gradients(handed, names)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, terms in found.items():
+            square = float(terms.to(torch.float64).square().mean()) if terms.numel() else 0.0
+            self.known[name] = square**0.5
+
+    def vacuous(self) -> frozenset[str]:
+        """Return the gradients that are tiny beside their summands: zero but for rounding."""
+        trace = self._draw.trace
+        parts = {n: VACUOUS[g.dtype] for n, g in trace.gradients.items() if g.numel() and g.dtype in VACUOUS}
+
+        def may_be(name: str) -> bool:
+            above = max((trace.largest[c] for c in trace.consumers(name)), default=-1.0)
+            return trace.largest[name] <= parts[name] * DERIVATIVE * above
+
+        suspects = [n for n in parts if may_be(n)]
+        self.probe(n for n in suspects if n not in self.known)
+        return frozenset(n for n in suspects if trace.largest[n] <= parts[n] * self.known[n])
