@@ -90,11 +90,11 @@ def rules(text: str, name: str) -> list[str]:
     An operation within another one has a result without a name, which is called r1, r2 and so on.
 
     >>> rules("h = torch.tanh(hpreact)", "hpreact")
-    ['dhpreact gets (1 - h ** 2) * dh']
+    ['tanh: dhpreact gets (1 - h ** 2) * dh']
     >>> for rule in rules("y = -x.exp()", "x"):
     ...     print(rule)
     with r1 for `x.exp()`: dr1 gets -dy
-    dx gets r1 * dr1
+    exp: dx gets r1 * dr1
     """
     try:
         statement = ast.parse(text).body[0]
@@ -111,11 +111,11 @@ def rules(text: str, name: str) -> list[str]:
         if not isinstance(node, ast.expr) or node not in labels:
             continue
         for operand, gets in _operands(node, name, labels[node]):
-            told, label = "", name
+            told, label = _operation(node), name
             if not (isinstance(operand, ast.Name) and operand.id == name):
                 label = f"r{len(labels)}"
                 labels[operand] = label
-                told = f"with {label} for `{ast.unparse(operand)}`: "
+                told += f"with {label} for `{ast.unparse(operand)}`: "
             found.append(f"{told}{_gradient(label)} gets {gets.replace(HERE, label)}")
     return found
 
@@ -162,6 +162,14 @@ def _of_call(node: ast.Call, name: str, result: str) -> list[tuple[ast.expr, str
     text = ast.unparse(node)
     product = f"torch.func.vjp(lambda {name}: {text}, {name})[1]({dy})[0]: no rule for {called} stands here, "
     return [(ast.Name(name, ast.Load()), product + "this is autograd's own")]
+
+
+def _operation(node: ast.expr) -> str:
+    """Return the name of a function that has a rule here, as the beginning of what is told."""
+    if not isinstance(node, ast.Call):
+        return ""
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+    return f"{called}: " if called in FUNCTIONS else ""
 
 
 def _gradient(text: str) -> str:
