@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,13 +48,17 @@ def _elementwise(node: Node, like: Tensor) -> Tensor | None:
     shapes = [tuple(m.shape) for m in getattr(node, "_input_metadata", ())]
     if len(shapes) != 1 or len(node.next_functions) != 1:
         return None
+    ones = torch.ones(shapes[0], dtype=like.dtype, device=like.device)
+    other = torch.linspace(0.5, 1.5, ones.numel(), dtype=like.dtype, device=like.device).view(shapes[0])
     try:
-        found: Any = node(torch.ones(shapes[0], dtype=like.dtype, device=like.device))  # type: ignore[operator]
+        found, check = (node(g) for g in (ones, other))  # type: ignore[operator]
     except (RuntimeError, TypeError):
         return None
-    if not isinstance(found, Tensor) or tuple(found.shape) != shapes[0] or found.numel() < 2:
+    if not isinstance(found, Tensor) or found.shape != ones.shape or found.numel() < 2:
         return None
-    return None if bool((found == found.flatten()[0]).all()) else found.detach()
+    if not torch.allclose(check, other * found) or bool((found == found.flatten()[0]).all()):
+        return None  # its elements are coupled, or it is but a constant factor
+    return found.detach()
 
 
 def _operation(node: Node) -> str:
