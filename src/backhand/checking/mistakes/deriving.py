@@ -22,6 +22,7 @@ def derived(scene: Scene) -> list[tuple[Derived, Tensor]]:
     for name in _between(scene):
         found += _of(replace(scene, name=name, _contributions={}))
     whole = [c for c in scene.frontier if c not in scene.consumers]
+    whole = [c for c in whole if not bool((scene.handed[c] == 1).all())]  # it would be the answer itself
     for consumer in whole:
         factor = scene.through(consumer, torch.ones_like(scene.handed[consumer]), scene.frontier)
         found.append((f"the derivative of {consumer} by {scene.name}", None, factor))
