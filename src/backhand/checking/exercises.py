@@ -25,16 +25,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
     Raises:
         CheckError: there is nothing to check.
     """
-    judged: list[tuple[Chapter, Report]] = []
-    refused: list[CheckError] = []
-    for chapter in as_chapters(played):
-        try:
-            report = check_resolved(chapter.chosen, title, draws=draws, seed=seed, stress=False)
-            judged.append((chapter, report))
-        except CheckError as error:
-            refused.append(error)
-    if not judged:
-        raise refused[0]
+    judged = _judged(played, title, draws, seed)
     rows = [row for chapter, report in judged for row in _own_rows(played, chapter, report, goes_on)]
     known = {row.name for row in rows}
     rest = {row.name: row for _, report in reversed(judged) for row in report.rows if row.name not in known}
@@ -50,6 +41,24 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         draws=min(report.draws for _, report in judged),
         sheet=_sheet(judged),
     )
+
+
+def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Chapter, Report]]:
+    """Return the report on each chapter; one that cannot be judged is left out if another one can."""
+    judged: list[tuple[Chapter, Report]] = []
+    refused: list[CheckError] = []
+    try:
+        for chapter in as_chapters(played):
+            try:
+                report = check_resolved(chapter.chosen, title, draws=draws, seed=seed, stress=False)
+                judged.append((chapter, report))
+            except CheckError as error:
+                refused.append(error)
+    except CheckError as error:
+        refused.append(error)
+    if not judged:
+        raise CheckError("; ".join([*played.notes[:1], str(refused[0])]))
+    return judged
 
 
 def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -> list[Row]:

@@ -1,34 +1,73 @@
 """The rule for the operations that a tensor goes into, with the user's names. This gives the answer away."""
 
 import ast
+import contextlib
 
 from backhand.checking.report import Row
 
+# What x gets from y = f(x), by the name of f. Other operations are answered by autograd's own product.
 FUNCTIONS = {
-    "tanh": "d{x} gets (1 - {y} ** 2) * d{y}",
-    "sigmoid": "d{x} gets {y} * (1 - {y}) * d{y}",
-    "exp": "d{x} gets {y} * d{y}",
-    "log": "d{x} gets d{y} / {x}",
-    "relu": "d{x} gets d{y} where {x} > 0, zero elsewhere",
-    "square": "d{x} gets 2 * {x} * d{y}",
-    "sqrt": "d{x} gets 0.5 / {y} * d{y}",
-    "rsqrt": "d{x} gets -0.5 * {y} ** 3 * d{y}",
-    "sum": "d{x} gets d{y}, expanded over the axis that was summed: a sum is the mirror of broadcasting",
-    "mean": "d{x} gets d{y} divided by the number of elements averaged, expanded over their axis",
-    "var": "d{x} gets 2 * ({x} - its mean) / (n - correction) * d{y}",
-    "max": "d{x} gets d{y} where the maximum was found, zero elsewhere",
-    "view": "d{x} gets d{y}.view({x}.shape)",
-    "reshape": "d{x} gets d{y}.reshape({x}.shape)",
-    "softmax": "d{x} gets {y} * (d{y} - ({y} * d{y}).sum(axis, keepdim=True))",
-    "cross_entropy": "d{x} gets (softmax({x}) - onehot(targets)) / n * d{y}",
+    "tanh": "(1 - {y} ** 2) * {dy}",
+    "sigmoid": "{y} * (1 - {y}) * {dy}",
+    "exp": "{y} * {dy}",
+    "expm1": "({y} + 1) * {dy}",
+    "log": "{dy} / {x}",
+    "log1p": "{dy} / (1 + {x})",
+    "sin": "cos({x}) * {dy}",
+    "cos": "-sin({x}) * {dy}",
+    "abs": "sign({x}) * {dy}",
+    "neg": "-{dy}",
+    "relu": "{dy} where {x} > 0, zero elsewhere",
+    "clamp": "{dy} where {x} lies within the bounds, zero elsewhere",
+    "softplus": "sigmoid({x}) * {dy}",
+    "silu": "(s + {y} * (1 - s)) * {dy}, with s = sigmoid({x})",
+    "square": "2 * {x} * {dy}",
+    "sqrt": "0.5 / {y} * {dy}",
+    "rsqrt": "-0.5 * {y} ** 3 * {dy}",
+    "reciprocal": "-{y} ** 2 * {dy}",
+    "sum": "{dy}, expanded over the axis that was summed: a sum is the mirror of broadcasting",
+    "mean": "{dy} divided by the number of elements averaged, expanded over their axis",
+    "var": "2 * ({x} - its mean) / (n - correction) * {dy}",
+    "std": "({x} - its mean) / ((n - correction) * {y}) * {dy}",
+    "norm": "{x} / {y} * {dy}",
+    "prod": "{y} / {x} * {dy}",
+    "cumsum": "the sum of {dy} from each place on to the end of the axis",
+    "max": "{dy} where the maximum was found, zero elsewhere",
+    "min": "{dy} where the minimum was found, zero elsewhere",
+    "amax": "{dy} where the maximum was found, shared among equals, zero elsewhere",
+    "logsumexp": "softmax({x}) * {dy}",
+    "softmax": "{y} * ({dy} - ({y} * {dy}).sum(axis, keepdim=True))",
+    "log_softmax": "{dy} - exp({y}) * {dy}.sum(axis, keepdim=True)",
+    "cross_entropy": "(softmax({x}) - onehot(targets)) / n * {dy}",
+    "view": "{dy}.view({x}.shape)",
+    "reshape": "{dy}.reshape({x}.shape)",
+    "flatten": "{dy}.reshape({x}.shape)",
+    "squeeze": "{dy}.reshape({x}.shape)",
+    "unsqueeze": "{dy}.reshape({x}.shape)",
+    "expand": "{dy}, summed over the axes that were expanded",
+    "expand_as": "{dy}, summed over the axes that were expanded",
+    "transpose": "{dy} with the same axes exchanged again",
+    "permute": "{dy} with the axes put back in their old order",
+    "cat": "its own slice of {dy}",
+    "stack": "its own slice of {dy}",
+    "chunk": "the gradients of all parts, put together as the parts were",
+    "split": "the gradients of all parts, put together as the parts were",
+    "gather": "{dy} added at the places that were read (scatter_add)",
+    "index_select": "{dy} added at the places that were read (index_add)",
+    "masked_fill": "{dy}, zero where the mask is set",
+    "where": "{dy} where it was chosen, zero elsewhere",
+    "clone": "{dy}",
+    "contiguous": "{dy}",
 }
+SUMMED = ", summed over the axes along which it was broadcast"
+# What a and b get from y = a op b.
 OPERATORS = {
-    ast.Add: "each term gets d{y}, summed over the axes along which it was broadcast",
-    ast.Sub: "the first term gets d{y}, the second -d{y}, each summed over the axes of its broadcast",
-    ast.Mult: "each factor gets the other one times d{y}, summed over the axes along which it was broadcast",
-    ast.Div: "the numerator a of a / b gets d{y} / b, the denominator -a / b ** 2 * d{y}",
-    ast.Pow: "the base of b ** p gets p * b ** (p - 1) * d{y}",
-    ast.MatMult: "for a @ b: a gets d{y} @ b.T, and b gets a.T @ d{y}",
+    ast.Add: ("{dy}" + SUMMED, "{dy}" + SUMMED),
+    ast.Sub: ("{dy}" + SUMMED, "-{dy}" + SUMMED),
+    ast.Mult: ("{b} * {dy}" + SUMMED, "{a} * {dy}" + SUMMED),
+    ast.Div: ("{dy} / {b}" + SUMMED, "-{a} / {b} ** 2 * {dy}" + SUMMED),
+    ast.Pow: ("{b} * {a} ** {less} * {dy}", "{y} * log({a}) * {dy}"),
+    ast.MatMult: ("{dy} @ {b}.T", "{a}.T @ {dy}"),
 }
 
 
@@ -46,38 +85,101 @@ def explain(row: Row) -> str:
 
 
 def rules(text: str, name: str) -> list[str]:
-    """Return the rules for the operations around a name in one line of code.
+    """Return the rules for the operations around a name in one line of code, from the outermost inwards.
+
+    An operation within another one has a result without a name, which is called r1, r2 and so on.
 
     >>> rules("h = torch.tanh(hpreact)", "hpreact")
     ['tanh: dhpreact gets (1 - h ** 2) * dh']
+    >>> for rule in rules("y = -x.exp()", "x"):
+    ...     print(rule)
+    with r1 for `x.exp()`: dr1 gets -dy
+    exp: dx gets r1 * dr1
     """
     try:
         statement = ast.parse(text).body[0]
     except (SyntaxError, IndexError):
         return []
     value = getattr(statement, "value", None)
-    if value is None:
+    if value is None or not _mentions(value, name):
         return []
-    target = ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else "the result"
+    to = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+    target = ast.unparse(to) if to is not None else "the result"
+    labels: dict[ast.expr, str] = {value: target}
     found: list[str] = []
-    for node in _around(value, name):
-        if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-            found.append(f"`{ast.unparse(node)}`: " + OPERATORS[type(node.op)].format(y=target))
-        elif isinstance(node, ast.Call):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in FUNCTIONS:
-                found.append(f"{called}: " + FUNCTIONS[called].format(x=name, y=target))
-        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == name:
-            found.append(f"an index: d{name} accumulates d{target} at the places that were read")
+    for node in ast.walk(value):  # breadth first: the outer before the inner
+        if not isinstance(node, ast.expr) or node not in labels:
+            continue
+        for operand, gets in _operands(node, name, labels[node]):
+            told, label = _operation(node), name
+            if not (isinstance(operand, ast.Name) and operand.id == name):
+                label = f"r{len(labels)}"
+                labels[operand] = label
+                told += f"with {label} for `{ast.unparse(operand)}`: "
+            found.append(f"{told}{_gradient(label)} gets {gets.replace(HERE, label)}")
     return found
 
 
-def _around(value: ast.expr, name: str) -> list[ast.expr]:
-    """Return the operations that hold a name, the innermost first."""
-    holding = [
-        n
-        for n in ast.walk(value)
-        if isinstance(n, ast.BinOp | ast.Call | ast.Subscript)
-        and any(isinstance(m, ast.Name) and m.id == name for m in ast.walk(n))
-    ]
-    return sorted(holding, key=lambda n: len(ast.unparse(n)))
+HERE = "\0"  # stands for the operand until it has a name
+
+
+def _operands(node: ast.expr, name: str, result: str) -> list[tuple[ast.expr, str]]:
+    """Return the operands that hold a name, each with what it gets."""
+    dy = _gradient(result)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        a, b = _text(node.left), _text(node.right)
+        less = _text(ast.BinOp(node.right, ast.Sub(), ast.Constant(1)))
+        with contextlib.suppress(ValueError):
+            less = str(ast.literal_eval(node.right) - 1)
+        sides = zip((node.left, node.right), OPERATORS[type(node.op)], strict=True)
+        told = [(n, r.format(a=a, b=b, less=less, y=result, dy=dy)) for n, r in sides if _mentions(n, name)]
+        alone = any(isinstance(n, ast.Constant) for n in (node.left, node.right))
+        return [(n, r.removesuffix(SUMMED) if alone else r) for n, r in told]
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return [(node.operand, f"-{dy}")]
+    if isinstance(node, ast.Subscript) and _mentions(node.value, name):
+        return [(node.value, f"{dy}, added up at the places that were read, zero elsewhere")]
+    if isinstance(node, ast.Attribute):
+        rule = f"{dy}.{node.attr}" if node.attr in ("T", "mT", "H", "mH") else dy
+        return [(node.value, rule)]
+    if isinstance(node, ast.Call):
+        return _of_call(node, name, result)
+    children = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr) and _mentions(n, name)]
+    return [(n, f"its own part of {dy}") for n in children]  # a list, a condition
+
+
+def _of_call(node: ast.Call, name: str, result: str) -> list[tuple[ast.expr, str]]:
+    """Return the arguments that hold a name; an operation without a rule here is answered by autograd."""
+    method = isinstance(node.func, ast.Attribute) and _mentions(node.func.value, name)
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+    places = [*node.args, *(k.value for k in node.keywords)]
+    operands = [n for n in places if _mentions(n, name)]
+    if method and isinstance(node.func, ast.Attribute):
+        operands.insert(0, node.func.value)
+    dy = _gradient(result)
+    if called in FUNCTIONS:
+        return [(n, FUNCTIONS[called].format(x=HERE, y=result, dy=dy)) for n in operands]
+    text = ast.unparse(node)
+    product = f"torch.func.vjp(lambda {name}: {text}, {name})[1]({dy})[0]: no rule for {called} stands here, "
+    return [(ast.Name(name, ast.Load()), product + "this is autograd's own")]
+
+
+def _operation(node: ast.expr) -> str:
+    """Return the name of a function that has a rule here, as the beginning of what is told."""
+    if not isinstance(node, ast.Call):
+        return ""
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+    return f"{called}: " if called in FUNCTIONS else ""
+
+
+def _gradient(text: str) -> str:
+    return f"d{text}" if text.isidentifier() else f"the gradient of {text}"
+
+
+def _text(node: ast.expr) -> str:
+    text = ast.unparse(node)
+    return f"({text})" if isinstance(node, ast.BinOp) else text
+
+
+def _mentions(node: ast.AST, name: str) -> bool:
+    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.places import Derived
@@ -21,6 +22,7 @@ def derived(scene: Scene) -> list[tuple[Derived, Tensor]]:
     for name in _between(scene):
         found += _of(replace(scene, name=name, _contributions={}))
     whole = [c for c in scene.frontier if c not in scene.consumers]
+    whole = [c for c in whole if not bool((scene.handed[c] == 1).all())]  # it would be the answer itself
     for consumer in whole:
         factor = scene.through(consumer, torch.ones_like(scene.handed[consumer]), scene.frontier)
         found.append((f"the derivative of {consumer} by {scene.name}", None, factor))
@@ -34,8 +36,34 @@ def _of(scene: Scene) -> Iterator[tuple[str, str | None, Tensor]]:
         upstream = scene.handed[consumer]
         factor = scene.through(consumer, torch.ones_like(upstream))
         yield f"the derivative of {consumer} by {scene.name}", None, factor
+        for node in scene.nodes(consumer)[:NEAR]:
+            inner = _elementwise(node, upstream)
+            if inner is not None:
+                yield f"the derivative of the {_operation(node)} in {consumer}", None, inner
         if len(scene.consumers) > 1 or scene.name in scene.trace.outputs:
             yield consumer, consumer, scene.through(consumer, upstream)
+
+
+def _elementwise(node: Node, like: Tensor) -> Tensor | None:
+    """Return the local derivative of an operation of one argument; None where it has none but constants."""
+    shapes = [tuple(m.shape) for m in getattr(node, "_input_metadata", ())]
+    if len(shapes) != 1 or len(node.next_functions) != 1:
+        return None
+    ones = torch.ones(shapes[0], dtype=like.dtype, device=like.device)
+    other = torch.linspace(0.5, 1.5, ones.numel(), dtype=like.dtype, device=like.device).view(shapes[0])
+    try:
+        found, check = (node(g) for g in (ones, other))  # type: ignore[operator]
+    except (RuntimeError, TypeError):
+        return None
+    if not isinstance(found, Tensor) or found.shape != ones.shape or found.numel() < 2:
+        return None
+    if not torch.allclose(check, other * found) or bool((found == found.flatten()[0]).all()):
+        return None  # its elements are coupled, or it is but a constant factor
+    return found.detach()
+
+
+def _operation(node: Node) -> str:
+    return node.name().partition("Backward")[0].lower()
 
 
 def _between(scene: Scene) -> list[str]:

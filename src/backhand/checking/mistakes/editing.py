@@ -5,10 +5,11 @@ only if the edited statements, run on the variables of that moment, give autogra
 """
 
 import ast
+import copy
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scop
 from backhand.checking.mistakes.slips import RULES
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.flattening import as_gradient, flatten, root
-from backhand.checking.running.source import Source, simple_statements, writes_surely
+from backhand.checking.running.source import Source, reads, simple_statements, writes, writes_surely
 from backhand.checking.verdicts.comparing import close
 
 TRIES = 4000  # edits after which the search is given up; the mistake is then `unexplained`
@@ -113,8 +114,8 @@ class Search:
         try:
             code = compile(ast.Module(statements, []), "<edited>", "exec")
             for name in code.co_names:
-                if isinstance(namespace.get(name), Tensor):
-                    namespace[name] = namespace[name].clone()
+                if name in namespace:
+                    namespace[name] = _fresh(namespace[name])
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 exec(code, namespace)
@@ -143,7 +144,7 @@ def by_edit(search: Search) -> Finding | None:
     if not search.part or search.is_right():  # right as it is: what raised is not in these statements
         return None
     simple = simple_statements(search.part)
-    own = [s for s in simple if root(search.path) in writes_surely(s)]
+    own = [s for s in reversed(simple) if root(search.path) in writes_surely(s)]
     temporary = [s for s in reversed(simple) if s not in own]
     tries = [(s, RULES) for s in own] + [(s, (rule,)) for rule in RULES for s in temporary]
     for statement, rules in [*tries, *((s, ()) for s in [*own, *temporary])]:
@@ -233,6 +234,15 @@ def _off_by(k: float, place: Place) -> Edit:
     return Edit("scale", f"`{text}` is off by a constant factor: it is {1 / k:.6g} times too large", detail)
 
 
+def _fresh(value: Any) -> Any:
+    """Return a copy of a tensor, or of a container of some; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: _fresh(v) for k, v in value.items()}
+    return type(value)(map(_fresh, value)) if type(value) in (list, tuple) else value
+
+
 def slice_of(
     source: Source, path: str, statements: Sequence[ast.stmt], gradients: Mapping[str, str]
 ) -> list[ast.stmt]:
@@ -243,4 +253,34 @@ def slice_of(
     variable = root(path)
     last = max(chosen, default=-1)
     chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
-    return source.with_temporaries(chosen, set(gradients) | {variable})
+    known = set(gradients) | {variable}
+    found = source.with_temporaries(chosen, known)
+    heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
+    needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
+    grows = True
+    while grows:
+        used = {n for s in simple_statements(found) if writes(s) & needed for n in reads(s)}
+        grows = not used - known <= needed
+        needed |= used - known
+    return [_pruned(s, needed) for s in found]
+
+
+def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:
+    return isinstance(node, ast.For | ast.If | ast.While)
+
+
+def _pruned(statement: ast.stmt, needed: set[str]) -> ast.stmt:
+    """Return a loop without assignments to what is not needed; the rest of it is the same nodes."""
+    blocks = {slot: getattr(statement, slot, None) for slot in ("body", "orelse")}
+    if not blocks["body"] or isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return statement
+    pruned = copy.copy(statement)
+    for slot, block in blocks.items():
+        kept = [_pruned(s, needed) for s in block or () if _matters(s, needed)]
+        setattr(pruned, slot, kept or [ast.copy_location(ast.Pass(), statement)] if block else [])
+    return pruned
+
+
+def _matters(statement: ast.stmt, needed: set[str]) -> bool:
+    plain = isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Expr)
+    return not plain or bool(writes(statement) & needed)

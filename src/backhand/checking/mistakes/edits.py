@@ -2,15 +2,18 @@
 
 import ast
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from backhand.checking.mistakes.places import Edit, Place, Rule, Scope, places_of
-from backhand.checking.mistakes.slips import RULES, drop_term, put_upstream
-from backhand.checking.running.source import writes_surely
+from backhand.checking.mistakes.slips import RULES, drop_term, put_upstream, upstream_factor
+from backhand.checking.running.source import assigned, begins_anew, writes_surely
 
 
 def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule] = RULES) -> Generator[Edit, None, None]:
     """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
+    anew = {name for name in assigned(statement) if begins_anew(statement, name)}
+    scope = replace(scope, local_names=scope.local_names - anew)  # what it makes is not there yet
     yield from _statement_edits(statement)
     places = list(places_of(statement))
     for rule in rules:
@@ -37,9 +40,10 @@ def other_upstreams(
     statement: ast.stmt, scope: Scope, upstreams: Sequence[str]
 ) -> Generator[Edit, None, None]:
     """Yield only the edits that put one of these gradients in a name's place, or make it a factor."""
-    for place in places_of(statement):
-        for upstream in upstreams:
-            yield from _tried(partial(put_upstream, upstream=upstream), place, scope)
+    for rule in (put_upstream, upstream_factor):
+        for place in places_of(statement):
+            for upstream in upstreams:
+                yield from _tried(partial(rule, upstream=upstream), place, scope)
 
 
 def _statement_edits(statement: ast.stmt) -> Iterator[Edit]:

@@ -98,15 +98,17 @@ def coupling(scene: Scene) -> Finding | None:
     missing = expected - user
     vectors = [("", torch.ones_like(user))]
     vectors += [(n, v) for n, v in named_values(scene) if v.shape == user.shape]
-    for axis in range(user.dim()):
+    there = [user]  # or one branch of several
+    if len(scene.consumers) > 1:
+        there += [part - missing for part in scene.contributions(scene.consumers).values()]
+    for part, axis in itertools.product(there, range(user.dim())):
         for inner, w in vectors:
-            summed = (w * user).sum(axis, keepdim=True)
+            summed = (w * part).sum(axis, keepdim=True)
             for outer, v in vectors:
-                term = v * summed
-                factor = constant_ratio(missing, term)
-                if factor and same(missing, factor * term, scene):
-                    text = f"{outer} * " * bool(outer) + f"({inner} * ...)" * bool(inner)
-                    text = f"{text or '(...)'}.sum({axis}, keepdim=True)"
+                factor = constant_ratio(missing, v * summed)
+                if factor and same(missing, factor * v * summed, scene):
+                    text = f"{outer} * ({inner} * ...).sum({axis}, keepdim=True)"
+                    text = text.replace("( * ...)", "(...)").removeprefix(" * ")
                     words = f"the term that couples the elements along axis {axis} is missing: `{text}`"
                     return Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
     return None

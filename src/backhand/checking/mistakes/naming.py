@@ -226,7 +226,9 @@ def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Find
     if seen is None or seen.error is None:
         return Finding("zero", {}, "None")
     text = str(seen.error).strip().split("\n", 1)[0]
-    found = _edited(chosen, name, judged) or unread_upstream(chosen, first, name)
+    found = _edited(chosen, name, judged)
+    if found is None and not isinstance(seen.error, NameError):  # a line that comes too early tells nothing
+        found = unread_upstream(chosen, first, name)
     raised = f"the line raises {type(seen.error).__name__}: {text}"
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({raised})")

@@ -154,14 +154,22 @@ def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
-    """Yield a gradient in the place of another tensor, or as a factor more."""
+    """Yield a gradient in the place of another tensor."""
+    node = place.node
+    if place.exponent or place.index_ or not isinstance(node, ast.Name) or node.id == upstream:
+        return
+    if holds_tensor(scope.namespace.get(node.id)):
+        words = f"{node.id} is used where {upstream} belongs"
+        edit = Edit("wrong_upstream", words, {"used": node.id, "expected": upstream})
+        yield ast.Name(upstream, ast.Load()), edit
+
+
+def upstream_factor(place: Place, _: Scope, upstream: str) -> Iterator[Proposal]:
+    """Yield a gradient as a factor more."""
     node = place.node
     if place.exponent or place.index_ or not isinstance(node, VALUES):
         return
     own = ast.Name(upstream, ast.Load())
-    if isinstance(node, ast.Name) and holds_tensor(scope.namespace.get(node.id)) and node.id != upstream:
-        words = f"{node.id} is used where {upstream} belongs"
-        yield own, Edit("wrong_upstream", words, {"used": node.id, "expected": upstream})
     words = f"{upstream}, the upstream gradient, is not used"
     edit = Edit("wrong_upstream", words, {"used": None, "expected": upstream})
     for factor in (own, ast.UnaryOp(ast.USub(), own)):

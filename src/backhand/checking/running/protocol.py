@@ -43,8 +43,21 @@ class Pass:
         return self.out or ("loss",)
 
     def draw(self, generator: torch.Generator) -> dict[str, Any]:
-        """Return one set of inputs."""
-        return dict(self.inputs(generator) if callable(self.inputs) else self.inputs)
+        """Return one set of inputs.
+
+        Raises:
+            CheckError: the function that draws them raises, or gives no names.
+        """
+        found: object = self.inputs
+        if callable(self.inputs):
+            try:
+                found = self.inputs(generator)
+            except Exception as error:  # the user's code may raise anything
+                text = str(error).strip().split("\n", 1)[0]
+                raise CheckError(f"inputs raised {type(error).__name__}: {text}") from error
+        if not isinstance(found, Mapping):
+            raise CheckError(f"inputs are {type(found).__name__}; expected a dictionary of them by name.")
+        return dict(found)
 
 
 def resolve(

@@ -1,0 +1,233 @@
+"""Names that need more than the numbers: what the statements read, what autograd knows of a step."""
+
+import pytest
+import torch
+
+import backhand
+from altered import altered, from_text
+from backhand.passes import attention, rnn
+
+LOSSES = """
+import torch
+
+def forward(x, We, Wd, target):
+    z = torch.sigmoid(x @ We)
+    recon = z @ Wd
+    diff = recon - target
+    error = (diff * diff).sum() / 3
+    size = (z * z).sum() / 6
+    loss = error + 2 * size
+    return locals()
+
+def backward(x, We, Wd, z, diff):
+    derror = torch.tensor(1.0)
+    dsize = torch.tensor(2.0)
+    ddiff = 2 * diff / 3 * derror
+    drecon = ddiff
+    dtarget = -ddiff
+    dWd = z.T @ drecon
+    dz = drecon @ Wd.T + z / 3 * dsize
+    inner = dz * z * (1 - z)
+    dWe = x.T @ inner
+    dx = inner @ We.T
+    return locals()
+
+def inputs(generator):
+    shapes = {"x": (5, 3), "We": (3, 4), "Wd": (4, 6), "target": (5, 6)}
+    return {k: torch.randn(s, generator=generator) for k, s in shapes.items()}
+"""
+
+GATED = """
+import torch
+
+out = "y"
+
+def forward(x, gain):
+    s = torch.sigmoid(x)
+    p = torch.softmax(x, 1)
+    r = torch.relu(x)
+    wide = (s * p).view(3, 2, 4)
+    low = torch.logcumsumexp(r, 1)
+    y = gain * wide.sum(1) + low[:3, :4]
+    return locals()
+
+def backward(dy, x, gain, s, p, r, wide, low):
+    dgain = (wide.sum(1) * dy).sum(0)
+    dwide = (gain * dy).unsqueeze(1).expand(3, 2, 4)
+    both = dwide.reshape(3, 8)
+    ds = p * both
+    dp = s * both
+    dlow = torch.zeros_like(low)
+    dlow[:3, :4] = dy
+    later = torch.exp(r.unsqueeze(1) - low.unsqueeze(2))
+    dr = (torch.tril(later) * dlow.unsqueeze(2)).sum(1)
+    dx = ds * s * (1 - s)
+    dx = dx + p * (dp - (dp * p).sum(1, keepdim=True))
+    dx = dx + dr * (x > 0)
+    return locals()
+
+def inputs(generator):
+    return {"x": torch.randn(3, 8, generator=generator), "gain": torch.randn(4, generator=generator)}
+"""
+
+# (pass, what is written, what stands there instead, the culprits, the kind, words of the message)
+SUBTLE = {
+    "an upstream that is only a factor off": (
+        LOSSES,
+        "z.T @ drecon",
+        "z.T @ diff",
+        {"Wd"},
+        "wrong_upstream",
+        "diff is used where drecon belongs",
+    ),
+    "a number for an upstream": (
+        LOSSES,
+        "z / 3 * dsize",
+        "z / 3 * derror",
+        {"z"},
+        "wrong_upstream",
+        "derror is used where dsize belongs",
+    ),
+    "an upstream that is not there": (
+        LOSSES,
+        "z / 3 * dsize",
+        "z / 3",
+        {"z"},
+        "wrong_upstream",
+        "dsize, the upstream gradient, is not used",
+    ),
+    "half a local derivative": (
+        LOSSES,
+        "inner = dz * z * (1 - z)",
+        "inner = dz * z",
+        {"We", "x"},
+        "wrong_point",
+        "in `inner = dz * z`",
+    ),
+    "no local derivative": (
+        LOSSES,
+        "inner = dz * z * (1 - z)",
+        "inner = dz",
+        {"We", "x"},
+        "wrong_point",
+        "the derivative of the sigmoid in z is missing as a factor of `",
+    ),
+    "a constant inside a sum": (
+        LOSSES,
+        "+ z / 3 * dsize",
+        "+ 0.7 * z / 3 * dsize",
+        {"z"},
+        "scale",
+        "the branch through size times 0.7",
+    ),
+    "a softmax without its sum": (
+        GATED,
+        "p * (dp - (dp * p).sum(1, keepdim=True))",
+        "p * dp",
+        {"x"},
+        "missing_branch",
+        "",
+    ),
+    "a mask for a gradient": (
+        GATED,
+        "dr = (torch.tril(later) * dlow.unsqueeze(2)).sum(1)",
+        "dr = x > 0",
+        {"r"},
+        "wrong_upstream",
+        "dlow, the gradient that comes from low, is not used",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBTLE)
+def test_what_the_numbers_alone_do_not_tell_is_named_by_the_statements(name: str) -> None:
+    text, old, new, culprits, kind, words = SUBTLE[name]
+    assert backhand.check(from_text(text), stress=False).ok
+    assert old in text
+    report = backhand.check(from_text(text.replace(old, new)), stress=False)
+    assert {row.name for row in report.culprits} == culprits
+    for row in report.culprits:
+        assert row.mistake.kind == kind, row.mistake
+        assert words in row.mistake.message
+
+
+SOFTMAX = """
+import torch
+
+out = "y"
+
+def forward(x):
+    y = torch.softmax(x, 1)
+    return locals()
+
+def backward(dy, y):
+    dx = y * dy - y * (y * dy).sum(1, keepdim=True)
+    return locals()
+
+def inputs(generator):
+    return {"x": torch.randn(4, 6, generator=generator)}
+"""
+
+
+def test_a_term_that_couples_the_elements_is_told_with_its_axis() -> None:
+    report = backhand.check(from_text(SOFTMAX.replace(" - y * (y * dy).sum(1, keepdim=True)", "")))
+    mistake = report["x"].mistake
+    assert (mistake.kind, mistake.detail["axes"]) == ("missing_branch", [1])
+    assert "the term that couples the elements along axis 1 is missing: `y * (...).sum(1" in mistake.message
+    other = backhand.check(from_text(SOFTMAX.replace("(y * dy).sum(1", "(y * dy).sum(0")))
+    assert other["x"].mistake.kind == "overreduced"
+
+
+def test_right_values_in_other_places_are_told_from_wrong_ones() -> None:
+    line = "dv = weights.transpose(1, 2) @ dy"
+    moved = backhand.check(
+        altered(attention, (line, line + "\n    dv = dv.flip(1).roll(2, 2)")), stress=False
+    )
+    assert moved["v"].mistake.kind == "transposed"
+    assert "the right values in other places" in moved["v"].mistake.message
+    wrong = backhand.check(altered(attention, (line, line + "\n    dv = dv.flip(1) ** 3")), stress=False)
+    assert wrong["v"].mistake.kind == "unexplained"
+
+
+def test_one_gradient_with_the_value_of_another_is_not_swapped() -> None:
+    to_q, to_k = "dq = scale * dscores @ k", "dk = scale * dscores.transpose(1, 2) @ q"
+    one = backhand.check(altered(attention, (to_q, to_k + "\n    dq = dk")), stress=False)
+    assert [(row.name, row.mistake.kind) for row in one.culprits] == [("q", "wrong_upstream")]
+    exchanged_twice = altered(attention, (to_k, to_k + "\n    dq, dk = dk, dq\n    dk, dq = dq, dk"))
+    assert backhand.check(exchanged_twice, stress=False).ok
+
+
+def test_what_is_assigned_where_it_accumulates_is_overwritten_though_nothing_stood_before() -> None:
+    start = ("    dWhy = torch.zeros_like(Why)  # (m, o)\n", "")
+    report = backhand.check(altered(rnn, start, ("dWhy += hs[t]", "dWhy = hs[t]")), stress=False)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("Why", "overwritten")]
+
+
+def test_a_wrong_temporary_in_a_loop_is_told_by_its_own_line() -> None:
+    report = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
+    assert {"Wxh", "b"} <= {row.name for row in report.culprits}
+    for name in ("Wxh", "b"):
+        assert report[name].mistake.kind == "wrong_point"
+        assert "in `dpre = (1 - hs[t] ** 3) * dhs[t]`, a power" in report[name].mistake.message
+
+
+def test_a_line_that_only_comes_too_early_is_not_given_another_mistake() -> None:
+    line = "inner = dz * z * (1 - z)\n    dWe = x.T @ inner"
+    early = "dWe = x.T @ inner\n    inner = dz * z * (1 - z)"
+    report = backhand.check(from_text(LOSSES.replace(line, early)), stress=False)
+    assert report["We"].mistake.kind == "unexplained"
+    assert "the line raises NameError" in report["We"].mistake.message
+
+
+def test_a_boolean_gradient_is_judged() -> None:
+    text = "def forward(x):\n    y = x.relu()\n    return locals()\n\n"
+    text += "def backward(x, dy):\n    dx = x > 0\n    return locals()\n"
+    report = backhand.check(from_text(text), inputs={"x": torch.randn(4, 3)}, out="y")
+    assert report["x"].mistake.kind == "wrong_upstream"
+
+
+def test_inputs_that_are_no_dictionary_are_told_in_one_line() -> None:
+    with pytest.raises(backhand.BackhandError, match="inputs are int; expected a dictionary"):
+        backhand.check(lambda x: {"loss": x.sum()}, lambda x: {"dx": 1}, inputs=lambda generator: 3)
+    with pytest.raises(backhand.BackhandError, match="inputs raised ZeroDivisionError"):
+        backhand.check(lambda x: {"loss": x.sum()}, lambda x: {"dx": 1}, inputs=lambda generator: 1 / 0)
