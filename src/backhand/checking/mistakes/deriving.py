@@ -46,16 +46,17 @@ def _of(scene: Scene) -> Iterator[tuple[str, str | None, Tensor]]:
 
 def _elementwise(node: Node, like: Tensor) -> Tensor | None:
     """Return the local derivative of an operation of one argument; None where it has none but constants."""
-    shapes = [tuple(m.shape) for m in getattr(node, "_input_metadata", ())]
-    if len(shapes) != 1 or len(node.next_functions) != 1:
+    arriving = getattr(node, "_input_metadata", ())
+    if len(arriving) != 1 or len(node.next_functions) != 1:
         return None
-    ones = torch.ones(shapes[0], dtype=like.dtype, device=like.device)
-    other = torch.linspace(0.5, 1.5, ones.numel(), dtype=like.dtype, device=like.device).view(shapes[0])
+    shape, dtype = tuple(arriving[0].shape), arriving[0].dtype
+    ones = torch.ones(shape, dtype=dtype, device=like.device)
+    other = torch.linspace(0.5, 1.5, ones.numel(), dtype=dtype, device=like.device).view(shape)
     try:
         found, check = (node(g) for g in (ones, other))  # type: ignore[operator]
     except (RuntimeError, TypeError):
         return None
-    if not isinstance(found, Tensor) or found.shape != ones.shape or found.numel() < 2:
+    if not isinstance(found, Tensor) or found.shape != shape or found.dtype != dtype or found.numel() < 2:
         return None
     if not torch.allclose(check, other * found) or bool((found == found.flatten()[0]).all()):
         return None  # its elements are coupled, or it is but a constant factor
