@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import backhand
-from student_notebook import CELLS, number, write_notebook
+from student_notebook import CELLS, EMBEDDING, number, write_notebook
 
 KEEP = ", keepdim=True"
 
@@ -123,6 +123,28 @@ def test_a_branch_that_is_missing_where_the_gradient_is_used_is_an_alarm_before_
     path = write_notebook(tmp_path / "n.ipynb", ("logits", "dcounts += dcounts2\n", ""))
     report = backhand.check_file(path, stop_after=6, draws=1)
     assert [row.name for row in report.culprits] == ["counts"]
+
+
+def test_a_gradient_belongs_to_the_loss_that_depends_on_its_tensor(tmp_path: Path) -> None:
+    aside = "a = torch.randn(3, 2, requires_grad=True)\nloss = a.exp().sum()\nda = 2 * a.exp()"
+    path = write_notebook(tmp_path / "n.ipynb", ("softmax", "dloss = 1.0", aside), until="embedding")
+    report = backhand.check_file(path, draws=1)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("a", "scale")]
+    assert report["logprobs"].verdict == report["C"].verdict == "right"
+
+
+def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
+    begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
+    loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]
+    helper = (
+        "def scattered():\n    return torch.zeros_like(C).index_put((Xb,), demb, accumulate=True)\n\n"
+        "dC = scattered()\n"
+    )
+    change = "embedding", loop, helper
+    assert backhand.check_file(write_notebook(tmp_path / "right.ipynb", change, until="embedding")).ok
+    change = "embedding", loop, helper.replace("scattered()\n", "2 * scattered()\n")
+    wrong = write_notebook(tmp_path / "wrong.ipynb", change, until="embedding")
+    assert [row.name for row in backhand.check_file(wrong).culprits] == ["C"]
 
 
 def test_a_gradient_wrong_in_two_exercises_is_told_twice(tmp_path: Path) -> None:

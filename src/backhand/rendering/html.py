@@ -204,7 +204,7 @@ def _output(sheet: Sheet, code: Code) -> str:
 
 
 def _entry(report: Report, sheet: Sheet, code: Code | None, name: str) -> Entry:
-    row = next((r for r in report.rows if r.name == name), None)
+    row = report[name] if any(r.name == name for r in report.rows) else None
     mistake = row.mistake if row is not None else None
     missing = ()
     if mistake is not None and mistake.kind in ("missing_branch", "overwritten"):

@@ -169,7 +169,7 @@ def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
 
 def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:
     guess = guess_factor(factor, scene)
-    told = f"{what} times {factor:.6g}" + (f" = {guess}" if guess else "")
+    told = f"{what} times {factor:.6g}" + (f" = {guess}" if guess not in ("", f"{factor:.6g}") else "")
     return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, told)
 
 

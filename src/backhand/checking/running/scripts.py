@@ -8,6 +8,7 @@ other values, statement by statement.
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Played:
         source: all of them.
         loss: the name of the scalar in which a forward ends.
         ran: the statements that ran, in order.
-        losses: each last assignment of the loss before gradients were assigned.
+        losses: each assignment of the loss.
         final: the variables at the end.
         notes: what went wrong on the way.
     """
@@ -76,17 +77,8 @@ class Played:
             return
         value = namespace.get(self.loss)
         if isinstance(value, Tensor) and value.numel() == 1:
-            if self.losses and not self._has_gradients():
-                self.losses.pop()
             values = {k: _frozen(v) for k, v in namespace.items() if not k.startswith("__")}
             self.losses.append(Loss(statement, values))
-
-    def _has_gradients(self) -> bool:
-        """Tell whether a gradient was assigned after the last loss."""
-        last = self.losses[-1]
-        known = {f"{d}{k}" for k, v in last.values.items() if isinstance(v, Tensor) for d in ("d", "d_")}
-        after = self.ran[self.ran.index(last.statement) + 1 :]
-        return any(writes_surely(s) & known for s in _until_training(after, self.loss))
 
 
 def _frozen(value: Any) -> Any:
@@ -118,7 +110,17 @@ class Statements:
             k: convert(v, dtype) if isinstance(v, Tensor) and k not in given and v.is_floating_point() else v
             for k, v in self.constants.items()
         }
-        return {**constants, **given}
+        return _at_home({**constants, **given})
+
+
+def _at_home(namespace: Namespace) -> Namespace:
+    """Let the script's own functions read these variables, not those of the script's first run."""
+    for name, value in namespace.items():
+        if isinstance(value, FunctionType) and value.__module__ == "__main__":
+            own = FunctionType(value.__code__, namespace, name, value.__defaults__, value.__closure__)
+            own.__kwdefaults__ = value.__kwdefaults__
+            namespace[name] = own
+    return namespace
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class Chapter:
     gradients: frozenset[str]
     statements: tuple[ast.stmt, ...]
 
+    @property
+    def assigning(self) -> list[ast.stmt]:
+        """The statements that assign its gradients."""
+        return [s for s in self.statements if writes_surely(s) & self.gradients]
+
 
 def as_chapters(played: Played) -> list[Chapter]:
     """Return the passes that are hidden in a script: one for each exercise of each loss.
@@ -146,11 +153,15 @@ def as_chapters(played: Played) -> list[Chapter]:
         raise CheckError(
             f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, outside any loop."
         )
-    ends = [played.ran.index(loss.statement) + 1 for loss in played.losses]
     found: list[Chapter] = []
-    for loss, start, end in zip(played.losses, ends, [*ends[1:], len(played.ran)], strict=True):
-        after = _until_training(played.ran[start:end], played.loss)
-        found += _chapters(played, loss, played.ran[:start], after)
+    taken: set[ast.stmt] = set()  # a gradient is that of the last loss before it that depends on its tensor
+    for loss in reversed(played.losses):
+        start = played.ran.index(loss.statement) + 1
+        after = [s for s in _until_training(played.ran[start:], played.loss) if s not in taken]
+        its = _chapters(played, loss, played.ran[:start], after)
+        taken |= {s for chapter in its for s in chapter.assigning}
+        found += its
+    found.sort(key=lambda chapter: played.ran.index(chapter.assigning[0]))
     if not found:
         some = next((k for k, v in played.losses[0].values.items() if _is_leaf(v)), "logits")
         raise CheckError(f"nothing after `{played.loss}` assigns a gradient, such as d{some}.")
