@@ -13,8 +13,8 @@ import torch
 
 def describe_machine() -> dict[str, str]:
     """Return processor, cores, system and versions."""
-    packages = {}
-    for name in ("torch", "numba", "numpy", "jax"):
+    packages = {"torch": str(torch.__version__)}  # which tells the build too, such as +cpu
+    for name in ("numba", "numpy", "jax"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
