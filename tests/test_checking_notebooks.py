@@ -133,6 +133,32 @@ def test_a_gradient_belongs_to_the_loss_that_depends_on_its_tensor(tmp_path: Pat
     assert report["logprobs"].verdict == report["C"].verdict == "right"
 
 
+SO_FAR = "cmp('dcounts so far', dcounts, counts)"
+
+
+def test_to_look_at_a_gradient_is_no_use_of_it(tmp_path: Path) -> None:
+    look = "softmax", SO_FAR, "print(dcounts)\ndcounts.shape"
+    anew = "logits", "dcounts_sum = (-", "dcounts = counts_sum_inv * dprobs\ndcounts_sum = (-"
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", look, anew), draws=1)
+    assert report.ok, str(report)
+
+
+def test_a_try_that_raised_and_was_given_up_is_not_judged(tmp_path: Path) -> None:
+    early = "softmax", SO_FAR, "dC = torch.zeros_like(C)\nfor k in range(3):\n    dC[Xb[k,0]] += demb[k,0]"
+    filler = "logits", "dcounts_sum = (-", "demb = torch.zeros_like(emb)\ndcounts_sum = (-"
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", early, filler), draws=1)
+    assert report.ok, str(report)
+    assert any("raised NameError" in note for note in report.notes)
+
+
+def test_a_cell_that_does_the_last_one_s_work_again_is_right(tmp_path: Path) -> None:
+    lines = CELLS["logits"].splitlines(keepends=True)
+    begun = "softmax", SO_FAR, "".join(lines[:7])
+    again = "logits", "".join(lines[:4]), ""
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", begun, again), draws=1)
+    assert report.ok, str(report)
+
+
 def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
     begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
     loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]

@@ -179,12 +179,10 @@ def _chapters(
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
     after = [s for s in after if not writes_surely(s) & values]
     found: list[Chapter] = []
-    done = 0
-    for own in chapters(after, gradients):
-        done += len(own)
+    for own in chapters(after, gradients, played.source.cell):
         assigned = frozenset(g for s in own for g in writes_surely(s) & gradients)
         if assigned:
-            used = needed_for(after[: done - len(own)], _open(own, assigned), given=values)
+            used = needed_for(after[: after.index(own[0])], _open(own, assigned), given=values)
             used += needed_for(own, assigned, given=values, kept_whole=assigned)
             chosen = _pass(played, loss, inputs, made, used)
             found.append(Chapter(chosen, assigned, tuple(own)))

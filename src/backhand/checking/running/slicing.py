@@ -1,7 +1,7 @@
 """Which statements of a script make a value: backwards from what is needed to what that is made of."""
 
 import ast
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 
 from backhand.checking.running.source import assigned, begins_anew, reads, root_of, writes, writes_surely
@@ -65,24 +65,82 @@ def trains(statement: ast.stmt, loss: str) -> bool:
     return any(loss in writes(loop) for loop in loops)
 
 
-def chapters(statements: Iterable[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
-    """Split statements where a gradient that something has read already is begun anew: another exercise.
+def chapters(
+    statements: Iterable[ast.stmt], gradients: Collection[str], cell: Callable[[ast.stmt], str]
+) -> list[list[ast.stmt]]:
+    """Split statements where a gradient that another one was made of is begun anew: another exercise.
 
-    One that goes on from what the last exercise made belongs to that exercise.
+    One that goes on from what the last exercise made belongs to that exercise. A gradient that a later cell
+    begins anew before anything was made of it is a try that was given up: its statements are left out.
+
+    Args:
+        statements: all after the loss, in the order in which they ran.
+        gradients: the variables that hold gradients.
+        cell: the label of the cell in which a statement stands.
     """
     found: list[list[ast.stmt]] = [[]]
-    read: set[str] = set()
+    uses = _Uses(frozenset(gradients))
     here: set[str] = set()
+    again: set[ast.stmt] = set()
     for s in statements:
-        anew = {name for name in writes_surely(s) & set(gradients) & read if begins_anew(s, name)}
+        own = writes_surely(s) & uses.gradients
+        begun = {name for name in own if begins_anew(s, name)}
+        anew = begun & uses.read
         if anew & here or (anew and not reads(s) & here):
-            found.append([])
-            here = set()
+            found.append(_begun_again(found[-1], again, uses))
+            here = {name for moved in found[-1] for name in writes_surely(moved) & uses.gradients}
+        elif begun & here:
+            again.add(s)
+            found[-1] = [o for o in found[-1] if cell(o) == cell(s) or not uses.only(o, begun)]
         found[-1].append(s)
-        own = writes_surely(s) & set(gradients)
         here |= own
-        read = (read - anew) | (reads(s) & set(gradients)) - own
+        uses.see(s, begun)
     return found
+
+
+class _Uses:
+    """Which gradients another one was made of, directly or by way of other variables.
+
+    To look at one, to print it or to compare it, is no use.
+    """
+
+    def __init__(self, gradients: frozenset[str]):
+        self.gradients = gradients
+        self.read: set[str] = set()
+        self._made: set[str] = set()
+        self._carried: dict[str, set[str]] = {}
+
+    def only(self, statement: ast.stmt, names: set[str]) -> bool:
+        """Tell whether a statement writes some of these gradients and no other one."""
+        own = writes_surely(statement) & self.gradients
+        return bool(own) and own <= names
+
+    def see(self, statement: ast.stmt, begun: set[str]) -> None:
+        """Take note of a statement, and of the gradients that it begins anew."""
+        own = writes_surely(statement) & self.gradients
+        used = set(reads(statement) & self._made)
+        for name in reads(statement) & self._carried.keys():
+            used |= self._carried[name]
+        self.read -= begun
+        self._made |= own
+        if own:
+            self.read |= used - own
+        else:
+            self._carried |= dict.fromkeys(writes_surely(statement), used)
+
+
+def _begun_again(chapter: list[ast.stmt], again: Collection[ast.stmt], uses: _Uses) -> list[ast.stmt]:
+    """Take off a chapter's end the statements that begin what belongs to the next one, and return them."""
+    kept = len(chapter)
+    for i in reversed(range(len(chapter))):
+        own = writes_surely(chapter[i]) & uses.gradients
+        if own and (chapter[i] not in again or own & uses.read):
+            break
+        if own:
+            kept = i
+    moved = chapter[kept:]
+    del chapter[kept:]
+    return moved
 
 
 def reads_later(statements: Sequence[ast.stmt], name: str) -> bool:
