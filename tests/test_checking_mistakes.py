@@ -263,6 +263,23 @@ def test_memory_that_is_shared_below_rounding_is_a_warning_and_no_fault() -> Non
     assert "dlogits" in report.warnings[0].message
 
 
+def test_a_fault_that_cancels_says_that_its_numbers_are_of_other_upstream_gradients() -> None:
+    message = backhand.check(altered(mlp_chunked, (ONE_HOT, "pass")))["logits"].mistake.message
+    assert "for random upstream gradients; with the true ones the difference cancels" in message
+    plain = backhand.check(altered(mlp_chunked, ("dcounts += dcounts_sum", "pass")))["counts"]
+    assert "upstream" not in plain.mistake.message
+
+
+def test_a_wrong_line_whose_value_another_one_makes_right_says_so() -> None:
+    later = "dnorm_logits = counts * dcounts", "dnorm_logits = counts * dcounts / 2"
+    report = backhand.check(
+        altered(mlp_chunked, ("dcounts += dcounts_sum", "dcounts = 2 * (dcounts + dcounts_sum)"), later)
+    )
+    assert [row.name for row in report.culprits] == ["counts", "norm_logits"]
+    assert "because a line above is wrong as well" in report["norm_logits"].mistake.message
+    assert "because a line above" not in report["counts"].mistake.message
+
+
 def test_such_memory_is_no_fault_beside_a_mistake_elsewhere_either() -> None:
     slip = "dbnmeani = -dbndiff.sum(0, keepdim=True)", "dbnmeani = -dbndiff.sum(0)"
     report = backhand.check(altered(mlp_chunked, ("dnorm_logits.clone()", "dnorm_logits"), slip))

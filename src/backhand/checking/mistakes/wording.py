@@ -3,6 +3,7 @@
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.report import Mistake
 from backhand.checking.running.protocol import Pass
+from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement
 
 HINTS = {
@@ -52,4 +53,15 @@ def _numbers(judgement: Judgement, name: str) -> str:
         worst //= size
     at = tuple(index)
     where = f" at [{', '.join(map(str, at))}]" if at else ""
-    return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}."
+    luck = _luck(judgement, name)
+    return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}{luck}."
+
+
+def _luck(judgement: Judgement, name: str) -> str:
+    """Say why a gradient is at fault though the value that the user sees is right."""
+    if judgement.culprits[name].cancels:
+        return ", for random upstream gradients; with the true ones the difference cancels"
+    value, right = judgement.draw.user.get(name), judgement.draw.trace.gradients.get(name)
+    if value is not None and right is not None and close(value, right):
+        return ", for right upstream gradients; the value is right because a line above is wrong as well"
+    return ""

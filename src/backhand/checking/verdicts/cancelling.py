@@ -188,7 +188,7 @@ class Cancelling:
     def _blame(self, name: str, seen: Observed, expected: Tensor, handed: dict[str, Tensor]) -> None:
         judgement = self.judgement
         judgement.right[name] = False
-        judgement.culprits[name] = Culprit(name, seen.value, expected, handed)
+        judgement.culprits[name] = Culprit(name, seen.value, expected, handed, cancels=True)
         if judgement.repair is None:
             judgement.repair = Repair({}, [], {}, [])
         judgement.repair.observed[name] = seen

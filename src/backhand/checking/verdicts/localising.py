@@ -21,6 +21,7 @@ class Culprit:
         value: what its lines make of the upstream gradients in `handed`; None where they made nothing.
         expected: what they should make.
         handed: the gradient that each tensor hands on.
+        cancels: with the true upstream gradients the difference cancels; `handed` has others.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Culprit:
     handed: dict[str, Tensor]
     shape_only: bool = False
     summands: float = 0.0
+    cancels: bool = False
 
 
 @dataclass
