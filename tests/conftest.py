@@ -19,7 +19,7 @@ ELSEWHERE = "BACKHAND_LECTURE_WORDS"
 def lecture_list() -> Path:
     """The lecture's names.txt, which is not part of the project."""
     default = Path(__file__).parents[2] / "shared" / "data" / "names.txt"
-    path = Path(os.environ.get(ELSEWHERE, default))
+    path = Path(os.environ.get(ELSEWHERE) or default)
     if not path.exists():
         pytest.skip(f"the lecture's names.txt is not at {path}; set {ELSEWHERE} to where it is")
     return path
