@@ -280,6 +280,13 @@ def test_a_wrong_line_whose_value_another_one_makes_right_says_so() -> None:
     assert "because a line above" not in report["counts"].mistake.message
 
 
+def test_a_factor_of_two_is_told_once() -> None:
+    wrong = altered(mlp_chunked, ("dnorm_logits = counts * dcounts", "dnorm_logits = 2 * counts * dcounts"))
+    message = backhand.check(wrong)["norm_logits"].mistake.message
+    assert "times 2." in message
+    assert "2 = 2" not in message
+
+
 def test_such_memory_is_no_fault_beside_a_mistake_elsewhere_either() -> None:
     slip = "dbnmeani = -dbndiff.sum(0, keepdim=True)", "dbnmeani = -dbndiff.sum(0)"
     report = backhand.check(altered(mlp_chunked, ("dnorm_logits.clone()", "dnorm_logits"), slip))

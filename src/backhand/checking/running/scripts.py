@@ -179,7 +179,7 @@ def _chapters(
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
     after = [s for s in after if not writes_surely(s) & values]
     found: list[Chapter] = []
-    for own in chapters(after, gradients, played.source.cell):
+    for own in chapters(after, gradients):
         assigned = frozenset(g for s in own for g in writes_surely(s) & gradients)
         if assigned:
             used = needed_for(after[: after.index(own[0])], _open(own, assigned), given=values)

@@ -1,7 +1,7 @@
 """Which statements of a script make a value: backwards from what is needed to what that is made of."""
 
 import ast
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 from backhand.checking.running.source import assigned, begins_anew, reads, root_of, writes, writes_surely
@@ -65,18 +65,10 @@ def trains(statement: ast.stmt, loss: str) -> bool:
     return any(loss in writes(loop) for loop in loops)
 
 
-def chapters(
-    statements: Iterable[ast.stmt], gradients: Collection[str], cell: Callable[[ast.stmt], str]
-) -> list[list[ast.stmt]]:
+def chapters(statements: Iterable[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
     """Split statements where a gradient that another one was made of is begun anew: another exercise.
 
-    One that goes on from what the last exercise made belongs to that exercise. A gradient that a later cell
-    begins anew before anything was made of it is a try that was given up: its statements are left out.
-
-    Args:
-        statements: all after the loss, in the order in which they ran.
-        gradients: the variables that hold gradients.
-        cell: the label of the cell in which a statement stands.
+    One that goes on from what the last exercise made belongs to that exercise.
     """
     found: list[list[ast.stmt]] = [[]]
     uses = _Uses(frozenset(gradients))
@@ -91,7 +83,6 @@ def chapters(
             here = {name for moved in found[-1] for name in writes_surely(moved) & uses.gradients}
         elif begun & here:
             again.add(s)
-            found[-1] = [o for o in found[-1] if cell(o) == cell(s) or not uses.only(o, begun)]
         found[-1].append(s)
         here |= own
         uses.see(s, begun)
@@ -109,11 +100,6 @@ class _Uses:
         self.read: set[str] = set()
         self._made: set[str] = set()
         self._carried: dict[str, set[str]] = {}
-
-    def only(self, statement: ast.stmt, names: set[str]) -> bool:
-        """Tell whether a statement writes some of these gradients and no other one."""
-        own = writes_surely(statement) & self.gradients
-        return bool(own) and own <= names
 
     def see(self, statement: ast.stmt, begun: set[str]) -> None:
         """Take note of a statement, and of the gradients that it begins anew."""
