@@ -183,10 +183,10 @@ def assigned(statement: ast.stmt) -> set[str]:
 @lru_cache(maxsize=4096)
 def writes(statement: ast.stmt) -> frozenset[str]:
     """Return the variables that a statement binds or, as far as its text tells, changes in place."""
-    found = set(writes_surely(statement))
-    if isinstance(statement, ast.Expr):  # a bare call: whatever it mentions may be what it changes
-        found.update(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
-    return frozenset(found)
+    found = writes_surely(statement)
+    if not found and isinstance(statement, ast.Expr):  # a bare call: what it mentions may be what it changes
+        return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -1,5 +1,6 @@
 """Compare two gradients: present, shape, dtype, finite, exact, close. Nothing here broadcasts."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -9,7 +10,7 @@ from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 
 
 def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
-    """Tell whether two tensors of one shape differ by rounding alone.
+    """Tell whether two tensors of one shape differ by rounding alone; infinities and NaN must be the same.
 
     Args:
         user: the gradient to judge.
@@ -25,7 +26,14 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         return True
     dtype = coarser(user.dtype, expected.dtype)
     user, expected = user.to(torch.float64), expected.to(torch.float64)
-    size = max(summands, float(expected.abs().max()))
+    largest = float(expected.abs().max())
+    if not math.isfinite(largest):
+        finite = expected.isfinite()
+        if not torch.allclose(user[~finite], expected[~finite], equal_nan=True):
+            return False
+        user, expected, summands = user[finite], expected[finite], 0.0
+        largest = float(expected.abs().amax()) if expected.numel() else 0.0
+    size = max(summands, largest)
     allowed = expected.abs().mul_(RELATIVE[dtype]).add_(OF_SUMMANDS[dtype] * size)
     return bool((user - expected).abs_().le(allowed).all())
 
