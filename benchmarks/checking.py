@@ -57,7 +57,7 @@ def main() -> None:
     for _ in range(41):
         cells.append(milliseconds(cell, 9))
         for label, contender in contenders.items():
-            times[label].append(milliseconds(contender))
+            times[label].append(milliseconds(contender, 3))
     print(told("forward and backward, 26 kept", cells, cells))
     for label, its in times.items():
         print(told(label, its, cells))

@@ -94,6 +94,83 @@ def test_the_default_dtype_is_put_back_even_after_an_error() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_small_tensors_are_left_to_one_thread_and_the_number_is_put_back() -> None:
+    seen: list[int] = []
+
+    def forward(x):
+        seen.append(torch.get_num_threads())
+        y = 2 * x
+        return locals()
+
+    def backward(dy):
+        dx = 2 * dy
+        return locals()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        backhand.check(forward, backward, inputs={"x": torch.ones(256, 256)}, out="y", stress=False)
+        small = set(seen)
+        seen.clear()
+        backhand.check(forward, backward, inputs={"x": torch.ones(256, 257)}, out="y", stress=False)
+        assert (small, set(seen)) == ({1}, {2})
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_bare_in_place_call_changes_its_own_tensor_alone() -> None:
+    def forward(x):
+        a = 2 * x
+        b = 3 * x
+        y = a * b
+        return locals()
+
+    def backward(dy, x, a, b):
+        da = dy * b
+        db = dy * a
+        dx = 2 * da
+        dx.add_(db, alpha=3)
+        return locals()
+
+    report = backhand.check(forward, backward, inputs={"x": torch.arange(1.0, 4.0)}, out="y")
+    assert report.ok
+    assert [len(report[name].lines) for name in ("a", "b", "x")] == [1, 1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_and_undefined_gradients_must_be_the_same() -> None:
+    def forward(x, w):
+        a = x.log()
+        y = a * w
+        return locals()
+
+    def backward(dy, x, w, a):
+        dw = dy * a
+        da = dy * w
+        dx = da / x
+        return locals()
+
+    inputs = {"x": torch.tensor([0.0, 1.0, -1.0, torch.inf]), "w": torch.ones(4)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert verdicts(report) == {"a": "right", "w": "right", "x": "right"}
+    assert report["w"].exact
+    assert report["w"].approximate
+
+    def off_beside_them(dy, x, w, a):
+        dw = dy * a + (x == 1)
+        return {**backward(dy, x, w, a), "dw": dw}
+
+    def finite_instead(dy, x, w, a):
+        dw = torch.where(x == 0, 0.0, dy * a)
+        return {**backward(dy, x, w, a), "dw": dw}
+
+    for wrong in (off_beside_them, finite_instead):
+        report = backhand.check(forward, wrong, inputs=inputs, out="y", stress=False)
+        assert [row.name for row in report.culprits] == ["w"]
+        assert not report["w"].approximate
+
+
 def test_the_users_tensors_and_the_global_generator_are_left_alone() -> None:
     x = torch.randn(5, 4, requires_grad=True)
     inputs = {"x": x, "gain": torch.randn(4, requires_grad=True), "bias": torch.randn(4)}

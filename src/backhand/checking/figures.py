@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class Figures:
     multiple: float | None = None
 
 
+@np.errstate(invalid="ignore")  # infinity from infinity: NaN, which is shown as infinite
 def figures(right: Draw, shown: Draw) -> dict[str, Figures]:
     """Return the figures of every gradient that has one to be compared with.
 
@@ -32,15 +34,18 @@ def figures(right: Draw, shown: Draw) -> dict[str, Figures]:
     compared = [n for n in user if n in trace.gradients]
     alike = {n for n in compared if user[n].shape == trace.gradients[n].shape}
     tolerances = [_tolerance(user[n] if n in alike else g) for n, g in trace.gradients.items()]
-    allowed = trace.joined.abs() * trace.layout.spread(rtol for rtol, _ in tolerances)
+    allowed = np.abs(trace.joined) * trace.layout.spread(rtol for rtol, _ in tolerances)
     allowed += trace.layout.spread(atol for _, atol in tolerances)
     joined = trace.joined_with(user)
     difference = _difference(joined, trace.joined)
-    maxdiff, excess = trace.layout.largest(difference), trace.layout.largest(difference - allowed)
+    maxdiff, excess = trace.layout.largest(difference), trace.layout.largest(np.fmax(difference - allowed, 0))
     multiple = _multiples(right, shown, joined)
     return {
         n: Figures(
-            maxdiff[n] == 0, excess[n] == 0, maxdiff[n], multiple.get(n) if maxdiff[n] < INFINITY else None
+            maxdiff[n] == 0,
+            excess[n] == 0 and maxdiff[n] < INFINITY,
+            maxdiff[n],
+            multiple.get(n) if maxdiff[n] < INFINITY else None,
         )
         if n in alike
         else Figures()
@@ -52,15 +57,16 @@ def _tolerance(gradient: Tensor) -> tuple[float, float]:
     return APPROXIMATE.get(gradient.dtype, APPROXIMATE[torch.float64])
 
 
-def _difference(a: Tensor, b: Tensor) -> Tensor:
-    """Return |a - b|: zero between equal infinities, infinity at NaN."""
-    difference = (a - b).abs_()
-    if not bool(difference.sum() < INFINITY):
-        difference = difference.masked_fill_(a == b, 0.0).nan_to_num_(nan=INFINITY, posinf=INFINITY)
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return |a - b|: zero between equal infinities and where both are NaN, infinity where one is."""
+    difference = np.abs(a - b)
+    if not difference.sum() < INFINITY:
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        difference = np.nan_to_num(np.where(same, 0.0, difference), nan=INFINITY, posinf=INFINITY)
     return difference
 
 
-def _multiples(right: Draw, shown: Draw, joined: Tensor) -> dict[str, float]:
+def _multiples(right: Draw, shown: Draw, joined: np.ndarray) -> dict[str, float]:
     """Return the error against float64 as a multiple of the one that autograd makes in the dtype shown."""
     layout, truth = shown.trace.layout, right.trace
     if shown is right or right.dtype != torch.float64 or layout is not truth.layout:

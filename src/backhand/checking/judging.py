@@ -10,6 +10,7 @@ from backhand.checking.report import Mistake, Report
 from backhand.checking.rows import assemble
 from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
 from backhand.checking.running.protocol import Inputs, Pass, resolve
+from backhand.checking.running.tracing import threads_for
 from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
@@ -71,13 +72,14 @@ def check(
 def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     drawn = _inputs(chosen, draws, seed)
-    judged, count, notes = _in_float64(chosen, drawn, seed)
-    shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
-    failures = ()
-    if stress or (stress is None and chosen.out):
-        failures = stress_pass(chosen, shown, judged)
-    failures += tuple(_refused(judged[0]))
-    return assemble(chosen, title, judged, count, shown, failures, notes, unmatched(judged[0].draw))
+    with threads_for(drawn[0]):
+        judged, count, notes = _in_float64(chosen, drawn, seed)
+        shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
+        failures = ()
+        if stress or (stress is None and chosen.out):
+            failures = stress_pass(chosen, shown, judged)
+        failures += tuple(_refused(judged[0]))
+        return assemble(chosen, title, judged, count, shown, failures, notes, unmatched(judged[0].draw))
 
 
 def _refused(judgement: Judgement) -> list[Mistake]:

@@ -103,13 +103,10 @@ class Scene:
             if edge not in (start, end)
         ]
         try:
-            (found,) = torch.autograd.grad(
-                self.trace.tensors[consumer], [self.tensor], upstream, retain_graph=True, allow_unused=True
-            )
+            return self.trace.passed_on([consumer], [self.name], {consumer: upstream})[self.name]
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.zeros_like(self.tensor).detach() if found is None else found
 
     def nodes(self, consumer: str) -> list[Node]:
         """Return the operations between a consumer and this tensor, no other named tensor on the way."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,10 +157,11 @@ def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
     return varied.to(value.dtype).requires_grad_(value.requires_grad)
 
 
+@np.errstate(invalid="ignore")
 def is_finite(draw: Draw) -> bool:
     """Tell whether the forward and autograd's gradients are finite, so that there is something to compare."""
-    right = [*draw.trace.outputs.values(), draw.trace.joined]
-    return all(math.isfinite(float(t.detach().sum())) for t in right)
+    outputs = [float(t.detach().sum()) for t in draw.trace.outputs.values()]
+    return all(math.isfinite(total) for total in (*outputs, draw.trace.joined.sum()))
 
 
 def unmatched(draw: Draw) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType
 from typing import Any
 
 from backhand.checking.running.source import Source
@@ -56,7 +56,7 @@ def namespace_for(function: Callable[..., Any], source: Source, arguments: Mappi
     namespace: Namespace = dict(plain.__globals__)
     cells = zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True)
     namespace.update({name: cell.cell_contents for name, cell in cells if _is_filled(cell)})
-    parameters = _parameters(plain)
+    parameters = parameters_of(plain)
     positional = list(parameters)
     if bound is not None:
         namespace[positional[0]] = bound
@@ -80,7 +80,8 @@ def namespace_for(function: Callable[..., Any], source: Source, arguments: Mappi
 
 
 @lru_cache(maxsize=256)
-def _parameters(function: FunctionType) -> Mapping[str, inspect.Parameter]:
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function by name."""
     return inspect.signature(function).parameters
 
 

@@ -16,7 +16,10 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        _add(flat, name, value, depth=0)
+        if isinstance(value, Tensor):  # most are; a call each is what this function costs
+            flat[name] = value
+        else:
+            _add(flat, name, value, depth=0)
     return flat
 
 

@@ -1,10 +1,11 @@
 """Autograd's graph over named tensors: the right gradients, and what given upstream gradients make."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
@@ -46,8 +47,7 @@ class Trace:
     @cached_property
     def edges(self) -> dict[str, Edge]:
         """Where each tensor hangs in autograd's graph."""
-        found = {name: get_gradient_edge(t) for name, t in self.tensors.items()}
-        return {name: (edge.node, edge.output_nr) for name, edge in found.items()}
+        return {name: _edge(t) for name, t in self.tensors.items()}
 
     @cached_property
     def layout(self) -> Layout:
@@ -55,16 +55,16 @@ class Trace:
         return Layout.of(self.gradients)
 
     @cached_property
-    def joined(self) -> Tensor:
+    def joined(self) -> np.ndarray:
         """All of autograd's gradients as one vector."""
         return self.layout.join(self.gradients)
 
     @cached_property
     def largest(self) -> dict[str, float]:
         """The size of the largest element of each of autograd's gradients."""
-        return self.layout.largest(self.joined.abs())
+        return self.layout.largest(np.abs(self.joined))
 
-    def joined_with(self, others: Mapping[str, Tensor]) -> Tensor:
+    def joined_with(self, others: Mapping[str, Tensor]) -> np.ndarray:
         """Return the vector of other gradients, with autograd's where one is missing or of another shape."""
         shapes = self.layout.shapes
         alike = {n: v for n, v in others.items() if shapes.get(n) == v.shape}
@@ -82,43 +82,54 @@ class Trace:
                 found.setdefault(parent, []).append(consumer)
         return {parent: tuple(names) for parent, names in found.items()}
 
-    def local_gradients(
-        self, handed: Mapping[str, Tensor], wanted: Iterable[str] | None = None
-    ) -> dict[str, Tensor]:
-        """Return what autograd makes of given upstream gradients.
+    def local_gradients(self, handed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what autograd makes of given upstream gradients, for every tensor.
 
         Each named tensor records what arrives there (what its gradient should be, given what is handed on
         above it), and hands on `handed[name]` instead, where there is one.
-
-        Args:
-            handed: gradients by tensor name.
-            wanted: the tensors in question, all of whose direct consumers hand something on; by default all.
         """
-        names = list(self.tensors if wanted is None else wanted)
-        if not names:
-            return {}
-        roots = self.outputs if wanted is None else self._made_of(names)
-        # what a consumer hands on is what its hook returns, whatever it starts from
-        starts = [self.upstream.get(f"d{n}", self._zero(n)) for n in roots]
         arrived: dict[Edge, Tensor] = {}
         hooks: dict[Edge, Any] = {}
-        for name in (*names, *roots):
-            t, edge = self.tensors[name], self.edges[name]
+        for name, t in self.tensors.items():
+            edge = self.edges[name]
             if name in handed and edge not in hooks and not t.is_leaf:
                 hooks[edge] = t.register_hook(_hander(arrived, edge, handed[name]))
         try:
-            found = torch.autograd.grad(
-                list(roots.values()),
-                [self.tensors[n] for n in names],
-                grad_outputs=starts,
-                retain_graph=True,
-                allow_unused=True,
-            )
+            found = _differentiated(_weighed(self.outputs, self.upstream), list(self.tensors.values()))
         finally:
             for hook in hooks.values():
                 hook.remove()
-        seen = {n: arrived.get(self.edges[n], g) for n, g in zip(names, found, strict=True)}
+        seen = {n: arrived.get(self.edges[n], g) for n, g in zip(self.tensors, found, strict=True)}
         return {n: self._zero(n) if g is None else g for n, g in seen.items()}
+
+    def arriving(self, handed: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+        """Return what arrives at these tensors, all of whose direct consumers are in `handed`.
+
+        Tensors with the same consumers take one pass of autograd, which goes no further than their lines.
+        """
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for name in wanted:
+            distinct = {self.edges[c]: c for c in self.consumers(name)}
+            alike.setdefault(tuple(distinct.values()), []).append(name)
+        found: dict[str, Tensor] = {}
+        for consumers, names in alike.items():
+            found |= self.passed_on(consumers, names, handed)
+        return found
+
+    def passed_on(
+        self, consumers: Iterable[str], names: Sequence[str], handed: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return what reaches some tensors if each of the consumers has the gradient in `handed`."""
+        roots = {c: self.tensors[c] for c in consumers}
+        hooks = [t.register_hook(_giving(handed[c])) for c, t in roots.items()]
+        try:
+            with torch.enable_grad():
+                scalars = [t.sum() for t in roots.values()]  # or whatever: the hooks replace what arrives
+            found = _differentiated(scalars, [self.tensors[n] for n in names])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {n: self._zero(n) if g is None else g for n, g in zip(names, found, strict=True)}
 
     def _zero(self, name: str) -> Tensor:
         return torch.zeros_like(self.tensors[name].detach())
@@ -138,10 +149,12 @@ class Trace:
                     stack.append(following)
         return found
 
-    def _made_of(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return the direct consumers of these tensors, one name for each."""
-        consumers = {self.edges[c]: c for n in names for c in self.consumers(n)}
-        return {c: self.tensors[c] for c in consumers.values()}
+
+def _edge(t: Tensor) -> Edge:
+    if t.grad_fn is not None:
+        return t.grad_fn, t.output_nr
+    edge = get_gradient_edge(t)  # a leaf's, which gathers its gradient
+    return edge.node, edge.output_nr
 
 
 def _hander(arrived: dict[Edge, Tensor], edge: Edge, given: Tensor) -> Callable[[Tensor | None], Tensor]:
@@ -151,6 +164,10 @@ def _hander(arrived: dict[Edge, Tensor], edge: Edge, given: Tensor) -> Callable[
         return given
 
     return hand_on
+
+
+def _giving(given: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: given
 
 
 def from_graph(
@@ -164,13 +181,7 @@ def from_graph(
     """Return the trace of tensors that already have their graph; a lenient one may reach no input."""
     flat = flatten(values)
     candidates = {k: v for k, v in flat.items() if isinstance(v, Tensor) and v.requires_grad}
-    found = torch.autograd.grad(
-        list(outputs.values()),
-        list(candidates.values()),
-        grad_outputs=list(upstream.values()),
-        retain_graph=True,
-        allow_unused=True,
-    )
+    found = _differentiated(_weighed(outputs, upstream), list(candidates.values()))
     right = {k: g for k, g in zip(candidates, found, strict=True) if g is not None}
     tensors = {k: candidates[k] for k in right}
     wanted = _wanted(inputs)
@@ -187,6 +198,21 @@ def from_graph(
         upstream=upstream,
         gradients={k: g.detach() if g.requires_grad else g for k, g in right.items()},
     )
+
+
+def _weighed(outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return scalars whose gradients with respect to the outputs are the upstream ones.
+
+    autograd's own `grad_outputs` would do, but its first use imports SymPy, which takes a third of a second.
+    """
+    with torch.enable_grad():
+        return [(y * upstream[f"d{n}"]).sum() for n, y in outputs.items()]
+
+
+def _differentiated(scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    if not scalars:
+        return [None] * len(tensors)
+    return torch.autograd.grad(scalars, tensors, retain_graph=True, allow_unused=True)
 
 
 def _wanted(inputs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,62 +4,62 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors
+
+Shapes = tuple[tuple[str, torch.Size], ...]
 
 
 class Layout:
-    """Where each of some named tensors lies in one vector of all their elements.
+    """Where each of some named tensors lies in one vector of all their elements, in NumPy and float64.
 
     An operation on a small tensor costs little more than its call; on 26 of them at once it costs that once.
     """
 
-    def __init__(self, shapes: Iterable[tuple[str, torch.Size]], device: torch.device):
+    def __init__(self, shapes: Shapes):
         self.shapes = dict(shapes)
-        self.device = device
         self._lengths = [shape.numel() for shape in self.shapes.values()]
+        self._filled = [name for name, length in zip(self.shapes, self._lengths, strict=True) if length]
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Layout":
         """Return the layout of these tensors; the same object for the same names and shapes."""
-        device = next((t.device for t in tensors.values()), torch.device("cpu"))
         shapes = tuple([(name, t.shape) for name, t in tensors.items()])
-        found = _ALIVE.get((shapes, device))
+        found = _ALIVE.get(shapes)
         if found is None:
-            found = _ALIVE[shapes, device] = cls(shapes, device)
+            found = _ALIVE[shapes] = cls(shapes)
         return found
 
     @cached_property
-    def _counts(self) -> Tensor:
-        return torch.tensor(self._lengths, device=self.device)
+    def _starts(self) -> np.ndarray:
+        """Where each tensor that has elements begins."""
+        ends = np.cumsum(self._lengths)
+        return np.array([end - n for end, n in zip(ends, self._lengths, strict=True) if n], dtype=np.intp)
 
-    @cached_property
-    def _owner(self) -> Tensor:
-        """Which tensor each element belongs to, by number."""
-        return torch.repeat_interleave(torch.arange(len(self._lengths), device=self.device), self._counts)
+    def join(self, tensors: Mapping[str, Tensor]) -> np.ndarray:
+        """Return the elements of the tensors of these names."""
+        if not self._filled:
+            return np.zeros(0)
+        flat = _flatten_dense_tensors([tensors[name] for name in self.shapes])  # half of the time of `cat`
+        return flat.to("cpu", torch.float64).numpy()
 
-    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the elements of the tensors of these names, in float64."""
-        if not self.shapes:
-            return torch.zeros(0, dtype=torch.float64)
-        flat = torch.cat([tensors[name].reshape(-1) for name in self.shapes])
-        return flat.to(self.device, torch.float64)
-
-    def spread(self, values: Iterable[float]) -> Tensor | float:
+    def spread(self, values: Iterable[float]) -> np.ndarray | float:
         """Return one value a tensor as one value an element; a number where all are the same."""
         values = list(values)
         if len(set(values)) <= 1:
             return values[0] if values else 0.0
-        each = torch.tensor(values, dtype=torch.float64, device=self.device)
-        return torch.repeat_interleave(each, self._counts)
+        return np.repeat(values, self._lengths)
 
-    def largest(self, vector: Tensor) -> dict[str, float]:
+    def largest(self, vector: np.ndarray) -> dict[str, float]:
         """Return the largest element of each tensor, none below zero; NaN where there is one."""
-        found = vector.new_zeros(len(self._lengths)).scatter_reduce_(0, self._owner, vector, "amax")
-        return dict(zip(self.shapes, found.tolist(), strict=True))
+        found = dict.fromkeys(self.shapes, 0.0)
+        if self._filled:
+            worst = np.maximum(np.maximum.reduceat(vector, self._starts), 0.0)
+            found.update(zip(self._filled, worst.tolist(), strict=True))
+        return found
 
 
 # So that the draws of one check share what a layout has worked out; nothing outlives the check.
-_ALIVE: WeakValueDictionary[tuple[tuple[tuple[str, torch.Size], ...], torch.device], Layout] = (
-    WeakValueDictionary()
-)
+_ALIVE: WeakValueDictionary[Shapes, Layout] = WeakValueDictionary()

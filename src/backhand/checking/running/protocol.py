@@ -1,6 +1,5 @@
 """What a pass is: a forward and a backward that are wired together by the names of their tensors."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.executing import parameters_of
 from backhand.checking.running.flattening import nearest
 from backhand.checking.running.source import Source, source_of
 from backhand.errors import CheckError
@@ -86,7 +86,7 @@ def resolve(
     assert callable(forward)
     if inputs is None:
         inputs = _no_inputs(forward)
-    parameters = inspect.signature(backward).parameters.values()
+    parameters = parameters_of(backward).values()
     everything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     return Pass(
@@ -105,7 +105,7 @@ def resolve(
 def _no_inputs(forward: Callable[..., Any]) -> Mapping[str, Any]:
     required = [
         p.name
-        for p in inspect.signature(forward).parameters.values()
+        for p in parameters_of(forward).values()
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
     if required:

@@ -13,6 +13,9 @@ from backhand.checking.running.precision import Promoting, default_dtype
 from backhand.checking.running.protocol import Pass
 from backhand.errors import CheckError
 
+# PyTorch itself gives less than half as many elements to a thread.
+SMALL = 2**16
+
 
 def trace(
     chosen: Pass, inputs: Mapping[str, Any], dtype: torch.dtype | None, seed: int, *, promote: bool = False
@@ -66,6 +69,19 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
         generator.set_state(state)
 
 
+@contextlib.contextmanager
+def threads_for(inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Leave small tensors to one thread: with more, each product waits for the slowest, which may be busy."""
+    before = torch.get_num_threads()
+    elements = sum(v.numel() for v in flatten(inputs).values() if isinstance(v, Tensor))
+    if elements <= SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
     """Return copies of the inputs, those that need a gradient as leaves that require one."""
     tensors = [v for v in flatten(inputs).values() if isinstance(v, Tensor)]
@@ -75,14 +91,16 @@ def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[st
         if isinstance(value, Tensor):
             chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
             needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
-            return value.detach().to(chosen, copy=True).requires_grad_(needs)
+            copy = value.to(chosen, copy=True)
+            return copy.requires_grad_() if needs else copy
         if isinstance(value, Mapping):
             return {k: leaf(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [leaf(v) for v in value]
         return value
 
-    return {name: leaf(value) for name, value in inputs.items()}
+    with torch.no_grad():
+        return {name: leaf(value) for name, value in inputs.items()}
 
 
 def named_values(returned: object, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.running.executing import execute
 from backhand.checking.running.flattening import as_gradient
 from backhand.checking.running.protocol import Pass
+from backhand.checking.running.source import reads
 from backhand.checking.running.tracing import running
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
 from backhand.checking.verdicts.lives import Lives
@@ -61,16 +62,19 @@ class Cancelling:
         """
         draw, trace, source = self.judgement.draw, self.judgement.draw.trace, self.chosen.backward_source
         assert source is not None
+        paths = Variables(source, draw.matched).path
         below = [n for n in draw.user if not set(above).isdisjoint(trace.consumers(n))]
-        asked = dict.fromkeys((*cancelling, *above, *below))
+        if not all(paths.get(n, "").isidentifier() for n in (*above, *below)):
+            return False
+        doubtful = [n for n in below if not self._reads_when_complete(n, above, paths)]
+        asked = dict.fromkeys((*cancelling, *above, *doubtful))
         changed = {c for n in asked for c in trace.consumers(n)}
         random = {n: self._random(n) for n in draw.user if n in changed}
-        paths = Variables(source, draw.matched).path
         if not all(paths.get(n, "").isidentifier() for n in (*asked, *random)):
             return False
         variables = namespace_of(self.chosen, draw) | {paths[n]: value for n, value in random.items()}
         versions = [value._version for value in random.values()]
-        expected = trace.local_gradients(trace.gradients | random, asked)
+        expected = trace.arriving(trace.gradients | random, asked)
         known = set(paths.values())
         with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
             for name in asked:
@@ -83,6 +87,18 @@ class Cancelling:
                 if value is None or not _fits(value, expected[name]):
                     return False
         return versions == [value._version for value in random.values()]  # otherwise an alias was changed
+
+    def _reads_when_complete(self, name: str, above: list[str], paths: dict[str, str]) -> bool:
+        """Tell from the text whether a gradient's lines read those above only after their last change."""
+        source = self.chosen.backward_source
+        assert source is not None
+        lines = source.with_temporaries(source.makers(paths[name]), set(paths.values()))
+        for consumer in set(above).intersection(self.judgement.draw.trace.consumers(name)):
+            readers = [s for s in lines if paths[consumer] in reads(s)]
+            last = source.statements[source.makers(paths[consumer])[-1]]
+            if not readers or readers[0].lineno <= last.lineno:
+                return False
+        return True
 
     def _lucky(self, name: str) -> None:
         """Look which lines below a branch that cancels read the gradient as it was before that branch.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,18 +103,19 @@ def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
     return found
 
 
+@np.errstate(invalid="ignore")  # infinity from infinity: not right
 def _all_right(draw: Draw, summands: Summands) -> bool:
     """Compare all elements of all gradients at once, which is quick, and enough where all are right."""
     trace = draw.trace
     dtypes = {n: coarser(draw.user.get(n, g).dtype, g.dtype) for n, g in trace.gradients.items()}
     sizes = {n: max(size, summands.known.get(n, 0.0)) for n, size in trace.largest.items()}
     floors = {n: OF_SUMMANDS[d] * sizes[n] for n, d in dtypes.items()}
-    difference = (trace.joined_with(draw.user) - trace.joined).abs_()
-    if bool(difference.max() <= min(floors[n] for n in draw.user)):
+    difference = np.abs(trace.joined_with(draw.user) - trace.joined)
+    if difference.max() <= min(floors.values()):
         return True
     relative = trace.layout.spread(RELATIVE[d] for d in dtypes.values())
-    allowed = trace.joined.abs() * relative + trace.layout.spread(floors.values())
-    return bool((allowed - difference).min() >= 0)
+    allowed = np.abs(trace.joined) * relative + trace.layout.spread(floors.values())
+    return bool((difference <= allowed).all())
 
 
 def _localise(chosen: Pass, judgement: Judgement) -> None:

@@ -40,8 +40,7 @@ class Summands(Mapping[str, float]):
         generator = torch.Generator().manual_seed(self._draw.seed)
 
         def signed(value: Tensor) -> Tensor:
-            signs = torch.randint(0, 2, value.shape, generator=generator).mul_(2).sub_(1)
-            return value * signs.to(value.device)
+            return value.copysign(torch.randn(value.shape, generator=generator).to(value))
 
         def sign(arriving: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
             return tuple(None if g is None else signed(g) for g in arriving)
@@ -50,7 +49,7 @@ class Summands(Mapping[str, float]):
         handed = {c: signed(trace.gradients[c]) for c in consumers}
         hooks = [node.register_prehook(sign) for node in trace.between(names)]  # type: ignore[arg-type]
         try:
-            found = trace.local_gradients(handed, names)
+            found = trace.arriving(handed, names)
         finally:
             for hook in hooks:
                 hook.remove()
