@@ -145,6 +145,65 @@ def test_a_file_of_functions_is_a_pass(tmp_path: Path) -> None:
     assert backhand.check_file(path)["x"].lines[0].number == 8
 
 
+KERNEL = """
+import torch
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gain):
+        ctx.save_for_backward(x, gain)
+        return x * gain
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, gain = ctx.saved_tensors
+        return dy * gain, (dy * x).sum(0)
+"""
+REFERENCE = """
+def reference(x, gain):
+    return gain * x
+"""
+ARGUMENTS = """
+def inputs(generator):
+    return {"x": torch.randn(6, 5, generator=generator), "gain": torch.randn(5, generator=generator)}
+"""
+
+
+def test_a_file_with_a_custom_function_is_checked_against_its_reference(tmp_path: Path) -> None:
+    file = tmp_path / "kernel.py"
+    file.write_text(KERNEL + REFERENCE + ARGUMENTS)
+    report = backhand.check_file(file)
+    assert report.ok
+    assert (report.title, [row.name for row in report.rows]) == ("Scaled", ["x", "gain"])
+    file.write_text((KERNEL + REFERENCE + ARGUMENTS).replace("dy * gain, ", "dy * gain * 2, "))
+    assert [row.name for row in backhand.check_file(file).culprits] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (KERNEL, "has the custom Function Scaled, but no reference and no inputs"),
+        (KERNEL + REFERENCE, "has the custom Function Scaled, but no inputs"),
+        (
+            KERNEL + KERNEL.replace("Scaled", "Other") + REFERENCE + ARGUMENTS,
+            "several custom Functions, Scaled, Other",
+        ),
+    ],
+)
+def test_a_file_with_a_custom_function_says_what_it_lacks(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "kernel.py"
+    file.write_text(text)
+    with pytest.raises(CheckError, match=message):
+        backhand.check_file(file)
+
+
+def test_a_script_with_a_custom_function_and_a_loss_stays_a_script(tmp_path: Path) -> None:
+    file = tmp_path / "script.py"
+    lines = "x = torch.ones(3, requires_grad=True)\nloss = x.square().sum()\ndx = 2 * x\n"
+    file.write_text(KERNEL + lines)
+    assert [(row.name, row.verdict) for row in backhand.check_file(file).rows] == [("x", "right")]
+
+
 def test_without_a_file_the_projects_own_gradients_are_checked() -> None:
     report = backhand.check_file()
     assert report.ok

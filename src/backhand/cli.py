@@ -27,7 +27,7 @@ def check(
         Path | None,
         Positional,
         described(
-            "a .py file with a pass or a script, or an .ipynb notebook (default: the lecture's pass)",
+            "a .py file (a pass, a custom Function, a script) or a notebook (default: the lecture's pass)",
             "[FILE]",
         ),
     ] = None,

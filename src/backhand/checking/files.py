@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from backhand.checking.exercises import check_played
+from backhand.checking.functions import check_function
 from backhand.checking.judging import check
 from backhand.checking.report import Report
 from backhand.checking.running.notebooks import notebook_cells
 from backhand.checking.running.playing import play
 from backhand.checking.running.scripts import Cells
+from backhand.checking.running.source import writes_surely
 from backhand.errors import CheckError
 
 
@@ -24,10 +26,11 @@ def check_file(
     draws: int = 3,
     seed: int = 0,
 ) -> Report:
-    """Check what a file holds: a pass, a script that computes gradients by hand, or a notebook that does.
+    """Check what a file holds: a pass, a custom Function, or a script or notebook with gradients by hand.
 
     Args:
-        path: a `.py` file with `forward`, `backward` and `inputs`, or with plain statements; or an `.ipynb`
+        path: a `.py` file with `forward`, `backward` and `inputs`; with a `torch.autograd.Function`, its
+            `reference` and `inputs`, as `check_function` takes them; or with plain statements; or an `.ipynb`
             notebook, which is run cell by cell in its own folder. None checks `passes.mlp_chunked`.
         loss: the name of the scalar in which a script's or notebook's forward ends.
         stop_after: the number of the last code cell to run, counted from 1.
@@ -56,6 +59,9 @@ def check_file(
         functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
         if {"forward", "backward"} <= functions:
             return check(_module(path), draws=draws, seed=seed)
+        kernels = [n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
+        if kernels and not any(loss in writes_surely(s) for s in tree.body):
+            return _check_kernel(path, kernels, draws, seed)
         return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
     cells = notebook_cells(text, path)
     kept = cells[:stop_after]
@@ -67,6 +73,30 @@ def _parsed(text: str, name: str) -> ast.Module:
         return ast.parse(text, name)
     except SyntaxError as error:
         raise CheckError(f"{name}, line {error.lineno}: {error.msg}.") from error
+
+
+def _is_custom_function(definition: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases)
+
+
+def _check_kernel(path: Path, kernels: list[str], draws: int, seed: int) -> Report:
+    """Check the custom Function of a file against the file's own reference."""
+    module = _module(path)
+    lacking = [name for name in ("reference", "inputs") if not hasattr(module, name)]
+    if lacking:
+        raise CheckError(
+            f"{path} has the custom Function {kernels[0]}, but no {' and no '.join(lacking)}: "
+            "to check it, add `reference`, the same in plain torch operations, and `inputs`, "
+            "its arguments by name or a function of a torch.Generator that draws them."
+        )
+    if len(kernels) > 1:
+        raise CheckError(
+            f"{path} has several custom Functions, {', '.join(kernels)}, and one reference: "
+            "give each a file of its own, or call backhand.check_function."
+        )
+    return check_function(
+        getattr(module, kernels[0]), module.reference, module.inputs, draws=draws, seed=seed
+    )
 
 
 def _module(path: Path) -> Any:
