@@ -110,6 +110,34 @@ def test_a_right_function_is_right_in_every_dtype() -> None:
             right, product, [torch.randn(6, 5).to(dtype), torch.randn(6, 5).to(dtype)]
         )
         assert report.ok, str(report)
+        assert [row.dtype for row in report.rows] == [str(dtype).removeprefix("torch.")] * 2
+
+
+@pytest.mark.parametrize("knows_float64", [True, False])
+def test_the_table_of_a_function_is_in_the_inputs_own_dtype_with_the_error_in_references(
+    knows_float64: bool,
+) -> None:
+    def inner(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return x @ w
+
+    class Coarser(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            assert knows_float64 or x.dtype == torch.float32
+            ctx.save_for_backward(x, w)
+            return x @ w
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple:
+            x, w = ctx.saved_tensors
+            return (g * (1 + 3e-7 * (g.dtype == torch.float32))) @ w.T, x.T @ g
+
+    inputs = [torch.randn(6, 5), torch.randn(5, 4)]
+    report = backhand.check_function(Coarser, inner, inputs)
+    assert report.ok, str(report)
+    assert report.precision == ("float64" if knows_float64 else "float32")
+    assert report["w"].multiple == 1
+    assert 1.5 < report["x"].multiple < 8
 
 
 def test_overwritten_rows_of_an_embedding_are_named() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.calling import Subject, gradients
-from backhand.checking.figures import figures
+from backhand.checking.figures import Figures, figures
 from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.reading import mixing
@@ -73,10 +73,16 @@ def check_function(
             return Report(subject.title, (), raised=_raised(error))
     first = judged[0]
     failures = _stress(subject, first)
-    rows = tuple(_row(subject, name, judged, failures) for name in first.draw.trace.wanted)
-    failures += _coarse(subject, drawn[0], seed, set(first.culprits))
+    shown, truth = _shown(subject, drawn[0], seed, first.draw), first.draw
     if dtype is None:
-        failures += _untold(subject, drawn[0], seed, first)
+        truth = Draw(subject.right(drawn[0], torch.float64, seed), {}, {}, {}, seed, dtype=torch.float64)
+    facts = figures(truth, shown)
+    rows = tuple(
+        _row(subject, name, judged, shown, facts.get(name), failures) for name in first.draw.trace.wanted
+    )
+    failures += _coarse(truth, shown, set(first.culprits))
+    if dtype is None:  # refuse a tolerance that lets zeros pass for a gradient that is not zero
+        failures += untold(first, Summands(truth).vacuous())
     return Report(
         title=subject.title,
         rows=rows,
@@ -102,20 +108,35 @@ def _drawn(subject: Subject, inputs: Any, draws: int, seed: int) -> list[dict[st
 
 def _judge(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Judgement:
     """Return the verdict on one draw."""
+    draw = _draw(subject, values, dtype, seed)
+    traced, summands = draw.trace, Summands(draw)
+    right = dict.fromkeys(draw.matched, False) | compared(draw, summands)
+    judgement = Judgement(draw, right, summands.vacuous(), summands)
+    for name in draw.matched:
+        if not right[name]:
+            value, expected = draw.user.get(name), traced.gradients[name]
+            judgement.culprits[name] = blame(name, value, expected, traced.gradients, summands[name])
+    return judgement
+
+
+def _draw(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Draw:
+    """Run both functions once."""
     traced = subject.right(values, dtype, seed)
     outputs, own, refused = subject.own(values, dtype, seed)
     subject.compare_outputs(outputs, traced.outputs)
     wanted = [n for n in traced.wanted if n in traced.gradients]
     user = {name: own[name] for name in wanted if name in own}
-    draw = Draw(traced, {}, {n: f"d{n}" for n in wanted}, user, seed, error=refused, dtype=dtype)
-    summands = Summands(draw)
-    right = dict.fromkeys(wanted, False) | compared(draw, summands)
-    judgement = Judgement(draw, right, summands.vacuous(), summands)
-    for name in wanted:
-        if not right[name]:
-            expected = traced.gradients[name]
-            judgement.culprits[name] = blame(name, user.get(name), expected, traced.gradients, summands[name])
-    return judgement
+    return Draw(traced, {}, {n: f"d{n}" for n in wanted}, user, seed, error=refused, dtype=dtype)
+
+
+def _shown(subject: Subject, values: Mapping[str, Any], seed: int, judged: Draw) -> Draw:
+    """Return the run in the dtype of the given inputs, for the table; the judged one itself if that is it."""
+    if judged.dtype is None or lowest(values) == torch.float64:
+        return judged
+    try:
+        return _draw(subject, values, None, seed)
+    except Exception:  # shown in float64 instead
+        return judged
 
 
 def _probes(subject: Subject, judgement: Judgement) -> tuple[dict[str, Any], list[str], Probe, Probe]:
@@ -143,29 +164,19 @@ def _stress(subject: Subject, judgement: Judgement) -> list[Mistake]:
     return stress(own, given, upstream, sizes)
 
 
-def _untold(subject: Subject, values: Mapping[str, Any], seed: int, judgement: Judgement) -> list[Mistake]:
-    """Refuse a tolerance that lets zeros pass for a gradient that is not zero."""
-    exactly = Draw(subject.right(values, torch.float64, seed), {}, {}, {}, seed, dtype=torch.float64)
-    return untold(judgement, Summands(exactly).vacuous())
-
-
-def _coarse(subject: Subject, values: Mapping[str, Any], seed: int, wrong: set[str]) -> list[Mistake]:
+def _coarse(truth: Draw, shown: Draw, wrong: set[str]) -> list[Mistake]:
     """Return right gradients whose error in the inputs' dtype is far above the reference's."""
-    dtype = lowest(values)
+    dtype = lowest(shown.trace.inputs)
     if dtype == torch.float64:
         return []
-    try:
-        _, own, _ = subject.own(values, None, seed)
-        plain, right = (subject.right(values, d, seed) for d in (None, torch.float64))
-    except Exception:  # told by the verdict
-        return []
     found = []
-    for name, expected in right.gradients.items():
-        if name not in own or name in right.outputs or name in wrong:
+    for name, value in shown.user.items():
+        if name in wrong:
             continue
-        error = largest_difference(own[name], expected)
+        expected = truth.trace.gradients[name]
+        error = largest_difference(value, expected)
         floor = torch.finfo(dtype).eps * float(expected.abs().max())
-        allowed = BUDGET * max(largest_difference(plain.gradients[name], expected), floor)
+        allowed = BUDGET * max(largest_difference(shown.trace.gradients[name], expected), floor)
         if error > allowed and error < float("inf"):
             times = BUDGET * error / allowed
             message = f"d{name} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
@@ -173,12 +184,18 @@ def _coarse(subject: Subject, values: Mapping[str, Any], seed: int, wrong: set[s
     return found
 
 
-def _row(subject: Subject, name: str, judged: Sequence[Judgement], failures: Sequence[Mistake]) -> Row:
+def _row(
+    subject: Subject,
+    name: str,
+    judged: Sequence[Judgement],
+    shown: Draw,
+    facts: Figures | None,
+    failures: Sequence[Mistake],
+) -> Row:
     """Return the row of one input."""
     first = judged[0]
-    tensor = first.draw.trace.tensors.get(name, first.draw.trace.inputs.get(name))
-    user, expected = first.draw.user.get(name), first.draw.trace.gradients.get(name)
-    facts = figures(first.draw, first.draw).get(name)
+    tensor = shown.trace.tensors.get(name, shown.trace.inputs.get(name))
+    user, expected = shown.user.get(name), first.draw.trace.gradients.get(name)
     wrong = [j for j in judged if name in j.culprits]
     verdict: Verdict = "vacuous" if expected is None or name in first.vacuous else "right"
     if wrong:
@@ -193,6 +210,7 @@ def _row(subject: Subject, name: str, judged: Sequence[Judgement], failures: Seq
         exact=facts and facts.exact,
         approximate=facts and facts.approximate,
         maxdiff=facts and facts.maxdiff,
+        multiple=facts and facts.multiple,
         mistake=_mistake(subject, name, wrong, failures) if wrong else None,
         note=vacuity(first) if verdict == "vacuous" else "",
     )
