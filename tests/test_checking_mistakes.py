@@ -352,6 +352,23 @@ def test_an_operation_with_several_outputs_and_a_state(old: str, new: str, culpr
     assert report.culprits[0].mistake.kind == kind
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "1 / (n - 1) * dbnvar",
+            "1 / n * dbnvar",
+            "times 0.96875 = 31/32; 32 is the size of bndiff2 along axis 0",
+        ),
+        ("= -1 / n\n", "= -1\n", "times 32; 32 is the size of logprobs along axis 0"),
+        ("2 * bndiff * dbndiff2", "bndiff * dbndiff2", "times 0.5 = 1/2. "),
+    ],
+)
+def test_a_factor_is_told_with_the_size_that_it_comes_from(old: str, new: str, words: str) -> None:
+    (culprit,) = backhand.check(altered(mlp_chunked, (old, new))).culprits
+    assert words in culprit.mistake.message
+
+
 def test_where_two_explanations_fit_the_simpler_is_named_and_the_other_mentioned() -> None:
     text = """
 def forward(x):

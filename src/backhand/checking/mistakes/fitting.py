@@ -168,27 +168,36 @@ def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
 
 
 def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:
-    guess = guess_factor(factor, scene)
+    guess, origin = guess_factor(factor, scene)
     told = f"{what} times {factor:.6g}" + (f" = {guess}" if guess not in ("", f"{factor:.6g}") else "")
-    return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, told)
+    words = f"{told}; {origin}" if origin else told
+    return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, words)
 
 
-def guess_factor(factor: float, scene: Scene) -> str:
-    """Return how a factor may have come about, from the sizes in play; an empty string if none fits."""
-    shapes = [scene.tensor.shape, *(scene.trace.tensors[c].shape for c in scene.consumers)]
-    sizes = list(dict.fromkeys(s for shape in shapes for s in shape if s > 1))
-    counts = [t.numel() for t in (scene.tensor, *(scene.trace.tensors[c] for c in scene.consumers))]
-    candidates = {"2": 2.0, "1/2": 0.5, "-2": -2.0, "-1/2": -0.5, "3": 3.0, "1/3": 1 / 3}
-    for k in dict.fromkeys([*sizes, *counts]):
-        candidates |= {f"{k}": k, f"1/{k}": 1 / k, f"{k}/{k - 1}": k / (k - 1) if k > 1 else 0.0}
-        candidates |= {
-            f"{k - 1}/{k}": (k - 1) / k,
-            f"{k - 1}": k - 1,
-            f"1/{k - 1}": 1 / (k - 1) if k > 1 else 0,
-        }
-        candidates |= {f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5, f"{k}**2": k**2, f"{k}**-2": k**-2}
+def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
+    """Return how a factor may have come about, and of what its number is the size; empty if nothing fits."""
+    candidates = {"2": (2.0, ""), "1/2": (0.5, ""), "3": (3.0, ""), "1/3": (1 / 3, "")}
+    for k, origin in _sizes(scene).items():
+        powers = {f"{k}": k, f"1/{k}": 1 / k, f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5}
+        powers |= {f"{k}**2": k**2, f"{k}**-2": k**-2}
+        one_less = {f"{k}/{k - 1}": k / (k - 1), f"{k - 1}/{k}": (k - 1) / k}
+        one_less |= {f"{k - 1}": k - 1, f"1/{k - 1}": 1 / (k - 1)}
+        for text, value in (powers | one_less).items():
+            candidates.setdefault(text, (value, f"{k} is {origin}"))
     for sign, mark in ((1, ""), (-1, "-")):
-        for text, value in candidates.items():
-            if value and abs(sign * factor - value) < 1e-7 * abs(value):
-                return mark + text
-    return ""
+        for text, (value, origin) in candidates.items():
+            if abs(sign * factor - value) < 1e-7 * value:
+                return mark + text, origin
+    return "", ""
+
+
+def _sizes(scene: Scene) -> dict[int, str]:
+    """Return the sizes in play above 1, each with what it is the size of."""
+    named = {name: scene.trace.tensors[name] for name in (scene.name, *scene.consumers)}
+    found: dict[int, str] = {}
+    for name, t in named.items():
+        for axis, size in enumerate(t.shape):
+            found.setdefault(size, f"the size of {name} along axis {axis}")
+    for name, t in named.items():
+        found.setdefault(t.numel(), f"the number of elements of {name}")
+    return {size: origin for size, origin in found.items() if size > 1}
