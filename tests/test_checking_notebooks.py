@@ -258,18 +258,34 @@ def test_a_cell_that_raises_half_way_is_judged_on_what_it_had_assigned(tmp_path:
     assert report["logprobs"].verdict == "right"
 
 
-def test_a_cell_that_raises_outside_the_gradients_is_a_note(tmp_path: Path) -> None:
+def test_a_cell_that_raises_outside_the_gradients_is_told(tmp_path: Path) -> None:
     report = backhand.check_file(
-        write_notebook(tmp_path / "n.ipynb", ("utility", "# utility", "import nowhere\n# utility")), draws=1
+        write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "if True:\n    import nowhere")), draws=1
     )
     assert report.ok
-    assert any("cell 2 raised ModuleNotFoundError" in note for note in report.notes)
+    assert "cell 13 raised ModuleNotFoundError: No module named 'nowhere'" in report.notes
+    (unfinished,) = report.to_dict()["unfinished"]
+    assert unfinished == {
+        "cell": "cell 13",
+        "error": "ModuleNotFoundError: No module named 'nowhere'",
+        "line": {"number": 4, "text": "import nowhere", "file": "cell 13"},
+    }
+
+
+def test_what_raises_after_a_cell_that_was_left_is_only_noted(tmp_path: Path) -> None:
+    slow = "training", "lossi = []\n", "import time\ntime.sleep(9)\nlossi = []\n"
+    path = write_notebook(tmp_path / "n.ipynb", slow, ("plot", "plt.show()", "plt.plot(lossi)"))
+    report = backhand.check_file(path, draws=1, time_limit=1)
+    assert report.ok, str(report)
+    assert any(f"{number('plot')} raised NameError" in note for note in report.notes)
+    assert not report.unfinished
 
 
 def test_a_cell_that_python_cannot_read_is_left_out_and_told(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "n.ipynb", ("embedding", "dW1 = embcat.T @ dhprebn", "dW1 = "))
     report = backhand.check_file(path, draws=1)
     assert any(f"not run: {path}, {number('embedding')}, line 2" in note for note in report.notes)
+    assert [(u.cell, u.line.text) for u in report.unfinished] == [(number("embedding"), "dW1 =")]
     assert {r.name for r in report.rows if r.verdict == "todo"} == {"C", "W1", "b1"}
 
 

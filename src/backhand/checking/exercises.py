@@ -38,6 +38,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         unmatched=tuple(dict.fromkeys(name for _, report in judged for name in report.unmatched)),
         notes=tuple(dict.fromkeys([*notes, *played.notes, *_untold(played, judged)])),
         raised=next((report.raised for _, report in judged if report.raised), None),
+        unfinished=tuple(played.unfinished),
         draws=min(report.draws for _, report in judged),
         sheet=_sheet(judged),
     )

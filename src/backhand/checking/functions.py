@@ -21,7 +21,7 @@ from backhand.checking.stressing import HINTS, Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity
 from backhand.checking.verdicts.summands import Summands
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 # How many times the reference's own error a function may make in the dtype of its inputs.
 BUDGET = 8.0
@@ -88,8 +88,7 @@ def check_function(
 
 
 def _raised(error: Exception) -> Raised:
-    text = str(error).strip().split("\n", 1)[0]
-    return Raised(f"{type(error).__name__}: {text}", None)
+    return Raised(in_short(error), None)
 
 
 def _drawn(subject: Subject, inputs: Any, draws: int, seed: int) -> list[dict[str, Any]]:

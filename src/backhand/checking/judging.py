@@ -13,7 +13,7 @@ from backhand.checking.running.protocol import Inputs, Pass, resolve
 from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 
 def check(
@@ -112,7 +112,7 @@ def _in_float64(
             raise
         except Exception as error:  # the user's code may raise anything
             if dtype is None:
-                raise CheckError(f"forward raised {type(error).__name__}: {_one_line(error)}") from error
+                raise CheckError(f"forward raised {in_short(error)}") from error
             continue
         if dtype is not None and (_is_lowered(first) or _raised_by_dtype(chosen, first, drawn[0])):
             continue
@@ -135,10 +135,6 @@ def _in_float64(
                     judged.append(judgement)
         return judged, count, notes
     raise AssertionError("unreachable")
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
 
 
 def _is_lowered(drawn: Draw) -> bool:

@@ -10,12 +10,12 @@ from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.picturing import sheet_of
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw
-from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Line
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.variables import Variables, extended
+from backhand.errors import in_short
 
 
 def assemble(
@@ -171,10 +171,8 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
     if draw.error is None:
         return None
     source, number = chosen.backward_source, draw.error_line
-    text = str(draw.error).strip().split("\n", 1)[0]
     line = source.line(number) if source is not None and number is not None else None
-    name = "" if isinstance(draw.error, StatementError) else f"{type(draw.error).__name__}: "
-    return Raised(f"{name}{text}", line)
+    return Raised(in_short(draw.error), line)
 
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:

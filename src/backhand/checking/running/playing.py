@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.executing import Namespace
-from backhand.checking.running.scripts import Cells, Played
+from backhand.checking.running.scripts import Cells, Played, Unfinished
+from backhand.errors import in_short
 
 
 class _OutOfTimeError(BaseException):
@@ -45,38 +47,48 @@ def play(
 ) -> Played:
     """Run cells one after the other, in the file's own folder.
 
-    A cell that raises ends; the ones after it still run. A cell that is over the time limit is left.
+    A cell that raises ends; the ones after it still run. A cell that is over the time limit is left; what
+    raises after it may do so for that reason, and is only noted.
     """
     played = Played(source, loss)
     namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
     namespace |= {"get_ipython": _Absent(), "display": _Absent()}  # a notebook has them, and what it exports
     if source.file:
         namespace["__file__"] = source.file
+    left = False
     with _quietly(folder):
         for label, statements in cells:
             try:
                 with _limited(time_limit):
-                    _run_cell(played, statements, namespace, source.file or label)
+                    raised = _run_cell(played, statements, namespace, source.file or label)
             except _OutOfTimeError:
                 played.notes.append(f"{label} took more than {time_limit:g} s and was left.")
-            except (Exception, SystemExit) as error:  # the user's code may raise anything
-                played.notes.append(f"{label} raised {type(error).__name__}: {_first_line(error)}")
+                left = True
+                continue
+            if raised is not None:
+                played.notes.append(f"{label} raised {raised.error}")
+                played.unfinished += [] if left else [raised]
     played.final = {k: v for k, v in namespace.items() if not k.startswith("__")}
     return played
 
 
-def _run_cell(played: Played, statements: Sequence[ast.stmt], namespace: Namespace, file: str) -> None:
+def _run_cell(
+    played: Played, statements: Sequence[ast.stmt], namespace: Namespace, file: str
+) -> Unfinished | None:
+    """Run a cell; return the exception in which it ended, unless it meant to end there."""
     for i, statement in enumerate(statements):
         try:
             exec(compile(ast.Module([statement], []), file, "exec"), namespace)
-        except (Exception, SystemExit):  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            if isinstance(error, SystemExit) and not error.code:
+                return None
             played.ran.extend(statements[i:])  # to be judged all the same
-            raise
+            frames = traceback.extract_tb(error.__traceback__)
+            at = next((f.lineno for f in frames if f.name == "<module>"), None)
+            line = played.source.line(at or statement.lineno)
+            return Unfinished(played.source.cell(statement), in_short(error), line)
         played.saw(statement, namespace)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return None
 
 
 @contextlib.contextmanager

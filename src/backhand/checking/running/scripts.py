@@ -50,6 +50,15 @@ class Loss:
     values: Namespace
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A cell, or with an empty name the whole script, that ended in an exception."""
+
+    cell: str
+    error: str
+    line: Line
+
+
 @dataclass
 class Played:
     """What running the statements gave.
@@ -60,6 +69,7 @@ class Played:
         ran: the statements that ran, in order.
         losses: each assignment of the loss.
         final: the variables at the end.
+        unfinished: the cells that raised.
         notes: what went wrong on the way.
     """
 
@@ -68,6 +78,7 @@ class Played:
     ran: list[ast.stmt] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     final: Namespace = field(default_factory=dict)
+    unfinished: list[Unfinished] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def saw(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> None:
