@@ -159,6 +159,15 @@ def test_a_cell_that_does_the_last_one_s_work_again_is_right(tmp_path: Path) -> 
     assert report.ok, str(report)
 
 
+def test_a_last_gradient_that_is_made_twice_belongs_to_its_own_exercise(tmp_path: Path) -> None:
+    begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
+    loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]
+    at_once = begins + "dC = torch.zeros_like(C).index_put((Xb,), demb, accumulate=True)\n"
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", ("embedding", loop, at_once)), draws=1)
+    assert report.ok, str(report)
+    assert [row.cell for row in report.rows if row.name == "C"] == [number("embedding")]
+
+
 def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
     begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
     loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]
