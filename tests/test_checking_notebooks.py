@@ -168,6 +168,17 @@ def test_a_last_gradient_that_is_made_twice_belongs_to_its_own_exercise(tmp_path
     assert [row.cell for row in report.rows if row.name == "C"] == [number("embedding")]
 
 
+def test_an_exercise_done_twice_is_told_by_its_own_lines(tmp_path: Path) -> None:
+    cells = ("softmax", "logits", "norm", "embedding")
+    again = "".join(CELLS[cell] for cell in cells).replace(
+        "(-dbndiff).sum(0, keepdim=True)", "-dbndiff.sum(0)"
+    )
+    change = "fused loss", CELLS["fused loss"], again
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", change), draws=1)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("bnmeani", "shape")]
+    assert {line.file for line in report["bnmeani"].lines} == {number("fused loss")}
+
+
 def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
     begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
     loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]

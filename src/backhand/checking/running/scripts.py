@@ -18,7 +18,15 @@ from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import convert
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
-from backhand.checking.running.source import Line, Source, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.source import (
+    Line,
+    Source,
+    needs,
+    reads,
+    simple_statements,
+    writes,
+    writes_surely,
+)
 from backhand.errors import CheckError
 
 
@@ -205,7 +213,7 @@ def _open(own: Sequence[ast.stmt], assigned: frozenset[str]) -> set[str]:
     made: set[str] = set()
     found: set[str] = set()
     for s in needed_for(own, assigned, kept_whole=assigned):
-        found |= reads(s) - made
+        found |= needs(s) - made
         made |= writes_surely(s)
     return found
 

@@ -4,7 +4,15 @@ import ast
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
-from backhand.checking.running.source import assigned, begins_anew, reads, root_of, writes, writes_surely
+from backhand.checking.running.source import (
+    assigned,
+    begins_anew,
+    needs,
+    reads,
+    root_of,
+    writes,
+    writes_surely,
+)
 
 
 def needed_for(
@@ -28,7 +36,7 @@ def needed_for(
         if written & needed or written & set(kept_whole):
             kept.append(s)
             needed -= {name for name in assigned(s) if begins_anew(s, name)}
-            needed |= reads(s) - set(given)
+            needed |= needs(s) - set(given)
     return kept[::-1]
 
 

@@ -224,6 +224,20 @@ def reads(statement: ast.stmt) -> frozenset[str]:
     return frozenset(names - {""})
 
 
+@lru_cache(maxsize=4096)
+def needs(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement uses the earlier value of: not those that a loop binds first."""
+    if not isinstance(statement, ast.For | ast.While):
+        return reads(statement)
+    head = statement.iter if isinstance(statement, ast.For) else statement.test
+    found = {n.id for n in ast.walk(head) if isinstance(n, ast.Name)}
+    bound = assigned(statement)
+    for s in (*statement.body, *statement.orelse):
+        found |= needs(s) - bound
+        bound |= assigned(s)
+    return frozenset(found)
+
+
 def begins_anew(statement: ast.stmt, name: str) -> bool:
     """Tell whether a statement gives a variable a value that owes nothing to its old one."""
     return name in assigned(statement) and name not in reads(statement)
