@@ -179,6 +179,18 @@ def test_an_exercise_done_twice_is_told_by_its_own_lines(tmp_path: Path) -> None
     assert {line.file for line in report["bnmeani"].lines} == {number("fused loss")}
 
 
+def test_a_gradient_that_the_next_exercise_leaves_blank_stays_judged(tmp_path: Path) -> None:
+    logits = CELLS["logits"]
+    rest = logits[logits.index("dh = ") :]
+    blank = "fused loss", CELLS["fused loss"], "dlogits = None # TODO. my solution is 3 lines\n"
+    others = [(cell, CELLS[cell], "") for cell in ("norm", "embedding", "fused norm")]
+    report = backhand.check_file(
+        write_notebook(tmp_path / "n.ipynb", ("logits", rest, ""), blank, *others), draws=1
+    )
+    verdicts = [(row.cell, row.verdict) for row in report.rows if row.name == "logits"]
+    assert verdicts == [(number("logits"), "right"), (number("fused loss"), "skipped")]
+
+
 def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
     begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
     loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]

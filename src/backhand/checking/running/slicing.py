@@ -73,10 +73,17 @@ def trains(statement: ast.stmt, loss: str) -> bool:
     return any(loss in writes(loop) for loop in loops)
 
 
+def is_blank(statement: ast.stmt) -> bool:
+    """Tell whether a statement assigns None or `...`, for something to be written there."""
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    return isinstance(value, ast.Constant) and value.value in (None, ...)
+
+
 def chapters(statements: Sequence[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
     """Split statements where a gradient that another one was made of is begun anew: another exercise.
 
-    One that goes on from what the last exercise made belongs to that exercise.
+    One that is blanked begins another one as well; one that goes on from what the last exercise made belongs
+    to that one.
     """
     found: list[list[ast.stmt]] = [[]]
     uses = _Uses(frozenset(gradients))
@@ -85,7 +92,7 @@ def chapters(statements: Sequence[ast.stmt], gradients: Collection[str]) -> list
     for i, s in enumerate(statements):
         own = writes_surely(s) & uses.gradients
         begun = {name for name in own if begins_anew(s, name)}
-        anew = begun & uses.read
+        anew = begun & (here if is_blank(s) else uses.read)
         if anew & here or (anew and not reads(s) & here):
             found.append(_begun_again(found[-1], statements[i:], again, uses))
             here = {name for moved in found[-1] for name in writes_surely(moved) & uses.gradients}
