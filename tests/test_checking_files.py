@@ -1,6 +1,7 @@
 """Files as they are: functions, scripts, notebooks; and the habits of those who write them."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,47 @@ def test_a_script_is_checked_like_a_notebook(tmp_path: Path) -> None:
     assert backhand.check_file(path).ok
     path.write_text(SETUP + FORWARD + FIRST + SECOND.replace("dcounts += dcounts_sum\n", ""))
     assert [r.name for r in backhand.check_file(path).culprits] == ["counts"]
+
+
+BLOCKS = {
+    "a loop": "for i in range(3):\n    lr = 0.1\n{}    W.data -= lr * dW\n    if i == 1:\n        break\n",
+    "a loop without a graph": "with torch.no_grad():\n  i = 0\n  while i < 2:\n    i += 1\n{}",
+    "under the script's guard": 'if __name__ == "__main__":\n    pass\n{}',
+    "a function": "def main(lr=0.1):\n    n = 6\n{}    return loss\n\n\nmain()\n",
+    "a function under the guard": "def main():\n{}    return 0\n\n"
+    "if __name__ == '__main__':\n    raise SystemExit(main())\n",
+    "tried": "try:\n{}finally:\n    pass\n",
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_script_within_a_block_is_judged_there(tmp_path: Path, name: str) -> None:
+    body = textwrap.indent(FORWARD.replace("loss.backward()", "") + FIRST + SECOND, "    ")
+    body = body.replace('    cmp("probs", dprobs, probs)\n', "").replace('    cmp("W", dW, W)\n', "")
+    path = tmp_path / "s.py"
+    path.write_text(SETUP + BLOCKS[name].format(body))
+    report = backhand.check_file(path)
+    assert report.ok, str(report)
+    assert [row.verdict for row in report.rows] == ["right"] * 8
+    assert any("is judged by its first turn" in note for note in report.notes) == ("loop" in name)
+    path.write_text(SETUP + BLOCKS[name].format(body.replace("dcounts += dcounts_sum", "")))
+    report = backhand.check_file(path)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("counts", "missing_branch")]
+    assert report["counts"].lines[0].number == 1 + path.read_text().split("\n").index(
+        "    dcounts = dprobs * counts_sum_inv"
+    )
+
+
+def test_a_block_that_raises_is_judged_on_what_it_had_assigned(tmp_path: Path) -> None:
+    body = FORWARD.replace("loss.backward()", "") + FIRST.replace("cmp(", "print(") + SECOND
+    path = tmp_path / "s.py"
+    path.write_text(
+        SETUP + "def main():\n" + textwrap.indent(body.replace("x.T @", "x @"), "    ") + "main()\n"
+    )
+    report = backhand.check_file(path)
+    assert [(r.name, r.mistake.kind) for r in report.culprits] == [("W", "transposed")]
+    assert report.raised.line.text == "dW = x @ dlogits"
+    assert [(u.cell, u.line) for u in report.unfinished] == [("", report.raised.line)]
 
 
 def test_an_upstream_taken_from_autograd_and_nested_loops_that_scatter(tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ def as_chapters(played: Played) -> list[Chapter]:
     """
     if not played.losses:
         raise CheckError(
-            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, outside any loop."
+            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say --loss NAME; "
+            "a loop or function that assigns it makes the gradients as well."
         )
     found: list[Chapter] = []
     taken: set[ast.stmt] = set()  # a gradient is that of the last loss before it that depends on its tensor
