@@ -18,6 +18,7 @@ from backhand.checking.mistakes.evidence import (
     overwrites,
     scene_of,
     search_for,
+    unassigned,
     unread,
     unread_upstream,
 )
@@ -225,9 +226,9 @@ def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Find
     seen = first.repair.observed.get(name) if first.repair is not None else None
     if seen is None or seen.error is None:
         return Finding("zero", {}, "None")
-    found = _edited(chosen, name, judged)
-    if found is None and not isinstance(seen.error, NameError):  # a line that comes too early tells nothing
-        found = unread_upstream(chosen, first, name)
+    if isinstance(seen.error, NameError):
+        return unassigned(chosen, first, seen, seen.error)
+    found = _edited(chosen, name, judged) or unread_upstream(chosen, first, name)
     raised = f"the line raises {in_short(seen.error)}"
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({raised})")
