@@ -163,6 +163,15 @@ def test_a_block_that_raises_is_judged_on_what_it_had_assigned(tmp_path: Path) -
     assert [(u.cell, u.line) for u in report.unfinished] == [("", report.raised.line)]
 
 
+def test_a_warning_of_the_users_code_is_shown_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.py"
+    warning = "import warnings\nscale = warnings.warn('mind') or 1.0\n"
+    path.write_text(SETUP + FORWARD + FIRST + warning + SECOND.replace("= dcounts *", "= scale * dcounts *"))
+    with pytest.warns(UserWarning, match="mind") as shown:
+        assert backhand.check_file(path).ok
+    assert len(shown) == 1
+
+
 def test_an_upstream_taken_from_autograd_and_nested_loops_that_scatter(tmp_path: Path) -> None:
     forward = "C = W.detach().clone().requires_grad_()\nemb = C[y % 4]\nh = emb.tanh()\n"
     forward += "loss = (h * h).mean()\nh.retain_grad()\nloss.backward()\n"

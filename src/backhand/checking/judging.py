@@ -10,6 +10,7 @@ from backhand.checking.report import Mistake, Report
 from backhand.checking.rows import assemble
 from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
 from backhand.checking.running.protocol import Inputs, Pass, resolve
+from backhand.checking.running.tracing import warned_once
 from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
@@ -68,6 +69,7 @@ def check(
     return check_resolved(chosen, title, draws=draws, seed=seed, stress=stress)
 
 
+@warned_once()
 def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     drawn = _inputs(chosen, draws, seed)
