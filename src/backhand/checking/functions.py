@@ -70,7 +70,7 @@ def check_function(
         except CheckError:
             raise
         except Exception as error:
-            return Report(subject.title, (), raised=_raised(error))
+            return _without_gradients(subject, drawn[0], seed, error)
     first = judged[0]
     failures = _stress(subject, first)
     rows = tuple(_row(subject, name, judged, failures) for name in first.draw.trace.wanted)
@@ -82,13 +82,31 @@ def check_function(
         rows=rows,
         stress=tuple(failures),
         raised=_raised(first.draw.error) if first.draw.error is not None else None,
-        precision=str(dtype or lowest(drawn[0])).removeprefix("torch."),
+        precision=_told(dtype or lowest(drawn[0])),
         draws=len(judged),
     )
 
 
 def _raised(error: Exception) -> Raised:
     return Raised(in_short(error), None)
+
+
+def _without_gradients(subject: Subject, values: Mapping[str, Any], seed: int, error: Exception) -> Report:
+    """Return the report on a backward that raises; raise `CheckError` if it is a forward that does."""
+    for what, call in ((subject.title, subject.call), ("the reference", subject.reference)):
+        try:
+            subject.run(call, values, None, seed)
+        except CheckError:
+            raise
+        except Exception as raised:  # the user's code may raise anything
+            raise CheckError(f"{what} raised {in_short(raised)}") from raised
+    wanted = subject.right(values, None, seed).wanted
+    rows = tuple(Row(name, f"d{name}", "todo", tuple(values[name].shape)) for name in wanted)
+    return Report(subject.title, rows, raised=_raised(error), precision=_told(lowest(values)))
+
+
+def _told(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _drawn(subject: Subject, inputs: Any, draws: int, seed: int) -> list[dict[str, Any]]:
@@ -188,7 +206,7 @@ def _row(subject: Subject, name: str, judged: Sequence[Judgement], failures: Seq
         verdict=verdict,
         shape=tuple(tensor.shape) if isinstance(tensor, Tensor) else (),
         got=tuple(user.shape) if user is not None else None,
-        dtype=str(user.dtype if user is not None else "").removeprefix("torch."),
+        dtype=_told(user.dtype) if user is not None else "",
         exact=facts and facts.exact,
         approximate=facts and facts.approximate,
         maxdiff=facts and facts.maxdiff,
