@@ -177,9 +177,9 @@ def test_a_forward_that_raises_is_no_wrong_gradient() -> None:
         raise ValueError("no\nand more")
 
     values = [torch.randn(6, 5), torch.randn(6, 5)]
-    with pytest.raises(CheckError, match="^raising raised ValueError: no$"):
+    with pytest.raises(CheckError, match=r"^raising raised ValueError: no$"):
         backhand.check_function(raising, product, values)
-    with pytest.raises(CheckError, match="^the reference raised ValueError: no$"):
+    with pytest.raises(CheckError, match=r"^the reference raised ValueError: no$"):
         backhand.check_function(operation(tail), raising, values)
 
 
