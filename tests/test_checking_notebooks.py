@@ -143,6 +143,20 @@ def test_to_look_at_a_gradient_is_no_use_of_it(tmp_path: Path) -> None:
     assert report.ok, str(report)
 
 
+def test_a_line_that_only_shows_a_gradient_is_none_of_its_lines(tmp_path: Path) -> None:
+    shown = (
+        "dh = dlogits @ W2.T",
+        "dlogits.abs().max()\nprint(dlogits)\ndlogits.shape\ndh = 2 * dlogits @ W2.T",
+    )
+    looked = "dhpreact = (1", "dh.lost()\ndhpreact = (1"
+    cells = ("logits", *shown), ("logits", *looked)
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", *cells), draws=1)
+    assert [line.text for line in report["h"].lines] == ["dh = 2 * dlogits @ W2.T"]
+    first = next(row for row in report.rows if row.name == "logits")
+    assert [line.text.split("=")[0] for line in first.lines] == ["dlogits ", "dlogits +"]
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("h", "scale")], str(report)
+
+
 def test_a_try_that_raised_and_was_given_up_is_not_judged(tmp_path: Path) -> None:
     early = "softmax", SO_FAR, "dC = torch.zeros_like(C)\nfor k in range(3):\n    dC[Xb[k,0]] += demb[k,0]"
     filler = "logits", "dcounts_sum = (-", "demb = torch.zeros_like(emb)\ndcounts_sum = (-"

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -13,7 +14,9 @@ from backhand.checking.running.drawing import Draw
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Line
+from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
+from backhand.checking.verdicts.repairing import recorded
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
@@ -87,6 +90,10 @@ class _Table:
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
 
+    @cached_property
+    def _lives(self) -> Lives:
+        return recorded(self.chosen, self.draw)
+
     def row(self, name: str) -> Row:
         """Return the row of one tensor."""
         trace, forward = self.draw.trace, self.chosen.forward_source
@@ -120,7 +127,11 @@ class _Table:
         if source is None or name not in self.names:
             return ()
         if name in self.paths:
-            return source.writers(root(self.paths[name]))
+            variable = root(self.paths[name])
+            if variable not in source.mentioned:
+                return source.writers(variable)
+            numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
+            return tuple(source.line(n) for n in sorted(numbers))
         return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
 
 

@@ -102,7 +102,7 @@ def unread_upstream(chosen: Pass, judgement: Judgement, name: str) -> Finding | 
 def unassigned(chosen: Pass, judgement: Judgement, seen: Observed, error: NameError) -> Finding:
     """Tell of a variable that a gradient's line uses though nothing above has assigned it."""
     missing, source = error.name or "", chosen.backward_source
-    late = source is not None and source.makers(missing)
+    late = source is not None and source.writers(missing)
     is_gradient = missing.startswith("d")
     alike = {
         n for n, v in seen.namespace.items() if isinstance(v, Tensor) and n.startswith("d") == is_gradient

@@ -36,8 +36,13 @@ class Source:
         return Line(number, text, self.file)
 
     def writers(self, name: str) -> tuple[Line, ...]:
-        """Return the lines that assign or change a variable, innermost statements only."""
+        """Return the lines that surely assign or change a variable, innermost statements only."""
         return self._writers.get(name, ())
+
+    @cached_property
+    def mentioned(self) -> frozenset[str]:
+        """The variables in bare calls, which may change them or, as `print` does, only look at them."""
+        return frozenset(n for s in simple_statements(self.statements) for n in writes(s) - writes_surely(s))
 
     def readers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that use a variable in an assignment, innermost statements only."""
@@ -81,7 +86,7 @@ class Source:
     def _writers(self) -> dict[str, tuple[Line, ...]]:
         numbers: dict[str, set[int]] = {}
         for s in simple_statements(self.statements):
-            for name in writes(s):
+            for name in writes_surely(s):
                 numbers.setdefault(name, set()).add(s.lineno)
         return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
 
@@ -184,7 +189,9 @@ def assigned(statement: ast.stmt) -> set[str]:
 def writes(statement: ast.stmt) -> frozenset[str]:
     """Return the variables that a statement binds or, as far as its text tells, changes in place."""
     found = set(writes_surely(statement))
-    if isinstance(statement, ast.Expr):  # a bare call: whatever it mentions may be what it changes
+    if isinstance(statement, ast.Expr) and isinstance(
+        statement.value, ast.Call
+    ):  # a bare call: whatever it mentions may be what it changes
         found.update(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
     return frozenset(found)
 
