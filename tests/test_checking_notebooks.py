@@ -230,6 +230,14 @@ def test_a_gradient_wrong_in_two_exercises_is_told_twice(tmp_path: Path) -> None
     assert report["hprebn"].verdict in ("follows", "right")
 
 
+def test_a_gradient_that_is_used_through_a_temporary_only_is_judged_in_each_exercise(tmp_path: Path) -> None:
+    used = CELLS["logits"][CELLS["logits"].index("dh = ") :]
+    through = "up = dlogits * 1.0\n" + used.replace("dlogits", "up")
+    path = write_notebook(tmp_path / "n.ipynb", ("logits", used, through))
+    twice = [row.cell for row in backhand.check_file(path, draws=1).rows if row.name == "logits"]
+    assert twice == [number("logits"), number("fused loss")]
+
+
 def test_a_wrong_exercise_1_does_not_spoil_exercise_2(tmp_path: Path) -> None:
     wrong = ("logits", "dcounts += dcounts2\n", "")
     report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", wrong), draws=1)
@@ -343,4 +351,5 @@ def test_two_forwards_in_one_notebook_are_two_sets_of_gradients(tmp_path: Path) 
     assert [(r.name, r.mistake.kind, r.cell) for r in report.culprits] == [
         ("A", "scale", number("fused norm"))
     ]
+    assert [row.name for row in report.rows if row.cell][-2:] == ["out", "A"]  # in the order of the cells
     assert report["W1"].verdict == "right"
