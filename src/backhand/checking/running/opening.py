@@ -29,7 +29,7 @@ class Opened:
         self._loss = loss
         self.within: list[ast.stmt] = []
         self.loops: list[ast.stmt] = []
-        plain = any(loss in writes_surely(s) for s in statements if not _is_block(s))
+        plain = any(loss in writes_surely(s) for s in statements if not hasattr(s, "body"))
         self.blocks = {} if plain else {s: self._open(s) for s in statements if self._holds_gradients(s)}
 
     def _holds_gradients(self, statement: ast.stmt) -> bool:

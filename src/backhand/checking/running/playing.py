@@ -94,7 +94,8 @@ class _Player:
             except (Exception, SystemExit) as error:  # the user's code may raise anything
                 if isinstance(error, SystemExit) and not error.code:
                     return None
-                self.played.ran += [*self._unseen(), *statements[i:]]  # to be judged all the same
+                rest = [s for s in statements[i:] if s not in self._opened.blocks]
+                self.played.ran += [*self._unseen(), *rest]  # to be judged all the same
                 return self._unfinished(statement, error)
             if code is statement:
                 self.played.saw(statement, self.namespace)
