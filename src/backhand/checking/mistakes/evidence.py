@@ -104,13 +104,11 @@ def unassigned(chosen: Pass, judgement: Judgement, seen: Observed, error: NameEr
     missing, source = error.name or "", chosen.backward_source
     late = source is not None and source.writers(missing)
     is_gradient = missing.startswith("d")
-    alike = {
-        n for n, v in seen.namespace.items() if isinstance(v, Tensor) and n.startswith("d") == is_gradient
-    }
+    tensors = [name for name, value in seen.namespace.items() if isinstance(value, Tensor)]
+    alike = [name for name in tensors if name.startswith("d") == is_gradient]
     known = missing in {f"d{name}" for name in judgement.draw.trace.values}
-    words = (
-        f"the line raises NameError, for {missing} {'is assigned below' if late else 'was never assigned'}"
-    )
+    when = "is assigned below" if late else "was never assigned"
+    words = f"the line raises NameError, for {missing} {when}"
     hint = "A line can use only what stands above it" + (nearest(missing, () if known else alike) or ".")
     if is_gradient:
         return Finding("wrong_upstream", {"used": None, "expected": missing}, words, hint=hint)

@@ -171,7 +171,7 @@ def as_chapters(played: Played) -> list[Chapter]:
     if not played.losses:
         raise CheckError(
             f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say --loss NAME; "
-            "a loop or function that assigns it makes the gradients as well."
+            "if a loop or a function assigns it, the gradients belong there too."
         )
     found: list[Chapter] = []
     taken: set[ast.stmt] = set()  # a gradient is that of the last loss before it that depends on its tensor

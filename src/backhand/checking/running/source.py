@@ -187,13 +187,10 @@ def assigned(statement: ast.stmt) -> set[str]:
 
 @lru_cache(maxsize=4096)
 def writes(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables that a statement binds or, as far as its text tells, changes in place."""
-    found = set(writes_surely(statement))
-    if isinstance(statement, ast.Expr) and isinstance(
-        statement.value, ast.Call
-    ):  # a bare call: whatever it mentions may be what it changes
-        found.update(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
-    return frozenset(found)
+    """Return the variables that a statement binds or may change in place: all that a bare call mentions."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return writes_surely(statement)
 
 
 @lru_cache(maxsize=4096)
