@@ -258,6 +258,13 @@ def inputs(generator):
     [
         ("* dh", "* dhh", "wrong_upstream", "dhh was never assigned", "; did you mean dh?"),
         ("1 - h**2", "1 - hh**2", "unexplained", "hh was never assigned", "; did you mean h?"),
+        (
+            "* dh",
+            "* dh\n    dx += 0 * dq\n    dq += 1",
+            "wrong_upstream",
+            "dq was never assigned",
+            "?",
+        ),
         ("    dh = ds.clone()\n", "", "wrong_upstream", "dh was never assigned", " above it."),
         (
             "dh = ds.clone()\n    dx = (1 - h**2) * dh",

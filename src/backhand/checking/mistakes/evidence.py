@@ -102,7 +102,7 @@ def unread_upstream(chosen: Pass, judgement: Judgement, name: str) -> Finding | 
 def unassigned(chosen: Pass, judgement: Judgement, seen: Observed, error: NameError) -> Finding:
     """Tell of a variable that a gradient's line uses though nothing above has assigned it."""
     missing, source = error.name or "", chosen.backward_source
-    late = source is not None and source.writers(missing)
+    late = source is not None and source.times_assigned(missing)
     is_gradient = missing.startswith("d")
     tensors = [name for name, value in seen.namespace.items() if isinstance(value, Tensor)]
     alike = [name for name in tensors if name.startswith("d") == is_gradient]
