@@ -188,6 +188,29 @@ def test_a_gradient_whose_shape_autograd_refuses_has_its_row_and_its_name(
     assert "invalid gradient at index 1" in report.raised.error
 
 
+def test_a_backward_that_raises_has_the_rows_of_the_inputs() -> None:
+    raising = operation(lambda g, x, w: (g @ w, g * x))
+    report = backhand.check_function(raising, product, [torch.randn(6, 5), torch.randn(6, 5)])
+    assert not report.ok
+    assert [(row.gradient, row.verdict, row.shape) for row in report.rows] == [
+        ("dx", "todo", (6, 5)),
+        ("dw", "todo", (6, 5)),
+    ]
+    assert report.raised.error.startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert report.precision == "float32"
+
+
+def test_a_forward_that_raises_is_no_wrong_gradient() -> None:
+    def raising(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no\nand more")
+
+    values = [torch.randn(6, 5), torch.randn(6, 5)]
+    with pytest.raises(CheckError, match=r"^raising raised ValueError: no$"):
+        backhand.check_function(raising, product, values)
+    with pytest.raises(CheckError, match=r"^the reference raised ValueError: no$"):
+        backhand.check_function(operation(tail), raising, values)
+
+
 def test_a_refused_shape_is_told_of_the_right_argument_among_plain_ones() -> None:
     class Scaled(Function):
         @staticmethod

@@ -231,3 +231,55 @@ def test_inputs_that_are_no_dictionary_are_told_in_one_line() -> None:
         backhand.check(lambda x: {"loss": x.sum()}, lambda x: {"dx": 1}, inputs=lambda generator: 3)
     with pytest.raises(backhand.BackhandError, match="inputs raised ZeroDivisionError"):
         backhand.check(lambda x: {"loss": x.sum()}, lambda x: {"dx": 1}, inputs=lambda generator: 1 / 0)
+
+
+TANH = """
+import torch
+
+def forward(x):
+    h = torch.tanh(x)
+    s = h + 1
+    loss = (s * s).mean()
+    return locals()
+
+def backward(x, h, s):
+    ds = 2 * s / s.numel()
+    dh = ds.clone()
+    dx = (1 - h**2) * dh
+    return locals()
+
+def inputs(generator):
+    return {"x": torch.randn(4, 3, generator=generator)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "said", "hint"),
+    [
+        ("* dh", "* dhh", "wrong_upstream", "dhh was never assigned", "; did you mean dh?"),
+        ("1 - h**2", "1 - hh**2", "unexplained", "hh was never assigned", "; did you mean h?"),
+        (
+            "* dh",
+            "* dh\n    dx += 0 * dq\n    dq += 1",
+            "wrong_upstream",
+            "dq was never assigned",
+            "?",
+        ),
+        ("    dh = ds.clone()\n", "", "wrong_upstream", "dh was never assigned", " above it."),
+        (
+            "dh = ds.clone()\n    dx = (1 - h**2) * dh",
+            "dx = (1 - h**2) * dh\n    dh = ds.clone()",
+            "wrong_upstream",
+            "dh is assigned below",
+            " above it.",
+        ),
+    ],
+)
+def test_a_variable_that_nothing_above_has_assigned_is_told(
+    old: str, new: str, kind: str, said: str, hint: str
+) -> None:
+    report = backhand.check(from_text(TANH.replace(old, new)))
+    (row,) = report.culprits
+    assert (row.name, row.mistake.kind) == ("x", kind)
+    assert row.mistake.message == f"dx: the line raises NameError, for {said}."
+    assert row.mistake.hint.endswith(hint)

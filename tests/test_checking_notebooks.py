@@ -143,6 +143,20 @@ def test_to_look_at_a_gradient_is_no_use_of_it(tmp_path: Path) -> None:
     assert report.ok, str(report)
 
 
+def test_a_line_that_only_shows_a_gradient_is_none_of_its_lines(tmp_path: Path) -> None:
+    shown = (
+        "dh = dlogits @ W2.T",
+        "dlogits.abs().max()\nprint(dlogits)\ndlogits.shape\ndh = 2 * dlogits @ W2.T",
+    )
+    looked = "dhpreact = (1", "dh.lost()\ndhpreact = (1"
+    cells = ("logits", *shown), ("logits", *looked)
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", *cells), draws=1)
+    assert [line.text for line in report["h"].lines] == ["dh = 2 * dlogits @ W2.T"]
+    first = next(row for row in report.rows if row.name == "logits")
+    assert [line.text.split("=")[0] for line in first.lines] == ["dlogits ", "dlogits +"]
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("h", "scale")], str(report)
+
+
 def test_a_try_that_raised_and_was_given_up_is_not_judged(tmp_path: Path) -> None:
     early = "softmax", SO_FAR, "dC = torch.zeros_like(C)\nfor k in range(3):\n    dC[Xb[k,0]] += demb[k,0]"
     filler = "logits", "dcounts_sum = (-", "demb = torch.zeros_like(emb)\ndcounts_sum = (-"
@@ -157,6 +171,38 @@ def test_a_cell_that_does_the_last_one_s_work_again_is_right(tmp_path: Path) -> 
     again = "logits", "".join(lines[:4]), ""
     report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", begun, again), draws=1)
     assert report.ok, str(report)
+
+
+def test_a_last_gradient_that_is_made_twice_belongs_to_its_own_exercise(tmp_path: Path) -> None:
+    begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
+    loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]
+    at_once = begins + "dC = torch.zeros_like(C).index_put((Xb,), demb, accumulate=True)\n"
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", ("embedding", loop, at_once)), draws=1)
+    assert report.ok, str(report)
+    assert [row.cell for row in report.rows if row.name == "C"] == [number("embedding")]
+
+
+def test_an_exercise_done_twice_is_told_by_its_own_lines(tmp_path: Path) -> None:
+    cells = ("softmax", "logits", "norm", "embedding")
+    again = "".join(CELLS[cell] for cell in cells).replace(
+        "(-dbndiff).sum(0, keepdim=True)", "-dbndiff.sum(0)"
+    )
+    change = "fused loss", CELLS["fused loss"], again
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", change), draws=1)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("bnmeani", "shape")]
+    assert {line.file for line in report["bnmeani"].lines} == {number("fused loss")}
+
+
+def test_a_gradient_that_the_next_exercise_leaves_blank_stays_judged(tmp_path: Path) -> None:
+    logits = CELLS["logits"]
+    rest = logits[logits.index("dh = ") :]
+    blank = "fused loss", CELLS["fused loss"], "dlogits = None # TODO. my solution is 3 lines\n"
+    others = [(cell, CELLS[cell], "") for cell in ("norm", "embedding", "fused norm")]
+    report = backhand.check_file(
+        write_notebook(tmp_path / "n.ipynb", ("logits", rest, ""), blank, *others), draws=1
+    )
+    verdicts = [(row.cell, row.verdict) for row in report.rows if row.name == "logits"]
+    assert verdicts == [(number("logits"), "right"), (number("fused loss"), "skipped")]
 
 
 def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
@@ -182,6 +228,14 @@ def test_a_gradient_wrong_in_two_exercises_is_told_twice(tmp_path: Path) -> None
         ("logits", number("fused loss")),
     ]
     assert report["hprebn"].verdict in ("follows", "right")
+
+
+def test_a_gradient_that_is_used_through_a_temporary_only_is_judged_in_each_exercise(tmp_path: Path) -> None:
+    used = CELLS["logits"][CELLS["logits"].index("dh = ") :]
+    through = "up = dlogits * 1.0\n" + used.replace("dlogits", "up")
+    path = write_notebook(tmp_path / "n.ipynb", ("logits", used, through))
+    twice = [row.cell for row in backhand.check_file(path, draws=1).rows if row.name == "logits"]
+    assert twice == [number("logits"), number("fused loss")]
 
 
 def test_a_wrong_exercise_1_does_not_spoil_exercise_2(tmp_path: Path) -> None:
@@ -258,18 +312,40 @@ def test_a_cell_that_raises_half_way_is_judged_on_what_it_had_assigned(tmp_path:
     assert report["logprobs"].verdict == "right"
 
 
-def test_a_cell_that_raises_outside_the_gradients_is_a_note(tmp_path: Path) -> None:
+def test_a_cell_that_raises_outside_the_gradients_is_told(tmp_path: Path) -> None:
     report = backhand.check_file(
-        write_notebook(tmp_path / "n.ipynb", ("utility", "# utility", "import nowhere\n# utility")), draws=1
+        write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "if True:\n    import nowhere")), draws=1
     )
     assert report.ok
-    assert any("cell 2 raised ModuleNotFoundError" in note for note in report.notes)
+    assert "cell 13 raised ModuleNotFoundError: No module named 'nowhere'" in report.notes
+    (unfinished,) = report.to_dict()["unfinished"]
+    assert unfinished == {
+        "cell": "cell 13",
+        "error": "ModuleNotFoundError: No module named 'nowhere'",
+        "line": {"number": 4, "text": "import nowhere", "file": "cell 13"},
+    }
+
+
+def test_what_a_function_of_another_cell_raises_is_told_by_the_line_that_calls_it(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "\ncmp('h', 'dh', h)"))
+    (unfinished,) = backhand.check_file(path, draws=1).unfinished
+    assert (unfinished.line.file, unfinished.line.text) == (number("plot"), "cmp('h', 'dh', h)")
+
+
+def test_what_raises_after_a_cell_that_was_left_is_only_noted(tmp_path: Path) -> None:
+    slow = "training", "lossi = []\n", "import time\ntime.sleep(30)\nlossi = []\n"
+    path = write_notebook(tmp_path / "n.ipynb", slow, ("plot", "plt.show()", "plt.plot(lossi)"))
+    report = backhand.check_file(path, draws=1, time_limit=3)
+    assert report.ok, str(report)
+    assert any(f"{number('plot')} raised NameError" in note for note in report.notes)
+    assert not report.unfinished
 
 
 def test_a_cell_that_python_cannot_read_is_left_out_and_told(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "n.ipynb", ("embedding", "dW1 = embcat.T @ dhprebn", "dW1 = "))
     report = backhand.check_file(path, draws=1)
     assert any(f"not run: {path}, {number('embedding')}, line 2" in note for note in report.notes)
+    assert [(u.cell, u.line.text) for u in report.unfinished] == [(number("embedding"), "dW1 =")]
     assert {r.name for r in report.rows if r.verdict == "todo"} == {"C", "W1", "b1"}
 
 
@@ -281,4 +357,5 @@ def test_two_forwards_in_one_notebook_are_two_sets_of_gradients(tmp_path: Path) 
     assert [(r.name, r.mistake.kind, r.cell) for r in report.culprits] == [
         ("A", "scale", number("fused norm"))
     ]
+    assert [row.name for row in report.rows if row.cell][-2:] == ["out", "A"]  # in the order of the cells
     assert report["W1"].verdict == "right"

@@ -464,3 +464,43 @@ def test_a_coarse_gradient_is_told_as_many_times_autograds_error() -> None:
     assert report.ok, str(report)
     assert report["x"].multiple > 100
     assert report["w"].multiple < 10
+
+
+def test_the_lines_of_a_gradient_are_those_that_change_it_not_those_that_look_at_it() -> None:
+    def show(*_: object) -> None:
+        pass
+
+    def filled(tensor: torch.Tensor, value: torch.Tensor) -> None:
+        tensor.copy_(value)
+
+    def forward(x, w):
+        y = x * w
+        show(y)
+        loss = (y * y).sum()
+        return locals()
+
+    def backward(x, w, y):
+        dy = 2 * y
+        show(dy)
+        dw = torch.empty_like(w)
+        filled(dw, dy * x)
+        show(dw)
+        dx = dy * w
+        return locals()
+
+    def wrong(x, w, y):
+        dy = 2 * y
+        dw = torch.empty_like(w)
+        filled(dw, dy * w)
+        show(dw)
+        dx = dy * w
+        return locals()
+
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4)}
+    report = backhand.check(forward, backward, inputs=inputs)
+    assert report.ok, str(report)
+    assert [line.text for line in report["y"].lines] == ["dy = 2 * y"]
+    assert [line.text for line in report["w"].lines] == ["dw = torch.empty_like(w)", "filled(dw, dy * x)"]
+    assert report["y"].forward_line.text == "y = x * w"
+    (row,) = backhand.check(forward, wrong, inputs=inputs).culprits
+    assert [line.text for line in row.lines] == ["dw = torch.empty_like(w)", "filled(dw, dy * w)"]

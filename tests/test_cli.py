@@ -7,6 +7,7 @@ import pytest
 
 import backhand
 from backhand import Run, cli
+from student_notebook import write_notebook
 
 Main = tuple[int, str, str]
 
@@ -27,6 +28,55 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         return status, captured.out, captured.err
 
     return call
+
+
+def test_a_cell_that_raises_ends_a_check_of_right_gradients_with_status_2(run_cli, tmp_path: Path) -> None:
+    path = str(write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "plt.plot(lost)")))
+    status, out, err = run_cli("check", path, "--draws", "1")
+    assert (status, out.split("\n")[0]) == (2, "n.ipynb: right. 26 gradients agree with autograd, 2 vacuous.")
+    assert err == (
+        "backhand: cell 13, line 3 raised NameError: name 'lost' is not defined, "
+        "so not everything was judged: mend it, or try --stop-after 12.\n"
+    )
+    status, out, again = run_cli("check", path, "--draws", "1", "--json")
+    assert (status, json.loads(out)["ok"], again) == (2, True, err)
+    assert run_cli("check", path, "--draws", "1", "--stop-after", "12")[::2] == (0, "")
+
+
+def test_a_cell_that_raises_before_all_gradients_cannot_be_left_out(run_cli, tmp_path: Path) -> None:
+    change = "utility", "# utility", "lost\n# utility"  # `cmp` is not defined then, and later cells raise too
+    err = run_cli("check", str(write_notebook(tmp_path / "n.ipynb", change)), "--draws", "1")[2]
+    assert "cell 2, line 1 raised NameError: name 'lost' is not defined (and 4 more), so" in err
+    assert err.endswith("judged: mend it.\n")
+
+
+def test_wrong_gradients_stay_status_1_though_a_cell_raises(run_cli, tmp_path: Path) -> None:
+    changes = ("plot", "plt.show()", "lost"), ("softmax", "-1.0/n", "1.0/n")
+    status, _, err = run_cli("check", str(write_notebook(tmp_path / "n.ipynb", *changes)), "--draws", "1")
+    assert (status, err) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "error"),
+    [
+        (
+            "print(lost)",
+            2,
+            "s.py, line 5 raised NameError: name 'lost' is not defined, so not everything was",
+        ),
+        ("raise SystemExit('no')", 2, "s.py, line 5 raised SystemExit: no, so not everything was judged"),
+        ("raise SystemExit", 0, ""),
+    ],
+)
+def test_a_script_that_raises_after_right_gradients(
+    run_cli, tmp_path: Path, end: str, status: int, error: str
+) -> None:
+    text = "import torch\nx = torch.randn(3, requires_grad=True)\nloss = (x * x).sum()\ndx = 2 * x\n"
+    (tmp_path / "s.py").write_text(text + end + "\n")
+    got, out, err = run_cli("check", "s.py")
+    assert (got, out.split(".")[1]) == (status, "py: right")
+    assert error in err
+    assert len(err.splitlines()) == bool(error)
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -19,6 +19,7 @@ from backhand.rendering.heatmaps import heat_map
 from backhand.rendering.html import as_fragment
 from backhand.rendering.lanes import Arc, segments
 from browsing import browser
+from student_notebook import number, write_notebook
 
 EVIL = '</script><script>document.title = 1</script><img src=x onerror="document.title = 1">'
 
@@ -273,3 +274,28 @@ def test_a_report_that_was_pickled_draws_the_same_sheet() -> None:
     copy = pickle.loads(pickled)
     assert copy.to_html() == report.to_html()
     assert copy == report
+
+
+@pytest.mark.parametrize(
+    ("cell", "old", "new"),
+    [
+        ("logits", "dlogits = dnorm_logits.clone()", "dlogits = -dnorm_logits.clone()"),
+        ("fused loss", "dlogits /= n", "dlogits /= 2 * n"),
+    ],
+)
+def test_of_a_tensor_with_two_gradients_the_wrong_one_is_drawn(
+    cell: str, old: str, new: str, tmp_path: Path
+) -> None:
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", (cell, old, new)), draws=1)
+    assert [(row.name, row.cell) for row in report.culprits] == [("logits", number(cell))]
+    text = html.unescape(report.to_html())
+    assert 'dlogits: </span><span class="pill">wrong</span>' in text
+    assert 'dlogits: </span><span class="pill">right</span>' not in text
+    assert report.sheet.pictures["logits"].numbers.differing > 60
+
+
+def test_of_a_tensor_with_two_right_gradients_the_last_is_drawn(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb")
+    first = backhand.check_file(path, draws=1, stop_after=8).sheet.pictures["logits"].hand
+    both = backhand.check_file(path, draws=1)
+    assert both.sheet.pictures["logits"].hand != first

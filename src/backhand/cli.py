@@ -45,7 +45,7 @@ def check(
     """Check hand-written gradients: which line is wrong, and what is the mistake."""
     import backhand
 
-    from .rendering.terminal import as_text
+    from .rendering.terminal import as_text, unfinished
 
     report = backhand.check_file(
         file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
@@ -59,6 +59,8 @@ def check(
     sys.stdout.flush()
     if not report.ok:
         sys.exit(1)
+    if report.unfinished:
+        leave(unfinished(report), 2)
 
 
 def train(

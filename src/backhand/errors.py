@@ -11,6 +11,16 @@ class BackhandError(Exception):
     exit_status = 2
 
 
+def in_short(error: BaseException) -> str:
+    """Return what an exception says, as Python's last line tells it: `ValueError: no`.
+
+    >>> in_short(ValueError("no\\nand more"))
+    'ValueError: no'
+    """
+    text = str(error).strip().split("\n", 1)[0].rstrip(" :")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class ConfigError(BackhandError):
     """An option has a value that cannot work."""
 

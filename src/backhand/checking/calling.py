@@ -40,13 +40,13 @@ class Subject:
 
     def right(self, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Trace:
         """Run the reference and return its graph."""
-        return from_graph(*self._run(self.reference, values, dtype, seed), lenient=True)
+        return from_graph(*self.run(self.reference, values, dtype, seed), lenient=True)
 
     def own(
         self, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int
     ) -> tuple[dict[str, Tensor], Gradients, Exception | None]:
         """Run the function; return its outputs, its gradients, and autograd's words if it refuses them."""
-        leaves, named, outputs, upstream = self._run(self.call, values, dtype, seed)
+        leaves, named, outputs, upstream = self.run(self.call, values, dtype, seed)
         try:
             return outputs, from_graph(leaves, named, outputs, upstream, lenient=True).gradients, None
         except RuntimeError as error:
@@ -55,7 +55,7 @@ class Subject:
                 raise
             return outputs, found, error
 
-    def _run(
+    def run(
         self, call: Callable[..., Any], values: Mapping[str, Any], dtype: torch.dtype | None, seed: int
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Call one of the two; return its arguments, these with the outputs, the outputs, their upstream."""

@@ -10,9 +10,11 @@ from backhand.checking.running.flattening import root
 from backhand.checking.running.scripts import Chapter, Played, as_chapters
 from backhand.checking.running.slicing import reads_later, trains
 from backhand.checking.running.source import writes_surely
+from backhand.checking.running.tracing import warned_once
 from backhand.errors import CheckError
 
 
+@warned_once()
 def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: bool = False) -> Report:
     """Judge every gradient where it was assigned, as often as it was.
 
@@ -38,6 +40,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         unmatched=tuple(dict.fromkeys(name for _, report in judged for name in report.unmatched)),
         notes=tuple(dict.fromkeys([*notes, *played.notes, *_untold(played, judged)])),
         raised=next((report.raised for _, report in judged if report.raised), None),
+        unfinished=tuple(played.unfinished),
         draws=min(report.draws for _, report in judged),
         sheet=_sheet(judged),
     )

@@ -12,9 +12,9 @@ from backhand.checking.judging import check
 from backhand.checking.report import Report
 from backhand.checking.running.notebooks import notebook_cells
 from backhand.checking.running.playing import play
-from backhand.checking.running.scripts import Cells
-from backhand.checking.running.source import writes_surely
-from backhand.errors import CheckError
+from backhand.checking.running.scripts import Cells, Unfinished
+from backhand.checking.running.source import Line, writes_surely
+from backhand.errors import CheckError, in_short
 
 
 def check_file(
@@ -110,8 +110,7 @@ def _module(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
-        text = str(error).strip().split("\n", 1)[0]
-        raise CheckError(f"{path} raised {type(error).__name__}: {text}") from error
+        raise CheckError(f"{path} raised {in_short(error)}") from error
     finally:
         sys.dont_write_bytecode = before
         sys.path.remove(str(path.parent))
@@ -130,16 +129,17 @@ def _check_cells(
 ) -> Report:
     lines: list[str] = []
     starts, parsed, notes = [], [], []
+    unread: list[Unfinished] = []
     for label, text in cells:
         start = len(lines) + 1
         lines += text.split("\n")
-        name = str(path) if path.suffix == ".py" else f"{path}, {label}"
         try:
-            tree = _parsed(text, name)
-        except CheckError as error:
-            if path.suffix == ".py":
-                raise
-            notes.append(f"not run: {error}")
+            tree = ast.parse(text)
+        except SyntaxError as error:  # in a notebook: of a script, it has been told already
+            number = error.lineno or 1
+            notes.append(f"not run: {path}, {label}, line {number}: {error.msg}.")
+            line = Line(number, (error.text or "").strip(), label)
+            unread.append(Unfinished(label, f"SyntaxError: {error.msg}", line))
             continue
         ast.increment_lineno(tree, start - 1)
         starts.append((start, label))
@@ -149,4 +149,5 @@ def _check_cells(
     source = Cells(statements, tuple(lines), 1, str(path), frozenset(), kept)
     played = play(source, parsed, path.resolve().parent, loss, time_limit)
     played.notes[:0] = notes
+    played.unfinished[:0] = unread
     return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on)

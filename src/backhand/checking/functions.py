@@ -17,11 +17,12 @@ from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw, vary
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.protocol import Pass
+from backhand.checking.running.tracing import threads_for, warned_once
 from backhand.checking.stressing import HINTS, Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity
 from backhand.checking.verdicts.summands import Summands
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 # How many times the reference's own error a function may make in the dtype of its inputs.
 BUDGET = 8.0
@@ -58,6 +59,11 @@ def check_function(
     """
     subject = Subject(fn, reference)
     drawn = _drawn(subject, inputs, draws, seed)
+    with warned_once(), threads_for(drawn[0]):
+        return _checked(subject, drawn, seed)
+
+
+def _checked(subject: Subject, drawn: Sequence[Mapping[str, Any]], seed: int) -> Report:
     dtype = torch.float64
     try:
         judged = [_judge(subject, values, dtype, seed + i) for i, values in enumerate(drawn)]
@@ -70,7 +76,7 @@ def check_function(
         except CheckError:
             raise
         except Exception as error:
-            return Report(subject.title, (), raised=_raised(error))
+            return _without_gradients(subject, drawn[0], seed, error)
     first = judged[0]
     failures = _stress(subject, first)
     shown, truth = _shown(subject, drawn[0], seed, first.draw), first.draw
@@ -88,14 +94,31 @@ def check_function(
         rows=rows,
         stress=tuple(failures),
         raised=_raised(first.draw.error) if first.draw.error is not None else None,
-        precision=str(dtype or lowest(drawn[0])).removeprefix("torch."),
+        precision=_told(dtype or lowest(drawn[0])),
         draws=len(judged),
     )
 
 
 def _raised(error: Exception) -> Raised:
-    text = str(error).strip().split("\n", 1)[0]
-    return Raised(f"{type(error).__name__}: {text}", None)
+    return Raised(in_short(error), None)
+
+
+def _without_gradients(subject: Subject, values: Mapping[str, Any], seed: int, error: Exception) -> Report:
+    """Return the report on a backward that raises; raise `CheckError` if it is a forward that does."""
+    for what, call in ((subject.title, subject.call), ("the reference", subject.reference)):
+        try:
+            subject.run(call, values, None, seed)
+        except CheckError:
+            raise
+        except Exception as raised:  # the user's code may raise anything
+            raise CheckError(f"{what} raised {in_short(raised)}") from raised
+    wanted = subject.right(values, None, seed).wanted
+    rows = tuple(Row(name, f"d{name}", "todo", tuple(values[name].shape)) for name in wanted)
+    return Report(subject.title, rows, raised=_raised(error), precision=_told(lowest(values)))
+
+
+def _told(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _drawn(subject: Subject, inputs: Any, draws: int, seed: int) -> list[dict[str, Any]]:
@@ -206,7 +229,7 @@ def _row(
         verdict=verdict,
         shape=tuple(tensor.shape) if isinstance(tensor, Tensor) else (),
         got=tuple(user.shape) if user is not None else None,
-        dtype=str(user.dtype if user is not None else "").removeprefix("torch."),
+        dtype=_told(user.dtype) if user is not None else "",
         exact=facts and facts.exact,
         approximate=facts and facts.approximate,
         maxdiff=facts and facts.maxdiff,

@@ -10,11 +10,11 @@ from backhand.checking.report import Mistake, Report
 from backhand.checking.rows import assemble
 from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
 from backhand.checking.running.protocol import Inputs, Pass, resolve
-from backhand.checking.running.tracing import threads_for
+from backhand.checking.running.tracing import threads_for, warned_once
 from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 
 def check(
@@ -69,6 +69,7 @@ def check(
     return check_resolved(chosen, title, draws=draws, seed=seed, stress=stress)
 
 
+@warned_once()
 def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     drawn = _inputs(chosen, draws, seed)
@@ -114,7 +115,7 @@ def _in_float64(
             raise
         except Exception as error:  # the user's code may raise anything
             if dtype is None:
-                raise CheckError(f"forward raised {type(error).__name__}: {_one_line(error)}") from error
+                raise CheckError(f"forward raised {in_short(error)}") from error
             continue
         if dtype is not None and (_is_lowered(first) or _raised_by_dtype(chosen, first, drawn[0])):
             continue
@@ -137,10 +138,6 @@ def _in_float64(
                     judged.append(judgement)
         return judged, count, notes
     raise AssertionError("unreachable")
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
 
 
 def _is_lowered(drawn: Draw) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backhand.checking.picturing import Sheet
+from backhand.checking.running.scripts import Unfinished
 from backhand.checking.running.source import Line
 from backhand.errors import CheckError, WrongGradientError
 
@@ -91,6 +92,7 @@ class Report:
         unmatched: gradients whose name fits no tensor; they are not judged.
         notes: remarks on the check itself.
         raised: the exception in which the backward ended, if it did.
+        unfinished: the cells that raised, or the script, so that not everything was judged.
         precision: the dtype in which the verdict was made.
         draws: how many independent sets of inputs were tried.
         sheet: what a drawing needs besides: the code, the flow, small pictures; None where there is none.
@@ -103,6 +105,7 @@ class Report:
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     raised: Raised | None = None
+    unfinished: tuple[Unfinished, ...] = ()
     precision: str = "float64"
     draws: int = 1
     sheet: Sheet | None = field(default=None, repr=False, compare=False)

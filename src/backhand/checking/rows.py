@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -10,12 +11,14 @@ from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.picturing import sheet_of
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw
-from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Line
+from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
+from backhand.checking.verdicts.repairing import recorded
 from backhand.checking.verdicts.variables import Variables, extended
+from backhand.errors import in_short
 
 
 def assemble(
@@ -87,6 +90,10 @@ class _Table:
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
 
+    @cached_property
+    def _lives(self) -> Lives:
+        return recorded(self.chosen, self.draw)
+
     def row(self, name: str) -> Row:
         """Return the row of one tensor."""
         trace, forward = self.draw.trace, self.chosen.forward_source
@@ -120,7 +127,11 @@ class _Table:
         if source is None or name not in self.names:
             return ()
         if name in self.paths:
-            return source.writers(root(self.paths[name]))
+            variable = root(self.paths[name])
+            if variable not in source.mentioned:
+                return source.writers(variable)
+            numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
+            return tuple(source.line(n) for n in sorted(numbers))
         return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
 
 
@@ -171,10 +182,8 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
     if draw.error is None:
         return None
     source, number = chosen.backward_source, draw.error_line
-    text = str(draw.error).strip().split("\n", 1)[0]
     line = source.line(number) if source is not None and number is not None else None
-    name = "" if isinstance(draw.error, StatementError) else f"{type(draw.error).__name__}: "
-    return Raised(f"{name}{text}", line)
+    return Raised(in_short(draw.error), line)
 
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:

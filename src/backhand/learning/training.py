@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.engines.stepping import by_autograd, by_hand, descend
+from backhand.errors import in_short
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts
 from backhand.language.model import draw_parameters
@@ -77,6 +78,5 @@ def train_with(module: ModuleType) -> Training:
     try:
         losses = descend(by_hand(module))(copies, start.Xs, start.Ys, [RATE] * STEPS)
     except Exception as error:  # the learner's code may raise anything
-        text = str(error).strip().split("\n", 1)[0]
-        return Training((), expected, float("inf"), f"{type(error).__name__}: {text}")
+        return Training((), expected, float("inf"), in_short(error))
     return Training(tuple(losses.tolist()), expected, largest_difference(losses, start.expected))

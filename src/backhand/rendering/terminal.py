@@ -86,6 +86,21 @@ def state(report: Report) -> str:
     return "wrong" if faulty else "nothing wrong so far"
 
 
+def unfinished(report: Report) -> str:
+    """Return in one line which cell raised first, that therefore not everything was judged, what to try."""
+    first, *others = report.unfinished
+    more = f" (and {len(others)} more)" if others else ""
+    where = f"{first.cell or report.title}, line {first.line.number}"
+    before = _number(first.cell) - 1 if first.cell else 0
+    judged = [_number(row.cell) for row in report.rows if row.cell]
+    stop = f", or try --stop-after {before}" if any(n <= before for n in judged) else ""
+    return f"{where} raised {first.error}{more}, so not everything was judged: mend it{stop}."
+
+
+def _number(cell: str) -> int:
+    return int(cell.removeprefix("cell "))
+
+
 def _words(report: Report) -> list[Text]:
     texts = []
     if report.raised is not None:

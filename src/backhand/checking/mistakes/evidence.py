@@ -4,16 +4,17 @@ import ast
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.deriving import derived
 from backhand.checking.mistakes.editing import Bench, Search, slice_of
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.running.flattening import root
+from backhand.checking.running.flattening import nearest, root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import begins_anew, reads, simple_statements, writes
 from backhand.checking.verdicts.localising import Judgement
-from backhand.checking.verdicts.repairing import Variables, extended
+from backhand.checking.verdicts.repairing import Observed, Variables, extended
 
 
 def scene_of(judgement: Judgement, name: str) -> Scene:
@@ -96,6 +97,22 @@ def unread_upstream(chosen: Pass, judgement: Judgement, name: str) -> Finding | 
         words = f"{path}, the gradient that comes from {consumer}, is not used"
         return Finding("wrong_upstream", {"used": None, "expected": path}, words)
     return None
+
+
+def unassigned(chosen: Pass, judgement: Judgement, seen: Observed, error: NameError) -> Finding:
+    """Tell of a variable that a gradient's line uses though nothing above has assigned it."""
+    missing, source = error.name or "", chosen.backward_source
+    late = source is not None and source.times_assigned(missing)
+    is_gradient = missing.startswith("d")
+    tensors = [name for name, value in seen.namespace.items() if isinstance(value, Tensor)]
+    alike = [name for name in tensors if name.startswith("d") == is_gradient]
+    known = missing in {f"d{name}" for name in judgement.draw.trace.values}
+    when = "is assigned below" if late else "was never assigned"
+    words = f"the line raises NameError, for {missing} {when}"
+    hint = "A line can use only what stands above it" + (nearest(missing, () if known else alike) or ".")
+    if is_gradient:
+        return Finding("wrong_upstream", {"used": None, "expected": missing}, words, hint=hint)
+    return Finding("unexplained", {"ruled_out": []}, words, hint=hint)
 
 
 def is_plausible(chosen: Pass, judgement: Judgement, name: str, found: Finding) -> bool:

@@ -13,12 +13,13 @@ from backhand.checking.verdicts.comparing import close
 
 @dataclass
 class Finding:
-    """A kind of mistake with its detail, and a clause that says it in the user's names."""
+    """A kind of mistake with its detail, a clause that says it in the user's names, perhaps its own hint."""
 
     kind: str
     detail: dict[str, Any] = field(default_factory=dict)
     words: str = ""
     also: str = ""
+    hint: str = ""
 
 
 Finder = Callable[[Scene], Finding | None]

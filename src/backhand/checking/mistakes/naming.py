@@ -18,6 +18,7 @@ from backhand.checking.mistakes.evidence import (
     overwrites,
     scene_of,
     search_for,
+    unassigned,
     unread,
     unread_upstream,
 )
@@ -53,6 +54,7 @@ from backhand.checking.running.source import writes_surely
 from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.variables import Variables, extended
+from backhand.errors import in_short
 
 # Of two explanations that fit, the earlier is named and the later mentioned.
 OF_SHAPE: tuple[Finder, ...] = (transposed, right_values, unreduced, overreduced)
@@ -147,8 +149,7 @@ def _raising(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | 
             search = search_for(chosen, name, judged, [statement])
             found = by_edit(search) if search is not None else None
             if found is not None:
-                text = str(error).strip().split("\n", 1)[0]
-                found.words += f" (the line raises {type(error).__name__}: {text})"
+                found.words += f" (the line raises {in_short(error)})"
             return found
     return None
 
@@ -225,11 +226,10 @@ def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Find
     seen = first.repair.observed.get(name) if first.repair is not None else None
     if seen is None or seen.error is None:
         return Finding("zero", {}, "None")
-    text = str(seen.error).strip().split("\n", 1)[0]
-    found = _edited(chosen, name, judged)
-    if found is None and not isinstance(seen.error, NameError):  # a line that comes too early tells nothing
-        found = unread_upstream(chosen, first, name)
-    raised = f"the line raises {type(seen.error).__name__}: {text}"
+    if isinstance(seen.error, NameError):
+        return unassigned(chosen, first, seen, seen.error)
+    found = _edited(chosen, name, judged) or unread_upstream(chosen, first, name)
+    raised = f"the line raises {in_short(seen.error)}"
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({raised})")
     return Finding("unexplained", {"ruled_out": []}, raised)

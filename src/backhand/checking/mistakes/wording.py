@@ -33,7 +33,7 @@ def in_words(chosen: Pass, judgement: Judgement, name: str, found: Finding) -> M
     return Mistake(
         kind=found.kind,
         message=f"{gradient}: {found.words}.{_numbers(judgement, name)}",
-        hint=HINTS.get(found.kind, ""),
+        hint=found.hint or HINTS.get(found.kind, ""),
         detail=found.detail,
         also=f"Another explanation: {found.also}." if found.also else "",
     )

@@ -110,7 +110,7 @@ def call_backward(
         with running(dtype, seed + 1, promote), torch.no_grad():
             returned = chosen.backward(**offered)
     except Exception as raised:  # the user's code may raise anything
-        error = raised
+        error = raised.error if isinstance(raised, StatementError) else raised
         returned, line = _assigned_until(raised, chosen)
     if not isinstance(returned, Mapping):
         raise CheckError(

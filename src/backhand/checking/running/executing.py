@@ -10,6 +10,7 @@ from types import CellType, CodeType
 from typing import Any
 
 from backhand.checking.running.source import Source
+from backhand.errors import in_short
 
 Namespace = dict[str, Any]
 Observer = Callable[[int, ast.stmt], None]
@@ -19,7 +20,8 @@ class StatementError(Exception):
     """A statement raised; holds what was assigned until then."""
 
     def __init__(self, error: Exception, namespace: Namespace, line: int):
-        super().__init__(f"{type(error).__name__}: {error}")
+        super().__init__(in_short(error))
+        self.error = error
         self.namespace = namespace
         self.line = line
 

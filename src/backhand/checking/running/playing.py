@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.executing import Namespace
-from backhand.checking.running.scripts import Cells, Played
+from backhand.checking.running.opening import SEEN, TELL, Opened
+from backhand.checking.running.scripts import Cells, Played, Unfinished
+from backhand.errors import in_short
 
 
 class _OutOfTimeError(BaseException):
@@ -45,38 +48,76 @@ def play(
 ) -> Played:
     """Run cells one after the other, in the file's own folder.
 
-    A cell that raises ends; the ones after it still run. A cell that is over the time limit is left.
+    A cell that raises ends; the ones after it still run. A cell that is over the time limit is left; what
+    raises after it may do so for that reason, and is only noted.
     """
-    played = Played(source, loss)
-    namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
-    namespace |= {"get_ipython": _Absent(), "display": _Absent()}  # a notebook has them, and what it exports
-    if source.file:
-        namespace["__file__"] = source.file
+    player = _Player(source, loss)
+    played, left = player.played, False
     with _quietly(folder):
         for label, statements in cells:
             try:
                 with _limited(time_limit):
-                    _run_cell(played, statements, namespace, source.file or label)
+                    raised = player.run(statements)
             except _OutOfTimeError:
                 played.notes.append(f"{label} took more than {time_limit:g} s and was left.")
-            except (Exception, SystemExit) as error:  # the user's code may raise anything
-                played.notes.append(f"{label} raised {type(error).__name__}: {_first_line(error)}")
-    played.final = {k: v for k, v in namespace.items() if not k.startswith("__")}
+                left = True
+                continue
+            if raised is not None:
+                played.notes.append(f"{label} raised {raised.error}")
+                played.unfinished += [] if left else [raised]
+    played.final = {k: v for k, v in player.namespace.items() if not k.startswith("__")}
     return played
 
 
-def _run_cell(played: Played, statements: Sequence[ast.stmt], namespace: Namespace, file: str) -> None:
-    for i, statement in enumerate(statements):
-        try:
-            exec(compile(ast.Module([statement], []), file, "exec"), namespace)
-        except (Exception, SystemExit):  # the user's code may raise anything
-            played.ran.extend(statements[i:])  # to be judged all the same
-            raise
-        played.saw(statement, namespace)
+class _Player:
+    """Runs statements among the variables of a script or notebook."""
 
+    def __init__(self, source: Cells, loss: str):
+        self.played = Played(source, loss)
+        self._seen: set[int] = set()
+        self.namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
+        self.namespace |= {"get_ipython": _Absent(), "display": _Absent()}  # what a notebook has
+        self.namespace |= {SEEN: self._seen, TELL: self._tell}
+        if source.file:
+            self.namespace["__file__"] = source.file
+        self._opened = Opened(source.statements, loss)
+        places = [source.cell(s) or f"line {s.lineno}" for s in self._opened.loops]
+        self.played.notes += [f"{place}: the loop is judged by its first turn." for place in places]
+        self._file = source.file or "<cell>"
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    def run(self, statements: Sequence[ast.stmt]) -> Unfinished | None:
+        """Run a cell; return the exception in which it ended, unless it meant to end there."""
+        for i, statement in enumerate(statements):
+            code = self._opened.blocks.get(statement, statement)
+            try:
+                exec(compile(ast.Module([code], []), self._file, "exec"), self.namespace)
+            except (Exception, SystemExit) as error:  # the user's code may raise anything
+                if isinstance(error, SystemExit) and not error.code:
+                    return None
+                rest = [s for s in statements[i:] if s not in self._opened.blocks]
+                self.played.ran += [*self._unseen(), *rest]  # to be judged all the same
+                return self._unfinished(statement, error)
+            if code is statement:
+                self.played.saw(statement, self.namespace)
+        return None
+
+    def _tell(self, number: int, variables: Namespace) -> None:
+        """Take note of a statement within an opened block that has run for the first time."""
+        self._seen.add(number)
+        self.played.saw(self._opened.within[number], self.namespace | variables)
+
+    def _unseen(self) -> list[ast.stmt]:
+        """Return the statements of opened blocks that have begun, but not come to an end."""
+        return [s for i, s in enumerate(self._opened.within) if self._seen and i not in self._seen]
+
+    def _unfinished(self, statement: ast.stmt, error: BaseException) -> Unfinished:
+        """Tell where in its cell a statement raised."""
+        line = self.played.source.line(statement.lineno)
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename == self._file and frame.lineno:
+                within = self.played.source.line(frame.lineno)
+                line = within if within.file == line.file else line
+        return Unfinished(self.played.source.cell(statement), in_short(error), line)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from backhand.checking.running.executing import parameters_of
 from backhand.checking.running.flattening import nearest
 from backhand.checking.running.source import Source, source_of
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]
 
@@ -53,8 +53,7 @@ class Pass:
             try:
                 found = self.inputs(generator)
             except Exception as error:  # the user's code may raise anything
-                text = str(error).strip().split("\n", 1)[0]
-                raise CheckError(f"inputs raised {type(error).__name__}: {text}") from error
+                raise CheckError(f"inputs raised {in_short(error)}") from error
         if not isinstance(found, Mapping):
             raise CheckError(f"inputs are {type(found).__name__}; expected a dictionary of them by name.")
         return dict(found)

@@ -18,7 +18,15 @@ from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import convert
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
-from backhand.checking.running.source import Line, Source, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.source import (
+    Line,
+    Source,
+    needs,
+    reads,
+    simple_statements,
+    writes,
+    writes_surely,
+)
 from backhand.errors import CheckError
 
 
@@ -50,6 +58,15 @@ class Loss:
     values: Namespace
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A cell, or with an empty name the whole script, that ended in an exception."""
+
+    cell: str
+    error: str
+    line: Line
+
+
 @dataclass
 class Played:
     """What running the statements gave.
@@ -60,6 +77,7 @@ class Played:
         ran: the statements that ran, in order.
         losses: each assignment of the loss.
         final: the variables at the end.
+        unfinished: the cells that raised.
         notes: what went wrong on the way.
     """
 
@@ -68,6 +86,7 @@ class Played:
     ran: list[ast.stmt] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     final: Namespace = field(default_factory=dict)
+    unfinished: list[Unfinished] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def saw(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> None:
@@ -151,7 +170,8 @@ def as_chapters(played: Played) -> list[Chapter]:
     """
     if not played.losses:
         raise CheckError(
-            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, outside any loop."
+            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say --loss NAME; "
+            "if a loop or a function assigns it, the gradients belong there too."
         )
     found: list[Chapter] = []
     taken: set[ast.stmt] = set()  # a gradient is that of the last loss before it that depends on its tensor
@@ -194,7 +214,7 @@ def _open(own: Sequence[ast.stmt], assigned: frozenset[str]) -> set[str]:
     made: set[str] = set()
     found: set[str] = set()
     for s in needed_for(own, assigned, kept_whole=assigned):
-        found |= reads(s) - made
+        found |= needs(s) - made
         made |= writes_surely(s)
     return found
 

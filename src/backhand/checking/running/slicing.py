@@ -4,7 +4,15 @@ import ast
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
-from backhand.checking.running.source import assigned, begins_anew, reads, root_of, writes, writes_surely
+from backhand.checking.running.source import (
+    assigned,
+    begins_anew,
+    needs,
+    reads,
+    root_of,
+    writes,
+    writes_surely,
+)
 
 
 def needed_for(
@@ -28,7 +36,7 @@ def needed_for(
         if written & needed or written & set(kept_whole):
             kept.append(s)
             needed -= {name for name in assigned(s) if begins_anew(s, name)}
-            needed |= reads(s) - set(given)
+            needed |= needs(s) - set(given)
     return kept[::-1]
 
 
@@ -65,21 +73,28 @@ def trains(statement: ast.stmt, loss: str) -> bool:
     return any(loss in writes(loop) for loop in loops)
 
 
-def chapters(statements: Iterable[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
+def is_blank(statement: ast.stmt) -> bool:
+    """Tell whether a statement assigns None or `...`, for something to be written there."""
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    return isinstance(value, ast.Constant) and value.value in (None, ...)
+
+
+def chapters(statements: Sequence[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:
     """Split statements where a gradient that another one was made of is begun anew: another exercise.
 
-    One that goes on from what the last exercise made belongs to that exercise.
+    One that is blanked begins another one as well; one that goes on from what the last exercise made belongs
+    to that one.
     """
     found: list[list[ast.stmt]] = [[]]
     uses = _Uses(frozenset(gradients))
     here: set[str] = set()
     again: set[ast.stmt] = set()
-    for s in statements:
+    for i, s in enumerate(statements):
         own = writes_surely(s) & uses.gradients
         begun = {name for name in own if begins_anew(s, name)}
-        anew = begun & uses.read
+        anew = begun & (here if is_blank(s) else uses.read)
         if anew & here or (anew and not reads(s) & here):
-            found.append(_begun_again(found[-1], again, uses))
+            found.append(_begun_again(found[-1], statements[i:], again, uses))
             here = {name for moved in found[-1] for name in writes_surely(moved) & uses.gradients}
         elif begun & here:
             again.add(s)
@@ -114,13 +129,23 @@ class _Uses:
         else:
             self._carried |= dict.fromkeys(writes_surely(statement), used)
 
+    def goes_on(self, statements: Iterable[ast.stmt], name: str) -> bool:
+        """Tell whether a gradient is made of another one, or itself, before it is begun anew."""
+        making = (s for s in statements if writes_surely(s) & self.gradients)
+        first = next((s for s in making if name in reads(s) | writes_surely(s)), None)
+        return first is not None and not begins_anew(first, name)
 
-def _begun_again(chapter: list[ast.stmt], again: Collection[ast.stmt], uses: _Uses) -> list[ast.stmt]:
-    """Take off a chapter's end the statements that begin what belongs to the next one, and return them."""
+
+def _begun_again(
+    chapter: list[ast.stmt], later: Sequence[ast.stmt], again: Collection[ast.stmt], uses: _Uses
+) -> list[ast.stmt]:
+    """Take off a chapter's end the statements that begin what later ones go on with, and return them."""
     kept = len(chapter)
     for i in reversed(range(len(chapter))):
         own = writes_surely(chapter[i]) & uses.gradients
         if own and (chapter[i] not in again or own & uses.read):
+            break
+        if own and not any(uses.goes_on([*chapter[i + 1 :], *later], name) for name in own):
             break
         if own:
             kept = i

@@ -36,8 +36,13 @@ class Source:
         return Line(number, text, self.file)
 
     def writers(self, name: str) -> tuple[Line, ...]:
-        """Return the lines that assign or change a variable, innermost statements only."""
+        """Return the lines that surely assign or change a variable, innermost statements only."""
         return self._writers.get(name, ())
+
+    @cached_property
+    def mentioned(self) -> frozenset[str]:
+        """The variables in bare calls, which may change them or, as `print` does, only look at them."""
+        return frozenset(n for s in simple_statements(self.statements) for n in writes(s) - writes_surely(s))
 
     def readers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that use a variable in an assignment, innermost statements only."""
@@ -81,7 +86,7 @@ class Source:
     def _writers(self) -> dict[str, tuple[Line, ...]]:
         numbers: dict[str, set[int]] = {}
         for s in simple_statements(self.statements):
-            for name in writes(s):
+            for name in writes_surely(s):
                 numbers.setdefault(name, set()).add(s.lineno)
         return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
 
@@ -182,9 +187,9 @@ def assigned(statement: ast.stmt) -> set[str]:
 
 @lru_cache(maxsize=4096)
 def writes(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables that a statement binds or, as far as its text tells, changes in place."""
+    """Return the variables that a statement binds or may change in place: all that a bare call mentions."""
     found = writes_surely(statement)
-    if not found and isinstance(statement, ast.Expr):  # a bare call: what it mentions may be what it changes
+    if not found and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
     return found
 
@@ -222,6 +227,20 @@ def reads(statement: ast.stmt) -> frozenset[str]:
     names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     names |= {root_of(n.target) or "" for n in ast.walk(statement) if isinstance(n, ast.AugAssign)}
     return frozenset(names - {""})
+
+
+@lru_cache(maxsize=4096)
+def needs(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement uses the earlier value of: not those that a loop binds first."""
+    if not isinstance(statement, ast.For | ast.While):
+        return reads(statement)
+    head = statement.iter if isinstance(statement, ast.For) else statement.test
+    found = {n.id for n in ast.walk(head) if isinstance(n, ast.Name)}
+    bound = assigned(statement)
+    for s in (*statement.body, *statement.orelse):
+        found |= needs(s) - bound
+        bound |= assigned(s)
+    return frozenset(found)
 
 
 def begins_anew(statement: ast.stmt, name: str) -> bool:

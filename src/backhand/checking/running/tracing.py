@@ -1,6 +1,7 @@
 """Run a forward once, with what it should find, and keep its named tensors with autograd's graph."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -80,6 +81,22 @@ def threads_for(inputs: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def warned_once() -> Iterator[None]:
+    """Show a warning of the user's code once, however often that is run."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def first(message: Warning | str, *where: Any, **rest: Any) -> None:
+            if str(message) not in shown:
+                shown.add(str(message))
+                show(message, *where, **rest)
+
+        warnings.showwarning = first
+        yield
 
 
 def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backhand.checking.running.executing import Execution, Namespace
-from backhand.checking.running.source import begins_anew, writes
+from backhand.checking.running.flattening import root
+from backhand.checking.running.source import begins_anew, writes, writes_surely
 from backhand.checking.verdicts.variables import Variables
 
 
@@ -38,7 +39,8 @@ class Recorder:
             path = self.variables.path[tensor]
             value = self.variables.get(self.namespace, tensor)
             mark = (id(value), getattr(value, "_version", 0))
-            raised = bool(self.execution and any(s is statement for s, _ in self.execution.errors))
+            surely = root(path) in writes_surely(statement)
+            raised = surely and self.execution and any(s is statement for s, _ in self.execution.errors)
             if (not raised or "[" in path) and value is not None and self._seen.get(tensor) == mark:
                 continue
             if value is None and ("[" in path or not raised):

@@ -152,16 +152,22 @@ def run_replaced(
     source = chosen.backward_source
     assert source is not None
     variables = Variables(source, extended(draw, source))
-    if lives is None:
-        recorder = Recorder(variables)
-        recorder.namespace = namespace_of(chosen, draw)
-        _execute(source, recorder.namespace, recorder, draw)
-        lives = recorder.lives
+    lives = recorded(chosen, draw) if lives is None else lives
     repairer = _Repairer(variables, lives, replace)
     repairer.hurried = hurried
     repairer.namespace = namespace_of(chosen, draw)
     execution = _execute(source, repairer.namespace, repairer, draw)
     return repairer, execution, lives
+
+
+def recorded(chosen: Pass, draw: Draw) -> Lives:
+    """Return which statements of the backward write which gradient, and when."""
+    source = chosen.backward_source
+    assert source is not None
+    recorder = Recorder(Variables(source, extended(draw, source)))
+    recorder.namespace = namespace_of(chosen, draw)
+    _execute(source, recorder.namespace, recorder, draw)
+    return recorder.lives
 
 
 def namespace_of(chosen: Pass, draw: Draw) -> Namespace:
