@@ -78,7 +78,14 @@ def test_code_and_names_cannot_become_markup(tmp_path: Path):
 
 def test_a_report_without_source_or_pictures_still_has_its_rows():
     report = backhand.check_function(torch.exp, lambda x: x.exp(), {"x": torch.randn(3)})
-    assert "dx: " in report.to_html()
+    assert "dx: " in replace(report, sheet=None).to_html()
+
+
+def test_a_custom_functions_gradients_are_drawn_beside_the_references():
+    report = backhand.check_function(torch.exp, lambda x: x.exp(), {"x": torch.randn(3)})
+    picture = report.sheet.pictures["x"]
+    assert picture.hand == picture.autograd is not None
+    assert "data:image/png" in report.to_html()
 
 
 def test_several_tensors_of_one_line_have_a_row_each():

@@ -12,6 +12,7 @@ from backhand.checking.calling import Subject, gradients
 from backhand.checking.figures import Figures, figures
 from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.mistakes.wording import in_words
+from backhand.checking.picturing import sheet_of
 from backhand.checking.reading import mixing
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw, vary
@@ -96,6 +97,7 @@ def _checked(subject: Subject, drawn: Sequence[Mapping[str, Any]], seed: int) ->
         raised=_raised(first.draw.error) if first.draw.error is not None else None,
         precision=_told(dtype or lowest(drawn[0])),
         draws=len(judged),
+        sheet=sheet_of(None, None, first.draw.trace, shown.trace, shown.user),
     )
 
 
