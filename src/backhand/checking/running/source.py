@@ -188,10 +188,9 @@ def assigned(statement: ast.stmt) -> set[str]:
 @lru_cache(maxsize=4096)
 def writes(statement: ast.stmt) -> frozenset[str]:
     """Return the variables that a statement binds or may change in place: all that a bare call mentions."""
-    found = writes_surely(statement)
-    if not found and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
-    return found
+    return writes_surely(statement)
 
 
 @lru_cache(maxsize=4096)
