@@ -80,10 +80,10 @@ SLIPS = {
     ),
     "an expression within the returned dictionary": (
         '"dbias": g_logits.sum(0)',
-        '"dbias": g_logits.sum(1)',
+        '"dbias": g_logits.sum(2)',
         "bias",
         "overreduced",
-        "",
+        "the line raises IndexError",
     ),
     "a temporary that raises, told by its own error": (
         'g_gain = (f["dy"] * f["share"]).sum(0)',
