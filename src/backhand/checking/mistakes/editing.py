@@ -33,7 +33,6 @@ from backhand.checking.running.source import (
 )
 from backhand.checking.verdicts.comparing import close
 
-LOOPED = 3  # a statement within a loop runs more often than once; how often, its text does not tell
 UNKNOWN = "__unknown__"  # a factor to be found
 
 
@@ -48,15 +47,15 @@ class Bench:
 
 @dataclass
 class Budget:
-    """How many statements may still be run to try edits, for all gradients of a report together.
+    """How many statements may still be compiled and run to try edits, for all gradients of a report together.
 
-    What is still wrong then is `unexplained`. The whole of it takes about a second.
+    What is still wrong then is `unexplained`. The whole of it takes a second or two.
 
     Attributes:
         suspect: the statement in which a mistake was found already; it may have spoilt several gradients.
     """
 
-    left: int = 20_000
+    left: int = 30_000
     suspect: ast.stmt | None = None
 
 
@@ -114,9 +113,7 @@ class Search:
         tops = [i for i, top in enumerate(self.part) if any(n is statement for n in ast.walk(top))]
         self._first = tops[0] if tops else 0
         above, below = self.part[: self._first], self.part[self._first :]
-        self._cost = sum(
-            LOOPED if isinstance(s, ast.For | ast.While) else 1 for s in below for _ in simple_statements([s])
-        )
+        self._cost = len(simple_statements(below))
         anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
         self._missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
         self._before = []
