@@ -149,6 +149,8 @@ def _expressions(
         yield from _operators(node, subject)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         kinds = {"wrong_point"} if id(node) in exponent else {"sign"}
+        if isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, int):
+            kinds |= {"overreduced"}  # an axis, counted from the end
         yield "no minus", node.operand, kinds
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         yield from _constants(node, id(node) in exponent, id(node) in of_numbers(value, subject))

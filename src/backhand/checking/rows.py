@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from backhand.checking.figures import figures
+from backhand.checking.mistakes.editing import Budget
 from backhand.checking.mistakes.naming import name_mistake
 from backhand.checking.picturing import sheet_of
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
@@ -86,6 +87,7 @@ class _Table:
         self.chosen, self.judged, self.shown = chosen, judged, shown
         self.draw = judged[0].draw
         self.figures = figures(self.draw, shown)
+        self.budget = Budget()
         source = chosen.backward_source
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
@@ -102,7 +104,8 @@ class _Table:
         verdict, note = _verdict(name, self.judged)
         mistake = None
         if verdict in ("wrong", "shape"):
-            mistake = name_mistake(self.chosen, name, [j for j in self.judged if name in j.culprits])
+            blamed = [j for j in self.judged if name in j.culprits]
+            mistake = name_mistake(self.chosen, name, blamed, self.budget)
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -145,6 +148,8 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
     if name in first.draw.user:
         if not all(j.right.get(name, True) for j in judged):
             return "follows", ""
+        if any(name in j.balanced for j in judged):
+            return "right", "with a wrong upstream gradient; with the right one it is not"
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
     if first.repair and name in first.repair.observed and first.draw.error is not None:

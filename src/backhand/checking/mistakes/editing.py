@@ -5,11 +5,11 @@ only if the edited statements, run on the variables of that moment, give autogra
 """
 
 import ast
-import copy
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +18,21 @@ from backhand.checking.mistakes.edits import accumulating, dropped, edits_of, on
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.fitting import constant_ratio
 from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scope, places_of
-from backhand.checking.mistakes.slips import RULES
+from backhand.checking.mistakes.slips import OF_WHAT_IS_MISSING, OF_WHAT_IS_THERE
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.flattening import as_gradient, flatten, root
-from backhand.checking.running.source import Source, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.source import (
+    Source,
+    assigned,
+    begins_anew,
+    definition_of,
+    reads,
+    simple_statements,
+    writes_surely,
+)
 from backhand.checking.verdicts.comparing import close
 
-TRIES = 4000  # edits after which the search is given up; the mistake is then `unexplained`
 UNKNOWN = "__unknown__"  # a factor to be found
 
 
@@ -34,6 +42,21 @@ class Bench:
 
     namespace: Namespace
     expected: Tensor
+    summands: float
+
+
+@dataclass
+class Budget:
+    """How many statements may still be compiled and run to try edits, for all gradients of a report together.
+
+    What is still wrong then is `unexplained`. The whole of it takes a second or two.
+
+    Attributes:
+        suspect: the statement in which a mistake was found already; it may have spoilt several gradients.
+    """
+
+    left: int = 30_000
+    suspect: ast.stmt | None = None
 
 
 @dataclass
@@ -46,6 +69,8 @@ class Search:
         statements: those that write it.
         gradients: variable to tensor name, of the variables that hold gradients.
         benches: at least one.
+        names: the variables that a slip may have put in another's place.
+        numbers: constants of the forward, which a line may lack.
         derived: what autograd knows and the statements may lack; their variables are in every bench.
     """
 
@@ -54,31 +79,52 @@ class Search:
     statements: Sequence[ast.stmt]
     gradients: Mapping[str, str]
     benches: Sequence[Bench]
-    derived: Sequence[Derived] = ()
+    names: frozenset[str]
+    budget: Budget
+    numbers: Sequence[float]
+    derived: Sequence[Derived]
     part: list[ast.stmt] = field(default_factory=list)
-    tries: int = 0
+    _leaves: int = 0
     _first: int = 0
+    _cost: int = 1
+    _missing: frozenset[str] = frozenset()
     _before: list[Namespace | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.part = slice_of(self.source, self.path, self.statements, self.gradients)
+        part = slice_of(self.source, self.path, self.statements, self.gradients)
+        called = {n: self.benches[0].namespace.get(n) for s in part for n in reads(s)}
+        helpers = [
+            definition_of(f, self.source) for n, f in sorted(called.items()) if isinstance(f, FunctionType)
+        ]
+        self.part = [*filter(None, helpers), *part]
+        self._leaves = self.budget.left // 2  # for the gradients that follow
         self.focus(None)
 
     @property
     def scope(self) -> Scope:
         """What the variables hold, and which of them are gradients."""
-        return Scope(self.benches[0].namespace, self.gradients, self.source.local_names, self.derived)
+        names = self.names - self._missing
+        bench = self.benches[0]
+        shape = tuple(bench.expected.shape)
+        return Scope(bench.namespace, self.gradients, names, self.numbers, self.derived, shape)
 
     def focus(self, statement: ast.stmt | None) -> None:
         """Prepare for edits of one statement: what stands above it is run only once."""
         tops = [i for i, top in enumerate(self.part) if any(n is statement for n in ast.walk(top))]
         self._first = tops[0] if tops else 0
-        above = self.part[: self._first]
+        above, below = self.part[: self._first], self.part[self._first :]
+        self._cost = len(simple_statements(below))
+        anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
+        self._missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
         self._before = []
         for bench in self.benches:
             namespace = dict(bench.namespace)
             namespace.pop(root(self.path), None)  # what it was before is no part of what it should be
             self._before.append(namespace if not above or self._run(above, namespace) else None)
+
+    def is_over(self) -> bool:
+        """Tell whether this search has tried enough."""
+        return self.budget.left <= self._leaves
 
     def is_right(self) -> bool:
         """Tell whether the statements, as they are now, give the right gradient on every draw."""
@@ -86,16 +132,12 @@ class Search:
 
     def is_right_with(self, **more: Any) -> bool:
         """Tell whether they do with some variables set."""
-        self.tries += 1
+        self.budget.left -= self._cost
         for i, bench in enumerate(self.benches):
             value = self.value(i, **more)
-            if value is None or not close(value, bench.expected):
+            if value is None or not close(value, bench.expected, bench.summands):
                 return False
         return True
-
-    def is_over(self) -> bool:
-        """Tell whether the search has tried enough."""
-        return self.tries >= TRIES
 
     def value(self, bench: int, **more: Any) -> Tensor | None:
         """Run the statements on a bench and return the gradient, or None if they raise."""
@@ -138,15 +180,19 @@ class Search:
 def by_edit(search: Search) -> Finding | None:
     """Find an edit of the statements that write a gradient after which it is right.
 
-    All rules are tried on the statements of the gradient itself, then rule by rule on those of its
-    temporaries, and a constant factor at last, with which one line may make up for another.
+    What is there may be wrong, or something may be missing: for each of the two, all rules are tried on the
+    statements of the gradient itself and on one that has spoilt another gradient, then rule by rule on those
+    of its temporaries. A constant factor comes last, with which one line may make up for another.
     """
     if not search.part or search.is_right():  # right as it is: what raised is not in these statements
         return None
     simple = simple_statements(search.part)
     own = [s for s in reversed(simple) if root(search.path) in writes_surely(s)]
     temporary = [s for s in reversed(simple) if s not in own]
-    tries = [(s, RULES) for s in own] + [(s, (rule,)) for rule in RULES for s in temporary]
+    suspects = [s for s in temporary if s is search.budget.suspect]
+    tries = []
+    for rules in (OF_WHAT_IS_THERE, OF_WHAT_IS_MISSING):
+        tries += [(s, rules) for s in own + suspects] + [(s, (rule,)) for rule in rules for s in temporary]
     for statement, rules in [*tries, *((s, ()) for s in [*own, *temporary])]:
         search.focus(statement)
         if rules:
@@ -154,6 +200,7 @@ def by_edit(search: Search) -> Finding | None:
         else:
             edit = _by_constant(search, statement)
         if edit is not None:
+            search.budget.suspect = statement
             where = "" if statement in own else f"in `{ast.unparse(statement).splitlines()[0]}`, "
             return Finding(edit.kind, edit.detail, where + edit.words)
         if search.is_over():
@@ -198,7 +245,7 @@ def _by_constant(search: Search, statement: ast.stmt) -> Edit | None:
     for place in places_of(statement):
         if search.is_over():
             return None
-        if place.exponent or place.index_ or not isinstance(place.node, VALUES):
+        if place.role != "value" or not isinstance(place.node, VALUES):
             continue
         factor = ast.BinOp(place.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load()))
         place.put(ast.fix_missing_locations(ast.copy_location(factor, place.node)))
@@ -231,7 +278,9 @@ def _off_by(k: float, place: Place) -> Edit:
     if k == 0:
         return Edit("repeated_branch", f"the term `{text}` is one too many", {"branches": []})
     detail = {"factor": 1 / k, "guess": ""}
-    return Edit("scale", f"`{text}` is off by a constant factor: it is {1 / k:.6g} times too large", detail)
+    return Edit(
+        "scale", f"`{text}` is off by a constant factor: it is {1 / k:.6g} times what it should be", detail
+    )
 
 
 def _fresh(value: Any) -> Any:
@@ -241,46 +290,3 @@ def _fresh(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _fresh(v) for k, v in value.items()}
     return type(value)(map(_fresh, value)) if type(value) in (list, tuple) else value
-
-
-def slice_of(
-    source: Source, path: str, statements: Sequence[ast.stmt], gradients: Mapping[str, str]
-) -> list[ast.stmt]:
-    """Return the top-level statements that write a gradient, and those that make the temporaries they use."""
-    inner = set(map(id, statements))
-    chosen = {i for i, top in enumerate(source.statements) if any(id(n) in inner for n in ast.walk(top))}
-    chosen = {i for i in chosen if not isinstance(source.statements[i], ast.Return)}
-    variable = root(path)
-    last = max(chosen, default=-1)
-    chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
-    known = set(gradients) | {variable}
-    found = source.with_temporaries(chosen, known)
-    heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
-    needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
-    grows = True
-    while grows:
-        used = {n for s in simple_statements(found) if writes(s) & needed for n in reads(s)}
-        grows = not used - known <= needed
-        needed |= used - known
-    return [_pruned(s, needed) for s in found]
-
-
-def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:
-    return isinstance(node, ast.For | ast.If | ast.While)
-
-
-def _pruned(statement: ast.stmt, needed: set[str]) -> ast.stmt:
-    """Return a loop without assignments to what is not needed; the rest of it is the same nodes."""
-    blocks = {slot: getattr(statement, slot, None) for slot in ("body", "orelse")}
-    if not blocks["body"] or isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return statement
-    pruned = copy.copy(statement)
-    for slot, block in blocks.items():
-        kept = [_pruned(s, needed) for s in block or () if _matters(s, needed)]
-        setattr(pruned, slot, kept or [ast.copy_location(ast.Pass(), statement)] if block else [])
-    return pruned
-
-
-def _matters(statement: ast.stmt, needed: set[str]) -> bool:
-    plain = isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Expr)
-    return not plain or bool(writes(statement) & needed)

@@ -2,18 +2,15 @@
 
 import ast
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from backhand.checking.mistakes.places import Edit, Place, Rule, Scope, places_of
-from backhand.checking.mistakes.slips import RULES, drop_term, put_upstream, upstream_factor
-from backhand.checking.running.source import assigned, begins_anew, writes_surely
+from backhand.checking.mistakes.slips import drop_term, put_upstream, upstream_factor
+from backhand.checking.running.source import writes_surely
 
 
-def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule] = RULES) -> Generator[Edit, None, None]:
+def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule]) -> Generator[Edit, None, None]:
     """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
-    anew = {name for name in assigned(statement) if begins_anew(statement, name)}
-    scope = replace(scope, local_names=scope.local_names - anew)  # what it makes is not there yet
     yield from _statement_edits(statement)
     places = list(places_of(statement))
     for rule in rules:
@@ -75,6 +72,8 @@ def accumulating(block: list[ast.stmt], variable: str) -> Generator[Edit, None, 
             if isinstance(nested := getattr(inner, slot, None), list):
                 yield from accumulating(nested, variable)
         if isinstance(inner, ast.Assign) and len(inner.targets) == 1 and variable in writes_surely(inner):
+            if _goes_on(inner):
+                continue
             target = inner.targets[0]
             if isinstance(target, ast.Name | ast.Subscript):
                 added = ast.AugAssign(target, ast.Add(), inner.value)
@@ -86,3 +85,9 @@ def accumulating(block: list[ast.stmt], variable: str) -> Generator[Edit, None, 
                         yield Edit("overwritten", "`=` stands where `+=` belongs")
                 finally:
                     block[i] = inner
+
+
+def _goes_on(statement: ast.Assign) -> bool:
+    """Tell whether a statement makes the new value of its target from the old one."""
+    target = ast.unparse(statement.targets[0])
+    return any(ast.unparse(n) == target for n in ast.walk(statement.value))

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.deriving import derived
-from backhand.checking.mistakes.editing import Bench, Search, slice_of
+from backhand.checking.mistakes.editing import Bench, Budget, Search
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.flattening import nearest, root
 from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import begins_anew, reads, simple_statements, writes
+from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.source import begins_anew, numbers_in, reads, simple_statements, writes
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.repairing import Observed, Variables, extended
 
@@ -40,7 +41,7 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
 
 
 def search_for(
-    chosen: Pass, name: str, judged: Sequence[Judgement], also: Sequence[ast.stmt] = ()
+    chosen: Pass, name: str, judged: Sequence[Judgement], budget: Budget, also: Sequence[ast.stmt] = ()
 ) -> Search | None:
     """Return what an edit of a gradient's statements is looked for in; None where there is no source."""
     source, benches, kept = chosen.backward_source, [], []
@@ -56,18 +57,25 @@ def search_for(
             known = derived(scene_of(judgement, name)) if name in judgement.draw.trace.tensors else []
             kept.append([what for what, _ in known])
             more = {what.variable: value for what, value in known}
-            benches.append(Bench(seen.namespace | more, judgement.culprits[name].expected))
+            culprit = judgement.culprits[name]
+            benches.append(Bench(seen.namespace | more, culprit.expected, culprit.summands))
     assert source is not None
     paths = Variables(source, matched).path
     if name not in paths or not benches:
         return None
     gradients = {path: tensor for tensor, path in paths.items()}
     gradients |= {f"d{output}": output for output in judged[0].draw.trace.outputs}
-    return Search(source, paths[name], statements, gradients, benches, kept[0])
+    values, forward = judged[0].draw.trace.values, chosen.forward_source
+    numbers = {v for v in values.values() if isinstance(v, float)}
+    numbers |= numbers_in(forward.statements) if forward is not None else set()
+    names = frozenset(n for n in benches[0].namespace if not n.startswith("__"))
+    return Search(
+        source, paths[name], statements, gradients, benches, names, budget, sorted(numbers), kept[0]
+    )
 
 
-def names_read(chosen: Pass, judgement: Judgement, name: str) -> set[str] | None:
-    """Return the variables that a gradient's statements and temporaries read; None without source."""
+def statements_of(chosen: Pass, judgement: Judgement, name: str) -> list[ast.stmt] | None:
+    """Return the statements that make a gradient and its temporaries; None without source."""
     source = chosen.backward_source
     seen = judgement.repair.observed.get(name) if judgement.repair is not None else None
     if source is None or seen is None:
@@ -76,8 +84,13 @@ def names_read(chosen: Pass, judgement: Judgement, name: str) -> set[str] | None
     if name not in paths:
         return None
     known = {root(path): tensor for tensor, path in paths.items()}
-    statements = slice_of(source, paths[name], seen.statements, known)
-    return {n for statement in statements for n in reads(statement)}
+    return slice_of(source, paths[name], seen.statements, known)
+
+
+def names_read(chosen: Pass, judgement: Judgement, name: str) -> set[str] | None:
+    """Return the variables that these statements read; None without source."""
+    statements = statements_of(chosen, judgement, name)
+    return None if statements is None else {n for s in statements for n in reads(s)}
 
 
 def unread(chosen: Pass, judgement: Judgement, name: str) -> list[tuple[str, str]]:
@@ -116,7 +129,7 @@ def unassigned(chosen: Pass, judgement: Judgement, seen: Observed, error: NameEr
 
 
 def is_plausible(chosen: Pass, judgement: Judgement, name: str, found: Finding) -> bool:
-    """Tell whether the statements read what a finding says was used; without source, whatever it says."""
+    """Tell whether the statements can have done what a finding says; without source, whatever it says."""
     used, read = found.detail.get("used"), names_read(chosen, judgement, name)
     if read is None or not isinstance(used, str) or not used[:1].isidentifier():
         return True

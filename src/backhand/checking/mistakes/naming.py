@@ -1,12 +1,16 @@
 """Name a culprit's mistake: try the explanations, simplest first, keep one that reproduces the gradient."""
 
+import ast
 from collections.abc import Sequence
+from dataclasses import dataclass
 from dataclasses import replace as with_changes
 
 import torch
 
 from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.editing import (
+    Budget,
+    Search,
     by_accumulating,
     by_dropped_term,
     by_edit,
@@ -18,6 +22,7 @@ from backhand.checking.mistakes.evidence import (
     overwrites,
     scene_of,
     search_for,
+    statements_of,
     unassigned,
     unread,
     unread_upstream,
@@ -32,6 +37,7 @@ from backhand.checking.mistakes.fitting import (
     whole_factor,
 )
 from backhand.checking.mistakes.shaping import (
+    cut_short,
     overreduced,
     partial,
     rearranged,
@@ -65,6 +71,7 @@ OF_VALUES: tuple[Finder, ...] = (
     branches_above,
     transposed,
     overwritten,
+    cut_short,
     another_upstream,
     another_point,
     overreduced,
@@ -77,53 +84,75 @@ AT_LAST: tuple[Finder, ...] = (coupling, partial, rearranged)
 CHEAP: tuple[Finder, ...] = (whole_factor, branches, transposed, another_gradient)
 
 
-def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistake:
+@dataclass(frozen=True)
+class Case:
+    """A culprit, and the draws on which its gradient is wrong."""
+
+    chosen: Pass
+    name: str
+    judged: Sequence[Judgement]
+    budget: Budget
+
+    @property
+    def first(self) -> Judgement:
+        """The first of the draws, from which the words are taken."""
+        return self.judged[0]
+
+    def search(self, also: Sequence[ast.stmt] = ()) -> Search | None:
+        """Return what an edit of the gradient's statements is looked for in; None without source."""
+        return search_for(self.chosen, self.name, self.judged, self.budget, also)
+
+
+def name_mistake(
+    chosen: Pass, name: str, judged: Sequence[Judgement], budget: Budget | None = None
+) -> Mistake:
     """Return the mistake in one gradient, from the draws on which it is wrong."""
-    first = judged[0]
-    return in_words(chosen, first, name, _find(chosen, name, judged))
+    return in_words(chosen, judged[0], name, _find(Case(chosen, name, judged, budget or Budget())))
 
 
-def _find(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
-    first = judged[0]
+def _find(case: Case) -> Finding:
+    first, name = case.first, case.name
     culprit = first.culprits[name]
     if first.repair is not None and name in first.repair.aliased:
         changed_by = first.repair.aliased[name].through
         return Finding("aliased", {"with": changed_by}, f"changed in place through {changed_by}")
     if culprit.value is None:
-        return _without_value(chosen, name, judged)
+        return _without_value(case)
     if not bool(torch.isfinite(culprit.value).all()) and bool(torch.isfinite(culprit.expected).all()):
         return Finding("nonfinite", {"origin": first_not_finite(first, name)}, "NaN or infinity")
     if name not in first.draw.trace.tensors:
         return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
-    found = _raising(chosen, name, judged) or _swapped(first, name) or _by_source(chosen, name, judged)
-    return found or _by_values(chosen, name, judged)
+    return _raising(case) or _swapped(first, name) or _by_source(case) or _by_values(case)
 
 
-def _by_source(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+def _by_source(case: Case) -> Finding | None:
     """Explain by what the statements say plainly: an `=` for a `+=`, an upstream gradient not read."""
-    search = search_for(chosen, name, judged)
+    search = case.search()
     if search is None:
         return None
-    upstreams = [path for path, _ in unread(chosen, judged[0], name) if path.isidentifier()]
+    upstreams = [path for path, _ in unread(case.chosen, case.first, case.name) if path.isidentifier()]
     return by_accumulating(search) or (by_other_upstream(search, upstreams) if upstreams else None)
 
 
-def _by_values(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
-    first = judged[0]
-    scenes = [scene_of(j, name) for j in judged[:2] if j.culprits[name].value is not None]
+def _by_values(case: Case) -> Finding:
+    chosen, name, first = case.chosen, case.name, case.first
+    scenes = [scene_of(j, name) for j in case.judged[:2] if j.culprits[name].value is not None]
     found = _explain(scenes)
     if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
         words = f"{found.words}, for it is assigned twice and `=` drops what was there"
         return Finding("overwritten", found.detail, words)
     if found is not None and found.kind == "repeated_branch" and first.repair is not None:
-        search = search_for(chosen, name, judged)
+        search = case.search()
         if search is None or by_dropped_term(search) is None:  # no term is there twice
             words = found.words.replace("is added twice", "times 2")
             return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
+    if found is not None and found.kind == "overreduced":  # it may have another cause, where factors sum to 1
+        edited = _edited(case)
+        return edited if edited is not None and edited.kind != "overreduced" else found
     if found is not None and is_plausible(chosen, first, name, found):
         return found
     return (
-        _edited(chosen, name, judged)
+        _edited(case)
         or found
         or by_alias(first, name)
         or _first(AT_LAST[:1], scenes)
@@ -133,23 +162,23 @@ def _by_values(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
     )
 
 
-def _edited(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
-    search = search_for(chosen, name, judged)
+def _edited(case: Case) -> Finding | None:
+    search = case.search()
     return by_edit(search) if search is not None else None
 
 
-def _raising(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding | None:
+def _raising(case: Case) -> Finding | None:
     """Mend a line that raised within a loop, so that a part of the gradient was never added."""
-    first, source = judged[0], chosen.backward_source
+    name, first, source = case.name, case.first, case.chosen.backward_source
     if first.repair is None or source is None or name not in first.draw.matched:
         return None
     path = Variables(source, extended(first.draw, source)).path.get(name, "")
     for statement, error in first.repair.errors:
         if root(path) in writes_surely(statement):
-            search = search_for(chosen, name, judged, [statement])
+            search = case.search([statement])
             found = by_edit(search) if search is not None else None
             if found is not None:
-                found.words += f" (the line raises {in_short(error)})"
+                found.words += f" ({_raises(error)})"
             return found
     return None
 
@@ -220,19 +249,25 @@ def by_alias(judgement: Judgement, name: str) -> Finding | None:
     return None
 
 
-def _without_value(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Finding:
+def _without_value(case: Case) -> Finding:
     """Explain a gradient that its line did not make: the line raised, or gave None."""
-    first = judged[0]
+    chosen, name, first = case.chosen, case.name, case.first
     seen = first.repair.observed.get(name) if first.repair is not None else None
-    if seen is None or seen.error is None:
+    if first.repair is None or seen is None or seen.error is None:
         return Finding("zero", {}, "None")
-    if isinstance(seen.error, NameError):
-        return unassigned(chosen, first, seen, seen.error)
-    found = _edited(chosen, name, judged) or unread_upstream(chosen, first, name)
-    raised = f"the line raises {in_short(seen.error)}"
+    its = statements_of(chosen, first, name) or []
+    raised = [error for statement, error in first.repair.errors if statement in its] or [seen.error]
+    if isinstance(raised[0], NameError):
+        return unassigned(chosen, first, seen, raised[0])
+    found = _edited(case) or unread_upstream(chosen, first, name)
+    told = _raises(raised[0])
     if found is not None:
-        return Finding(found.kind, found.detail, f"{found.words} ({raised})")
-    return Finding("unexplained", {"ruled_out": []}, raised)
+        return Finding(found.kind, found.detail, f"{found.words} ({told})")
+    return Finding("unexplained", {"ruled_out": []}, told)
+
+
+def _raises(error: Exception) -> str:
+    return f"the line raises {in_short(error)}"
 
 
 def _ruled_out() -> list[str]:

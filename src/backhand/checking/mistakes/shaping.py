@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.contributions import Scene
-from backhand.checking.mistakes.finding import Finding, same
+from backhand.checking.mistakes.finding import Finding, listed, same
 from backhand.checking.mistakes.fitting import constant_ratio
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.verdicts.comparing import close, coarser, right_but_for_shape
@@ -142,6 +142,30 @@ def partial(scene: Scene) -> Finding | None:
     return None
 
 
+def cut_short(scene: Scene) -> Finding | None:
+    """Find branches, or the whole gradient, that are missing in a block at the beginning or at the end."""
+    user, expected = scene.value, scene.expected
+    if user.shape != expected.shape or user.numel() < 2:
+        return None
+    lost = expected - user
+    floor = OF_SUMMANDS[coarser(user.dtype, expected.dtype)] * lost.abs().max()
+    parts = scene.contributions(scene.consumers)
+    for axis, length in enumerate(user.shape):
+        bad = (lost.abs() > floor).movedim(axis, 0).reshape(length, -1).any(1)
+        where = torch.nonzero(bad).flatten().tolist()
+        first, last = (where[0], where[-1]) if where else (0, length)
+        if len(where) != last - first + 1 or len(where) == length or (first > 0 and last < length - 1):
+            continue
+        rows = bad.view([-1 if a == axis else 1 for a in range(user.dim())])
+        for size in range(1, min(len(parts), 4) + 1):
+            for chosen in itertools.combinations(parts, size):
+                missing = torch.stack([parts[c] for c in chosen]).sum(0)
+                if same(lost, missing * rows, scene):
+                    told = f"the branch through {listed(list(chosen))} is missing"
+                    return _partial(axis, where, length, told if size < len(parts) else "zero")
+    return None
+
+
 def _partial(axis: int, where: list[int], length: int, how: str) -> Finding:
     words = f"{how} at {_where(axis, where, length)}"
     return Finding("partial", {"where": {"axis": axis, "indices": where}}, words)
@@ -149,8 +173,9 @@ def _partial(axis: int, where: list[int], length: int, how: str) -> Finding:
 
 def _where(axis: int, where: list[int], length: int) -> str:
     first, last = where[0], where[-1]
-    if where == list(range(first, last + 1)) and len(where) > 1:
-        block = f"{first} to {last}" + (" (the end)" if last == length - 1 else "")
+    if where == list(range(first, last + 1)):
+        block = f"{first} to {last}" if last > first else f"{first}"
+        block += " (the end)" if last == length - 1 else ""
     else:
         block = ", ".join(map(str, where[:5])) + (", ..." if len(where) > 5 else "")
     return f"index {block} of axis {axis}, of {length}"

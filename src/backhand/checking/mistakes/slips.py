@@ -1,16 +1,25 @@
-"""Slips of the pen, each as the rule that takes it back: a sign, an axis, a name, a factor."""
+"""Slips of the pen, each as the rule that takes it back: a sign, a name, a factor, a power, a term."""
 
 import ast
-import itertools
 from collections.abc import Iterator
 
+from backhand.checking.mistakes.axes import (
+    axes_of_size_one,
+    other_axes,
+    shapes,
+    slices,
+    sums,
+    transposes,
+)
 from backhand.checking.mistakes.places import VALUES, Edit, Place, Proposal, Rule, Scope, holds_tensor
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
     node, edit = place.node, Edit("sign", "a term or factor has the opposite sign", {"branches": []})
-    if place.exponent:
-        edit = Edit("wrong_point", "a power has the wrong exponent", {"used": None, "expected": None})
+    if place.role == "axis":
+        return
+    if place.role != "value":
+        edit = _off(place)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         yield node.operand, edit
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
@@ -20,55 +29,16 @@ def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.UnaryOp(ast.USub(), node), edit
 
 
-REDUCTIONS = {"sum": "mean", "mean": "sum"}
-
-
-def _axes(place: Place, _: Scope) -> Iterator[Proposal]:
-    node = place.node
-    if not (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCTIONS
-    ):
-        return
-    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
-    rest = [k for k in node.keywords if k.arg != "keepdim"]
-    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
-    shape = Edit("shape", "keepdim is lost or too many", {"expected": None, "got": None})
-    yield ast.Call(node.func, node.args, rest + flipped), shape
-    yield node.func.value, Edit("overreduced", "summed or averaged where nothing should be", {"axes": []})
-    other = ast.Attribute(node.func.value, REDUCTIONS[node.func.attr], ast.Load())
-    scale = Edit("scale", f"{node.func.attr} where a {other.attr} belongs", {"factor": None, "guess": "1/n"})
-    yield ast.Call(other, node.args, node.keywords), scale
-    keepers = [[], [ast.keyword("keepdim", ast.Constant(True))]]
-    for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
-        for kept in keepers:
-            edit = Edit("overreduced", f"summed over the wrong axis, not over {axis}", {"axes": [axis]})
-            where = ast.parse(repr(axis), mode="eval").body
-            yield ast.Call(node.func, [where], list(kept)), edit
-
-
-def _transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
-    node = place.node
-    edit = Edit("transposed", "an operand is transposed, or in the other order")
-    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
-        yield node.value, edit
-    elif (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("transpose", "t")
-    ):
-        yield node.func.value, edit
-    elif isinstance(node, ast.Name) and holds_tensor(scope.namespace.get(node.id)):
-        yield ast.Attribute(node, "mT", ast.Load()), edit
-        for axes in itertools.combinations(range(min(4, scope.namespace[node.id].dim())), 2):
-            called = ast.Attribute(node, "transpose", ast.Load())
-            yield ast.Call(called, [ast.Constant(a) for a in axes], []), edit
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        yield ast.BinOp(node.right, ast.MatMult(), node.left), edit
-        yield ast.Attribute(node, "mT", ast.Load()), edit
-        yield ast.BinOp(ast.Attribute(node.left, "mT", ast.Load()), ast.MatMult(), node.right), edit
-        yield ast.BinOp(node.left, ast.MatMult(), ast.Attribute(node.right, "mT", ast.Load())), edit
-    elif isinstance(node, ast.Call):
-        yield ast.Attribute(node, "mT", ast.Load()), edit
+def _off(place: Place) -> Edit:
+    """Return the mistake of a number that is not the right one."""
+    text = ast.unparse(place.node)
+    if place.role == "exponent":
+        return Edit("wrong_point", "a power has the wrong exponent", {"used": text, "expected": None})
+    if place.role == "index":
+        return Edit("partial", f"an index or a bound is off at `{text}`", {"where": text})
+    if place.role == "axis":
+        return Edit("shape", f"an axis is off at `{text}`", {"expected": None, "got": None})
+    return Edit("scale", f"a factor is off at `{text}`", {"factor": None, "guess": ""})
 
 
 def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -79,16 +49,16 @@ def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
     differs = isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant)
     if not (number or named or differs):
         return
-    edit = Edit("scale", f"a factor is off at `{ast.unparse(node)}`", {"factor": None, "guess": ""})
-    if place.exponent:
-        edit = Edit(
-            "wrong_point", "a power has the wrong exponent", {"used": ast.unparse(node), "expected": None}
-        )
+    edit = _off(place)
     if differs and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
         yield node.left, edit
+    for constant in scope.numbers if number else ():
+        yield ast.Constant(constant), edit
     one, two = ast.Constant(1), ast.Constant(2)
     for op in (ast.Sub(), ast.Add()):
         yield ast.BinOp(node, op, one), edit
+        if place.role == "exponent":
+            yield ast.BinOp(node, op, ast.Constant(0.5)), edit
     for op in (ast.Mult(), ast.Div()):
         yield ast.BinOp(node, op, two), edit
     yield ast.BinOp(one, ast.Div(), node), edit
@@ -97,16 +67,18 @@ def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
-    if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load):
+    if not isinstance(node, ast.Name | ast.Subscript) or not isinstance(node.ctx, ast.Load):
         return
-    value = scope.namespace.get(node.id)
-    if holds_tensor(value):
+    used = ast.unparse(node).replace("'", '"')
+    if used in scope.tensors():
         for name in scope.tensors():
-            if name != node.id:
+            if name != used:
                 kind = "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
-                told = f"{node.id} is used where another tensor belongs"
-                yield ast.Name(name, ast.Load()), Edit(kind, told, {"used": node.id, "expected": name})
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+                told = f"{used} is used where another tensor belongs"
+                yield scope.expression(name), Edit(kind, told, {"used": used, "expected": name})
+        return
+    value = scope.namespace.get(node.id) if isinstance(node, ast.Name) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(node, ast.Name):
         for name in scope.local_names:
             if name != node.id and isinstance(scope.namespace.get(name), int | float):
                 told = f"{node.id} is used where {name} belongs"
@@ -137,7 +109,7 @@ def _factor_edit(lost: ast.expr, scope: Scope, words: str) -> Edit:
 
 
 def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
-    if not isinstance(place.node, VALUES) or place.exponent or place.index_:
+    if not isinstance(place.node, VALUES) or place.role != "value":
         return
     if isinstance(place.node, ast.Name) and not holds_tensor(scope.namespace.get(place.node.id)):
         return
@@ -156,7 +128,9 @@ def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
 def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
     """Yield a gradient in the place of another tensor."""
     node = place.node
-    if place.exponent or place.index_ or not isinstance(node, ast.Name) or node.id == upstream:
+    if place.role != "value" or not isinstance(node, ast.Name) or node.id == upstream:
+        return
+    if scope.is_one(upstream) and not scope.is_gradient(node.id):
         return
     if holds_tensor(scope.namespace.get(node.id)):
         words = f"{node.id} is used where {upstream} belongs"
@@ -164,10 +138,10 @@ def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal
         yield ast.Name(upstream, ast.Load()), edit
 
 
-def upstream_factor(place: Place, _: Scope, upstream: str) -> Iterator[Proposal]:
+def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
     """Yield a gradient as a factor more."""
     node = place.node
-    if place.exponent or place.index_ or not isinstance(node, VALUES):
+    if place.role != "value" or not isinstance(node, VALUES) or scope.is_one(upstream):
         return
     own = ast.Name(upstream, ast.Load())
     words = f"{upstream}, the upstream gradient, is not used"
@@ -179,7 +153,7 @@ def upstream_factor(place: Place, _: Scope, upstream: str) -> Iterator[Proposal]
 def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield what autograd knows of this step: a local derivative as a factor, or a branch as a term."""
     node = place.node
-    if place.exponent or place.index_ or not isinstance(node, VALUES):
+    if place.role != "value" or not isinstance(node, VALUES):
         return
     if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
         return
@@ -209,47 +183,81 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 
 def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
-    if place.exponent or place.index_ or not isinstance(node, ast.Name | ast.BinOp | ast.Call):
+    if place.role != "value" or not isinstance(node, VALUES):
         return
     if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
         return
     for name in scope.tensors():
         edit = Edit("missing_branch", f"the term {name} is missing", {"branches": []})
         for op in (ast.Sub(), ast.Add()):
-            yield ast.BinOp(node, op, ast.Name(name, ast.Load())), edit
+            yield ast.BinOp(node, op, scope.expression(name)), edit
 
 
-def _slices(place: Place, _: Scope) -> Iterator[Proposal]:
+def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield sums with a constant of the forward, such as an epsilon."""
     node = place.node
-    edit = Edit("partial", "only a part is written or read", {"where": None})
-    if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
-        yield ast.Slice(None, None, node.step), edit
-    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-        yield node.value, edit
-
-
-def _sums(place: Place, _: Scope) -> Iterator[Proposal]:
-    if not isinstance(place.node, ast.BinOp | ast.Name | ast.Call) or place.exponent:
+    if place.role != "value" or not isinstance(node, VALUES):
         return
-    for axis in (0, 1, -1):
-        summed = ast.Attribute(place.node, "sum", ast.Load())
-        for kept in ([], [ast.keyword("keepdim", ast.Constant(True))]):
-            edit = Edit("unreduced", f"not summed over axis {axis}", {"axes": [axis]})
-            yield ast.Call(summed, [ast.Constant(axis)], list(kept)), edit
+    text = ast.unparse(node)
+    for number in scope.numbers:
+        detail = {"used": text, "expected": f"{text} + {number}"}
+        edit = Edit("wrong_point", f"`{text}` lacks the {number} that the forward adds", detail)
+        yield ast.BinOp(node, ast.Add(), ast.Constant(number)), edit
+
+
+def _copies(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield a copy of what is changed in place later, though it shares its memory."""
+    if place.role == "value" and isinstance(place.node, VALUES):
+        words = f"`{ast.unparse(place.node)}` shares its memory: a copy is needed"
+        copied = ast.Attribute(place.node, "clone", ast.Load())
+        yield ast.Call(copied, [], []), Edit("aliased", words, {"with": ""})
+
+
+ACCUMULATING = {"copy_": "add_", "scatter_": "scatter_add_", "index_copy_": "index_add_"}
+
+
+def _methods(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield calls in place that add where this one writes over what is there."""
+    node = place.node
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ACCUMULATING:
+        adding = ast.Attribute(node.func.value, ACCUMULATING[node.func.attr], ast.Load())
+        words = f"{node.func.attr} writes over what is there, where {adding.attr} belongs"
+        yield ast.Call(adding, node.args, node.keywords), Edit("overwritten", words)
+
+
+def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield powers of a tensor: what was brought down or left out may be a power of it."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    text = ast.unparse(node)
+    edit = Edit("wrong_point", f"a power of `{text}` is missing", {"used": text, "expected": None})
+    if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
+        return
+    for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
+        yield ast.BinOp(node, ast.Pow(), ast.Constant(k)), edit
 
 
 # In this order: the first rule that mends the gradient names the mistake.
-RULES: tuple[Rule, ...] = (
+OF_WHAT_IS_THERE: tuple[Rule, ...] = (
+    _copies,
     _signs,
-    _axes,
-    _transposes,
-    _slices,
+    other_axes,
+    transposes,
+    slices,
+    _methods,
     _numbers,
     _names,
     _factors,
     drop_term,
+)
+OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _missing_factors,
+    _powers,
+    _missing_numbers,
+    axes_of_size_one,
+    shapes,
     _derivatives,
-    _sums,
+    sums,
     _missing_terms,
 )

@@ -58,6 +58,9 @@ def another_point(scene: Scene) -> Finding | None:
         rest = scene.expected - scene.contributions(scene.consumers)[consumer]
         upstream = scene.handed[consumer]
         if upstream.shape == rest.shape and same(scene.value, rest + upstream, scene):
+            if same((scene.expected - rest).abs(), upstream.abs(), scene):
+                words = f"{scene.d(consumer)} is handed on with the opposite sign in some places"
+                return Finding("sign", {"branches": [consumer]}, words)
             words = f"{scene.d(consumer)} is handed on as it is: the local derivative is missing"
             return Finding("wrong_point", {"used": None, "expected": consumer}, words)
         for saved in scene.saved(consumer):

@@ -1,6 +1,7 @@
 """Put a finding into words: what is wrong, expected and found, the likely cause, what to try."""
 
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.evidence import names_read
+from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
 from backhand.checking.running.protocol import Pass
 from backhand.checking.verdicts.comparing import close
@@ -32,7 +33,7 @@ def in_words(chosen: Pass, judgement: Judgement, name: str, found: Finding) -> M
     gradient = judgement.draw.matched.get(name, f"d{name}")
     return Mistake(
         kind=found.kind,
-        message=f"{gradient}: {found.words}.{_numbers(judgement, name)}",
+        message=f"{gradient}: {found.words}.{_numbers(judgement, name)}{_balanced(chosen, judgement, name)}",
         hint=found.hint or HINTS.get(found.kind, ""),
         detail=found.detail,
         also=f"Another explanation: {found.also}." if found.also else "",
@@ -61,7 +62,18 @@ def _luck(judgement: Judgement, name: str) -> str:
     """Say why a gradient is at fault though the value that the user sees is right."""
     if judgement.culprits[name].cancels:
         return ", for random upstream gradients; with the true ones the difference cancels"
-    value, right = judgement.draw.user.get(name), judgement.draw.trace.gradients.get(name)
-    if value is not None and right is not None and close(value, right):
-        return ", for right upstream gradients; the value is right because a line above is wrong as well"
     return ""
+
+
+def _balanced(chosen: Pass, judgement: Judgement, name: str) -> str:
+    """Name the gradients that are right only because they are made of this wrong one."""
+    own = judgement.draw.matched.get(name, "")
+    of_it = [n for n in judgement.draw.matched if n in judgement.balanced]
+    of_it = [judgement.draw.matched[n] for n in of_it if own in (names_read(chosen, judgement, n) or ())]
+    if not of_it:
+        return ""
+    are = "are" if len(of_it) > 1 else "is"
+    value, right = judgement.draw.user[name], judgement.draw.trace.gradients
+    others = [n for n, g in right.items() if n not in judgement.draw.user and close(value, g)]
+    cause = f", the gradient of {others[0]}" if others else ": does a line below make up for it?"
+    return f" {listed(of_it)}, made of it, {are} right with this value{cause}" + ("." if others else "")

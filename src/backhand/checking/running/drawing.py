@@ -14,6 +14,7 @@ from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, root
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.protocol import Pass, arguments
+from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.tracing import running, trace
 from backhand.errors import CheckError
 
@@ -130,7 +131,9 @@ def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], in
     tb: TracebackType | None = raised.__traceback__
     while tb is not None:
         if tb.tb_frame.f_code is code:
-            return dict(tb.tb_frame.f_locals), tb.tb_lineno
+            found = dict(tb.tb_frame.f_locals)
+            source = chosen.backward_source
+            return returned_so_far(source.statements, found) if source else found, tb.tb_lineno
         tb = tb.tb_next
     return {}, None
 

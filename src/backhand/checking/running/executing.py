@@ -197,26 +197,3 @@ class Execution:
 def _assignment(loop: ast.For) -> ast.stmt:
     target = ast.copy_location(ast.Assign([loop.target], ast.Name("__item__", ast.Load())), loop)
     return ast.fix_missing_locations(target)
-
-
-def returned_variables(source: Source) -> dict[str, str]:
-    """Return which variable stands behind each name of the returned dictionary, where the text tells.
-
-    `return locals()` needs no entry: there the names are the variables.
-    """
-    last = source.statements[-1] if source.statements else None
-    if not isinstance(last, ast.Return) or last.value is None:
-        return {}
-    node, found = last.value, {}
-    if isinstance(node, ast.Dict):
-        pairs = [
-            (k.value, v) for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)
-        ]
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        pairs = [(k.arg, k.value) for k in node.keywords if k.arg]
-    else:
-        return {}
-    for key, value in pairs:
-        if isinstance(value, ast.Name):
-            found[key] = value.id
-    return found

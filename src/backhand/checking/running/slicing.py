@@ -1,15 +1,20 @@
 """Which statements of a script make a value: backwards from what is needed to what that is made of."""
 
 import ast
-from collections.abc import Collection, Iterable, Sequence
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeGuard
 
+from backhand.checking.running.flattening import root
 from backhand.checking.running.source import (
+    Source,
     assigned,
     begins_anew,
     needs,
     reads,
     root_of,
+    simple_statements,
     writes,
     writes_surely,
 )
@@ -162,3 +167,46 @@ def reads_later(statements: Sequence[ast.stmt], name: str) -> bool:
         if name in reads(s) and not isinstance(s, ast.Expr) and not is_definition(s):
             return True
     return False
+
+
+def slice_of(
+    source: Source, path: str, statements: Sequence[ast.stmt], gradients: Mapping[str, str]
+) -> list[ast.stmt]:
+    """Return the top-level statements that write a gradient, and those that make the temporaries they use."""
+    inner = set(map(id, statements))
+    chosen = {i for i, top in enumerate(source.statements) if any(id(n) in inner for n in ast.walk(top))}
+    chosen = {i for i in chosen if not isinstance(source.statements[i], ast.Return)}
+    variable = root(path)
+    last = max(chosen, default=-1)
+    chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
+    known = set(gradients) | {variable}
+    found = source.with_temporaries(chosen, known)
+    heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
+    needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
+    grows = True
+    while grows:
+        used = {n for s in simple_statements(found) if writes(s) & needed for n in reads(s)}
+        grows = not used - known <= needed
+        needed |= used - known
+    return [_pruned(s, needed) for s in found]
+
+
+def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:
+    return isinstance(node, ast.For | ast.If | ast.While)
+
+
+def _pruned(statement: ast.stmt, needed: set[str]) -> ast.stmt:
+    """Return a loop without assignments to what is not needed; the rest of it is the same nodes."""
+    blocks = {slot: getattr(statement, slot, None) for slot in ("body", "orelse")}
+    if not blocks["body"] or isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return statement
+    pruned = copy.copy(statement)
+    for slot, block in blocks.items():
+        kept = [_pruned(s, needed) for s in block or () if _matters(s, needed)]
+        setattr(pruned, slot, kept or [ast.copy_location(ast.Pass(), statement)] if block else [])
+    return pruned
+
+
+def _matters(statement: ast.stmt, needed: set[str]) -> bool:
+    plain = isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Expr)
+    return not plain or bool(writes(statement) & needed)

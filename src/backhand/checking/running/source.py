@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from types import FunctionType
 from typing import Any
+
+from backhand.checking.running.returning import spelled_out
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,30 @@ def source_of(function: Callable[..., Any]) -> Source | None:
         return None
     ast.increment_lineno(tree, first - 1)
     code = function.__code__
+    local_names = frozenset(code.co_varnames + code.co_cellvars)
     return Source(
-        statements=tuple(definition.body),
+        statements=spelled_out(definition.body, local_names),
         lines=tuple(line.rstrip("\n") for line in lines),
         first=first,
         file=inspect.getsourcefile(function),
-        local_names=frozenset(code.co_varnames + code.co_cellvars),
+        local_names=local_names,
     )
+
+
+def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | None:
+    """Return the definition of a plain function of the same file, of which a source makes use."""
+    if function.__code__.co_filename != source.file or function.__code__.co_freevars:
+        return None
+    found = source_of(function)
+    tree = ast.parse(textwrap.dedent("\n".join(found.lines))) if found is not None else None
+    definition = tree.body[0] if tree is not None else None
+    return definition if isinstance(definition, ast.FunctionDef) and not definition.decorator_list else None
+
+
+def numbers_in(statements: Iterable[ast.stmt]) -> set[float]:
+    """Return the fractions that stand in statements."""
+    constants = (n.value for s in statements for n in ast.walk(s) if isinstance(n, ast.Constant))
+    return {c for c in constants if isinstance(c, float)}
 
 
 def _yields(definition: ast.FunctionDef) -> bool:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backhand.checking.running.executing import Execution, Namespace
-from backhand.checking.running.flattening import root
-from backhand.checking.running.source import begins_anew, writes, writes_surely
+from backhand.checking.running.source import begins_anew, writes
 from backhand.checking.verdicts.variables import Variables
 
 
@@ -35,17 +34,13 @@ class Recorder:
 
     def __call__(self, step: int, statement: ast.stmt) -> None:
         """Look at what a statement has written."""
-        for tensor in self.variables.held_by(writes(statement)):
-            path = self.variables.path[tensor]
-            value = self.variables.get(self.namespace, tensor)
-            mark = (id(value), getattr(value, "_version", 0))
-            surely = root(path) in writes_surely(statement)
-            raised = surely and self.execution and any(s is statement for s, _ in self.execution.errors)
-            if (not raised or "[" in path) and value is not None and self._seen.get(tensor) == mark:
-                continue
-            if value is None and ("[" in path or not raised):
-                continue
-            self._seen[tensor] = mark
+        if self.execution and any(s is statement for s, _ in self.execution.errors):
+            written = self.variables.aimed_at(statement, self.namespace)
+        else:
+            written = self._changed(statement)
+        for tensor in written:
+            path, value = self.variables.path[tensor], self.variables.get(self.namespace, tensor)
+            self._seen[tensor] = _mark(value)
             self._kept.append(value)
             its = self.lives.setdefault(tensor, [])
             if not its or begins_anew(statement, path):
@@ -54,3 +49,13 @@ class Recorder:
                 its[-1].last = step
                 if statement not in its[-1].statements:
                     its[-1].statements.append(statement)
+
+    def _changed(self, statement: ast.stmt) -> list[str]:
+        held = self.variables.held_by(writes(statement))
+        values = {tensor: self.variables.get(self.namespace, tensor) for tensor in held}
+        return [t for t, v in values.items() if v is not None and self._seen.get(t) != _mark(v)]
+
+
+def _mark(value: Any) -> tuple[int, int]:
+    """Return what tells a value from the one before it, changed in place or not."""
+    return id(value), getattr(value, "_version", 0)

@@ -47,6 +47,7 @@ class Judgement:
         lucky: gradients made of another upstream gradient (the first name) than their own (the second), which
             are right only because a branch cancels.
         shared: gradients that are changed through another name by less than rounding.
+        balanced: gradients that are right with a culprit's wrong value, and would not be with its right one.
     """
 
     draw: Draw
@@ -58,6 +59,7 @@ class Judgement:
     ambiguous: set[str] = field(default_factory=set)
     lucky: dict[str, tuple[str, str]] = field(default_factory=dict)
     shared: dict[str, Alias] = field(default_factory=dict)
+    balanced: set[str] = field(default_factory=set)
 
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
@@ -69,9 +71,32 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     for name in [n for n in right if not right[n] and is_rebound(chosen, draw, n)]:
         judgement.ambiguous.add(name)
         del right[name], draw.user[name], draw.matched[name]
-    if not all(right.values()) or draw.error is not None:
+    empty = _empty(chosen, draw)
+    if not all(right.values()) or empty or draw.error is not None:
         _localise(chosen, judgement)
+    for name in empty:
+        expected = draw.trace.gradients[name]
+        judgement.culprits.setdefault(name, blame(name, None, expected, draw.trace.gradients))
+    _balance(judgement)
     return judgement
+
+
+def _balance(judgement: Judgement) -> None:
+    """Acquit what is right with the value of a wrong line above: that line is the one to change.
+
+    It may be another tensor's gradient under its name, or have a factor that a later line takes back.
+    """
+    right = {n for n in judgement.culprits if judgement.right.get(n) and n not in judgement.vacuous}
+    if len(right) < len(judgement.culprits):
+        judgement.balanced = right
+        for name in right:
+            del judgement.culprits[name]
+
+
+def _empty(chosen: Pass, draw: Draw) -> list[str]:
+    """Return the inputs for which a function gives None; in a script that is yet to be written."""
+    given = [n for n in draw.trace.wanted if n in draw.matched and n in draw.trace.gradients]
+    return [n for n in given if draw.given.get(draw.matched[n], ...) is None and chosen.scope is None]
 
 
 def vacuity(judgement: Judgement) -> str:

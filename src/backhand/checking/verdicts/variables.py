@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from backhand.checking.running.drawing import Draw
-from backhand.checking.running.executing import Namespace, returned_variables
-from backhand.checking.running.flattening import flatten, root
-from backhand.checking.running.source import Source, writes
+from backhand.checking.running.executing import Namespace
+from backhand.checking.running.flattening import flatten, gradient_names, root
+from backhand.checking.running.returning import returned_container, returned_variables
+from backhand.checking.running.source import Source, writes, writes_surely
 
 
 class Variables:
@@ -19,16 +20,15 @@ class Variables:
 
     def __init__(self, source: Source, matched: Mapping[str, str]):
         self.path: dict[str, str] = {}
-        renamed = returned_variables(source)
-        last = source.statements[-1] if source.statements else None
-        value = last.value if isinstance(last, ast.Return) else None
+        renamed = returned_variables(source.statements)
+        container = returned_container(source.statements)
         for tensor, gradient in matched.items():
             variable, rest = root(gradient), gradient[len(root(gradient)) :]
-            if isinstance(value, ast.Name):
-                self.path[tensor] = f'{value.id}["{variable}"]{rest}'
+            if container is not None:
+                self.path[tensor] = f'{container}["{variable}"]{rest}'
             elif variable in renamed:
                 self.path[tensor] = renamed[variable] + rest
-            elif not isinstance(value, ast.Dict):
+            elif not renamed:
                 self.path[tensor] = gradient
         self._of_root: dict[str, list[tuple[int, str]]] = {}
         for i, (tensor, path) in enumerate(self.path.items()):
@@ -38,6 +38,15 @@ class Variables:
         """Return the tensors whose gradients lie in these variables."""
         found = [held for v in variables if v in self._of_root for held in self._of_root[v]]
         return [tensor for _, tensor in sorted(found)]
+
+    def aimed_at(self, statement: ast.stmt, namespace: Namespace) -> list[str]:
+        """Return the tensors whose gradients a statement would have written, had it not raised."""
+        held = self.held_by(writes_surely(statement))
+        targets = (
+            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        )
+        paths = {_item(t, namespace) for t in targets if isinstance(t, ast.Subscript)}
+        return [t for t in held if "[" not in self.path[t] or self.path[t] in paths]
 
     def get(self, namespace: Namespace, tensor: str) -> Any:
         """Return the gradient of a tensor, or None where it is not there."""
@@ -61,10 +70,31 @@ class Variables:
 
 def extended(draw: Draw, source: Source) -> dict[str, str]:
     """Return the matched gradients, with those added that the source writes but a raising line kept away."""
-    matched = dict(draw.matched)
-    if draw.error is not None:
-        written = {name for s in source.statements for name in writes(s)}
-        for tensor in draw.trace.tensors:
-            if tensor not in matched and tensor not in draw.trace.outputs and f"d{tensor}" in written:
-                matched[tensor] = f"d{tensor}"
-    return matched
+    if draw.error is None:
+        return draw.matched
+    missing = [t for t in draw.trace.tensors if t not in draw.matched and t not in draw.trace.outputs]
+    found = gradient_names(map(root, missing), _promised(source), None)
+    added = {t: found[root(t)] + t.removeprefix(root(t)) for t in missing if root(t) in found}
+    return {**draw.matched, **added}
+
+
+def _promised(source: Source) -> set[str]:
+    """Return the names that a run to the end might give."""
+    container = returned_container(source.statements)
+    found = {name for s in source.statements for name in writes(s)}
+    found |= set(returned_variables(source.statements))
+    items = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Subscript)]
+    return found | {
+        str(n.slice.value)
+        for n in items
+        if isinstance(n.slice, ast.Constant) and isinstance(n.value, ast.Name) and n.value.id == container
+    }
+
+
+def _item(target: ast.Subscript, namespace: Namespace) -> str:
+    """Return the path of an item that is assigned, by its index at this moment; empty where it has none."""
+    try:
+        index = eval(compile(ast.Expression(target.slice), "<index>", "eval"), namespace)
+        return next(iter(flatten({ast.unparse(target.value): {index: None}})))
+    except Exception:  # the index may be what raised, or a slice
+        return ""

@@ -1,0 +1,113 @@
+"""Slips of axes, each as the rule that takes it back: a sum, a transpose, a shape, a slice."""
+
+import ast
+import itertools
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from backhand.checking.mistakes.places import VALUES, Edit, Place, Proposal, Scope, holds_tensor
+
+REDUCTIONS = {"sum": "mean", "mean": "sum"}
+
+
+def other_axes(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield sums and means over other axes, or none."""
+    node = place.node
+    if not (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCTIONS
+    ):
+        return
+    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
+    rest = [k for k in node.keywords if k.arg != "keepdim"]
+    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
+    shape = Edit("shape", "keepdim is lost or too many", {"expected": None, "got": None})
+    yield ast.Call(node.func, node.args, rest + flipped), shape
+    yield node.func.value, Edit("overreduced", "summed or averaged where nothing should be", {"axes": []})
+    other = ast.Attribute(node.func.value, REDUCTIONS[node.func.attr], ast.Load())
+    scale = Edit("scale", f"{node.func.attr} where a {other.attr} belongs", {"factor": None, "guess": "1/n"})
+    yield ast.Call(other, node.args, node.keywords), scale
+    keepers = [[], [ast.keyword("keepdim", ast.Constant(True))]]
+    for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
+        for kept in keepers:
+            edit = Edit("overreduced", f"summed over the wrong axis, not over {axis}", {"axes": [axis]})
+            where = ast.parse(repr(axis), mode="eval").body
+            yield ast.Call(node.func, [where], list(kept)), edit
+
+
+def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield operands transposed, or in the other order."""
+    node = place.node
+    edit = Edit("transposed", "an operand is transposed, or in the other order")
+    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
+        yield node.value, edit
+    elif (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("transpose", "t")
+    ):
+        yield node.func.value, edit
+    elif isinstance(node, ast.Name) and holds_tensor(scope.namespace.get(node.id)):
+        yield ast.Attribute(node, "mT", ast.Load()), edit
+        for axes in itertools.combinations(range(min(4, scope.namespace[node.id].dim())), 2):
+            called = ast.Attribute(node, "transpose", ast.Load())
+            yield ast.Call(called, [ast.Constant(a) for a in axes], []), edit
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        yield ast.BinOp(node.right, ast.MatMult(), node.left), edit
+        yield ast.Attribute(node, "mT", ast.Load()), edit
+        yield ast.BinOp(ast.Attribute(node.left, "mT", ast.Load()), ast.MatMult(), node.right), edit
+        yield ast.BinOp(node.left, ast.MatMult(), ast.Attribute(node.right, "mT", ast.Load())), edit
+    elif isinstance(node, ast.Call):
+        yield ast.Attribute(node, "mT", ast.Load()), edit
+        for i in range(len(node.args) - 1):
+            arguments = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
+            words = f"two arguments of `{ast.unparse(node.func)}` are in the other order"
+            yield ast.Call(node.func, arguments, node.keywords), Edit("transposed", words)
+
+
+def slices(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield the whole of what only a part is taken of."""
+    node = place.node
+    edit = Edit("partial", "only a part is written or read", {"where": None})
+    if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
+        yield ast.Slice(None, None, node.step), edit
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        yield node.value, edit
+
+
+def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a tensor with an axis more, along which it broadcasts."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    if isinstance(node, ast.Name) and not isinstance(scope.namespace.get(node.id), Tensor):
+        return
+    edit = Edit("shape", f"`{ast.unparse(node)}` lacks an axis of size 1", {"expected": None, "got": None})
+    for axis in (0, 1, 2, -1):
+        called = ast.Attribute(node, "unsqueeze", ast.Load())
+        yield ast.Call(called, [ast.Constant(axis)], []), edit
+
+
+def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what has the gradient's own shape, reshaped or expanded to it."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    text = ast.unparse(node)
+    edit = Edit("shape", f"`{text}` should have shape {scope.shape}", {"expected": scope.shape, "got": None})
+    shape: list[ast.expr] = [ast.Constant(n) for n in scope.shape]
+    within = [node.func.value] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
+    for part in (node, *within):
+        for name in ("reshape", "expand"):
+            yield ast.Call(ast.Attribute(part, name, ast.Load()), list(shape), []), edit
+
+
+def sums(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield sums over an axis."""
+    if not isinstance(place.node, ast.BinOp | ast.Name | ast.Call) or place.role != "value":
+        return
+    for axis in (0, 1, -1):
+        summed = ast.Attribute(place.node, "sum", ast.Load())
+        for kept in ([], [ast.keyword("keepdim", ast.Constant(True))]):
+            edit = Edit("unreduced", f"not summed over axis {axis}", {"axes": [axis]})
+            yield ast.Call(summed, [ast.Constant(axis)], list(kept)), edit

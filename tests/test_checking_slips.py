@@ -1,0 +1,310 @@
+"""Slips in the statements of a backward: raised halfway, in helpers, in what accumulates, in constants."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+import backhand
+from altered import altered, from_text
+from backhand.checking.mistakes.editing import Budget
+from backhand.passes import rnn
+
+GATE = """
+import torch
+
+out = "y"
+
+def softmax_back(p, dp):
+    inner = (p * dp).sum(1, keepdim=True)
+    return p * (dp - inner)
+
+def forward(x, W, bias, gain):
+    logits = x @ W + bias
+    p = torch.softmax(logits, 1)
+    top, which = p.topk(2, dim=1)
+    total = top.sum(1, keepdim=True)
+    share = top / total
+    size = (x * x).sum(1, keepdim=True)
+    scale = (size + 1e-3) ** -0.5
+    unit = x * scale
+    y = share * gain + top + unit[:, :2] + p[:, 2:]
+    return locals()
+
+def backward(**f):
+    x, p, n = f["x"], f["p"], f["x"].shape[0]
+    g_share = f["dy"] * f["gain"]
+    g_gain = (f["dy"] * f["share"]).sum(0)
+    g_total = -(g_share * f["share"]).sum(1, keepdim=True) / f["total"]
+    g_top = g_share / f["total"] + g_total + f["dy"]
+    g_p = torch.zeros_like(p)
+    g_p[:, 2:] += f["dy"]
+    g_p.scatter_add_(1, f["which"], g_top)
+    g_logits = softmax_back(p, g_p)
+    g_W = x.T @ g_logits
+    g_unit = torch.zeros_like(x)
+    g_unit[:, :2] = f["dy"]
+    g_scale = (g_unit * x).sum(1, keepdim=True)
+    g_size = -0.5 * (f["size"] + 1e-3) ** -1.5 * g_scale
+    g_x = g_logits @ f["W"].T
+    g_x = g_x + g_unit * f["scale"]
+    g_x += 2 * x * g_size
+    return {
+        "dshare": g_share,
+        "dgain": g_gain,
+        "dtotal": g_total,
+        "dtop": g_top,
+        "dp": g_p,
+        "dlogits": g_logits,
+        "dW": g_W,
+        "dbias": g_logits.sum(0),
+        "dunit": g_unit,
+        "dscale": g_scale,
+        "dsize": g_size,
+        "dx": g_x,
+    }
+
+def inputs(generator):
+    shapes = {"x": (6, 5), "W": (5, 4), "bias": (4,), "gain": (2,)}
+    return {k: torch.randn(s, generator=generator) for k, s in shapes.items()}
+"""
+
+# what is written, what stands there instead, the culprit, the kind, words of the message
+SLIPS = {
+    "a line that raises, the result under another name": (
+        "g_W = x.T @ g_logits",
+        "g_W = x @ g_logits",
+        "W",
+        "transposed",
+        "the line raises RuntimeError: mat1 and mat2",
+    ),
+    "an expression within the returned dictionary": (
+        '"dbias": g_logits.sum(0)',
+        '"dbias": g_logits.sum(2)',
+        "bias",
+        "overreduced",
+        "the line raises IndexError",
+    ),
+    "a temporary that raises, told by its own error": (
+        'g_gain = (f["dy"] * f["share"]).sum(0)',
+        'mixed = f["dy"].T * f["share"]\n    g_gain = mixed.sum(0)',
+        "gain",
+        "transposed",
+        "in `mixed = f['dy'].T * f['share']`",
+    ),
+    "a raising call does not blame its arguments": (
+        'g_p.scatter_add_(1, f["which"], g_top)',
+        'g_p.scatter_add_(1, f["which"], g_top[0])',
+        "p",
+        "partial",
+        "the line raises RuntimeError",
+    ),
+    "a scatter that does not add": (
+        'g_p.scatter_add_(1, f["which"], g_top)',
+        'g_p.scatter_(1, f["which"], g_top)',
+        "p",
+        "overwritten",
+        "scatter_ writes over what is there, where scatter_add_ belongs",
+    ),
+    "a slip within a helper": (
+        "inner = (p * dp).sum(1, keepdim=True)",
+        "inner = (p * dp).sum(0, keepdim=True)",
+        "logits",
+        "overreduced",
+        "in `def softmax_back(p, dp):`, summed over the wrong axis",
+    ),
+    "the arguments of a helper in the other order": (
+        "softmax_back(p, g_p)",
+        "softmax_back(g_p, p)",
+        "logits",
+        "transposed",
+        "two arguments of `softmax_back` are in the other order",
+    ),
+    "another item of a dictionary": (
+        '+ g_unit * f["scale"]',
+        '+ g_unit * f["size"]',
+        "x",
+        "wrong_point",
+        "",
+    ),
+    "a lost epsilon": (
+        '(f["size"] + 1e-3) ** -1.5',
+        'f["size"] ** -1.5',
+        "size",
+        "wrong_point",
+        "lacks the 0.001 that the forward adds",
+    ),
+    "another epsilon": (
+        '(f["size"] + 1e-3) ** -1.5',
+        '(f["size"] + 1e-5) ** -1.5',
+        "size",
+        "scale",
+        "a factor is off at `1e-05`",
+    ),
+    "an exponent that is off by a half": (
+        '(f["size"] + 1e-3) ** -1.5',
+        '(f["size"] + 1e-3) ** -2.0',
+        "size",
+        "wrong_point",
+        "a power has the wrong exponent",
+    ),
+    "a lost power": (
+        '(f["size"] + 1e-3) ** -1.5',
+        '(f["size"] + 1e-3)',
+        "size",
+        "wrong_point",
+        "a power of `f['size'] + 0.001` is missing",
+    ),
+    "half of a term that another one is added to": (
+        'g_x = g_logits @ f["W"].T',
+        'g_x = 0.5 * (g_logits @ f["W"].T)',
+        "x",
+        "scale",
+        "the branch through logits times 0.5",
+    ),
+    "a tensor where the sum so far belongs": (
+        'g_x = g_x + g_unit * f["scale"]',
+        'g_x = x + g_unit * f["scale"]',
+        "x",
+        "wrong_upstream",
+        "x is used where another tensor belongs",
+    ),
+    "a block at the end without one branch": (
+        'g_x = g_x + g_unit * f["scale"]',
+        'g_x[:-2] += (g_unit * f["scale"])[:-2]',
+        "x",
+        "partial",
+        "the branch through unit is missing at index 4 to 5 (the end) of axis 0, of 6",
+    ),
+    "a gradient of shares for one of a sum, which is 1": (
+        'g_share = f["dy"] * f["gain"]',
+        'g_share = f["dy"] * f["gain"] * f["share"].sum(1, keepdim=True) * 3',
+        "share",
+        "scale",
+        "times 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_is_named_at_its_own_gradient_alone(name: str) -> None:
+    old, new, culprit, kind, words = SLIPS[name]
+    assert old in GATE
+    report = backhand.check(from_text(GATE.replace(old, new)), stress=False)
+    assert [row.name for row in report.culprits] == [culprit]
+    assert report[culprit].mistake.kind == kind, report[culprit].mistake
+    assert words in report[culprit].mistake.message, report[culprit].mistake.message
+
+
+SCRIPT = """
+import torch
+torch.manual_seed(0)
+X = torch.randn(6, 4)
+W = torch.randn(4, 3, requires_grad=True)
+goal = torch.randn(6, 3)
+z = X @ W
+p = torch.sigmoid(z)
+off = p - goal
+loss = (off ** 2).mean()
+
+d_off = 2 * off / off.numel()
+d_p = d_off.clone()
+d_z = d_p * p * (1 - p)
+d_W = X.T @ d_z
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "culprit", "kind", "words"),
+    [
+        ("d_W = X.T @ d_z", "d_W = X @ d_z", "W", "transposed", "the line raises RuntimeError"),
+        ("d_off = 2", "d_off = -2", "off", "sign", "the opposite sign"),
+        ("d_p * p * (1 - p)", "d_p * p * (1 - goal)", "z", "wrong_point", "goal is used where another"),
+    ],
+)
+def test_a_slip_in_a_script_is_named(
+    tmp_path: Path, old: str, new: str, culprit: str, kind: str, words: str
+) -> None:
+    file = tmp_path / "script.py"
+    file.write_text(SCRIPT.replace(old, new))
+    report = backhand.check_file(file)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [(culprit, kind)]
+    assert words in report[culprit].mistake.message
+    file.write_text(SCRIPT)
+    assert backhand.check_file(file).ok
+
+
+def test_a_line_that_raises_in_a_loop_is_blamed_alone_though_its_gradient_lies_in_a_list() -> None:
+    start = "dhs = [torch.zeros_like(h) for h in hs]", "dhs = [None] * len(hs)"
+    report = backhand.check(altered(rnn, start), stress=False, draws=1)
+    assert {row.name for row in report.culprits} == {"hs[0]", "hs[1]", "hs[2]", "hs[3]"}
+    assert "the line raises TypeError" in report["hs[3]"].mistake.message
+
+
+def test_a_line_of_a_loop_that_raises_at_a_slice_is_no_crash() -> None:
+    odd = "dx[t] = dpre @ Wxh.T", "dx[t, :] = dpre @ Wxh"
+    assert [row.name for row in backhand.check(altered(rnn, odd), stress=False).culprits] == ["x"]
+
+
+def test_none_for_an_input_is_a_fault_of_a_function() -> None:
+    empty = GATE.replace('"dW": g_W', '"dW": None')
+    report = backhand.check(from_text(empty), stress=False)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("W", "zero")]
+
+
+NAMED_ANOTHER = """
+import torch
+
+out = "y"
+
+def forward(x, W, b, V):
+    apreact = x @ W + b
+    a = torch.tanh(apreact)
+    y = a @ V
+    return locals()
+
+def backward(dy, x, W, V, a):
+    dV = a.T @ dy
+    da = (dy @ V.T) * (1 - a**2)
+    dW = x.T @ da
+    db = da.sum(0)
+    dx = da @ W.T
+    return locals()
+
+def inputs(generator):
+    shapes = {"x": (5, 3), "W": (3, 4), "b": (4,), "V": (4, 2)}
+    return {k: torch.randn(s, generator=generator) for k, s in shapes.items()}
+"""
+
+
+def test_a_gradient_under_the_name_of_another_tensor_is_the_only_culprit() -> None:
+    report = backhand.check(from_text(NAMED_ANOTHER), stress=False)
+    assert [row.name for row in report.culprits] == ["a"]
+    message = report["a"].mistake.message
+    assert "dx, dW and db, made of it, are right with this value, the gradient of apreact." in message
+    assert report["W"].verdict == "right"
+    assert "wrong upstream gradient" in report["W"].note
+    wrong = backhand.check(from_text(NAMED_ANOTHER.replace("db = da", "db = -da")), stress=False)
+    assert {row.name for row in wrong.culprits} == {"a", "b"}
+
+
+def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[Budget] = []
+
+    def limited(left: int) -> Budget:
+        budgets.append(Budget(left))
+        return budgets[-1]
+
+    everything = Budget().left
+    odd = altered(rnn, ("(1 - hs[t] ** 2) * dhs[t]", "torch.sin(3 * hs[t]) * dhs[t] + hs[t] ** 3"))
+    monkeypatch.setattr("backhand.checking.rows.Budget", lambda: limited(everything))
+    began = time.process_time()
+    report = backhand.check(odd, stress=False, draws=1)
+    assert time.process_time() - began < 6
+    assert len(report.culprits) > 4
+    assert {row.mistake.kind for row in report.culprits} == {"unexplained"}
+    assert len(budgets) == 1
+    assert 0 < budgets[0].left < everything / 8  # half of what is left for each
+    monkeypatch.setattr("backhand.checking.rows.Budget", lambda: limited(0))
+    given_up = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
+    assert "unexplained" in {row.mistake.kind for row in given_up.culprits}
