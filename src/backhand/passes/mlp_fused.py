@@ -106,17 +106,17 @@ def inputs(generator: torch.Generator) -> dict[str, Tensor]:
     """
     n, block_size, vocabulary, n_embd, n_hidden = 32, 3, 27, 10, 64
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(shape, generator=generator) * scale
+    def normal(*shape: int, mean: float = 0.0, std: float = 1.0) -> Tensor:
+        return torch.empty(shape).normal_(mean, std, generator=generator)
 
     return {
         "Xb": torch.randint(0, vocabulary, (n, block_size), generator=generator),
         "Yb": torch.randint(0, vocabulary, (n,), generator=generator),
         "C": normal(vocabulary, n_embd),
-        "W1": normal(block_size * n_embd, n_hidden, scale=0.3),
-        "b1": normal(n_hidden, scale=0.1),
-        "W2": normal(n_hidden, vocabulary, scale=0.1),
-        "b2": normal(vocabulary, scale=0.1),
-        "bngain": 1 + normal(1, n_hidden, scale=0.1),
-        "bnbias": normal(1, n_hidden, scale=0.1),
+        "W1": normal(block_size * n_embd, n_hidden, std=0.3),
+        "b1": normal(n_hidden, std=0.1),
+        "W2": normal(n_hidden, vocabulary, std=0.1),
+        "b2": normal(vocabulary, std=0.1),
+        "bngain": normal(1, n_hidden, mean=1.0, std=0.1),
+        "bnbias": normal(1, n_hidden, std=0.1),
     }

@@ -133,8 +133,8 @@ def _all_right(draw: Draw, summands: Summands) -> bool:
     """Compare all elements of all gradients at once, which is quick, and enough where all are right."""
     trace = draw.trace
     dtypes = {n: coarser(draw.user.get(n, g).dtype, g.dtype) for n, g in trace.gradients.items()}
-    sizes = {n: max(size, summands.known.get(n, 0.0)) for n, size in trace.largest.items()}
-    floors = {n: OF_SUMMANDS[d] * sizes[n] for n, d in dtypes.items()}
+    known, largest = summands.known, trace.largest
+    floors = {n: OF_SUMMANDS[d] * max(largest[n], known.get(n, 0.0)) for n, d in dtypes.items()}
     difference = np.abs(trace.joined_with(draw.user) - trace.joined)
     if difference.max() <= min(floors.values()):
         return True
