@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from backhand.checking.running.graph import Trace
+from backhand.checking.running.walking import Gradients, Step, step, walk
 
 
 class Saved:
@@ -92,21 +93,15 @@ class Scene:
             self._contributions[key] = {c: self.through(c, self.handed[c], stops) for c in consumers}
         return self._contributions[key]
 
-    def through(self, consumer: str, upstream: Tensor, stops: Sequence[str] | None = None) -> Tensor:
+    def through(
+        self, consumer: str, upstream: Tensor, stops: Sequence[str] | None = None, step: Step = step
+    ) -> Tensor:
         """Return what arrives from one consumer if `upstream` is its gradient, past no other named tensor."""
         edges = self.trace.edges
-        start, end = edges[consumer], edges[self.name]
-        blocked = {edges[s]: s for s in (self.trace.tensors if stops is None else stops)}
-        hooks = [
-            self.trace.tensors[s].register_hook(_stopped)
-            for edge, s in blocked.items()
-            if edge not in (start, end)
-        ]
-        try:
-            return self.trace.passed_on([consumer], [self.name], {consumer: upstream})[self.name]
-        finally:
-            for hook in hooks:
-                hook.remove()
+        end = edges[self.name]
+        blocked = self.trace.named if stops is None else {edges[s] for s in stops}
+        found = walk(edges[consumer], upstream, {end}, blocked, step).get(end)
+        return torch.zeros_like(self.tensor).detach() if found is None else found
 
     def nodes(self, consumer: str) -> list[Node]:
         """Return the operations between a consumer and this tensor, no other named tensor on the way."""
@@ -140,49 +135,27 @@ class Scene:
         """Return what each operation hands to this tensor before it is summed over broadcast axes."""
         end = self.trace.edges[self.name]
         found: list[Tensor] = []
-        hooks = []
+
+        def recorded(node: Node, gradients: Gradients) -> Gradients:
+            handed_on = step(node, gradients)
+            pairs = zip(node.next_functions, handed_on, strict=False)
+            found.extend(g for edge, g in pairs if edge == end and g is not None)
+            return handed_on
+
         for consumer in self.consumers:
-            for node in self.nodes(consumer):
-                for i, following in enumerate(node.next_functions):
-                    if following == end:
-                        hooks.append(node.register_prehook(_recorder(node, i, found)))
-        try:
-            for consumer in self.consumers:
-                self.through(consumer, self.handed[consumer])
-        finally:
-            for hook in hooks:
-                hook.remove()
+            self.through(consumer, self.handed[consumer], step=recorded)
         return found
 
     def with_factor(self, consumer: str, node: Node, i: int, factor: float) -> Tensor:
         """Return what arrives from a consumer if an operation's i-th gradient were multiplied by a factor."""
 
-        def change(gradients: tuple[Tensor | None, ...], _: object) -> tuple[Tensor | None, ...]:
-            return tuple(g * factor if j == i and g is not None else g for j, g in enumerate(gradients))
+        def changed(reached: Node, gradients: Gradients) -> Gradients:
+            handed_on = step(reached, gradients)
+            if reached != node:
+                return handed_on
+            return tuple(g * factor if j == i and g is not None else g for j, g in enumerate(handed_on))
 
-        hook = node.register_hook(change)  # type: ignore[arg-type]
-        try:
-            return self.through(consumer, self.handed[consumer])
-        finally:
-            hook.remove()
-
-
-def _stopped(gradient: Tensor | None) -> Tensor | None:
-    """Let nothing through; one of several outputs of an operation may receive nothing anyway."""
-    return None if gradient is None else torch.zeros_like(gradient)
-
-
-def _recorder(node: Node, i: int, found: list[Tensor]) -> Any:
-    def record(gradients: tuple[Tensor, ...]) -> None:
-        try:
-            outputs: Any = node(*gradients)  # type: ignore[operator]
-        except (RuntimeError, TypeError):
-            return
-        raw = outputs[i] if isinstance(outputs, tuple) else outputs
-        if isinstance(raw, Tensor):
-            found.append(raw.detach())
-
-    return record
+        return self.through(consumer, self.handed[consumer], step=changed)
 
 
 def _saved(node: Node, attribute: str) -> Saved | None:

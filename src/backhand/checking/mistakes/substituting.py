@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from backhand.checking.mistakes.contributions import Saved, Scene
 from backhand.checking.mistakes.finding import Finding, named_values, same
+from backhand.checking.running.walking import Gradients, step
 
 
 def another_upstream(scene: Scene) -> Finding | None:
@@ -169,14 +171,21 @@ def _indexing(scene: Scene, consumer: str) -> Iterator[tuple[Tensor, Tensor]]:
             read = place.gather(*_dim_and_index(node, scene.tensor.dim()))
         if read is None:
             continue
-        arrived: list[Tensor] = []
-        hook = node.register_prehook(lambda gradients, arrived=arrived: arrived.append(gradients[0]))
-        try:
-            scene.through(consumer, scene.handed[consumer])
-        finally:
-            hook.remove()
-        if arrived and arrived[0].shape == read.shape:
-            yield read.flatten(), arrived[0].flatten()
+        arrived = _arriving_at(scene, consumer, node)
+        if arrived is not None and arrived.shape == read.shape:
+            yield read.flatten(), arrived.flatten()
+
+
+def _arriving_at(scene: Scene, consumer: str, node: Node) -> Tensor | None:
+    """Return the gradient that an operation on the way from a consumer is given."""
+    seen: list[Tensor | None] = []
+
+    def recorded(reached: Node, gradients: Gradients) -> Gradients:
+        seen.extend(gradients[:1] if reached == node else ())
+        return step(reached, gradients)
+
+    scene.through(consumer, scene.handed[consumer], step=recorded)
+    return seen[0] if seen else None
 
 
 def _dim_and_index(node: object, dims: int) -> tuple[int, Tensor]:

@@ -12,9 +12,8 @@ from torch.autograd.graph import Node, get_gradient_edge
 
 from backhand.checking.running.flattening import flatten
 from backhand.checking.running.layout import Layout
+from backhand.checking.running.walking import Edge, Step, step, walk
 from backhand.errors import CheckError
-
-Edge = tuple[Node, int]
 
 
 @dataclass
@@ -48,6 +47,11 @@ class Trace:
     def edges(self) -> dict[str, Edge]:
         """Where each tensor hangs in autograd's graph."""
         return {name: _edge(t) for name, t in self.tensors.items()}
+
+    @cached_property
+    def named(self) -> frozenset[Edge]:
+        """Where the named tensors hang, however many names they have."""
+        return frozenset(self.edges.values())
 
     @cached_property
     def layout(self) -> Layout:
@@ -102,52 +106,21 @@ class Trace:
         seen = {n: arrived.get(self.edges[n], g) for n, g in zip(self.tensors, found, strict=True)}
         return {n: self._zero(n) if g is None else g for n, g in seen.items()}
 
-    def arriving(self, handed: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-        """Return what arrives at these tensors, all of whose direct consumers are in `handed`.
-
-        Tensors with the same consumers take one pass of autograd, which goes no further than their lines.
-        """
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for name in wanted:
-            distinct = {self.edges[c]: c for c in self.consumers(name)}
-            alike.setdefault(tuple(distinct.values()), []).append(name)
-        found: dict[str, Tensor] = {}
-        for consumers, names in alike.items():
-            found |= self.passed_on(consumers, names, handed)
-        return found
-
-    def passed_on(
-        self, consumers: Iterable[str], names: Sequence[str], handed: Mapping[str, Tensor]
+    def arriving(
+        self, handed: Mapping[str, Tensor], wanted: Iterable[str], step: Step = step
     ) -> dict[str, Tensor]:
-        """Return what reaches some tensors if each of the consumers has the gradient in `handed`."""
-        roots = {c: self.tensors[c] for c in consumers}
-        hooks = [t.register_hook(_giving(handed[c])) for c, t in roots.items()]
-        try:
-            with torch.enable_grad():
-                scalars = [t.sum() for t in roots.values()]  # or whatever: the hooks replace what arrives
-            found = _differentiated(scalars, [self.tensors[n] for n in names])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {n: self._zero(n) if g is None else g for n, g in zip(names, found, strict=True)}
+        """Return what arrives at these tensors, all of whose direct consumers are in `handed`."""
+        wanted = list(wanted)
+        ends = {self.edges[n] for n in wanted}
+        consumers = {self.edges[c]: c for n in wanted for c in self.consumers(n)}
+        found: dict[Edge, Tensor] = {}
+        for edge, consumer in consumers.items():
+            for end, part in walk(edge, handed[consumer], ends, self.named, step).items():
+                found[end] = found[end] + part if end in found else part
+        return {n: found[self.edges[n]] if self.edges[n] in found else self._zero(n) for n in wanted}
 
     def _zero(self, name: str) -> Tensor:
         return torch.zeros_like(self.tensors[name].detach())
-
-    def between(self, names: Iterable[str]) -> list[Node]:
-        """Return the operations between these tensors and their direct consumers, where no name is."""
-        named = set(self.edges.values())
-        stack = [self.edges[c][0] for n in names for c in self.consumers(n)]
-        seen, found = set(stack), []
-        while stack:
-            for following, number in stack.pop().next_functions:
-                if following is None or (following, number) in named or following in seen:
-                    continue
-                seen.add(following)
-                if following.next_functions:  # otherwise a leaf without a name
-                    found.append(following)
-                    stack.append(following)
-        return found
 
 
 def _edge(t: Tensor) -> Edge:
@@ -164,10 +137,6 @@ def _hander(arrived: dict[Edge, Tensor], edge: Edge, given: Tensor) -> Callable[
         return given
 
     return hand_on
-
-
-def _giving(given: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda _: given
 
 
 def from_graph(

@@ -132,8 +132,7 @@ class Cancelling:
 
     def _random(self, name: str) -> Tensor:
         right = self.judgement.draw.trace.gradients[name]
-        noise = torch.randn(right.shape, generator=self._generator, dtype=torch.float64)
-        return noise.to(right.dtype).to(right.device)
+        return torch.randn(right.shape, generator=self._generator).to(right)
 
     def _own_line(self, name: str) -> None:
         consumers = self._scene(name, {}).consumers

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from backhand.checking.running.drawing import Draw
 from backhand.checking.running.precision import VACUOUS
+from backhand.checking.running.walking import Gradients, step
 
 # No term is taken to be larger than this many times the largest upstream gradient it is made of.
 DERIVATIVE = 1e7
@@ -42,18 +44,12 @@ class Summands(Mapping[str, float]):
         def signed(value: Tensor) -> Tensor:
             return value.copysign(torch.randn(value.shape, generator=generator).to(value))
 
-        def sign(arriving: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-            return tuple(None if g is None else signed(g) for g in arriving)
+        def with_signs(node: Node, gradients: Gradients) -> Gradients:
+            return step(node, tuple(None if g is None else signed(g) for g in gradients))
 
         consumers = dict.fromkeys(c for n in names for c in trace.consumers(n))
-        handed = {c: signed(trace.gradients[c]) for c in consumers}
-        hooks = [node.register_prehook(sign) for node in trace.between(names)]  # type: ignore[arg-type]
-        try:
-            found = trace.arriving(handed, names)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for name, terms in found.items():
+        handed = {c: trace.gradients[c] for c in consumers}
+        for name, terms in trace.arriving(handed, names, with_signs).items():
             square = float(terms.to(torch.float64).square().mean()) if terms.numel() else 0.0
             self.known[name] = square**0.5
 
