@@ -1,7 +1,6 @@
 """Run the user's code in float64, and the tolerances in one table."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,29 +24,9 @@ APPROXIMATE = {
 LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@contextlib.contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Set torch's default dtype within a block, and put the old one back whatever happens."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def convert(value: Any, dtype: torch.dtype) -> Any:
-    """Return a copy in which every floating-point tensor has this dtype; containers are walked through."""
-    if isinstance(value, Tensor):
-        chosen = dtype if value.is_floating_point() else value.dtype
-        return value.detach().to(chosen, copy=True).requires_grad_(value.requires_grad)
-    if isinstance(value, Mapping):
-        return {k: convert(v, dtype) for k, v in value.items()}
-    if isinstance(value, list):
-        return [convert(v, dtype) for v in value]
-    if type(value) is tuple:
-        return tuple(convert(v, dtype) for v in value)
-    return value
+def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a copy in another dtype, a leaf that needs a gradient if the tensor does."""
+    return value.detach().to(dtype, copy=True).requires_grad_(value.requires_grad)
 
 
 def lowest(values: Mapping[str, Any]) -> torch.dtype:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.executing import Execution, Namespace
-from backhand.checking.running.precision import convert
+from backhand.checking.running.precision import converted
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
 from backhand.checking.running.source import (
@@ -126,8 +126,9 @@ class Statements:
         """Return the variables at the beginning."""
         dtype = torch.get_default_dtype()
         constants = {
-            k: convert(v, dtype) if isinstance(v, Tensor) and k not in given and v.is_floating_point() else v
+            k: converted(v, dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
             for k, v in self.constants.items()
+            if k not in given
         }
         return _at_home({**constants, **given})
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backhand.checking.running.flattening import flatten, nearest
 from backhand.checking.running.graph import Trace, from_graph
-from backhand.checking.running.precision import Promoting, default_dtype
+from backhand.checking.running.precision import Promoting
 from backhand.checking.running.protocol import Pass
 from backhand.errors import CheckError
 
@@ -62,11 +62,13 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
     generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
     try:
-        promoting = Promoting() if promote else contextlib.nullcontext()
-        with default_dtype(dtype or torch.get_default_dtype()), promoting:
+        with Promoting() if promote else contextlib.nullcontext():
             yield
     finally:
+        torch.set_default_dtype(before)
         generator.set_state(state)
 
 

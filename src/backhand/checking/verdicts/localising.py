@@ -131,10 +131,10 @@ def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
 @np.errstate(invalid="ignore")  # infinity from infinity: not right
 def _all_right(draw: Draw, summands: Summands) -> bool:
     """Compare all elements of all gradients at once, which is quick, and enough where all are right."""
-    trace = draw.trace
+    trace, known = draw.trace, summands.known
     dtypes = {n: coarser(draw.user.get(n, g).dtype, g.dtype) for n, g in trace.gradients.items()}
-    known, largest = summands.known, trace.largest
-    floors = {n: OF_SUMMANDS[d] * max(largest[n], known.get(n, 0.0)) for n, d in dtypes.items()}
+    sizes = trace.largest | {n: max(size, trace.largest[n]) for n, size in known.items()}
+    floors = {n: OF_SUMMANDS[d] * sizes[n] for n, d in dtypes.items()}
     difference = np.abs(trace.joined_with(draw.user) - trace.joined)
     if difference.max() <= min(floors.values()):
         return True
