@@ -306,3 +306,26 @@ def test_forwards_that_differ_are_refused() -> None:
         backhand.check_function(
             operation(lambda g, x, w: (g, g)), lambda x, w: x + w, [torch.randn(3), torch.randn(3)]
         )
+
+
+def test_one_of_several_ways_through_a_reference_is_found_by_its_factor() -> None:
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        s = x.sin()
+        return s * (s * s.exp()).cos()
+
+    class Gate(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return reference(x)
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            s = x.sin()
+            inner = s * s.exp()
+            return g * (inner.cos() - 3 * s * inner.sin() * (s.exp() + inner)) * x.cos()
+
+    (culprit,) = backhand.check_function(Gate, reference, [torch.randn(5)]).culprits
+    assert culprit.mistake.kind == "scale"
+    assert culprit.mistake.message.startswith("dx: one of the paths through y times 3.")

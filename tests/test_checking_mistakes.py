@@ -354,6 +354,49 @@ def test_an_operation_with_several_outputs_and_a_state(old: str, new: str, culpr
     assert report.culprits[0].mistake.kind == kind
 
 
+@pytest.mark.parametrize(("kept", "lost"), [("6 * a**2 * dcube", "total"), ("dtotal", "cube")])
+def test_a_forward_may_use_custom_functions_of_several_results(kept: str, lost: str) -> None:
+    text = """
+import torch
+
+class CubeAndTotal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, k):
+        ctx.save_for_backward(x)
+        ctx.k = k
+        return k * x**3, x.sum(0)
+
+    @staticmethod
+    def backward(ctx, dcube, dtotal):
+        (x,) = ctx.saved_tensors
+        return 3 * ctx.k * x**2 * dcube + dtotal, None
+
+def forward(x, w):
+    a = x * w
+    cube, total = CubeAndTotal.apply(a, 2.0)
+    low, high = (cube + total).split(2, 1)
+    y = low * high
+    return locals()
+
+def backward(dy, x, w, a, low, high):
+    dlow = dy * high
+    dhigh = dy * low
+    dcube = torch.cat([dlow, dhigh], 1)
+    dtotal = dcube.sum(0)
+    da = 6 * a**2 * dcube + dtotal
+    dx = da * w
+    dw = (da * x).sum(0)
+    return locals()
+"""
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(4)}
+    right = from_text(text)
+    assert backhand.check(right, inputs=inputs, out="y").ok
+    wrong = from_text(text.replace("da = 6 * a**2 * dcube + dtotal", f"da = {kept}"))
+    (culprit,) = backhand.check(wrong, inputs=inputs, out="y").culprits
+    assert (culprit.name, culprit.mistake.kind) == ("a", "missing_branch")
+    assert culprit.mistake.detail["branches"] == [lost]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -49,7 +49,7 @@ class Bench:
 class Budget:
     """How many statements may still be compiled and run to try edits, for all gradients of a report together.
 
-    What is still wrong then is `unexplained`. The whole of it takes a second or two.
+    What is still wrong then is `unexplained`. All of it takes a second or two, some more in long loops.
 
     Attributes:
         suspect: the statement in which a mistake was found already; it may have spoilt several gradients.

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 Edge = tuple[Node, int]
@@ -18,9 +19,17 @@ Step = Callable[[Node, Gradients], Gradients]
 
 def step(node: Node, gradients: Gradients) -> Gradients:
     """Return what an operation hands on to its operands, given the gradients of its results."""
-    backward: Any = getattr(node, "apply", node)  # a custom Function's node is not called but applied
-    found = backward(*gradients)
+    call: Any = node
+    if isinstance(node, BackwardCFunction):  # that of a custom Function: its backward is the user's
+        call = node.apply
+        results = zip(gradients, node._input_metadata, strict=True)
+        gradients = tuple(_zeros(m) if g is None else g for g, m in results)
+    found = call(*gradients)
     return found if isinstance(found, tuple) else (found,)
+
+
+def _zeros(like: Any) -> Tensor:
+    return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
 
 def walk(
@@ -40,7 +49,7 @@ def walk(
     found: dict[Edge, Tensor] = {}
     with torch.no_grad():
         while waiting:
-            node = max(waiting, key=_age)  # the latest: all that is made of it has been seen
+            node = max(waiting, key=_age)  # all that is made of the latest has been seen: it is done once
             given = waiting.pop(node)
             handed_on = step(node, tuple([given.get(i) for i in range(len(node._input_metadata))]))
             for (operand, number), value in zip(node.next_functions, handed_on, strict=False):
