@@ -283,3 +283,21 @@ def test_a_variable_that_nothing_above_has_assigned_is_told(
     assert (row.name, row.mistake.kind) == ("x", kind)
     assert row.mistake.message == f"dx: the line raises NameError, for {said}."
     assert row.mistake.hint.endswith(hint)
+
+
+def test_a_variable_whose_line_raised_is_traced_back_to_that_line() -> None:
+    text = """
+def forward(x, w):
+    y = (2 * x) @ w
+    return locals()
+
+def backward(dy, x, w):
+    dw = 2 * x.T @ dy
+    back = dy @ w
+    dx = 2 * back
+    return locals()
+"""
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(4, 2)}
+    (culprit,) = backhand.check(from_text(text), inputs=inputs, out="y").culprits
+    assert (culprit.name, culprit.mistake.kind) == ("x", "transposed")
+    assert "the line raises RuntimeError" in culprit.mistake.message

@@ -22,7 +22,6 @@ from backhand.checking.mistakes.evidence import (
     overwrites,
     scene_of,
     search_for,
-    statements_of,
     unassigned,
     unread,
     unread_upstream,
@@ -56,7 +55,7 @@ from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
 from backhand.checking.running.flattening import root
 from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import writes_surely
+from backhand.checking.running.source import assigned, writes_surely
 from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.variables import Variables, extended
@@ -255,15 +254,24 @@ def _without_value(case: Case) -> Finding:
     seen = first.repair.observed.get(name) if first.repair is not None else None
     if first.repair is None or seen is None or seen.error is None:
         return Finding("zero", {}, "None")
-    its = statements_of(chosen, first, name) or []
-    raised = [error for statement, error in first.repair.errors if statement in its] or [seen.error]
-    if isinstance(raised[0], NameError):
-        return unassigned(chosen, first, seen, raised[0])
+    raised = _cause(seen.error, first.repair.errors)
+    if isinstance(raised, NameError):
+        return unassigned(chosen, first, seen, raised)
     found = _edited(case) or unread_upstream(chosen, first, name)
-    told = _raises(raised[0])
+    told = _raises(raised)
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({told})")
     return Finding("unexplained", {"ruled_out": []}, told)
+
+
+def _cause(error: Exception, errors: Sequence[tuple[ast.stmt, Exception]]) -> Exception:
+    """Return why a line raised: where a variable is not there, what the line that makes it raised."""
+    followed: set[str | None] = set()
+    while isinstance(error, NameError) and error.name not in followed:
+        missing = error.name
+        followed.add(missing)
+        error = next((e for statement, e in errors if missing in assigned(statement)), error)
+    return error
 
 
 def _raises(error: Exception) -> str:
