@@ -59,6 +59,13 @@ MISTAKES = {
         "logprobs",
         None,
     ),
+    "ones_like for zeros_like, before a sum": (
+        "embedding",
+        "zeros_like(C)",
+        "ones_like(C)",
+        "C",
+        "repeated_branch",
+    ),
     "the fused loss without 1 / n": ("fused loss", "dlogits /= n\n", "", "logits", "scale"),
     "the fused norm without n - 1": ("fused norm", "n/(n-1)*", "", "hprebn", "scale"),
     "the fused norm without 1 / n": ("fused norm", "bnvar_inv/n *", "bnvar_inv *", "hprebn", "scale"),

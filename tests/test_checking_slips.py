@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import backhand
 from altered import altered, from_text
@@ -308,3 +309,26 @@ def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pyte
     monkeypatch.setattr("backhand.checking.rows.Budget", lambda: limited(0))
     given_up = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
     assert "unexplained" in {row.mistake.kind for row in given_up.culprits}
+
+
+def test_ones_for_zeros_are_told_as_one_term_too_many_though_the_losss_gradient_is_one() -> None:
+    text = """
+import torch
+
+def forward(C, Xb):
+    emb = C[Xb]
+    loss = emb.square().sum()
+    return locals()
+
+def backward(C, Xb, emb):
+    dloss = torch.tensor(1.0)
+    demb = 2 * emb * dloss
+    dC = torch.ones_like(C)
+    for i in range(len(Xb)):
+        dC[Xb[i]] += demb[i]
+    return locals()
+"""
+    inputs = {"C": torch.randn(5, 3), "Xb": torch.tensor([0, 2, 2, 4])}
+    (culprit,) = backhand.check(from_text(text), inputs=inputs).culprits
+    assert (culprit.name, culprit.mistake.kind) == ("C", "repeated_branch")
+    assert culprit.mistake.message.startswith("dC: the term `torch.ones_like(C)` is one too many.")

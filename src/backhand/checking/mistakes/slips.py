@@ -188,6 +188,8 @@ def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
     if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
         return
     for name in scope.tensors():
+        if scope.is_one(name):  # such as the loss's own gradient: no term of another one
+            continue
         edit = Edit("missing_branch", f"the term {name} is missing", {"branches": []})
         for op in (ast.Sub(), ast.Add()):
             yield ast.BinOp(node, op, scope.expression(name)), edit
