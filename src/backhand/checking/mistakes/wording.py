@@ -62,6 +62,9 @@ def _luck(judgement: Judgement, name: str) -> str:
     """Say why a gradient is at fault though the value that the user sees is right."""
     if judgement.culprits[name].cancels:
         return ", for random upstream gradients; with the true ones the difference cancels"
+    value, right = judgement.draw.user.get(name), judgement.draw.trace.gradients.get(name)
+    if value is not None and right is not None and close(value, right):
+        return ", for right upstream gradients; the value is right because a line above is wrong as well"
     return ""
 
 
@@ -70,10 +73,10 @@ def _balanced(chosen: Pass, judgement: Judgement, name: str) -> str:
     own = judgement.draw.matched.get(name, "")
     of_it = [n for n in judgement.draw.matched if n in judgement.balanced]
     of_it = [judgement.draw.matched[n] for n in of_it if own in (names_read(chosen, judgement, n) or ())]
-    if not of_it:
+    value, right = judgement.draw.user.get(name), judgement.draw.trace.gradients
+    if not of_it or value is None:
         return ""
     are = "are" if len(of_it) > 1 else "is"
-    value, right = judgement.draw.user[name], judgement.draw.trace.gradients
     others = [n for n, g in right.items() if n not in judgement.draw.user and close(value, g)]
-    cause = f", the gradient of {others[0]}" if others else ": does a line below make up for it?"
-    return f" {listed(of_it)}, made of it, {are} right with this value{cause}" + ("." if others else "")
+    whose = f", the gradient of {others[0]}" if others else ""
+    return f" {listed(of_it)}, made of it, {are} right with this value{whose}."

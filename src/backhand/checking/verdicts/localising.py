@@ -47,7 +47,7 @@ class Judgement:
         lucky: gradients made of another upstream gradient (the first name) than their own (the second), which
             are right only because a branch cancels.
         shared: gradients that are changed through another name by less than rounding.
-        balanced: gradients that are right with a culprit's wrong value, and would not be with its right one.
+        balanced: gradients that are right with a culprit's value, which is another tensor's gradient.
     """
 
     draw: Draw
@@ -82,12 +82,15 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
 
 
 def _balance(judgement: Judgement) -> None:
-    """Acquit what is right with the value of a wrong line above: that line is the one to change.
+    """Acquit what is right with another tensor's gradient that stands above under a wrong name.
 
-    It may be another tensor's gradient under its name, or have a factor that a later line takes back.
+    Not so where one wrong line takes back what another one does: both are to be changed.
     """
+    user, gradients = judgement.draw.user, judgement.draw.trace.gradients
     right = {n for n in judgement.culprits if judgement.right.get(n) and n not in judgement.vacuous}
-    if len(right) < len(judgement.culprits):
+    wrong = [user[n] for n in judgement.culprits if n in user and n not in right]
+    nameless = [g for n, g in gradients.items() if n not in user]
+    if right and any(close(value, g) for value in wrong for g in nameless):
         judgement.balanced = right
         for name in right:
             del judgement.culprits[name]
