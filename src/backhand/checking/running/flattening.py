@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -75,8 +76,6 @@ def is_gradient_of_nothing(name: str, matched: set[str], tensors: set[str]) -> b
 
 def as_gradient(value: object) -> Tensor | None:
     """Return a value as a gradient: a tensor as it is, a number as a scalar tensor, anything else as None."""
-    import torch
-
     if isinstance(value, Tensor):
         if value.is_complex():  # the power of a negative number, say: as torch itself would tell it, NaN
             return value.detach().real.where(value.detach().imag == 0, float("nan"))
