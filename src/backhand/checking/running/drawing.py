@@ -170,15 +170,10 @@ def is_finite(draw: Draw) -> bool:
 def unmatched(draw: Draw) -> tuple[str, ...]:
     """Return names of the backward that look like gradients of tensors that are not there."""
     known = set(draw.matched.values())
-    roots = (
-        {root(n) for n in draw.trace.values} | {f"d{n}" for n in draw.trace.values} | set(draw.trace.upstream)
-    )
-    return tuple(
-        name
-        for name, value in draw.given.items()
-        if isinstance(value, Tensor)
-        and name.startswith("d")
-        and name not in known
-        and root(name) not in roots
-        and name not in flatten(draw.trace.values)
-    )
+    tensors = [n for n, v in draw.given.items() if isinstance(v, Tensor)]
+    rest = [n for n in tensors if n.startswith("d") and n not in known]
+    if not rest:
+        return ()
+    values = draw.trace.values
+    taken = {root(n) for n in values} | {f"d{n}" for n in values} | set(draw.trace.upstream)
+    return tuple(n for n in rest if root(n) not in taken and n not in flatten(values))
