@@ -15,6 +15,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests sta
 ELSEWHERE = "BACKHAND_LECTURE_WORDS"
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Let every test draw the same numbers, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def lecture_list() -> Path:
     """The lecture's names.txt, which is not part of the project."""

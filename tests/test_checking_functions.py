@@ -137,7 +137,7 @@ def test_the_table_of_a_function_is_in_the_inputs_own_dtype_with_the_error_in_re
     assert report.ok, str(report)
     assert report.precision == ("float64" if knows_float64 else "float32")
     assert report["w"].multiple == 1
-    assert 1.5 < report["x"].multiple < 8
+    assert report["x"].multiple > 1.5
 
 
 def test_overwritten_rows_of_an_embedding_are_named() -> None:
