@@ -266,6 +266,25 @@ def test_a_file_with_a_custom_function_says_what_it_lacks(tmp_path: Path, text: 
         backhand.check_file(file)
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("1 / 0", "inputs raised ZeroDivisionError: division by zero"),
+        ("3", "inputs are int; expected the arguments, by name or in order"),
+    ],
+)
+def test_a_custom_functions_inputs_that_cannot_be_drawn_are_told(
+    tmp_path: Path, returned: str, message: str
+) -> None:
+    file = tmp_path / "kernel.py"
+    file.write_text(f"{KERNEL}{REFERENCE}\ndef inputs(generator):\n    return {returned}\n")
+    with pytest.raises(CheckError, match=message):
+        backhand.check_file(file)
+    file.write_text(KERNEL + REFERENCE + ARGUMENTS)
+    with pytest.raises(CheckError, match="draws is 0; expected at least 1"):
+        backhand.check_file(file, draws=0)
+
+
 def test_a_script_with_a_custom_function_and_a_loss_stays_a_script(tmp_path: Path) -> None:
     file = tmp_path / "script.py"
     lines = "x = torch.ones(3, requires_grad=True)\nloss = x.square().sum()\ndx = 2 * x\n"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.tracing import one_thread
 from backhand.engines import ENGINES, Engine
 from backhand.errors import ConfigError
 from backhand.language.config import TrainConfig
@@ -17,7 +18,7 @@ from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 
 from .errands import measure_errands
-from .machine import describe_machine, one_thread, sgemm_gflops
+from .machine import describe_machine, sgemm_gflops
 from .memory import measure_memory
 from .peers import PEERS
 from .report import BenchReport, Timing

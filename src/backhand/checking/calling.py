@@ -1,7 +1,7 @@
 """A differentiable function and its reference, called: outputs, and the gradients of their arguments."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,11 +30,15 @@ class Subject:
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
 
     def named(self, inputs: Any) -> dict[str, Any]:
-        """Return the arguments by name, in order."""
+        """Return the arguments by name, in order; raise `CheckError` where they are none."""
         if isinstance(inputs, Mapping):
             return dict(inputs)
         if isinstance(inputs, Tensor):
             inputs = [inputs]
+        if not isinstance(inputs, Sequence):
+            raise CheckError(
+                f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order."
+            )
         names = list(inspect.signature(self.reference).parameters)
         return {names[i] if i < len(names) else f"input{i}": value for i, value in enumerate(inputs)}
 

@@ -15,7 +15,7 @@ from backhand.checking.mistakes.wording import in_words
 from backhand.checking.picturing import sheet_of
 from backhand.checking.reading import mixing
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
-from backhand.checking.running.drawing import Draw, vary
+from backhand.checking.running.drawing import Draw, sets_of
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.tracing import threads_for, warned_once
@@ -59,7 +59,7 @@ def check_function(
         CheckError: the function raises, or gives another output than the reference.
     """
     subject = Subject(fn, reference)
-    drawn = _drawn(subject, inputs, draws, seed)
+    drawn = sets_of(inputs, subject.named, draws, seed)
     with warned_once(), threads_for(drawn[0]):
         return _checked(subject, drawn, seed)
 
@@ -121,14 +121,6 @@ def _without_gradients(subject: Subject, values: Mapping[str, Any], seed: int, e
 
 def _told(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _drawn(subject: Subject, inputs: Any, draws: int, seed: int) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(seed)
-    if callable(inputs):
-        return [subject.named(inputs(generator)) for _ in range(draws)]
-    first = subject.named(inputs)
-    return [first, *(vary(first, generator) for _ in range(draws - 1))]
 
 
 def _judge(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Judgement:

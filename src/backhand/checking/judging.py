@@ -8,8 +8,8 @@ from torch import Tensor
 
 from backhand.checking.report import Mistake, Report
 from backhand.checking.rows import assemble
-from backhand.checking.running.drawing import Draw, draw, is_finite, unmatched, vary
-from backhand.checking.running.protocol import Inputs, Pass, resolve
+from backhand.checking.running.drawing import Draw, draw, is_finite, sets_of, unmatched
+from backhand.checking.running.protocol import Inputs, Pass, by_name, resolve
 from backhand.checking.running.tracing import threads_for, warned_once
 from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
@@ -72,7 +72,7 @@ def check(
 @warned_once()
 def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
-    drawn = _inputs(chosen, draws, seed)
+    drawn = sets_of(chosen.inputs, by_name, draws, seed)
     with threads_for(drawn[0]):
         judged, count, notes = _in_float64(chosen, drawn, seed)
         shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
@@ -87,16 +87,6 @@ def _refused(judgement: Judgement) -> list[Mistake]:
     """Refuse a check in a lower dtype that cannot tell a single gradient from zero."""
     told = [n for n in judgement.draw.user if n not in judgement.vacuous]
     return [] if told or judgement.draw.dtype == torch.float64 else untold(judgement, ())
-
-
-def _inputs(chosen: Pass, draws: int, seed: int) -> list[dict[str, Any]]:
-    if draws < 1:
-        raise CheckError(f"draws is {draws!r}; expected at least 1.")
-    generator = torch.Generator().manual_seed(seed)
-    first = chosen.draw(generator)
-    if callable(chosen.inputs):
-        return [first, *(chosen.draw(generator) for _ in range(draws - 1))]
-    return [first, *(vary(first, generator) for _ in range(draws - 1))]
 
 
 def _in_float64(

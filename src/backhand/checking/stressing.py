@@ -19,6 +19,7 @@ from backhand.checking.running.protocol import Pass, arguments
 from backhand.checking.running.tracing import running
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement
+from backhand.errors import in_short
 
 Gradients = dict[str, Tensor]
 Probe = Callable[[Mapping[str, Any]], Gradients]
@@ -136,8 +137,7 @@ def _differs(probe: Probe, given: Mapping[str, Any], expected: Gradients, same: 
     try:
         found = probe(given)
     except Exception as error:  # the user's code may raise anything
-        text = str(error).strip().split("\n", 1)[0]
-        return f"raises {type(error).__name__} ({text})"
+        return f"raises {in_short(error)}"
     bad = sorted(n for n, g in expected.items() if n not in found or not same(n, found[n], g))
     return f"gives a wrong {', '.join(bad)}" if bad else ""
 

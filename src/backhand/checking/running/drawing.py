@@ -1,7 +1,7 @@
 """One draw of the inputs: the forward, autograd's gradients and the user's, in one dtype."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from backhand.checking.running.executing import StatementError
 from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, root
 from backhand.checking.running.graph import Trace
-from backhand.checking.running.protocol import Pass, arguments
+from backhand.checking.running.protocol import Pass, arguments, drawn_once
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.tracing import running, trace
 from backhand.errors import CheckError
@@ -136,6 +136,29 @@ def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], in
             return returned_so_far(source.statements, found) if source else found, tb.tb_lineno
         tb = tb.tb_next
     return {}, None
+
+
+def sets_of(
+    inputs: Any, named: Callable[[Any], dict[str, Any]], draws: int, seed: int
+) -> list[dict[str, Any]]:
+    """Return independent sets of inputs: a function draws each of them, given ones are varied.
+
+    Args:
+        inputs: a function of a `torch.Generator`, or one set.
+        named: gives the names to one set.
+        draws: how many.
+        seed: of the generator.
+
+    Raises:
+        CheckError: the inputs cannot be drawn or named, or none are asked for.
+    """
+    if draws < 1:
+        raise CheckError(f"draws is {draws!r}; expected at least 1.")
+    generator = torch.Generator().manual_seed(seed)
+    if callable(inputs):
+        return [named(drawn_once(inputs, generator)) for _ in range(draws)]
+    first = named(inputs)
+    return [first, *(vary(first, generator) for _ in range(draws - 1))]
 
 
 def vary(inputs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:

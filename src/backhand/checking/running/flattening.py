@@ -69,11 +69,6 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def is_gradient_of_nothing(name: str, matched: set[str], tensors: set[str]) -> bool:
-    """Tell whether a name looks like a gradient (`dfoo`), though no tensor `foo` is known."""
-    return name.startswith("d") and len(name) > 1 and name not in matched and name not in tensors
-
-
 def as_gradient(value: object) -> Tensor | None:
     """Return a value as a gradient: a tensor as it is, a number as a scalar tensor, anything else as None."""
     if isinstance(value, Tensor):

@@ -48,15 +48,28 @@ class Pass:
         Raises:
             CheckError: the function that draws them raises, or gives no names.
         """
-        found: object = self.inputs
-        if callable(self.inputs):
-            try:
-                found = self.inputs(generator)
-            except Exception as error:  # the user's code may raise anything
-                raise CheckError(f"inputs raised {in_short(error)}") from error
-        if not isinstance(found, Mapping):
-            raise CheckError(f"inputs are {type(found).__name__}; expected a dictionary of them by name.")
-        return dict(found)
+        return by_name(drawn_once(self.inputs, generator))
+
+
+def drawn_once(inputs: Any, generator: torch.Generator) -> Any:
+    """Return inputs as they are given, or what the function that draws them gives.
+
+    Raises:
+        CheckError: that function raises.
+    """
+    if not callable(inputs):
+        return inputs
+    try:
+        return inputs(generator)
+    except Exception as error:  # the user's code may raise anything
+        raise CheckError(f"inputs raised {in_short(error)}") from error
+
+
+def by_name(inputs: object) -> dict[str, Any]:
+    """Return one set of inputs by name; raise `CheckError` where they have none."""
+    if not isinstance(inputs, Mapping):
+        raise CheckError(f"inputs are {type(inputs).__name__}; expected a dictionary of them by name.")
+    return dict(inputs)
 
 
 def resolve(

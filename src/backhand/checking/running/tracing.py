@@ -73,16 +73,20 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def threads_for(inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Leave small tensors to one thread: with more, each product waits for the slowest, which may be busy."""
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one core for as long as the context lasts."""
     before = torch.get_num_threads()
-    elements = sum(v.numel() for v in flatten(inputs).values() if isinstance(v, Tensor))
-    if elements <= SMALL:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def threads_for(inputs: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """Leave small tensors to one thread: with more, each product waits for the slowest, which may be busy."""
+    elements = sum(v.numel() for v in flatten(inputs).values() if isinstance(v, Tensor))
+    return one_thread() if elements <= SMALL else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
