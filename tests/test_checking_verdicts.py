@@ -171,6 +171,35 @@ def test_infinite_and_undefined_gradients_must_be_the_same() -> None:
         assert not report["w"].approximate
 
 
+def test_arguments_that_are_changed_on_some_draws_only_spoil_nothing() -> None:
+    def forward(x, w):
+        h = (x * w).tanh()
+        y = h * w
+        return locals()
+
+    def backward(dy, x, w, h):
+        dh = dy * w
+        if x[0] < 0:
+            h *= 2
+        slope = dh * (1 - h**2)
+        dx = slope * w
+        dw = slope * x + dy * h
+        return locals()
+
+    def of(*signs):
+        remaining = iter(signs)
+
+        def inputs(generator):
+            x = torch.rand(4, generator=generator) * next(remaining)
+            return {"x": x, "w": 1 + torch.rand(4, generator=generator)}
+
+        return inputs
+
+    report = backhand.check(forward, backward, inputs=of(1, -1), out="y", draws=2, stress=False)
+    told = [row.mistake.message.split(".")[0] for row in report.culprits]
+    assert told == [f"{gradient}: in `h *= 2`, a factor is off at `2`" for gradient in ("dw", "dx")]
+
+
 def test_the_users_tensors_and_the_global_generator_are_left_alone() -> None:
     x = torch.randn(5, 4, requires_grad=True)
     inputs = {"x": x, "gain": torch.randn(4, requires_grad=True), "bias": torch.randn(4)}

@@ -32,18 +32,18 @@ def figures(right: Draw, shown: Draw) -> dict[str, Figures]:
     """
     trace, user = shown.trace, shown.user
     compared = [n for n in user if n in trace.gradients]
-    alike = {n for n in compared if user[n].shape == trace.gradients[n].shape}
-    tolerances = [_tolerance(user[n] if n in alike else g) for n, g in trace.gradients.items()]
+    alike = {n: user[n] for n in compared if user[n].shape == trace.gradients[n].shape}
+    tolerances = [_tolerance(alike.get(n, g)) for n, g in trace.gradients.items()]
     allowed = np.abs(trace.joined) * trace.layout.spread(rtol for rtol, _ in tolerances)
     allowed += trace.layout.spread(atol for _, atol in tolerances)
-    joined = trace.joined_with(user)
+    joined = trace.joined_with(alike)
     difference = _difference(joined, trace.joined)
-    maxdiff, excess = trace.layout.largest(difference), trace.layout.largest(np.fmax(difference - allowed, 0))
+    maxdiff, exceeds = trace.layout.largest(difference), trace.layout.largest(difference > allowed)
     multiple = _multiples(right, shown, joined)
     return {
         n: Figures(
             maxdiff[n] == 0,
-            excess[n] == 0 and maxdiff[n] < INFINITY,
+            not exceeds[n] and maxdiff[n] < INFINITY,
             maxdiff[n],
             multiple.get(n) if maxdiff[n] < INFINITY else None,
         )
@@ -59,8 +59,9 @@ def _tolerance(gradient: Tensor) -> tuple[float, float]:
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return |a - b|: zero between equal infinities and where both are NaN, infinity where one is."""
-    difference = np.abs(a - b)
-    if not difference.sum() < INFINITY:
+    difference = a - b
+    np.abs(difference, out=difference)
+    if not difference.max(initial=0.0) < INFINITY:  # NaN too
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         difference = np.nan_to_num(np.where(same, 0.0, difference), nan=INFINITY, posinf=INFINITY)
     return difference

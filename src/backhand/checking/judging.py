@@ -117,17 +117,27 @@ def _in_float64(
         if not is_finite(first):
             notes.append("The forward or autograd's own gradients are not finite for the given inputs.")
         for i, values in enumerate(drawn[1:], start=1):
-            try:
-                another = draw(chosen, values, dtype, seed + i, promote=promote)
-            except Exception:
-                continue
-            if is_finite(another) and (another.error is None or first.error is not None):
+            wrong = _another(chosen, values, seed + i, judged[0])
+            if wrong is not None:
                 count += 1
-                judgement = judge(chosen, another, judged[0])
-                if judgement.culprits or not all(judgement.right.values()):
-                    judged.append(judgement)
+                judged += wrong
         return judged, count, notes
     raise AssertionError("unreachable")
+
+
+def _another(
+    chosen: Pass, values: dict[str, Any], seed: int, first: Judgement
+) -> tuple[Judgement, ...] | None:
+    """Return the judgement on another draw, if something is wrong there; None if it has no truth to tell."""
+    known = first.draw
+    try:
+        another = draw(chosen, values, known.dtype, seed, promote=known.promote, lent=not known.changed)
+    except Exception:
+        return None
+    if not is_finite(another) or (another.error is not None and known.error is None):
+        return None
+    judgement = judge(chosen, another, first)
+    return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
 
 
 def _is_lowered(drawn: Draw) -> bool:
@@ -148,6 +158,6 @@ def _in_user_dtype(chosen: Pass, values: dict[str, Any], first: Judgement, seed:
     ):
         return first.draw
     try:
-        return draw(chosen, values, None, seed)
+        return draw(chosen, values, None, seed, lent=not first.draw.changed)
     except Exception:  # shown in float64 instead
         return first.draw

@@ -1,12 +1,11 @@
 """One draw of the inputs: the forward, autograd's gradients and the user's, in one dtype."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,11 +44,23 @@ class Draw:
 
 
 def draw(
-    chosen: Pass, inputs: Mapping[str, Any], dtype: torch.dtype | None, seed: int, *, promote: bool = False
+    chosen: Pass,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    seed: int,
+    *,
+    promote: bool = False,
+    lent: bool = False,
 ) -> Draw:
-    """Run the forward and the user's backward once."""
+    """Run the forward and the user's backward once.
+
+    The backward gets copies of the forward's tensors. They may be lent to it instead, which is quicker, if it
+    is not known to change any; should it change one after all, everything is run again with copies.
+    """
     traced = trace(chosen, inputs, dtype, seed, promote=promote)
-    given, error, line, changed = call_backward(chosen, traced, dtype, seed, promote=promote)
+    given, error, line, changed = call_backward(chosen, traced, dtype, seed, promote=promote, lent=lent)
+    if lent and changed:
+        return draw(chosen, inputs, dtype, seed, promote=promote)
     return judged(chosen, traced, given, seed, promote, error, line, changed, dtype)
 
 
@@ -76,35 +87,44 @@ def judged(
     return Draw(traced, flat, matched, user, seed, promote, error, line, changed, dtype)
 
 
-def backward_arguments(chosen: Pass, traced: Trace) -> dict[str, Any]:
-    """Return copies of what the backward asks for, so that it cannot spoil the graph."""
+def backward_arguments(
+    chosen: Pass, traced: Trace, used: Container[str] | None = None, *, lent: bool = False
+) -> dict[str, Any]:
+    """Return copies of what the backward asks for (and uses), so that it cannot spoil the graph."""
     wanted = arguments(chosen, traced.values, traced.upstream)
+    copy = Tensor.detach if lent else Tensor.clone
     with torch.no_grad():
-        copies = {name: _copy(value) for name, value in wanted.items()}
+        copies = {n: _each(v, copy) for n, v in wanted.items() if used is None or n in used}
     if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
-        for name, copy in copies.items():
-            if isinstance(copy, Tensor) and name in traced.gradients:
-                copy.grad = traced.gradients[name].clone()
+        for name, value in copies.items():
+            if isinstance(value, Tensor) and name in traced.gradients:
+                value.grad = traced.gradients[name].clone()
     return copies
 
 
-def _copy(value: Any) -> Any:
+def _each(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.clone()
+        return copy(value)
     if isinstance(value, Mapping):
-        return {k: _copy(v) for k, v in value.items()}
+        return {k: _each(v, copy) for k, v in value.items()}
     if isinstance(value, list):
-        return [_copy(v) for v in value]
+        return [_each(v, copy) for v in value]
     if type(value) is tuple:
-        return tuple(_copy(v) for v in value)
+        return tuple(_each(v, copy) for v in value)
     return value
 
 
 def call_backward(
-    chosen: Pass, traced: Trace, dtype: torch.dtype | None, seed: int, *, promote: bool = False
+    chosen: Pass,
+    traced: Trace,
+    dtype: torch.dtype | None,
+    seed: int,
+    *,
+    promote: bool = False,
+    lent: bool = False,
 ) -> tuple[dict[str, Any], Exception | None, int | None, tuple[str, ...]]:
     """Call the user's backward; where it raises, return what it had assigned until then."""
-    offered = backward_arguments(chosen, traced)
+    offered = backward_arguments(chosen, traced, lent=lent)
     before = {k: (v, v._version) for k, v in flatten(offered).items() if isinstance(v, Tensor)}
     error, line = None, None
     try:
@@ -118,10 +138,11 @@ def call_backward(
             f"backward returned {type(returned).__name__}; expected its gradients by name: "
             "end it in `return locals()`, or return {'dx': dx}."
         )
-    touched = [k for k, (v, version) in before.items() if v._version != version]
-    flat = flatten(traced.values) | traced.upstream if touched else {}
-    changed = tuple(k for k in touched if k in flat and not torch.equal(before[k][0], flat[k].detach()))
-    return dict(returned), error, line, changed
+    changed = [k for k, (v, version) in before.items() if v._version != version]
+    if changed and not lent:
+        flat = flatten(traced.values) | traced.upstream
+        changed = [k for k in changed if k in flat and not torch.equal(before[k][0], flat[k].detach())]
+    return dict(returned), error, line, tuple(changed)
 
 
 def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], int | None]:
@@ -183,11 +204,10 @@ def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
     return varied.to(value.dtype).requires_grad_(value.requires_grad)
 
 
-@np.errstate(invalid="ignore")
 def is_finite(draw: Draw) -> bool:
     """Tell whether the forward and autograd's gradients are finite, so that there is something to compare."""
     outputs = [float(t.detach().sum()) for t in draw.trace.outputs.values()]
-    return all(math.isfinite(total) for total in (*outputs, draw.trace.joined.sum()))
+    return all(math.isfinite(value) for value in (*outputs, *draw.trace.largest.values()))
 
 
 def unmatched(draw: Draw) -> tuple[str, ...]:

@@ -72,11 +72,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 def as_gradient(value: object) -> Tensor | None:
     """Return a value as a gradient: a tensor as it is, a number as a scalar tensor, anything else as None."""
     if isinstance(value, Tensor):
+        value = value.detach() if value.requires_grad else value
+        if value.is_floating_point():
+            return value
         if value.is_complex():  # the power of a negative number, say: as torch itself would tell it, NaN
-            return value.detach().real.where(value.detach().imag == 0, float("nan"))
+            return value.real.where(value.imag == 0, float("nan"))
         if value.dtype == torch.bool:  # a mask that its upstream gradient was never multiplied with
-            return value.detach().to(torch.get_default_dtype())
-        return value.detach() if value.requires_grad else value
+            return value.to(torch.get_default_dtype())
+        return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)
     return None

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd import Variable
+from torch.autograd.graph import Node
 
 from backhand.checking.running.flattening import flatten
 from backhand.checking.running.layout import Layout
@@ -27,6 +28,7 @@ class Trace:
         unreached: inputs that want a gradient although the output does not depend on them.
         outputs, upstream: the outputs, and the gradients that arrive at them, by `d<output>`.
         gradients: autograd's gradient of every one of `tensors`.
+        wanted: the inputs that need a gradient, in the order in which they were given.
     """
 
     inputs: dict[str, Any]
@@ -36,17 +38,14 @@ class Trace:
     outputs: dict[str, Tensor]
     upstream: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    wanted: tuple[str, ...]
     saved: dict[tuple[Node, str], Any] = field(default_factory=dict)
-
-    @cached_property
-    def wanted(self) -> tuple[str, ...]:
-        """The inputs that need a gradient, in the order in which they were given."""
-        return _wanted(self.inputs)
 
     @cached_property
     def edges(self) -> dict[str, Edge]:
         """Where each tensor hangs in autograd's graph."""
-        return {name: _edge(t) for name, t in self.tensors.items()}
+        with torch.enable_grad():
+            return {name: _edge(t) for name, t in self.tensors.items()}
 
     @cached_property
     def named(self) -> frozenset[Edge]:
@@ -69,10 +68,8 @@ class Trace:
         return self.layout.largest(np.abs(self.joined))
 
     def joined_with(self, others: Mapping[str, Tensor]) -> np.ndarray:
-        """Return the vector of other gradients, with autograd's where one is missing or of another shape."""
-        shapes = self.layout.shapes
-        alike = {n: v for n, v in others.items() if shapes.get(n) == v.shape}
-        return self.layout.join({**self.gradients, **alike})
+        """Return the vector of other gradients, with autograd's where one is missing."""
+        return self.layout.join({**self.gradients, **others})
 
     def consumers(self, name: str) -> tuple[str, ...]:
         """Return the named tensors that are made from this one directly, in order of the forward."""
@@ -99,7 +96,7 @@ class Trace:
             if name in handed and edge not in hooks and not t.is_leaf:
                 hooks[edge] = t.register_hook(_hander(arrived, edge, handed[name]))
         try:
-            found = _differentiated(_weighed(self.outputs, self.upstream), list(self.tensors.values()))
+            found = _differentiated(self.outputs, self.upstream, self.tensors.values())
         finally:
             for hook in hooks.values():
                 hook.remove()
@@ -126,8 +123,11 @@ class Trace:
 def _edge(t: Tensor) -> Edge:
     if t.grad_fn is not None:
         return t.grad_fn, t.output_nr
-    edge = get_gradient_edge(t)  # a leaf's, which gathers its gradient
-    return edge.node, edge.output_nr
+    view = t.view_as(t)  # of a leaf, which hangs at the node that gathers its gradient
+    assert view.grad_fn is not None
+    node, number = view.grad_fn.next_functions[0]
+    assert node is not None
+    return node, number
 
 
 def _hander(arrived: dict[Edge, Tensor], edge: Edge, given: Tensor) -> Callable[[Tensor | None], Tensor]:
@@ -150,42 +150,42 @@ def from_graph(
     """Return the trace of tensors that already have their graph; a lenient one may reach no input."""
     flat = flatten(values)
     candidates = {k: v for k, v in flat.items() if isinstance(v, Tensor) and v.requires_grad}
-    found = _differentiated(_weighed(outputs, upstream), list(candidates.values()))
-    right = {k: g for k, g in zip(candidates, found, strict=True) if g is not None}
-    tensors = {k: candidates[k] for k in right}
-    wanted = _wanted(inputs)
-    if not lenient and not any(n in right for n in wanted) and any(n in candidates for n in wanted):
+    found = _differentiated(outputs, upstream, candidates.values())
+    gradients = {
+        k: g.detach() if g.requires_grad else g
+        for k, g in zip(candidates, found, strict=True)
+        if g is not None
+    }
+    wanted = tuple(k for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad)
+    if not lenient and not any(n in gradients for n in wanted) and any(n in candidates for n in wanted):
         raise CheckError(
             f"no input that needs a gradient reaches {', '.join(outputs)}: {', '.join(sorted(wanted))}."
         )
     return Trace(
         inputs=inputs,
         values=values,
-        tensors=tensors,
-        unreached={k: v for k, v in candidates.items() if k not in right and k in wanted},
+        tensors={k: candidates[k] for k in gradients},
+        unreached={k: candidates[k] for k in wanted if k in candidates and k not in gradients},
         outputs=outputs,
         upstream=upstream,
-        gradients={k: g.detach() if g.requires_grad else g for k, g in right.items()},
+        gradients=gradients,
+        wanted=wanted,
     )
 
 
-def _weighed(outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return scalars whose gradients with respect to the outputs are the upstream ones.
+def _differentiated(
+    outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor], tensors: Iterable[Tensor]
+) -> Sequence[Tensor | None]:
+    """Return the gradients of the outputs, weighed with the upstream ones; None where they do not depend.
 
-    autograd's own `grad_outputs` would do, but its first use imports SymPy, which takes a third of a second.
+    What `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and with
+    `grad_outputs` its first use imports SymPy, which takes a third of a second.
     """
-    with torch.enable_grad():
-        return [(y * upstream[f"d{n}"]).sum() for n, y in outputs.items()]
-
-
-def _differentiated(scalars: Sequence[Tensor], tensors: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    if not scalars:
-        return [None] * len(tensors)
-    return torch.autograd.grad(scalars, tensors, retain_graph=True, allow_unused=True)
-
-
-def _wanted(inputs: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(k for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad)
+    weights = tuple([upstream[f"d{name}"] for name in outputs])
+    keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
+    return Variable._execution_engine.run_backward(
+        tuple(outputs.values()), weights, keep_graph, create_graph, tuple(tensors), allow_unused, accumulate
+    )
 
 
 def _direct_parents(edges: Mapping[str, Edge]) -> dict[str, set[str]]:

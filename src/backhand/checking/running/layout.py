@@ -1,8 +1,7 @@
 """Many tensors as one long vector, so that a few operations see all their elements."""
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
-from weakref import WeakValueDictionary
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -26,11 +25,7 @@ class Layout:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Layout":
         """Return the layout of these tensors; the same object for the same names and shapes."""
-        shapes = tuple([(name, t.shape) for name, t in tensors.items()])
-        found = _ALIVE.get(shapes)
-        if found is None:
-            found = _ALIVE[shapes] = cls(shapes)
-        return found
+        return _layout(tuple([(name, t.shape) for name, t in tensors.items()]))
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -61,5 +56,6 @@ class Layout:
         return found
 
 
-# So that the draws of one check share what a layout has worked out; nothing outlives the check.
-_ALIVE: WeakValueDictionary[Shapes, Layout] = WeakValueDictionary()
+@lru_cache(maxsize=64)
+def _layout(shapes: Shapes) -> Layout:
+    return Layout(shapes)

@@ -37,8 +37,7 @@ def trace(
     with running(dtype, seed, promote), torch.enable_grad():
         returned = _called(chosen, leaves)
     values = named_values(returned, leaves)
-    flat = flatten(values)
-    outputs = _outputs(chosen, flat)
+    outputs = _outputs(chosen, values)
     upstream = _upstream(chosen, outputs, seed)
     return from_graph(leaves, values, outputs, upstream)
 
@@ -63,7 +62,8 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype or before)
+    if dtype is not None and dtype != before:
+        torch.set_default_dtype(dtype)
     try:
         with Promoting() if promote else contextlib.nullcontext():
             yield
@@ -114,7 +114,7 @@ def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[st
         if isinstance(value, Tensor):
             chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
             needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
-            copy = value.to(chosen, copy=True)
+            copy = value.clone() if value.dtype == chosen else value.to(chosen)
             return copy.requires_grad_() if needs else copy
         if isinstance(value, Mapping):
             return {k: leaf(v) for k, v in value.items()}
@@ -135,13 +135,13 @@ def named_values(returned: object, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in inputs.items() if k not in returned}, **returned}
 
 
-def _outputs(chosen: Pass, flat: Mapping[str, Any]) -> dict[str, Tensor]:
+def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
     found = {}
     for name in chosen.outputs:
-        value = flat.get(name)
+        value = values[name] if name in values else flatten(values).get(name)
         if value is None:
             hint = (
-                nearest(name, flat)
+                nearest(name, flatten(values))
                 or "; name the output with out=, or in a file with a line such as out = 'y'."
             )
             raise CheckError(f"forward returns no {name!r}{hint}")

@@ -88,5 +88,6 @@ def _add(sums: dict[Any, Tensor], key: Any, value: Tensor, edge: Edge) -> None:
     there = edge[0]._input_metadata[edge[1]]
     if value.shape != there.shape:
         value = value.sum_to_size(there.shape)
-    value = value.to(there.dtype)
+    if value.dtype != there.dtype:
+        value = value.to(there.dtype)
     sums[key] = sums[key] + value if key in sums else value

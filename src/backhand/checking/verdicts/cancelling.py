@@ -72,15 +72,18 @@ class Cancelling:
         random = {n: self._random(n) for n in draw.user if n in changed}
         if not all(paths.get(n, "").isidentifier() for n in (*asked, *random)):
             return False
-        variables = namespace_of(self.chosen, draw) | {paths[n]: value for n, value in random.items()}
+        known = set(paths.values())
+        lines = {n: source.with_temporaries(source.makers(paths[n]), known) for n in asked}
+        used = {variable for its in lines.values() for s in its for variable in reads(s)}
+        variables = namespace_of(self.chosen, draw, used) | {paths[n]: g for n, g in random.items()}
         versions = [value._version for value in random.values()]
         expected = trace.arriving(trace.gradients | random, asked)
-        known = set(paths.values())
         with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
             for name in asked:
-                own = {k: v for k, v in variables.items() if k != paths[name]}
+                own = dict(variables)
+                own.pop(paths[name], None)
                 try:
-                    execute(source.with_temporaries(source.makers(paths[name]), known), own, source.file)
+                    execute(lines[name], own, source.file)
                 except Exception:  # a part of a function may not run by itself
                     return False
                 value = as_gradient(own.get(paths[name]))

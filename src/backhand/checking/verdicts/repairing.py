@@ -6,7 +6,7 @@ gradients: what is wrong then is wrong by itself, and what was wrong only becaus
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,10 +170,10 @@ def recorded(chosen: Pass, draw: Draw) -> Lives:
     return recorder.lives
 
 
-def namespace_of(chosen: Pass, draw: Draw) -> Namespace:
-    """Return the variables with which the backward of a draw starts."""
+def namespace_of(chosen: Pass, draw: Draw, used: Container[str] | None = None) -> Namespace:
+    """Return the variables with which the backward of a draw starts; of its arguments those that are used."""
     assert chosen.backward_source is not None
-    given = backward_arguments(chosen, draw.trace)
+    given = backward_arguments(chosen, draw.trace, used)
     if chosen.scope is None:
         return namespace_for(chosen.backward, chosen.backward_source, given)
     with running(draw.dtype, draw.seed + 1, draw.promote):

@@ -42,7 +42,7 @@ class Summands(Mapping[str, float]):
         generator = torch.Generator().manual_seed(self._draw.seed)
 
         def signed(value: Tensor) -> Tensor:
-            return value.copysign(torch.randn(value.shape, generator=generator).to(value))
+            return value.copysign(torch.empty(value.shape).uniform_(-1, 1, generator=generator).to(value))
 
         def with_signs(node: Node, gradients: Gradients) -> Gradients:
             return step(node, tuple(None if g is None else signed(g) for g in gradients))
@@ -55,13 +55,13 @@ class Summands(Mapping[str, float]):
 
     def vacuous(self) -> frozenset[str]:
         """Return the gradients that are tiny beside their summands: zero but for rounding."""
-        trace = self._draw.trace
+        trace, largest = self._draw.trace, self._draw.trace.largest
         parts = {n: VACUOUS[g.dtype] for n, g in trace.gradients.items() if g.numel() and g.dtype in VACUOUS}
 
         def may_be(name: str) -> bool:
-            above = max((trace.largest[c] for c in trace.consumers(name)), default=-1.0)
-            return trace.largest[name] <= parts[name] * DERIVATIVE * above
+            above = max([largest[c] for c in trace.consumers(name)], default=-1.0)
+            return largest[name] <= parts[name] * DERIVATIVE * above
 
         suspects = [n for n in parts if may_be(n)]
         self.probe(n for n in suspects if n not in self.known)
-        return frozenset(n for n in suspects if trace.largest[n] <= parts[n] * self.known[n])
+        return frozenset(n for n in suspects if largest[n] <= parts[n] * self.known[n])
