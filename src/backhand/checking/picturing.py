@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.source import Source
+from backhand.checking.verdicts.comparing import differences
 
 Picture = tuple[tuple[float, ...], ...]
 ROWS, COLUMNS = 10, 18
@@ -115,7 +116,7 @@ def sheet_of(
         forward=code_of(forward),
         backward=code_of(backward),
         outputs=tuple(judged.outputs),
-        feeds={name: tuple(judged.consumers(name)) for name in judged.tensors},
+        feeds={name: judged.consumers(name) for name in judged.tensors},
         pictures=Gallery(shown.tensors, user, shown.gradients),
     )
 
@@ -173,8 +174,8 @@ def numbers(hand: Tensor, autograd: Tensor) -> Numbers:
     """Compare two gradients of one shape at the tolerance that the lecture uses."""
     a, b = hand.detach().double(), autograd.detach().double()
     rtol, atol = LECTURE
-    differing = int((~torch.isclose(a, b, rtol=rtol, atol=atol)).sum())
-    at = int((a - b).abs().nan_to_num(nan=float("inf")).argmax())
+    differing = int((~torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)).sum())
+    at = int(differences(a, b).argmax())
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), a.shape))
     return Numbers(differing, a.numel(), index, float(b.flatten()[at]), float(a.flatten()[at]), rtol, atol)
 

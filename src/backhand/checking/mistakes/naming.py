@@ -151,7 +151,8 @@ def _by_values(case: Case) -> Finding:
     if found is not None and is_plausible(chosen, first, name, found):
         return found
     return (
-        _edited(case)
+        _guarded(scenes[0])
+        or _edited(case)
         or found
         or by_alias(first, name)
         or _first(AT_LAST[:1], scenes)
@@ -159,6 +160,16 @@ def _by_values(case: Case) -> Finding:
         or _first(AT_LAST[1:], scenes)
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
+
+
+def _guarded(scene: Scene) -> Finding | None:
+    """Find numbers where the right gradient has none, as a clamp or an epsilon in the backward makes them."""
+    if scene.value.shape != scene.expected.shape or not bool(
+        (scene.value.isfinite() & ~scene.expected.isfinite()).any()
+    ):
+        return None
+    hint = "A guard belongs in the forward too; or choose inputs away from where it is infinite."
+    return Finding("nonfinite", {"origin": scene.name}, "finite where the right gradient is not", hint=hint)
 
 
 def _edited(case: Case) -> Finding | None:

@@ -4,7 +4,7 @@ from backhand.checking.mistakes.evidence import names_read
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
 from backhand.checking.running.protocol import Pass
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.comparing import close, differences
 from backhand.checking.verdicts.localising import Judgement
 
 HINTS = {
@@ -46,8 +46,7 @@ def _numbers(judgement: Judgement, name: str) -> str:
     user, expected = culprit.value, culprit.expected
     if user is None or user.shape != expected.shape or not expected.numel():
         return ""
-    difference = (user - expected).abs().nan_to_num(nan=float("inf"))
-    worst = int(difference.argmax())
+    worst = int(differences(user, expected).argmax())
     index = []
     for size in reversed(expected.shape):
         index.insert(0, worst % size)

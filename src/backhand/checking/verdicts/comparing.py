@@ -31,9 +31,9 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         finite = expected.isfinite()
         if not torch.allclose(user[~finite], expected[~finite], equal_nan=True):
             return False
-        user, expected, summands = user[finite], expected[finite], 0.0
+        user, expected = user[finite], expected[finite]
         largest = float(expected.abs().amax()) if expected.numel() else 0.0
-    size = max(summands, largest)
+    size = max(summands, largest) if summands < math.inf else largest
     allowed = expected.abs().mul_(RELATIVE[dtype]).add_(OF_SUMMANDS[dtype] * size)
     return bool((user - expected).abs_().le(allowed).all())
 
@@ -46,13 +46,20 @@ def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
 
 
 def largest_difference(user: Tensor, expected: Tensor) -> float:
-    """Return the largest absolute difference; infinity where the shapes differ or something is not finite."""
+    """Return the largest absolute difference; infinity where the shapes differ."""
     if user.shape != expected.shape:
-        return float("inf")
-    if expected.numel() == 0:
-        return 0.0
-    worst = float((user.to(torch.float64) - expected.to(torch.float64)).abs().max())
-    return worst if worst == worst else float("inf")
+        return math.inf
+    return float(differences(user, expected).max()) if expected.numel() else 0.0
+
+
+def differences(user: Tensor, expected: Tensor) -> Tensor:
+    """Return |user - expected| by element, in float64; infinity where only one is NaN.
+
+    Equal infinities, and NaN in both, differ by zero.
+    """
+    user, expected = user.to(torch.float64), expected.to(torch.float64)
+    same = (user == expected) | (user.isnan() & expected.isnan())
+    return (user - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf).where(~same, 0.0)
 
 
 def fit_shape(user: Tensor, expected: Tensor) -> Tensor | None:

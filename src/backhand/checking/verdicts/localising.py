@@ -1,5 +1,6 @@
 """Which gradients of one draw are wrong, and which of them by their own fault."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,7 +120,7 @@ def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
 def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
     """Return whether each of the user's gradients is right."""
     right = draw.trace.gradients
-    alike = all(n in right and v.shape == right[n].shape and v.numel() for n, v in draw.user.items())
+    alike = all(n in right and v.shape == right[n].shape for n, v in draw.user.items())
     if draw.user and alike and _all_right(draw, summands):
         return dict.fromkeys(draw.user, True)
     found = {}
@@ -131,18 +132,22 @@ def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
     return found
 
 
-@np.errstate(invalid="ignore")  # infinity from infinity: not right
+@np.errstate(invalid="ignore")  # infinity from infinity: NaN
 def _all_right(draw: Draw, summands: Summands) -> bool:
     """Compare all elements of all gradients at once, which is quick, and enough where all are right."""
     trace, known = draw.trace, summands.known
-    dtypes = {n: coarser(draw.user.get(n, g).dtype, g.dtype) for n, g in trace.gradients.items()}
+    difference = trace.joined_with(draw.user) - trace.joined
+    np.abs(difference, out=difference)
     sizes = trace.largest | {n: max(size, trace.largest[n]) for n, size in known.items()}
-    floors = {n: OF_SUMMANDS[d] * sizes[n] for n, d in dtypes.items()}
-    difference = np.abs(trace.joined_with(draw.user) - trace.joined)
-    if difference.max() <= min(floors.values()):
+    worst, finest = difference.max(initial=0.0), min(OF_SUMMANDS.values())
+    if not worst < math.inf:  # something is not finite: each by itself
+        return False
+    if worst <= finest * min(sizes.values()):
         return True
+    dtypes = {n: coarser(draw.user.get(n, g).dtype, g.dtype) for n, g in trace.gradients.items()}
+    floors = [OF_SUMMANDS[d] * sizes[n] for n, d in dtypes.items()]
     relative = trace.layout.spread(RELATIVE[d] for d in dtypes.values())
-    allowed = np.abs(trace.joined) * relative + trace.layout.spread(floors.values())
+    allowed = np.abs(trace.joined) * relative + trace.layout.spread(floors)
     return bool((difference <= allowed).all())
 
 
