@@ -5,16 +5,19 @@
 The measure is the lecture's own cell: the forward and autograd's backward in float32, the gradients of all
 26 tensors kept. gradcheck compares with finite differences: it says whether the gradients are right, not
 which line is wrong. One thread, and its processor time, so that what else the machine does is left out; all
-take turns. Printed are the medians and quartiles of the rounds, and the median of the ratios in a round.
+take turns. Printed are the medians and quartiles of the rounds, and the median of the ratios in a round;
+then the same of all of the pass's mutants (see mutants.py), three times each, and the slowest of them.
 """
 
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from mutating import Subject
 
 import backhand
 from backhand.benching.gradchecks import gradcheck, lecture_cell, with_a_wrong_line
@@ -63,6 +66,11 @@ def main() -> None:
         print(told(label, its, cells))
     slow = [milliseconds(lambda: gradcheck(drawn, fast=False)) for _ in range(3)]
     print(told("gradcheck, slow mode", slow, [statistics.median(cells)] * 3))
+    wrong_lines = [mutant.module for mutant in Subject(mlp_chunked).mutants()]
+    wrong_lines = [module for module in wrong_lines if not backhand.check(module).ok]
+    each = [milliseconds(partial(backhand.check, module), 3) for module in wrong_lines]
+    print(told(f"check, {len(each)} wrong lines", each, [statistics.median(cells)] * len(each)))
+    print(f"{'the slowest of them':34} {max(each):9.2f} ms")
 
 
 if __name__ == "__main__":

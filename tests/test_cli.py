@@ -98,6 +98,40 @@ def test_importing_backhand_is_silent_and_leaves_pytorch_alone() -> None:
     assert (result.stdout, result.stderr) == ("train\n", "")
 
 
+A_PASS = """
+def inputs(generator): return {"x": torch.randn(4, generator=generator)}
+def forward(x):
+    loss = (x * x).sum()
+    return locals()
+def backward(x): return {"dx": 2 * x}
+"""
+A_KERNEL = """
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+    @staticmethod
+    def backward(ctx, dy): return 2 * ctx.saved_tensors[0] * dy
+def reference(x): return x * x
+def inputs(generator): return {"x": torch.randn(4, generator=generator)}
+"""
+
+
+@pytest.mark.parametrize("text", [A_PASS, A_KERNEL])
+def test_a_check_does_not_wait_for_sympy(text: str, tmp_path: Path) -> None:
+    (tmp_path / "given.py").write_text(f"import torch\n{text}")
+    code = (
+        "import sys; sys.argv = ['backhand', 'check', 'given.py']\n"
+        "from backhand.cli import main\n"
+        "try: main()\n"
+        "finally: print('sympy' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert " right. 1 gradient " in result.stdout.splitlines()[0]
+    assert result.stdout.splitlines()[-1] == "False"
+
+
 def test_the_version_can_be_asked_for(run_cli) -> None:
     assert run_cli("--version") == (0, "backhand 0.1.0\n", "")
 

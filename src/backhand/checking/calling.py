@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.graph import Trace, from_graph
+from backhand.checking.running.graph import Trace, differentiated, from_graph
 from backhand.checking.running.tracing import leaf_inputs, running
 from backhand.checking.verdicts.comparing import close, largest_difference
 from backhand.errors import CheckError
@@ -110,7 +110,7 @@ def gradients(
     with torch.enable_grad():
         result = call(*(values | leaves).values())
     results = [result] if isinstance(result, Tensor) else [r for r in result if r.requires_grad]
-    found = torch.autograd.grad(results, list(leaves.values()), list(upstream.values()), allow_unused=True)
+    found = differentiated(results, upstream.values(), leaves.values())
     return {f"d{k}": g.clone() for k, g in zip(leaves, found, strict=True) if g is not None}
 
 

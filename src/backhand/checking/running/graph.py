@@ -96,7 +96,8 @@ class Trace:
             if name in handed and edge not in hooks and not t.is_leaf:
                 hooks[edge] = t.register_hook(_hander(arrived, edge, handed[name]))
         try:
-            found = _differentiated(self.outputs, self.upstream, self.tensors.values())
+            above = [self.upstream[f"d{name}"] for name in self.outputs]
+            found = differentiated(self.outputs.values(), above, self.tensors.values())
         finally:
             for hook in hooks.values():
                 hook.remove()
@@ -150,7 +151,8 @@ def from_graph(
     """Return the trace of tensors that already have their graph; a lenient one may reach no input."""
     flat = flatten(values)
     candidates = {k: v for k, v in flat.items() if isinstance(v, Tensor) and v.requires_grad}
-    found = _differentiated(outputs, upstream, candidates.values())
+    above = [upstream[f"d{name}"] for name in outputs]
+    found = differentiated(outputs.values(), above, candidates.values())
     gradients = {
         k: g.detach() if g.requires_grad else g
         for k, g in zip(candidates, found, strict=True)
@@ -173,18 +175,17 @@ def from_graph(
     )
 
 
-def _differentiated(
-    outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor], tensors: Iterable[Tensor]
+def differentiated(
+    outputs: Iterable[Tensor], upstream: Iterable[Tensor], tensors: Iterable[Tensor]
 ) -> Sequence[Tensor | None]:
-    """Return the gradients of the outputs, weighed with the upstream ones; None where they do not depend.
+    """Return the gradients of tensors, given those of the outputs; None where nothing depends on one.
 
     What `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and with
     `grad_outputs` its first use imports SymPy, which takes a third of a second.
     """
-    weights = tuple([upstream[f"d{name}"] for name in outputs])
     keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
     return Variable._execution_engine.run_backward(
-        tuple(outputs.values()), weights, keep_graph, create_graph, tuple(tensors), allow_unused, accumulate
+        tuple(outputs), tuple(upstream), keep_graph, create_graph, tuple(tensors), allow_unused, accumulate
     )
 
 

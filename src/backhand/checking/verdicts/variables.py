@@ -4,6 +4,7 @@ import ast
 import contextlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -78,17 +79,19 @@ def extended(draw: Draw, source: Source) -> dict[str, str]:
     return {**draw.matched, **added}
 
 
-def _promised(source: Source) -> set[str]:
+@lru_cache(maxsize=64)
+def _promised(source: Source) -> frozenset[str]:
     """Return the names that a run to the end might give."""
     container = returned_container(source.statements)
     found = {name for s in source.statements for name in writes(s)}
     found |= set(returned_variables(source.statements))
     items = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Subscript)]
-    return found | {
+    keys = {
         str(n.slice.value)
         for n in items
         if isinstance(n.slice, ast.Constant) and isinstance(n.value, ast.Name) and n.value.id == container
     }
+    return frozenset(found | keys)
 
 
 def _item(target: ast.Subscript, namespace: Namespace) -> str:
