@@ -1,5 +1,6 @@
 """`check_function`: a custom autograd Function, or any differentiable callable, against a plain reference."""
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import backhand
 from backhand.checking.calling import Subject, gradients
 from backhand.checking.figures import Figures, figures
 from backhand.checking.mistakes.naming import name_mistake
@@ -18,6 +20,7 @@ from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.drawing import Draw, sets_of
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.protocol import Pass
+from backhand.checking.running.source import Line
 from backhand.checking.running.tracing import threads_for, warned_once
 from backhand.checking.stressing import HINTS, Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
@@ -102,7 +105,11 @@ def _checked(subject: Subject, drawn: Sequence[Mapping[str, Any]], seed: int) ->
 
 
 def _raised(error: Exception) -> Raised:
-    return Raised(in_short(error), None)
+    """Return what the backward raised, with the innermost line that is neither PyTorch's nor our own."""
+    libraries = (*torch.__path__, *backhand.__path__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(libraries)]
+    line = Line(frames[-1].lineno or 0, frames[-1].line or "", frames[-1].filename) if frames else None
+    return Raised(in_short(error), line)
 
 
 def _without_gradients(subject: Subject, values: Mapping[str, Any], seed: int, error: Exception) -> Report:
