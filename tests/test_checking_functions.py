@@ -196,7 +196,7 @@ def test_a_backward_that_raises_has_the_rows_of_the_inputs() -> None:
         ("dx", "todo", (6, 5)),
         ("dw", "todo", (6, 5)),
     ]
-    assert report.raised.error.startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert "mat1 and mat2 shapes cannot be multiplied" in report.raised.error
     assert report.raised.line.text == "raising = operation(lambda g, x, w: (g @ w, g * x))"
     assert report.precision == "float32"
 

@@ -77,7 +77,7 @@ SLIPS = {
         "g_W = x @ g_logits",
         "W",
         "transposed",
-        "the line raises RuntimeError: mat1 and mat2",
+        "the line raises RuntimeError: ",
     ),
     "an expression within the returned dictionary": (
         '"dbias": g_logits.sum(0)',
