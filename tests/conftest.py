@@ -11,6 +11,7 @@ from backhand import Run, TrainConfig
 
 torch.set_num_threads(1)  # the tensors are small; a second thread only waits
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+os.environ.pop("VIRTUAL_ENV", None)  # IPython warns where another environment is active than the one in use
 
 ELSEWHERE = "BACKHAND_LECTURE_WORDS"
 

@@ -332,3 +332,61 @@ def backward(C, Xb, emb):
     (culprit,) = backhand.check(from_text(text), inputs=inputs).culprits
     assert (culprit.name, culprit.mistake.kind) == ("C", "repeated_branch")
     assert culprit.mistake.message.startswith("dC: the term `torch.ones_like(C)` is one too many.")
+
+
+OVER_TIME = """
+import torch
+
+def forward(xs, h0, W, keep=0.9):
+    hs, zs = [h0], []
+    for t in range(3):
+        zs.append(torch.sigmoid(xs[t] @ W))
+        hs.append((1 - zs[t]) * hs[t] + zs[t] * xs[t])
+    loss = (hs[3] * hs[3]).sum() * (1 - keep)
+    return locals()
+
+def backward(xs, W, hs, zs, keep):
+    d_hs, d_zs = [None] * 4, [None] * 3
+    d_hs[3] = 2 * hs[3] * (1 - keep)
+    d_W = torch.zeros_like(W)
+    for t in reversed(range(3)):
+        d_zs[t] = d_hs[t + 1] * (xs[t] - hs[t])
+        inner = d_zs[t] * zs[t] * (1 - zs[t])
+        d_W += xs[t].T @ inner
+        d_hs[t] = d_hs[t + 1] * (1 - zs[t])
+    return {"d_hs": d_hs, "d_zs": d_zs, "d_W": d_W}
+
+def inputs(generator):
+    shapes = {"xs": (3, 6, 4), "h0": (6, 4), "W": (4, 4)}
+    return {k: torch.randn(s, generator=generator) for k, s in shapes.items()}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "culprits", "kind", "words"),
+    [
+        ("inner = d_zs[t] * zs[t] * (1 - zs[t])", "inner = d_zs[t] * zs[t] * -zs[t]", ["W"], "wrong_point",
+         "in `inner = d_zs[t] * zs[t] * -zs[t]`, `-zs[t]` stands where `1 - zs[t]` belongs"),
+        ("d_hs[t + 1] * (1 - zs[t])", "d_hs[t + 1] * zs[t]", ["hs[0]", "hs[1]", "hs[2]"], "wrong_point",
+         "the derivative is evaluated at zs["),
+        ("d_zs[t] * zs[t] *", "d_zs[t] * (1 - zs[t]) *", ["W"], "wrong_point",
+         "`1 - zs[t]` stands where `zs[t]` belongs"),
+        ("inner = d_zs[t] * zs[t] * (1 - zs[t])", "inner = d_zs[t] * zs[t]", ["W"], "wrong_point",
+         "`zs[t]` stands where `zs[t] * (1 - zs[t])` belongs"),
+        ("inner = d_zs[t] * zs[t] * (1 - zs[t])", "inner = d_zs[t] * (1 - zs[t])", ["W"], "wrong_point",
+         "`1 - zs[t]` stands where `zs[t] * (1 - zs[t])` belongs"),
+        ("* (1 - keep)\n    d_W", "* keep\n    d_W", ["hs[3]"], "scale", ""),
+        # a near miss: a power
+        ("inner = d_zs[t] * zs[t] * (1 - zs[t])", "inner = d_zs[t] * zs[t] ** 2 * (1 - zs[t])", ["W"],
+         "wrong_point", "power"),
+    ],
+)  # fmt: skip
+def test_half_of_a_sigmoids_derivative_is_told_from_its_complement(
+    old: str, new: str, culprits: list[str], kind: str, words: str
+) -> None:
+    assert OVER_TIME.count(old) == 1
+    report = backhand.check(from_text(OVER_TIME.replace(old, new)))
+    assert sorted(row.name for row in report.culprits) == culprits
+    for row in report.culprits:
+        assert row.mistake.kind == kind, row.mistake
+        assert words in row.mistake.message, row.mistake.message

@@ -182,13 +182,15 @@ def by_edit(search: Search) -> Finding | None:
 
     What is there may be wrong, or something may be missing: for each of the two, all rules are tried on the
     statements of the gradient itself and on one that has spoilt another gradient, then rule by rule on those
-    of its temporaries. A constant factor comes last, with which one line may make up for another.
+    of its temporaries, but not on those of other gradients, which have their own verdict. A constant factor
+    comes last, with which one line may make up for another.
     """
     if not search.part or search.is_right():  # right as it is: what raised is not in these statements
         return None
     simple = simple_statements(search.part)
     own = [s for s in reversed(simple) if root(search.path) in writes_surely(s)]
-    temporary = [s for s in reversed(simple) if s not in own]
+    others = {root(path) for path in search.gradients} - {root(search.path)}
+    temporary = [s for s in reversed(simple) if s not in own and others.isdisjoint(writes_surely(s))]
     suspects = [s for s in temporary if s is search.budget.suspect]
     tries = []
     for rules in (OF_WHAT_IS_THERE, OF_WHAT_IS_MISSING):

@@ -41,6 +41,39 @@ def _off(place: Place) -> Edit:
     return Edit("scale", f"a factor is off at `{text}`", {"factor": None, "guess": ""})
 
 
+def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield `1 - x` and `x * (1 - x)` where `x` stands, and so on: parts of a sigmoid's derivative."""
+    node = place.node
+    if place.role != "value":
+        return
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        others = [_complement(node.operand)]
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_one(node.left):
+        others = [node.right, ast.BinOp(node.right, ast.Mult(), node)]
+    elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
+        others = [_complement(node), ast.BinOp(node, ast.Mult(), _complement(node))]
+    else:
+        return
+    used = ast.unparse(node)
+    held = [scope.namespace.get(n.id) for n in ast.walk(node) if isinstance(n, ast.Name)]
+    constant = all(isinstance(value, int | float) for value in held)
+    for other in others:
+        expected = ast.unparse(other)
+        words = f"`{used}` stands where `{expected}` belongs"
+        if constant:
+            yield other, Edit("scale", words, {"factor": None, "guess": expected})
+        else:
+            yield other, Edit("wrong_point", words, {"used": used, "expected": expected})
+
+
+def _complement(node: ast.expr) -> ast.expr:
+    return ast.BinOp(ast.Constant(1), ast.Sub(), node)
+
+
+def _is_one(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == 1
+
+
 def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
@@ -248,6 +281,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     transposes,
     slices,
     _methods,
+    _complements,
     _numbers,
     _names,
     _factors,
