@@ -9,7 +9,7 @@ import torch
 import backhand
 from altered import altered, from_text
 from backhand.checking.mistakes.editing import Budget
-from backhand.passes import rnn
+from backhand.passes import mlp_chunked, rnn
 
 GATE = """
 import torch
@@ -390,3 +390,12 @@ def test_half_of_a_sigmoids_derivative_is_told_from_its_complement(
     for row in report.culprits:
         assert row.mistake.kind == kind, row.mistake
         assert words in row.mistake.message, row.mistake.message
+
+
+@pytest.mark.parametrize("slip", ["1 - h", "-h**2", "h**2"])
+def test_a_tanhs_derivative_is_told_from_parts_of_it(slip: str) -> None:
+    wrong = altered(mlp_chunked, ("(1 - h**2) * dh", f"({slip}) * dh"))
+    (culprit,) = backhand.check(wrong).culprits
+    assert (culprit.name, culprit.mistake.kind) == ("hpreact", "wrong_point")
+    used = slip.replace("**", " ** ")
+    assert f"`{used}` stands where `1 - h ** 2` belongs." in culprit.mistake.message

@@ -42,14 +42,15 @@ def _off(place: Place) -> Edit:
 
 
 def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield `1 - x` and `x * (1 - x)` where `x` stands, and so on: parts of a sigmoid's derivative."""
+    """Yield `1 - x` or `x * (1 - x)` where `x` stands, and so on: a sigmoid's derivative, or tanh's."""
     node = place.node
     if place.role != "value":
         return
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         others = [_complement(node.operand)]
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_one(node.left):
-        others = [node.right, ast.BinOp(node.right, ast.Mult(), node)]
+        squared = ast.BinOp(node.right, ast.Pow(), ast.Constant(2))
+        others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
     elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
         others = [_complement(node), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:
