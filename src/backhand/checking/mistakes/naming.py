@@ -268,7 +268,7 @@ def _without_value(case: Case) -> Finding:
     raised = _cause(seen.error, first.repair.errors)
     if isinstance(raised, NameError):
         return unassigned(chosen, first, seen, raised)
-    found = _edited(case) or unread_upstream(chosen, first, name)
+    found = _by_source(case) or _edited(case) or unread_upstream(chosen, first, name)
     told = _raises(raised)
     if found is not None:
         return Finding(found.kind, found.detail, f"{found.words} ({told})")
