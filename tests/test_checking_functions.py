@@ -206,6 +206,15 @@ def test_a_forward_that_raises_is_no_wrong_gradient() -> None:
         raise ValueError("no\nand more")
 
     values = [torch.randn(6, 5), torch.randn(6, 5)]
+    weight = torch.randn(5, 3, requires_grad=True)
+
+    def rows(i):
+        return weight[i]
+
+    with pytest.raises(
+        CheckError, match=r"^no input of rows needs a gradient; expected a floating-point tensor"
+    ):
+        backhand.check_function(rows, rows, {"i": torch.tensor([0, 1, 1])})
     with pytest.raises(CheckError, match=r"^raising raised ValueError: no$"):
         backhand.check_function(raising, product, values)
     with pytest.raises(CheckError, match=r"^the reference raised ValueError: no$"):

@@ -43,8 +43,11 @@ class Subject:
         return {names[i] if i < len(names) else f"input{i}": value for i, value in enumerate(inputs)}
 
     def right(self, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Trace:
-        """Run the reference and return its graph."""
-        return from_graph(*self.run(self.reference, values, dtype, seed), lenient=True)
+        """Run the reference and return its graph; raise `CheckError` where no input has a gradient."""
+        traced = from_graph(*self.run(self.reference, values, dtype, seed), lenient=True)
+        if not traced.wanted:
+            raise CheckError(f"no input of {self.title} needs a gradient; expected a floating-point tensor.")
+        return traced
 
     def own(
         self, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int
