@@ -10,7 +10,7 @@ from backhand.checking.running.flattening import root
 from backhand.checking.running.scripts import Chapter, Played, as_chapters
 from backhand.checking.running.slicing import reads_later, trains
 from backhand.checking.running.source import writes_surely
-from backhand.checking.running.tracing import warned_once
+from backhand.checking.running.surroundings import warned_once
 from backhand.errors import CheckError
 
 

@@ -21,7 +21,7 @@ from backhand.checking.running.drawing import Draw, sets_of
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Line
-from backhand.checking.running.tracing import threads_for, warned_once
+from backhand.checking.running.surroundings import threads_for, warned_once
 from backhand.checking.stressing import HINTS, Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity

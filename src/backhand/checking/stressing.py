@@ -16,7 +16,7 @@ from backhand.checking.report import Mistake
 from backhand.checking.running.drawing import Draw
 from backhand.checking.running.flattening import as_gradient, flatten
 from backhand.checking.running.protocol import Pass, arguments
-from backhand.checking.running.tracing import running
+from backhand.checking.running.surroundings import running
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement
 from backhand.errors import in_short

@@ -14,7 +14,8 @@ from backhand.checking.running.flattening import as_gradient, flatten, gradient_
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.protocol import Pass, arguments, drawn_once
 from backhand.checking.running.returning import returned_so_far
-from backhand.checking.running.tracing import running, trace
+from backhand.checking.running.surroundings import running
+from backhand.checking.running.tracing import trace
 from backhand.errors import CheckError
 
 

@@ -15,7 +15,7 @@ from backhand.checking.running.executing import execute
 from backhand.checking.running.flattening import as_gradient
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import reads
-from backhand.checking.running.tracing import running
+from backhand.checking.running.surroundings import running
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Culprit, Judgement

@@ -18,7 +18,7 @@ from backhand.checking.running.executing import Execution, Namespace, namespace_
 from backhand.checking.running.flattening import as_gradient, flatten, root
 from backhand.checking.running.protocol import Pass
 from backhand.checking.running.source import Source, writes, writes_surely
-from backhand.checking.running.tracing import running
+from backhand.checking.running.surroundings import running
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
 from backhand.checking.verdicts.variables import Variables, extended
