@@ -20,9 +20,9 @@ from rewriting import rewrites
 
 import backhand
 import backhand.passes
-from backhand.checking.running.drawing import draw
-from backhand.checking.running.flattening import root
-from backhand.checking.running.protocol import resolve
+from backhand.checking.running.names import root
+from backhand.checking.running.trials import draw
+from backhand.checking.sources.protocol import resolve
 
 
 def passes(names: list[str]) -> list[types.ModuleType]:

@@ -12,9 +12,9 @@ import torch
 from changing import changes, names_in, written_by
 from torch import Tensor
 
-from backhand.checking.running.drawing import draw
-from backhand.checking.running.flattening import root
-from backhand.checking.running.protocol import resolve
+from backhand.checking.running.names import root
+from backhand.checking.running.trials import draw
+from backhand.checking.sources.protocol import resolve
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
-from backhand.checking.mistakes.editing import Budget
+from backhand.checking.mistakes.workbench import Budget
 from backhand.passes import mlp_chunked, rnn
 
 GATE = """
@@ -298,7 +298,7 @@ def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pyte
 
     everything = Budget().left
     odd = altered(rnn, ("(1 - hs[t] ** 2) * dhs[t]", "torch.sin(3 * hs[t]) * dhs[t] + hs[t] ** 3"))
-    monkeypatch.setattr("backhand.checking.rows.Budget", lambda: limited(everything))
+    monkeypatch.setattr("backhand.checking.assembling.Budget", lambda: limited(everything))
     began = time.process_time()
     report = backhand.check(odd, stress=False, draws=1)
     assert time.process_time() - began < 6
@@ -306,7 +306,7 @@ def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pyte
     assert {row.mistake.kind for row in report.culprits} == {"unexplained"}
     assert len(budgets) == 1
     assert 0 < budgets[0].left < everything / 8  # half of what is left for each
-    monkeypatch.setattr("backhand.checking.rows.Budget", lambda: limited(0))
+    monkeypatch.setattr("backhand.checking.assembling.Budget", lambda: limited(0))
     given_up = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
     assert "unexplained" in {row.mistake.kind for row in given_up.culprits}
 
@@ -390,6 +390,22 @@ def test_half_of_a_sigmoids_derivative_is_told_from_its_complement(
     for row in report.culprits:
         assert row.mistake.kind == kind, row.mistake
         assert words in row.mistake.message, row.mistake.message
+
+
+def test_a_line_that_raises_for_want_of_its_upstream_gradient_is_told_so() -> None:
+    wrong = altered(mlp_chunked, ("dbndiff = bnvar_inv * dbnraw", "dbndiff = bnvar_inv"))
+    (culprit,) = backhand.check(wrong).culprits
+    assert culprit.mistake.message.startswith(
+        "dbndiff: dbnraw, the upstream gradient, is not used (the line "
+    )
+
+
+def test_no_edit_of_another_gradients_line_explains_a_gradient() -> None:
+    # `xs[t] - hs[t + 1]` in the line of d_zs would make d_W right, for it is `(1 - zs[t]) * (xs[t] - hs[t])`
+    wrong = OVER_TIME.replace("d_zs[t] * zs[t] * (1 - zs[t])", "d_zs[t] * zs[t].exp()")
+    right_by_luck = wrong.replace("d_zs[t] * zs[t].exp()", "d_zs[t] * zs[t].clone()")
+    (culprit,) = backhand.check(from_text(right_by_luck)).culprits
+    assert "in `d_zs" not in culprit.mistake.message
 
 
 @pytest.mark.parametrize("slip", ["1 - h", "-h**2", "h**2"])

@@ -170,6 +170,19 @@ def test_infinite_and_undefined_gradients_must_be_the_same() -> None:
         assert [row.name for row in report.culprits] == ["w"]
         assert not report["w"].approximate
 
+    def guarded(dy, x, w, a):
+        dx = dy * w / x.clamp(min=1e-3)
+        return {**backward(dy, x, w, a), "dx": dx}
+
+    inputs = {"x": torch.tensor([torch.inf, 4.0, 0.0]), "w": torch.ones(3)}
+    assert backhand.check(forward, backward, inputs=inputs, out="y", stress=False).ok
+    report = backhand.check(forward, guarded, inputs=inputs, out="y", stress=False)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("x", "nonfinite")]
+    message = report["x"].mistake.message
+    assert message.startswith("dx: finite where the right gradient is not. Expected ")
+    assert message.endswith(" at [2].")
+    assert report.sheet.pictures["x"].numbers.worst == (2,)
+
 
 def test_arguments_that_are_changed_on_some_draws_only_spoil_nothing() -> None:
     def forward(x, w):

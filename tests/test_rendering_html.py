@@ -12,7 +12,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
-from backhand.checking.picturing import pooled
+from backhand.checking.sheet import pooled
 from backhand.errors import CheckError
 from backhand.passes import mlp_chunked, rnn
 from backhand.rendering.heatmaps import heat_map

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, nearest
-from backhand.checking.running.protocol import Pass, arguments, resolve
+from backhand.checking.running.names import as_gradient, flatten, gradient_names, nearest
 from backhand.checking.running.tracing import named_values
+from backhand.checking.sources.protocol import Pass, arguments, resolve
 from backhand.errors import CheckError
 
 

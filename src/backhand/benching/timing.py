@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.running.surroundings import one_thread
+from backhand.checking.running.sandbox import one_thread
 from backhand.engines import ENGINES, Engine
 from backhand.errors import ConfigError
 from backhand.language.config import TrainConfig

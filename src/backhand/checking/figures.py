@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.running.drawing import Draw
 from backhand.checking.running.precision import APPROXIMATE
+from backhand.checking.running.trials import Draw
+from backhand.checking.verdicts.comparing import differences
 
 INFINITY = float("inf")
 
@@ -22,7 +23,6 @@ class Figures:
     multiple: float | None = None
 
 
-@np.errstate(invalid="ignore")  # infinity from infinity: NaN, which is shown as infinite
 def figures(right: Draw, shown: Draw) -> dict[str, Figures]:
     """Return the figures of every gradient that has one to be compared with.
 
@@ -37,7 +37,7 @@ def figures(right: Draw, shown: Draw) -> dict[str, Figures]:
     allowed = np.abs(trace.joined) * trace.layout.spread(rtol for rtol, _ in tolerances)
     allowed += trace.layout.spread(atol for _, atol in tolerances)
     joined = trace.joined_with(alike)
-    difference = _difference(joined, trace.joined)
+    difference = differences(joined, trace.joined)
     maxdiff, exceeds = trace.layout.largest(difference), trace.layout.largest(difference > allowed)
     multiple = _multiples(right, shown, joined)
     return {
@@ -57,21 +57,11 @@ def _tolerance(gradient: Tensor) -> tuple[float, float]:
     return APPROXIMATE.get(gradient.dtype, APPROXIMATE[torch.float64])
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return |a - b|: zero between equal infinities and where both are NaN, infinity where one is."""
-    difference = a - b
-    np.abs(difference, out=difference)
-    if not difference.max(initial=0.0) < INFINITY:  # NaN too
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        difference = np.nan_to_num(np.where(same, 0.0, difference), nan=INFINITY, posinf=INFINITY)
-    return difference
-
-
 def _multiples(right: Draw, shown: Draw, joined: np.ndarray) -> dict[str, float]:
     """Return the error against float64 as a multiple of the one that autograd makes in the dtype shown."""
     layout, truth = shown.trace.layout, right.trace
     if shown is right or right.dtype != torch.float64 or layout is not truth.layout:
         return {}
-    own = layout.largest(_difference(shown.trace.joined, truth.joined))
-    user = layout.largest(_difference(joined, truth.joined))
+    own = layout.largest(differences(shown.trace.joined, truth.joined))
+    user = layout.largest(differences(joined, truth.joined))
     return {n: user[n] / own[n] for n in own if 0 < own[n] < INFINITY}

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.assembling import assemble
 from backhand.checking.report import Mistake, Report
-from backhand.checking.rows import assemble
-from backhand.checking.running.drawing import Draw, draw, is_finite, sets_of, unmatched
-from backhand.checking.running.protocol import Inputs, Pass, by_name, resolve
-from backhand.checking.running.surroundings import threads_for, warned_once
+from backhand.checking.running.sandbox import threads_for, warned_once
+from backhand.checking.running.trials import Draw, draw, is_finite, sets_of, unmatched
+from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
 from backhand.checking.stressing import stress_pass, untold
 from backhand.checking.verdicts.cancelling import Cancelling
 from backhand.checking.verdicts.localising import Judgement, judge

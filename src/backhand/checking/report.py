@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from backhand.checking.picturing import Sheet
-from backhand.checking.running.scripts import Unfinished
-from backhand.checking.running.source import Line
+from backhand.checking.running.program import Line
+from backhand.checking.sheet import Sheet
+from backhand.checking.sources.scripts import Unfinished
 from backhand.errors import CheckError, WrongGradientError
 
 Verdict = Literal["right", "wrong", "follows", "shape", "skipped", "todo", "vacuous"]

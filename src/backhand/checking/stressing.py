@@ -13,10 +13,10 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake
-from backhand.checking.running.drawing import Draw
-from backhand.checking.running.flattening import as_gradient, flatten
-from backhand.checking.running.protocol import Pass, arguments
-from backhand.checking.running.surroundings import running
+from backhand.checking.running.names import as_gradient, flatten
+from backhand.checking.running.sandbox import running
+from backhand.checking.running.trials import Draw
+from backhand.checking.sources.protocol import Pass, arguments
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement
 from backhand.errors import in_short

@@ -10,8 +10,8 @@ from typing import Any
 
 from backhand.checking.judging import check
 from backhand.checking.report import Report, Row, Verdict
-from backhand.checking.running.flattening import root
-from backhand.checking.running.source import source_of
+from backhand.checking.running.names import root
+from backhand.checking.running.program import source_of
 from backhand.errors import CheckError
 from backhand.learning.blanking import asked
 from backhand.learning.course import Exercise

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
-from backhand.checking.running.flattening import nearest
+from backhand.checking.running.names import nearest
 from backhand.errors import LearnError
 
 

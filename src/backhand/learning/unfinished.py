@@ -2,7 +2,7 @@
 
 import ast
 
-from backhand.checking.running.source import Source, reads, simple_statements, writes_surely
+from backhand.checking.running.program import Source, reads, simple_statements, writes_surely
 
 
 def unfinished(source: Source, asked: set[str]) -> dict[str, str]:

@@ -11,10 +11,10 @@ from html import escape
 
 import jinja2
 
-from backhand.checking.picturing import Code, Numbers, Pictures, Sheet
 from backhand.checking.report import Report, Row
-from backhand.checking.running.flattening import root
-from backhand.checking.running.source import Line
+from backhand.checking.running.names import root
+from backhand.checking.running.program import Line
+from backhand.checking.sheet import Code, Numbers, Pictures, Sheet
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
 from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, place, state

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from backhand.checking.running.flattening import root
+from backhand.checking.running.names import root
 
 State = Literal["plain", "follows", "missing"]
 

@@ -4,11 +4,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backhand.checking.exercises import check_played
-from backhand.checking.namespaces import check_namespace
 from backhand.checking.report import Report
-from backhand.checking.running.flattening import root
-from backhand.checking.running.recording import Recording
+from backhand.checking.running.names import root
+from backhand.checking.sources.exercises import check_played
+from backhand.checking.sources.namespaces import check_namespace
+from backhand.checking.sources.sessions import Recording
 from backhand.rendering.terminal import as_text
 
 MAY_ASSIGN = re.compile(r"\bd\w")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backhand.checking.report import Report, Row
-from backhand.checking.running.source import Line
+from backhand.checking.running.program import Line
 
 STYLES = {
     "right": "green",

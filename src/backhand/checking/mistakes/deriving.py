@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.places import Derived
 
 NEAR = 12  # how many tensors between a gradient and the next given ones are looked at

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.deriving import derived
-from backhand.checking.mistakes.editing import Bench, Budget, Search
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.running.flattening import nearest, root
-from backhand.checking.running.protocol import Pass
+from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.workbench import Bench, Budget, Search
+from backhand.checking.running.names import nearest, root
+from backhand.checking.running.program import begins_anew, numbers_in, reads, simple_statements, writes
 from backhand.checking.running.slicing import slice_of
-from backhand.checking.running.source import begins_anew, numbers_in, reads, simple_statements, writes
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.repairing import Observed, Variables, extended
 

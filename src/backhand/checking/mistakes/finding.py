@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.mistakes.contributions import Scene
-from backhand.checking.running.flattening import flatten
+from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.running.names import flatten
 from backhand.checking.verdicts.comparing import close
 
 

@@ -96,7 +96,8 @@ def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
     for op in (ast.Mult(), ast.Div()):
         yield ast.BinOp(node, op, two), edit
     yield ast.BinOp(one, ast.Div(), node), edit
-    yield ast.BinOp(one, ast.Sub(), node), edit
+    if number or place.role != "value":  # of what else stands as a value, `_complements` yields it
+        yield ast.BinOp(one, ast.Sub(), node), edit
 
 
 def _names(place: Place, scope: Scope) -> Iterator[Proposal]:

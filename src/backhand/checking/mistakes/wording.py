@@ -3,8 +3,8 @@
 from backhand.checking.mistakes.evidence import names_read
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
-from backhand.checking.running.protocol import Pass
-from backhand.checking.verdicts.comparing import close, differences
+from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import close, differences, elements
 from backhand.checking.verdicts.localising import Judgement
 
 HINTS = {
@@ -46,7 +46,7 @@ def _numbers(judgement: Judgement, name: str) -> str:
     user, expected = culprit.value, culprit.expected
     if user is None or user.shape != expected.shape or not expected.numel():
         return ""
-    worst = int(differences(user, expected).argmax())
+    worst = int(differences(elements(user), elements(expected)).argmax())
     index = []
     for size in reversed(expected.shape):
         index.insert(0, worst % size)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import CellType, CodeType
 from typing import Any
 
-from backhand.checking.running.source import Source
+from backhand.checking.running.program import Source
 from backhand.errors import in_short
 
 Namespace = dict[str, Any]

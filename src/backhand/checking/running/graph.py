@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import Variable
 from torch.autograd.graph import Node
 
-from backhand.checking.running.flattening import flatten
 from backhand.checking.running.layout import Layout
+from backhand.checking.running.names import flatten
 from backhand.checking.running.walking import Edge, Step, step, walk
 from backhand.errors import CheckError
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.opening import SEEN, TELL, Opened
-from backhand.checking.running.scripts import Cells, Played, Unfinished
+from backhand.checking.sources.scripts import Cells, Played, Unfinished
 from backhand.errors import in_short
 
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeGuard
 
-from backhand.checking.running.flattening import root
-from backhand.checking.running.source import (
+from backhand.checking.running.names import root
+from backhand.checking.running.program import (
     Source,
     assigned,
     begins_anew,

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.flattening import flatten, nearest
 from backhand.checking.running.graph import Trace, from_graph
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.surroundings import running
+from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.sandbox import running
+from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.running.executing import execute
-from backhand.checking.running.flattening import as_gradient
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import reads
-from backhand.checking.running.surroundings import running
+from backhand.checking.running.names import as_gradient
+from backhand.checking.running.program import reads
+from backhand.checking.running.sandbox import running
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Culprit, Judgement

@@ -3,6 +3,7 @@
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,17 +50,23 @@ def largest_difference(user: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference; infinity where the shapes differ."""
     if user.shape != expected.shape:
         return math.inf
-    return float(differences(user, expected).max()) if expected.numel() else 0.0
+    return float(differences(elements(user), elements(expected)).max(initial=0.0))
 
 
-def differences(user: Tensor, expected: Tensor) -> Tensor:
-    """Return |user - expected| by element, in float64; infinity where only one is NaN.
+def elements(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's elements in NumPy and float64, in its shape."""
+    return tensor.detach().to("cpu", torch.float64).numpy()
 
-    Equal infinities, and NaN in both, differ by zero.
-    """
-    user, expected = user.to(torch.float64), expected.to(torch.float64)
-    same = (user == expected) | (user.isnan() & expected.isnan())
-    return (user - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf).where(~same, 0.0)
+
+@np.errstate(invalid="ignore")  # infinity from infinity: NaN, which is looked at
+def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return |a - b|: zero between equal infinities and where both are NaN, infinity where one is."""
+    found = np.asarray(a - b)
+    np.abs(found, out=found)
+    if not found.max(initial=0.0) < math.inf:  # NaN too
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        found = np.nan_to_num(np.where(same, 0.0, found), nan=math.inf, posinf=math.inf)
+    return found
 
 
 def fit_shape(user: Tensor, expected: Tensor) -> Tensor | None:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.running.drawing import Draw
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.running.protocol import Pass
+from backhand.checking.running.trials import Draw
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
 from backhand.checking.verdicts.repairing import Alias, Repair, repair
-from backhand.checking.verdicts.summands import Summands
+from backhand.checking.verdicts.rounding import Summands
 
 
 @dataclass

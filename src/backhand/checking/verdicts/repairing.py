@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.drawing import Draw, backward_arguments
 from backhand.checking.running.executing import Execution, Namespace, namespace_for
-from backhand.checking.running.flattening import as_gradient, flatten, root
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import Source, writes, writes_surely
-from backhand.checking.running.surroundings import running
+from backhand.checking.running.names import as_gradient, flatten, root
+from backhand.checking.running.program import Source, writes, writes_surely
+from backhand.checking.running.sandbox import running
+from backhand.checking.running.trials import Draw, backward_arguments
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
 from backhand.checking.verdicts.variables import Variables, extended

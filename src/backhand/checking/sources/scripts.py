@@ -16,9 +16,7 @@ from torch import Tensor
 
 from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import converted
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
-from backhand.checking.running.source import (
+from backhand.checking.running.program import (
     Line,
     Source,
     needs,
@@ -27,6 +25,8 @@ from backhand.checking.running.source import (
     writes,
     writes_surely,
 )
+from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
+from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 

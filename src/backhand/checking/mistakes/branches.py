@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.contributions import Scene
 from backhand.checking.mistakes.finding import Finding, listed, named_values, same
+from backhand.checking.mistakes.neighbourhood import Scene
 
 
 def all_zero(scene: Scene) -> Finding | None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.running.drawing import Draw
 from backhand.checking.running.precision import VACUOUS
+from backhand.checking.running.trials import Draw
 from backhand.checking.running.walking import Gradients, step
 
 # No term is taken to be larger than this many times the largest upstream gradient it is made of.

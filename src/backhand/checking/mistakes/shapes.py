@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.contributions import Scene
+from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.finding import Finding, listed, same
-from backhand.checking.mistakes.fitting import constant_ratio
+from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.verdicts.comparing import close, coarser, right_but_for_shape
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from backhand.checking.judging import check_resolved
 from backhand.checking.mistakes.finding import listed
-from backhand.checking.picturing import Pictures, Sheet
 from backhand.checking.report import Mistake, Report, Row
-from backhand.checking.running.flattening import root
-from backhand.checking.running.scripts import Chapter, Played, as_chapters
+from backhand.checking.running.names import root
+from backhand.checking.running.program import writes_surely
+from backhand.checking.running.sandbox import warned_once
 from backhand.checking.running.slicing import reads_later, trains
-from backhand.checking.running.source import writes_surely
-from backhand.checking.running.surroundings import warned_once
+from backhand.checking.sheet import Pictures, Sheet
+from backhand.checking.sources.scripts import Chapter, Played, as_chapters
 from backhand.errors import CheckError
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.running.notebooks import as_python
-from backhand.checking.running.scripts import Cells, Played
+from backhand.checking.running.program import begins_anew, reads, writes_surely
 from backhand.checking.running.slicing import is_definition, trains
-from backhand.checking.running.source import begins_anew, reads, writes_surely
+from backhand.checking.sources.notebooks import as_python
+from backhand.checking.sources.scripts import Cells, Played
 
 
 class Recording:

@@ -4,28 +4,28 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import backhand
-from backhand.checking.calling import Subject, gradients
 from backhand.checking.figures import Figures, figures
-from backhand.checking.mistakes.naming import name_mistake
+from backhand.checking.mistakes.hypotheses import name_mistake
+from backhand.checking.mistakes.reading import mixing
 from backhand.checking.mistakes.wording import in_words
-from backhand.checking.picturing import sheet_of
-from backhand.checking.reading import mixing
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
-from backhand.checking.running.drawing import Draw, sets_of
 from backhand.checking.running.precision import lowest
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import Line
-from backhand.checking.running.surroundings import threads_for, warned_once
+from backhand.checking.running.program import Line
+from backhand.checking.running.sandbox import threads_for, warned_once
+from backhand.checking.running.trials import Draw, sets_of
+from backhand.checking.sheet import sheet_of
+from backhand.checking.sources.calling import Subject, gradients
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.stressing import HINTS, Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity
-from backhand.checking.verdicts.summands import Summands
+from backhand.checking.verdicts.rounding import Summands
 from backhand.errors import CheckError, in_short
 
 # How many times the reference's own error a function may make in the dtype of its inputs.
@@ -106,7 +106,7 @@ def _checked(subject: Subject, drawn: Sequence[Mapping[str, Any]], seed: int) ->
 
 def _raised(error: Exception) -> Raised:
     """Return what the backward raised, with the innermost line that is neither PyTorch's nor our own."""
-    libraries = (*torch.__path__, *backhand.__path__)
+    libraries = (*torch.__path__, str(Path(__file__).parents[1]))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(libraries)]
     line = Line(frames[-1].lineno or 0, frames[-1].line or "", frames[-1].filename) if frames else None
     return Raised(in_short(error), line)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.graph import Trace, differentiated, from_graph
-from backhand.checking.running.surroundings import running
+from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import leaf_inputs
 from backhand.checking.verdicts.comparing import close, largest_difference
 from backhand.errors import CheckError

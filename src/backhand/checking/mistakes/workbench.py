@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.edits import accumulating, dropped, edits_of, only_terms, other_upstreams
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.fitting import constant_ratio
 from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scope, places_of
 from backhand.checking.mistakes.slips import OF_WHAT_IS_MISSING, OF_WHAT_IS_THERE
 from backhand.checking.running.executing import Namespace
-from backhand.checking.running.flattening import as_gradient, flatten, root
-from backhand.checking.running.slicing import slice_of
-from backhand.checking.running.source import (
+from backhand.checking.running.names import as_gradient, flatten, root
+from backhand.checking.running.program import (
     Source,
     assigned,
     begins_anew,
@@ -31,6 +30,7 @@ from backhand.checking.running.source import (
     simple_statements,
     writes_surely,
 )
+from backhand.checking.running.slicing import slice_of
 from backhand.checking.verdicts.comparing import close
 
 UNKNOWN = "__unknown__"  # a factor to be found

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backhand.checking.running.graph import Trace
-from backhand.checking.running.source import Source
-from backhand.checking.verdicts.comparing import differences
+from backhand.checking.running.program import Source
+from backhand.checking.verdicts.comparing import differences, elements
 
 Picture = tuple[tuple[float, ...], ...]
 ROWS, COLUMNS = 10, 18
@@ -175,7 +175,7 @@ def numbers(hand: Tensor, autograd: Tensor) -> Numbers:
     a, b = hand.detach().double(), autograd.detach().double()
     rtol, atol = LECTURE
     differing = int((~torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)).sum())
-    at = int(differences(a, b).argmax())
+    at = int(differences(elements(a), elements(b)).argmax())
     index = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), a.shape))
     return Numbers(differing, a.numel(), index, float(b.flatten()[at]), float(a.flatten()[at]), rtol, atol)
 

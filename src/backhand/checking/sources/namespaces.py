@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.assembling import assemble
 from backhand.checking.report import Report
-from backhand.checking.rows import assemble
-from backhand.checking.running.drawing import judged, unmatched
-from backhand.checking.running.flattening import flatten
 from backhand.checking.running.graph import from_graph
-from backhand.checking.running.protocol import Pass
+from backhand.checking.running.names import flatten
+from backhand.checking.running.trials import judged, unmatched
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import judge
 from backhand.errors import CheckError
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.flattening import flatten
+from backhand.checking.running.names import flatten
 from backhand.checking.running.precision import Promoting
 
 # PyTorch itself gives less than half as many elements to a thread.

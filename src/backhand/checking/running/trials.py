@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.executing import StatementError
-from backhand.checking.running.flattening import as_gradient, flatten, gradient_names, root
 from backhand.checking.running.graph import Trace
-from backhand.checking.running.protocol import Pass, arguments, drawn_once
+from backhand.checking.running.names import as_gradient, flatten, gradient_names, root
 from backhand.checking.running.returning import returned_so_far
-from backhand.checking.running.surroundings import running
+from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
+from backhand.checking.sources.protocol import Pass, arguments, drawn_once
 from backhand.errors import CheckError
 
 

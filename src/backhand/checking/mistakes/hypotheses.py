@@ -7,14 +7,13 @@ from dataclasses import replace as with_changes
 
 import torch
 
-from backhand.checking.mistakes.contributions import Scene
-from backhand.checking.mistakes.editing import (
-    Budget,
-    Search,
-    by_accumulating,
-    by_dropped_term,
-    by_edit,
-    by_other_upstream,
+from backhand.checking.mistakes.branches import (
+    all_zero,
+    branches,
+    branches_above,
+    coupling,
+    paths,
+    whole_factor,
 )
 from backhand.checking.mistakes.evidence import (
     first_not_finite,
@@ -27,15 +26,8 @@ from backhand.checking.mistakes.evidence import (
     unread_upstream,
 )
 from backhand.checking.mistakes.finding import Finder, Finding
-from backhand.checking.mistakes.fitting import (
-    all_zero,
-    branches,
-    branches_above,
-    coupling,
-    paths,
-    whole_factor,
-)
-from backhand.checking.mistakes.shaping import (
+from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,
     partial,
@@ -44,7 +36,7 @@ from backhand.checking.mistakes.shaping import (
     transposed,
     unreduced,
 )
-from backhand.checking.mistakes.substituting import (
+from backhand.checking.mistakes.upstreams import (
     another_gradient,
     another_point,
     another_upstream,
@@ -52,10 +44,18 @@ from backhand.checking.mistakes.substituting import (
     overwritten,
 )
 from backhand.checking.mistakes.wording import in_words
+from backhand.checking.mistakes.workbench import (
+    Budget,
+    Search,
+    by_accumulating,
+    by_dropped_term,
+    by_edit,
+    by_other_upstream,
+)
 from backhand.checking.report import Mistake
-from backhand.checking.running.flattening import root
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import assigned, writes_surely
+from backhand.checking.running.names import root
+from backhand.checking.running.program import assigned, writes_surely
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.variables import Variables, extended
@@ -164,9 +164,8 @@ def _by_values(case: Case) -> Finding:
 
 def _guarded(scene: Scene) -> Finding | None:
     """Find numbers where the right gradient has none, as a clamp or an epsilon in the backward makes them."""
-    if scene.value.shape != scene.expected.shape or not bool(
-        (scene.value.isfinite() & ~scene.expected.isfinite()).any()
-    ):
+    value, expected = scene.value, scene.expected
+    if value.shape != expected.shape or not bool((value.isfinite() & ~expected.isfinite()).any()):
         return None
     hint = "A guard belongs in the forward too; or choose inputs away from where it is infinite."
     return Finding("nonfinite", {"origin": scene.name}, "finite where the right gradient is not", hint=hint)

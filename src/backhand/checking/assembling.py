@@ -7,14 +7,14 @@ from functools import cached_property
 import torch
 
 from backhand.checking.figures import figures
-from backhand.checking.mistakes.editing import Budget
-from backhand.checking.mistakes.naming import name_mistake
-from backhand.checking.picturing import sheet_of
+from backhand.checking.mistakes.hypotheses import name_mistake
+from backhand.checking.mistakes.workbench import Budget
 from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
-from backhand.checking.running.drawing import Draw
-from backhand.checking.running.flattening import root
-from backhand.checking.running.protocol import Pass
-from backhand.checking.running.source import Line
+from backhand.checking.running.names import root
+from backhand.checking.running.program import Line
+from backhand.checking.running.trials import Draw
+from backhand.checking.sheet import sheet_of
+from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.repairing import recorded

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.mistakes.contributions import Saved, Scene
 from backhand.checking.mistakes.finding import Finding, named_values, same
+from backhand.checking.mistakes.neighbourhood import Saved, Scene
 from backhand.checking.running.walking import Gradients, step
 
 

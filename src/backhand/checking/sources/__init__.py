@@ -1,0 +1,1 @@
+"""The doors: whatever can be checked, as a pass."""
