@@ -16,16 +16,9 @@ from torch import Tensor
 
 from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import converted
-from backhand.checking.running.program import (
-    Line,
-    Source,
-    needs,
-    reads,
-    simple_statements,
-    writes,
-    writes_surely,
-)
+from backhand.checking.running.program import Line, Source
 from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
+from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
@@ -244,7 +237,9 @@ def _pass(
 
 def _source(whole: Cells, statements: Sequence[ast.stmt]) -> Cells:
     names = frozenset(n for s in simple_statements(list(statements)) for n in writes_surely(s))
-    return Cells(tuple(statements), whole.lines, whole.first, whole.file, names, whole.starts)
+    return Cells(
+        tuple(statements), whole.lines, whole.first, whole.file, local_names=names, starts=whole.starts
+    )
 
 
 def _until_training(statements: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.running.executing import execute
 from backhand.checking.running.names import as_gradient
-from backhand.checking.running.program import reads
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.statements import reads
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
 from backhand.checking.verdicts.lives import Lives

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backhand.checking.running.executing import Execution, Namespace
-from backhand.checking.running.program import begins_anew, writes
+from backhand.checking.running.statements import begins_anew, writes
 from backhand.checking.verdicts.variables import Variables
 
 

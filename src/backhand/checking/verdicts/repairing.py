@@ -15,8 +15,9 @@ from torch import Tensor
 
 from backhand.checking.running.executing import Execution, Namespace, namespace_for
 from backhand.checking.running.names import as_gradient, flatten, root
-from backhand.checking.running.program import Source, writes, writes_surely
+from backhand.checking.running.program import Source
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw, backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backhand.checking.running.executing import Namespace
 from backhand.checking.running.names import flatten, gradient_names, root
-from backhand.checking.running.program import Source, writes, writes_surely
+from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returned_container, returned_variables
+from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw
 
 
