@@ -34,7 +34,7 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         name=name,
         value=value,
         expected=culprit.expected,
-        handed=culprit.handed,
+        handed=dict(culprit.handed),
         given=frozenset(given),
         gradient_names=draw.matched,
         summands=culprit.summands,

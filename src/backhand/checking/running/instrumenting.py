@@ -9,6 +9,7 @@ unless the user's own `try` is there to catch it.
 import ast
 import copy
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,6 +92,8 @@ class Run:
         def raised(number: int, error: Exception) -> None:
             if len(self.errors) >= MOST_ERRORS:
                 raise error
+            if isinstance(error, UnboundLocalError) and not error.name:  # other NameErrors tell it
+                error.name = next(iter(re.findall(r"'(\w+)'", str(error))), "")
             self.errors.append((statements[number], error))
             self.watcher.raised(statements[number], error)
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import Namespace
 from backhand.checking.running.opening import SEEN, TELL, Opened
+from backhand.checking.running.program import Namespace
 from backhand.checking.sources.scripts import Cells, Played, Unfinished
 from backhand.errors import in_short
 
