@@ -7,8 +7,8 @@ from pathlib import Path
 
 from backhand.learning.attempts import Attempt
 from backhand.learning.course import Exercise, course, find
-from backhand.learning.folder import Judge, Progress
 from backhand.learning.hints import Hint, hints
+from backhand.learning.progress import Judge, Progress
 
 
 class Lesson:

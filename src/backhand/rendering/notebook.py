@@ -95,7 +95,14 @@ def _one_line(error: Exception) -> str:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Start judging the cells of an IPython shell: `%load_ext backhand`."""
+    """Start judging the cells of an IPython shell: `%load_ext backhand`.
+
+    >>> from IPython.core.interactiveshell import InteractiveShell
+    >>> shell = InteractiveShell()
+    >>> load_ipython_extension(shell)
+    >>> shell.backhand_extension.active
+    True
+    """
     unload_ipython_extension(shell)
     extension = Extension(shell)
     shell.backhand_extension = extension
@@ -104,7 +111,15 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Stop: `%unload_ext backhand`."""
+    """Stop: `%unload_ext backhand`.
+
+    >>> from IPython.core.interactiveshell import InteractiveShell
+    >>> shell = InteractiveShell()
+    >>> load_ipython_extension(shell)
+    >>> unload_ipython_extension(shell)
+    >>> shell.backhand_extension is None
+    True
+    """
     extension = getattr(shell, "backhand_extension", None)
     if extension is not None:
         shell.events.unregister("post_run_cell", extension.after_cell)

@@ -10,16 +10,8 @@ from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
+from backhand.checking.report import Line
 from backhand.checking.running.returning import spelled_out
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the user's code: its number in its file (counted from 1) and its text."""
-
-    number: int
-    text: str
-    file: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.report import Line, Unfinished
 from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import converted
 from backhand.checking.running.program import (
-    Line,
     Source,
     needs,
     reads,
@@ -56,15 +56,6 @@ class Loss:
 
     statement: ast.stmt
     values: Namespace
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A cell, or with an empty name the whole script, that ended in an exception."""
-
-    cell: str
-    error: str
-    line: Line
 
 
 @dataclass
