@@ -28,14 +28,14 @@ class Lesson:
     """
 
     def __init__(self, progress: Progress, judge: Judge):
-        self.progress = progress
+        self.progress: Progress = progress
         self._judge = judge
         current = progress.current
         self.focus: Exercise = current.exercise if current else course()[-1]
         self.solved_now: Exercise | None = None
-        self.shown = 0
-        self.listing = False
-        self.over = False
+        self.shown: int = 0
+        self.listing: bool = False
+        self.over: bool = False
 
     @property
     def attempt(self) -> Attempt:

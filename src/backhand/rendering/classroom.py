@@ -29,7 +29,7 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None, *, enter: bool = False):
-        self.console = console or Console(highlight=False)
+        self.console: Console = console or Console(highlight=False)
         self.enter = enter
 
     def wait(self, what: str) -> None:

@@ -37,8 +37,8 @@ class Extension:
 
     def __init__(self, shell: Any):
         self.shell = shell
-        self.recording = Recording()
-        self.active = True
+        self.recording: Recording = Recording()
+        self.active: bool = True
 
     def after_cell(self, result: Any) -> None:
         """Judge what a cell assigned; whatever goes wrong in here is one line."""
