@@ -93,7 +93,8 @@ class _Table:
 
     @cached_property
     def _lives(self) -> Lives:
-        return recorded(self.chosen, self.draw)
+        known = self.judged[0].lives
+        return recorded(self.chosen, self.draw) if known is None else known
 
     def row(self, name: str) -> Row:
         """Return the row of one tensor."""

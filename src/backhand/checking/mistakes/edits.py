@@ -6,7 +6,7 @@ from functools import partial
 
 from backhand.checking.mistakes.places import Edit, Place, Rule, Scope, places_of
 from backhand.checking.mistakes.slips import drop_term, put_upstream, upstream_factor
-from backhand.checking.running.program import writes_surely
+from backhand.checking.running.statements import writes_surely
 
 
 def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule]) -> Generator[Edit, None, None]:

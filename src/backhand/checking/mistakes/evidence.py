@@ -11,8 +11,9 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.workbench import Bench, Budget, Search
 from backhand.checking.running.names import nearest, root
-from backhand.checking.running.program import begins_anew, numbers_in, reads, simple_statements, writes
+from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.statements import begins_anew, reads, simple_statements, writes
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.repairing import Observed, Variables, extended
@@ -33,7 +34,7 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         name=name,
         value=value,
         expected=culprit.expected,
-        handed=culprit.handed,
+        handed=dict(culprit.handed),
         given=frozenset(given),
         gradient_names=draw.matched,
         summands=culprit.summands,

@@ -54,7 +54,7 @@ from backhand.checking.mistakes.workbench import (
 )
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
-from backhand.checking.running.program import assigned, writes_surely
+from backhand.checking.running.statements import assigned, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement

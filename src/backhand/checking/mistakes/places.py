@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from backhand.checking.running.executing import Namespace
 from backhand.checking.running.names import flatten
+from backhand.checking.running.program import Namespace
 
 Role = Literal["value", "exponent", "index", "axis"]
 

@@ -19,18 +19,16 @@ from backhand.checking.mistakes.edits import accumulating, dropped, edits_of, on
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scope, places_of
 from backhand.checking.mistakes.slips import OF_WHAT_IS_MISSING, OF_WHAT_IS_THERE
-from backhand.checking.running.executing import Namespace
 from backhand.checking.running.names import as_gradient, flatten, root
-from backhand.checking.running.program import (
-    Source,
+from backhand.checking.running.program import Namespace, Source, definition_of
+from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.statements import (
     assigned,
     begins_anew,
-    definition_of,
     reads,
     simple_statements,
     writes_surely,
 )
-from backhand.checking.running.slicing import slice_of
 from backhand.checking.verdicts.comparing import close
 
 UNKNOWN = "__unknown__"  # a factor to be found

@@ -9,7 +9,7 @@ from typing import Any
 from backhand.checking.judging import check
 from backhand.checking.report import Line, Report, Unfinished
 from backhand.checking.running.playing import play
-from backhand.checking.running.program import writes_surely
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.exercises import check_played
 from backhand.checking.sources.kernels import check_function
 from backhand.checking.sources.notebooks import notebook_cells
@@ -154,7 +154,7 @@ def _check_cells(
         parsed.append((label, tree.body))
     kept = tuple(starts) if path.suffix == ".ipynb" else ()
     statements = tuple(s for _, body in parsed for s in body)
-    source = Cells(statements, tuple(lines), 1, str(path), frozenset(), kept)
+    source = Cells(statements, tuple(lines), 1, str(path), starts=kept)
     played = play(source, parsed, path.resolve().parent, loss, time_limit)
     played.notes[:0] = notes
     played.unfinished[:0] = unread

@@ -145,12 +145,12 @@ def _judge(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | Non
     draw = _draw(subject, values, dtype, seed)
     traced, summands = draw.trace, Summands(draw)
     right = dict.fromkeys(draw.matched, False) | compared(draw, summands)
-    judgement = Judgement(draw, right, summands.vacuous(), summands)
-    for name in draw.matched:
-        if not right[name]:
-            value, expected = draw.user.get(name), traced.gradients[name]
-            judgement.culprits[name] = blame(name, value, expected, traced.gradients, summands[name])
-    return judgement
+    culprits = {
+        name: blame(name, draw.user.get(name), traced.gradients[name], traced.gradients, summands[name])
+        for name in draw.matched
+        if not right[name]
+    }
+    return Judgement(draw, right, summands.vacuous(), summands, culprits)
 
 
 def _draw(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Draw:
