@@ -9,9 +9,9 @@ import torch
 from backhand.checking.figures import figures
 from backhand.checking.mistakes.hypotheses import name_mistake
 from backhand.checking.mistakes.workbench import Budget
-from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
+from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
-from backhand.checking.running.program import Line, Source
+from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass

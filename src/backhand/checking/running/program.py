@@ -10,19 +10,11 @@ from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
+from backhand.checking.report import Line
 from backhand.checking.running.returning import returned_variables, spell_out
 from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
 
 Namespace = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the user's code: its number in its file (counted from 1) and its text."""
-
-    number: int
-    text: str
-    file: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

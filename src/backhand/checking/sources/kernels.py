@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from backhand.checking.figures import Figures, figures
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.hypotheses import name_mistake
 from backhand.checking.mistakes.reading import mixing
 from backhand.checking.mistakes.wording import in_words
-from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
+from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.precision import lowest
-from backhand.checking.running.program import Line
 from backhand.checking.running.sandbox import threads_for, warned_once
 from backhand.checking.running.trials import Draw, sets_of
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.calling import Subject, gradients
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.stressing import HINTS, Probe, stress, untold
+from backhand.checking.stressing import Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity
 from backhand.checking.verdicts.rounding import Summands
@@ -60,6 +60,16 @@ def check_function(
 
     Raises:
         CheckError: the function raises, or gives another output than the reference.
+
+    >>> class Double(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         return 2 * x
+    ...     @staticmethod
+    ...     def backward(ctx, dy):
+    ...         return dy
+    >>> check_function(Double, lambda x: 2 * x, {"x": torch.randn(4)})["x"].mistake.kind
+    'scale'
     """
     subject = Subject(fn, reference)
     drawn = sets_of(inputs, subject.named, draws, seed)
@@ -204,7 +214,7 @@ def _coarse(truth: Draw, shown: Draw, wrong: set[str]) -> list[Mistake]:
         if error > allowed and error < float("inf"):
             times = BUDGET * error / allowed
             message = f"d{name} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
-            found.append(Mistake("dtype", message, HINTS["dtype"], {"multiple": times}))
+            found.append(Mistake("dtype", message, KINDS["dtype"].hint, {"multiple": times}))
     return found
 
 
@@ -258,7 +268,7 @@ def _mistake(subject: Subject, name: str, wrong: Sequence[Judgement], failures: 
         message = (
             f"d{name}: right to a relative {relative:.1g} only, as if part of it were computed coarsely."
         )
-        return Mistake("dtype", message, HINTS["dtype"], {"relative": relative})
+        return Mistake("dtype", message, KINDS["dtype"].hint, {"relative": relative})
     given, upstream, own, right = _probes(subject, wrong[0])
     for arriving in upstream if not failures else ():
         if given[arriving].shape == culprit.expected.shape:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.report import Line, Unfinished
 from backhand.checking.running.precision import converted
-from backhand.checking.running.program import Line, Namespace, Source
+from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
 from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
 from backhand.checking.running.trials import StatementError
@@ -51,15 +52,6 @@ class Loss:
 
     statement: ast.stmt
     values: Namespace
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A cell, or with an empty name the whole script, that ended in an exception."""
-
-    cell: str
-    error: str
-    line: Line
 
 
 @dataclass
