@@ -7,7 +7,6 @@ temporaries.
 """
 
 import ast
-import bisect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
-from backhand.checking.running.knowledge import Known, Label, alike, knowledge, signature
-from backhand.checking.running.names import flatten
+from backhand.checking.running.knowledge import Known, Label, knowledge, signature
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.repairing import Repair, Repairer, around, snapshot, variables_of, watched
 
@@ -33,6 +32,8 @@ BENCHES = 2
 IsRight = Callable[[str, Tensor | None], bool]
 # A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
 Target = tuple[ast.stmt, str]
+# What is put in the place of a value, by the turn.
+Give = Callable[[int, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def faults(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Re
         repair: the run whose culprits are to be explained.
     """
     looked_for = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
-    search = _Search(chosen, draw, is_right, lives)
+    search = _Search(chosen, draw, is_right, lives, repair)
     if not looked_for or not search.known:
         return []
     found: list[Fault] = []
@@ -107,19 +108,12 @@ class _Event:
 class _Search:
     """All that is tried on one draw."""
 
-    def __init__(self, chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives):
+    def __init__(self, chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair):
         self.chosen, self.draw, self.is_right, self.lives = chosen, draw, is_right, lives
+        self.repair = repair
         self._began = time.process_time()
         self.known = knowledge(chosen, draw)
-        self._signs = _sorted_signs(
-            (value.shape, sign)
-            for known in self.known
-            for value, sign in zip(known.values, known.signatures, strict=True)
-        )
-        forward = flatten(draw.trace.values).values()
-        self._forward = _sorted_signs(
-            (v.shape, signature(v)) for v in forward if isinstance(v, Tensor) and v.is_floating_point()
-        )
+        self._moves: dict[Target, frozenset[str]] = {}
         log = _Log(self._repairer(self._mended))
         watched(chosen, draw, log)
         self.events = log.events
@@ -136,7 +130,7 @@ class _Search:
 
     def fault(self, name: str, culprits: frozenset[str]) -> Fault | None:
         """Return the statement at fault for one culprit, the first in time."""
-        for target, known, turn in self._candidates(name):
+        for target, known, turn in self._candidates(name, culprits):
             if self.is_over():
                 return None
             left = self._left(target, known, name)
@@ -147,43 +141,54 @@ class _Search:
                 return Fault(*target, known.label, taken_for, own, benches)
         return None
 
-    def _candidates(self, name: str) -> Iterator[tuple[Target, Known, int]]:
+    def _candidates(self, name: str, culprits: frozenset[str]) -> Iterator[tuple[Target, Known, int]]:
         """Yield statements with what may belong there and the turn in which they deviate, the first first."""
         complete = self.lives[name][-1].last
-        found: list[tuple[int, int, Target, Known, int]] = []
+        found: list[tuple[bool, int, int, Target, Known, int]] = []
         for target, events in self.events.items():
-            if events[0].step > complete or any(self._is_of_the_forward(event) for event in events):
+            moved = self._moved(target) if events[0].step <= complete else frozenset()
+            if name not in moved:
                 continue
-            for known in self._belonging(events):
-                turn = _deviation(events, known)
-                fits = _fits(events[0].shape, known.shape)
-                if turn is not None and events[turn].step <= complete and fits is not None:
-                    found.append((events[turn].step, fits, target, known, turn))
-        found.sort(key=lambda f: f[:2])
-        for _, _, target, known, turn in found:
+            cleared = not moved <= culprits  # something that it goes into is right
+            for known in self.known:
+                turn, fits = _deviation(events, known), _fits(events[0].shape, known.shape)
+                if turn is not None and fits is not None and events[turn].step <= complete:
+                    found.append((cleared, events[turn].step, fits, target, known, turn))
+        found.sort(key=lambda f: f[:3])
+        for *_, target, known, turn in found:
             yield target, known, turn
 
-    def _belonging(self, events: Sequence[_Event]) -> list[Known]:
-        """Return what may belong in the place of a statement's values.
+    def _moved(self, target: Target) -> frozenset[str]:
+        """Return which gradients are no longer what they were if a statement gives something else."""
+        if target not in self._moves:
+            generator = torch.Generator().manual_seed(self.draw.seed)
 
-        If they are known themselves, such as what one consumer sends back, then it is more or less of the
-        same tensor's gradient. If they are known up to some turn only, it is what goes on from there.
-        """
-        turn = next((i for i, event in enumerate(events) if not self._is_known(event)), len(events))
-        first = [known for known in self.known if _agree(known, events[:1])] if turn else []
-        of = frozenset(tensor for known in first for tensor in known.of)
-        if turn == len(events):
-            return [known for known in self.known if not of.isdisjoint(known.of)]
-        return [known for known in self.known if _agree(known, events[:turn]) or not of.isdisjoint(known.of)]
+            def shaken(_: int, value: Any) -> Any:
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    return value
+                noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
+                return value * (1 + 0.5 * noise).to(value)
 
-    def _is_known(self, event: _Event) -> bool:
-        return event.shape is not None and _has_alike(self._signs.get(event.shape, ()), event)
+            self._moves[target] = self._changed(target, shaken)
+        return self._moves[target]
 
-    def _is_of_the_forward(self, event: _Event) -> bool:
-        """Tell whether a value is one of the forward's tensors, or zeros: no gradient is made there."""
-        if event.shape is None:
-            return False
-        return event.sign == 0 or _has_alike(self._forward.get(event.shape, ()), event)
+    def _changed(self, target: Target, give: Give) -> frozenset[str]:
+        """Return which gradients, as their own lines make them, are others than in the repaired run."""
+        found: set[str] = set()
+
+        def replace(tensor: str, value: Tensor | None) -> Tensor | None:
+            before = self.repair.observed[tensor].value if tensor in self.repair.observed else None
+            if (value is None) != (before is None) or (
+                value is not None and before is not None and not close(value, before)
+            ):
+                found.add(tensor)
+            return self._mended(tensor, value)
+
+        try:
+            watched(self.chosen, self.draw, _Putting(self._repairer(replace), target, give))
+        except Exception:  # the user's code may raise anything
+            return frozenset()
+        return frozenset(found)
 
     def _label(self, event: _Event) -> Label | None:
         """Return what the value of a turn is known as."""
@@ -205,8 +210,11 @@ class _Search:
                 left.add(tensor)
             return right
 
+        def give(turn: int, value: Any) -> Any:
+            return known.values[turn].clone() if turn < len(known.values) else value
+
         try:
-            run = watched(self.chosen, self.draw, _Putting(self._repairer(replace), target, known))
+            run = watched(self.chosen, self.draw, _Putting(self._repairer(replace), target, give))
         except (_StillWrong, Exception):  # what is put there may not fit
             return None
         return frozenset(left) if not run.errors else None
@@ -218,18 +226,6 @@ class _Search:
         outside = around(self.chosen)
         found = zip(looking.before, looking.made, known.values[turn:], strict=False)
         return tuple(Bench(outside | before, made, right) for before, made, right in found)
-
-
-def _sorted_signs(values: Iterable[tuple[torch.Size, float]]) -> dict[torch.Size, list[float]]:
-    found: dict[torch.Size, list[float]] = {}
-    for shape, sign in values:
-        found.setdefault(shape, []).append(sign)
-    return {shape: sorted(signs) for shape, signs in found.items()}
-
-
-def _agree(known: Known, events: Sequence[_Event]) -> bool:
-    """Tell whether these turns have the values of a sequence."""
-    return all(e.shape is not None and known.agrees(i, e.shape, e.sign) for i, e in enumerate(events))
 
 
 def _deviation(events: Sequence[_Event], known: Known) -> int | None:
@@ -256,13 +252,6 @@ def _fits(shape: torch.Size | None, known: torch.Size) -> int | None:
     small, large = sorted((shape, known), key=lambda s: s.numel())
     pairs = zip(reversed(small), reversed(large), strict=False)
     return 2 if all(a in (1, b) for a, b in pairs) else None
-
-
-def _has_alike(signs: Sequence[float], event: _Event) -> bool:
-    assert event.shape is not None
-    at = bisect.bisect_left(signs, event.sign)
-    near = signs[max(0, at - 1) : at + 1]
-    return any(alike(sign, event.sign, event.shape.numel()) for sign in near)
 
 
 class _StillWrong(BaseException):
@@ -327,15 +316,15 @@ class _Log(_Around):
 
 
 class _Putting(_Around):
-    """Puts known tensors in a statement's place."""
+    """Puts other tensors in the place of what a statement gives, turn by turn."""
 
-    def __init__(self, repairer: Repairer, target: Target, known: Known):
+    def __init__(self, repairer: Repairer, target: Target, give: Give):
         super().__init__(repairer)
-        self.target, self.known, self.turn = target, known, 0
+        self.target, self.give, self.turn = target, give, 0
 
     def _next(self, value: Any) -> Any:
-        turn, self.turn = self.turn, self.turn + 1
-        return self.known.values[turn].clone() if turn < len(self.known.values) else value
+        self.turn += 1
+        return self.give(self.turn - 1, value)
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Put one in the place of what is added."""

@@ -1,5 +1,6 @@
 """Which gradients of one draw are wrong, and which of them by their own fault."""
 
+import ast
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
 from backhand.checking.verdicts.faults import Fault, faults
-from backhand.checking.verdicts.lives import Lives
+from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 
@@ -173,7 +174,7 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
     if chosen.backward_source is not None:
         known = first.lives if first is not None else None
         lives = recorded(chosen, draw) if known is None else known
-        found = repair(chosen, draw, rightness(draw, summands), lives)
+        found, lives = _repaired(chosen, draw, summands, lives)
         for name in found.culprits:
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
@@ -185,6 +186,21 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
     if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
+
+
+def _repaired(chosen: Pass, draw: Draw, summands: Summands, lives: Lives) -> tuple[Repair, Lives]:
+    """Return the repaired run, and where it took each gradient to be complete.
+
+    Of a gradient that was made under another name either that line is wrong or the one that took it from
+    there: the one that leaves fewer culprits.
+    """
+    is_right = rightness(draw, summands)
+    found = repair(chosen, draw, is_right, lives)
+    if any(life.arrived for n in found.culprits for life in lives.get(n, ())):
+        other = repair(chosen, draw, is_right, on_arrival(lives))
+        if len(other.culprits) < len(found.culprits):
+            return other, on_arrival(lives)
+    return found, lives
 
 
 def _by_faults(
@@ -208,7 +224,20 @@ def _by_faults(
         name, *followers = fault.gradients
         culprits = {n: c for n, c in culprits.items() if n not in followers}
         culprits[name] = replace(culprits[name], fault=fault)
-    return culprits
+    return _one_a_loop(repaired, culprits)
+
+
+def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Culprit]:
+    """Return the culprits, of items of a container that the same line completes only the first.
+
+    This is what can be said where the statement at fault could not be found.
+    """
+    first: dict[tuple[str, ast.stmt], str] = {}
+    for name, seen in sorted(repaired.observed.items(), key=lambda item: item[1].step):
+        if name in culprits and culprits[name].fault is None and "[" in name and seen.statements:
+            first.setdefault((root(name), seen.statements[-1]), name)
+    others = {n for n in culprits if "[" in n and culprits[n].fault is None} - set(first.values())
+    return {n: c for n, c in culprits.items() if n not in others}
 
 
 def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
