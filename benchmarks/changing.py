@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from patterns import expression, filled, matched, statements
-from reading import mark, names_in
+from reading import mark, names_in, written_by
 from slips import ALIASES, EXPRESSIONS, MUST_RUN, STATEMENTS
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ def _whole(s: ast.stmt, subject: "Subject") -> Iterator[Change]:
         said = frozenset(kinds.split())
         yield Change(operation, new, said, culprits=named, raises=operation not in MUST_RUN)
     if _is_carried(s, subject):
-        yield Change("no carry", (mark(ast.Pass()),), frozenset({"missing_branch", "zero", "wrong_upstream"}))
+        kinds_ = {"missing_branch", "zero", "wrong_upstream"}
+        kinds_ |= {"wrong_point", "scale"} if names_in(s.value) & written_by(s) else set()  # type: ignore[attr-defined]
+        yield Change("no carry", (mark(ast.Pass()),), frozenset(kinds_))
 
 
 def _is_carried(s: ast.stmt, subject: "Subject") -> bool:
@@ -162,9 +164,9 @@ def _operators(node: ast.BinOp, subject: "Subject") -> Expressions:
 
 def _kinds_without(lost: ast.expr, subject: "Subject") -> set[str]:
     """Return the kinds that name a factor that was left out."""
-    names = names_in(lost)
-    if any(isinstance(n, ast.Attribute) and n.attr in ("shape", "numel") for n in ast.walk(lost)):
-        return {"scale"}
+    sizes = [n for n in ast.walk(lost) if isinstance(n, ast.Attribute) and n.attr in ("shape", "numel")]
+    measured = {id(inner) for n in sizes for inner in ast.walk(n)}
+    names = {n.id for n in ast.walk(lost) if isinstance(n, ast.Name) and id(n) not in measured}
     if names & subject.masks:
         return {"wrong_point", "wrong_upstream", "partial"}
     if names & (subject.gradients | subject.upstream):

@@ -7,6 +7,7 @@ from typing import Any
 
 from mutating import Mutant
 from playing import are_close, are_equal, gradients_of
+from slips import MUST_DIFFER
 
 import backhand
 
@@ -57,6 +58,8 @@ def judged_mutant(mutant: Mutant, original: Any) -> Outcome:
     changed = gradients_of(mutant.module)
     if are_equal(original, changed) or (changed is None and not mutant.raises):
         return Outcome("none")
+    if mutant.operation in MUST_DIFFER and are_close(original, changed):
+        return Outcome("none")
     if any(are_equal(original, gradients_of(part)) for part in mutant.parts):
         return Outcome("none")
     began = time.process_time()
@@ -79,7 +82,7 @@ def judged_mutant(mutant: Mutant, original: Any) -> Outcome:
         one, named = at_line, at_line
     else:
         one = bool(blamed) and blamed <= mutant.culprits and len(blamed) <= mutant.most
-        named = bool(kinds) and kinds <= mutant.kinds
+        named = bool(kinds) and kinds <= mutant.kinds | ({"nonfinite"} if _is_infinite(changed) else set())
     return Outcome(
         "right" if report.ok and not warned else "wrong",
         one=one,
@@ -105,6 +108,10 @@ def judged_rewrite(module: types.ModuleType, inputs: Any, original: Any) -> Outc
     seconds = time.process_time() - began
     right = report.ok and not report.warnings
     return Outcome("right" if right else "wrong", seconds=seconds, told="" if right else f"\n{report}")
+
+
+def _is_infinite(runs: Any) -> bool:
+    return runs is not None and any(not g.isfinite().all() for run in runs for g in run.values())
 
 
 def _root(name: str) -> str:

@@ -33,7 +33,7 @@ from totals import by_kind, told
 
 import backhand.passes
 
-LIMIT = 60.0  # seconds a check may take; the slowest that a reader would wait for
+LIMIT = 60.0  # seconds of processor time a check may take; nobody would wait longer
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,9 @@ HEADERS: tuple[Slip, ...] = (
     ("forward in time", "range(_n)[::-1]", "range(_n)", "missing_branch wrong_upstream"),
 )
 
+# What is equal but for rounding is right then: a term whose sum is zero may be left out of the sum.
+MUST_DIFFER = frozenset({"used too early"})
+
 # A slip that would be nobody's where it raises, as `.mT` of a vector does.
 MUST_RUN = frozenset(
     {"transpose @", "tail", "low sum", "low @", "half", "None", "in place", "low +=", "one of upstream"}
