@@ -178,9 +178,9 @@ class _Search:
 
         def replace(tensor: str, value: Tensor | None) -> Tensor | None:
             before = self.repair.observed[tensor].value if tensor in self.repair.observed else None
-            if (value is None) != (before is None) or (
-                value is not None and before is not None and not close(value, before)
-            ):
+            if value is None or before is None:
+                found.update([tensor] if value is not before else [])
+            elif not close(value, before):
                 found.add(tensor)
             return self._mended(tensor, value)
 
