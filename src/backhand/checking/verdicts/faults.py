@@ -8,13 +8,22 @@ deviates first in time is at fault. It needs no names, so that it holds for runn
 import bisect
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from backhand.checking.running.knowledge import Known, Label, alike, knowledge
+from backhand.checking.running.knowledge import (
+    Known,
+    Label,
+    alike,
+    knowledge,
+    may_stand_for,
+    parts,
+    signature,
+)
+from backhand.checking.running.names import flatten
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
@@ -95,6 +104,22 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     return found
 
 
+class _Signs:
+    """The shapes and signatures of some tensors, to be found again."""
+
+    def __init__(self, tensors: Iterable[tuple[torch.Size, float]]):
+        self._signs: dict[torch.Size, list[float]] = {}
+        for shape, sign in tensors:
+            bisect.insort(self._signs.setdefault(shape, []), sign)
+
+    def __contains__(self, event: Event) -> bool:
+        if event.shape is None:
+            return False
+        signs = self._signs.get(event.shape, [])
+        at = bisect.bisect_left(signs, event.sign)
+        return any(alike(s, event.sign, event.shape.numel()) for s in signs[max(0, at - 1) : at + 1])
+
+
 class _StillWrong(BaseException):
     """Leaves a run that has shown enough; not an `Exception`, which the user's code may catch."""
 
@@ -106,21 +131,35 @@ class _Runs:
         self.chosen, self.draw, self.is_right, self.lives, self.repair = chosen, draw, is_right, lives, repair
         self.known = knowledge(chosen, draw)
         self._variables = variables_of(chosen, draw)
-        self._signs: dict[torch.Size, list[float]] = {}
-        for known in self.known:
-            for value, sign in zip(known.values, known.signatures, strict=True):
-                self._signs.setdefault(value.shape, []).append(sign)
-        for signs in self._signs.values():
-            signs.sort()
+        self._signs = _Signs(
+            (value.shape, sign)
+            for known in self.known
+            for value, sign in zip(known.values, known.signatures, strict=True)
+        )
+        forward = [v for v in flatten(draw.trace.values).values() if isinstance(v, Tensor)]
+        self._forward = _Signs((v.shape, signature(v)) for v in forward if v.is_floating_point())
+        self._parts: dict[torch.Size, list[Known]] = {}
 
     def is_known(self, event: Event) -> bool:
         """Tell whether autograd knows a tensor, whatever it is."""
-        if event.shape is None:
-            return False
-        signs = self._signs.get(event.shape, [])
-        at = bisect.bisect_left(signs, event.sign)
-        near = signs[max(0, at - 1) : at + 1]
-        return any(alike(sign, event.sign, event.shape.numel()) for sign in near)
+        return event in self._signs
+
+    def is_of_the_forward(self, event: Event) -> bool:
+        """Tell whether a value is one of the forward's tensors."""
+        return event in self._forward
+
+    def belonging(self, events: Sequence[Event]) -> list[Known]:
+        """Return what may belong in the place of a statement's values, by its shape.
+
+        Besides what autograd knows these are parts of it, such as one of gates that lie in one tensor.
+        """
+        shape = events[0].shape
+        whole = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
+        if shape is None:
+            return whole
+        if shape not in self._parts:
+            self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
+        return whole + self._parts[shape]
 
     def label(self, event: Event) -> Label | None:
         """Return what the value of a turn is known as."""
@@ -144,17 +183,17 @@ class _Runs:
         watched(self.chosen, self.draw, log)
         return log.events
 
-    def moved(self, puts: Mapping[Target, Give], target: Target) -> frozenset[str]:
-        """Return which gradients are no longer what they were if a statement gives something else."""
+    def moved(self, puts: Mapping[Target, Give], target: Target, since: int = 0) -> frozenset[str]:
+        """Return which gradients change if a statement gives something else from a turn on."""
         generator = torch.Generator().manual_seed(self.draw.seed)
         before = self.repair.observed
         found: set[str] = set()
 
-        def shaken(_: int, value: object) -> object:
-            if not isinstance(value, Tensor) or not value.is_floating_point():
+        def shaken(turn: int, value: object) -> object:
+            if turn < since or not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
-            noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
-            return value * (1 + 0.5 * noise).to(value)
+            noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
+            return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
 
         def replace(name: str, value: Tensor | None) -> Tensor | None:
             known = before[name].value if name in before else None
@@ -251,39 +290,55 @@ class _Search:
     def explained(self) -> Explained | None:
         """Return the statements, the first in time; None where none can be known."""
         best, most = None, 0
+        mends: tuple[_Candidate, frozenset[str]] | None = None
         for candidate in self._candidates():
             if time.process_time() > self.ends:
-                return None
+                break
+            if mends is not None and candidate.step >= mends[0].step:
+                continue  # what makes more wrong than that comes before it
             gained = self._gain(candidate)
             if gained <= 0:
                 continue
             left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
-            if left is not None and left < self.culprits:
-                return self._told(candidate, self.culprits - left)
+            if left is not None and left < (self.culprits if mends is None else mends[1]):
+                mends = candidate, left
+                if not left:
+                    break
             best, most = (candidate, gained) if gained > most else (best, most)
+        if mends is not None:
+            return self._told(mends[0], self.culprits - mends[1])
         if best is None or len(self.mended) + 1 >= MOST_FAULTS:
             return None
         mended = {**self.mended, best.target: best}
         return _Search(self.runs, self.name, self.culprits, mended, self.ends).explained()
 
-    def _candidates(self) -> Iterator[_Candidate]:
-        """Yield what may be at fault: first what no right gradient is made of, then the first in time."""
+    def _candidates(self) -> list[_Candidate]:
+        """Return what may be at fault: the likely ones first, and of them the first in time."""
         complete = self.runs.lives[self.name][-1].last
-        found: list[tuple[bool, int, int, int, _Candidate]] = []
+        found: list[tuple[int, int, int, _Candidate]] = []
         for target, events in self.events.items():
             if events[0].step > complete or target in self.mended:
                 continue
             moved = self.runs.moved(self.puts, target)
             if self.name not in moved:
                 continue
-            for known in self.runs.known:
-                turn, fits = _deviation(events, known), _fits(events[0].shape, known.shape)
-                if turn is not None and fits is not None and events[turn].step <= complete:
-                    step = events[turn].step
-                    one = _Candidate(target, known, turn, step)
-                    found.append((not moved <= self.culprits, step, fits, len(found), one))
-        for *_, candidate in sorted(found, key=lambda f: f[:4]):
-            yield candidate
+            for known in self.runs.belonging(events):
+                turn = _deviation(events, known)
+                if turn is not None and events[turn].step <= complete:
+                    event = events[turn]
+                    rank = self._rank(moved, event, known)
+                    found.append((rank, event.step, len(found), _Candidate(target, known, turn, event.step)))
+        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:3])]
+
+    def _rank(self, moved: frozenset[str], event: Event, known: Known) -> int:
+        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried."""
+        if not moved <= self.culprits:
+            return 4  # something that it goes into is right
+        if event.shape is not None and event.shape != known.shape:
+            return 3
+        if self.runs.is_of_the_forward(event):
+            return 2
+        return 1 if self.runs.is_known(event) else 0
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
@@ -298,7 +353,10 @@ class _Search:
     def _told(self, last: _Candidate, gradients: frozenset[str]) -> Explained:
         faults = tuple(self._fault(c) for c in (*self.mended.values(), last))
         order = sorted(gradients, key=lambda n: self.runs.lives[n][-1].last if n in self.runs.lives else 0)
-        return Explained(tuple(order), faults)
+        # what its last turn goes into is made of it directly, not by way of the turns that follow
+        turns = len(self.events[last.target])
+        direct = self.runs.moved(self.puts, last.target, turns - 1)
+        return Explained(tuple(sorted(order, key=lambda n: n not in direct)), faults)
 
     def _fault(self, candidate: _Candidate) -> Fault:
         target, turn = candidate.target, candidate.turn
@@ -323,14 +381,3 @@ def _deviation(events: Sequence[Event], known: Known) -> int | None:
         if shape is None or not known.agrees(turn, shape, events[turn].sign):
             return turn
     return None
-
-
-def _fits(shape: torch.Size | None, known: torch.Size) -> int | None:
-    """Return how well a known tensor fits in the place of another one; None if it cannot belong there."""
-    if shape is None or shape == known:
-        return 0
-    if shape.numel() == known.numel():
-        return 1
-    small, large = sorted((shape, known), key=lambda s: s.numel())
-    pairs = zip(reversed(small), reversed(large), strict=False)
-    return 2 if all(a in (1, b) for a, b in pairs) else None

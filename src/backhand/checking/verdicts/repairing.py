@@ -186,7 +186,7 @@ def watched(chosen: Pass, draw: Draw, watcher: Watcher) -> Run:
     """Run the backward of a draw, seen by a watcher."""
     source = chosen.backward_source
     assert source is not None
-    given = backward_arguments(chosen, draw.trace)
+    given = backward_arguments(chosen, draw.trace, lent=not draw.changed)
     with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
         if chosen.scope is not None:
             return run_statements(source, chosen.scope(given), watcher)
