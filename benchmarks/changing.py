@@ -135,7 +135,7 @@ def _expressions(node: ast.AST, subject: "Subject", value: ast.AST) -> Expressio
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         kinds_ = {"wrong_point"} if id(node) in exponent else {"sign"}
         if isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, int):
-            kinds_ |= {"overreduced"}  # an axis, counted from the end
+            kinds_ |= {"overreduced", "wrong_point"}  # an axis or an item, counted from the end
         yield "no minus", node.operand, kinds_
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         yield from _constants(node, id(node) in exponent, id(node) in _of_numbers(value, subject))
@@ -156,7 +156,7 @@ def _operators(node: ast.BinOp, subject: "Subject") -> Expressions:
         yield "drop term", left, kinds
         if isinstance(node.op, ast.Add):  # without the old value of the variable, it is `=` for `+=`
             yield "drop term", right, kinds | {"overwritten"}
-    if isinstance(node.op, ast.Mult | ast.Div) and tensors:
+    if isinstance(node.op, ast.Mult | ast.Div) and tensors and not isinstance(left, ast.List):
         yield "drop factor", left, _kinds_without(right, subject)
         if isinstance(node.op, ast.Mult):
             yield "drop factor", right, _kinds_without(left, subject)
