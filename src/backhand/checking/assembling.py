@@ -11,6 +11,7 @@ from backhand.checking.mistakes.hypotheses import name_mistake
 from backhand.checking.mistakes.workbench import Budget
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
+from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
@@ -129,6 +130,13 @@ class _Table:
         source = self.chosen.backward_source
         if source is None or name not in self.names:
             return ()
+        fault = next((j.culprits[name].fault for j in self.judged if name in j.culprits), None)
+        if fault is not None:
+            own = source.line(fault.statement.lineno)
+            return (own, *(line for line in self._lines_of(name, source) if line != own))
+        return self._lines_of(name, source)
+
+    def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:
             variable = root(self.paths[name])
             if variable not in source.mentioned:

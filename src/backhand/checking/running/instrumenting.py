@@ -37,8 +37,8 @@ class Watcher:
             variables: to be looked at now; they change as the run goes on.
         """
 
-    def added(self, step: int, statement: ast.AugAssign, value: Any) -> Any:
-        """Return what an augmented assignment is to add in place of a value: itself."""
+    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
+        """Return what a statement is to add to something, or to put into a container: the value itself."""
         return value
 
     def raised(self, statement: ast.stmt, error: Exception) -> None:
@@ -87,7 +87,7 @@ class Run:
             return bool(replaced)
 
         def add(number: int, value: Any) -> Any:
-            return added(self.steps, statements[number], value)  # type: ignore[arg-type]
+            return added(self.steps, statements[number], value)
 
         def raised(number: int, error: Exception) -> None:
             if len(self.errors) >= MOST_ERRORS:
@@ -210,8 +210,10 @@ class _Probes:
         return opened
 
     def _seen(self, s: ast.stmt, number: int) -> ast.stmt:
-        """Return an augmented assignment that tells what it adds; any other statement as it is."""
-        if not isinstance(s, ast.AugAssign):
+        """Return a statement that tells what it adds, or puts into a container; any other as it is."""
+        if not isinstance(s, ast.AugAssign | ast.Assign):
+            return s
+        if isinstance(s, ast.Assign) and not isinstance(s.targets[0], ast.Subscript | ast.Attribute):
             return s
         seen = copy.copy(s)
         seen.value = _at(s, _call(ADDED, ast.Constant(number), s.value))

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
+from backhand.checking.running.statements import reads
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
+from backhand.checking.verdicts.faults import Fault, faults
 from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair
+from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 
 
@@ -26,6 +29,7 @@ class Culprit:
         expected: what they should make.
         handed: the gradient that each tensor hands on.
         cancels: with the true upstream gradients the difference cancels; `handed` has others.
+        fault: the statement that made it wrong, where that is known.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Culprit:
     shape_only: bool = False
     summands: float = 0.0
     cancels: bool = False
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     judgement = Judgement(draw, right, vacuous, summands, ambiguous=ambiguous)
     empty = _empty(chosen, draw)
     if not all(right.values()) or empty or draw.error is not None:
-        judgement = _localised(chosen, judgement, like.lives if like is not None else None)
+        judgement = _localised(chosen, judgement, like)
     gradients = draw.trace.gradients
     none = {n: blame(n, None, gradients[n], gradients) for n in empty if n not in judgement.culprits}
     return _balanced(replace(judgement, culprits={**judgement.culprits, **none}))
@@ -162,11 +167,12 @@ def _all_right(draw: Draw, summands: Summands) -> bool:
     return bool((difference <= allowed).all())
 
 
-def _localised(chosen: Pass, judgement: Judgement, lives: Lives | None) -> Judgement:
+def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> Judgement:
     draw, summands, handed = judgement.draw, judgement.summands, judgement.draw.trace.gradients
     culprits: dict[str, Culprit] = {}
     if chosen.backward_source is not None:
-        lives = recorded(chosen, draw) if lives is None else lives
+        known = first.lives if first is not None else None
+        lives = recorded(chosen, draw) if known is None else known
         found = repair(chosen, draw, rightness(draw, summands), lives)
         for name in found.culprits:
             seen = found.aliased.get(name) or found.observed.get(name)
@@ -174,10 +180,53 @@ def _localised(chosen: Pass, judgement: Judgement, lives: Lives | None) -> Judge
             culprits[name] = blame(name, value, handed[name], handed, summands.get(name, 0.0))
         shared = {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
         judgement = replace(judgement, repair=found, shared=shared, lives=lives)
+        culprits = _by_faults(chosen, judgement, culprits, first)
     culprits |= _misdirected(judgement)
     if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
+
+
+def _by_faults(
+    chosen: Pass, judgement: Judgement, culprits: dict[str, Culprit], first: Judgement | None
+) -> dict[str, Culprit]:
+    """Return the culprits, of those that one statement has made wrong only the first.
+
+    On a later draw the statements are those of the first one.
+    """
+    if first is not None:
+        followers = {n for c in first.culprits.values() if c.fault is not None for n in c.fault.gradients[1:]}
+        kept = {n: c for n, c in culprits.items() if n not in followers}
+        return {n: replace(c, fault=_fault_of(first, n)) for n, c in (kept or culprits).items()}
+    repaired, lives = judgement.repair, judgement.lives
+    assert repaired is not None
+    assert lives is not None
+    if not any(_is_open(chosen, judgement, name) for name in culprits):
+        return culprits
+    is_right = rightness(judgement.draw, judgement.summands)
+    for fault in faults(chosen, judgement.draw, is_right, lives, repaired):
+        name, *followers = fault.gradients
+        culprits = {n: c for n, c in culprits.items() if n not in followers}
+        culprits[name] = replace(culprits[name], fault=fault)
+    return culprits
+
+
+def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
+    """Tell whether more than the text is needed to say which statement made a gradient wrong.
+
+    It is not where that has statements of its own alone, outside of loops, that read no temporary.
+    """
+    source, repaired = chosen.backward_source, judgement.repair
+    if source is None or repaired is None or name not in repaired.observed:
+        return False
+    own = repaired.observed[name].statements
+    gradients = {root(path) for path in variables_of(chosen, judgement.draw).path.values()}
+    temporaries = {n for s in own for n in reads(s) if source.makers(n)} - gradients
+    return bool(temporaries) or any(s not in source.statements for s in own)
+
+
+def _fault_of(judgement: Judgement, name: str) -> Fault | None:
+    return judgement.culprits[name].fault if name in judgement.culprits else None
 
 
 def _misdirected(judgement: Judgement) -> dict[str, Culprit]:
