@@ -1,8 +1,10 @@
 """The sandbox: whatever the user's code sets is afterwards as it was, and each run draws the same numbers."""
 
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -286,3 +288,27 @@ def test_a_script_prints_nothing_and_its_warnings_are_shown_all_the_same(
         warnings.showwarning = lambda message, *_: sys.stderr.write(f"shown: {message}\n")
         assert backhand.check_file(files(noisy + SCRIPT.replace("2 * x", "double(x)"))).ok
     assert capsys.readouterr() == ("", "shown: mind\n")
+
+
+@pytest.mark.parametrize("code", ["", "0", "1", "'bye'"])
+def test_a_backward_that_exits_has_raised(files: Callable[[str], Path], code: str):
+    body = RIGHT.replace("    dx = 2 * x * dy\n", f"    dx = 2 * x * dy\n    exit({code})\n")
+    report = backhand.check_file(files("from sys import exit\n" + body))
+    assert not report.ok
+    assert report.raised is not None
+    assert "exit(" in report.raised.error
+    assert report["x"].verdict == "right"  # what it had made until then is judged
+
+
+def test_a_file_that_exits_when_it_is_imported_is_told(files: Callable[[str], Path]):
+    with pytest.raises(backhand.CheckError, match=r"case\.py raised SystemExit"):
+        backhand.check_file(files(RIGHT + "raise SystemExit\n"))
+
+
+def test_json_is_all_that_stands_on_standard_output(files: Callable[[str], Path]):
+    path = files(RIGHT.replace("    dx =", "    print('hello')\n    dx ="))
+    command = [sys.executable, "-m", "backhand", "check", "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ok"] is True
+    assert "hello" in done.stderr

@@ -57,6 +57,10 @@ def sandbox(folder: Path | None = None) -> Iterator[None]:
         _within.reset(token)
 
 
+class ExitedError(Exception):
+    """The user's code called `exit`, of which it is told like of any other exception."""
+
+
 @contextlib.contextmanager
 def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[None]:
     """Set what one run of the user's code should find: the default dtype, and random numbers from a seed.
@@ -76,6 +80,10 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
         try:
             with Promoting() if promote else contextlib.nullcontext():
                 yield
+        except SystemExit as ended:  # it would end the check, with the status of a right one
+            raise ExitedError(f"exit({ended.code!r}) was called").with_traceback(
+                ended.__traceback__
+            ) from ended
         finally:
             torch.set_default_dtype(before)
             torch.default_generator.set_state(state)
@@ -95,12 +103,13 @@ def _random_states() -> Iterator[None]:
     """Put the states of torch's, NumPy's and Python's random numbers back."""
     cpu, numpy, python = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
     # asked for only where CUDA is in use: to start it takes seconds, and memory on the device
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    in_use = torch.cuda.is_initialized()
+    cuda = torch.cuda.get_rng_state_all() if in_use else []
     try:
         yield
     finally:
         torch.default_generator.set_state(cpu)
-        if cuda is not None:
+        if in_use:
             torch.cuda.set_rng_state_all(cuda)
         np.random.set_state(numpy)
         random.setstate(python)
