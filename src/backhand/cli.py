@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +47,10 @@ def check(
 
     from .rendering.terminal import as_text, unfinished
 
-    report = backhand.check_file(
-        file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
-    )
+    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of what is found
+        report = backhand.check_file(
+            file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
+        )
     if html is not None:
         report.to_html(html)
     if json:

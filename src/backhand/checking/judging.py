@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backhand.checking.assembling import assemble
 from backhand.checking.report import Mistake, Report
-from backhand.checking.running.sandbox import threads_for, warned_once
+from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.trials import Draw, draw, is_finite, sets_of, unmatched
 from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
 from backhand.checking.stressing import stress_pass, untold
@@ -69,7 +69,7 @@ def check(
     return check_resolved(chosen, title, draws=draws, seed=seed, stress=stress)
 
 
-@warned_once()
+@sandbox()
 def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     drawn = sets_of(chosen.inputs, by_name, draws, seed)

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from backhand.checking.merging import check_played
 from backhand.checking.report import Report
 from backhand.checking.running.names import root
-from backhand.checking.sources.exercises import check_played
 from backhand.checking.sources.namespaces import check_namespace
 from backhand.checking.sources.sessions import Recording
 from backhand.rendering.terminal import as_text

@@ -97,7 +97,8 @@ class Run:
             self.errors.append((statements[number], error))
             self.watcher.raised(self.steps, statements[number], error)
 
-        return {PROBE: probe, ADDED: add, RAISED: raised, NEW: new, LOCALS: locals, ERROR: Exception}
+        errors = Exception, SystemExit  # `exit()` ends a run like any other, not the check
+        return {PROBE: probe, ADDED: add, RAISED: raised, NEW: new, LOCALS: locals, ERROR: errors}
 
 
 def run_function(

@@ -17,7 +17,7 @@ from backhand.checking.mistakes.reading import mixing
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.precision import lowest
-from backhand.checking.running.sandbox import threads_for, warned_once
+from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.trials import Draw, sets_of
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.calling import Subject, gradients
@@ -72,9 +72,10 @@ def check_function(
     'scale'
     """
     subject = Subject(fn, reference)
-    drawn = sets_of(inputs, subject.named, draws, seed)
-    with warned_once(), threads_for(drawn[0]):
-        return _checked(subject, drawn, seed)
+    with sandbox():
+        drawn = sets_of(inputs, subject.named, draws, seed)
+        with threads_for(drawn[0]):
+            return _checked(subject, drawn, seed)
 
 
 def _checked(subject: Subject, drawn: Sequence[Mapping[str, Any]], seed: int) -> Report:

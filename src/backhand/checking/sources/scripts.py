@@ -7,7 +7,7 @@ other values, statement by statement.
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from traceback import walk_tb
 from types import CodeType, FunctionType
@@ -16,82 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.report import Line, Unfinished
 from backhand.checking.running.precision import converted
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
 from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
 from backhand.checking.running.trials import StatementError
+from backhand.checking.sources.cells import Cells
+from backhand.checking.sources.chapters import chapters, needed_for, tainted, trains
+from backhand.checking.sources.playing import Loss, Played
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
-
-
-@dataclass(frozen=True, eq=False)
-class Cells(Source):
-    """The source of several cells, numbered through; a line is told with its cell."""
-
-    starts: tuple[tuple[int, str], ...] = ()
-
-    def line(self, number: int) -> Line:
-        """Return a line with its number within its cell."""
-        plain = super().line(number)
-        before = [(start, label) for start, label in self.starts if start <= number]
-        if not before:
-            return plain
-        start, label = before[-1]
-        return Line(number - start + 1, plain.text, label)
-
-    def cell(self, statement: ast.stmt) -> str:
-        """Return the label of the cell in which a statement stands; empty in a plain script."""
-        return (self.line(statement.lineno).file or "") if self.starts else ""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A statement that assigned the loss, with the variables after it."""
-
-    statement: ast.stmt
-    values: Namespace
-
-
-@dataclass
-class Played:
-    """What running the statements gave.
-
-    Attributes:
-        source: all of them.
-        loss: the name of the scalar in which a forward ends.
-        ran: the statements that ran, in order.
-        losses: each assignment of the loss.
-        final: the variables at the end.
-        unfinished: the cells that raised.
-        notes: what went wrong on the way.
-    """
-
-    source: Cells
-    loss: str
-    ran: list[ast.stmt] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-    final: Namespace = field(default_factory=dict)
-    unfinished: list[Unfinished] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def saw(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> None:
-        """Take note of a statement that has run."""
-        self.ran.append(statement)
-        if self.loss not in writes_surely(statement) or trains(statement, self.loss):
-            return
-        value = namespace.get(self.loss)
-        if isinstance(value, Tensor) and value.numel() == 1:
-            values = {k: _frozen(v) for k, v in namespace.items() if not k.startswith("__")}
-            self.losses.append(Loss(statement, values))
-
-
-def _frozen(value: Any) -> Any:
-    """Keep a parameter's value, which training may change under its name."""
-    if isinstance(value, Tensor) and value.is_leaf:
-        return value.detach().clone().requires_grad_(value.requires_grad)
-    return value
 
 
 class Statements:
@@ -239,9 +172,7 @@ def _pass(
 
 def _source(whole: Cells, statements: Sequence[ast.stmt]) -> Cells:
     names = frozenset(n for s in simple_statements(list(statements)) for n in writes_surely(s))
-    return Cells(
-        tuple(statements), whole.lines, whole.first, whole.file, local_names=names, starts=whole.starts
-    )
+    return whole.of(statements, names)
 
 
 def _until_training(statements: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:

@@ -6,14 +6,15 @@ from backhand.checking.judging import check_resolved
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Pictures, Report, Row, Sheet
 from backhand.checking.running.names import root
-from backhand.checking.running.sandbox import warned_once
-from backhand.checking.running.slicing import reads_later, trains
+from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
-from backhand.checking.sources.scripts import Chapter, Played, as_chapters
+from backhand.checking.sources.chapters import reads_later, trains
+from backhand.checking.sources.playing import Played
+from backhand.checking.sources.scripts import Chapter, as_chapters
 from backhand.errors import CheckError
 
 
-@warned_once()
+@sandbox()
 def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: bool = False) -> Report:
     """Judge every gradient where it was assigned, as often as it was.
 
@@ -39,7 +40,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         unmatched=tuple(dict.fromkeys(name for _, report in judged for name in report.unmatched)),
         notes=tuple(dict.fromkeys([*notes, *played.notes, *_untold(played, judged)])),
         raised=next((report.raised for _, report in judged if report.raised), None),
-        unfinished=tuple(played.unfinished),
+        unfinished=played.unfinished,
         draws=min(report.draws for _, report in judged),
         sheet=_sheet(judged),
     )
@@ -105,7 +106,7 @@ def _as_of(played: Played, chapter: Chapter, cell: str) -> Report:
     """Return the report on a chapter as it stood after one of its cells."""
     own = [s for s in chapter.statements if played.source.cell(s) == cell]
     ran = played.ran[: played.ran.index(own[-1]) + 1]
-    before = replace(played, ran=ran, losses=[loss for loss in played.losses if loss.statement in ran])
+    before = replace(played, ran=ran, losses=tuple(loss for loss in played.losses if loss.statement in ran))
     return check_resolved(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
 
 
@@ -118,7 +119,7 @@ def _untold(played: Played, judged: list[tuple[Chapter, Report]]) -> list[str]:
     """Say which gradients are not judged: those of training loops."""
     gradients = {g for chapter, _ in judged for g in chapter.gradients}
     loops = [s for s in played.ran if trains(s, played.loss) and writes_surely(s) & gradients]
-    cells = [played.source.cell(s) or f"line {s.lineno}" for s in loops]
+    cells = [played.source.place(s) for s in loops]
     return [f"{cell} trains in a loop: the gradients there are not judged." for cell in cells]
 
 
