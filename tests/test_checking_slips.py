@@ -290,25 +290,27 @@ def test_a_gradient_under_the_name_of_another_tensor_is_the_only_culprit() -> No
 
 
 def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    budgets: list[Budget] = []
-
-    def limited(left: int) -> Budget:
-        budgets.append(Budget(left))
-        return budgets[-1]
-
-    everything = Budget().left
     odd = altered(rnn, ("(1 - hs[t] ** 2) * dhs[t]", "torch.sin(3 * hs[t]) * dhs[t] + hs[t] ** 3"))
-    monkeypatch.setattr("backhand.checking.assembling.Budget", lambda: limited(everything))
     began = time.process_time()
     report = backhand.check(odd, stress=False, draws=1)
     assert time.process_time() - began < 6
     assert len(report.culprits) > 4
     assert {row.mistake.kind for row in report.culprits} == {"unexplained"}
-    assert len(budgets) == 1
-    assert 0 < budgets[0].left < everything / 8  # half of what is left for each
-    monkeypatch.setattr("backhand.checking.assembling.Budget", lambda: limited(0))
+    monkeypatch.setattr("backhand.checking.mistakes.workbench.TRIES", 0)
     given_up = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
     assert "unexplained" in {row.mistake.kind for row in given_up.culprits}
+
+
+def test_each_gradient_may_spend_half_of_what_is_left() -> None:
+    whole = Budget(tries=100)
+    assert (whole.share().tries, whole.share().is_spent, Budget(tries=1).share().is_spent) == (
+        50,
+        False,
+        True,
+    )
+    assert whole.less(30).tries == 70
+    assert whole.share().until < whole.until
+    assert Budget(until=time.process_time()).is_spent
 
 
 def test_ones_for_zeros_are_told_as_one_term_too_many_though_the_losss_gradient_is_one() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from backhand.checking.mistakes.places import VALUES, Edit, Place, Proposal, Scope, holds_tensor
+from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, holds_tensor
+from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
 
@@ -21,16 +22,18 @@ def other_axes(place: Place, _: Scope) -> Iterator[Proposal]:
     keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
     rest = [k for k in node.keywords if k.arg != "keepdim"]
     flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
-    shape = Edit("shape", "keepdim is lost or too many", {"expected": None, "got": None})
+    shape = Finding("shape", {"expected": None, "got": None}, "keepdim is lost or too many")
     yield ast.Call(node.func, node.args, rest + flipped), shape
-    yield node.func.value, Edit("overreduced", "summed or averaged where nothing should be", {"axes": []})
+    yield node.func.value, Finding("overreduced", {"axes": []}, "summed or averaged where nothing should be")
     other = ast.Attribute(node.func.value, REDUCTIONS[node.func.attr], ast.Load())
-    scale = Edit("scale", f"{node.func.attr} where a {other.attr} belongs", {"factor": None, "guess": "1/n"})
+    scale = Finding(
+        "scale", {"factor": None, "guess": "1/n"}, f"{node.func.attr} where a {other.attr} belongs"
+    )
     yield ast.Call(other, node.args, node.keywords), scale
     keepers = [[], [ast.keyword("keepdim", ast.Constant(True))]]
     for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
         for kept in keepers:
-            edit = Edit("overreduced", f"summed over the wrong axis, not over {axis}", {"axes": [axis]})
+            edit = Finding("overreduced", {"axes": [axis]}, f"summed over the wrong axis, not over {axis}")
             where = ast.parse(repr(axis), mode="eval").body
             yield ast.Call(node.func, [where], list(kept)), edit
 
@@ -38,7 +41,7 @@ def other_axes(place: Place, _: Scope) -> Iterator[Proposal]:
 def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield operands transposed, or in the other order."""
     node = place.node
-    edit = Edit("transposed", "an operand is transposed, or in the other order")
+    edit = Finding("transposed", {}, "an operand is transposed, or in the other order")
     if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
         yield node.value, edit
     elif (
@@ -62,13 +65,13 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
         for i in range(len(node.args) - 1):
             arguments = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
             words = f"two arguments of `{ast.unparse(node.func)}` are in the other order"
-            yield ast.Call(node.func, arguments, node.keywords), Edit("transposed", words)
+            yield ast.Call(node.func, arguments, node.keywords), Finding("transposed", {}, words)
 
 
 def slices(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield the whole of what only a part is taken of."""
     node = place.node
-    edit = Edit("partial", "only a part is written or read", {"where": None})
+    edit = Finding("partial", {"where": None}, "only a part is written or read")
     if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
         yield ast.Slice(None, None, node.step), edit
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
@@ -82,7 +85,7 @@ def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     if isinstance(node, ast.Name) and not isinstance(scope.namespace.get(node.id), Tensor):
         return
-    edit = Edit("shape", f"`{ast.unparse(node)}` lacks an axis of size 1", {"expected": None, "got": None})
+    edit = Finding("shape", {"expected": None, "got": None}, f"`{ast.unparse(node)}` lacks an axis of size 1")
     for axis in (0, 1, 2, -1):
         called = ast.Attribute(node, "unsqueeze", ast.Load())
         yield ast.Call(called, [ast.Constant(axis)], []), edit
@@ -94,7 +97,9 @@ def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
     if place.role != "value" or not isinstance(node, VALUES):
         return
     text = ast.unparse(node)
-    edit = Edit("shape", f"`{text}` should have shape {scope.shape}", {"expected": scope.shape, "got": None})
+    edit = Finding(
+        "shape", {"expected": scope.shape, "got": None}, f"`{text}` should have shape {scope.shape}"
+    )
     shape: list[ast.expr] = [ast.Constant(n) for n in scope.shape]
     within = [node.func.value] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
     for part in (node, *within):
@@ -109,5 +114,5 @@ def sums(place: Place, _: Scope) -> Iterator[Proposal]:
     for axis in (0, 1, -1):
         summed = ast.Attribute(place.node, "sum", ast.Load())
         for kept in ([], [ast.keyword("keepdim", ast.Constant(True))]):
-            edit = Edit("unreduced", f"not summed over axis {axis}", {"axes": [axis]})
+            edit = Finding("unreduced", {"axes": [axis]}, f"not summed over axis {axis}")
             yield ast.Call(summed, [ast.Constant(axis)], list(kept)), edit
