@@ -19,6 +19,7 @@ from backhand.checking.mistakes.branches import (
     branches_above,
     branches_scaled,
     coupling,
+    doubled,
     paths,
     whole_factor,
 )
@@ -92,20 +93,22 @@ class Hypothesis:
     also: bool = False
 
 
-def _is_plausible(case: Case, found: Finding) -> bool:
-    """Tell whether the statements can have done what a prediction says; without source, whatever it says.
+def _as_read(case: Case, found: Finding) -> Finding | None:
+    """Return a prediction as the statements can have made it true, or None; without source, as it is.
 
-    They must read what is said to be used; and a branch is there twice only if a term of theirs can go.
+    They must read what is said to be used; and a branch is there twice only if a term of theirs can go, else
+    it is multiplied by two.
     """
     if case.read is None:
-        return True
+        return found
     if found.kind == "repeated_branch" and case.program is not None:
-        return by_dropped_term(case.program, Budget())[0] is not None
+        return found if by_dropped_term(case.program, Budget())[0] is not None else doubled(found)
     used = found.detail.get("used")
     if not isinstance(used, str) or not used[:1].isidentifier():
-        return True
+        return found
     tensors = {gradient: tensor for tensor, gradient in case.first.draw.matched.items()}
-    return root(case.paths.get(tensors.get(used, ""), used)).removesuffix(".T") in case.read
+    variable = root(case.paths.get(tensors.get(used, ""), used)).removesuffix(".T")
+    return found if variable in case.read else None
 
 
 def _predicted(finder: Callable[[Scene], Finding | None], scenes: Sequence[Scene]) -> Finding | None:
@@ -138,9 +141,8 @@ def predicts(
 
     def asked(case: Case, budget: Budget) -> Mended:
         found = _predicted(finder, case.fitted)
-        if found is None or not _is_plausible(case, found):
-            return None, budget
-        if not case.scenes[0].has_its_shape:
+        found = _as_read(case, found) if found is not None else None
+        if found is not None and not case.scenes[0].has_its_shape:
             shape = tuple(case.scenes[0].value.shape)
             found = replace(found, words=f"{found.words}; besides, its shape is {shape}")
         return found, budget
