@@ -10,32 +10,59 @@ from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, hol
 from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
+KEEPING = {*REDUCTIONS, "max", "min", "amax", "amin", "argmax", "argmin", "prod", "norm", "var", "std"}
+NO_SHAPES = {"expected": None, "got": None}
+
+
+def keepdims(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield reductions that keep their axis where this one loses it, or the other way round."""
+    node = place.node
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
+    if keep is None and node.func.attr not in KEEPING:
+        return
+    rest = [k for k in node.keywords if k is not keep]
+    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
+    words = "keepdim is lost or too many"
+    if place.role == "index":
+        words = f"the index `{ast.unparse(node)}` has an axis too many or too few: beside another index"
+        words += " it reaches every pair of the two"
+    yield ast.Call(node.func, node.args, rest + flipped), Finding("shape", NO_SHAPES, words)
 
 
 def other_axes(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield sums and means over other axes, or none."""
     node = place.node
-    if not (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCTIONS
-    ):
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
-    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
-    rest = [k for k in node.keywords if k.arg != "keepdim"]
-    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
-    shape = Finding("shape", {"expected": None, "got": None}, "keepdim is lost or too many")
-    yield ast.Call(node.func, node.args, rest + flipped), shape
-    yield node.func.value, Finding("overreduced", {"axes": []}, "summed or averaged where nothing should be")
+    if node.func.attr not in REDUCTIONS:
+        return
+    mended = Finding("overreduced", {"axes": []}, "summed or averaged where nothing should be")
+    yield node.func.value, mended
     other = ast.Attribute(node.func.value, REDUCTIONS[node.func.attr], ast.Load())
-    scale = Finding(
-        "scale", {"factor": None, "guess": "1/n"}, f"{node.func.attr} where a {other.attr} belongs"
+    words = f"{node.func.attr} where a {other.attr} belongs"
+    yield (
+        ast.Call(other, node.args, node.keywords),
+        Finding("scale", {"factor": None, "guess": "1/n"}, words),
     )
-    yield ast.Call(other, node.args, node.keywords), scale
     keepers = [[], [ast.keyword("keepdim", ast.Constant(True))]]
     for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
         for kept in keepers:
-            edit = Finding("overreduced", {"axes": [axis]}, f"summed over the wrong axis, not over {axis}")
+            mended = Finding("overreduced", {"axes": [axis]}, f"summed over the wrong axis, not over {axis}")
             where = ast.parse(repr(axis), mode="eval").body
-            yield ast.Call(node.func, [where], list(kept)), edit
+            yield ast.Call(node.func, [where], list(kept)), mended
+
+
+def products(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield matrix products where two matrices are multiplied element by element."""
+    node = place.node
+    if place.role == "value" and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        shapes = [scope.shape_of(side) for side in (node.left, node.right)]
+        if all(shape is not None and len(shape) > 1 for shape in shapes):
+            words = f"`{ast.unparse(node)}` multiplies element by element, {shapes[0]} by {shapes[1]},"
+            mended = Finding("product", {}, f"{words} where the matrix product `@` belongs")
+            yield ast.BinOp(node.left, ast.MatMult(), node.right), mended
 
 
 def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:

@@ -111,6 +111,19 @@ class Scope:
         value = self.namespace.get(name)
         return isinstance(value, Tensor) and bool((value == 1).all())
 
+    def shape_of(self, node: ast.expr) -> tuple[int, ...] | None:
+        """Return the shape of a name's tensor, perhaps a transpose of it; None for anything else."""
+        inner = node
+        while isinstance(inner, ast.Attribute | ast.Call):
+            inner = inner.func if isinstance(inner, ast.Call) else inner.value
+        if not isinstance(inner, ast.Name) or not holds_tensor(self.namespace.get(inner.id)):
+            return None
+        try:
+            value = eval(compile(ast.Expression(node), "<operand>", "eval"), dict(self.namespace))
+        except Exception:  # it may be what raised
+            return None
+        return tuple(value.shape) if isinstance(value, Tensor) else None
+
     def holds_no_tensor(self, node: ast.AST) -> bool:
         """Tell whether a node is a plain name, of something that is no floating-point tensor."""
         return isinstance(node, ast.Name) and not holds_tensor(self.namespace.get(node.id))
@@ -179,7 +192,8 @@ def places_of(node: ast.AST, role: Role = "value") -> Iterator[Place]:
     """Yield every expression within a node, the outer before the inner."""
     for slot, value in ast.iter_fields(node):
         if slot == "targets" or (slot == "target" and not isinstance(node, ast.For)):
-            for part in ast.walk(value) if isinstance(value, ast.AST) else ():
+            targets = value if isinstance(value, list) else [value]
+            for part in (n for target in targets for n in ast.walk(target)):
                 if isinstance(part, ast.Subscript):
                     yield Place(part, "slice", None, part.slice, "index")
                     yield from places_of(part.slice, "index")

@@ -61,6 +61,7 @@ from backhand.checking.mistakes.upstreams import (
     another_gradient,
     another_point,
     another_upstream,
+    besides_a_branch,
     extra_factor,
     handed_on,
     overwritten,
@@ -234,6 +235,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # the statements
     mends("a small edit", by_edit),
     mends("a constant factor within the line", by_constant),
+    predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
     predicts("a sum too many", overreduced),
     # what is left

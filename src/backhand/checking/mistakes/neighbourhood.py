@@ -57,6 +57,7 @@ class Scene:
         given: the tensors whose gradient the user gives.
         gradient_names: tensor name to gradient name, for messages.
         summands: the size of the terms that are added up to the gradient.
+        left_out: consumers whose branch is taken to be missing.
     """
 
     trace: Trace
@@ -67,6 +68,7 @@ class Scene:
     given: frozenset[str]
     gradient_names: dict[str, str]
     summands: float = 0.0
+    left_out: frozenset[str] = frozenset()
     _contributions: dict[tuple[str, ...], dict[str, Tensor]] = field(default_factory=dict, init=False)
 
     @property
@@ -96,7 +98,7 @@ class Scene:
     @cached_property
     def consumers(self) -> list[str]:
         """Named tensors made directly from this one, one name for each."""
-        return self._distinct(self.trace.consumers(self.name))
+        return [c for c in self._distinct(self.trace.consumers(self.name)) if c not in self.left_out]
 
     @cached_property
     def frontier(self) -> list[str]:
@@ -150,6 +152,11 @@ class Scene:
     def parts(self) -> dict[str, Tensor]:
         """What arrives through each direct consumer alone."""
         return self.contributions(self.consumers)
+
+    def without(self, consumer: str) -> "Scene":
+        """Return the scene in which the branch through one consumer is no part of what is expected."""
+        expected = self.expected - self.parts[consumer]
+        return replace(self, expected=expected, left_out=self.left_out | {consumer})
 
     def through(
         self, consumer: str, upstream: Tensor, stops: Sequence[str] | None = None, step: Step = step

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from backhand.checking.mistakes.axes import (
     axes_of_size_one,
+    keepdims,
     other_axes,
+    products,
     shapes,
     slices,
     sums,
@@ -282,8 +284,10 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _copies,
     _signs,
+    keepdims,
     other_axes,
     transposes,
+    products,
     slices,
     _methods,
     _complements,
@@ -303,4 +307,4 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _missing_terms,
 )
 # Of which two may stand in one line.
-FEW: tuple[Rule, ...] = (_signs, other_axes, transposes, _numbers, _complements)
+FEW: tuple[Rule, ...] = (_signs, keepdims, other_axes, transposes, products, _numbers, _complements)

@@ -1,11 +1,13 @@
 """Explain a gradient by putting another tensor in a right one's place: a wrong upstream, a wrong point."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from backhand.checking.mistakes.branches import OF, whole_factor
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Saved, Scene
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
@@ -90,7 +92,7 @@ def _at(scene: Scene, consumer: str, right: Tensor, label: str, own: Tensor, pre
         words = f"the factor {expected or 'of the local derivative'} is missing"
         factor = scene.values.get(expected or "")
         if factor is not None and not (fits(factor, own) and scene.same(own, predicted * factor)):
-            words = f"what the derivative of {consumer} makes of {expected} is missing"  # a power of it, say
+            words = f"of the derivative of {consumer}, what depends on {expected} is missing"  # a power, say
         return Finding("wrong_point", detail, words)
     kind = "transposed" if label.endswith(".T") and label[:-2] == expected else "wrong_point"
     words = f"the derivative is evaluated at {label}, not at {expected or 'the right tensor'}"
@@ -139,6 +141,20 @@ def _parts(scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
         for c, own in scene.parts.items():
             parts[f" (in the branch through {c})"] = (scene.value - (scene.expected - own), own)
     return parts
+
+
+def besides_a_branch(scene: Scene) -> Finding | None:
+    """Find a branch that is missing and, in what is there, another slip."""
+    if not 1 < len(scene.consumers) <= OF:
+        return None
+    for consumer, part in scene.parts.items():
+        rest = scene.without(consumer) if bool(part.any()) else None
+        for finder in (whole_factor, another_upstream, handed_on, another_point) if rest else ():
+            found = finder(rest)
+            if found is not None:
+                words = f"the branch through {consumer} is missing, and in what is there {found.words}"
+                return replace(found, kind="missing_branch", words=words)
+    return None
 
 
 def another_gradient(scene: Scene) -> Finding | None:

@@ -16,6 +16,7 @@ HINTS = {
     "overreduced": "Sum only over the axes along which the forward broadcast.",
     "shape": "A gradient has exactly the shape of its tensor: look at keepdim, view and expand.",
     "transposed": "Write the shapes of both factors next to the product; only one order of them fits.",
+    "product": "`*` multiplies element by element, `@` rows by columns: what does the forward line do?",
     "wrong_upstream": "The upstream gradient is that of the tensor that the forward line makes.",
     "wrong_point": "Look at which tensor the forward line was applied to, and which one it made.",
     "swapped": "The two gradients have each other's value: are their names exchanged?",
