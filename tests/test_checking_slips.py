@@ -238,7 +238,7 @@ def test_a_slip_in_a_script_is_named(
 def test_a_line_that_raises_in_a_loop_is_blamed_alone_though_its_gradient_lies_in_a_list() -> None:
     start = "dhs = [torch.zeros_like(h) for h in hs]", "dhs = [None] * len(hs)"
     report = backhand.check(altered(rnn, start), stress=False, draws=1)
-    assert {row.name for row in report.culprits} == {"hs[0]", "hs[1]", "hs[2]", "hs[3]"}
+    assert [row.name for row in report.culprits] == ["hs[3]"]
     assert "the line raises TypeError" in report["hs[3]"].mistake.message
 
 
@@ -294,7 +294,6 @@ def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pyte
     began = time.process_time()
     report = backhand.check(odd, stress=False, draws=1)
     assert time.process_time() - began < 6
-    assert len(report.culprits) > 4
     assert {row.mistake.kind for row in report.culprits} == {"unexplained"}
     monkeypatch.setattr("backhand.checking.mistakes.workbench.TRIES", 0)
     given_up = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
@@ -369,8 +368,8 @@ def inputs(generator):
     [
         ("inner = d_zs[t] * zs[t] * (1 - zs[t])", "inner = d_zs[t] * zs[t] * -zs[t]", ["W"], "wrong_point",
          "in `inner = d_zs[t] * zs[t] * -zs[t]`, `-zs[t]` stands where `1 - zs[t]` belongs"),
-        ("d_hs[t + 1] * (1 - zs[t])", "d_hs[t + 1] * zs[t]", ["hs[0]", "hs[1]", "hs[2]"], "wrong_point",
-         "the derivative is evaluated at zs["),
+        ("d_hs[t + 1] * (1 - zs[t])", "d_hs[t + 1] * zs[t]", ["hs[2]"], "wrong_point",
+         "`zs[t]` stands where `1 - zs[t]` belongs"),
         ("d_zs[t] * zs[t] *", "d_zs[t] * (1 - zs[t]) *", ["W"], "wrong_point",
          "`1 - zs[t]` stands where `zs[t]` belongs"),
         ("inner = d_zs[t] * zs[t] * (1 - zs[t])", "inner = d_zs[t] * zs[t]", ["W"], "wrong_point",

@@ -202,17 +202,14 @@ def bench(
     json: Json = False,
 ) -> None:
     """Time every engine beside the lecture's loop, torch.compile and JAX."""
-    from .benching import bench
-    from .benching.plotting import plot_bench
-    from .language.saving import write_atomically
+    import backhand
+
     from .rendering.bench_tables import bench_tables
 
     log = Console(stderr=True)
-    report = bench(
-        words=words, rounds=rounds, seconds=seconds, watch=lambda text: log.print(text, style="dim")
+    report = backhand.bench(
+        words=words, rounds=rounds, seconds=seconds, png=png, watch=lambda text: log.print(text, style="dim")
     )
-    if png is not None:
-        write_atomically(png, plot_bench(report))
     if json:
         show_json(report.to_dict())
     else:

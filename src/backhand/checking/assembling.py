@@ -8,9 +8,9 @@ import torch
 
 from backhand.checking.figures import figures
 from backhand.checking.mistakes.hypotheses import name_mistakes
-from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
+from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
-from backhand.checking.running.program import Line
+from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
@@ -99,7 +99,8 @@ class _Table:
 
     @cached_property
     def _lives(self) -> Lives:
-        return recorded(self.chosen, self.draw)
+        known = self.judged[0].lives
+        return recorded(self.chosen, self.draw) if known is None else known
 
     def row(self, name: str) -> Row:
         """Return the row of one tensor."""
@@ -130,6 +131,13 @@ class _Table:
         source = self.chosen.backward_source
         if source is None or name not in self.names:
             return ()
+        fault = next((j.culprits[name].fault for j in self.judged if name in j.culprits), None)
+        if fault is not None:
+            own = source.line(fault.statement.lineno)
+            return (own, *(line for line in self._lines_of(name, source) if line != own))
+        return self._lines_of(name, source)
+
+    def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:
             variable = root(self.paths[name])
             if variable not in source.mentioned:

@@ -12,7 +12,7 @@ from backhand.checking.running.sandbox import threads_for, warned_once
 from backhand.checking.running.trials import Draw, draw, is_finite, sets_of, unmatched
 from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
 from backhand.checking.stressing import stress_pass, untold
-from backhand.checking.verdicts.cancelling import Cancelling
+from backhand.checking.verdicts.cancelling import with_cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
 from backhand.errors import CheckError, in_short
 
@@ -111,9 +111,10 @@ def _in_float64(
             continue
         if dtype is None:
             notes.append("The code does not run in float64, so the verdict was made in its own precision.")
-        judged, count = [judge(chosen, first)], 1
-        if chosen.backward_source is not None and not judged[0].culprits and first.error is None:
-            Cancelling(chosen, judged[0]).look()
+        judgement, count = judge(chosen, first), 1
+        if chosen.backward_source is not None and not judgement.culprits and first.error is None:
+            judgement = with_cancelling(chosen, judgement)
+        judged = [judgement]
         if not is_finite(first):
             notes.append("The forward or autograd's own gradients are not finite for the given inputs.")
         for i, values in enumerate(drawn[1:], start=1):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import as_gradient, flatten
@@ -169,18 +170,12 @@ def _same(sizes: Mapping[str, float], name: str, a: Tensor, b: Tensor) -> bool:
     return close(a, b, 10 * max(size, sizes.get(name, 0.0)))
 
 
-HINTS = {
-    "ignores_upstream": "A backward is linear in the gradient that arrives: every term holds it once.",
-    "layout": "Use strides, or call contiguous() first; reshape instead of view.",
-    "modifies_input": "Write into a new tensor, or into a clone.",
-    "nondeterministic": "Look for uninitialised memory (empty), races and random numbers.",
-    "untold": "Choose inputs whose gradients stand out of the rounding, or let the code run in float64.",
-    "dtype": "Compute in float32 or better and cast once, at the end, to the tensor's own dtype.",
-}
+# What makes a tolerance useless is the choice of inputs, not the kernel: a hint of its own.
+UNTOLD = "Choose inputs whose gradients stand out of the rounding, or let the code run in float64."
 
 
 def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") -> Mistake:
-    return Mistake(kind, message, hint or HINTS[kind], detail)
+    return Mistake(kind, message, hint or KINDS[kind].hint, detail)
 
 
 def stress_pass(chosen: Pass, shown: Draw, judged: Sequence[Judgement]) -> tuple[Mistake, ...]:
@@ -220,7 +215,7 @@ def untold(judgement: Judgement, zero: Collection[str]) -> list[Mistake]:
         return []
     gradients = [judgement.draw.matched[n] for n in bad]
     message = f"{listed(gradients)}: with this tolerance zeros or the double would pass as well."
-    return [_mistake("dtype", message, {"gradients": gradients}, HINTS["untold"])]
+    return [_mistake("dtype", message, {"gradients": gradients}, UNTOLD)]
 
 
 def wrong_dtypes(drawn: Draw) -> list[Mistake]:

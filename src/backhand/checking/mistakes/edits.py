@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.names import flatten
-from backhand.checking.running.program import writes_surely
+from backhand.checking.running.statements import writes_surely
 
 Role = Literal["value", "exponent", "index", "axis"]
 VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript  # expressions that may be a tensor

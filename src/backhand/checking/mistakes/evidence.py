@@ -8,8 +8,9 @@ from functools import cached_property, partial
 from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
 from backhand.checking.running.names import root
-from backhand.checking.running.program import assigned, numbers_in, reads, simple_statements, writes_surely
+from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import fit_shape
 from backhand.checking.verdicts.localising import Culprit, Judgement
@@ -107,15 +108,31 @@ class Case:
         benches = [b for j in self.judged if (b := _bench(j, self.name)) is not None]
         if not benches or any(j.repair is None or self.name not in j.repair.observed for j in self.judged):
             return None
-        path, trace, forward = self.paths[self.name], self.first.draw.trace, self.chosen.forward_source
+        path, trace = self.paths[self.name], self.first.draw.trace
         also = [self.raised[0]] if self.raised is not None else []
         gradients = {where: tensor for tensor, where in self.paths.items()}
         gradients |= {f"d{output}": output for output in trace.outputs}
-        numbers = {v for v in trace.values.values() if isinstance(v, float)}
-        numbers |= numbers_in(forward.statements) if forward is not None else set()
         part = slice_of(source, path, [*seen.statements, *also], gradients)
         part = with_helpers(part, source, benches[0].namespace)
-        return Program.of(part, path, benches, gradients, numbers)
+        return Program.of(part, path, benches, gradients, numbers_of(self))
+
+    @cached_property
+    def at_fault(self) -> Program | None:
+        """The one statement that is at fault, if it is known, with some of its turns to try an edit on."""
+        fault = self.culprit.fault
+        if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
+            return None
+        statement, variable = fault.statement, fault.variable
+        if not variable:  # it adds its value to something, or puts it there
+            variable = "__value__"
+            target = ast.Name(variable, ast.Store())
+            put = ast.Assign([target], statement.value)
+            statement = ast.fix_missing_locations(ast.copy_location(put, statement))
+        alone = len(fault.benches) == 1 and self.name in self.first.draw.trace.tensors
+        known = partial(derived, scene_of(self.first, self.name)) if alone else tuple
+        benches = [Bench(b.namespace, b.expected, known=known) for b in fault.benches]
+        gradients = {where: tensor for tensor, where in self.paths.items()}
+        return Program.of([statement], variable, benches, gradients, numbers_of(self))
 
     @cached_property
     def is_assigned_twice(self) -> bool:
@@ -133,6 +150,13 @@ def _times_begun(statements: Sequence[ast.stmt], variable: str) -> int:
             if variable in assigned(s) and variable not in reads(s):
                 count += 2 if looped else 1
     return count
+
+
+def numbers_of(case: Case) -> set[float]:
+    """Return the fractions with which the forward computes."""
+    values, forward = case.first.draw.trace.values, case.chosen.forward_source
+    numbers = {v for v in values.values() if isinstance(v, float)}
+    return numbers | (numbers_in(forward.statements) if forward is not None else set())
 
 
 def _bench(judgement: Judgement, name: str) -> Bench | None:
@@ -177,7 +201,7 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         name=name,
         value=value,
         expected=culprit.expected,
-        handed=culprit.handed,
+        handed=dict(culprit.handed),
         given=frozenset(given),
         gradient_names=draw.matched,
         summands=culprit.summands,

@@ -9,7 +9,7 @@ from torch import Tensor
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.names import nearest
-from backhand.checking.running.program import assigned
+from backhand.checking.running.statements import assigned
 from backhand.checking.verdicts.comparing import close
 from backhand.errors import in_short
 

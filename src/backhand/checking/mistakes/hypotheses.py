@@ -5,6 +5,7 @@ into the right one; or it *mends* the user's statements, which then give the rig
 so on every draw. A new mistake is a row of the table.
 """
 
+import ast
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +71,7 @@ from backhand.checking.mistakes.wording import in_words
 from backhand.checking.mistakes.workbench import Budget, Program
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -173,6 +175,27 @@ def mends(
     return Hypothesis(name, asked, lambda case: case.program is not None and when(case))
 
 
+def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypothesis:
+    """Return a hypothesis that mends the one statement at fault, where that is known: cheap, and exact."""
+
+    def asked(case: Case, budget: Budget) -> Mended:
+        fault = case.culprit.fault
+        if case.at_fault is None or fault is None:
+            return None, budget
+        found, budget = mender(case.at_fault, budget)
+        if found is not None and root(case.paths.get(case.name, "")) not in writes_surely(fault.statement):
+            line = ast.unparse(fault.statement).splitlines()[0]
+            found = replace(found, words=f"in `{line}`, {found.words}")
+        return found, budget
+
+    return Hypothesis(name, asked, lambda case: case.at_fault is not None)
+
+
+def _is_not_pinned(case: Case) -> bool:
+    """Tell whether the statement at fault is not known: all that make the gradient are to be looked at."""
+    return case.at_fault is None
+
+
 def _has_wrong_shape(case: Case) -> bool:
     return bool(case.scenes) and not case.scenes[0].has_its_shape
 
@@ -222,6 +245,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch with the opposite sign", branch_negated, also=True),
     predicts("a branch times a factor", branches_scaled),
     predicts("a branch of an unnamed gradient", branches_above),
+    mends_fault("a small edit", by_edit),
     predicts("a transpose", transposed, also=True),
     predicts("repeated indices", overwritten),
     predicts("a block that is left out", cut_short),
@@ -234,14 +258,16 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a guard against infinities", finite_by_a_guard),
     # the statements
     mends("a small edit", by_edit),
-    mends("a constant factor within the line", by_constant),
+    mends("a constant factor within the line", by_constant, _is_not_pinned),
+    mends_fault("a constant factor within the line", by_constant),
     predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
     predicts("a sum too many", overreduced),
     # what is left
     tells("shared memory", shares_its_memory),
     predicts("a term that couples elements", coupling),
-    mends("two small edits of one line", by_two_edits),
+    mends("two small edits of one line", by_two_edits, _is_not_pinned),
+    mends_fault("two small edits of one line", by_two_edits),
     tells("an upstream gradient that is not read", upstream_not_read),
     predicts("some rows only", partly),
     predicts("values in other places", rearranged),

@@ -148,8 +148,10 @@ def besides_a_branch(scene: Scene) -> Finding | None:
     if not 1 < len(scene.consumers) <= OF:
         return None
     for consumer, part in scene.parts.items():
-        rest = scene.without(consumer) if bool(part.any()) else None
-        for finder in (whole_factor, another_upstream, handed_on, another_point) if rest else ():
+        if not bool(part.any()):
+            continue
+        rest = scene.without(consumer)
+        for finder in (whole_factor, another_upstream, handed_on, another_point):
             found = finder(rest)
             if found is not None:
                 words = f"the branch through {consumer} is missing, and in what is there {found.words}"

@@ -2,31 +2,11 @@
 
 from torch import Tensor
 
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case, names_read
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
 from backhand.checking.verdicts.comparing import close, differences, elements
-
-HINTS = {
-    "missing_branch": "A tensor that is used more than once receives the sum of what each use sends back.",
-    "repeated_branch": "Each use of a tensor sends its gradient back once.",
-    "sign": "Look at the minus signs of the forward line, and at each derivative's own sign.",
-    "scale": "Look for a mean's division, Bessel's n - 1 and the factor that a power brings down.",
-    "unreduced": "Where the forward broadcast a tensor, its gradient is summed over those axes.",
-    "overreduced": "Sum only over the axes along which the forward broadcast.",
-    "shape": "A gradient has exactly the shape of its tensor: look at keepdim, view and expand.",
-    "transposed": "Write the shapes of both factors next to the product; only one order of them fits.",
-    "product": "`*` multiplies element by element, `@` rows by columns: what does the forward line do?",
-    "wrong_upstream": "The upstream gradient is that of the tensor that the forward line makes.",
-    "wrong_point": "Look at which tensor the forward line was applied to, and which one it made.",
-    "swapped": "The two gradients have each other's value: are their names exchanged?",
-    "overwritten": "Several gradients arrive in one place: they accumulate, the last one does not win.",
-    "aliased": "Two names for one tensor: a change through one changes both. Where does it need a copy?",
-    "partial": "Look at the bounds of slices and loops, and at the last block.",
-    "zero": "Nothing arrives here: is the gradient assigned at all?",
-    "nonfinite": "Look for a division by zero, a logarithm of zero or an exp that overflows.",
-    "unexplained": "Check this line with small tensors; report.explain(name) shows the rule.",
-}
 
 
 def in_words(case: Case, found: Finding) -> Mistake:
@@ -34,7 +14,7 @@ def in_words(case: Case, found: Finding) -> Mistake:
     return Mistake(
         kind=found.kind,
         message=f"{case.gradient}: {found.words}.{_numbers(case)}{_balanced(case)}",
-        hint=found.hint or HINTS.get(found.kind, ""),
+        hint=found.hint or KINDS[found.kind].hint,
         detail=found.detail,
         also=f"Another explanation: {found.also}." if found.also else "",
     )

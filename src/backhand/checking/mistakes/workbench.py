@@ -20,13 +20,11 @@ from torch import Tensor
 from backhand.checking.mistakes.branches import EXACT, constant_ratio
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import Derived
-from backhand.checking.running.executing import Namespace
 from backhand.checking.running.names import as_gradient, flatten, root
-from backhand.checking.running.program import (
-    Source,
+from backhand.checking.running.program import Namespace, Source, definition_of
+from backhand.checking.running.statements import (
     assigned,
     begins_anew,
-    definition_of,
     reads,
     simple_statements,
     writes_surely,
@@ -37,7 +35,7 @@ UNKNOWN = "__unknown__"  # a factor to be found
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
 # tries come to an end first, unless the tensors are large.
 TRIES = 30_000
-SECONDS = 5.0
+SECONDS = 3.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import ast
 import copy
 from collections.abc import Iterable
 
-from backhand.checking.running.program import reads, writes_surely
+from backhand.checking.running.statements import reads, writes_surely
 
 TELL, SEEN = "__tell__", "__seen__"
 PARTS = ("body", "orelse", "finalbody")

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import Namespace
+from backhand.checking.report import Unfinished
 from backhand.checking.running.opening import SEEN, TELL, Opened
-from backhand.checking.sources.scripts import Cells, Played, Unfinished
+from backhand.checking.running.program import Namespace
+from backhand.checking.sources.scripts import Cells, Played
 from backhand.errors import in_short
 
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import TypeGuard
 
 from backhand.checking.running.names import root
-from backhand.checking.running.program import (
-    Source,
+from backhand.checking.running.program import Source
+from backhand.checking.running.statements import (
     assigned,
     begins_anew,
     needs,

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 from backhand.checking.judging import check_resolved
 from backhand.checking.mistakes.finding import listed
-from backhand.checking.report import Mistake, Report, Row
+from backhand.checking.report import Mistake, Pictures, Report, Row, Sheet
 from backhand.checking.running.names import root
-from backhand.checking.running.program import writes_surely
 from backhand.checking.running.sandbox import warned_once
 from backhand.checking.running.slicing import reads_later, trains
-from backhand.checking.sheet import Pictures, Sheet
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.scripts import Chapter, Played, as_chapters
 from backhand.errors import CheckError
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from backhand.checking.judging import check
-from backhand.checking.report import Report
+from backhand.checking.report import Line, Report, Unfinished
 from backhand.checking.running.playing import play
-from backhand.checking.running.program import Line, writes_surely
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.exercises import check_played
 from backhand.checking.sources.kernels import check_function
 from backhand.checking.sources.notebooks import notebook_cells
-from backhand.checking.sources.scripts import Cells, Unfinished
+from backhand.checking.sources.scripts import Cells
 from backhand.errors import CheckError, in_short
 
 
@@ -40,6 +40,14 @@ def check_file(
 
     Raises:
         CheckError: the file cannot be read or run, or holds nothing to check.
+
+    >>> import tempfile
+    >>> script = Path(tempfile.mkdtemp()) / "script.py"
+    >>> code = "x = torch.randn(4, requires_grad=True)", "loss = x.square().sum()", "dx = x"
+    >>> _ = script.write_text("\\n".join(("import torch", *code)))
+    >>> report = check_file(script)
+    >>> report["x"].mistake.kind, report["x"].lines[0].number
+    ('scale', 4)
     """
     if path is None:
         from backhand.passes import mlp_chunked
@@ -146,7 +154,7 @@ def _check_cells(
         parsed.append((label, tree.body))
     kept = tuple(starts) if path.suffix == ".ipynb" else ()
     statements = tuple(s for _, body in parsed for s in body)
-    source = Cells(statements, tuple(lines), 1, str(path), frozenset(), kept)
+    source = Cells(statements, tuple(lines), 1, str(path), starts=kept)
     played = play(source, parsed, path.resolve().parent, loss, time_limit)
     played.notes[:0] = notes
     played.unfinished[:0] = unread

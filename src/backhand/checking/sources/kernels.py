@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from backhand.checking.figures import Figures, figures
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.hypotheses import name_mistake
 from backhand.checking.mistakes.reading import mixing
 from backhand.checking.mistakes.wording import in_words
-from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
+from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.precision import lowest
-from backhand.checking.running.program import Line
 from backhand.checking.running.sandbox import threads_for, warned_once
 from backhand.checking.running.trials import Draw, sets_of
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.calling import Subject, gradients
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.stressing import HINTS, Probe, stress, untold
+from backhand.checking.stressing import Probe, stress, untold
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement, blame, compared, vacuity
 from backhand.checking.verdicts.rounding import Summands
@@ -61,6 +61,16 @@ def check_function(
 
     Raises:
         CheckError: the function raises, or gives another output than the reference.
+
+    >>> class Double(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         return 2 * x
+    ...     @staticmethod
+    ...     def backward(ctx, dy):
+    ...         return dy
+    >>> check_function(Double, lambda x: 2 * x, {"x": torch.randn(4)})["x"].mistake.kind
+    'scale'
     """
     subject = Subject(fn, reference)
     drawn = sets_of(inputs, subject.named, draws, seed)
@@ -136,12 +146,12 @@ def _judge(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | Non
     draw = _draw(subject, values, dtype, seed)
     traced, summands = draw.trace, Summands(draw)
     right = dict.fromkeys(draw.matched, False) | compared(draw, summands)
-    judgement = Judgement(draw, right, summands.vacuous(), summands)
-    for name in draw.matched:
-        if not right[name]:
-            value, expected = draw.user.get(name), traced.gradients[name]
-            judgement.culprits[name] = blame(name, value, expected, traced.gradients, summands[name])
-    return judgement
+    culprits = {
+        name: blame(name, draw.user.get(name), traced.gradients[name], traced.gradients, summands[name])
+        for name in draw.matched
+        if not right[name]
+    }
+    return Judgement(draw, right, summands.vacuous(), summands, culprits)
 
 
 def _draw(subject: Subject, values: Mapping[str, Any], dtype: torch.dtype | None, seed: int) -> Draw:
@@ -205,7 +215,7 @@ def _coarse(truth: Draw, shown: Draw, wrong: set[str]) -> list[Mistake]:
         if error > allowed and error < float("inf"):
             times = BUDGET * error / allowed
             message = f"d{name} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
-            found.append(Mistake("dtype", message, HINTS["dtype"], {"multiple": times}))
+            found.append(Mistake("dtype", message, KINDS["dtype"].hint, {"multiple": times}))
     return found
 
 
@@ -259,7 +269,7 @@ def _mistake(subject: Subject, name: str, wrong: Sequence[Judgement], failures: 
         message = (
             f"d{name}: right to a relative {relative:.1g} only, as if part of it were computed coarsely."
         )
-        return Mistake("dtype", message, HINTS["dtype"], {"relative": relative})
+        return Mistake("dtype", message, KINDS["dtype"].hint, {"relative": relative})
     given, upstream, own, right = _probes(subject, wrong[0])
     for arriving in upstream if not failures else ():
         if given[arriving].shape == culprit.expected.shape:

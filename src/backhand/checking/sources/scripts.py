@@ -8,24 +8,20 @@ other values, statement by statement.
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
+from functools import cached_property
+from traceback import walk_tb
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import Execution, Namespace
+from backhand.checking.report import Line, Unfinished
 from backhand.checking.running.precision import converted
-from backhand.checking.running.program import (
-    Line,
-    Source,
-    needs,
-    reads,
-    simple_statements,
-    writes,
-    writes_surely,
-)
+from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
+from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
@@ -56,15 +52,6 @@ class Loss:
 
     statement: ast.stmt
     values: Namespace
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A cell, or with an empty name the whole script, that ended in an exception."""
-
-    cell: str
-    error: str
-    line: Line
 
 
 @dataclass
@@ -119,8 +106,16 @@ class Statements:
     def __call__(self, **given: Any) -> dict[str, Any]:
         """Run them and return what they assigned."""
         namespace = self.scope(given)
-        Execution(self.source, namespace, go_on=False).run()
+        try:
+            exec(self._code, namespace)
+        except Exception as error:  # the user's code may raise anything
+            lines = [n for f, n in walk_tb(error.__traceback__) if f.f_code is self._code]
+            raise StatementError(error, namespace, lines[0] if lines else 0) from error
         return {k: namespace[k] for k in self.names if k in namespace}
+
+    @cached_property
+    def _code(self) -> CodeType:
+        return compile(ast.Module(list(self.source.statements), []), self.source.file or "<cell>", "exec")
 
     def scope(self, given: Mapping[str, Any]) -> Namespace:
         """Return the variables at the beginning."""
@@ -244,7 +239,9 @@ def _pass(
 
 def _source(whole: Cells, statements: Sequence[ast.stmt]) -> Cells:
     names = frozenset(n for s in simple_statements(list(statements)) for n in writes_surely(s))
-    return Cells(tuple(statements), whole.lines, whole.first, whole.file, names, whole.starts)
+    return Cells(
+        tuple(statements), whole.lines, whole.first, whole.file, local_names=names, starts=whole.starts
+    )
 
 
 def _until_training(statements: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:

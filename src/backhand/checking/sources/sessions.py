@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.running.program import begins_anew, reads, writes_surely
 from backhand.checking.running.slicing import is_definition, trains
+from backhand.checking.running.statements import begins_anew, reads, writes_surely
 from backhand.checking.sources.notebooks import as_python
 from backhand.checking.sources.scripts import Cells, Played
 
