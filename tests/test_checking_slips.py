@@ -332,7 +332,7 @@ def backward(C, Xb, emb):
     inputs = {"C": torch.randn(5, 3), "Xb": torch.tensor([0, 2, 2, 4])}
     (culprit,) = backhand.check(from_text(text), inputs=inputs).culprits
     assert (culprit.name, culprit.mistake.kind) == ("C", "repeated_branch")
-    assert culprit.mistake.message.startswith("dC: the term `torch.ones_like(C)` is one too many.")
+    assert culprit.mistake.message.startswith("dC: the term `torch.ones_like(C)` is one too many")
 
 
 OVER_TIME = """

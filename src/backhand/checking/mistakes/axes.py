@@ -11,6 +11,7 @@ from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
 KEEPING = {*REDUCTIONS, "max", "min", "amax", "amin", "argmax", "argmin", "prod", "norm", "var", "std"}
+FLATTENING = {"flatten", "ravel", "view", "reshape"}
 NO_SHAPES = {"expected": None, "got": None}
 
 
@@ -103,6 +104,12 @@ def slices(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.Slice(None, None, node.step), edit
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         yield node.value, edit
+        flat = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(flat, ast.Attribute) and flat.attr in FLATTENING:
+            words = (
+                f"`{ast.unparse(node)}` is one element of {ast.unparse(flat.value)}, where all of it belongs"
+            )
+            yield flat.value, Finding("ignores_upstream", {"gradients": []}, words)
 
 
 def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:

@@ -112,11 +112,8 @@ class Scope:
         return isinstance(value, Tensor) and bool((value == 1).all())
 
     def shape_of(self, node: ast.expr) -> tuple[int, ...] | None:
-        """Return the shape of a name's tensor, perhaps a transpose of it; None for anything else."""
-        inner = node
-        while isinstance(inner, ast.Attribute | ast.Call):
-            inner = inner.func if isinstance(inner, ast.Call) else inner.value
-        if not isinstance(inner, ast.Name) or not holds_tensor(self.namespace.get(inner.id)):
+        """Return the shape of a product's side; None where it calls a function, which may do anything."""
+        if any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) for n in ast.walk(node)):
             return None
         try:
             value = eval(compile(ast.Expression(node), "<operand>", "eval"), dict(self.namespace))

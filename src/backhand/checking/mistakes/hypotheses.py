@@ -45,6 +45,7 @@ from backhand.checking.mistakes.mending import (
     by_constant,
     by_dropped_term,
     by_edit,
+    by_edit_and_factor,
     by_other_upstream,
     by_two_edits,
 )
@@ -266,6 +267,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # what is left
     tells("shared memory", shares_its_memory),
     predicts("a term that couples elements", coupling),
+    mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
+    mends_fault("a small edit and a factor", by_edit_and_factor),
     mends("two small edits of one line", by_two_edits, _is_not_pinned),
     mends_fault("two small edits of one line", by_two_edits),
     tells("an upstream gradient that is not read", upstream_not_read),

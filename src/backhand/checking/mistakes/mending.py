@@ -17,6 +17,7 @@ from backhand.checking.mistakes.edits import (
 )
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.slips import (
+    BESIDE,
     FEW,
     OF_WHAT_IS_MISSING,
     OF_WHAT_IS_THERE,
@@ -157,6 +158,26 @@ def _off_by(k: float, text: str) -> Finding:
     return Finding("scale", {"factor": 1 / k, "guess": ""}, words)
 
 
+def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
+    """Find an edit after which the value is right but for a constant factor: two slips in one line."""
+    if program.is_right:
+        return None, budget
+    for statement in program.own:
+        focus = Focus.on(program, statement)
+        for edit in edits_of(statement, focus.scope, OF_WHAT_IS_THERE):
+            if budget.is_spent:
+                return None, budget
+            budget = budget.less(focus.cost)
+            with edit.made():
+                k = focus.factor()
+            if k is not None:
+                words = (
+                    f"two slips in one line: {edit.mends.words}, and it is {k:.6g} times what it should be"
+                )
+                return _told(program, statement, replace(edit.mends, words=words), budget)
+    return None, budget
+
+
 def by_two_edits(program: Program, budget: Budget) -> Mended:
     """Find two slips in one statement, of the kinds that are made most often."""
     if program.is_right:
@@ -166,7 +187,7 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
         focus = Focus.on(program, statement)
         for first in edits_of(statement, focus.scope, FEW):
             with first.made():
-                second, after = focus.first_right(edits_of(statement, focus.scope, FEW), left)
+                second, after = focus.first_right(edits_of(statement, focus.scope, BESIDE), left)
             budget, left = budget.less(left.tries - after.tries), after
             if second is not None:
                 words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"

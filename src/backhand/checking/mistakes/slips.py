@@ -255,6 +255,32 @@ def _copies(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.Call(copied, [], []), Finding("aliased", {"with": ""}, words)
 
 
+LOW = {"half", "bfloat16", "float"}
+
+
+def _precisions(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield what is computed in the precision that it came in, not in a lower one."""
+    node = place.node
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    text = ast.unparse(node)
+    if node.func.attr in LOW and not node.args:
+        yield node.func.value, Finding("dtype", {}, f"`{text}` computes in a lower precision")
+    elif any(k.arg == "dtype" for k in node.keywords):
+        rest = [k for k in node.keywords if k.arg != "dtype"]
+        yield ast.Call(node.func, node.args, rest), Finding("dtype", {}, f"`{text}` has another precision")
+
+
+def _beginnings(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield zeros where a sum begins with ones."""
+    node = place.node
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "ones" in node.func.attr:
+        zeros = ast.Attribute(node.func.value, node.func.attr.replace("ones", "zeros"), ast.Load())
+        words = f"the term `{ast.unparse(node)}` is one too many"
+        mended = Finding("repeated_branch", {"branches": []}, f"{words}: it begins with ones, not zeros")
+        yield ast.Call(zeros, node.args, node.keywords), mended
+
+
 ACCUMULATING = {"copy_": "add_", "scatter_": "scatter_add_", "index_copy_": "index_add_"}
 
 
@@ -289,6 +315,8 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     transposes,
     products,
     slices,
+    _precisions,
+    _beginnings,
     _methods,
     _complements,
     _numbers,
@@ -306,5 +334,6 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     sums,
     _missing_terms,
 )
-# Of which two may stand in one line.
+# Of which two may stand in one line; beside one of them, another name.
 FEW: tuple[Rule, ...] = (_signs, keepdims, other_axes, transposes, products, _numbers, _complements)
+BESIDE: tuple[Rule, ...] = (*FEW, _names)

@@ -248,6 +248,21 @@ class Focus:
                     return edit, budget
         return None, budget
 
+    def factor(self) -> float | None:
+        """Return by what constant the value is off, the same on every bench; None if it is by more."""
+        found: float | None = None
+        for i, bench in enumerate(self.program.benches):
+            value = self.value(i)
+            if value is None or value.shape != bench.expected.shape or value.numel() < 2:
+                return None
+            k = constant_ratio(value, bench.expected)
+            if not k or (found is not None and abs(k - found) > EXACT * abs(found)):
+                return None
+            if not close(value, k * bench.expected, abs(k) * bench.summands):
+                return None
+            found = k
+        return found
+
     def constant(self) -> float | None:
         """Return what UNKNOWN must be, from the values with 1 and with 2 there, if it holds everywhere."""
         expected = self.program.benches[0].expected
