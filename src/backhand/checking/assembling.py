@@ -131,11 +131,9 @@ class _Table:
         source = self.chosen.backward_source
         if source is None or name not in self.names:
             return ()
-        fault = next((j.culprits[name].fault for j in self.judged if name in j.culprits), None)
-        if fault is not None:
-            own = source.line(fault.statement.lineno)
-            return (own, *(line for line in self._lines_of(name, source) if line != own))
-        return self._lines_of(name, source)
+        faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
+        at_fault = [source.line(fault.target[0].lineno) for fault in faults]
+        return tuple(dict.fromkeys((*at_fault, *self._lines_of(name, source))))
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:

@@ -61,7 +61,7 @@ class Recorder(Watcher):
         """What was seen."""
         return {tensor: tuple(its) for tensor, its in self._lives.items()}
 
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a statement that raised, and so wrote nothing."""
         self._raised = statement
 

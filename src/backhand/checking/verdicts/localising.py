@@ -15,7 +15,7 @@ from backhand.checking.running.statements import reads
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
-from backhand.checking.verdicts.faults import Fault, faults
+from backhand.checking.verdicts.faults import Fault, explained
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
@@ -30,7 +30,7 @@ class Culprit:
         expected: what they should make.
         handed: the gradient that each tensor hands on.
         cancels: with the true upstream gradients the difference cancels; `handed` has others.
-        fault: the statement that made it wrong, where that is known.
+        faults: the statements that made it wrong, where they are known.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Culprit:
     shape_only: bool = False
     summands: float = 0.0
     cancels: bool = False
-    fault: Fault | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Judgement:
             are right only because a branch cancels.
         shared: gradients that are changed through another name by less than rounding.
         balanced: gradients that are right with a culprit's value, which is another tensor's gradient.
+        followers: gradients that are wrong because of the same statement as a culprit.
         lives: which statements write which gradient, if the backward was run to see that.
     """
 
@@ -70,6 +71,7 @@ class Judgement:
     lucky: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     shared: Mapping[str, Alias] = field(default_factory=dict)
     balanced: frozenset[str] = frozenset()
+    followers: frozenset[str] = frozenset()
     lives: Lives | None = None
 
 
@@ -181,7 +183,9 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
             culprits[name] = blame(name, value, handed[name], handed, summands.get(name, 0.0))
         shared = {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
         judgement = replace(judgement, repair=found, shared=shared, lives=lives)
-        culprits = _by_faults(chosen, judgement, culprits, first)
+        left = _by_faults(chosen, judgement, culprits, first)
+        judgement = replace(judgement, followers=frozenset(culprits) - frozenset(left))
+        culprits = left
     culprits |= _misdirected(judgement)
     if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
@@ -211,19 +215,18 @@ def _by_faults(
     On a later draw the statements are those of the first one.
     """
     if first is not None:
-        followers = {n for c in first.culprits.values() if c.fault is not None for n in c.fault.gradients[1:]}
-        kept = {n: c for n, c in culprits.items() if n not in followers}
-        return {n: replace(c, fault=_fault_of(first, n)) for n, c in (kept or culprits).items()}
+        kept = {n: c for n, c in culprits.items() if n not in first.followers}
+        return {n: replace(c, faults=_faults_of(first, n)) for n, c in (kept or culprits).items()}
     repaired, lives = judgement.repair, judgement.lives
     assert repaired is not None
     assert lives is not None
     if not any(_is_open(chosen, judgement, name) for name in culprits):
         return culprits
     is_right = rightness(judgement.draw, judgement.summands)
-    for fault in faults(chosen, judgement.draw, is_right, lives, repaired):
-        name, *followers = fault.gradients
+    for one in explained(chosen, judgement.draw, is_right, lives, repaired):
+        name, *followers = one.gradients
         culprits = {n: c for n, c in culprits.items() if n not in followers}
-        culprits[name] = replace(culprits[name], fault=fault)
+        culprits[name] = replace(culprits[name], faults=one.faults)
     return _one_a_loop(repaired, culprits)
 
 
@@ -234,9 +237,9 @@ def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Cul
     """
     first: dict[tuple[str, ast.stmt], str] = {}
     for name, seen in sorted(repaired.observed.items(), key=lambda item: item[1].step):
-        if name in culprits and culprits[name].fault is None and "[" in name and seen.statements:
+        if name in culprits and not culprits[name].faults and "[" in name and seen.statements:
             first.setdefault((root(name), seen.statements[-1]), name)
-    others = {n for n in culprits if "[" in n and culprits[n].fault is None} - set(first.values())
+    others = {n for n in culprits if "[" in n and not culprits[n].faults} - set(first.values())
     return {n: c for n, c in culprits.items() if n not in others}
 
 
@@ -254,8 +257,8 @@ def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     return bool(temporaries) or any(s not in source.statements for s in own)
 
 
-def _fault_of(judgement: Judgement, name: str) -> Fault | None:
-    return judgement.culprits[name].fault if name in judgement.culprits else None
+def _faults_of(judgement: Judgement, name: str) -> tuple[Fault, ...]:
+    return judgement.culprits[name].faults if name in judgement.culprits else ()
 
 
 def _misdirected(judgement: Judgement) -> dict[str, Culprit]:
