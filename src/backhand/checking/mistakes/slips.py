@@ -55,7 +55,8 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         squared = ast.BinOp(node.right, ast.Pow(), ast.Constant(2))
         others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
     elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
-        others = [_complement(node), ast.BinOp(node, ast.Mult(), _complement(node))]
+        squared = ast.BinOp(node, ast.Pow(), ast.Constant(2))
+        others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:
         return
     used = ast.unparse(node)
