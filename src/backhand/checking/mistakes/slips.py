@@ -54,6 +54,8 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_one(node.left):
         squared = ast.BinOp(node.right, ast.Pow(), ast.Constant(2))
         others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
+    elif (once := _times_its_complement(node)) is not None:
+        others = [_complement(ast.BinOp(once, ast.Pow(), ast.Constant(2))), once, _complement(once)]
     elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
         squared = ast.BinOp(node, ast.Pow(), ast.Constant(2))
         others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
@@ -69,6 +71,16 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield other, Finding("scale", {"factor": None, "guess": expected}, words)
         else:
             yield other, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
+def _times_its_complement(node: ast.expr) -> ast.expr | None:
+    """Return the x of `x * (1 - x)`; None where this is something else."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return None
+    right = node.right
+    if not isinstance(right, ast.BinOp) or not isinstance(right.op, ast.Sub) or not _is_one(right.left):
+        return None
+    return node.left if ast.dump(node.left) == ast.dump(right.right) else None
 
 
 def _complement(node: ast.expr) -> ast.expr:

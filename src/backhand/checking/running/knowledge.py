@@ -32,6 +32,8 @@ Kind = Literal["result", "operand", "part", "input"]
 CONSUMERS = 5
 # Gates that lie in one tensor are four at most; a batch is no part of this kind.
 PARTS = 4
+# No operation has more operands that play different parts.
+MANY = 3
 # Two tensors are taken for one if their random projections agree to this part; rounding is far below.
 ALIKE = 1e-9
 # Everything that autograd hands on is kept for a while: no more of it than fits a laptop (512 MB of float64).
@@ -62,13 +64,13 @@ class Known:
         label: what they are.
         values: the latest first.
         signatures: of the values, see `signature`.
-        of: the tensors of which they are the gradient, or a part of it.
+        turns: in which turn of the forward each was made, counted from 0.
     """
 
     label: Label
     values: tuple[Tensor, ...]
     signatures: tuple[float, ...]
-    of: frozenset[Any]
+    turns: tuple[int, ...]
 
     @property
     def shape(self) -> torch.Size:
@@ -80,6 +82,10 @@ class Known:
         if turn >= len(self.values) or self.values[turn].shape != shape:
             return False
         return alike(sign, self.signatures[turn], self.values[turn].numel())
+
+    def find(self, shape: torch.Size, sign: float) -> int | None:
+        """Return which of the values is a tensor with this shape and signature."""
+        return next((i for i in range(len(self.values)) if self.agrees(i, shape, sign)), None)
 
 
 def signature(tensor: Tensor) -> float:
@@ -167,26 +173,44 @@ class _Turns(Watcher):
         """Take note of a statement."""
         self.seen.append((get_sequence_nr(), statement))
 
-    def labelled(self, nodes: Iterable[Node]) -> dict[Node, tuple[ast.stmt | None, str, int]]:
-        """Return for each operation its statement, its name, and which of that name it is in one turn."""
-        found: dict[Node, tuple[ast.stmt | None, str, int]] = {}
+    def labelled(self, nodes: Iterable[Node]) -> "dict[Node, _Place]":
+        """Return where each operation stands."""
+        found: dict[Node, _Place] = {}
         count: collections.Counter[str] = collections.Counter()
+        turns: collections.Counter[ast.stmt] = collections.Counter()
         at = 0
         for node in nodes:
             while at < len(self.seen) and self.seen[at][0] <= node._sequence_nr():
+                turns[self.seen[at][1]] += 1
                 at += 1
                 count.clear()
             statement = self.seen[at][1] if at < len(self.seen) else None
-            found[node] = statement, node.name(), count[node.name()]
+            turn = turns[statement] if statement is not None else 0
+            found[node] = _Place(statement, node.name(), count[node.name()], turn)
             count[node.name()] += 1
         return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an operation stands: in which statement, which of its name in there, and in which turn."""
+
+    statement: ast.stmt | None
+    operation: str
+    number: int
+    turn: int
+
+    @property
+    def in_all_turns(self) -> tuple[ast.stmt | None, str, int]:
+        """What is the same in all turns."""
+        return self.statement, self.operation, self.number
 
 
 class _Found:
     """What the hooks saw."""
 
-    def __init__(self, labels: Mapping[Node, tuple[ast.stmt | None, str, int]]):
-        self.labels = labels
+    def __init__(self, places: Mapping[Node, _Place]):
+        self.places = places
         self.results: list[tuple[Node, int, Tensor]] = []
         self.operands: list[tuple[Node, int, Tensor]] = []
         self.sent: dict[Edge, list[tuple[Node, Tensor]]] = {}
@@ -205,35 +229,43 @@ class _Found:
 
     def sequences(self, inputs: Mapping[str, Tensor]) -> list[Known]:
         """Return what was seen, turn by turn, with the gradients of the inputs."""
-        found: dict[Any, list[tuple[int, Tensor]]] = {}
-        words: dict[Any, tuple[Label, Any]] = {}
+        found: dict[Any, list[_Seen]] = {}
+        labels: dict[Any, Label] = {}
 
-        def add(key: Any, label: Label, of: Any, age: int, value: Tensor) -> None:
-            found.setdefault(key, []).append((age, value))
-            words.setdefault(key, (label, of))
+        def add(key: Any, label: Label, seen: _Seen) -> None:
+            found.setdefault(key, []).append(seen)
+            labels.setdefault(key, label)
 
         for name, value in inputs.items():
-            add(("input", name), Label("input", name=name), name, 0, value)
+            add(("input", name), Label("input", name=name), _Seen(0, 0, value))
         for kind, seen in (("result", self.results), ("operand", self.operands)):
             for node, i, value in seen:
-                statement, operation, number = self.labels[node]
-                label = Label(kind, ((statement, operation),))  # type: ignore[arg-type]
-                of = self._of((node, i) if kind == "result" else node.next_functions[i])
-                add((kind, statement, operation, number, i), label, of, node._sequence_nr(), value)
-                # all of one name within a statement as well, for a forward whose loop is within an expression
-                add((kind, statement, operation, "all", i), label, of, node._sequence_nr(), value)
-        for edge, consumers in self.sent.items():
+                place = self.places[node]
+                label = Label(kind, ((place.statement, place.operation),))  # type: ignore[arg-type]
+                one = _Seen(node._sequence_nr(), place.turn, value)
+                add((kind, place.in_all_turns, i), label, one)
+                # all of one name within a statement as well, for a forward whose loop is in an expression;
+                # and all that is sent to the operands of a `stack`, for these are the turns of a loop
+                add((kind, place.statement, place.operation, "all", i), label, one)
+                if kind == "operand" and len(node.next_functions) > MANY:
+                    add((kind, place, "operands"), label, _Seen(i, i, value))
+        for consumers in self.sent.values():
             for some in _sums(consumers):
-                places = tuple(self.labels[node] for node, _ in some)
-                label = Label("part", tuple((statement, operation) for statement, operation, _ in places))
+                places = tuple(self.places[node] for node, _ in some)
+                label = Label("part", tuple((place.statement, place.operation) for place in places))
                 total = torch.stack([value for _, value in some]).sum(0)
-                add(("part", places), label, self._of(edge), some[0][0]._sequence_nr(), total)
-        return _each_once(found, words)
+                one = _Seen(some[0][0]._sequence_nr(), places[0].turn, total)
+                add(("part", tuple(place.in_all_turns for place in places)), label, one)
+        return _each_once(found, labels)
 
-    def _of(self, edge: tuple[Node | None, int]) -> Any:
-        """Return what stands for a tensor in all turns: the operation that makes it, or its leaf."""
-        node, number = edge
-        return edge if node is None or node not in self.labels else (self.labels[node], number)
+
+@dataclass(frozen=True)
+class _Seen:
+    """A tensor that a hook saw: how late in the forward its operation ran, and in which turn."""
+
+    age: int
+    turn: int
+    value: Tensor
 
 
 def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Tensor], ...]]:
@@ -244,25 +276,19 @@ def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Te
             yield from itertools.combinations(ordered, size)
 
 
-def _each_once(
-    found: Mapping[Any, list[tuple[int, Tensor]]], words: Mapping[Any, tuple[Label, Any]]
-) -> list[Known]:
+def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, Label]) -> list[Known]:
     """Return the sequences, of those with the same tensors one."""
     signs: dict[int, float] = {}
     known: dict[tuple[Any, ...], Known] = {}
     for key, seen in found.items():
-        values = tuple(value for _, value in sorted(seen, key=lambda s: -s[0]))
-        for value in values:
-            if id(value) not in signs:
-                signs[id(value)] = signature(value)
+        ordered = sorted(seen, key=lambda one: -one.age)
+        for one in ordered:
+            if id(one.value) not in signs:
+                signs[id(one.value)] = signature(one.value)
+        values = tuple(one.value for one in ordered)
         own = tuple(signs[id(value)] for value in values)
         marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
-        label, of = words[key]
-        other = known.get(marks)
-        if other is None:
-            known[marks] = Known(label, values, own, frozenset([of]))
-        else:
-            known[marks] = replace(other, of=other.of | {of})
+        known.setdefault(marks, Known(labels[key], values, own, tuple(one.turn for one in ordered)))
     return list(known.values())
 
 

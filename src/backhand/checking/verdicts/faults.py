@@ -40,6 +40,8 @@ BENCHES = 2
 # So many lines at once may be wrong in one loop before what they do can no longer be told apart.
 MOST_FAULTS = 2
 
+# Which of some known values belongs in each turn of a statement.
+Order = tuple[int | None, ...]
 IsRight = Callable[[str, Tensor | None], bool]
 
 
@@ -150,6 +152,7 @@ class _Runs:
         forward = [v for v in flatten(draw.trace.values).values() if isinstance(v, Tensor)]
         self._forward = _Signs((v.shape, signature(v)) for v in forward if v.is_floating_point())
         self._parts: dict[torch.Size, list[Known]] = {}
+        self._turns: dict[int, dict[tuple[int, ...], None]] = {}
 
     def is_known(self, event: Event) -> bool:
         """Tell whether autograd knows a tensor, whatever it is."""
@@ -172,12 +175,35 @@ class _Runs:
             self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
         return whole + self._parts[shape]
 
+    def learn_orders(self, events: Mapping[Target, Sequence[Event]]) -> None:
+        """See from statements whose values are known how a loop goes through the forward's turns."""
+        for its in events.values():
+            for known in self.known:
+                found = [known.find(e.shape, e.sign) for e in its if e.shape is not None]
+                turns = tuple(known.turns[i] for i in found if i is not None)
+                if len(its) > 1 and len(set(turns)) == len(its):
+                    self._turns.setdefault(len(its), {})[turns] = None
+
+    def orders(self, turns: int, known: Known) -> list[Order]:
+        """Return which of the known values may belong in each turn of a statement: the latest in the first.
+
+        A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps. A
+        loop that goes through them in another order shows that by its right statements.
+        """
+        there = {turn: i for i, turn in enumerate(known.turns)}
+        found: dict[Order, None] = {}
+        if turns <= len(known.values) + 1:
+            found[tuple(range(min(turns, len(known.values))))] = None
+        for order in self._turns.get(turns, {}):
+            if len(there) == len(known.turns) and any(turn in there for turn in order):
+                found[tuple(there.get(turn) for turn in order)] = None
+        return list(found)
+
     def label(self, event: Event) -> Label | None:
         """Return what the value of a turn is known as."""
         for known in self.known:
-            for turn in range(len(known.values)):
-                if event.shape is not None and known.agrees(turn, event.shape, event.sign):
-                    return known.label
+            if event.shape is not None and known.find(event.shape, event.sign) is not None:
+                return known.label
         return None
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
@@ -270,16 +296,31 @@ class _Runs:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A statement with what may belong there, and the turn in which it first deviates from that."""
+    """A statement with what may belong there.
+
+    Attributes:
+        target, known: the two.
+        order: which of the known values belongs in each turn; None where none does.
+        turn, step: when the statement first deviates from it.
+        reaches: how many of the wrong gradients it goes into.
+    """
 
     target: Target
     known: Known
+    order: Order
     turn: int
     step: int
+    reaches: int
+
+    def belongs(self, turn: int) -> Tensor | None:
+        """Return what belongs there in a turn, if that is known."""
+        index = self.order[turn] if turn < len(self.order) else None
+        return None if index is None else self.known.values[index]
 
     def give(self, turn: int, value: object) -> object:
         """Return what is put there in a turn."""
-        return self.known.values[turn].clone() if turn < len(self.known.values) else value
+        belongs = self.belongs(turn)
+        return value if belongs is None else belongs.clone()
 
 
 class _Search:
@@ -296,6 +337,7 @@ class _Search:
         self.runs, self.name, self.culprits, self.mended, self.ends = runs, name, culprits, mended, ends
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
         self.events = runs.logged(self.puts)
+        runs.learn_orders(self.events)
         self._counts: dict[tuple[int, int], int] = {}
 
     def explained(self) -> Explained | None:
@@ -305,8 +347,8 @@ class _Search:
         for candidate in self._candidates():
             if time.process_time() > self.ends:
                 break
-            if mends is not None and candidate.step >= mends[0].step:
-                continue  # what makes more wrong than that comes before it
+            if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
+                break  # nothing that follows makes more wrong than that
             gained = self._gain(candidate)
             if gained <= 0:
                 continue
@@ -324,22 +366,24 @@ class _Search:
         return _Search(self.runs, self.name, self.culprits, mended, self.ends).explained()
 
     def _candidates(self) -> list[_Candidate]:
-        """Return what may be at fault: the likely ones first, and of them the first in time."""
+        """Return what may be at fault: the likely first, then what goes into most, then the first in time."""
         complete = self.runs.lives[self.name][-1].last
-        found: list[tuple[int, int, int, _Candidate]] = []
+        found: list[tuple[int, int, int, int, _Candidate]] = []
         for target, events in self.events.items():
             if events[0].step > complete or target in self.mended:
                 continue
             moved = self.runs.moved(self.puts, target)
             if self.name not in moved:
                 continue
+            reaches = len(moved & self.culprits)
             for known in self.runs.belonging(events):
-                turn = _deviation(events, known)
-                if turn is not None and events[turn].step <= complete:
-                    event = events[turn]
-                    rank = self._rank(moved, event, known)
-                    found.append((rank, event.step, len(found), _Candidate(target, known, turn, event.step)))
-        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:3])]
+                for order in self.runs.orders(len(events), known):
+                    turn = _deviation(events, known, order)
+                    if turn is not None and events[turn].step <= complete:
+                        step, rank = events[turn].step, self._rank(moved, events[turn], known)
+                        one = _Candidate(target, known, order, turn, step, reaches)
+                        found.append((rank, -reaches, step, len(found), one))
+        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
 
     def _rank(self, moved: frozenset[str], event: Event, known: Known) -> int:
         """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried."""
@@ -375,20 +419,18 @@ class _Search:
         others = {t: give for t, give in self.puts.items() if t != target}
         seen = self.runs.benches(others, target, [event.step for event in events])
         outside = around(self.runs.chosen)
-        rows = zip(seen.before, seen.made, candidate.known.values[turn:], strict=False)
-        benches = tuple(Bench(outside | before, made, right) for before, made, right in rows)
-        return Fault(target, candidate.known.label, self.runs.label(events[0]), benches)
+        belongs = map(candidate.belongs, range(turn, turn + BENCHES))
+        rows = zip(seen.before, seen.made, belongs, strict=False)
+        benches = tuple(
+            Bench(outside | before, made, right) for before, made, right in rows if right is not None
+        )
+        return Fault(target, candidate.known.label, self.runs.label(events[0]), tuple(benches))
 
 
-def _deviation(events: Sequence[Event], known: Known) -> int | None:
-    """Return the first turn in which a statement does not give the known value; None if there is none.
-
-    A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps.
-    """
-    if len(events) > len(known.values) + 1:
-        return None
-    for turn in range(min(len(events), len(known.values))):
-        shape = events[turn].shape
-        if shape is None or not known.agrees(turn, shape, events[turn].sign):
+def _deviation(events: Sequence[Event], known: Known, order: Order) -> int | None:
+    """Return the first turn in which a statement does not give the known value; None if there is none."""
+    for turn, index in enumerate(order):
+        event = events[turn]
+        if index is not None and (event.shape is None or not known.agrees(index, event.shape, event.sign)):
             return turn
     return None
