@@ -61,16 +61,23 @@ class Known:
     """A sequence of tensors, one for each turn of the forward's loop; a single one outside of loops.
 
     Attributes:
-        label: what they are.
+        labels: what they are, under all names.
         values: the latest first.
         signatures: of the values, see `signature`.
         turns: in which turn of the forward each was made, counted from 0.
+        of: the tensors of which they are the gradient, or a part of it.
     """
 
-    label: Label
+    labels: tuple[Label, ...]
     values: tuple[Tensor, ...]
     signatures: tuple[float, ...]
     turns: tuple[int, ...]
+    of: frozenset[Any]
+
+    @property
+    def label(self) -> Label:
+        """What they are."""
+        return self.labels[0]
 
     @property
     def shape(self) -> torch.Size:
@@ -82,6 +89,18 @@ class Known:
         if turn >= len(self.values) or self.values[turn].shape != shape:
             return False
         return alike(sign, self.signatures[turn], self.values[turn].numel())
+
+    def is_near(self, other: "Known") -> bool:
+        """Tell whether one is made of the other by one operation, or both are parts of one gradient."""
+        if not self.of.isdisjoint(other.of):
+            return True
+        steps = {(label.kind, label.operations) for label in other.labels if len(label.operations) == 1}
+        return any(
+            (kind, label.operations) in steps
+            for label in self.labels
+            for kind in ("result", "operand")
+            if label.kind != kind and len(label.operations) == 1
+        )
 
     def find(self, shape: torch.Size, sign: float) -> int | None:
         """Return which of the values is a tensor with this shape and signature."""
@@ -230,33 +249,41 @@ class _Found:
     def sequences(self, inputs: Mapping[str, Tensor]) -> list[Known]:
         """Return what was seen, turn by turn, with the gradients of the inputs."""
         found: dict[Any, list[_Seen]] = {}
-        labels: dict[Any, Label] = {}
+        labels: dict[Any, tuple[Label, Any]] = {}
 
-        def add(key: Any, label: Label, seen: _Seen) -> None:
+        def add(key: Any, label: Label, of: Any, seen: _Seen) -> None:
             found.setdefault(key, []).append(seen)
-            labels.setdefault(key, label)
+            labels.setdefault(key, (label, of))
 
         for name, value in inputs.items():
-            add(("input", name), Label("input", name=name), _Seen(0, 0, value))
+            add(("input", name), Label("input", name=name), name, _Seen(0, 0, value))
         for kind, seen in (("result", self.results), ("operand", self.operands)):
             for node, i, value in seen:
                 place = self.places[node]
                 label = Label(kind, ((place.statement, place.operation),))  # type: ignore[arg-type]
                 one = _Seen(node._sequence_nr(), place.turn, value)
-                add((kind, place.in_all_turns, i), label, one)
+                of = self._of((node, i) if kind == "result" else node.next_functions[i])
+                add((kind, place.in_all_turns, i), label, of, one)
                 # all of one name within a statement as well, for a forward whose loop is in an expression;
                 # and all that is sent to the operands of a `stack`, for these are the turns of a loop
-                add((kind, place.statement, place.operation, "all", i), label, one)
+                add((kind, place.statement, place.operation, "all", i), label, of, one)
                 if kind == "operand" and len(node.next_functions) > MANY:
-                    add((kind, place, "operands"), label, _Seen(i, i, value))
-        for consumers in self.sent.values():
+                    add((kind, place, "operands"), label, of, _Seen(i, i, value))
+        for edge, consumers in self.sent.items():
             for some in _sums(consumers):
                 places = tuple(self.places[node] for node, _ in some)
                 label = Label("part", tuple((place.statement, place.operation) for place in places))
                 total = torch.stack([value for _, value in some]).sum(0)
                 one = _Seen(some[0][0]._sequence_nr(), places[0].turn, total)
-                add(("part", tuple(place.in_all_turns for place in places)), label, one)
+                add(("part", tuple(place.in_all_turns for place in places)), label, self._of(edge), one)
         return _each_once(found, labels)
+
+    def _of(self, edge: tuple[Node | None, int]) -> Any:
+        """Return what stands for a tensor in all turns: the operation that makes it, or its leaf."""
+        node, number = edge
+        if node is None or node not in self.places:
+            return edge
+        return self.places[node].in_all_turns, number
 
 
 @dataclass(frozen=True)
@@ -276,7 +303,7 @@ def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Te
             yield from itertools.combinations(ordered, size)
 
 
-def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, Label]) -> list[Known]:
+def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, tuple[Label, Any]]) -> list[Known]:
     """Return the sequences, of those with the same tensors one."""
     signs: dict[int, float] = {}
     known: dict[tuple[Any, ...], Known] = {}
@@ -288,7 +315,12 @@ def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, Label]) ->
         values = tuple(one.value for one in ordered)
         own = tuple(signs[id(value)] for value in values)
         marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
-        known.setdefault(marks, Known(labels[key], values, own, tuple(one.turn for one in ordered)))
+        label, of = labels[key]
+        if marks not in known:
+            known[marks] = Known((label,), values, own, tuple(one.turn for one in ordered), frozenset([of]))
+        else:
+            same = known[marks]
+            known[marks] = replace(same, labels=(*same.labels, label), of=same.of | {of})
     return list(known.values())
 
 

@@ -26,6 +26,7 @@ from backhand.checking.running.knowledge import (
 )
 from backhand.checking.running.names import flatten
 from backhand.checking.running.program import Namespace
+from backhand.checking.running.statements import assigned
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
@@ -152,6 +153,7 @@ class _Runs:
         forward = [v for v in flatten(draw.trace.values).values() if isinstance(v, Tensor)]
         self._forward = _Signs((v.shape, signature(v)) for v in forward if v.is_floating_point())
         self._parts: dict[torch.Size, list[Known]] = {}
+        self._taken_for: dict[Event, list[Known]] = {}
         self._turns: dict[int, dict[tuple[int, ...], None]] = {}
 
     def is_known(self, event: Event) -> bool:
@@ -199,12 +201,14 @@ class _Runs:
                 found[tuple(there.get(turn) for turn in order)] = None
         return list(found)
 
-    def label(self, event: Event) -> Label | None:
+    def taken_for(self, event: Event) -> list[Known]:
         """Return what the value of a turn is known as."""
-        for known in self.known:
-            if event.shape is not None and known.find(event.shape, event.sign) is not None:
-                return known.label
-        return None
+        if event not in self._signs or event.shape is None:
+            return []
+        if event not in self._taken_for:
+            its = [known for known in self.known if known.find(event.shape, event.sign) is not None]
+            self._taken_for[event] = its
+        return self._taken_for[event]
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
         """Return what is handed on in the place of a value: the right one, where it is wrong."""
@@ -380,20 +384,24 @@ class _Search:
                 for order in self.runs.orders(len(events), known):
                     turn = _deviation(events, known, order)
                     if turn is not None and events[turn].step <= complete:
-                        step, rank = events[turn].step, self._rank(moved, events[turn], known)
+                        step, rank = events[turn].step, self._rank(target, moved, events[turn], known)
                         one = _Candidate(target, known, order, turn, step, reaches)
                         found.append((rank, -reaches, step, len(found), one))
         return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
 
-    def _rank(self, moved: frozenset[str], event: Event, known: Known) -> int:
-        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried."""
-        if not moved <= self.culprits:
-            return 4  # something that it goes into is right
+    def _rank(self, target: Target, moved: frozenset[str], event: Event, known: Known) -> int:
+        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried.
+
+        One whose value is known as something else may have left out one operation, or a part of a sum.
+        """
+        taken_for = self.runs.taken_for(event)
+        if not moved <= self.culprits or any(_is_named_for(target, one) for one in taken_for):
+            return 4  # something that it goes into is right, or it is what its name says
         if event.shape is not None and event.shape != known.shape:
             return 3
         if self.runs.is_of_the_forward(event):
             return 2
-        return 1 if self.runs.is_known(event) else 0
+        return int(bool(taken_for) and not any(known.is_near(other) for other in taken_for))
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
@@ -416,15 +424,22 @@ class _Search:
     def _fault(self, candidate: _Candidate) -> Fault:
         target, turn = candidate.target, candidate.turn
         events = self.events[target][turn : turn + BENCHES]
-        others = {t: give for t, give in self.puts.items() if t != target}
-        seen = self.runs.benches(others, target, [event.step for event in events])
-        outside = around(self.runs.chosen)
+        puts = {**self.puts, target: candidate.give}  # so that the variables of its later turns are right
+        seen = self.runs.benches(puts, target, [event.step for event in events])
+        outside, taken_for = around(self.runs.chosen), self.runs.taken_for(events[0])
         belongs = map(candidate.belongs, range(turn, turn + BENCHES))
         rows = zip(seen.before, seen.made, belongs, strict=False)
         benches = tuple(
             Bench(outside | before, made, right) for before, made, right in rows if right is not None
         )
-        return Fault(target, candidate.known.label, self.runs.label(events[0]), tuple(benches))
+        return Fault(target, candidate.known.label, taken_for[0].label if taken_for else None, tuple(benches))
+
+
+def _is_named_for(target: Target, known: Known) -> bool:
+    """Tell whether a variable is called as the gradient of what a statement of the forward makes."""
+    results = [label for label in known.labels if label.kind == "result"]
+    made = {n for label in results for s, _ in label.operations if s is not None for n in assigned(s)}
+    return target[1].removeprefix("d").removeprefix("_") in made and target[1].startswith("d")
 
 
 def _deviation(events: Sequence[Event], known: Known, order: Order) -> int | None:
