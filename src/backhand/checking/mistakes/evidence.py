@@ -60,6 +60,16 @@ class Case:
         source = self.chosen.backward_source
         return Variables(source, extended(self.first.draw, source)).path if source is not None else {}
 
+    @cached_property
+    def at_turns(self) -> tuple[Scene, ...]:
+        """What the statement at fault gives in some of its turns, in the place of the gradient."""
+        fault = self.culprit.fault
+        if fault is None or self.name not in self.first.draw.trace.tensors:
+            return ()
+        around = scene_of(self.first, self.name)
+        made = [(bench, bench.value) for bench in fault.benches]
+        return tuple(replace(around, value=v, expected=b.expected) for b, v in made if v is not None)
+
     @property
     def seen(self) -> Observed | None:
         """What the repaired run showed of the gradient; None without source."""

@@ -39,6 +39,7 @@ from backhand.checking.mistakes.facts import (
     why_it_raised,
 )
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.known import another_known_value
 from backhand.checking.mistakes.mending import (
     Mended,
     by_accumulating,
@@ -184,12 +185,29 @@ def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypot
         if case.at_fault is None or fault is None:
             return None, budget
         found, budget = mender(case.at_fault, budget)
-        if found is not None and root(case.paths.get(case.name, "")) not in writes_surely(fault.statement):
-            line = ast.unparse(fault.statement).splitlines()[0]
-            found = replace(found, words=f"in `{line}`, {found.words}")
-        return found, budget
+        return _with_its_line(case, found), budget
 
     return Hypothesis(name, asked, lambda case: case.at_fault is not None)
+
+
+def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
+    """Return a hypothesis that predicts what the statement at fault gives, where that is known."""
+    return Hypothesis(
+        name,
+        lambda case, budget: (_with_its_line(case, _predicted(finder, case.at_turns)), budget),
+        lambda case: bool(case.at_turns),
+    )
+
+
+def _with_its_line(case: Case, found: Finding | None) -> Finding | None:
+    """Return a finding with the line at fault, where that is not the gradient's own."""
+    fault = case.culprit.fault
+    if found is None or fault is None:
+        return found
+    if root(case.paths.get(case.name, "")) in writes_surely(fault.statement):
+        return found
+    line = ast.unparse(fault.statement).splitlines()[0]
+    return replace(found, words=f"in `{line}`, {found.words}")
 
 
 def _is_not_pinned(case: Case) -> bool:
@@ -246,7 +264,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch with the opposite sign", branch_negated, also=True),
     predicts("a branch times a factor", branches_scaled),
     predicts("a branch of an unnamed gradient", branches_above),
+    predicts_fault("zeros", all_zero),
     mends_fault("a small edit", by_edit),
+    tells("what is right elsewhere", another_known_value),
     predicts("a transpose", transposed, also=True),
     predicts("repeated indices", overwritten),
     predicts("a block that is left out", cut_short),
@@ -265,6 +285,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a sum too many", overreduced),
     predicts("a sum too many", overreduced),
     # what is left
+    predicts_fault("a missing sum", unreduced),
+    predicts_fault("a transpose", transposed),
+    predicts_fault("some rows only", partly),
     tells("shared memory", shares_its_memory),
     predicts("a term that couples elements", coupling),
     mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),

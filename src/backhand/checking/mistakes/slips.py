@@ -136,6 +136,33 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
                 yield ast.Name(name, ast.Load()), Finding("scale", {"factor": None, "guess": name}, told)
 
 
+def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield an item of another list, or of the same one a step before or after: loops over time hold both."""
+    node = place.node
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return
+    own = node.value.id
+    if not _holds_items(scope.namespace.get(own)):
+        return
+    used, kind = ast.unparse(node), "wrong_upstream" if scope.is_gradient(own) else "wrong_point"
+    others = [n for n in scope.names if n != own and _holds_items(scope.namespace.get(n))]
+    steps: list[tuple[str, ast.expr]] = [
+        (own, ast.BinOp(node.slice, op, ast.Constant(1))) for op in (ast.Add(), ast.Sub())
+    ]
+    if isinstance(node.slice, ast.BinOp) and isinstance(node.slice.right, ast.Constant):
+        steps.append((own, node.slice.left))
+    for name, index in [*((n, node.slice) for n in others), *steps]:
+        item = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
+        expected = ast.unparse(item)
+        words = f"{used} is used where {expected} belongs"
+        yield item, Finding(kind, {"used": used, "expected": expected}, words)
+
+
+def _holds_items(value: object) -> bool:
+    """Tell whether a value is a list of tensors, one a step."""
+    return isinstance(value, list | tuple) and bool(value) and all(map(holds_tensor, value))
+
+
 def _factors(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div | ast.MatMult):
@@ -332,6 +359,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _beginnings,
     _methods,
     _complements,
+    _items,
     _numbers,
     _names,
     _factors,

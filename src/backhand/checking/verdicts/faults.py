@@ -17,7 +17,6 @@ from torch import Tensor
 
 from backhand.checking.running.knowledge import (
     Known,
-    Label,
     alike,
     knowledge,
     may_stand_for,
@@ -73,8 +72,8 @@ class Fault:
     """
 
     target: Target
-    belongs: Label
-    taken_for: Label | None
+    belongs: Known
+    taken_for: tuple[Known, ...]
     benches: tuple[Bench, ...]
 
     @property
@@ -162,7 +161,7 @@ class _Runs:
 
     def is_of_the_forward(self, event: Event) -> bool:
         """Tell whether a value is one of the forward's tensors."""
-        return event in self._forward
+        return event.sign != 0 and event in self._forward
 
     def belonging(self, events: Sequence[Event]) -> list[Known]:
         """Return what may belong in the place of a statement's values, by its shape.
@@ -264,7 +263,8 @@ class _Runs:
             run = watched(self.chosen, self.draw, Putting(self.repairer(replace), puts))
         except (_StillWrong, Exception):  # what is put there may not fit
             return None
-        return frozenset(left) if not run.errors else None
+        mended = {statement for statement, _ in puts}  # what is put there stands for what it did not make
+        return frozenset(left) if all(statement in mended for statement, _ in run.errors) else None
 
     def known_until(self, puts: Mapping[Target, Give], begins: int, ends: int) -> int:
         """Count the tensors that autograd knows, and the gradients that are right, between two steps."""
@@ -432,7 +432,7 @@ class _Search:
         benches = tuple(
             Bench(outside | before, made, right) for before, made, right in rows if right is not None
         )
-        return Fault(target, candidate.known.label, taken_for[0].label if taken_for else None, tuple(benches))
+        return Fault(target, candidate.known, tuple(taken_for), tuple(benches))
 
 
 def _is_named_for(target: Target, known: Known) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import signature
 from backhand.checking.running.program import Namespace
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.verdicts.repairing import Repairer, snapshot
 
 # A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
@@ -150,12 +151,14 @@ def targets_of(statement: ast.stmt) -> Iterator[Target]:
 
 
 def assigned_tensors(statement: ast.stmt, variables: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the variables that a plain assignment has given a floating-point tensor, with it."""
-    if isinstance(statement, ast.Assign | ast.AnnAssign):
-        for node in _nodes(statement):
-            value = variables.get(node.id) if isinstance(node, ast.Name) else None
-            if isinstance(node, ast.Name) and isinstance(value, Tensor) and value.is_floating_point():
-                yield node.id, value
+    """Yield the variables to which a statement has given a floating-point tensor, or whose tensor it changed.
+
+    What it adds to a variable, or puts into a container, is seen before.
+    """
+    for name in writes_surely(statement):
+        value = variables.get(name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield name, value
 
 
 def _nodes(statement: ast.Assign | ast.AnnAssign) -> Iterable[ast.expr]:
