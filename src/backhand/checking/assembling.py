@@ -7,8 +7,7 @@ from functools import cached_property
 import torch
 
 from backhand.checking.figures import figures
-from backhand.checking.mistakes.hypotheses import name_mistake
-from backhand.checking.mistakes.workbench import Budget
+from backhand.checking.mistakes.hypotheses import name_mistakes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
@@ -87,10 +86,16 @@ class _Table:
         self.chosen, self.judged, self.shown = chosen, judged, shown
         self.draw = judged[0].draw
         self.figures = figures(self.draw, shown)
-        self.budget = Budget()
         source = chosen.backward_source
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
+
+    @cached_property
+    def mistakes(self) -> dict[str, Mistake]:
+        """The mistake in each wrong gradient, in the order of the backward."""
+        order = backward_order(self.draw)
+        blamed = {n: [j for j in self.judged if n in j.culprits] for n in order}
+        return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its})
 
     @cached_property
     def _lives(self) -> Lives:
@@ -103,10 +108,6 @@ class _Table:
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
         verdict, note = _verdict(name, self.judged)
-        mistake = None
-        if verdict in ("wrong", "shape"):
-            blamed = [j for j in self.judged if name in j.culprits]
-            mistake = name_mistake(self.chosen, name, blamed, self.budget)
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -121,7 +122,7 @@ class _Table:
             forward_line=(forward.writers(root(name)) or (None,))[-1] if forward else None,
             lines=self._lines(name),
             used_by=forward.readers(root(name)) if forward else (),
-            mistake=mistake,
+            mistake=self.mistakes.get(name),
             note=note,
         )
 
@@ -130,11 +131,9 @@ class _Table:
         source = self.chosen.backward_source
         if source is None or name not in self.names:
             return ()
-        fault = next((j.culprits[name].fault for j in self.judged if name in j.culprits), None)
-        if fault is not None:
-            own = source.line(fault.statement.lineno)
-            return (own, *(line for line in self._lines_of(name, source) if line != own))
-        return self._lines_of(name, source)
+        faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
+        at_fault = [source.line(fault.target[0].lineno) for fault in faults]
+        return tuple(dict.fromkeys((*at_fault, *self._lines_of(name, source))))
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:

@@ -158,6 +158,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "the transpose of the right answer",
             "Write the shapes of both factors next to the product; only one order of them fits.",
         ),
+        "product": Kind(
+            "a matrix product written as `*`",
+            "`*` multiplies element by element, `@` rows by columns: what does the forward line do?",
+        ),
         "wrong_upstream": Kind(
             "another tensor's gradient where this one's upstream belongs, or none at all",
             "The upstream gradient is that of the tensor that the forward line makes.",

@@ -41,7 +41,7 @@ class Watcher:
         """Return what a statement is to add to something, or to put into a container: the value itself."""
         return value
 
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a statement that raised."""
 
 
@@ -95,7 +95,7 @@ class Run:
             if isinstance(error, UnboundLocalError) and not error.name:  # other NameErrors tell it
                 error.name = next(iter(re.findall(r"'(\w+)'", str(error))), "")
             self.errors.append((statements[number], error))
-            self.watcher.raised(statements[number], error)
+            self.watcher.raised(self.steps, statements[number], error)
 
         errors = Exception, SystemExit  # `exit()` ends a run like any other, not the check
         return {PROBE: probe, ADDED: add, RAISED: raised, NEW: new, LOCALS: locals, ERROR: errors}

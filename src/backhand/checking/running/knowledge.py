@@ -30,6 +30,8 @@ from backhand.checking.sources.protocol import Pass
 Kind = Literal["result", "operand", "part", "input"]
 # A tensor with more consumers than this has too many sums of some of them; few have more than four.
 CONSUMERS = 5
+# Gates that lie in one tensor are four at most; a batch is no part of this kind.
+PARTS = 4
 # Two tensors are taken for one if their random projections agree to this part; rounding is far below.
 ALIKE = 1e-9
 # Everything that autograd hands on is kept for a while: no more of it than fits a laptop (512 MB of float64).
@@ -95,6 +97,30 @@ def alike(a: float, b: float, elements: int) -> bool:
 def _direction(elements: int) -> Tensor:
     generator = torch.Generator().manual_seed(elements)
     return torch.randn(elements, generator=generator, dtype=torch.float64)
+
+
+def may_stand_for(shape: torch.Size, known: torch.Size) -> bool:
+    """Tell whether a tensor may have been made for one of another shape: reshaped, or not reduced."""
+    if shape.numel() == known.numel():
+        return True
+    small, large = sorted((shape, known), key=lambda s: s.numel())
+    return all(a in (1, b) for a, b in zip(reversed(small), reversed(large), strict=False))
+
+
+def parts(known: Known, shape: torch.Size) -> list[Known]:
+    """Return the equal parts, along one axis, of this shape into which a sequence can be cut."""
+    if len(known.shape) != len(shape):
+        return []
+    differ = [axis for axis, (a, b) in enumerate(zip(known.shape, shape, strict=True)) if a != b]
+    if len(differ) != 1 or not shape[differ[0]] or known.shape[differ[0]] % shape[differ[0]]:
+        return []
+    axis, size = differ[0], shape[differ[0]]
+    cut = [value.split(size, axis) for value in known.values if value.shape == known.shape]
+    if len(cut) < len(known.values) or len(cut[0]) > PARTS:
+        return []
+    return [
+        replace(known, values=own, signatures=tuple(map(signature, own))) for own in zip(*cut, strict=True)
+    ]
 
 
 def knowledge(chosen: Pass, draw: Draw) -> list[Known]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backhand.checking.figures import Figures, figures
 from backhand.checking.meanings import KINDS
+from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.hypotheses import name_mistake
 from backhand.checking.mistakes.reading import mixing
 from backhand.checking.mistakes.wording import in_words
@@ -275,5 +276,5 @@ def _mistake(subject: Subject, name: str, wrong: Sequence[Judgement], failures: 
         if given[arriving].shape == culprit.expected.shape:
             mixed = mixing(own, right, given, arriving, f"d{name}")
             if mixed is not None:
-                return in_words(chosen, wrong[0], name, mixed)
+                return in_words(Case(chosen, name, tuple(wrong)), mixed)
     return found

@@ -1,38 +1,45 @@
 """Find the statement at fault by the values that autograd knows, in loops and temporaries, under any name.
 
-A statement's results, turn by turn, are replaced by one sequence that autograd knows. If a wrong gradient
-is then right, and nothing else is wrong that was not, that statement is a candidate; of several, the one
-that deviates first in time is at fault. It needs no names, so that it holds for running variables and
-temporaries.
+A statement's results, turn by turn, are replaced by one sequence that autograd knows. If a wrong gradient is
+then right, and nothing else is wrong that was not, that statement is a candidate; of several, the one that
+deviates first in time is at fault. It needs no names, so that it holds for running variables and temporaries.
 """
 
-import ast
 import bisect
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.running.instrumenting import Watcher
-from backhand.checking.running.knowledge import Known, Label, alike, knowledge, signature
+from backhand.checking.running.knowledge import (
+    Known,
+    Label,
+    alike,
+    knowledge,
+    may_stand_for,
+    parts,
+    signature,
+)
 from backhand.checking.running.names import flatten
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.repairing import Repair, Repairer, around, snapshot, variables_of, watched
+from backhand.checking.verdicts.repairing import Repair, Repairer, around, variables_of, watched
+from backhand.checking.verdicts.shadowing import Before, Event, Give, Log, Putting, Target
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths.
 MOST_SECONDS = 2.0
 # So many turns are enough to tell what a line does; all others are alike.
 BENCHES = 2
+# So many lines at once may be wrong in one loop before what they do can no longer be told apart.
+MOST_FAULTS = 2
 
 IsRight = Callable[[str, Tensor | None], bool]
-# A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
-Target = tuple[ast.stmt, str]
 
 
 @dataclass(frozen=True)
@@ -55,23 +62,27 @@ class Fault:
     """A statement that is wrong, given right upstream gradients.
 
     Attributes:
-        statement: it.
-        variable: the one that it assigns; empty where it adds to something, or puts into a container.
+        target: it, and the variable that it assigns; empty where it adds to something, or puts into it.
         belongs: what autograd knows to belong there.
         taken_for: what its own value is known as, if it is known.
-        gradients: the tensors whose gradients it makes wrong, in the order in which these are complete.
         benches: some of its turns.
     """
 
-    statement: ast.stmt
-    variable: str
+    target: Target
     belongs: Label
     taken_for: Label | None
-    gradients: tuple[str, ...]
     benches: tuple[Bench, ...]
 
 
-def faults(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair) -> list[Fault]:
+@dataclass(frozen=True)
+class Explained:
+    """Wrong gradients, in the order in which they are complete, and the statements that make them wrong."""
+
+    gradients: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+
+def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair) -> list[Explained]:
     """Return the statements at fault for the culprits of a repaired run, as far as they can be known.
 
     Args:
@@ -80,112 +91,77 @@ def faults(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Re
         lives: recorded of the backward.
         repair: the run whose culprits are to be explained.
     """
-    looked_for = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
-    search = _Search(chosen, draw, is_right, lives)
-    if not looked_for or not search.known:
-        return []
-    found: list[Fault] = []
-    while looked_for and not search.is_over():
-        looked_for.sort(key=lambda n: repair.observed[n].step)
-        fault = search.fault(looked_for[0], frozenset(looked_for))
-        if fault is not None:
-            found.append(fault)
-        explained = fault.gradients if fault is not None else looked_for[:1]
-        looked_for = [n for n in looked_for if n not in explained]
+    left = [n for n in repair.culprits if n in repair.observed and n in lives and n not in repair.aliased]
+    left.sort(key=lambda n: repair.observed[n].step)
+    runs = _Runs(chosen, draw, is_right, lives, repair)
+    ends = time.process_time() + MOST_SECONDS
+    found: list[Explained] = []
+    while left and runs.known and time.process_time() < ends:
+        one = _Search(runs, left[0], frozenset(left), {}, ends).explained()
+        found += [one] if one is not None else []
+        gone = one.gradients if one is not None else left[:1]
+        left = [n for n in left if n not in gone]
     return found
 
 
-@dataclass(frozen=True)
-class _Event:
-    """One turn of a target, in the repaired run."""
+class _Signs:
+    """The shapes and signatures of some tensors, to be found again."""
 
-    step: int
-    shape: torch.Size | None
-    sign: float
+    def __init__(self, tensors: Iterable[tuple[torch.Size, float]]):
+        self._signs: dict[torch.Size, list[float]] = {}
+        for shape, sign in tensors:
+            bisect.insort(self._signs.setdefault(shape, []), sign)
+
+    def __contains__(self, event: Event) -> bool:
+        if event.shape is None:
+            return False
+        signs = self._signs.get(event.shape, [])
+        at = bisect.bisect_left(signs, event.sign)
+        return any(alike(s, event.sign, event.shape.numel()) for s in signs[max(0, at - 1) : at + 1])
 
 
-class _Search:
-    """All that is tried on one draw."""
+class _StillWrong(BaseException):
+    """Leaves a run that has shown enough; not an `Exception`, which the user's code may catch."""
 
-    def __init__(self, chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives):
-        self.chosen, self.draw, self.is_right, self.lives = chosen, draw, is_right, lives
-        self._began = time.process_time()
+
+class _Runs:
+    """The runs of one backward on one draw, and what autograd knows of it."""
+
+    def __init__(self, chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair):
+        self.chosen, self.draw, self.is_right, self.lives, self.repair = chosen, draw, is_right, lives, repair
         self.known = knowledge(chosen, draw)
-        self._signs = _sorted_signs(
+        self._variables = variables_of(chosen, draw)
+        self._signs = _Signs(
             (value.shape, sign)
             for known in self.known
             for value, sign in zip(known.values, known.signatures, strict=True)
         )
-        forward = flatten(draw.trace.values).values()
-        self._forward = _sorted_signs(
-            (v.shape, signature(v)) for v in forward if isinstance(v, Tensor) and v.is_floating_point()
-        )
-        log = _Log(self._repairer(self._mended))
-        watched(chosen, draw, log)
-        self.events = log.events
+        forward = [v for v in flatten(draw.trace.values).values() if isinstance(v, Tensor)]
+        self._forward = _Signs((v.shape, signature(v)) for v in forward if v.is_floating_point())
+        self._parts: dict[torch.Size, list[Known]] = {}
 
-    def is_over(self) -> bool:
-        """Tell whether the time is up."""
-        return time.process_time() - self._began > MOST_SECONDS
+    def is_known(self, event: Event) -> bool:
+        """Tell whether autograd knows a tensor, whatever it is."""
+        return event in self._signs
 
-    def _mended(self, name: str, value: Tensor | None) -> Tensor | None:
-        return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
+    def is_of_the_forward(self, event: Event) -> bool:
+        """Tell whether a value is one of the forward's tensors."""
+        return event in self._forward
 
-    def _repairer(self, replace: Callable[[str, Tensor | None], Tensor | None]) -> Repairer:
-        return Repairer(variables_of(self.chosen, self.draw), self.lives, {}, replace, keeps=False)
+    def belonging(self, events: Sequence[Event]) -> list[Known]:
+        """Return what may belong in the place of a statement's values, by its shape.
 
-    def fault(self, name: str, culprits: frozenset[str]) -> Fault | None:
-        """Return the statement at fault for one culprit, the first in time."""
-        for target, known, turn in self._candidates(name):
-            if self.is_over():
-                return None
-            left = self._left(target, known, name)
-            if left is not None and left < culprits:
-                benches = self._benches(target, known, turn)
-                taken_for = self._label(self.events[target][turn])
-                own = tuple(sorted(culprits - left, key=lambda n: self.lives[n][-1].last))
-                return Fault(*target, known.label, taken_for, own, benches)
-        return None
-
-    def _candidates(self, name: str) -> Iterator[tuple[Target, Known, int]]:
-        """Yield statements with what may belong there and the turn in which they deviate, the first first."""
-        complete = self.lives[name][-1].last
-        found: list[tuple[int, int, Target, Known, int]] = []
-        for target, events in self.events.items():
-            if events[0].step > complete or any(self._is_of_the_forward(event) for event in events):
-                continue
-            for known in self._belonging(events):
-                turn = _deviation(events, known)
-                fits = _fits(events[0].shape, known.shape)
-                if turn is not None and events[turn].step <= complete and fits is not None:
-                    found.append((events[turn].step, fits, target, known, turn))
-        found.sort(key=lambda f: f[:2])
-        for _, _, target, known, turn in found:
-            yield target, known, turn
-
-    def _belonging(self, events: Sequence[_Event]) -> list[Known]:
-        """Return what may belong in the place of a statement's values.
-
-        If they are known themselves, such as what one consumer sends back, then it is more or less of the
-        same tensor's gradient. If they are known up to some turn only, it is what goes on from there.
+        Besides what autograd knows these are parts of it, such as one of gates that lie in one tensor.
         """
-        turn = next((i for i, event in enumerate(events) if not self._is_known(event)), len(events))
-        first = [known for known in self.known if _agree(known, events[:1])] if turn else []
-        of = frozenset(tensor for known in first for tensor in known.of)
-        if turn == len(events):
-            return [known for known in self.known if not of.isdisjoint(known.of)]
-        return [known for known in self.known if _agree(known, events[:turn]) or not of.isdisjoint(known.of)]
+        shape = events[0].shape
+        whole = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
+        if shape is None:
+            return whole
+        if shape not in self._parts:
+            self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
+        return whole + self._parts[shape]
 
-    def _is_known(self, event: _Event) -> bool:
-        return event.shape is not None and _has_alike(self._signs.get(event.shape, ()), event)
-
-    def _is_of_the_forward(self, event: _Event) -> bool:
-        """Tell whether a value is one of the forward's tensors, or zeros: no gradient is made there."""
-        if event.shape is None:
-            return False
-        return event.sign == 0 or _has_alike(self._forward.get(event.shape, ()), event)
-
-    def _label(self, event: _Event) -> Label | None:
+    def label(self, event: Event) -> Label | None:
         """Return what the value of a turn is known as."""
         for known in self.known:
             for turn in range(len(known.values)):
@@ -193,12 +169,50 @@ class _Search:
                     return known.label
         return None
 
-    def _left(self, target: Target, known: Known, name: str) -> frozenset[str] | None:
-        """Put a sequence in a statement's place; return what is wrong then, None if `name` still is."""
+    def mended(self, name: str, value: Tensor | None) -> Tensor | None:
+        """Return what is handed on in the place of a value: the right one, where it is wrong."""
+        return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
+
+    def repairer(self, replace: Callable[[str, Tensor | None], Tensor | None]) -> Repairer:
+        """Return a repairer of this backward."""
+        return Repairer(self._variables, self.lives, {}, replace, keeps=False)
+
+    def logged(self, puts: Mapping[Target, Give]) -> dict[Target, list[Event]]:
+        """Return what each statement gives in the repaired run."""
+        log = Log(self.repairer(self.mended), puts)
+        watched(self.chosen, self.draw, log)
+        return log.events
+
+    def moved(self, puts: Mapping[Target, Give], target: Target, since: int = 0) -> frozenset[str]:
+        """Return which gradients change if a statement gives something else from a turn on."""
+        generator = torch.Generator().manual_seed(self.draw.seed)
+        before = self.repair.observed
+        found: set[str] = set()
+
+        def shaken(turn: int, value: object) -> object:
+            if turn < since or not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
+            return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
+
+        def replace(name: str, value: Tensor | None) -> Tensor | None:
+            known = before[name].value if name in before else None
+            same = value is known if value is None or known is None else close(value, known)
+            found.update([] if same else [name])
+            return self.mended(name, value)
+
+        try:
+            watched(self.chosen, self.draw, Putting(self.repairer(replace), {**puts, target: shaken}))
+        except Exception:  # the user's code may raise anything
+            return frozenset()
+        return frozenset(found)
+
+    def left(self, puts: Mapping[Target, Give], name: str) -> frozenset[str] | None:
+        """Return what is wrong with something put in the place of statements; None if `name` still is."""
         left: set[str] = set()
 
         def replace(tensor: str, value: Tensor | None) -> Tensor | None:
-            right = self._mended(tensor, value)
+            right = self.mended(tensor, value)
             if right is not None:
                 if tensor == name:
                     raise _StillWrong
@@ -206,171 +220,164 @@ class _Search:
             return right
 
         try:
-            run = watched(self.chosen, self.draw, _Putting(self._repairer(replace), target, known))
+            run = watched(self.chosen, self.draw, Putting(self.repairer(replace), puts))
         except (_StillWrong, Exception):  # what is put there may not fit
             return None
         return frozenset(left) if not run.errors else None
 
-    def _benches(self, target: Target, known: Known, turn: int) -> tuple[Bench, ...]:
-        steps = [event.step for event in self.events[target][turn : turn + BENCHES]]
-        looking = _Before(self._repairer(self._mended), steps, target)
+    def known_until(self, puts: Mapping[Target, Give], begins: int, ends: int) -> int:
+        """Count the tensors that autograd knows, and the gradients that are right, between two steps."""
+        count = 0
+
+        def replace(name: str, value: Tensor | None) -> Tensor | None:
+            nonlocal count
+            right = self.mended(name, value)
+            count += right is None
+            return right
+
+        runs = self
+
+        class _Counting(Log):
+            def note(self, step: int, target: Target, value: Tensor) -> None:
+                nonlocal count
+                if step >= ends:
+                    raise _StillWrong
+                if step > begins:
+                    super().note(step, target, value)
+                    count += runs.is_known(self.events[target][-1])
+
+        with contextlib.suppress(_StillWrong, Exception):  # what is put there may not fit
+            watched(self.chosen, self.draw, _Counting(self.repairer(replace), puts))
+        return count
+
+    def benches(self, puts: Mapping[Target, Give], target: Target, steps: Sequence[int]) -> Before:
+        """Return what stood before some turns of a statement, and what it made."""
+        looking = Before(self.repairer(self.mended), puts, steps, target)
         watched(self.chosen, self.draw, looking)
-        outside = around(self.chosen)
-        found = zip(looking.before, looking.made, known.values[turn:], strict=False)
-        return tuple(Bench(outside | before, made, right) for before, made, right in found)
+        return looking
 
 
-def _sorted_signs(values: Iterable[tuple[torch.Size, float]]) -> dict[torch.Size, list[float]]:
-    found: dict[torch.Size, list[float]] = {}
-    for shape, sign in values:
-        found.setdefault(shape, []).append(sign)
-    return {shape: sorted(signs) for shape, signs in found.items()}
+@dataclass(frozen=True)
+class _Candidate:
+    """A statement with what may belong there, and the turn in which it first deviates from that."""
+
+    target: Target
+    known: Known
+    turn: int
+    step: int
+
+    def give(self, turn: int, value: object) -> object:
+        """Return what is put there in a turn."""
+        return self.known.values[turn].clone() if turn < len(self.known.values) else value
 
 
-def _agree(known: Known, events: Sequence[_Event]) -> bool:
-    """Tell whether these turns have the values of a sequence."""
-    return all(e.shape is not None and known.agrees(i, e.shape, e.sign) for i, e in enumerate(events))
+class _Search:
+    """The search for what makes one gradient wrong, with some statements already mended."""
+
+    def __init__(
+        self,
+        runs: _Runs,
+        name: str,
+        culprits: frozenset[str],
+        mended: Mapping[Target, _Candidate],
+        ends: float,
+    ):
+        self.runs, self.name, self.culprits, self.mended, self.ends = runs, name, culprits, mended, ends
+        self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
+        self.events = runs.logged(self.puts)
+        self._counts: dict[tuple[int, int], int] = {}
+
+    def explained(self) -> Explained | None:
+        """Return the statements, the first in time; None where none can be known."""
+        best, most = None, 0
+        mends: tuple[_Candidate, frozenset[str]] | None = None
+        for candidate in self._candidates():
+            if time.process_time() > self.ends:
+                break
+            if mends is not None and candidate.step >= mends[0].step:
+                continue  # what makes more wrong than that comes before it
+            gained = self._gain(candidate)
+            if gained <= 0:
+                continue
+            left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
+            if left is not None and left < (self.culprits if mends is None else mends[1]):
+                mends = candidate, left
+                if not left:
+                    break
+            best, most = (candidate, gained) if gained > most else (best, most)
+        if mends is not None:
+            return self._told(mends[0], self.culprits - mends[1])
+        if best is None or len(self.mended) + 1 >= MOST_FAULTS:
+            return None
+        mended = {**self.mended, best.target: best}
+        return _Search(self.runs, self.name, self.culprits, mended, self.ends).explained()
+
+    def _candidates(self) -> list[_Candidate]:
+        """Return what may be at fault: the likely ones first, and of them the first in time."""
+        complete = self.runs.lives[self.name][-1].last
+        found: list[tuple[int, int, int, _Candidate]] = []
+        for target, events in self.events.items():
+            if events[0].step > complete or target in self.mended:
+                continue
+            moved = self.runs.moved(self.puts, target)
+            if self.name not in moved:
+                continue
+            for known in self.runs.belonging(events):
+                turn = _deviation(events, known)
+                if turn is not None and events[turn].step <= complete:
+                    event = events[turn]
+                    rank = self._rank(moved, event, known)
+                    found.append((rank, event.step, len(found), _Candidate(target, known, turn, event.step)))
+        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:3])]
+
+    def _rank(self, moved: frozenset[str], event: Event, known: Known) -> int:
+        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried."""
+        if not moved <= self.culprits:
+            return 4  # something that it goes into is right
+        if event.shape is not None and event.shape != known.shape:
+            return 3
+        if self.runs.is_of_the_forward(event):
+            return 2
+        return 1 if self.runs.is_known(event) else 0
+
+    def _gain(self, candidate: _Candidate) -> int:
+        """Return how many tensors more are known, or right, until the statement comes to its next turn."""
+        events = self.events[candidate.target]
+        later = [event.step for event in events if event.step > candidate.step]
+        ends = later[0] if later else 2**62
+        if (candidate.step, ends) not in self._counts:
+            self._counts[candidate.step, ends] = self.runs.known_until(self.puts, candidate.step, ends)
+        puts = {**self.puts, candidate.target: candidate.give}
+        return self.runs.known_until(puts, candidate.step, ends) - self._counts[candidate.step, ends]
+
+    def _told(self, last: _Candidate, gradients: frozenset[str]) -> Explained:
+        faults = tuple(self._fault(c) for c in (*self.mended.values(), last))
+        order = sorted(gradients, key=lambda n: self.runs.lives[n][-1].last if n in self.runs.lives else 0)
+        # what its last turn goes into is made of it directly, not by way of the turns that follow
+        turns = len(self.events[last.target])
+        direct = self.runs.moved(self.puts, last.target, turns - 1)
+        return Explained(tuple(sorted(order, key=lambda n: n not in direct)), faults)
+
+    def _fault(self, candidate: _Candidate) -> Fault:
+        target, turn = candidate.target, candidate.turn
+        events = self.events[target][turn : turn + BENCHES]
+        others = {t: give for t, give in self.puts.items() if t != target}
+        seen = self.runs.benches(others, target, [event.step for event in events])
+        outside = around(self.runs.chosen)
+        rows = zip(seen.before, seen.made, candidate.known.values[turn:], strict=False)
+        benches = tuple(Bench(outside | before, made, right) for before, made, right in rows)
+        return Fault(target, candidate.known.label, self.runs.label(events[0]), benches)
 
 
-def _deviation(events: Sequence[_Event], known: Known) -> int | None:
+def _deviation(events: Sequence[Event], known: Known) -> int | None:
     """Return the first turn in which a statement does not give the known value; None if there is none.
 
-    A loop may have a turn more or fewer than the forward's: the first state has no gradient, or nobody
-    wants it.
+    A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps.
     """
-    if abs(len(events) - len(known.values)) > 1:
+    if len(events) > len(known.values) + 1:
         return None
     for turn in range(min(len(events), len(known.values))):
         shape = events[turn].shape
         if shape is None or not known.agrees(turn, shape, events[turn].sign):
             return turn
     return None
-
-
-def _fits(shape: torch.Size | None, known: torch.Size) -> int | None:
-    """Return how well a known tensor fits in the place of another one; None if it cannot belong there."""
-    if shape is None or shape == known:
-        return 0
-    if shape.numel() == known.numel():
-        return 1
-    small, large = sorted((shape, known), key=lambda s: s.numel())
-    pairs = zip(reversed(small), reversed(large), strict=False)
-    return 2 if all(a in (1, b) for a, b in pairs) else None
-
-
-def _has_alike(signs: Sequence[float], event: _Event) -> bool:
-    assert event.shape is not None
-    at = bisect.bisect_left(signs, event.sign)
-    near = signs[max(0, at - 1) : at + 1]
-    return any(alike(sign, event.sign, event.shape.numel()) for sign in near)
-
-
-class _StillWrong(BaseException):
-    """Leaves a run that has shown enough; not an `Exception`, which the user's code may catch."""
-
-
-class _Around(Watcher):
-    """Does what a repairer does, and something besides."""
-
-    def __init__(self, repairer: Repairer):
-        self.repairer = repairer
-
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
-        """Hand it on."""
-        self.repairer.raised(statement, error)
-
-
-def _targets(statement: ast.stmt, variables: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
-    """Return the variables that a plain assignment has given a floating-point tensor."""
-    if not isinstance(statement, ast.Assign | ast.AnnAssign):
-        return
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    for target in targets:
-        for node in target.elts if isinstance(target, ast.Tuple | ast.List) else [target]:
-            value = variables.get(node.id) if isinstance(node, ast.Name) else None
-            if isinstance(node, ast.Name) and isinstance(value, Tensor) and value.is_floating_point():
-                yield node.id, value
-
-
-class _Log(_Around):
-    """Notes what each statement made."""
-
-    def __init__(self, repairer: Repairer):
-        super().__init__(repairer)
-        self.events: dict[Target, list[_Event]] = {}
-
-    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
-        """Note what is added, or put into a container."""
-        if isinstance(value, Tensor) and value.is_floating_point():
-            self._note(step, (statement, ""), value)
-        return value
-
-    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
-        """Note what was assigned."""
-        for name, value in _targets(statement, variables):
-            self._note(step, (statement, name), value)
-        return self.repairer.ran(step, statement, variables)
-
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
-        """Note that a turn gave nothing."""
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            target = statement, statement.targets[0].id
-            self.events.setdefault(target, []).append(_Event(-1, None, 0.0))
-        super().raised(statement, error)
-
-    def _note(self, step: int, target: Target, value: Tensor) -> None:
-        its = self.events.setdefault(target, [])
-        if its and its[-1].step == -1:  # it raised: the variable is an old one
-            its[-1] = _Event(step, None, 0.0)
-        else:
-            its.append(_Event(step, value.shape, signature(value)))
-
-
-class _Putting(_Around):
-    """Puts known tensors in a statement's place."""
-
-    def __init__(self, repairer: Repairer, target: Target, known: Known):
-        super().__init__(repairer)
-        self.target, self.known, self.turn = target, known, 0
-
-    def _next(self, value: Any) -> Any:
-        turn, self.turn = self.turn, self.turn + 1
-        return self.known.values[turn].clone() if turn < len(self.known.values) else value
-
-    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
-        """Put one in the place of what is added."""
-        return self._next(value) if self.target == (statement, "") else value
-
-    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
-        """Put one in the place of what was assigned."""
-        if statement is not self.target[0] or not self.target[1]:
-            return self.repairer.ran(step, statement, variables)
-        name = self.target[1]
-        put = {name: self._next(variables.get(name))}
-        return put | self.repairer.ran(step, statement, {**variables, **put})
-
-
-class _Before(_Around):
-    """Takes the variables before some turns of a statement, and what it makes of them."""
-
-    def __init__(self, repairer: Repairer, steps: Sequence[int], target: Target):
-        super().__init__(repairer)
-        self.steps, self.target = set(steps), target
-        self.before: list[Namespace] = []
-        self.made: list[Tensor | None] = []
-
-    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
-        """Take what is added."""
-        if step in self.steps and self.target == (statement, ""):
-            self.made.append(value.clone())
-        return value
-
-    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
-        """Take the variables, and what was assigned."""
-        if step in self.steps and self.target[1]:
-            value = variables.get(self.target[1])
-            self.made.append(value.clone() if isinstance(value, Tensor) else None)
-        new = self.repairer.ran(step, statement, variables)
-        if step + 1 in self.steps:
-            self.before.append(snapshot({**variables, **new}))
-        return new

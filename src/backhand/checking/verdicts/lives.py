@@ -21,11 +21,13 @@ class Life:
         place: where it lies then, as an expression over the backward's variables. It may go elsewhere from
             there: of `dh = dy @ W.T; dhs[t] = dh` it is `dh`, which may be read before it is in `dhs`.
         statements: those that made it, in the order in which they ran.
+        arrived: when and where it came to its own place, if it was made elsewhere.
     """
 
     last: int
     place: str
     statements: tuple[ast.stmt, ...]
+    arrived: tuple[int, str] | None = None
 
 
 Lives = Mapping[str, tuple[Life, ...]]
@@ -59,7 +61,7 @@ class Recorder(Watcher):
         """What was seen."""
         return {tensor: tuple(its) for tensor, its in self._lives.items()}
 
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a statement that raised, and so wrote nothing."""
         self._raised = statement
 
@@ -98,16 +100,37 @@ class Recorder(Watcher):
             self._goes_on(tensor, step, statement, path)
             return
         # it was complete under another name before it came here
-        self._goes_on(tensor, made.step, made.statement, made.place)
-        self._goes_on(tensor, made.step, statement, made.place)
+        self._goes_on(tensor, made.step, statement, made.place, (made.statement,), (step, path))
 
-    def _goes_on(self, tensor: str, step: int, statement: ast.stmt, place: str) -> None:
+    def _goes_on(
+        self,
+        tensor: str,
+        step: int,
+        statement: ast.stmt,
+        place: str,
+        makers: tuple[ast.stmt, ...] = (),
+        arrived: tuple[int, str] | None = None,
+    ) -> None:
         its = self._lives.setdefault(tensor, [])
-        if not its or begins_anew(statement, self.variables.path[tensor]):
-            its.append(Life(step, place, (statement,)))
-            return
-        before = its[-1].statements
-        its[-1] = Life(step, place, before if statement in before else (*before, statement))
+        anew = not its or begins_anew(statement, self.variables.path[tensor])
+        before = its.pop().statements if its and not anew else ()
+        its.append(Life(step, place, tuple(dict.fromkeys((*before, *makers, statement))), arrived))
+
+
+def on_arrival(lives: Lives) -> Lives:
+    """Return lives that end where a gradient comes to its own place, not where it was made for it.
+
+    So it is where that tensor is right for something else, as in `dr = inner` for `dr = memory * inner`.
+    """
+    return {
+        tensor: tuple(life if life.arrived is None else _arrived(life) for life in its)
+        for tensor, its in lives.items()
+    }
+
+
+def _arrived(life: Life) -> Life:
+    step, place = life.arrived or (life.last, life.place)
+    return Life(step, place, life.statements[-1:])
 
 
 def _mark(value: Any) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Which gradients of one draw are wrong, and which of them by their own fault."""
 
+import ast
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,8 @@ from backhand.checking.running.statements import reads
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
-from backhand.checking.verdicts.faults import Fault, faults
-from backhand.checking.verdicts.lives import Lives
+from backhand.checking.verdicts.faults import Fault, explained
+from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 
@@ -29,7 +30,7 @@ class Culprit:
         expected: what they should make.
         handed: the gradient that each tensor hands on.
         cancels: with the true upstream gradients the difference cancels; `handed` has others.
-        fault: the statement that made it wrong, where that is known.
+        faults: the statements that made it wrong, where they are known.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Culprit:
     shape_only: bool = False
     summands: float = 0.0
     cancels: bool = False
-    fault: Fault | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Judgement:
             are right only because a branch cancels.
         shared: gradients that are changed through another name by less than rounding.
         balanced: gradients that are right with a culprit's value, which is another tensor's gradient.
+        followers: gradients that are wrong because of the same statement as a culprit.
         lives: which statements write which gradient, if the backward was run to see that.
     """
 
@@ -69,6 +71,7 @@ class Judgement:
     lucky: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     shared: Mapping[str, Alias] = field(default_factory=dict)
     balanced: frozenset[str] = frozenset()
+    followers: frozenset[str] = frozenset()
     lives: Lives | None = None
 
 
@@ -173,18 +176,35 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
     if chosen.backward_source is not None:
         known = first.lives if first is not None else None
         lives = recorded(chosen, draw) if known is None else known
-        found = repair(chosen, draw, rightness(draw, summands), lives)
+        found, lives = _repaired(chosen, draw, summands, lives)
         for name in found.culprits:
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
             culprits[name] = blame(name, value, handed[name], handed, summands.get(name, 0.0))
         shared = {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
         judgement = replace(judgement, repair=found, shared=shared, lives=lives)
-        culprits = _by_faults(chosen, judgement, culprits, first)
+        left = _by_faults(chosen, judgement, culprits, first)
+        judgement = replace(judgement, followers=frozenset(culprits) - frozenset(left))
+        culprits = left
     culprits |= _misdirected(judgement)
     if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
+
+
+def _repaired(chosen: Pass, draw: Draw, summands: Summands, lives: Lives) -> tuple[Repair, Lives]:
+    """Return the repaired run, and where it took each gradient to be complete.
+
+    Of a gradient that was made under another name either that line is wrong or the one that took it from
+    there: the one that leaves fewer culprits.
+    """
+    is_right = rightness(draw, summands)
+    found = repair(chosen, draw, is_right, lives)
+    if any(life.arrived for n in found.culprits for life in lives.get(n, ())):
+        other = repair(chosen, draw, is_right, on_arrival(lives))
+        if len(other.culprits) < len(found.culprits):
+            return other, on_arrival(lives)
+    return found, lives
 
 
 def _by_faults(
@@ -195,20 +215,32 @@ def _by_faults(
     On a later draw the statements are those of the first one.
     """
     if first is not None:
-        followers = {n for c in first.culprits.values() if c.fault is not None for n in c.fault.gradients[1:]}
-        kept = {n: c for n, c in culprits.items() if n not in followers}
-        return {n: replace(c, fault=_fault_of(first, n)) for n, c in (kept or culprits).items()}
+        kept = {n: c for n, c in culprits.items() if n not in first.followers}
+        return {n: replace(c, faults=_faults_of(first, n)) for n, c in (kept or culprits).items()}
     repaired, lives = judgement.repair, judgement.lives
     assert repaired is not None
     assert lives is not None
     if not any(_is_open(chosen, judgement, name) for name in culprits):
         return culprits
     is_right = rightness(judgement.draw, judgement.summands)
-    for fault in faults(chosen, judgement.draw, is_right, lives, repaired):
-        name, *followers = fault.gradients
+    for one in explained(chosen, judgement.draw, is_right, lives, repaired):
+        name, *followers = one.gradients
         culprits = {n: c for n, c in culprits.items() if n not in followers}
-        culprits[name] = replace(culprits[name], fault=fault)
-    return culprits
+        culprits[name] = replace(culprits[name], faults=one.faults)
+    return _one_a_loop(repaired, culprits)
+
+
+def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Culprit]:
+    """Return the culprits, of items of a container that the same line completes only the first.
+
+    This is what can be said where the statement at fault could not be found.
+    """
+    first: dict[tuple[str, ast.stmt], str] = {}
+    for name, seen in sorted(repaired.observed.items(), key=lambda item: item[1].step):
+        if name in culprits and not culprits[name].faults and "[" in name and seen.statements:
+            first.setdefault((root(name), seen.statements[-1]), name)
+    others = {n for n in culprits if "[" in n and not culprits[n].faults} - set(first.values())
+    return {n: c for n, c in culprits.items() if n not in others}
 
 
 def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
@@ -225,8 +257,8 @@ def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     return bool(temporaries) or any(s not in source.statements for s in own)
 
 
-def _fault_of(judgement: Judgement, name: str) -> Fault | None:
-    return judgement.culprits[name].fault if name in judgement.culprits else None
+def _faults_of(judgement: Judgement, name: str) -> tuple[Fault, ...]:
+    return judgement.culprits[name].faults if name in judgement.culprits else ()
 
 
 def _misdirected(judgement: Judgement) -> dict[str, Culprit]:

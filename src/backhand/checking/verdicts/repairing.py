@@ -109,7 +109,7 @@ class Repairer(Watcher):
         self._snapshots: dict[ast.stmt, int] = {}
         self._error: tuple[ast.stmt, Exception] | None = None
 
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a statement that raised."""
         self._error = statement, error
 
@@ -186,7 +186,7 @@ def watched(chosen: Pass, draw: Draw, watcher: Watcher) -> Run:
     """Run the backward of a draw, seen by a watcher."""
     source = chosen.backward_source
     assert source is not None
-    given = backward_arguments(chosen, draw.trace)
+    given = backward_arguments(chosen, draw.trace, lent=not draw.changed)
     with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
         if chosen.scope is not None:
             return run_statements(source, chosen.scope(given), watcher)
@@ -208,7 +208,11 @@ def recorded(chosen: Pass, draw: Draw) -> Lives:
     """Return which statements of the backward write which gradient, and when."""
     recorder = Recorder(variables_of(chosen, draw))
     watched(chosen, draw, recorder)
-    return recorder.lives
+    source = chosen.backward_source
+    assert source is not None
+    # what a variable that runs through a loop holds in between is the gradient of something else
+    runs = {t for t, its in recorder.lives.items() if its[-1].statements[-1] not in source.statements}
+    return {t: its[-1:] if t in runs else its for t, its in recorder.lives.items()}
 
 
 def run_replaced(
