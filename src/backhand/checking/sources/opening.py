@@ -104,7 +104,7 @@ class FirstTurn(Watcher):
             self._tell(self._within, self._variables)
             self._within = None
 
-    def raised(self, statement: ast.stmt, error: Exception) -> None:
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Let it end the cell, as it does in a notebook."""
         raise error  # otherwise it would be passed over, as in a backward
 
