@@ -20,6 +20,7 @@ from torch import Tensor
 from backhand.checking.mistakes.branches import EXACT, constant_ratio
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import Derived
+from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
@@ -36,6 +37,8 @@ UNKNOWN = "__unknown__"  # a factor to be found
 # tries come to an end first, unless the tensors are large.
 TRIES = 30_000
 SECONDS = 3.0
+# More statements than any backward runs that is worth an edit.
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -296,10 +299,26 @@ def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool) -> 
             if name in namespace:
                 namespace[name] = _fresh(namespace[name])
         with torch.no_grad():
-            exec(code, namespace)
+            if any(isinstance(n, ast.While) for s in statements for n in ast.walk(s)):
+                run_statements(Source(tuple(statements), ()), namespace, _Bounded())
+            else:
+                exec(code, namespace)
     except Exception:  # an edit may well make nonsense
         return False
     return True
+
+
+class _Bounded(Watcher):
+    """Ends a loop that an edit has made endless."""
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
+        """Leave it."""
+        if step > MOST_STEPS:
+            raise RuntimeError("the loop does not end")
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Let it be raised."""
+        raise error
 
 
 def _may_change_in_place(statement: ast.stmt) -> bool:

@@ -5,6 +5,7 @@ then right, and nothing else is wrong that was not, that statement is a candidat
 deviates first in time is at fault. It needs no names, so that it holds for running variables and temporaries.
 """
 
+import ast
 import bisect
 import contextlib
 import time
@@ -72,6 +73,16 @@ class Fault:
     belongs: Label
     taken_for: Label | None
     benches: tuple[Bench, ...]
+
+    @property
+    def statement(self) -> ast.stmt:
+        """The statement."""
+        return self.target[0]
+
+    @property
+    def variable(self) -> str:
+        """What it assigns, if it assigns a variable."""
+        return self.target[1]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,11 @@ class Culprit:
     cancels: bool = False
     faults: tuple[Fault, ...] = ()
 
+    @property
+    def fault(self) -> Fault | None:
+        """The first of them."""
+        return self.faults[0] if self.faults else None
+
 
 @dataclass(frozen=True)
 class Judgement:
