@@ -115,6 +115,12 @@ def files(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
+def test_the_backend_of_the_users_plots_is_put_back(files: Callable[[str], Path], monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    assert backhand.check_file(files("import os\nassert os.environ['MPLBACKEND'] == 'Agg'\n" + SCRIPT)).ok
+    assert os.environ["MPLBACKEND"] == "svg"
+
+
 @pytest.mark.parametrize("body", [RIGHT, SCRIPT], ids=["a pass", "a script"])
 def test_what_a_file_sets_holds_while_it_is_checked_and_is_put_back_then(
     files: Callable[[str], Path], body: str
@@ -139,7 +145,8 @@ def test_what_a_file_sets_holds_while_it_is_checked_and_is_put_back_then(
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_a_neighbour_of_another_folder_is_not_taken_for_ones_own(tmp_path: Path):
+def test_a_neighbour_of_another_folder_is_not_taken_for_ones_own(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     body = RIGHT.replace("2 * x * dy", "helper.double(x) * dy")
     for folder, factor in (("a", 2), ("b", 3)):
         (tmp_path / folder).mkdir()
@@ -237,6 +244,23 @@ def test_random_numbers_of_a_forward_are_the_same_in_every_run(drawn: Callable[[
     report = backhand.check(forward, backward, inputs={"x": torch.rand(3) + 1}, out="y")
     assert report.ok, str(report)
     assert [row.verdict for row in report.rows] == ["right", "right"]
+    # the float32 run beside the float64 one: with another factor, autograd itself would seem to be far off
+    assert all(row.multiple is None or row.multiple < 100 for row in report.rows)
+    assert not any(torch.isnan(torch.tensor(row.maxdiff)) for row in report.rows)
+
+
+@pytest.mark.parametrize("draw", [np.random.rand, random.random, lambda: torch.rand(()).item()])
+def test_each_run_of_a_check_begins_with_the_numbers_of_its_seed(draw: Callable[[], float]):
+    drawn = []
+    with sandbox():
+        for seed in (5, 5, 6):
+            with running(torch.float64, seed, False):
+                drawn.append(draw())
+                assert torch.get_default_dtype() == torch.float64
+            assert (
+                torch.get_default_dtype() == torch.float32
+            )  # what is done between runs is not the user's code
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_run_by_itself_finds_the_numbers_of_its_seed_and_leaves_those_of_the_user():
@@ -255,18 +279,25 @@ def test_a_run_by_itself_finds_the_numbers_of_its_seed_and_leaves_those_of_the_u
 
 def test_a_sandbox_within_another_leaves_what_the_outer_one_holds():
     with sandbox():
-        torch.set_default_dtype(torch.float64)
         with sandbox():
-            torch.set_num_threads(torch.get_num_threads())
+            torch.set_default_dtype(torch.float64)
         assert torch.get_default_dtype() == torch.float64
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_checks_in_several_threads_do_not_disturb_each_other():
     reports: list[backhand.Report] = []
+    within: set[int] = set()
+    most: list[int] = []
+
+    def alone() -> None:
+        within.add(threading.get_ident())
+        most.append(len(within))
+        time.sleep(0.002)  # another thread would come in here
+        within.discard(threading.get_ident())
 
     def work() -> None:
-        reports.extend(check_which(lambda: None) for _ in range(4))
+        reports.extend(check_which(alone) for _ in range(4))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -275,6 +306,7 @@ def test_checks_in_several_threads_do_not_disturb_each_other():
         thread.join()
     assert len(reports) == 16
     assert all(report.ok for report in reports)
+    assert max(most) == 1
     assert torch.get_default_dtype() == torch.float32
 
 

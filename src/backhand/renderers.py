@@ -26,4 +26,5 @@ def rendered(name: str, value: object) -> Any:
     Traceback (most recent call last):
     AttributeError: 'NoneType' object has no attribute 'attempts'
     """
+    # the packages that register are imported with `backhand`, so that the name is always there
     return resolve_name(_places[name])(value)

@@ -1,4 +1,8 @@
-"""A script, a notebook or a live session judged exercise by exercise, and put together in one report."""
+"""The reports on a script's chapters, one for each exercise, put together in one.
+
+A chapter is checked like any other pass; here is only what a script, a notebook or a session adds: which cell
+completes a gradient, what was missing of it before, and what was not judged.
+"""
 
 from dataclasses import replace
 
@@ -29,6 +33,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
     """
     judged = _judged(played, title, draws, seed)
     rows = [row for chapter, report in judged for row in _own_rows(played, chapter, report, goes_on)]
+    # tensors that no chapter has a gradient of (left out, or still missing) are told once, at the end
     known = {row.name for row in rows}
     rest = {row.name: row for _, report in reversed(judged) for row in report.rows if row.name not in known}
     first = judged[0][1]
@@ -55,7 +60,7 @@ def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Cha
             try:
                 report = check_resolved(chapter.chosen, title, draws=draws, seed=seed, stress=False)
                 judged.append((chapter, report))
-            except CheckError as error:
+            except CheckError as error:  # told only if nothing at all can be judged
                 refused.append(error)
     except CheckError as error:
         refused.append(error)
@@ -74,6 +79,7 @@ def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -
             continue
         row = replace(row, cell=_cells(played, chapter, variable)[-1])
         mistake = row.mistake
+        # what something was made of is meant to be complete; until then a cell to come may add to it
         open_ = goes_on and not reads_later(chapter.statements, variable)
         if open_ and mistake is not None and mistake.kind == "missing_branch":
             row = replace(row, verdict="todo", note=f"so far: {_missing(mistake)}")
@@ -106,6 +112,7 @@ def _as_of(played: Played, chapter: Chapter, cell: str) -> Report:
     """Return the report on a chapter as it stood after one of its cells."""
     own = [s for s in chapter.statements if played.source.cell(s) == cell]
     ran = played.ran[: played.ran.index(own[-1]) + 1]
+    # the last chapter of what had run by then is the one that the cell belongs to
     before = replace(played, ran=ran, losses=tuple(loss for loss in played.losses if loss.statement in ran))
     return check_resolved(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
 
@@ -132,6 +139,7 @@ def _sheet(judged: list[tuple[Chapter, Report]]) -> Sheet | None:
     blamed: set[str] = set()
     for (chapter, report), (sheet, culprits) in zip(judged, sheets, strict=True):
         own = {r.name for r in report.rows if root(r.gradient) in chapter.gradients}
+        # a later chapter's picture takes the place of an earlier one, unless that shows a fault
         pictures |= {
             k: v for k, v in sheet.pictures.items() if k not in pictures or (k in own and k not in blamed)
         }

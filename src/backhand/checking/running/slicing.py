@@ -16,6 +16,7 @@ def slice_of(
     """Return the top-level statements that write a gradient, and those that make the temporaries they use."""
     inner = set(map(id, statements))
     chosen = {i for i, top in enumerate(source.statements) if any(id(n) in inner for n in ast.walk(top))}
+    # what is looked at is the variable afterwards; a `return` would end the slice before that
     chosen = {i for i in chosen if not isinstance(source.statements[i], ast.Return)}
     variable = root(path)
     last = max(chosen, default=-1)
@@ -24,6 +25,7 @@ def slice_of(
     found = source.with_temporaries(chosen, known)
     heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
     needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
+    # within loops, until no temporary is missing: one may be made from another
     grows = True
     while grows:
         used = {n for s in simple_statements(found) if writes(s) & needed for n in reads(s)}

@@ -21,6 +21,7 @@ class Cells(Source):
     def line(self, number: int) -> Line:
         """Return a line with its number within its cell."""
         plain = super().line(number)
+        # the last cell that begins at or above it
         before = [(start, label) for start, label in self.starts if start <= number]
         if not before:
             return plain
@@ -80,8 +81,9 @@ def written(cells: Sequence[tuple[str, str]], file: str, *, told: bool) -> Writt
         except SyntaxError as error:
             line = Line(error.lineno or 1, (error.text or "").strip(), label)
             unread.append(Unfinished(label, f"SyntaxError: {error.msg}", line))
-            tree = ast.Module([], [])
+            tree = ast.Module([], [])  # its lines count all the same
         source = source.with_cell(label, text, tree)
         if tree.body:
             parsed.append((label, tuple(tree.body)))
+    # without starts, a line is told with the file's name and its own number
     return Written(source if told else replace(source, starts=()), tuple(parsed), tuple(unread))

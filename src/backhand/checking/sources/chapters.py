@@ -35,6 +35,7 @@ def needed_for(
         written = changes(s)
         if written & needed or written & set(kept_whole):
             kept.append(s)
+            # what it makes anew need not be made above it; what goes on from an old value must be
             needed -= {name for name in assigned(s) if begins_anew(s, name)}
             needed |= needs(s) - set(given)
     return kept[::-1]
@@ -43,6 +44,7 @@ def needed_for(
 def tainted(statements: Sequence[ast.stmt], inputs: Collection[str]) -> list[ast.stmt]:
     """Return the statements that make something of the inputs, directly or not, without changing them."""
     names = set(inputs)
+    # what changes an input itself, such as an update of a parameter, is no part of the forward
     open_ = [s for s in statements if not is_definition(s) and not changes(s) & names]
     for s in open_:
         if reads(s) & names:
@@ -92,12 +94,13 @@ def chapters(statements: Sequence[ast.stmt], gradients: Collection[str]) -> list
     for i, s in enumerate(statements):
         own = writes_surely(s) & uses.gradients
         begun = {name for name in own if begins_anew(s, name)}
+        # a blank is a new exercise at once; an assignment only where the old value has been made use of
         anew = begun & (here if is_blank(s) else uses.read)
         if anew & here or (anew and not reads(s) & here):
             found.append(_begun_again(found[-1], statements[i:], again, uses))
             here = {name for moved in found[-1] for name in writes_surely(moved) & uses.gradients}
         elif begun & here:
-            again.add(s)
+            again.add(s)  # perhaps the beginning of another exercise: it shows with what follows
         found[-1].append(s)
         here |= own
         uses.see(s, begun)
@@ -127,6 +130,7 @@ class _Uses:
         if own:
             self.read |= used - own
         else:
+            # a temporary hands on what it was made of
             self._carried |= dict.fromkeys(writes_surely(statement), used)
 
     def goes_on(self, statements: Iterable[ast.stmt], name: str) -> bool:

@@ -49,7 +49,7 @@ def check_file(
     >>> report["x"].mistake.kind, report["x"].lines[0].number
     ('scale', 4)
     """
-    if path is None:
+    if path is None:  # what the project itself is about
         from backhand.passes import mlp_chunked
 
         return check(mlp_chunked, draws=draws, seed=seed)
@@ -68,6 +68,7 @@ def check_file(
     with sandbox(), imports_from(path.parent):
         if {"forward", "backward"} <= functions:
             return check(_module(path), draws=draws, seed=seed)
+        # a script that computes a loss is a script, whatever classes it defines on the way
         if kernels and not any(loss in writes_surely(s) for s in tree.body):
             return _check_kernel(path, kernels, draws, seed)
     return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
@@ -90,6 +91,7 @@ def _parsed(text: str, name: str) -> ast.Module:
 
 
 def _is_custom_function(definition: ast.ClassDef) -> bool:
+    # by its text, for the file has not been imported yet
     return any(ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases)
 
 

@@ -19,6 +19,7 @@ def opened(statements: Sequence[ast.stmt], loss: str) -> tuple[ast.stmt, ...]:
     Of a training loop, a `main` or a block under `if __name__ == "__main__"` it is the statements within it
     that are judged.
     """
+    # a script with a plain forward is judged there; its loop is the training that follows
     if any(loss in writes_surely(s) for s in statements if not hasattr(s, "body")):
         return ()
     return tuple(s for s in statements if _holds(s, loss) and _holds_gradients(s) and _can_be_seen_into(s))
@@ -40,8 +41,9 @@ def _can_be_seen_into(statement: ast.stmt) -> bool:
     if not isinstance(statement, ast.FunctionDef):
         return not isinstance(statement, ast.AsyncFunctionDef)
     arguments = statement.args
+    # it is called again by the names of its parameters, without what a decorator would put around it
     odd = statement.decorator_list or arguments.posonlyargs or arguments.vararg or arguments.kwarg
-    others = ast.Global | ast.Yield | ast.YieldFrom
+    others = ast.Global | ast.Yield | ast.YieldFrom  # its globals are a copy; a generator runs later
     return not odd and not any(isinstance(n, others) for n in ast.walk(statement))
 
 
@@ -77,7 +79,7 @@ class FirstTurn(Watcher):
     """
 
     def __init__(self, parts: Sequence[ast.stmt], tell: Callable[[ast.stmt, Mapping[str, Any]], None]):
-        self.parts = tuple(parts)
+        self.parts: tuple[ast.stmt, ...] = tuple(parts)
         self.seen: set[ast.stmt] = set()
         self._tell_of = tell
         self._part_of = {inner: part for part in parts for inner in ast.walk(part)}
@@ -91,10 +93,10 @@ class FirstTurn(Watcher):
             self.leave()
         if part is None or part in self.seen:
             return
-        if part is statement:
+        if part is statement:  # a plain one
             self._tell(part, variables)
         else:
-            self._within, self._variables = part, dict(variables)
+            self._within, self._variables = part, dict(variables)  # a copy: they go on changing
 
     def leave(self) -> None:
         """Tell of the compound statement that has come to its end, if there is one."""
@@ -104,7 +106,7 @@ class FirstTurn(Watcher):
 
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Let it end the cell, as it does in a notebook."""
-        raise error
+        raise error  # otherwise it would be passed over, as in a backward
 
     def _tell(self, part: ast.stmt, variables: Mapping[str, Any]) -> None:
         self.seen.add(part)

@@ -31,9 +31,12 @@ class Statements:
     """Statements as a function: from variables to the variables that they assign."""
 
     def __init__(self, source: Source, constants: Namespace):
-        self.source, self.constants = source, constants
+        self.source: Source = source
+        self.constants: Namespace = constants
         simple = simple_statements(list(source.statements))
-        self.names = tuple(dict.fromkeys(n for s in simple for n in sorted(writes_surely(s))))
+        self.names: tuple[str, ...] = tuple(
+            dict.fromkeys(n for s in simple for n in sorted(writes_surely(s)))
+        )
         self.__name__ = "statements"
 
     def __call__(self, **given: Any) -> dict[str, Any]:
@@ -42,6 +45,7 @@ class Statements:
         try:
             exec(self._code, namespace)
         except Exception as error:  # the user's code may raise anything
+            # of the script itself, not of the function that it called
             lines = [n for f, n in walk_tb(error.__traceback__) if f.f_code is self._code]
             raise StatementError(error, namespace, lines[0] if lines else 0) from error
         return {k: namespace[k] for k in self.names if k in namespace}
@@ -52,7 +56,7 @@ class Statements:
 
     def scope(self, given: Mapping[str, Any]) -> Namespace:
         """Return the variables at the beginning."""
-        dtype = torch.get_default_dtype()
+        dtype = torch.get_default_dtype()  # the one in which this run is made
         constants = {
             k: converted(v, dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
             for k, v in self.constants.items()
@@ -126,6 +130,7 @@ def _chapters(
     inputs = {k: v for k, v in inputs.items() if any(k in reads(s) for s in leading)}
     values = set(inputs) | {n for s in leading for n in writes_surely(s)}
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
+    # a statement that binds a value of the forward anew would change what the gradients are of
     after = [s for s in after if not writes_surely(s) & values]
     found: list[Chapter] = []
     for own in chapters(after, gradients):
@@ -191,7 +196,7 @@ def _inputs(
     """Return the leaves that require a gradient; without any, the tensors whose gradient is assigned."""
     values = {k: v for k, v in loss.values.items() if isinstance(v, Tensor) and v.is_floating_point()}
     leaves = {k: v for k, v in values.items() if _is_leaf(v)}
-    if leaves:
+    if leaves:  # those that the script never reads are left from something else
         used = set().union(*(reads(s) for s in played.ran))
         return {k: v for k, v in leaves.items() if k in used}
     written = {n for s in after for n in writes(s)}

@@ -63,14 +63,17 @@ class Recording:
             namespace: the variables now.
         """
         final = {k: v for k, v in namespace.items() if not k.startswith("_")}
+        # a session is at its last loss; earlier ones were judged when their cells ran
         return replace(self._played, losses=self._played.losses[-1:], final=final)
 
 
 def _noted(played: Played, statements: list[ast.stmt], namespace: Mapping[str, Any]) -> Played:
     """Return it with a cell's statements; those that begin a gradient anew take the place of its old ones."""
     ran = played.ran
+    # a cell that runs again, perhaps mended, stands for its old self: the gradient is judged once
     anew = {n for s in statements for n in writes_surely(s) if n.startswith("d") and begins_anew(s, n)}
     void = [s for s in ran if len(writes_surely(s)) == 1 and writes_surely(s) <= anew]
+    # it goes where the old one stood, so that later cells are still later; but below what it reads
     needed = {played.loss} | {n for s in statements for n in reads(s)} - anew
     place = max((i + 1 for i, s in enumerate(ran) if writes_surely(s) & needed), default=0)
     place = max(place, ran.index(void[0])) if void else len(ran)
