@@ -142,7 +142,8 @@ class Case:
         known = partial(derived, scene_of(self.first, self.name)) if alone else tuple
         benches = [Bench(b.namespace, b.expected, known=known) for b in fault.benches]
         gradients = {where: tensor for tensor, where in self.paths.items()}
-        return Program.of([statement], variable, benches, gradients, numbers_of(self))
+        program = Program.of([statement], variable, benches, gradients, numbers_of(self))
+        return replace(program, goes_on=True)
 
     @cached_property
     def is_assigned_twice(self) -> bool:

@@ -250,7 +250,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
     mends("`=` for `+=`", by_accumulating),
-    Hypothesis("an upstream gradient that is not read", _replaced_upstream),
+    Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
     # the shape
     predicts_shape("a transpose", transposed),
     predicts_shape("the shape alone", right_values),

@@ -26,6 +26,7 @@ from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
+    may_change_in_place,
     reads,
     simple_statements,
     writes_surely,
@@ -102,6 +103,7 @@ class Program:
         gradients: variable to tensor name, of the variables that hold gradients.
         numbers: constants of the forward, which a line may lack.
         originals: each statement of the copy to the user's own.
+        goes_on: whether the value may be made of what its variable held before.
     """
 
     block: ast.Module
@@ -110,6 +112,7 @@ class Program:
     gradients: Mapping[str, str]
     numbers: Sequence[float] = ()
     originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
+    goes_on: bool = False
 
     @staticmethod
     def of(
@@ -185,11 +188,12 @@ class Focus:
         above = body[:first]
         anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
         missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
-        careful = any(map(_may_change_in_place, body))
+        careful = any(map(may_change_in_place, body))
         before: list[Namespace | None] = []
         for i, bench in enumerate(program.benches):
             namespace = dict(bench.namespace)
-            namespace.pop(program.variable, None)  # what it was before is no part of what it should be
+            if not program.goes_on:  # what it was before is no part of what it should be
+                namespace.pop(program.variable, None)
             if knowing:
                 namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
             before.append(namespace if not above or _run(above, namespace, careful=careful) else None)
@@ -319,22 +323,6 @@ class _Bounded(Watcher):
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Let it be raised."""
         raise error
-
-
-def _may_change_in_place(statement: ast.stmt) -> bool:
-    """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
-    for node in ast.walk(statement):
-        if isinstance(node, ast.AugAssign) or (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        ):
-            return True  # a function of the user's own may do anything
-        if isinstance(node, ast.Assign) and not all(isinstance(t, ast.Name) for t in node.targets):
-            return True
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr[-1] == "_":
-            return True
-        if isinstance(node, ast.Call) and any(k.arg == "out" for k in node.keywords):
-            return True
-    return False
 
 
 def _fresh(value: Any) -> Any:

@@ -9,8 +9,9 @@ import ast
 import bisect
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,19 +119,28 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
 
 
 class _Signs:
-    """The shapes and signatures of some tensors, to be found again."""
+    """The shapes and signatures of some tensors, to be found again, each with where it comes from."""
 
-    def __init__(self, tensors: Iterable[tuple[torch.Size, float]]):
-        self._signs: dict[torch.Size, list[float]] = {}
-        for shape, sign in tensors:
-            bisect.insort(self._signs.setdefault(shape, []), sign)
+    def __init__(self, tensors: Iterable[tuple[torch.Size, float, Any]]):
+        self._signs: dict[torch.Size, list[tuple[float, int, Any]]] = {}
+        for i, (shape, sign, origin) in enumerate(tensors):
+            self._signs.setdefault(shape, []).append((sign, i, origin))
+        for signs in self._signs.values():
+            signs.sort()
 
-    def __contains__(self, event: Event) -> bool:
+    def alike(self, event: Event) -> list[Any]:
+        """Return where the tensors come from that are the same as that of an event."""
         if event.shape is None:
-            return False
-        signs = self._signs.get(event.shape, [])
-        at = bisect.bisect_left(signs, event.sign)
-        return any(alike(s, event.sign, event.shape.numel()) for s in signs[max(0, at - 1) : at + 1])
+            return []
+        signs, elements = self._signs.get(event.shape, []), event.shape.numel()
+        at = bisect.bisect_left(signs, (event.sign,))
+        found = []
+        for side in (reversed(signs[:at]), signs[at:]):
+            for sign, _, origin in side:
+                if not alike(sign, event.sign, elements):
+                    break
+                found.append(origin)
+        return found
 
 
 class _StillWrong(BaseException):
@@ -145,23 +155,22 @@ class _Runs:
         self.known = knowledge(chosen, draw)
         self._variables = variables_of(chosen, draw)
         self._signs = _Signs(
-            (value.shape, sign)
+            (value.shape, sign, (known, turn))
             for known in self.known
-            for value, sign in zip(known.values, known.signatures, strict=True)
+            for value, sign, turn in zip(known.values, known.signatures, known.turns, strict=True)
         )
         forward = [v for v in flatten(draw.trace.values).values() if isinstance(v, Tensor)]
-        self._forward = _Signs((v.shape, signature(v)) for v in forward if v.is_floating_point())
+        self._forward = _Signs((v.shape, signature(v), None) for v in forward if v.is_floating_point())
         self._parts: dict[torch.Size, list[Known]] = {}
-        self._taken_for: dict[Event, list[Known]] = {}
         self._turns: dict[int, dict[tuple[int, ...], None]] = {}
 
     def is_known(self, event: Event) -> bool:
         """Tell whether autograd knows a tensor, whatever it is."""
-        return event in self._signs
+        return bool(self._signs.alike(event))
 
     def is_of_the_forward(self, event: Event) -> bool:
         """Tell whether a value is one of the forward's tensors."""
-        return event.sign != 0 and event in self._forward
+        return event.sign != 0 and bool(self._forward.alike(event))
 
     def belonging(self, events: Sequence[Event]) -> list[Known]:
         """Return what may belong in the place of a statement's values, by its shape.
@@ -178,12 +187,14 @@ class _Runs:
 
     def learn_orders(self, events: Mapping[Target, Sequence[Event]]) -> None:
         """See from statements whose values are known how a loop goes through the forward's turns."""
-        for its in events.values():
-            for known in self.known:
-                found = [known.find(e.shape, e.sign) for e in its if e.shape is not None]
-                turns = tuple(known.turns[i] for i in found if i is not None)
-                if len(its) > 1 and len(set(turns)) == len(its):
-                    self._turns.setdefault(len(its), {})[turns] = None
+        for its in (its for its in events.values() if len(its) > 1):
+            found: dict[Known, dict[int, None]] = {}
+            for event in its:
+                for known, turn in self._signs.alike(event):
+                    found.setdefault(known, {})[turn] = None
+            for turns in found.values():
+                if len(turns) == len(its):
+                    self._turns.setdefault(len(its), {})[tuple(turns)] = None
 
     def orders(self, turns: int, known: Known) -> list[Order]:
         """Return which of the known values may belong in each turn of a statement: the latest in the first.
@@ -202,12 +213,7 @@ class _Runs:
 
     def taken_for(self, event: Event) -> list[Known]:
         """Return what the value of a turn is known as."""
-        if event not in self._signs or event.shape is None:
-            return []
-        if event not in self._taken_for:
-            its = [known for known in self.known if known.find(event.shape, event.sign) is not None]
-            self._taken_for[event] = its
-        return self._taken_for[event]
+        return list(dict.fromkeys(known for known, _ in self._signs.alike(event)))
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
         """Return what is handed on in the place of a value: the right one, where it is wrong."""
@@ -223,28 +229,33 @@ class _Runs:
         watched(self.chosen, self.draw, log)
         return log.events
 
-    def moved(self, puts: Mapping[Target, Give], target: Target, since: int = 0) -> frozenset[str]:
-        """Return which gradients change if a statement gives something else from a turn on."""
+    def moved(
+        self, puts: Mapping[Target, Give], target: Target, turn: int, wrong: Container[str]
+    ) -> frozenset[str]:
+        """Return which gradients change if a statement gives something else in one turn.
+
+        It is enough to know of one that is right: what it is made of is right as well.
+        """
         generator = torch.Generator().manual_seed(self.draw.seed)
         before = self.repair.observed
         found: set[str] = set()
 
-        def shaken(turn: int, value: object) -> object:
-            if turn < since or not isinstance(value, Tensor) or not value.is_floating_point():
+        def shaken(now: int, value: object) -> object:
+            if now != turn or not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
             return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
 
         def replace(name: str, value: Tensor | None) -> Tensor | None:
             known = before[name].value if name in before else None
-            same = value is known if value is None or known is None else close(value, known)
-            found.update([] if same else [name])
+            if not (value is known if value is None or known is None else close(value, known)):
+                found.add(name)
+                if name not in wrong:
+                    raise _StillWrong
             return self.mended(name, value)
 
-        try:
+        with contextlib.suppress(_StillWrong, Exception):  # the user's code may raise anything
             watched(self.chosen, self.draw, Putting(self.repairer(replace), {**puts, target: shaken}))
-        except Exception:  # the user's code may raise anything
-            return frozenset()
         return frozenset(found)
 
     def left(self, puts: Mapping[Target, Give], name: str) -> frozenset[str] | None:
@@ -353,7 +364,8 @@ class _Search:
                 break
             if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
                 break  # nothing that follows makes more wrong than that
-            gained = self._gain(candidate)
+            # what is only added up shows at the end
+            gained = self._gain(candidate) if candidate.target[1] else 1
             if gained <= 0:
                 continue
             left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
@@ -376,27 +388,39 @@ class _Search:
         for target, events in self.events.items():
             if events[0].step > complete or target in self.mended:
                 continue
-            moved = self.runs.moved(self.puts, target)
-            if self.name not in moved:
+            reaches = self._reach(target, events)
+            if not reaches:
                 continue
-            reaches = len(moved & self.culprits)
             for known in self.runs.belonging(events):
                 for order in self.runs.orders(len(events), known):
                     turn = _deviation(events, known, order)
                     if turn is not None and events[turn].step <= complete:
-                        step, rank = events[turn].step, self._rank(target, moved, events[turn], known)
+                        step, rank = events[turn].step, self._rank(target, events[turn], known)
                         one = _Candidate(target, known, order, turn, step, reaches)
                         found.append((rank, -reaches, step, len(found), one))
         return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
 
-    def _rank(self, target: Target, moved: frozenset[str], event: Event, known: Known) -> int:
+    def _reach(self, target: Target, events: Sequence[Event]) -> int:
+        """Return how many wrong gradients are made of what a statement gives in one of its turns.
+
+        None if this one is not, or if a right one is: then it is not at fault. Where all that it gives is known,
+        the first turn may be right, for there is nothing yet to be added, and the second one not.
+        """
+        unknown = next((i for i, event in enumerate(events) if not self.runs.is_known(event)), None)
+        for turn in (0, 1) if unknown is None else (unknown,):
+            moved = self.runs.moved(self.puts, target, turn, self.culprits)
+            if self.name in moved and moved <= self.culprits:
+                return len(moved)
+        return 0
+
+    def _rank(self, target: Target, event: Event, known: Known) -> int:
         """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried.
 
         One whose value is known as something else may have left out one operation, or a part of a sum.
         """
         taken_for = self.runs.taken_for(event)
-        if not moved <= self.culprits or any(_is_named_for(target, one) for one in taken_for):
-            return 4  # something that it goes into is right, or it is what its name says
+        if any(_is_named_for(target, one) for one in taken_for):
+            return 4
         if event.shape is not None and event.shape != known.shape:
             return 3
         if self.runs.is_of_the_forward(event):
@@ -418,7 +442,7 @@ class _Search:
         order = sorted(gradients, key=lambda n: self.runs.lives[n][-1].last if n in self.runs.lives else 0)
         # what its last turn goes into is made of it directly, not by way of the turns that follow
         turns = len(self.events[last.target])
-        direct = self.runs.moved(self.puts, last.target, turns - 1)
+        direct = self.runs.moved(self.puts, last.target, turns - 1, gradients)
         return Explained(tuple(sorted(order, key=lambda n: n not in direct)), faults)
 
     def _fault(self, candidate: _Candidate) -> Fault:
