@@ -2,7 +2,7 @@ from .checking.judging import check as check
 from .checking.report import Mistake as Mistake
 from .checking.report import Report as Report
 from .checking.sources.files import check_file as check_file
-from .checking.sources.kernels import check_function as check_function
+from .checking.sources.functions import check_function as check_function
 from .checking.sources.namespaces import check_namespace as check_namespace
 from .differentiating import differentiable as differentiable
 from .errors import BackhandError as BackhandError

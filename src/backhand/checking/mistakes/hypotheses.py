@@ -91,6 +91,7 @@ class Case:
     name: str
     judged: Sequence[Judgement]
     budget: Budget
+    last: Sequence[Finder] = ()
 
     @property
     def first(self) -> Judgement:
@@ -103,10 +104,23 @@ class Case:
 
 
 def name_mistake(
-    chosen: Pass, name: str, judged: Sequence[Judgement], budget: Budget | None = None
+    chosen: Pass,
+    name: str,
+    judged: Sequence[Judgement],
+    budget: Budget | None = None,
+    last: Sequence[Finder] = (),
 ) -> Mistake:
-    """Return the mistake in one gradient, from the draws on which it is wrong."""
-    return in_words(chosen, judged[0], name, _find(Case(chosen, name, judged, budget or Budget())))
+    """Return the mistake in one gradient, from the draws on which it is wrong.
+
+    Args:
+        chosen: the pass.
+        name: of the tensor.
+        judged: the draws.
+        budget: shared by the gradients of a report.
+        last: what to try where nothing else reproduces the gradient.
+    """
+    case = Case(chosen, name, judged, budget or Budget(), last)
+    return in_words(chosen, judged[0], name, _find(case))
 
 
 def _find(case: Case) -> Finding:
@@ -158,6 +172,7 @@ def _by_values(case: Case) -> Finding:
         or _first(AT_LAST[:1], scenes)
         or unread_upstream(chosen, first, name)
         or _first(AT_LAST[1:], scenes)
+        or _first(case.last, scenes[:1])  # they have looked at the first draw alone
         or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from backhand.checking.judging import check_resolved
+from backhand.checking.judging import check_pass
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Report, Row
 from backhand.checking.running.names import root
@@ -53,7 +53,7 @@ def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Cha
     try:
         for chapter in as_chapters(played):
             try:
-                report = check_resolved(chapter.chosen, title, draws=draws, seed=seed, stress=False)
+                report = check_pass(chapter.chosen, title, draws=draws, seed=seed, stress=False)
                 judged.append((chapter, report))
             except CheckError as error:
                 refused.append(error)
@@ -107,7 +107,7 @@ def _as_of(played: Played, chapter: Chapter, cell: str) -> Report:
     own = [s for s in chapter.statements if played.source.cell(s) == cell]
     ran = played.ran[: played.ran.index(own[-1]) + 1]
     before = replace(played, ran=ran, losses=[loss for loss in played.losses if loss.statement in ran])
-    return check_resolved(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
+    return check_pass(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
 
 
 def _missing(mistake: Mistake) -> str:

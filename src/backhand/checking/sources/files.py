@@ -11,7 +11,7 @@ from backhand.checking.report import Report
 from backhand.checking.running.playing import play
 from backhand.checking.running.program import Line, writes_surely
 from backhand.checking.sources.exercises import check_played
-from backhand.checking.sources.kernels import check_function
+from backhand.checking.sources.functions import check_function
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.scripts import Cells, Unfinished
 from backhand.errors import CheckError, in_short
