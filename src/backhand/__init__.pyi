@@ -16,7 +16,7 @@ from .checking.report import Row as Row
 from .checking.report import Sheet as Sheet
 from .checking.report import Unfinished as Unfinished
 from .checking.sources.files import check_file as check_file
-from .checking.sources.kernels import check_function as check_function
+from .checking.sources.functions import check_function as check_function
 from .checking.sources.namespaces import check_namespace as check_namespace
 from .differentiating import differentiable as differentiable
 from .errors import BackhandError as BackhandError

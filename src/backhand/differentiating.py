@@ -84,7 +84,7 @@ class _Wired(torch.autograd.Function):
             saved.append(value)
             return _Slot(len(outputs) + len(saved) - 1)
 
-        ctx.chosen = chosen
+        ctx.chosen, ctx.is_last = chosen, chosen.is_last(outputs)
         ctx.offered = _each(arguments(chosen, values, upstream), set_aside)
         ctx.shapes = {name: v.shape if isinstance(v, Tensor) else None for name, v in inputs.items()}
         ctx.save_for_backward(*saved)
@@ -97,8 +97,8 @@ class _Wired(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
         chosen: Pass = ctx.chosen
-        # a pass that ends in the loss is written for an upstream gradient of 1
-        arrived = upstream if chosen.out else [torch.ones_like(g) for g in upstream]
+        # a pass that ends in a scalar may be written for an upstream gradient of 1
+        arrived = [torch.ones_like(g) for g in upstream] if ctx.is_last else upstream
         slots = [*arrived, *ctx.saved_tensors]
         offered = _each(ctx.offered, lambda v: slots[v.index] if isinstance(v, _Slot) else v)
         flat = flatten(chosen.backward(**offered))
@@ -106,7 +106,7 @@ class _Wired(torch.autograd.Function):
         gradients = []
         for (name, shape), needed in zip(ctx.shapes.items(), ctx.needs_input_grad[2:], strict=True):
             gradient = _gradient(name, shape, matched, flat) if needed else None
-            gradients.append(gradient if gradient is None or chosen.out else gradient * upstream[0])
+            gradients.append(gradient * upstream[0] if ctx.is_last and gradient is not None else gradient)
         return None, None, *gradients
 
 

@@ -51,6 +51,7 @@ from backhand.checking.mistakes.mending import (
     by_two_edits,
 )
 from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.probed import Finder
 from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,
@@ -301,7 +302,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 
 def name_mistakes(
-    chosen: Pass, blamed: Mapping[str, Sequence[Judgement]], budget: Budget | None = None
+    chosen: Pass,
+    blamed: Mapping[str, Sequence[Judgement]],
+    budget: Budget | None = None,
+    last: Sequence[Finder] = (),
 ) -> dict[str, Mistake]:
     """Return the mistake in each wrong gradient.
 
@@ -309,12 +313,13 @@ def name_mistakes(
         chosen: the pass.
         blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
         budget: what may be tried for all of them together.
+        last: what else to ask about a gradient that nothing here reproduces.
     """
     budget = Budget() if budget is None else budget
     found = {}
     for name, judged in blamed.items():
         case, share = Case(chosen, name, tuple(judged)), budget.share()
-        finding, left = find(case, share)
+        finding, left = find(case, share, last)
         found[name] = in_words(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     return found
@@ -325,7 +330,7 @@ def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistak
     return name_mistakes(chosen, {name: judged})[name]
 
 
-def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
+def find(case: Case, budget: Budget, last: Sequence[Finder] = ()) -> tuple[Finding, Budget]:
     """Return the first hypothesis that holds, and what is left of the budget."""
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # an edit may well make nonsense
         tried: list[str] = []
@@ -336,6 +341,9 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
             if found is not None:
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried.append(hypothesis.name)
+    found = next((f for finder in last for scene in case.scenes[:1] if (f := finder(scene))), None)
+    if found is not None:  # they have looked at the first draw alone
+        return found, budget
     error = why_it_raised(case)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.assembling import assemble
+from backhand.checking.assembling import Trials
+from backhand.checking.judging import report_on
 from backhand.checking.report import Report
 from backhand.checking.running.graph import from_graph
 from backhand.checking.running.names import flatten
-from backhand.checking.running.trials import judged, unmatched
+from backhand.checking.running.trials import judged
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import judge
 from backhand.errors import CheckError
@@ -58,8 +59,7 @@ def check_namespace(
         raise CheckError(
             "no name here is the gradient of a tensor on which the loss depends, such as dlogits."
         )
-    judgement = judge(chosen, draw)
-    report = assemble(chosen, "namespace", [judgement], 1, draw, (), (), unmatched(draw))
+    report = report_on(chosen, "namespace", Trials((judge(chosen, draw),), 1, draw), stress=False)
     if report.sheet is not None:  # drawn now: these tensors are the user's own, and may change
         list(report.sheet.pictures.values())
     return report

@@ -403,8 +403,8 @@ class _Search:
     def _reach(self, target: Target, events: Sequence[Event]) -> int:
         """Return how many wrong gradients are made of what a statement gives in one of its turns.
 
-        None if this one is not, or if a right one is: then it is not at fault. Where all that it gives is known,
-        the first turn may be right, for there is nothing yet to be added, and the second one not.
+        None if this one is not, or if a right one is: then it is not at fault. Where all that it gives is
+        known, the first turn may be right, for there is nothing yet to be added, and the second one not.
         """
         unknown = next((i for i, event in enumerate(events) if not self.runs.is_known(event)), None)
         for turn in (0, 1) if unknown is None else (unknown,):
