@@ -504,9 +504,37 @@ def test_a_coarse_gradient_is_told_as_many_times_autograds_error() -> None:
 
     inputs = {"x": torch.randn(6, 5), "w": torch.randn(5, 4), "b": torch.zeros(4)}
     report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
-    assert report.ok, str(report)
-    assert report["x"].multiple > 100
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("x", "dtype")], str(report)
+    assert report["x"].multiple > 1000
     assert report["w"].multiple < 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("precision", "culprits"),
+    [
+        (lambda value: value.bfloat16(), ["h"]),
+        (lambda value: value.half().to(value.dtype), ["h"]),
+        (lambda value: value.to(value.dtype), []),
+    ],
+    ids=["returned in bfloat16", "rounded to float16 on the way", "as it is"],
+)
+def test_a_gradient_of_less_precision_than_its_tensor_is_wrong(dtype, precision, culprits) -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        h = x @ w
+        y = h.tanh()
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> dict:
+        dh = precision(dy * (1 - y**2))
+        dx = dh.to(x.dtype) @ w.T
+        dw = x.T @ dh.to(x.dtype)
+        return locals()
+
+    inputs = {"x": torch.randn(6, 5, dtype=dtype), "w": torch.randn(5, 4, dtype=dtype)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert [row.name for row in report.culprits] == culprits, str(report)
+    assert all(row.mistake is not None and row.mistake.kind == "dtype" for row in report.culprits)
 
 
 def test_the_lines_of_a_gradient_are_those_that_change_it_not_those_that_look_at_it() -> None:

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.hypotheses import name_mistakes
 from backhand.checking.mistakes.probed import Finder
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
-from backhand.checking.running.precision import APPROXIMATE, lowest
+from backhand.checking.running.precision import APPROXIMATE, LOWERED, lowest, unit
 from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import differences
+from backhand.checking.verdicts.comparing import differences, largest_difference
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.repairing import recorded
@@ -29,6 +30,7 @@ from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
 INFINITY = float("inf")
+TINY = torch.finfo(torch.float64).tiny
 # What is not the user's own code in a traceback.
 LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
 
@@ -147,6 +149,10 @@ class _Table:
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
         verdict, note = _verdict(name, self.judged)
+        mistake = self.mistakes.get(name)
+        if verdict in ("right", "vacuous") and name in self.lowered:
+            made_of = [c for c in self.draw.trace.consumers(name) if c in self.lowered]
+            verdict, note, mistake = ("follows", "", None) if made_of else ("wrong", "", self.lowered[name])
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -161,9 +167,42 @@ class _Table:
             forward_line=(forward.writers(root(name)) or (None,))[-1] if forward else None,
             lines=self._lines(name),
             used_by=forward.readers(root(name)) if forward else (),
-            mistake=self.mistakes.get(name),
+            mistake=mistake,
             note=note,
         )
+
+    @cached_property
+    def lowered(self) -> dict[str, Mistake]:
+        """The gradients that have lost precision, with what is told of them."""
+        found = {name: self._lowered(name) for name in self.shown.user}
+        return {name: mistake for name, mistake in found.items() if mistake is not None}
+
+    def _lowered(self, name: str) -> Mistake | None:
+        """Find a gradient of a lower dtype than its tensor, or one that is computed in one on the way."""
+        tensor, user = self.shown.trace.tensors.get(name), self.shown.user.get(name)
+        if tensor is None or user is None or not user.dim() or not user.is_floating_point():
+            return None
+        gradient, hint = self.names.get(name, f"d{name}"), KINDS["dtype"].hint
+        if unit(user.dtype) > unit(tensor.dtype):
+            message = f"{gradient} has dtype {user.dtype}, but {name} has {tensor.dtype}."
+            return Mistake("dtype", message, hint, {"expected": str(tensor.dtype), "got": str(user.dtype)})
+        times = self._error(name, user, tensor.dtype)
+        if times <= LOWERED or self.chosen.contract == "returned":  # what is returned has a budget of its own
+            return None
+        message = (
+            f"{gradient} is off by {times:.0f} times the error of autograd's: a part is computed in less."
+        )
+        return Mistake("dtype", message, hint, {"multiple": times})
+
+    def _error(self, name: str, user: Tensor, dtype: torch.dtype) -> float:
+        """Return the error of a gradient as a multiple of autograd's own, or of the rounding of its dtype."""
+        facts = self.figures.get(name)
+        if facts is not None and facts.multiple is not None:
+            return facts.multiple
+        right = self.draw.trace.gradients.get(name)
+        if right is None or not self.draw.promote or right.shape != user.shape or not right.numel():
+            return 0.0
+        return largest_difference(user, right) / max(unit(dtype) * float(right.abs().max()), TINY)
 
     def _lines(self, name: str) -> tuple[Line, ...]:
         """Return the lines of the backward that make a gradient."""

@@ -16,8 +16,8 @@ from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw, draw, is_finite, sets_of
 from backhand.checking.sources.protocol import ForwardError, Inputs, Pass, by_name, resolve
 from backhand.checking.verdicts.cancelling import with_cancelling
-from backhand.checking.verdicts.localising import Judgement, judge
-from backhand.checking.verdicts.rounding import Truth
+from backhand.checking.verdicts.localising import Judgement, compared, judge
+from backhand.checking.verdicts.rounding import Summands, Truth
 from backhand.errors import CheckError
 
 
@@ -105,7 +105,8 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
     """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
     drawn = _first(chosen, first, seed)
-    judgement = judge(chosen, drawn)
+    judgement = _promoted(chosen, first, judge(chosen, drawn))
+    drawn = judgement.draw
     if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
         judgement = with_cancelling(chosen, judgement)
     judged = [judgement]
@@ -141,6 +142,25 @@ def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
     raise AssertionError("unreachable")
 
 
+def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
+    """Return the judgement with float64 also where the code asks for less, if less is wrong then.
+
+    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs.
+    """
+    drawn = judgement.draw
+    able = chosen.promotes and drawn.dtype == torch.float64 and not drawn.promote and drawn.error is None
+    if not judgement.culprits or not able:
+        return judgement
+    try:
+        other = draw(chosen, values, drawn.dtype, drawn.seed, promote=True)
+    except Exception:  # the user's code may raise anything
+        return judgement
+    right = compared(other, Summands(other))
+    if other.error is not None or sum(right.values()) <= sum(judgement.right.values()):
+        return judgement
+    return judge(chosen, other)
+
+
 def _another(
     chosen: Pass, values: Mapping[str, Any], seed: int, first: Judgement
 ) -> tuple[Judgement, ...] | None:
@@ -169,7 +189,7 @@ def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bo
 
 def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Draw:
     """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
-    if first.dtype is None or lowest(values) == torch.float64:
+    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote):
         return first
     try:
         return draw(chosen, values, None, seed, lent=not first.changed)

@@ -37,7 +37,7 @@ UNKNOWN = "__unknown__"  # a factor to be found
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
 # tries come to an end first, unless the tensors are large.
 TRIES = 30_000
-SECONDS = 3.0
+SECONDS = 6.0
 # More statements than any backward runs that is worth an edit.
 MOST_STEPS = 10_000
 
@@ -157,6 +157,11 @@ class Program:
         return tuple(bench.known() for bench in self.benches)
 
     @cached_property
+    def bounded(self) -> bool:
+        """Whether an edit may make a loop of it endless."""
+        return any(isinstance(node, ast.While) for node in ast.walk(self.block))
+
+    @cached_property
     def is_right(self) -> bool:
         """Whether the statements are right as they are: what raised is not among them."""
         return Focus.on(self, None).is_right()
@@ -196,7 +201,8 @@ class Focus:
                 namespace.pop(program.variable, None)
             if knowing:
                 namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
-            before.append(namespace if not above or _run(above, namespace, careful=careful) else None)
+            ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
+            before.append(namespace if ran else None)
         return Focus(program, first, tuple(before), missing, careful, knowing)
 
     @property
@@ -228,7 +234,10 @@ class Focus:
         """Tell whether the statements, as they are now, give the right value on every bench."""
         for i, bench in enumerate(self.program.benches):
             value = self.value(i, **more)
-            if value is None or not close(value, bench.expected, bench.summands):
+            # of a lower dtype more would pass, and that is a mistake of its own
+            if value is None or value.dtype != bench.expected.dtype:
+                return False
+            if not close(value, bench.expected, bench.summands):
                 return False
         return True
 
@@ -238,7 +247,8 @@ class Focus:
         if before is None:
             return None
         namespace, name = {**before, **more}, self.program.variable
-        if not _run(self.below, namespace, careful=self.careful) or name not in namespace:
+        ran = _run(self.below, namespace, careful=self.careful, bounded=self.program.bounded)
+        if not ran or name not in namespace:
             return None
         if self.program.path == name:
             return as_gradient(namespace[name])
@@ -295,15 +305,18 @@ def with_helpers(statements: Sequence[ast.stmt], source: Source, namespace: Name
     return [*filter(None, helpers), *statements]
 
 
-def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool) -> bool:
-    """Run statements; on copies of what they use if they, or an edit of them, may change it in place."""
+def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool, bounded: bool) -> bool:
+    """Run statements; on copies of what they use if they, or an edit of them, may change it in place.
+
+    With a bound where a loop may become endless.
+    """
     try:
         code = compile(ast.Module(statements, []), "<edited>", "exec")
         for name in code.co_names if careful else ():
             if name in namespace:
                 namespace[name] = _fresh(namespace[name])
         with torch.no_grad():
-            if any(isinstance(n, ast.While) for s in statements for n in ast.walk(s)):
+            if bounded:
                 run_statements(Source(tuple(statements), ()), namespace, _Bounded())
             else:
                 exec(code, namespace)

@@ -29,6 +29,9 @@ ERROR_BUDGET = 8.0
 # An unexplained error below this part of the gradient is a loss of precision, not a wrong formula: bfloat16
 # keeps eight bits, and a sum within it loses two more.
 COARSE = 2e-2
+# A hand-written formula may lose a digit against autograd's, or two where it cancels. A part that is computed
+# in the next lower dtype loses four (float16 in float32), or more.
+LOWERED = 300.0
 # What a change of one row moves by less than this many units of rounding, it does not reach.
 UNMOVED = 100.0
 LOW = (torch.float32, torch.float16, torch.bfloat16)

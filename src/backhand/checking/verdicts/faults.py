@@ -24,7 +24,7 @@ from backhand.checking.running.knowledge import (
     parts,
     signature,
 )
-from backhand.checking.running.names import flatten
+from backhand.checking.running.names import flatten, root
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import assigned
 from backhand.checking.running.trials import Draw
@@ -443,7 +443,8 @@ class _Search:
         # what its last turn goes into is made of it directly, not by way of the turns that follow
         turns = len(self.events[last.target])
         direct = self.runs.moved(self.puts, last.target, turns - 1, gradients)
-        return Explained(tuple(sorted(order, key=lambda n: n not in direct)), faults)
+        own = {root(name) for name in direct}  # of a list the item that is made first
+        return Explained(tuple(sorted(order, key=lambda n: root(n) not in own)), faults)
 
     def _fault(self, candidate: _Candidate) -> Fault:
         target, turn = candidate.target, candidate.turn
