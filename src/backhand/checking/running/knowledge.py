@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _get_sequence_nr as get_sequence_nr
 from torch.autograd.graph import Node
 
 from backhand.checking.running.instrumenting import Watcher, run_function, run_statements
 from backhand.checking.running.names import flatten
+from backhand.checking.running.private import Clock, results
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import leaf_inputs, named_values
 from backhand.checking.running.trials import Draw
@@ -156,8 +156,9 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
         values = named_values(_forward(chosen, leaves, turns), leaves)
     flat = flatten(values)
     outputs = [flat[name] for name in draw.trace.outputs]
-    nodes = sorted(_nodes(outputs), key=lambda node: node._sequence_nr())
-    if sum(math.prod(m.shape) for node in nodes for m in node._input_metadata) > MOST_ELEMENTS:
+    turns.clock.now({n: flat[n] for n in draw.trace.outputs})
+    nodes = sorted(_nodes(outputs), key=turns.clock.of)
+    if _elements(nodes, flat) > MOST_ELEMENTS:
         return []
     found = _Found(turns.labelled(nodes))
     for node in nodes:
@@ -167,6 +168,12 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
     gradients = torch.autograd.grad(outputs, list(named.values()), upstream, allow_unused=True)
     inputs = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
     return found.sequences(inputs)
+
+
+def _elements(nodes: Iterable[Node], values: Mapping[str, Any]) -> int:
+    """Return how many elements the operations' results have; where nothing tells, those with a name."""
+    counted = sum(math.prod(there.shape) for node in nodes for there in results(node) or ())
+    return counted or sum(v.numel() for v in values.values() if isinstance(v, Tensor))
 
 
 def _forward(chosen: Pass, leaves: Mapping[str, Any], watcher: Watcher) -> object:
@@ -183,14 +190,15 @@ def _forward(chosen: Pass, leaves: Mapping[str, Any], watcher: Watcher) -> objec
 
 
 class _Turns(Watcher):
-    """Notes after each statement of the forward how many operations autograd has counted."""
+    """Notes after each statement of the forward what time it is, in operations."""
 
     def __init__(self) -> None:
+        self.clock = Clock()
         self.seen: list[tuple[int, ast.stmt]] = []
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Take note of a statement."""
-        self.seen.append((get_sequence_nr(), statement))
+        self.seen.append((self.clock.now(variables), statement))
 
     def labelled(self, nodes: Iterable[Node]) -> "dict[Node, _Place]":
         """Return where each operation stands."""
@@ -199,25 +207,27 @@ class _Turns(Watcher):
         turns: collections.Counter[ast.stmt] = collections.Counter()
         at = 0
         for node in nodes:
-            while at < len(self.seen) and self.seen[at][0] <= node._sequence_nr():
+            age = self.clock.of(node)
+            while at < len(self.seen) and self.seen[at][0] <= age:
                 turns[self.seen[at][1]] += 1
                 at += 1
                 count.clear()
             statement = self.seen[at][1] if at < len(self.seen) else None
             turn = turns[statement] if statement is not None else 0
-            found[node] = _Place(statement, node.name(), count[node.name()], turn)
+            found[node] = _Place(statement, node.name(), count[node.name()], turn, age)
             count[node.name()] += 1
         return found
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an operation stands: in which statement, which of its name in there, and in which turn."""
+    """Where an operation stands: in which statement, which of its name in there, in which turn, and when."""
 
     statement: ast.stmt | None
     operation: str
     number: int
     turn: int
+    age: int
 
     @property
     def in_all_turns(self) -> tuple[ast.stmt | None, str, int]:
@@ -261,7 +271,7 @@ class _Found:
             for node, i, value in seen:
                 place = self.places[node]
                 label = Label(kind, ((place.statement, place.operation),))  # type: ignore[arg-type]
-                one = _Seen(node._sequence_nr(), place.turn, value)
+                one = _Seen(place.age, place.turn, value)
                 of = self._of((node, i) if kind == "result" else node.next_functions[i])
                 add((kind, place.in_all_turns, i), label, of, one)
                 # all of one name within a statement as well, for a forward whose loop is in an expression;
@@ -270,11 +280,11 @@ class _Found:
                 if kind == "operand" and len(node.next_functions) > MANY:
                     add((kind, place, "operands"), label, of, _Seen(i, i, value))
         for edge, consumers in self.sent.items():
-            for some in _sums(consumers):
+            for some in _sums(sorted(consumers, key=lambda consumer: self.places[consumer[0]].age)):
                 places = tuple(self.places[node] for node, _ in some)
                 label = Label("part", tuple((place.statement, place.operation) for place in places))
                 total = torch.stack([value for _, value in some]).sum(0)
-                one = _Seen(some[0][0]._sequence_nr(), places[0].turn, total)
+                one = _Seen(places[0].age, places[0].turn, total)
                 add(("part", tuple(place.in_all_turns for place in places)), label, self._of(edge), one)
         return _each_once(found, labels)
 
@@ -298,9 +308,8 @@ class _Seen:
 def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Tensor], ...]]:
     """Yield the sets of consumers whose sum a running gradient may hold before the others are added."""
     if 2 <= len(consumers) <= CONSUMERS:
-        ordered = sorted(consumers, key=lambda c: c[0]._sequence_nr())
-        for size in range(2, len(ordered) + 1):
-            yield from itertools.combinations(ordered, size)
+        for size in range(2, len(consumers) + 1):
+            yield from itertools.combinations(consumers, size)
 
 
 def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, tuple[Label, Any]]) -> list[Known]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
-from backhand.checking.running.graph import differentiated
 from backhand.checking.running.names import flatten
+from backhand.checking.running.private import backward_of, differentiated
 from backhand.checking.sources.protocol import ForwardError, Halfway, Pass
 from backhand.checking.verdicts.comparing import close, largest_difference
 from backhand.errors import CheckError
@@ -55,6 +55,7 @@ class Function:
     """A differentiable function beside its reference, whose outputs and gradients are taken for true.
 
     Attributes:
+        fn: the function as it was given.
         call, reference: the two, as plain callables.
         title: the function's name.
     """
@@ -62,7 +63,7 @@ class Function:
     def __init__(self, fn: Any, reference: Callable[..., Any]):
         custom = isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
         self.call: Callable[..., Any] = fn.apply if custom else fn
-        self.reference = reference
+        self.fn, self.reference = fn, reference
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
         self._turns = itertools.count(1)
 
@@ -120,7 +121,7 @@ class Function:
         try:
             found = differentiated(own.values(), arriving.values(), leaves.values())
         except RuntimeError as error:
-            returned = _returned(leaves, own, arriving)
+            returned = _returned(self.fn, leaves, own, arriving)
             if not returned:
                 raise
             raise Halfway(returned, error) from error
@@ -175,20 +176,21 @@ def _is_taken(stem: str, name: str) -> bool:
     return re.fullmatch(rf"d?{stem}\d*", name) is not None
 
 
-def _returned(leaves: Tensors, outputs: Tensors, upstream: Tensors) -> dict[str, Tensor | None]:
+def _returned(fn: object, leaves: Tensors, outputs: Tensors, upstream: Tensors) -> dict[str, Tensor | None]:
     """Return what a custom Function's backward itself returns, before autograd looks at the shapes.
 
     Only where the outputs are those of one Function, and only for the arguments that go into it as they are.
     """
     nodes = {r.grad_fn for r in outputs.values()}
     node: Any = nodes.pop()
-    if nodes or not isinstance(node, torch.autograd.function.BackwardCFunction):
+    backward = backward_of(node, fn)
+    if nodes or backward is None:
         return {}
     arriving: list[Tensor | None] = [None] * (1 + max(r.output_nr for r in outputs.values()))
     for name, r in outputs.items():
         arriving[r.output_nr] = upstream[name]
     with torch.no_grad():
-        raw = node.apply(*arriving)
+        raw = backward(*arriving)
     raw = raw if isinstance(raw, tuple) else (raw,)
     returned = [g for g, needed in zip(raw, node.needs_input_grad, strict=False) if needed]
     into = [edge for edge, _ in node.next_functions if edge is not None]

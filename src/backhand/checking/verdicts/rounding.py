@@ -9,8 +9,8 @@ from torch.autograd.graph import Node
 
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import VACUOUS
+from backhand.checking.running.private import Gradients, step
 from backhand.checking.running.trials import Draw
-from backhand.checking.running.walking import Gradients, step
 
 # No term is taken to be larger than this many times the largest upstream gradient it is made of.
 DERIVATIVE = 1e7
