@@ -1,4 +1,4 @@
-"""What the tensors of a backward are known as: each is looked up, by signature, among those autograd knows."""
+"""What the tensors of a backward are known as: each is looked up among those that autograd knows."""
 
 import bisect
 from collections.abc import Iterable, Mapping, Sequence
