@@ -296,3 +296,16 @@ def test_branches_that_are_wrong_together_are_named_together(
     (culprit,) = report.culprits
     assert (culprit.name, culprit.mistake.kind) == ("x", kind)
     assert culprit.mistake.detail["branches"] == branches
+
+
+def test_the_numbers_of_the_sheet_count_what_differs_at_the_lectures_tolerance() -> None:
+    off = torch.tensor([0, 3e-6, 5e-5, 2e-4, 0, -1e-3])
+
+    def backward(dy: Tensor) -> dict[str, Any]:
+        return {"dx": 4 * dy * (1 + off)}
+
+    inputs = {"x": torch.rand(6, dtype=torch.float64) + 1}
+    report = backhand.check(lambda x: {"y": 4 * x}, backward, inputs=inputs, out="y", stress=False)
+    numbers = report.sheet.pictures["x"].numbers
+    assert (numbers.differing, numbers.total, numbers.worst) == (3, 6, (5,))
+    assert (numbers.rtol, numbers.atol) == (1e-5, 1e-8)

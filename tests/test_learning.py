@@ -305,6 +305,16 @@ def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
     assert "[/red] = [bold]" in shown(lesson)
 
 
+def test_every_exercise_fits_24_lines_before_anything_is_written(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    heights = {}
+    for exercise in course():
+        lesson.focus = exercise
+        heights[exercise.name] = len(shown(lesson).splitlines())
+    assert max(heights.values()) <= 24, heights
+
+
 class Pupil:
     """Works as soon as a screen is shown, one step after the other, and notes what the screen says."""
 
