@@ -204,7 +204,7 @@ def bench(
     """Time every engine beside the lecture's loop, torch.compile and JAX."""
     from .benching import bench
     from .benching.plotting import plot_bench
-    from .language.saving import write_atomically
+    from .language.files import write_atomically
     from .rendering.bench_tables import bench_tables
 
     log = Console(stderr=True)
