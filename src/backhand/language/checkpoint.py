@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from .model import Model, parameter_shapes
 from .vocabulary import Vocabulary
 
 MODEL = "model.safetensors"
+FACTS = "backhand"
 LATEST = "latest."
 GENERATOR = "generator"
 HINT = "; train again with --overwrite"
@@ -56,9 +58,11 @@ class Checkpoint:
         if self.latest is not self.model:
             tensors |= {LATEST + name: t for name, t in tensors_of(self.latest).items()}
         tensors[GENERATOR] = self.generator.get_state()
-        metadata = {"step": str(self.step), "kept": str(self.kept), "dev": repr(self.dev)}
-        metadata |= {"history": self.history or "", "run": identity}
-        metadata["sha256"] = digest(metadata, tensors)
+        facts = {"step": self.step, "kept": self.kept, "dev": repr(self.dev), "history": self.history or ""}
+        facts["run"] = identity
+        facts["sha256"] = digest(facts, tensors)
+        # in one entry: those of safetensors come in any order, and equal runs have equal files
+        metadata = {FACTS: json.dumps(facts, sort_keys=True)}
         write_atomically(folder / MODEL, save(tensors, metadata=metadata))
 
     @classmethod
@@ -71,25 +75,26 @@ class Checkpoint:
         path = folder / MODEL
         metadata, tensors = read_safetensors(path)
         try:
-            facts = read_facts(metadata, about.config.steps or 0)
-            if "sha256" in metadata or about.format > 1:
-                if metadata["sha256"] != digest(without(metadata, "sha256"), tensors):
+            facts = json.loads(metadata[FACTS]) if FACTS in metadata or about.format > 1 else dict(metadata)
+            state = read_state(facts, about.config.steps or 0)
+            if FACTS in metadata or about.format > 1:
+                if facts.pop("sha256") != digest(facts, tensors):
                     raise ValueError("its checksum is another one: something in it has changed")
-                if metadata["run"] != about.identity:
+                if facts["run"] != about.identity:
                     raise ValueError("it belongs to another run than run.json")
             generator = torch.Generator()
             refuse_other_tensors(tensors, about.config, about.vocabulary, generator)
             generator.set_state(tensors[GENERATOR])
         except KeyError as error:
             raise RunError(f"{path} is damaged: it has no {error}{HINT}") from None
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, RecursionError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(f"{path} is damaged, or does not fit run.json: {reason}{HINT}") from None
         vocabulary = about.vocabulary
         model = model_of(tensors, vocabulary)
         ahead = {name.removeprefix(LATEST): t for name, t in tensors.items() if name.startswith(LATEST)}
         latest = model_of(ahead, vocabulary) if ahead else model
-        return cls(facts[0], model, latest, generator, *facts[1:])
+        return cls(state[0], model, latest, generator, *state[1:])
 
 
 def tensors_of(model: Model) -> dict[str, Tensor]:
@@ -104,14 +109,9 @@ def model_of(tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> Model:
     return Model(vocabulary, {name: tensors[name] for name in names}, tensors["bnmean"], tensors["bnstd"])
 
 
-def without(metadata: Mapping[str, str], key: str) -> dict[str, str]:
-    """Return metadata but for one key."""
-    return {k: v for k, v in metadata.items() if k != key}
-
-
-def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def digest(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of all that a file holds."""
-    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, t in sorted(tensors.items()):
         found.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
         found.update(t.reshape(-1).view(torch.uint8).numpy())
@@ -132,19 +132,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise RunError(f"{path} is damaged, or not from backhand: {reason}{HINT}") from None
 
 
-def read_facts(metadata: Mapping[str, str], steps: int) -> tuple[int, int, float, str | None]:
-    """Return step, kept, dev and history of a file's metadata; the first format had `step` alone."""
-    if metadata.keys() == {"step"}:
-        step = kept = int(metadata["step"])
-        dev, history = float("inf"), None
-    elif metadata.keys() == {"step", "kept", "dev", "history", "run", "sha256"}:
-        step, kept, dev = int(metadata["step"]), int(metadata["kept"]), float(metadata["dev"])
-        history = metadata["history"] or None
-    else:
-        raise ValueError("its metadata are not those of a checkpoint")
+def read_state(facts: Mapping[str, Any], steps: int) -> tuple[int, int, float, str | None]:
+    """Return step, kept, dev and history of what a file tells; the first format told `step` alone."""
+    if facts.keys() == {"step"}:
+        facts = {"step": facts["step"], "kept": facts["step"], "dev": "inf", "history": ""}
+    elif facts.keys() != {"step", "kept", "dev", "history", "run", "sha256"}:
+        raise ValueError("it does not tell what a checkpoint tells")
+    step, kept, dev = int(facts["step"]), int(facts["kept"]), float(facts["dev"])
     if not 0 <= kept <= step <= steps:
         raise ValueError(f"it is at step {step} of {steps}")
-    return step, kept, dev, history
+    return step, kept, dev, facts["history"] or None
 
 
 def refuse_other_tensors(

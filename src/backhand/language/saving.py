@@ -1,6 +1,6 @@
 """A run folder: what training leaves behind, written so that a killed process never spoils it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -13,6 +13,7 @@ from .about import ABOUT, About
 from .checkpoint import MODEL, Checkpoint
 from .config import TrainConfig
 from .contexts import Contexts, Splits, split_words
+from .drawing import LECTURE_SEED, Sample, draw_samples
 from .model import Model
 from .vocabulary import Vocabulary
 from .words import hash_words, load_words
@@ -113,6 +114,55 @@ class Run:
                 f"{self.config.words} has changed since {self.path} was trained on it; restore it"
             )
         return words
+
+    def sample(
+        self,
+        *,
+        n: int = 20,
+        seed: int = LECTURE_SEED,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        prefix: str = "",
+        new_only: bool = False,
+    ) -> list[Sample]:
+        """Draw words.
+
+        The first 100 are drawn with the lecture's random numbers; the words of a smaller n are the first of a
+        larger one.
+
+        Args:
+            n: how many words.
+            seed: seeds the draws; the default is the lecture's.
+            temperature: below 1 for likelier words, above 1 for wilder ones.
+            top_k: draw each symbol from the k likeliest only.
+            prefix: letters that every word begins with.
+            new_only: leave out words of the list that the model was trained on.
+
+        Raises:
+            BackhandError: an option cannot work, the prefix has an unknown letter, or the words that the run
+                was trained on cannot be read.
+        """
+        return draw_samples(
+            self.model,
+            set(self.words()),
+            n=n,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            prefix=prefix,
+            new_only=new_only,
+        )
+
+    def loss(self, words: Iterable[str]) -> float:
+        """Return the mean cross entropy of some words, the end of each included, in nats a symbol.
+
+        Raises:
+            WordsError: there are none, or one holds a letter that the model has never seen.
+        """
+        words = list(words)
+        if not words:
+            raise WordsError("there are no words whose loss could be measured")
+        return self.model.loss(Contexts(words, self.vocabulary, self.config.block_size))
 
     def contexts(self) -> Splits[Contexts]:
         """Return the contexts of each split of the words that the run was trained on."""

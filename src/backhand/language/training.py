@@ -17,12 +17,11 @@ from backhand.errors import NonFiniteError
 
 from .config import TrainConfig
 from .contexts import Contexts, Splits
-from .drawing import draw_words
+from .drawing import LECTURE_SEED, draw_words
 from .files import write_atomically
 from .history import History
 from .model import Model, calibrate
 from .plotting import plot_history
-from .sampling import LECTURE_SEED
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run
 from .starting import started
 from .tensorboard import TensorBoardLog
@@ -31,8 +30,8 @@ from .vocabulary import plain
 Watch = Callable[[int, int, float], None]
 WatchDev = Callable[[int, float], None]
 
-MEASUREMENTS = 100
-"""How often the development loss is measured in a run; all of them take a few hundredths of its time."""
+MEASUREMENTS = 50
+"""How often the development loss is measured in a run, at most."""
 
 ENOUGH = 1 << 15
 """Contexts on which it is measured at most: its error is below 0.01 then, and lists of any size take as long."""
@@ -64,7 +63,7 @@ def train(
         overwrite: replace the run in the folder.
         watch: called some ten times a second with the steps done, the steps in all, and the mean loss since
             the last call.
-        watch_dev: called a hundred times in a run with the steps done and the development loss, of at most
+        watch_dev: called up to fifty times in a run with the steps done and the development loss, of at most
             32,768 contexts.
 
     Returns:
@@ -113,7 +112,7 @@ def advance(
     config, steps, saved = run.config, steps_of(run), run.step
     losses: list[float] = []
     devs: dict[int, float] = {}
-    every = measured_every(steps)
+    every = measured_every(config, splits)
     checkpoint_at = min(steps, (run.step // config.checkpoint_every + 1) * config.checkpoint_every)
     while run.step < checkpoint_at and not interrupted.is_set():
         stop = min(checkpoint_at, (run.step // every + 1) * every)
@@ -136,10 +135,14 @@ def advance(
         )
 
 
-def measured_every(steps: int) -> int:
-    """Return after how many steps the development loss is measured again: it depends on nothing else, so that
-    a run that is resumed measures it at the same steps."""
-    return max(1, steps // MEASUREMENTS)
+def measured_every(config: TrainConfig, splits: Splits[Contexts]) -> int:
+    """Return after how many steps the development loss is measured again.
+
+    Seldom enough for no more contexts to be measured than are trained on. It depends on nothing that differs
+    from one time to the next, so that a run that is resumed measures it at the same steps.
+    """
+    contexts = min(ENOUGH, len(splits.train)) + min(ENOUGH, len(splits.dev))
+    return max(1, (config.steps or 0) // MEASUREMENTS, contexts // config.batch_size)
 
 
 def measure(run: Run, splits: Splits[Contexts]) -> float:
