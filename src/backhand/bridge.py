@@ -32,9 +32,18 @@ class Plan(Protocol):
     is_loss: bool
     leaves: tuple[str, ...]
     needed: tuple[int, ...]
+    slots: dict[str, "Slot"]
 
-    def run(self, shape: Any, given: Sequence[Any]) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
-        """Run the forward; return its outputs, and what the backward asks for, upstream gradients as slots."""
+    def values(self, shape: Any, given: Sequence[Any]) -> dict[str, Any]:
+        """Run the forward; return its names."""
+        ...
+
+    def tensors(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Return the output and all that the backward asks for, if these are tensors each, or else None."""
+        ...
+
+    def asked(self, values: dict[str, Any]) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
+        """Return the outputs, and what the backward asks for, upstream gradients as slots."""
         ...
 
     def gradients(self, asked: dict[str, Any], kinds: Sequence[Any]) -> list[Tensor]:
@@ -48,7 +57,15 @@ class Wired(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, shape: Any, *leaves: Any) -> Any:
         """Run the forward; save what the backward asks for."""
-        outputs, asked = plan.run(shape, leaves)
+        values = plan.values(shape, leaves)
+        ctx.plan = plan
+        ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
+        simple = plan.tensors(values)
+        if simple is not None:
+            ctx.asked = plan.slots
+            ctx.save_for_backward(*simple[1:])
+            return simple[0]
+        outputs, asked = plan.asked(values)
         saved: list[Tensor] = []
         slots: dict[str, Any] = {}
         first = len(outputs)
@@ -65,8 +82,7 @@ class Wired(torch.autograd.Function):
                 saved.append(value)
             else:
                 slots[name] = value if type(value) is Slot else each(value, set_aside)
-        ctx.plan, ctx.asked = plan, slots
-        ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
+        ctx.asked = slots
         ctx.save_for_backward(*saved)
         return outputs if first > 1 else outputs[0]
 
@@ -87,7 +103,7 @@ class Transformed(torch.autograd.Function):
     @staticmethod
     def forward(plan: Plan, shape: Any, box: list[Any], *leaves: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the forward; return its outputs and what else the backward asks for; leave the slots in the box."""
-        outputs, asked = plan.run(shape, leaves)
+        outputs, asked = plan.asked(plan.values(shape, leaves))
         tensors = [*outputs]
         places = {id(leaf): Slot(-1 - i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, update_wrapper
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -193,11 +194,42 @@ class _Plan:
         """Whether a gradient may have to be looked for in a container."""
         return any("[" in name for name in self.candidates)
 
-    def run(self, shape: Any, given: Sequence[Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-        """Run the forward; return its outputs, and what the backward asks for, upstream gradients as slots."""
+    @cached_property
+    def slots(self) -> dict[str, Slot]:
+        """Where the backward's arguments are if each is a tensor: after the upstream gradients, in order."""
+        upstream, wanted = self.function._upstream, self.wanted or ()
+        saved = (name for name in wanted if name not in upstream)
+        arrived = {name: slot for name, slot in upstream.items() if name in wanted}
+        return arrived | {name: Slot(self.count + i) for i, name in enumerate(saved)}
+
+    @cached_property
+    def take(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]] | None:
+        """Take the output and what is saved from the forward's names at once, where there are no more than that."""
+        saved = [name for name in self.slots if name not in self.function._upstream]
+        simple = self.wanted is not None and saved and self.count == 1
+        return itemgetter(*self.function._outs, *saved) if simple else None
+
+    def tensors(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Return the output and all that the backward asks for, if these are tensors each, or else None."""
+        if self.take is None or not self.function._upstream.keys().isdisjoint(values):
+            return None
+        try:
+            found = self.take(values)
+        except KeyError:
+            return None
+        for value in found:
+            if not isinstance(value, Tensor):
+                return None
+        return found
+
+    def values(self, shape: Any, given: Sequence[Any]) -> dict[str, Any]:
+        """Run the forward; return its names."""
         inputs = dict(zip(self.leaves, given, strict=True)) if shape is None else packed(shape, iter(given))
+        return self.function._run(inputs)
+
+    def asked(self, values: dict[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Return the outputs, and what the backward asks for, upstream gradients as slots."""
         function = self.function
-        values = function._run(inputs)
         outputs, upstream = function._outputs(values), function._upstream
         if self.wanted is None:
             return outputs, upstream | values
