@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.bridge import CONTAINERS, Slot, Transformed, Wired, packed, unpacked
+from backhand.bridge import CONTAINERS, Box, Slot, Transformed, Wired, packed, shape_of, unpacked
 from backhand.checking.running.flattening import as_gradient, flatten, nearest
 from backhand.checking.running.protocol import Pass, resolve
 from backhand.checking.running.tracing import named_values
@@ -87,7 +87,7 @@ class Differentiable:
                 if tracked and value.requires_grad:
                     needed.append(name)
             elif isinstance(value, CONTAINERS):
-                leaves, shape = unpacked(given), given
+                leaves, shape = unpacked(given), shape_of(given)
                 needed = [n for n, v in leaves.items() if tracked and isinstance(v, Tensor) and v.requires_grad]
                 break
         if not needed:  # inference, and what autograd itself follows, such as forward mode
@@ -98,7 +98,7 @@ class Differentiable:
         if plan is None:
             plan = self._plans[key] = self._planned(tuple(needed), tuple(leaves))
         if torch._C._are_functorch_transforms_active():
-            made = Transformed.apply(plan, shape, [], *leaves.values())
+            made = Transformed.apply(plan, shape, Box(), *leaves.values())
             return made[0] if plan.count == 1 else made[: plan.count]
         return Wired.apply(plan, shape, *leaves.values())
 
@@ -255,16 +255,19 @@ class _Plan:
             kinds: shape and dtype of each of these leaves.
         """
         returned = self.backward(**asked)
-        if not isinstance(returned, Mapping):
+        if type(returned) is not dict and not isinstance(returned, Mapping):
             raise CheckError(
                 f"backward returned {type(returned).__name__}; expected its gradients: end it in "
                 "`return locals()`."
             )
         flat = flatten(returned) if self.nested else returned
-        return [
-            self._gradient(leaf, names, flat, *kind)
-            for (leaf, names), kind in zip(self.candidates.items(), kinds, strict=True)
-        ]
+        found = []
+        for (leaf, names), (shape, dtype) in zip(self.candidates.items(), kinds, strict=True):
+            gradient = flat.get(names[0])
+            if type(gradient) is not Tensor or gradient.dtype is not dtype or gradient.shape != shape:
+                gradient = self._gradient(leaf, names, flat, shape, dtype)
+            found.append(gradient)
+        return found
 
     def _gradient(
         self, leaf: str, names: tuple[str, ...], flat: Mapping[str, Any], shape: torch.Size, dtype: torch.dtype
