@@ -29,7 +29,9 @@ def textbook(request: pytest.FixtureRequest) -> ModuleType:
 
 def drawn(textbook: ModuleType, dtype: torch.dtype = torch.float32) -> dict:
     found = textbook.inputs(torch.Generator().manual_seed(1))
-    return {k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in found.items()}
+    return {
+        k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in found.items()
+    }
 
 
 def floats(inputs: dict) -> list[str]:
@@ -82,7 +84,9 @@ def test_func_grad_gives_the_gradients_of_each_pass(textbook: ModuleType) -> Non
     inputs = drawn(textbook)
     for name in floats(inputs):
         found = torch.func.grad(lambda x, name=name: wired(**{**inputs, name: x}).sum())(inputs[name])
-        expected = torch.func.grad(lambda x, name=name: plain(textbook, {**inputs, name: x}).sum())(inputs[name])
+        expected = torch.func.grad(lambda x, name=name: plain(textbook, {**inputs, name: x}).sum())(
+            inputs[name]
+        )
         torch.testing.assert_close(found, expected, msg=name)
 
 
@@ -92,10 +96,13 @@ def test_vmap_goes_through_forward_and_backward() -> None:
     torch.testing.assert_close(
         torch.func.vmap(wired, (0, None))(x, gain), torch.stack([wired(row, gain) for row in x])
     )
-    of_each = torch.func.vmap(torch.func.grad(lambda x, gain: wired(x, gain).square().sum(), argnums=(0, 1)), (0, None))
+    of_each = torch.func.vmap(
+        torch.func.grad(lambda x, gain: wired(x, gain).square().sum(), argnums=(0, 1)), (0, None)
+    )
     dx, dgain = of_each(x, gain)
     plainly = torch.func.vmap(
-        torch.func.grad(lambda x, gain: rms_norm.forward(x, gain)["y"].square().sum(), argnums=(0, 1)), (0, None)
+        torch.func.grad(lambda x, gain: rms_norm.forward(x, gain)["y"].square().sum(), argnums=(0, 1)),
+        (0, None),
     )
     expected = plainly(x, gain)
     torch.testing.assert_close(dx, expected[0])

@@ -9,6 +9,8 @@ from .errors import BackhandError as BackhandError
 from .language.config import TrainConfig as TrainConfig
 from .language.contexts import Contexts as Contexts
 from .language.contexts import split_words as split_words
+from .language.drawing import Sample as Sample
+from .language.evaluating import Score as Score
 from .language.evaluating import evaluate as evaluate
 from .language.inspecting import inspect as inspect
 from .language.sampling import sample as sample
@@ -22,5 +24,7 @@ from .learning.folder import judge_folder as judge_folder
 from .learning.folder import reset_exercise as reset_exercise
 from .learning.notebooks import write_notebooks as write_notebooks
 from .learning.session import learn as learn
+from .remembering import Memory as Memory
+from .remembering import memory as memory
 from .rendering.notebook import load_ipython_extension as load_ipython_extension
 from .rendering.notebook import unload_ipython_extension as unload_ipython_extension

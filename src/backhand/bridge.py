@@ -1,7 +1,7 @@
-"""The autograd Functions behind `differentiable`: one for autograd itself, one for `torch.func`'s transforms.
+"""The autograd Functions behind `differentiable`: one for autograd itself, one for those of `torch.func`.
 
-The first is what every training step calls, and does as little as it can. The second returns what the backward
-will need as further outputs, which is how the transforms want it.
+The first is what every training step calls, and does as little as it can. The second returns what the
+backward will need as further outputs, which is how the transforms want it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,7 +109,7 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(plan: Plan, shape: Any, box: Box, *leaves: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Run the forward; return its outputs and what else the backward asks for; leave the slots in the box."""
+        """Run the forward; return outputs and what else the backward asks for; leave slots in the box."""
         outputs, asked = plan.asked(plan.values(shape, leaves))
         tensors = [*outputs]
         places = {id(leaf): Slot(-1 - i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -150,7 +150,7 @@ class Transformed(torch.autograd.Function):
 
 
 class Once(torch.autograd.Function):
-    """Gradients that cannot be differentiated: they hang on the inputs, so that nobody takes them for constant."""
+    """Gradients that cannot be differentiated: they hang on the inputs, lest one take them for constant."""
 
     generate_vmap_rule = True
 

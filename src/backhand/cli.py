@@ -15,8 +15,8 @@ from rich.console import Console, RenderableType
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from .errors import BackhandError
-from .rendering.output import drop_output, of_the_machine, ready_output
 from .language.config import CleaningStep, SplitName, TrainConfig, described
+from .rendering.output import drop_output, of_the_machine, ready_output
 
 Options = Annotated[TrainConfig, arg(name="")]
 RunPath = Annotated[Path, Positional, arg(metavar="RUN", help="a run folder")]

@@ -17,6 +17,7 @@ from backhand.checking.running.tracing import named_values
 from backhand.errors import CheckError
 from backhand.pruning import prune
 
+
 def differentiable(
     forward: Any,
     backward: Callable[..., Any] | None = None,
@@ -26,17 +27,17 @@ def differentiable(
 ) -> "Differentiable":
     """Turn a pass into a function that autograd can use: its gradients are the hand-written ones.
 
-    What the backward's signature asks for is saved between the two, and nothing else; where some inputs need no
-    gradient, only what the others' gradients are made of, as far as the backward's source tells. It does not
-    check the gradients' values, which is what `check` is for.
+    What the backward's signature asks for is saved between the two, and nothing else; where some inputs need
+    no gradient, only what the others' gradients are made of, as far as the backward's source tells. It does
+    not check the gradients' values, which is what `check` is for.
 
     Args:
         forward, backward, out, names: the pass, as `check` takes it.
 
     Returns:
         A function with the forward's parameters. It returns the output, or the outputs as a tuple, in the
-        order of `out`. Tensors may stand in lists, tuples and dictionaries. It can be pickled as far as forward
-        and backward can, and works under `torch.func.grad`, `vmap`, `torch.compile` and checkpointing.
+        order of `out`. Tensors may stand in lists, tuples and dictionaries. It can be pickled as far as
+        forward and backward can; `torch.func.grad`, `vmap`, `torch.compile` and checkpointing can be used.
 
     Raises:
         CheckError: the parts do not fit together; or, when the gradients are asked for, one that is needed
@@ -88,7 +89,9 @@ class Differentiable:
                     needed.append(name)
             elif isinstance(value, CONTAINERS):
                 leaves, shape = unpacked(given), shape_of(given)
-                needed = [n for n, v in leaves.items() if tracked and isinstance(v, Tensor) and v.requires_grad]
+                needed = [
+                    n for n, v in leaves.items() if tracked and isinstance(v, Tensor) and v.requires_grad
+                ]
                 break
         if not needed:  # inference, and what autograd itself follows, such as forward mode
             outputs = self._outputs(self._run(given))
@@ -133,8 +136,8 @@ class Differentiable:
         return named_values(returned, given)
 
     def _outputs(self, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        outputs = tuple(values.get(name) for name in self._outs)
-        if all(isinstance(value, Tensor) for value in outputs):
+        outputs = tuple(value for name in self._outs if isinstance(value := values.get(name), Tensor))
+        if len(outputs) == len(self._outs):
             return outputs
         flat = flatten(values)
         for name in self._outs:
@@ -204,7 +207,7 @@ class _Plan:
 
     @cached_property
     def take(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]] | None:
-        """Take the output and what is saved from the forward's names at once, where there are no more than that."""
+        """Take the output and what is saved from the forward's names, where there is no more than that."""
         saved = [name for name in self.slots if name not in self.function._upstream]
         simple = self.wanted is not None and saved and self.count == 1
         return itemgetter(*self.function._outs, *saved) if simple else None
@@ -270,7 +273,12 @@ class _Plan:
         return found
 
     def _gradient(
-        self, leaf: str, names: tuple[str, ...], flat: Mapping[str, Any], shape: torch.Size, dtype: torch.dtype
+        self,
+        leaf: str,
+        names: tuple[str, ...],
+        flat: Mapping[str, Any],
+        shape: torch.Size,
+        dtype: torch.dtype,
     ) -> Tensor:
         name = next((name for name in names if name in flat), leaf)
         gradient = flat.get(name) if name != leaf else None

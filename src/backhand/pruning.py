@@ -1,7 +1,8 @@
 """A hand-written backward cut down to the gradients that are needed, and to what these need to be given.
 
-Only what can be told from the source is left out: a statement goes if nothing that is kept reads what it assigns
-or changes. A backward that cannot be read so (it prints, asserts, returns early, is a method) stays whole.
+Only what can be told from the source is left out: a statement goes if nothing that is kept reads what it
+assigns or changes. A backward that cannot be read so (it prints, asserts, returns early, is a method) stays
+whole.
 """
 
 import ast
@@ -13,8 +14,9 @@ from types import FunctionType
 from typing import Any
 
 FRESH = frozenset(
-    "sum mean clone zeros_like ones_like zeros ones empty_like full_like exp log tanh sigmoid square sqrt rsqrt "
-    "softmax log_softmax matmul mm bmm einsum cat stack where outer".split()
+    {"sum", "mean", "clone", "zeros_like", "ones_like", "zeros", "ones", "empty_like", "full_like"}
+    | {"exp", "log", "tanh", "sigmoid", "square", "sqrt", "rsqrt", "softmax", "log_softmax"}
+    | {"matmul", "mm", "bmm", "einsum", "cat", "stack", "where", "outer"}
 )
 """Calls whose result is a tensor of its own, so that a change in place of it changes nothing else."""
 
@@ -69,7 +71,9 @@ def _cut(backward: Callable[..., Any], gradients: frozenset[str]) -> Callable[..
     effects = [effects_of(statement) for statement in statements]
     end, live = _end(end, gradients, frozenset[str]().union(*(e.assigns | e.may_assign for e in effects)))
     kept: list[ast.stmt] = [end]
-    for statement, effect in zip(reversed(statements), reversed(_with_aliases(effects, statements)), strict=True):
+    for statement, effect in zip(
+        reversed(statements), reversed(_with_aliases(effects, statements)), strict=True
+    ):
         if live & (effect.assigns | effect.may_assign | effect.changes):
             kept.insert(0, statement)
             live = (live - effect.assigns) | effect.reads | effect.changes
@@ -100,7 +104,9 @@ def _compiled(
     return function
 
 
-def _end(end: ast.stmt, gradients: frozenset[str], assigned: frozenset[str]) -> tuple[ast.stmt, frozenset[str]]:
+def _end(
+    end: ast.stmt, gradients: frozenset[str], assigned: frozenset[str]
+) -> tuple[ast.stmt, frozenset[str]]:
     """Return the return statement with the needed gradients alone, and the names that it reads."""
     value = end.value if isinstance(end, ast.Return) else None
     if isinstance(value, ast.Dict) and all(isinstance(k, ast.Constant) for k in value.keys):

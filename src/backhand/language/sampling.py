@@ -18,6 +18,4 @@ def sample(
 ) -> list[Sample]:
     """Draw words from a trained model: `Run.sample`, for a run or its folder."""
     run = run if isinstance(run, Run) else Run.load(run)
-    return run.sample(
-        n=n, seed=seed, temperature=temperature, top_k=top_k, prefix=prefix, new_only=new_only
-    )
+    return run.sample(n=n, seed=seed, temperature=temperature, top_k=top_k, prefix=prefix, new_only=new_only)

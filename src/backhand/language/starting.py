@@ -68,7 +68,9 @@ def take_up(config: TrainConfig, path: Path) -> tuple[Run, Splits[Contexts]]:
         words = load_words(about.config.words, about.config.column, about.config.clean)
         run, _ = new_run(about.config, path, words)
         if run.about.identity != about.identity:
-            raise WordsError(f"{about.config.words} has changed since the run in {path} was begun; restore it")
+            raise WordsError(
+                f"{about.config.words} has changed since the run in {path} was begun; restore it"
+            )
     refuse_contradiction(config, run)
     refuse_device(run.config)
     remove_leftovers(path)

@@ -34,7 +34,7 @@ MEASUREMENTS = 50
 """How often the development loss is measured in a run, at most."""
 
 ENOUGH = 1 << 15
-"""Contexts on which it is measured at most: its error is below 0.01 then, and lists of any size take as long."""
+"""Contexts on which it is measured at most: its error is below 0.01 then, for lists of any size."""
 
 AT_ONCE = 1 << 23
 """Symbols of contexts that are gathered at once: 64 MB, for up to a million contexts of 8 symbols."""
@@ -86,7 +86,10 @@ def train(
         history.cut(run.step, run.history)
         if run.history is None:  # nothing has been saved yet, or by an older version
             checkpoint(run, splits.train, history)
-        with interrupts() as interrupted, TensorBoardLog(run.path / TENSORBOARD, run.config.tensorboard) as log:
+        with (
+            interrupts() as interrupted,
+            TensorBoardLog(run.path / TENSORBOARD, run.config.tensorboard) as log,
+        ):
             while run.step < steps_of(run):
                 advance(run, splits, history, log, interrupted, watch, watch_dev)
         finish(run, splits, history)

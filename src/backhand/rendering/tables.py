@@ -41,7 +41,9 @@ def run_line(run: Run) -> Text:
 def sample_lines(samples: Sequence[Sample], *, marks: bool) -> Text:
     """Show one word a line; with marks, those of the training list say so."""
     known = "  (in the training list)" if marks else ""
-    lines = [Text(plain(s.word)) if s.new else Text(plain(s.word)).append(known, style="dim") for s in samples]
+    lines = [
+        Text(plain(s.word)) if s.new else Text(plain(s.word)).append(known, style="dim") for s in samples
+    ]
     return Text("\n", no_wrap=True, overflow="ignore").join(lines)
 
 
