@@ -1,4 +1,4 @@
-"""What is installed with the package has a licence that lets anyone use it, and stands in docs/licences.md."""
+"""What is installed with the package has a permissive licence, and stands in docs/licences.md."""
 
 import re
 import tomllib
