@@ -61,7 +61,7 @@ def in_child(work: Callable[[], None]) -> int:
             work()
             status = 0
         except BackhandError as error:
-            print(f"  {error}", file=sys.stderr)
+            sys.stderr.write(f"{error}\n")
             status = 2
         finally:
             os._exit(status)
@@ -109,10 +109,9 @@ def main(root: Path, scenario: str, first: int, every: int) -> None:
         notes = found.pop("notes.md", None)
         assert scenario != "overwrite" or notes == b"mine"
         same = found == whole or (scenario == "overwrite" and found == former)
-        print(
-            json.dumps({"at": operation, "status": status, "again": again, "same": same, "there": there}),
-            flush=True,
-        )
+        kill = {"at": operation, "status": status, "again": again, "same": same, "there": there}
+        sys.stdout.write(json.dumps(kill) + "\n")
+        sys.stdout.flush()
         if status == 0:
             return
 

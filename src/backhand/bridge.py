@@ -1,7 +1,7 @@
-"""The autograd Functions behind `differentiable`: one for autograd itself, one for `torch.func`'s transforms.
+"""The autograd Functions behind `differentiable`: one for autograd itself, one for those of `torch.func`.
 
-The first is what every training step calls, and does as little as it can. The second returns what the backward
-will need as further outputs, which is how the transforms want it.
+The first is what every training step calls, and does as little as it can. The second returns what the
+backward will need as further outputs, which is how the transforms want it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +19,13 @@ TWICE = (
 
 
 CONTAINERS = (list, tuple, Mapping)
+
+
+class Box:
+    """Holds something that `torch.func`, which looks into lists and dictionaries, leaves alone."""
+
+    def __init__(self, held: Any = None) -> None:
+        self.held = held
 
 
 class Slot(int):
@@ -101,8 +108,8 @@ class Transformed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(plan: Plan, shape: Any, box: list[Any], *leaves: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Run the forward; return its outputs and what else the backward asks for; leave the slots in the box."""
+    def forward(plan: Plan, shape: Any, box: Box, *leaves: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run the forward; return outputs and what else the backward asks for; leave slots in the box."""
         outputs, asked = plan.asked(plan.values(shape, leaves))
         tensors = [*outputs]
         places = {id(leaf): Slot(-1 - i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
@@ -115,14 +122,14 @@ class Transformed(torch.autograd.Function):
                 places[id(value)] = Slot(2 * len(outputs) + len(tensors) - len(outputs) - 1)
             return places[id(value)]
 
-        box[:] = [each(asked, set_aside)]
+        box.held = each(asked, set_aside)
         return tuple(tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save what the forward left for the backward."""
         plan, _, box, *leaves = inputs
-        ctx.plan, ctx.asked = plan, box[0]
+        ctx.plan, ctx.asked = plan, box.held
         ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         ctx.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
@@ -143,7 +150,7 @@ class Transformed(torch.autograd.Function):
 
 
 class Once(torch.autograd.Function):
-    """Gradients that cannot be differentiated: they hang on the inputs, so that nobody takes them for constant."""
+    """Gradients that cannot be differentiated: they hang on the inputs, lest one take them for constant."""
 
     generate_vmap_rule = True
 
@@ -171,10 +178,12 @@ def run_backward(
 ) -> list[Tensor]:
     """Put tensors into the slots, and return the gradients."""
     # a pass that ends in the loss is written for an upstream gradient of 1
-    arrived = (
-        [torch.ones_like(g) for g in upstream] if plan.is_loss and upstream[0].numel() == 1 else upstream
-    )
+    scalar = plan.is_loss and upstream[0].numel() == 1
+    arrived = [torch.ones_like(g) for g in upstream] if scalar else upstream
     slots = (*arrived, *saved)
+    if asked is plan.slots:  # nothing but tensors
+        found = plan.gradients({name: slots[slot] for name, slot in asked.items()}, kinds)
+        return [gradient * upstream[0] for gradient in found] if scalar else found
 
     def filled(value: Any) -> Any:
         if type(value) is Slot:
@@ -183,13 +192,13 @@ def run_backward(
 
     offered = {name: slots[v] if type(v) is Slot else filled(v) for name, v in asked.items()}
     found = plan.gradients(offered, kinds)
-    return (
-        [gradient * upstream[0] for gradient in found] if plan.is_loss and upstream[0].numel() == 1 else found
-    )
+    return [gradient * upstream[0] for gradient in found] if scalar else found
 
 
 def in_place_of(plan: Plan, found: Sequence[Tensor], before: int) -> tuple[Tensor | None, ...]:
     """Return the gradients in the places of their leaves, after those of other arguments, which have none."""
+    if len(found) == len(plan.leaves):
+        return (*(None,) * before, *found)
     result: list[Tensor | None] = [None] * (before + len(plan.leaves))
     for i, gradient in zip(plan.needed, found, strict=True):
         result[before + i] = gradient
@@ -208,9 +217,14 @@ def each(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def packed(shape: Mapping[str, Any], leaves: Iterator[Any]) -> dict[str, Any]:
+def shape_of(given: Mapping[str, Any]) -> Box:
+    """Return the containers that arguments come in, without what is in them."""
+    return Box(each(given, lambda _: None))
+
+
+def packed(shape: Box, leaves: Iterator[Any]) -> dict[str, Any]:
     """Return arguments in containers from their leaves, which come in the order of `unpacked`."""
-    return each(shape, lambda _: next(leaves))
+    return each(shape.held, lambda _: next(leaves))
 
 
 def unpacked(given: Mapping[str, Any]) -> dict[str, Any]:

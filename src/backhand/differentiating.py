@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.bridge import CONTAINERS, Slot, Transformed, Wired, packed, unpacked
+from backhand.bridge import CONTAINERS, Box, Slot, Transformed, Wired, packed, shape_of, unpacked
 from backhand.checking.running.names import as_gradient, flatten, nearest
 from backhand.checking.running.tracing import named_values
 from backhand.checking.sources.protocol import Pass, resolve
@@ -27,17 +27,17 @@ def differentiable(
 ) -> "Differentiable":
     """Turn a pass into a function that autograd can use: its gradients are the hand-written ones.
 
-    What the backward's signature asks for is saved between the two, and nothing else; where some inputs need no
-    gradient, only what the others' gradients are made of, as far as the backward's source tells. It does not
-    check the gradients' values, which is what `check` is for.
+    What the backward's signature asks for is saved between the two, and nothing else; where some inputs need
+    no gradient, only what the others' gradients are made of, as far as the backward's source tells. It does
+    not check the gradients' values, which is what `check` is for.
 
     Args:
         forward, backward, out, names: the pass, as `check` takes it.
 
     Returns:
         A function with the forward's parameters. It returns the output, or the outputs as a tuple, in the
-        order of `out`. Tensors may stand in lists, tuples and dictionaries. It can be pickled as far as forward
-        and backward can, and works under `torch.func.grad`, `vmap`, `torch.compile` and checkpointing.
+        order of `out`. Tensors may stand in lists, tuples and dictionaries. It can be pickled as far as
+        forward and backward can; `torch.func.grad`, `vmap`, `torch.compile` and checkpointing can be used.
 
     Raises:
         CheckError: the parts do not fit together; or, when the gradients are asked for, one that is needed
@@ -88,7 +88,7 @@ class Differentiable:
                 if tracked and value.requires_grad:
                     needed.append(name)
             elif isinstance(value, CONTAINERS):
-                leaves, shape = unpacked(given), given
+                leaves, shape = unpacked(given), shape_of(given)
                 needed = [
                     n for n, v in leaves.items() if tracked and isinstance(v, Tensor) and v.requires_grad
                 ]
@@ -101,7 +101,7 @@ class Differentiable:
         if plan is None:
             plan = self._plans[key] = self._planned(tuple(needed), tuple(leaves))
         if torch._C._are_functorch_transforms_active():
-            made = Transformed.apply(plan, shape, [], *leaves.values())
+            made = Transformed.apply(plan, shape, Box(), *leaves.values())
             return made[0] if plan.count == 1 else made[: plan.count]
         return Wired.apply(plan, shape, *leaves.values())
 
@@ -136,8 +136,8 @@ class Differentiable:
         return named_values(returned, given)
 
     def _outputs(self, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        outputs = tuple(values.get(name) for name in self._outs)
-        if all(isinstance(value, Tensor) for value in outputs):
+        outputs = tuple(value for name in self._outs if isinstance(value := values.get(name), Tensor))
+        if len(outputs) == len(self._outs):
             return outputs
         flat = flatten(values)
         for name in self._outs:
@@ -208,7 +208,7 @@ class _Plan:
 
     @cached_property
     def take(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]] | None:
-        """Take the output and what is saved from the forward's names at once, where there are no more than that."""
+        """Take the output and what is saved from the forward's names, where there is no more than that."""
         saved = [name for name in self.slots if name not in self.function._upstream]
         simple = self.wanted is not None and saved and self.count == 1
         return itemgetter(*self.function._outs, *saved) if simple else None
@@ -259,16 +259,19 @@ class _Plan:
             kinds: shape and dtype of each of these leaves.
         """
         returned = self.backward(**asked)
-        if not isinstance(returned, Mapping):
+        if type(returned) is not dict and not isinstance(returned, Mapping):
             raise CheckError(
                 f"backward returned {type(returned).__name__}; expected its gradients: end it in "
                 "`return locals()`."
             )
         flat = flatten(returned) if self.nested else returned
-        return [
-            self._gradient(leaf, names, flat, *kind)
-            for (leaf, names), kind in zip(self.candidates.items(), kinds, strict=True)
-        ]
+        found = []
+        for (leaf, names), (shape, dtype) in zip(self.candidates.items(), kinds, strict=True):
+            gradient = flat.get(names[0])
+            if type(gradient) is not Tensor or gradient.dtype is not dtype or gradient.shape != shape:
+                gradient = self._gradient(leaf, names, flat, shape, dtype)
+            found.append(gradient)
+        return found
 
     def _gradient(
         self,

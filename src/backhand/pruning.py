@@ -1,7 +1,8 @@
 """A hand-written backward cut down to the gradients that are needed, and to what these need to be given.
 
-Only what can be told from the source is left out: a statement goes if nothing that is kept reads what it assigns
-or changes. A backward that cannot be read so (it prints, asserts, returns early, is a method) stays whole.
+Only what can be told from the source is left out: a statement goes if nothing that is kept reads what it
+assigns or changes. A backward that cannot be read so (it prints, asserts, returns early, is a method) stays
+whole.
 """
 
 import ast
@@ -13,34 +14,9 @@ from types import FunctionType
 from typing import Any
 
 FRESH = frozenset(
-    [
-        "sum",
-        "mean",
-        "clone",
-        "zeros_like",
-        "ones_like",
-        "zeros",
-        "ones",
-        "empty_like",
-        "full_like",
-        "exp",
-        "log",
-        "tanh",
-        "sigmoid",
-        "square",
-        "sqrt",
-        "rsqrt",
-        "softmax",
-        "log_softmax",
-        "matmul",
-        "mm",
-        "bmm",
-        "einsum",
-        "cat",
-        "stack",
-        "where",
-        "outer",
-    ]
+    {"sum", "mean", "clone", "zeros_like", "ones_like", "zeros", "ones", "empty_like", "full_like"}
+    | {"exp", "log", "tanh", "sigmoid", "square", "sqrt", "rsqrt", "softmax", "log_softmax"}
+    | {"matmul", "mm", "bmm", "einsum", "cat", "stack", "where", "outer"}
 )
 """Calls whose result is a tensor of its own, so that a change in place of it changes nothing else."""
 

@@ -97,7 +97,7 @@ class About:
                 read_config(about["configuration"]),
                 read_vocabulary(about["vocabulary"], about["clusters"]),
                 read_hash(about["words_sha256"]),
-                read_step(about["step"], about["configuration"]["steps"]),
+                read_step(about["step"], int(about["configuration"]["steps"])),
                 read_results(about["results"]),
                 about["format"],
             )

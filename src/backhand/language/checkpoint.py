@@ -114,7 +114,7 @@ def digest(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, t in sorted(tensors.items()):
         found.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
-        found.update(t.reshape(-1).view(torch.uint8).numpy())
+        found.update(t.reshape(-1).view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
     return found.hexdigest()
 
 

@@ -79,7 +79,7 @@ class Contexts:
         return len(self.flat) - self.block_size
 
     def first(self, count: int) -> "Contexts":
-        """Return the first contexts, up to a number; all of them are these same ones, where they are as few."""
+        """Return the first contexts, up to a number; where there are no more, these same ones."""
         if len(self) <= count:
             return self
         if count not in self._first:

@@ -122,7 +122,7 @@ class Bigram:
 
 
 def count_pairs(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct pairs of symbols, ends included, as `Bigram` has them, and how often each occurs."""
+    """Return the distinct pairs of symbols, as `Bigram` has them, and how often each occurs."""
     size = len(contexts.vocabulary)
     flat = contexts.flat.cpu()
     previous, following = flat[contexts.block_size - 1 : -1], flat[contexts.block_size :]

@@ -1,5 +1,7 @@
-"""The history of a run: one row a step, with the loss before its update, the learning rate, and the development
-loss after the step, where it was measured."""
+"""The history of a run: one row a step, with the loss before its update and the learning rate.
+
+The development loss stands in the rows of the steps after which it was measured.
+"""
 
 import hashlib
 import os

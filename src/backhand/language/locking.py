@@ -1,7 +1,7 @@
 """One process at a time trains in a run folder.
 
 The lock is the operating system's, so that it ends with the process, however that ends. Its file stays behind
-when a process is killed, and says then that a folder without run.json is a run half made or half cleared away,
+when a process is killed, and says then that a folder without run.json is a run half made or half cleared,
 not somebody else's things: it is the first to be made in a run folder, and the last to go.
 """
 

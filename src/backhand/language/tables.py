@@ -8,6 +8,8 @@ from pathlib import Path
 
 from backhand.errors import WordsError
 
+from .vocabulary import plain
+
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT = 50
 """Lines that are looked at to tell a table from a list."""
@@ -32,13 +34,13 @@ def csv_column(text: str, column: str, path: str | Path) -> Iterator[tuple[int, 
         for row in rows:
             if len(row) > len(header):
                 raise WordsError(
-                    f"{path}, line {rows.line_num}: {len(row)} fields where the first line has {len(header)}; "
+                    f"{path}, line {rows.line_num}: {len(row)} fields, and {len(header)} in the first line; "
                     f"put a field that holds {delimiter!r} into double quotes"
                 )
             if row:
                 yield rows.line_num, row[where] if where < len(row) else ""
     except csv.Error as error:
-        raise WordsError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from None
+        raise WordsError(f"{path}, line {rows.line_num}: not valid CSV: {plain(str(error))}") from None
 
 
 def refuse_table(text: str, path: str | Path) -> None:

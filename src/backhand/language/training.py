@@ -34,7 +34,7 @@ MEASUREMENTS = 50
 """How often the development loss is measured in a run, at most."""
 
 ENOUGH = 1 << 15
-"""Contexts on which it is measured at most: its error is below 0.01 then, and lists of any size take as long."""
+"""Contexts on which it is measured at most: its error is below 0.01 then, for lists of any size."""
 
 AT_ONCE = 1 << 23
 """Symbols of contexts that are gathered at once: 64 MB, for up to a million contexts of 8 symbols."""

@@ -1,7 +1,8 @@
 """The symbols that a model knows: the letters of its words, and "." for the end.
 
-A letter is what a reader takes for one: a grapheme cluster of Unicode (UAX 29), such as an "e" with a combining
-accent, or an emoji of a family. Almost every list has letters of one code point only, and is encoded by table.
+A letter is what a reader takes for one: a grapheme cluster of Unicode (UAX 29), such as an "e" with a
+combining accent, or an emoji of a family. Almost every list has letters of one code point only; it is encoded
+by table.
 """
 
 from collections.abc import Iterable, Sequence
@@ -136,7 +137,7 @@ class Vocabulary:
 def plain(text: str) -> str:
     """Return text for a screen or a line of a file: a control character as Python writes it, as `\\x1b`.
 
-    So are the marks that turn the direction of what is written after them. Joiners, which emoji and some scripts need, stay.
+    So are the marks that turn the direction of what follows. Joiners stay, which emoji and some scripts need.
 
     >>> plain("a\\x1b[31mb")
     'a\\\\x1b[31mb'

@@ -103,9 +103,7 @@ def read_text(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise WordsError(
-                f"{path} is a pipe or a device, not a file; save the words to a file, which is read again later"
-            )
+            raise WordsError(f"{path} is a pipe or a device, not a file; save the words to a file first")
         data = path.read_bytes()
     except FileNotFoundError:
         raise WordsError(f"there is no file {str(path)!r}; give the path of a word list") from None

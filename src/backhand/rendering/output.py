@@ -1,5 +1,6 @@
 """Standard output and standard error as they may be: closed, full, or unable to write what is not ASCII."""
 
+import io
 import os
 import sys
 
@@ -17,12 +18,12 @@ def ready_output() -> None:
     if sys.stdout is None:
         raise BackhandError("standard output is closed; send it somewhere, such as > /dev/null")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def drop_output() -> None:
-    """Send what is still to be written on standard output nowhere, so that Python does not fail at its end."""
+    """Send what is still to be written on standard output nowhere, lest Python fail at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
