@@ -332,6 +332,52 @@ def test_gradients_may_be_named_with_an_underscore_or_by_a_mapping() -> None:
     assert verdicts(backhand.check(forward, backward, inputs=inputs, out="y"))["w"] == "todo"
 
 
+def test_d_and_the_name_comes_before_an_underscore_and_that_before_a_mapping() -> None:
+    def forward(x: torch.Tensor) -> dict:
+        return {"y": 2 * x}
+
+    def check(*names: str) -> str:
+        """The first of these names holds the right gradient, the others wrong ones."""
+        returned = dict.fromkeys(names)
+
+        def backward(dy: torch.Tensor) -> dict:
+            return {n: (2 if n == names[0] else 17) * dy for n in sorted(returned)}
+
+        report = backhand.check(forward, backward, inputs={"x": torch.randn(3)}, out="y", names={"g": "x"})
+        assert report["x"].gradient == min(names, key=["dx", "d_x", "g"].index)
+        return report["x"].verdict
+
+    assert check("dx", "d_x", "g") == check("d_x", "g") == check("g") == "right"
+    assert check("d_x", "dx") == check("g", "d_x") == "wrong"
+
+
+def test_given_inputs_are_varied_and_keep_their_signs_and_zeros_but_for_those_of_all_zeros() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def forward(x: torch.Tensor, bias: torch.Tensor, index: torch.Tensor) -> dict:
+        seen.append({"x": x.detach().double(), "bias": bias.detach().double(), "index": index})
+        return {"y": x[index] + bias}
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> dict:
+        return {"dx": torch.zeros_like(x).index_add(0, index, dy), "dbias": dy.sum(0)}
+
+    x = torch.randn(40, 3)
+    x[5], x[7] = 0, torch.tensor([1e-3, -1e3, 1e-3])
+    inputs = {"x": x, "bias": torch.zeros(3), "index": torch.tensor([0, 4, 5, 5])}
+    assert backhand.check(forward, backward, inputs=inputs, out="y", draws=5).ok
+    different = {tuple(s["x"].float().flatten().tolist()) for s in seen}
+    assert len(different) == 5
+    for given in seen:
+        assert torch.equal(given["x"].sign(), x.double().sign())
+        assert torch.equal(given["index"], inputs["index"])
+        assert ((given["x"] - x).abs() <= 0.25 * x.abs()).all(), "in the neighbourhood"
+        if torch.equal(given["x"].float(), x):
+            assert not given["bias"].any(), "the first draw is what was given"
+        else:
+            assert given["bias"].all(), "zeros hide mistakes"
+            assert (given["bias"].abs() < 0.1).all()
+
+
 def test_a_report_is_plain_data_and_raises_when_asked() -> None:
     report = backhand.check(altered(batch_norm, ("dbias = dy.sum(0)", "dbias = -dy.sum(0)")))
     data = json.loads(json.dumps(report.to_dict()))

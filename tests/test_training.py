@@ -181,6 +181,18 @@ def test_a_history_that_is_ahead_of_the_checkpoint_is_cut_back(tmp_path: Path, c
     assert contents(halfway) == contents(tmp_path / "whole")
 
 
+def test_a_history_that_is_one_row_short_is_refused(tmp_path: Path) -> None:
+    run = backhand.train(TrainConfig(n_hidden=8, steps=40, checkpoint_every=20), out=tmp_path / "run")
+    whole = (run.path / "history.csv").read_text()
+    (run.path / "history.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    before = contents(run.path)
+    with pytest.raises(backhand.errors.RunError, match=r"history\.csv ends before step 40"):
+        backhand.train(TrainConfig(), out=run.path, resume=True)
+    assert contents(run.path) == before
+    (run.path / "history.csv").write_text(whole)
+    assert backhand.train(TrainConfig(), out=run.path, resume=True).step == 40
+
+
 def test_how_often_checkpoints_are_written_does_not_change_the_model(tmp_path: Path) -> None:
     often = backhand.train(TrainConfig(n_hidden=8, steps=100, checkpoint_every=7), out=tmp_path / "often")
     once = backhand.train(TrainConfig(n_hidden=8, steps=100), out=tmp_path / "once")

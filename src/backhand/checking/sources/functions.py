@@ -94,7 +94,10 @@ class Function:
             raise CheckError(
                 f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order."
             )
-        names = list(inspect.signature(self.reference).parameters)
+        try:
+            names = list(inspect.signature(self.reference).parameters)
+        except ValueError:  # a builtin, such as torch.matmul, does not tell them
+            names = []
         return {names[i] if i < len(names) else f"input{i}": value for i, value in enumerate(inputs)}
 
     def forward(self, /, **inputs: Any) -> dict[str, Tensor]:

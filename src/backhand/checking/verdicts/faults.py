@@ -205,6 +205,8 @@ class _Search:
         known, the first turn may be right, for there is nothing yet to be added, and the second one not.
         """
         unknown = next((i for i, event in enumerate(events) if not self.recogniser.is_known(event)), None)
+        if unknown is not None and events[unknown].shape is None:
+            return len(self.culprits)  # it raised: all that follows may lack what it did not make
         for turn in (0, 1) if unknown is None else (unknown,):
             moved = self.runs.moved(self.puts, target, turn, self.culprits)
             if self.name in moved and moved <= self.culprits:

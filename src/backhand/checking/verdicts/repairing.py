@@ -113,6 +113,10 @@ class Repairer(Watcher):
         """Take note of a statement that raised."""
         self._error = statement, error
 
+    def made_up_for(self) -> None:
+        """Forget that a statement raised: what it should have made was put there."""
+        self._error = None
+
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Look at the gradients that are complete now, and replace them."""
         self.last = variables

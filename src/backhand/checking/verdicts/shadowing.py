@@ -69,6 +69,8 @@ class Putting(Shadow):
             return super().ran(step, statement, variables)
         put = {target[1]: self._next(target, variables.get(target[1])) for target in own}
         put = {name: value for name, value in put.items() if value is not None}
+        if put:
+            self.repairer.made_up_for()
         return put | super().ran(step, statement, {**variables, **put})
 
     def _next(self, target: Target, value: Any) -> Any:
