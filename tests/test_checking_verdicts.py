@@ -421,7 +421,8 @@ def test_a_right_pass_is_run_once_for_each_draw_and_once_in_its_own_dtype(
     assert report.ok, str(report)
     assert report["b"].verdict == "vacuous"
     assert report.draws == 3
-    assert calls == {"forward": runs, "backward": runs}
+    twice = 2  # to see when each gradient is complete, and with random ones in place of those that cancel
+    assert calls == {"forward": runs, "backward": runs + twice}
 
 
 def test_a_report_keeps_no_graph_alive() -> None:

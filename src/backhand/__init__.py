@@ -6,4 +6,6 @@ they are listed in `__init__.pyi`.
 
 import lazy_loader
 
+from . import rendering as _rendering  # noqa: F401  (says how a report is shown; no renderer is imported yet)
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,9 +47,10 @@ def check(
 
     from .rendering.terminal import as_text, unfinished
 
-    report = backhand.check_file(
-        file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
-    )
+    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of what is found
+        report = backhand.check_file(
+            file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
+        )
     if html is not None:
         report.to_html(html)
     if json:
@@ -202,17 +203,14 @@ def bench(
     json: Json = False,
 ) -> None:
     """Time every engine beside the lecture's loop, torch.compile and JAX."""
-    from .benching import bench
-    from .benching.plotting import plot_bench
-    from .language.saving import write_atomically
+    import backhand
+
     from .rendering.bench_tables import bench_tables
 
     log = Console(stderr=True)
-    report = bench(
-        words=words, rounds=rounds, seconds=seconds, watch=lambda text: log.print(text, style="dim")
+    report = backhand.bench(
+        words=words, rounds=rounds, seconds=seconds, png=png, watch=lambda text: log.print(text, style="dim")
     )
-    if png is not None:
-        write_atomically(png, plot_bench(report))
     if json:
         show_json(report.to_dict())
     else:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from backhand.errors import ConfigError
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts, split_words
 from backhand.language.model import draw_parameters
+from backhand.language.saving import write_atomically
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 
@@ -21,6 +23,7 @@ from .errands import measure_errands
 from .machine import describe_machine, sgemm_gflops
 from .memory import measure_memory
 from .peers import PEERS
+from .plotting import plot_bench
 from .report import BenchReport, Timing
 
 SIZES = ((10, 200), (30, 300))
@@ -76,6 +79,7 @@ def bench(
     rounds: int = 7,
     seconds: float = 0.2,
     errands: bool = True,
+    png: str | Path | None = None,
     watch: Watch = lambda text: None,
 ) -> BenchReport:
     """Time training steps of every engine beside what one would use instead, on one core.
@@ -93,10 +97,16 @@ def bench(
         rounds: how often each is timed.
         seconds: about how long each time.
         errands: also time what is done beside training steps, and measure peak memory.
+        png: also draw the timings into this file.
         watch: called with a line of text before each thing that takes a while.
 
     Raises:
         ConfigError: an unknown contender, or no rounds.
+        RunError: the file cannot be written.
+
+    >>> small = dict(sizes=[(2, 8)], batches=[16], hidden=[], contenders=["fused"], errands=False)
+    >>> [timing.name for timing in bench(rounds=1, seconds=0.001, **small).timings]
+    ["lecture's loop", 'fused']
     """
     unknown = [name for name in contenders if name not in CONTENDERS]
     if unknown:
@@ -116,7 +126,10 @@ def bench(
             timings += time_case(case, taken, rounds, seconds, peak)
         found = measure_errands(words, watch) if errands else ()
     memory = measure_memory(names, max(batches), watch) if errands else {}
-    return BenchReport(describe_machine(), peak, tuple(timings), found, memory)
+    report = BenchReport(describe_machine(), peak, tuple(timings), found, memory)
+    if png is not None:
+        write_atomically(Path(png), plot_bench(report))
+    return report
 
 
 def make_case(words: str, n_embd: int, n_hidden: int, batch_size: int) -> Case:

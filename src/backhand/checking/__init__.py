@@ -2,3 +2,7 @@
 
 It knows torch and the pass protocol, and nothing of the language model.
 """
+
+from backhand.renderers import register
+
+register("row.rule", "backhand.checking.explaining:explain")

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.finding import Finder
-from backhand.checking.mistakes.hypotheses import name_mistake
-from backhand.checking.mistakes.workbench import Budget
-from backhand.checking.report import Mistake, Raised, Report, Row, Verdict
+from backhand.checking.mistakes.hypotheses import name_mistakes
+from backhand.checking.mistakes.reading import Probes
+from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import APPROXIMATE, lowest
-from backhand.checking.running.program import Line
+from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
@@ -55,7 +54,7 @@ class Trials:
 
 
 def assemble(
-    chosen: Pass, title: str, trials: Trials, failures: Sequence[Mistake], last: Sequence[Finder] = ()
+    chosen: Pass, title: str, trials: Trials, failures: Sequence[Mistake], probes: Probes | None = None
 ) -> Report:
     """Return the report.
 
@@ -64,10 +63,10 @@ def assemble(
         title: of the report.
         trials: what its runs have shown.
         failures: what failed under stress.
-        last: further explanations of a gradient that nothing else explains.
+        probes: what asked the backward for its gradients with other upstream gradients.
     """
     first, shown = trials.judged[0], trials.shown
-    table = _Table(chosen, trials, last)
+    table = _Table(chosen, trials, probes)
     rows = tuple(table.row(name) for name in backward_order(chosen, first.draw))
     return Report(
         title=title,
@@ -121,18 +120,25 @@ def backward_order(chosen: Pass, draw: Draw) -> list[str]:
 class _Table:
     """What the rows have in common."""
 
-    def __init__(self, chosen: Pass, trials: Trials, last: Sequence[Finder]):
-        self.chosen, self.judged, self.shown, self.last = chosen, trials.judged, trials.shown, last
+    def __init__(self, chosen: Pass, trials: Trials, probes: Probes | None):
+        self.chosen, self.judged, self.shown, self.probes = chosen, trials.judged, trials.shown, probes
         self.draw = self.judged[0].draw
         self.figures = figures(trials.truth, self.shown)
-        self.budget = Budget()
         source = chosen.backward_source
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
 
     @cached_property
+    def mistakes(self) -> dict[str, Mistake]:
+        """The mistake in each wrong gradient, in the order of the backward."""
+        order = backward_order(self.chosen, self.draw)
+        blamed = {n: [j for j in self.judged if n in j.culprits] for n in order}
+        return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its}, probes=self.probes)
+
+    @cached_property
     def _lives(self) -> Lives:
-        return recorded(self.chosen, self.draw)
+        known = self.judged[0].lives
+        return recorded(self.chosen, self.draw) if known is None else known
 
     def row(self, name: str) -> Row:
         """Return the row of one tensor."""
@@ -140,10 +146,6 @@ class _Table:
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
         verdict, note = _verdict(name, self.judged)
-        mistake = None
-        if verdict in ("wrong", "shape"):
-            blamed = [j for j in self.judged if name in j.culprits]
-            mistake = name_mistake(self.chosen, name, blamed, self.budget, self.last)
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -158,7 +160,7 @@ class _Table:
             forward_line=(forward.writers(root(name)) or (None,))[-1] if forward else None,
             lines=self._lines(name),
             used_by=forward.readers(root(name)) if forward else (),
-            mistake=mistake,
+            mistake=self.mistakes.get(name),
             note=note,
         )
 
@@ -167,6 +169,11 @@ class _Table:
         source = self.chosen.backward_source
         if source is None or name not in self.names:
             return ()
+        faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
+        at_fault = [source.line(fault.target[0].lineno) for fault in faults]
+        return tuple(dict.fromkeys((*at_fault, *self._lines_of(name, source))))
+
+    def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:
             variable = root(self.paths[name])
             if variable not in source.mentioned:

@@ -61,7 +61,7 @@ FUNCTIONS = {
 }
 SUMMED = ", summed over the axes along which it was broadcast"
 # What a and b get from y = a op b.
-OPERATORS = {
+OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
     ast.Add: ("{dy}" + SUMMED, "{dy}" + SUMMED),
     ast.Sub: ("{dy}" + SUMMED, "-{dy}" + SUMMED),
     ast.Mult: ("{b} * {dy}" + SUMMED, "{a} * {dy}" + SUMMED),

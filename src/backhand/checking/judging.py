@@ -8,15 +8,14 @@ from torch import Tensor
 
 from backhand.checking import stressing
 from backhand.checking.assembling import Trials, assemble
-from backhand.checking.mistakes.finding import Finder
-from backhand.checking.mistakes.probed import Probed
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
 from backhand.checking.running.precision import lowest
-from backhand.checking.running.sandbox import threads_for, warned_once
+from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw, draw, is_finite, sets_of
 from backhand.checking.sources.protocol import ForwardError, Inputs, Pass, by_name, resolve
-from backhand.checking.verdicts.cancelling import Cancelling
+from backhand.checking.verdicts.cancelling import with_cancelling
 from backhand.checking.verdicts.localising import Judgement, judge
 from backhand.checking.verdicts.rounding import Truth
 from backhand.errors import CheckError
@@ -74,7 +73,7 @@ def check(
     return check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
 
 
-@warned_once()
+@sandbox()
 def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     sets = sets_of(chosen.inputs, by_name, draws, seed)
@@ -94,22 +93,22 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
     """
     failures: tuple[Mistake, ...] = ()
     wanted = stress is None and not chosen.ends_in_loss
-    last: tuple[Finder, ...] = ()
+    probes = None
     if (stress or wanted) and trials.judged[0].draw.error is None:
         probe = stressing.probe_of(chosen, trials.judged[0])
         failures = tuple(stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth))
-        last = Probed(probe, {u: probe.given[u] for u in probe.upstream}, failures).finders
+        probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
-    return assemble(chosen, title, trials, failures, last)
+    return assemble(chosen, title, trials, failures, probes)
 
 
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
     """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
     drawn = _first(chosen, first, seed)
-    judged = [judge(chosen, drawn)]
-    if chosen.backward_source is not None and not judged[0].culprits and drawn.error is None:
-        Cancelling(chosen, judged[0]).look()
-    count = 1
+    judgement, count = judge(chosen, drawn), 1
+    if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
+        judgement = with_cancelling(chosen, judgement)
+    judged = [judgement]
     for i, values in enumerate(others, start=1):
         wrong = _another(chosen, values, seed + i, judged[0])
         if wrong is not None:

@@ -1,39 +1,82 @@
 """What a check found, as frozen data: one row for every tensor, mistakes, notes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from backhand.checking.running.program import Line
-from backhand.checking.sheet import Sheet
-from backhand.checking.sources.scripts import Unfinished
+from backhand.checking.meanings import VERDICTS, Verdict
 from backhand.errors import CheckError, WrongGradientError
+from backhand.renderers import rendered
+from backhand.writing import write_whole
 
-Verdict = Literal["right", "wrong", "follows", "shape", "skipped", "todo", "vacuous"]
+Picture = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the user's code: its number in its file (counted from 1) and its text."""
+
+    number: int
+    text: str
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A cell, or with an empty name the whole script, that ended in an exception."""
+
+    cell: str
+    error: str
+    line: Line
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The backward raised an exception half-way."""
+
+    error: str
+    line: Line | None
+
+
+class Facts(dict[str, Any]):
+    """The facts of a mistake: a dictionary that is never changed, so that a mistake can be hashed."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the detail of a mistake is not to be changed; dict(detail) is a copy that can be.")
+
+    if not TYPE_CHECKING:  # to a type checker they are those of a dictionary
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hash(frozenset(self))  # a value may be a list; equal facts have equal names, which is enough
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
+        return Facts, (dict(self),)  # pickle would set the items of a plain subclass one by one
 
 
 @dataclass(frozen=True)
 class Mistake:
     """A mistake by name.
 
-    In a gradient: missing_branch, repeated_branch, sign, scale, unreduced, overreduced, shape, transposed,
-    wrong_upstream, wrong_point, swapped, overwritten, aliased, partial, zero, nonfinite, unexplained. In a
-    whole function: ignores_upstream, layout, modifies_input, nondeterministic, dtype.
-
     Attributes:
-        kind: one of these.
+        kind: one of `backhand.checking.meanings.KINDS`, where each has its meaning.
         message: what is wrong, where, expected and found.
         hint: the likely cause and what to try; it does not give the answer away.
-        detail: facts of this kind, such as `branches` or `factor`.
+        detail: facts of this kind, such as `branches` or `factor`; a dictionary that cannot be changed.
         also: another explanation that fits as well, or an empty string.
     """
 
     kind: str
     message: str
     hint: str
-    detail: dict[str, Any]
+    detail: Mapping[str, Any]
     also: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", Facts(self.detail))
 
 
 @dataclass(frozen=True)
@@ -42,7 +85,7 @@ class Row:
 
     Attributes:
         name, gradient: `h` and `dh`.
-        verdict: see `Verdict`.
+        verdict: one of `backhand.checking.meanings.VERDICTS`, where each has its meaning.
         shape, got: the tensor's shape, and the gradient's, if there is one.
         exact, approximate, maxdiff: the hand-written gradient against autograd's, in the user's dtype.
         multiple: the error as a multiple of autograd's own error in that dtype; None where it has none.
@@ -73,11 +116,62 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Raised:
-    """The backward raised an exception half-way."""
+class Code:
+    """One statement of the user's code, or the head of a compound one.
 
-    error: str
-    line: Line | None
+    Attributes:
+        number, file: as in `Line`.
+        text: all of its lines, without their indentation.
+        depth: how many compound statements it stands in.
+    """
+
+    number: int
+    text: str
+    depth: int = 0
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A hand-written gradient against autograd's, element by element.
+
+    Attributes:
+        differing, total: how many elements differ by more than `rtol` and `atol`, and of how many.
+        worst: the index of the largest difference, with what was `expected` and `found` there.
+    """
+
+    differing: int
+    total: int
+    worst: tuple[int, ...]
+    expected: float
+    found: float
+    rtol: float
+    atol: float
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A tensor, its two gradients and their difference, each pooled to at most 10 x 18; None where missing.
+
+    Pooling keeps the element of largest size in each block, so that one wrong element among many still shows.
+    """
+
+    value: Picture | None = None
+    hand: Picture | None = None
+    autograd: Picture | None = None
+    difference: Picture | None = None
+    numbers: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The code, which tensor feeds which, and the pictures by tensor name, drawn when they are asked for."""
+
+    forward: tuple[Code, ...]
+    backward: tuple[Code, ...]
+    outputs: tuple[str, ...]
+    feeds: Mapping[str, tuple[str, ...]]
+    pictures: Mapping[str, Pictures]
 
 
 @dataclass(frozen=True)
@@ -113,13 +207,13 @@ class Report:
     @property
     def ok(self) -> bool:
         """Tell whether no gradient is wrong, misshapen or missing, and no stress check failed."""
-        bad = any(row.verdict in ("wrong", "shape", "todo") for row in self.rows)
+        bad = any(row.verdict == "todo" for row in self.rows) or self.culprits
         return not bad and not self.stress and self.raised is None
 
     @property
     def culprits(self) -> tuple[Row, ...]:
         """The rows whose own line is at fault."""
-        return tuple(row for row in self.rows if row.verdict in ("wrong", "shape"))
+        return tuple(row for row in self.rows if VERDICTS[row.verdict].at_fault)
 
     def __getitem__(self, name: str) -> Row:
         """Return the row of a tensor, by its name or its gradient's: of several, a culprit or the last."""
@@ -145,36 +239,28 @@ class Report:
         """Return the report as one self-contained HTML page, and write it to a file if one is named.
 
         Raises:
-            CheckError: the file cannot be written.
+            CheckError: the file cannot be written; an older one is still there then.
         """
-        from backhand.rendering.html import as_html
-
-        text = as_html(self)
+        text: str = rendered("report.html", self)
         if path is not None:
             try:
-                Path(path).write_text(text, encoding="utf-8")
+                write_whole(Path(path), text.encode())
             except OSError as error:
                 raise CheckError(f"{path} cannot be written: {error.strerror}.") from None
         return text
 
     def _repr_html_(self) -> str:
-        from backhand.rendering.html import as_frame
-
-        return as_frame(self)
+        return rendered("report.frame", self)
 
     def explain(self, name: str) -> str:
         """Return the rule for the operations that use a tensor, with the user's names: this gives it away."""
-        from backhand.checking.explaining import explain
-
-        return explain(self[name])
+        return rendered("row.rule", self[name])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))  # what IPython shows on a terminal
 
     def __str__(self) -> str:
-        from backhand.rendering.terminal import as_text
-
-        return as_text(self)
+        return rendered("report.text", self)
 
 
 def _without_sheet(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

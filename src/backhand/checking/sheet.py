@@ -2,79 +2,19 @@
 
 import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backhand.checking.report import Code, Numbers, Picture, Pictures, Sheet
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.program import Source
 from backhand.checking.verdicts.comparing import differences, elements
 
-Picture = tuple[tuple[float, ...], ...]
 ROWS, COLUMNS = 10, 18
 LECTURE = 1e-5, 1e-8  # rtol and atol of `torch.allclose`
-
-
-@dataclass(frozen=True)
-class Code:
-    """One statement of the user's code, or the head of a compound one.
-
-    Attributes:
-        number, file: as in `Line`.
-        text: all of its lines, without their indentation.
-        depth: how many compound statements it stands in.
-    """
-
-    number: int
-    text: str
-    depth: int = 0
-    file: str | None = None
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A hand-written gradient against autograd's, element by element.
-
-    Attributes:
-        differing, total: how many elements differ by more than `rtol` and `atol`, and of how many.
-        worst: the index of the largest difference, with what was `expected` and `found` there.
-    """
-
-    differing: int
-    total: int
-    worst: tuple[int, ...]
-    expected: float
-    found: float
-    rtol: float
-    atol: float
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A tensor, its two gradients and their difference, each pooled to at most 10 x 18; None where missing.
-
-    Pooling keeps the element of largest size in each block, so that one wrong element among many still shows.
-    """
-
-    value: Picture | None = None
-    hand: Picture | None = None
-    autograd: Picture | None = None
-    difference: Picture | None = None
-    numbers: Numbers | None = None
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The code, which tensor feeds which, and the pictures by tensor name, drawn when they are asked for."""
-
-    forward: tuple[Code, ...]
-    backward: tuple[Code, ...]
-    outputs: tuple[str, ...]
-    feeds: Mapping[str, tuple[str, ...]]
-    pictures: Mapping[str, Pictures]
 
 
 class Gallery(Mapping[str, Pictures]):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import as_gradient, flatten
@@ -223,18 +224,12 @@ def _differs(probe: Probe, name: str, changed: Tensor, expected: Gradients) -> s
     return f"gives a wrong {', '.join(bad)}" if bad else ""
 
 
-HINTS = {
-    "ignores_upstream": "A backward is linear in the gradient that arrives: every term holds it once.",
-    "layout": "Use strides, or call contiguous() first; reshape instead of view.",
-    "modifies_input": "Write into a new tensor, or into a clone.",
-    "nondeterministic": "Look for uninitialised memory (empty), races and random numbers.",
-    "untold": "Choose inputs whose gradients stand out of the rounding, or let the code run in float64.",
-    "dtype": "Compute in float32 or better and cast once, at the end, to the tensor's own dtype.",
-}
+# What makes a tolerance useless is the choice of inputs, not the kernel: a hint of its own.
+UNTOLD = "Choose inputs whose gradients stand out of the rounding, or let the code run in float64."
 
 
 def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") -> Mistake:
-    return Mistake(kind, message, hint or HINTS[kind], detail)
+    return Mistake(kind, message, hint or KINDS[kind].hint, detail)
 
 
 def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
@@ -297,4 +292,4 @@ def untold(judgement: Judgement, truth: Truth | None) -> Iterator[Mistake]:
     if vacuous:
         gradients = [drawn.matched[n] for n in vacuous]
         message = f"{listed(gradients)}: with this tolerance zeros or the double would pass as well."
-        yield _mistake("dtype", message, {"gradients": gradients}, HINTS["untold"])
+        yield _mistake("dtype", message, {"gradients": gradients}, UNTOLD)

@@ -18,7 +18,7 @@ LANES = 16
 """Columns of a tile, and the number to whose multiples matrices are padded."""
 
 ASKED: str | None = config.CPU_FEATURES  # pyright: ignore[reportAttributeAccessIssue]
-FEATURES = get_host_cpu_features().flatten() if ASKED is None else ASKED
+FEATURES: str = get_host_cpu_features().flatten() if ASKED is None else ASKED
 """What Numba compiles for: this CPU, or what NUMBA_CPU_FEATURES names."""
 
 HAS_VECTORS = "+avx2" in FEATURES or "+neon" in FEATURES
@@ -27,8 +27,10 @@ HAS_VECTORS = "+avx2" in FEATURES or "+neon" in FEATURES
 ROWS = 8 if "+avx512f" in FEATURES else 4
 """Rows of a product's tile: its sums fill half of AVX2's registers, or a quarter of AVX-512's."""
 
-WORD, SINGLE = ir.IntType(64), ir.FloatType()
-VECTOR, PICK = ir.VectorType(SINGLE, LANES), ir.VectorType(ir.IntType(32), LANES)
+WORD: Any = ir.IntType(64)
+SINGLE: Any = ir.FloatType()
+VECTOR: Any = ir.VectorType(SINGLE, LANES)
+PICK: Any = ir.VectorType(ir.IntType(32), LANES)
 
 
 def operation(emitter: Callable[..., Any]) -> Any:
@@ -107,7 +109,8 @@ def add_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
     return builder.fadd(total, builder.fmul(a, b, flags=("contract",)), flags=("contract",))
 
 
-tall_tile, low_tile = product_tile(ROWS), product_tile(ROWS // 2)
+tall_tile: Any = product_tile(ROWS)
+low_tile: Any = product_tile(ROWS // 2)
 
 
 @operation

@@ -70,8 +70,8 @@ class Contexts:
         self.vocabulary = vocabulary
         self.block_size = block_size
         flat = vocabulary.encode_all(words, before=block_size)
-        self.flat = torch.from_numpy(flat).to(device)  # (block_size + len(self),)
-        self.windows = self.flat.unfold(0, block_size + 1, 1)  # (len(self), block_size + 1), a view
+        self.flat: Tensor = torch.from_numpy(flat).to(device)  # (block_size + len(self),)
+        self.windows: Tensor = self.flat.unfold(0, block_size + 1, 1)  # (len(self), block_size + 1), a view
 
     def __len__(self) -> int:
         return len(self.flat) - self.block_size

@@ -65,6 +65,13 @@ def evaluate(
 
     Raises:
         BackhandError: the run or the words cannot be read, or hold a letter that the model has never seen.
+
+    >>> import tempfile
+    >>> from backhand import TrainConfig, train
+    >>> folder = Path(tempfile.mkdtemp()) / "run"
+    >>> run = train(TrainConfig(words="municipios", n_hidden=8, steps=20), out=folder)
+    >>> [(score.words, score.contexts) for score in evaluate(folder, split="dev")]
+    [('dev', 10745)]
     """
     run = run if isinstance(run, Run) else Run.load(run)
     if words is not None and split != "all":

@@ -92,6 +92,9 @@ def inspect(what: Run | TrainConfig | str | Path, *, png: str | Path | None = No
 
     Raises:
         BackhandError: the run or the words cannot be read, or an option contradicts the run's.
+
+    >>> inspect(TrainConfig(words="municipios", n_hidden=8)).tensors["h"].shape
+    torch.Size([32, 8])
     """
     run = find_run(what)
     contexts = run.contexts().train

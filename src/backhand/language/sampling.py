@@ -50,6 +50,13 @@ def sample(
     Raises:
         BackhandError: an option cannot work, the prefix has an unknown letter, or the run or its words
             cannot be read.
+
+    >>> import tempfile
+    >>> from backhand import TrainConfig, train
+    >>> folder = Path(tempfile.mkdtemp()) / "run"
+    >>> run = train(TrainConfig(words="municipios", n_hidden=8, steps=20), out=folder)
+    >>> [sample.word[:2] for sample in sample(run, n=3, prefix="vi", temperature=0.5)]
+    ['vi', 'vi', 'vi']
     """
     if n < 1 or (top_k is not None and top_k < 1):
         raise ConfigError(f"-n is {n} and --top-k is {top_k}; both must be at least 1")

@@ -1,7 +1,6 @@
 """A run folder: what training leaves behind, written so that a killed process never spoils it."""
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from backhand.errors import ConfigError, RunError, WordsError
+from backhand.writing import write_whole
 
 from .config import TrainConfig
 from .contexts import Contexts, Splits, split_words
@@ -177,15 +177,9 @@ def read_model(path: Path) -> tuple[int, dict[str, Tensor]]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file in one go; when that fails, the old file is still there."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(
             f"cannot write {path}: {error.strerror}; what was saved before is still there"
         ) from None

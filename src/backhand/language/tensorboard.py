@@ -23,7 +23,7 @@ class TensorBoardLog:
     EVERY = 100
 
     def __init__(self, folder: Path, on: bool) -> None:
-        self.writer = writer_class()(str(folder)) if on else None
+        self.writer: Any = writer_class()(str(folder)) if on else None
 
     def add(self, step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
         """Add some steps, the first of which is `step`."""

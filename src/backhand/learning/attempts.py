@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backhand.checking.judging import check
+from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Report, Row, Verdict
 from backhand.checking.running.names import root
 from backhand.checking.running.program import source_of
@@ -21,8 +22,6 @@ from backhand.learning.unfinished import unfinished, waiting_lines
 
 # Of several tensors under one name, as the states of a recurrent layer are, the first of these is told.
 WORST: tuple[Verdict, ...] = ("todo", "wrong", "shape", "follows", "right", "vacuous")
-# Partial credit for a gradient: one whose own line is right has all of it, one in a wrong shape half.
-CREDIT: dict[Verdict, float] = {"right": 1.0, "vacuous": 1.0, "follows": 1.0, "shape": 0.5}
 # So many different lines of what a learner's file prints are kept: it runs several times in a check.
 PRINTED = 8
 WIDTH = 200
@@ -86,16 +85,14 @@ class Attempt:
     @property
     def credit(self) -> float:
         """The part of the gradients whose own line is right, from 0 to 1."""
-        return sum(CREDIT.get(g.verdict, 0.0) for g in self.gradients) / len(self.gradients)
+        return sum(VERDICTS[g.verdict].credit for g in self.gradients) / len(self.gradients)
 
     @property
     def next_gradient(self) -> Gradient | None:
         """The gradient to work on: the first culprit, else the first that is missing."""
-        for verdicts in (("wrong", "shape"), ("todo",)):
-            for gradient in self.gradients:
-                if gradient.verdict in verdicts and not gradient.waits_for:
-                    return gradient
-        return None
+        open_ = [g for g in self.gradients if not g.waits_for]
+        culprit = next((g for g in open_ if VERDICTS[g.verdict].at_fault), None)
+        return culprit or next((g for g in open_ if g.verdict == "todo"), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a program to read, such as a grader."""
@@ -114,7 +111,7 @@ class Attempt:
                     "verdict": g.verdict,
                     "mistake": g.row.mistake.kind if g.row and g.row.mistake else None,
                     "reason": g.reason or None,
-                    "credit": CREDIT.get(g.verdict, 0.0),
+                    "credit": VERDICTS[g.verdict].credit,
                 }
                 for g in self.gradients
             ],

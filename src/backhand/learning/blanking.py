@@ -9,7 +9,7 @@ import tokenize
 from dataclasses import dataclass
 from functools import cache
 
-from backhand.checking.running.program import reads, simple_statements, writes_surely
+from backhand.checking.running.statements import reads, simple_statements, writes_surely
 from backhand.learning.course import Exercise
 
 SHAPE = re.compile(r"(?:\d+ times |t times )?\([^()]*\)")

@@ -1,72 +1,13 @@
-"""A learner's folder: the files of the course, and how far each of them is. Nothing else is stored."""
+"""A learner's folder: the files of the course, written, judged and reset. Nothing else is stored."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from backhand.errors import LearnError
-from backhand.learning.attempts import Attempt
 from backhand.learning.blanking import blank
-from backhand.learning.course import Exercise, course, find
+from backhand.learning.course import course, find
+from backhand.learning.progress import Judge, Progress
 from backhand.learning.referee import Referee
-
-Judge = Callable[[Exercise, Path], Attempt]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """All files of a folder, judged."""
-
-    folder: Path
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def done(self) -> bool:
-        """Tell whether every exercise is solved."""
-        return all(attempt.done for attempt in self.attempts)
-
-    @property
-    def solved(self) -> int:
-        """How many exercises are solved."""
-        return sum(attempt.done for attempt in self.attempts)
-
-    @property
-    def current(self) -> Attempt | None:
-        """The first exercise that is not solved yet."""
-        return next((a for a in self.attempts if not a.done), None)
-
-    @property
-    def credit(self) -> float:
-        """The mean credit of the exercises, from 0 to 1."""
-        return sum(attempt.credit for attempt in self.attempts) / len(self.attempts)
-
-    def __getitem__(self, name: str) -> Attempt:
-        """Return the attempt at the exercise with a name."""
-        for attempt in self.attempts:
-            if attempt.exercise.name == name:
-                return attempt
-        raise KeyError(name)
-
-    def updated(self, attempt: Attempt) -> "Progress":
-        """Return the progress with one attempt in the place of the older one."""
-        same = attempt.exercise
-        return Progress(self.folder, tuple(attempt if a.exercise == same else a for a in self.attempts))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a program to read, such as a grader."""
-        return {
-            "folder": str(self.folder),
-            "done": self.done,
-            "solved": self.solved,
-            "credit": round(self.credit, 4),
-            "exercises": [attempt.to_dict() for attempt in self.attempts],
-        }
-
-    def __str__(self) -> str:
-        from backhand.rendering.classroom import progress_as_text
-
-        return progress_as_text(self)
 
 
 def write_course(folder: Path) -> tuple[Path, ...]:
@@ -106,6 +47,13 @@ def judge_folder(folder: str | Path) -> Progress:
 
     Raises:
         LearnError: there is no such folder.
+
+    >>> import tempfile
+    >>> from backhand.learning.course import find
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "01_product.py").write_text(find("product").solution_text)
+    >>> judge_folder(folder).solved
+    1
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -131,6 +79,12 @@ def reset_exercise(folder: str | Path, name: str) -> Path | None:
 
     Raises:
         LearnError: there is no such exercise, or the folder cannot be written.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "01_product.py"
+    >>> _ = file.write_text("# my own")
+    >>> reset_exercise(file.parent, "product").name
+    '01_product.py.old'
     """
     exercise = find(name)
     folder = Path(folder)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from backhand.learning.attempts import Attempt
 from backhand.learning.course import Exercise, course, find
-from backhand.learning.folder import Judge, Progress
 from backhand.learning.hints import Hint, hints
+from backhand.learning.progress import Judge, Progress
 
 
 class Lesson:
@@ -28,14 +28,14 @@ class Lesson:
     """
 
     def __init__(self, progress: Progress, judge: Judge):
-        self.progress = progress
+        self.progress: Progress = progress
         self._judge = judge
         current = progress.current
         self.focus: Exercise = current.exercise if current else course()[-1]
         self.solved_now: Exercise | None = None
-        self.shown = 0
-        self.listing = False
-        self.over = False
+        self.shown: int = 0
+        self.listing: bool = False
+        self.over: bool = False
 
     @property
     def attempt(self) -> Attempt:

@@ -20,6 +20,10 @@ def write_notebooks(folder: str | Path) -> tuple[Path, ...]:
 
     Raises:
         LearnError: the folder cannot be written.
+
+    >>> import tempfile
+    >>> write_notebooks(tempfile.mkdtemp())[0].name
+    '01_product.ipynb'
     """
     folder = Path(folder)
     return write_missing(

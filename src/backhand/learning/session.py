@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Protocol
 
 from backhand.learning.course import is_of_the_course
-from backhand.learning.folder import Progress, judge_all, write_course
+from backhand.learning.folder import judge_all, write_course
 from backhand.learning.lesson import Lesson
+from backhand.learning.progress import Progress
 from backhand.learning.referee import Referee
 
 

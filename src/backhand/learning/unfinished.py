@@ -2,7 +2,8 @@
 
 import ast
 
-from backhand.checking.running.program import Source, reads, simple_statements, writes_surely
+from backhand.checking.running.program import Source
+from backhand.checking.running.statements import reads, simple_statements, writes_surely
 
 
 def unfinished(source: Source, asked: set[str]) -> dict[str, str]:

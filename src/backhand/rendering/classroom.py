@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -11,12 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from backhand.rendering.terminal import STYLES
-
-if TYPE_CHECKING:
-    from backhand.learning.attempts import Attempt, Gradient
-    from backhand.learning.folder import Progress
-    from backhand.learning.lesson import Lesson
+from backhand.checking.meanings import VERDICTS
+from backhand.learning.attempts import Attempt, Gradient
+from backhand.learning.lesson import Lesson
+from backhand.learning.progress import Progress
 
 # More gradients than this are shown in two columns, so that a whole exercise fits on a screen of 24 lines.
 TALL = 8
@@ -32,7 +29,7 @@ class Screen:
     """
 
     def __init__(self, console: Console | None = None, *, enter: bool = False):
-        self.console = console or Console(highlight=False)
+        self.console: Console = console or Console(highlight=False)
         self.enter = enter
 
     def wait(self, what: str) -> None:
@@ -40,13 +37,13 @@ class Screen:
         if self.console.is_terminal:
             self.console.print(Text(f" {what} ...", style="dim"))
 
-    def show(self, lesson: "Lesson") -> None:
+    def show(self, lesson: Lesson) -> None:
         """Show the lesson as it is now."""
         if self.console.is_terminal:
             self.console.clear()
         self.console.print(_screen(lesson), _footer(lesson, enter=self.enter))
 
-    def leave(self, lesson: "Lesson") -> None:
+    def leave(self, lesson: Lesson) -> None:
         """Say good-bye, and how to go on."""
         progress = lesson.progress
         if progress.done:
@@ -58,7 +55,7 @@ class Screen:
             )
 
 
-def progress_as_text(progress: "Progress", *, colour: bool | None = None, width: int = 80) -> str:
+def progress_as_text(progress: Progress, *, colour: bool | None = None, width: int = 80) -> str:
     """Return the list of all exercises of a folder with how far each of them is."""
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -77,7 +74,7 @@ def progress_as_text(progress: "Progress", *, colour: bool | None = None, width:
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip("\n").split("\n"))
 
 
-def _bar(progress: "Progress", width: int = 80) -> Text:
+def _bar(progress: Progress, width: int = 80) -> Text:
     count = len(progress.attempts)
     left = Text("backhand learn", style="bold")
     marks = Text()
@@ -88,7 +85,7 @@ def _bar(progress: "Progress", width: int = 80) -> Text:
     return left + right
 
 
-def _list(progress: "Progress") -> Table:
+def _list(progress: Progress) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(3):
         table.add_column(no_wrap=True)
@@ -106,7 +103,7 @@ def _list(progress: "Progress") -> Table:
     return table
 
 
-def _screen(lesson: "Lesson") -> RenderableType:
+def _screen(lesson: Lesson) -> RenderableType:
     parts: list[RenderableType] = [_bar(lesson.progress)]
     if lesson.listing:
         parts.append(_list(lesson.progress))
@@ -118,7 +115,7 @@ def _screen(lesson: "Lesson") -> RenderableType:
     return Group(*parts)
 
 
-def _footer(lesson: "Lesson", *, enter: bool) -> Text:
+def _footer(lesson: Lesson, *, enter: bool) -> Text:
     keys = {"h": "hint", "n": "next", "p": "previous", "l": "list", "q": "quit"}
     if lesson.listing:
         keys = {"l": "back", "q": "quit"}
@@ -130,7 +127,7 @@ def _footer(lesson: "Lesson", *, enter: bool) -> Text:
     return footer.append("and Enter" if enter else "", style="dim")
 
 
-def _solved(lesson: "Lesson") -> list[RenderableType]:
+def _solved(lesson: Lesson) -> list[RenderableType]:
     exercise = lesson.solved_now
     assert exercise is not None
     parts: list[RenderableType] = [Text(f"Solved: {exercise.number}. {exercise.title}", style="bold green")]
@@ -158,7 +155,7 @@ def training_in_words(losses: tuple[float, ...], difference: float) -> str:
     )
 
 
-def _exercise(lesson: "Lesson") -> list[RenderableType]:
+def _exercise(lesson: Lesson) -> list[RenderableType]:
     attempt = lesson.attempt
     exercise = attempt.exercise
     title = Text(f"{exercise.number}. {exercise.title}", style="bold")
@@ -180,7 +177,7 @@ def _exercise(lesson: "Lesson") -> list[RenderableType]:
     return parts
 
 
-def _gradients(attempt: "Attempt") -> Table:
+def _gradients(attempt: Attempt) -> Table:
     """Return the verdicts; in two columns where there are many of them."""
     gradients = attempt.gradients
     wide = len(gradients) > TALL
@@ -196,10 +193,10 @@ def _gradients(attempt: "Attempt") -> Table:
     return table
 
 
-def _cells(gradient: "Gradient", *, short: bool) -> list[Text]:
+def _cells(gradient: Gradient, *, short: bool) -> list[Text]:
     """Return name and verdict, and unless it must be short, shape and what it waits for."""
     faded = "dim" if gradient.verdict in ("follows", "todo") else ""
-    cells = [Text(gradient.name, style=faded), Text(gradient.verdict, style=STYLES[gradient.verdict])]
+    cells = [Text(gradient.name, style=faded), Text(gradient.verdict, style=VERDICTS[gradient.verdict].style)]
     if short:
         return cells
     shape = gradient.shape
@@ -209,11 +206,11 @@ def _cells(gradient: "Gradient", *, short: bool) -> list[Text]:
     return [*cells, Text(shape, style="dim"), Text(waits, style="dim")]
 
 
-def _faults(attempt: "Attempt") -> list[RenderableType]:
+def _faults(attempt: Attempt) -> list[RenderableType]:
     """Return the culprits in words, each with its lines."""
     parts: list[RenderableType] = []
     for gradient in attempt.gradients:
-        if gradient.verdict not in ("wrong", "shape") or gradient.row is None:
+        if not VERDICTS[gradient.verdict].at_fault or gradient.row is None:
             continue
         mistake = gradient.row.mistake
         kind = mistake.kind.replace("_", " ") if mistake else ""

@@ -11,33 +11,13 @@ from html import escape
 
 import jinja2
 
-from backhand.checking.report import Report, Row
+from backhand.checking.meanings import VERDICTS
+from backhand.checking.report import Code, Line, Numbers, Pictures, Report, Row, Sheet
 from backhand.checking.running.names import root
-from backhand.checking.running.program import Line
-from backhand.checking.sheet import Code, Numbers, Pictures, Sheet
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
 from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, place, state
 
-MEANINGS = {
-    "right": "agrees with autograd",
-    "wrong": "this line is at fault",
-    "shape": "right values in a wrong shape",
-    "follows": "its own line is right; it inherits a fault from below",
-    "skipped": "left out; no fault",
-    "todo": "still missing",
-    "vacuous": "zero but for rounding here: no evidence either way",
-}
-# The colour of a verdict's word and its ground, by day.
-PALETTE = {
-    "right": ("#0f6b34", "#ddf3e3"),
-    "wrong": ("#b0151d", "#ffe3e1"),
-    "shape": ("#7a4a00", "#ffedc9"),
-    "follows": ("#5f5a4c", "#ece8dc"),
-    "todo": ("#7a1f8f", "#f5e3fa"),
-    "skipped": ("#59636e", "#eceff2"),
-    "vacuous": ("#0b5c74", "#d9f0f7"),
-}
 CAPTIONS = ("value", "by hand", "autograd", "difference")
 
 
@@ -81,17 +61,16 @@ def as_html(report: Report) -> str:
     """Return the report as a page of its own."""
     entries, lanes, rest = _entries(report)
     verdicts = [row.verdict for row in report.rows]
-    counts = [(v, verdicts.count(v), meaning) for v, meaning in MEANINGS.items() if v in verdicts]
+    counts = [(word, verdicts.count(word), m.meaning) for word, m in VERDICTS.items() if word in verdicts]
     return _template("sheet").render(
         report=report,
         entries=entries,
         lanes=lanes,
         rest=rest,
         counts=counts,
-        meanings=MEANINGS,
+        verdicts=VERDICTS,
         captions=CAPTIONS,
         state=state(report),
-        palette=PALETTE,
     )
 
 
@@ -104,7 +83,7 @@ def as_fragment(report: Report) -> str:
         facts=facts,
         place=place,
         columns=COLUMNS,
-        palette=PALETTE,
+        verdicts=VERDICTS,
     )
 
 
@@ -241,7 +220,7 @@ def _arcs(report: Report, sheet: Sheet) -> list[Arc]:
             state: State = "plain"
             if consumer in absent:
                 state = "missing"
-            elif consumer in rows and rows[consumer].verdict in ("wrong", "shape", "follows"):
+            elif consumer in rows and VERDICTS[rows[consumer].verdict].spoilt:
                 state = "follows"
             found.append(Arc(name, consumer, state))
     return found

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from backhand.checking.merging import check_played
 from backhand.checking.report import Report
 from backhand.checking.running.names import root
-from backhand.checking.sources.exercises import check_played
 from backhand.checking.sources.namespaces import check_namespace
 from backhand.checking.sources.sessions import Recording
 from backhand.rendering.terminal import as_text
@@ -37,8 +37,8 @@ class Extension:
 
     def __init__(self, shell: Any):
         self.shell = shell
-        self.recording = Recording()
-        self.active = True
+        self.recording: Recording = Recording()
+        self.active: bool = True
 
     def after_cell(self, result: Any) -> None:
         """Judge what a cell assigned; whatever goes wrong in here is one line."""
@@ -95,7 +95,14 @@ def _one_line(error: Exception) -> str:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Start judging the cells of an IPython shell: `%load_ext backhand`."""
+    """Start judging the cells of an IPython shell: `%load_ext backhand`.
+
+    >>> from IPython.core.interactiveshell import InteractiveShell
+    >>> shell = InteractiveShell()
+    >>> load_ipython_extension(shell)
+    >>> shell.backhand_extension.active
+    True
+    """
     unload_ipython_extension(shell)
     extension = Extension(shell)
     shell.backhand_extension = extension
@@ -104,7 +111,15 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Stop: `%unload_ext backhand`."""
+    """Stop: `%unload_ext backhand`.
+
+    >>> from IPython.core.interactiveshell import InteractiveShell
+    >>> shell = InteractiveShell()
+    >>> load_ipython_extension(shell)
+    >>> unload_ipython_extension(shell)
+    >>> shell.backhand_extension is None
+    True
+    """
     extension = getattr(shell, "backhand_extension", None)
     if extension is not None:
         shell.events.unregister("post_run_cell", extension.after_cell)

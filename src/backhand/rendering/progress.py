@@ -62,10 +62,11 @@ class Pace:
     """The loss, smoothed over about a thousand steps, and the steps a second so far."""
 
     def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.first = self.step = 0
-        self.loss = math.nan
-        self.speed = 0.0
+        self.began: float = time.perf_counter()
+        self.first: int = 0
+        self.step: int = 0
+        self.loss: float = math.nan
+        self.speed: float = 0.0
 
     def add(self, step: int, loss: float) -> None:
         """Take note of the steps done and of the mean loss since the last call."""

@@ -9,27 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backhand.checking.report import Report, Row
-from backhand.checking.running.program import Line
+from backhand.checking.meanings import VERDICTS
+from backhand.checking.report import Line, Report, Row
 
-STYLES = {
-    "right": "green",
-    "wrong": "bold red",
-    "shape": "bold yellow",
-    "follows": "dim",
-    "skipped": "dim",
-    "todo": "bold magenta",
-    "vacuous": "cyan",
-}
 FACTS = ("exact", "approximate", "maxdiff", "error")
 COLUMNS = ("gradient", "verdict", "shape", *FACTS)
 STATES = {"right": "bold green", "wrong": "bold red", "nothing wrong so far": "bold magenta"}
-MEANINGS = {
-    "follows": "its own line is right; it is wrong because of a line above",
-    "skipped": "left out; no fault",
-    "todo": "a gradient that is still missing",
-    "vacuous": "zero but for rounding here, so no evidence either way",
-}
 
 
 def as_text(report: Report, *, colour: bool | None = None, width: int | None = None) -> str:
@@ -66,7 +51,7 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
 
 def headline(report: Report) -> str:
     """Return what was checked, and in a few words how it is."""
-    judged = [r for r in report.rows if r.verdict not in ("skipped", "todo")]
+    judged = [r for r in report.rows if not VERDICTS[r.verdict].open]
     if report.ok:
         good = sum(r.verdict == "right" for r in judged)
         agree = "1 gradient agrees" if good == 1 else f"{good} gradients agree"
@@ -151,7 +136,7 @@ def _table(report: Report) -> Table:
         table.add_row(
             *([(row.cell.removeprefix("cell ") or "-") if begins else ""] if any(cells) else []),
             row.gradient,
-            Text(row.verdict, style=STYLES[row.verdict]),
+            Text(row.verdict, style=VERDICTS[row.verdict].style),
             *facts(row),
             style="dim" if row.verdict in ("follows", "skipped") else "",
         )
@@ -178,7 +163,7 @@ def _times(multiple: float | None) -> str:
 def footnotes(report: Report) -> list[str]:
     """Return what the words and numbers of a report mean, and how it was made."""
     verdicts = {row.verdict for row in report.rows}
-    notes = [f"{verdict}: {meaning}" for verdict, meaning in MEANINGS.items() if verdict in verdicts]
+    notes = [f"{word}: {m.meaning}" for word, m in VERDICTS.items() if m.explained and word in verdicts]
     if any(row.multiple is not None for row in report.rows):
         notes.append("error: as a multiple of autograd's own, both against float64")
     if report.unmatched:

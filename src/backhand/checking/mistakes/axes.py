@@ -6,39 +6,70 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from backhand.checking.mistakes.places import VALUES, Edit, Place, Proposal, Scope, holds_tensor
+from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, holds_tensor
+from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
+KEEPING = {*REDUCTIONS, "max", "min", "amax", "amin", "argmax", "argmin", "prod", "norm", "var", "std"}
+FLATTENING = {"flatten", "ravel", "view", "reshape"}
+NO_SHAPES = {"expected": None, "got": None}
+
+
+def keepdims(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield reductions that keep their axis where this one loses it, or the other way round."""
+    node = place.node
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
+    if keep is None and node.func.attr not in KEEPING:
+        return
+    rest = [k for k in node.keywords if k is not keep]
+    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
+    words = "keepdim is lost or too many"
+    if place.role == "index":
+        words = f"the index `{ast.unparse(node)}` has an axis too many or too few: beside another index"
+        words += " it reaches every pair of the two"
+    yield ast.Call(node.func, node.args, rest + flipped), Finding("shape", NO_SHAPES, words)
 
 
 def other_axes(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield sums and means over other axes, or none."""
     node = place.node
-    if not (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in REDUCTIONS
-    ):
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
-    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
-    rest = [k for k in node.keywords if k.arg != "keepdim"]
-    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
-    shape = Edit("shape", "keepdim is lost or too many", {"expected": None, "got": None})
-    yield ast.Call(node.func, node.args, rest + flipped), shape
-    yield node.func.value, Edit("overreduced", "summed or averaged where nothing should be", {"axes": []})
+    if node.func.attr not in REDUCTIONS:
+        return
+    mended = Finding("overreduced", {"axes": []}, "summed or averaged where nothing should be")
+    yield node.func.value, mended
     other = ast.Attribute(node.func.value, REDUCTIONS[node.func.attr], ast.Load())
-    scale = Edit("scale", f"{node.func.attr} where a {other.attr} belongs", {"factor": None, "guess": "1/n"})
-    yield ast.Call(other, node.args, node.keywords), scale
+    words = f"{node.func.attr} where a {other.attr} belongs"
+    yield (
+        ast.Call(other, node.args, node.keywords),
+        Finding("scale", {"factor": None, "guess": "1/n"}, words),
+    )
     keepers = [[], [ast.keyword("keepdim", ast.Constant(True))]]
     for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
         for kept in keepers:
-            edit = Edit("overreduced", f"summed over the wrong axis, not over {axis}", {"axes": [axis]})
+            mended = Finding("overreduced", {"axes": [axis]}, f"summed over the wrong axis, not over {axis}")
             where = ast.parse(repr(axis), mode="eval").body
-            yield ast.Call(node.func, [where], list(kept)), edit
+            yield ast.Call(node.func, [where], list(kept)), mended
+
+
+def products(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield matrix products where two matrices are multiplied element by element."""
+    node = place.node
+    if place.role == "value" and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        shapes = [scope.shape_of(side) for side in (node.left, node.right)]
+        if all(shape is not None and len(shape) > 1 for shape in shapes):
+            words = f"`{ast.unparse(node)}` multiplies element by element, {shapes[0]} by {shapes[1]},"
+            mended = Finding("product", {}, f"{words} where the matrix product `@` belongs")
+            yield ast.BinOp(node.left, ast.MatMult(), node.right), mended
 
 
 def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield operands transposed, or in the other order."""
     node = place.node
-    edit = Edit("transposed", "an operand is transposed, or in the other order")
+    edit = Finding("transposed", {}, "an operand is transposed, or in the other order")
     if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
         yield node.value, edit
     elif (
@@ -62,17 +93,23 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
         for i in range(len(node.args) - 1):
             arguments = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
             words = f"two arguments of `{ast.unparse(node.func)}` are in the other order"
-            yield ast.Call(node.func, arguments, node.keywords), Edit("transposed", words)
+            yield ast.Call(node.func, arguments, node.keywords), Finding("transposed", {}, words)
 
 
 def slices(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield the whole of what only a part is taken of."""
     node = place.node
-    edit = Edit("partial", "only a part is written or read", {"where": None})
+    edit = Finding("partial", {"where": None}, "only a part is written or read")
     if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
         yield ast.Slice(None, None, node.step), edit
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         yield node.value, edit
+        flat = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(flat, ast.Attribute) and flat.attr in FLATTENING:
+            words = (
+                f"`{ast.unparse(node)}` is one element of {ast.unparse(flat.value)}, where all of it belongs"
+            )
+            yield flat.value, Finding("ignores_upstream", {"gradients": []}, words)
 
 
 def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -82,7 +119,7 @@ def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     if isinstance(node, ast.Name) and not isinstance(scope.namespace.get(node.id), Tensor):
         return
-    edit = Edit("shape", f"`{ast.unparse(node)}` lacks an axis of size 1", {"expected": None, "got": None})
+    edit = Finding("shape", {"expected": None, "got": None}, f"`{ast.unparse(node)}` lacks an axis of size 1")
     for axis in (0, 1, 2, -1):
         called = ast.Attribute(node, "unsqueeze", ast.Load())
         yield ast.Call(called, [ast.Constant(axis)], []), edit
@@ -94,7 +131,9 @@ def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
     if place.role != "value" or not isinstance(node, VALUES):
         return
     text = ast.unparse(node)
-    edit = Edit("shape", f"`{text}` should have shape {scope.shape}", {"expected": scope.shape, "got": None})
+    edit = Finding(
+        "shape", {"expected": scope.shape, "got": None}, f"`{text}` should have shape {scope.shape}"
+    )
     shape: list[ast.expr] = [ast.Constant(n) for n in scope.shape]
     within = [node.func.value] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
     for part in (node, *within):
@@ -109,5 +148,5 @@ def sums(place: Place, _: Scope) -> Iterator[Proposal]:
     for axis in (0, 1, -1):
         summed = ast.Attribute(place.node, "sum", ast.Load())
         for kept in ([], [ast.keyword("keepdim", ast.Constant(True))]):
-            edit = Edit("unreduced", f"not summed over axis {axis}", {"axes": [axis]})
+            edit = Finding("unreduced", {"axes": [axis]}, f"not summed over axis {axis}")
             yield ast.Call(summed, [ast.Constant(axis)], list(kept)), edit

@@ -1,14 +1,23 @@
 """Explain a gradient as a sum of its branches with wrong coefficients: missing, repeated, negated, scaled."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.finding import Finding, listed, named_values, same
-from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.finding import Finding, listed
+from backhand.checking.mistakes.neighbourhood import NEAR, Scene
+
+# Which branches are wrong together: up to so many of up to so many. A weight that a loop uses at every turn
+# has a branch a turn; each of them alone is looked at, but not every choice of four.
+TOGETHER = 4
+OF = 6
+# A coefficient this close to a whole number, or a factor to what it is taken for, is that.
+EXACT = 1e-7
+# The least squares that give several coefficients at once lose some digits more.
+SOLVED = 1e-6
 
 
 def all_zero(scene: Scene) -> Finding | None:
@@ -20,44 +29,78 @@ def all_zero(scene: Scene) -> Finding | None:
 
 def whole_factor(scene: Scene) -> Finding | None:
     """Find the whole gradient negated or multiplied by a constant."""
-    if scene.value.shape != scene.expected.shape:
-        return None
     factor = constant_ratio(scene.value, scene.expected)
-    if factor is None or abs(factor - 1) < 1e-7 or not same(scene.value, factor * scene.expected, scene):
+    if factor is None or abs(factor - 1) < EXACT or not scene.same(scene.value, factor * scene.expected):
         return None
-    branches = scene.consumers
-    if abs(factor + 1) < 1e-7:
-        return Finding("sign", {"branches": branches}, "the right gradient with the opposite sign")
-    return _scale(scene, factor, branches, "the right gradient")
+    if abs(factor + 1) < EXACT:
+        branches = {"branches": scene.consumers}
+        return Finding("sign", branches, "the right gradient with the opposite sign")
+    return _scale(scene, factor, scene.consumers, "the right gradient")
 
 
-def branches(scene: Scene) -> Finding | None:
-    """Find the coefficients of the branches through the direct consumers, or through the given ones."""
-    if scene.value.shape != scene.expected.shape:
-        return None
+def branch_left_out(scene: Scene) -> Finding | None:
+    """Find branches, through the direct consumers or through the given ones, that are missing."""
+    return _one_coefficient(scene, 0.0)
+
+
+def branch_twice(scene: Scene) -> Finding | None:
+    """Find branches that are added twice."""
+    return _one_coefficient(scene, 2.0)
+
+
+def branch_negated(scene: Scene) -> Finding | None:
+    """Find branches with the opposite sign."""
+    return _one_coefficient(scene, -1.0)
+
+
+def _one_coefficient(scene: Scene, coefficient: float) -> Finding | None:
+    for parts in _levels(scene):
+        for chosen in choices(parts):
+            part = torch.stack([parts[c] for c in chosen]).sum(0)
+            if scene.same(scene.value, scene.expected + (coefficient - 1) * part):
+                return _named(scene, chosen, coefficient)
+    return None
+
+
+def branches_scaled(scene: Scene) -> Finding | None:
+    """Find the coefficients of the branches, all at once."""
+    for parts in _levels(scene):
+        found = _several(scene, parts)
+        if found is not None:
+            return found
+    return None
+
+
+def _levels(scene: Scene) -> Iterator[dict[str, Tensor]]:
+    """Yield the branches through the direct consumers, then those through the given ones."""
     for consumers in (scene.consumers, scene.frontier):
         parts = {c: p for c, p in scene.contributions(consumers).items() if bool(p.any())}
         if len(parts) > 1:
-            found = _one_branch(scene, parts) or _several(scene, parts)
-            if found is not None:
-                return found
-    return None
+            yield parts
+
+
+def choices(parts: dict[str, Tensor], *, whole: bool = False) -> Iterator[list[str]]:
+    """Yield the branches that may be wrong together, one alone first; all of them only if asked for."""
+    most = min(len(parts) if whole else len(parts) - 1, TOGETHER if len(parts) <= OF else 1)
+    for size in range(1, most + 1):
+        yield from map(list, itertools.combinations(parts, size))
+    if whole and len(parts) > most:
+        yield list(parts)
 
 
 def paths(scene: Scene) -> Finding | None:
     """Find one of several paths to a consumer that is cut, negated, doubled or scaled."""
-    if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
+    if scene.value.numel() < 2:
         return None
-    for c in scene.consumers:
-        own = scene.contributions(scene.consumers)[c]
+    for c, own in scene.parts.items():
         for node in scene.nodes(c):
             for i in range(len(node.next_functions)):
                 part = own - scene.with_factor(c, node, i, 0.0)
                 factor = constant_ratio(scene.value - (scene.expected - part), part)
-                if factor is None or abs(factor - 1) < 1e-7:
+                if factor is None or abs(factor - 1) < EXACT:
                     continue
-                nearest = float(round(factor)) if abs(factor - round(factor)) < 1e-7 else factor
-                if same(scene.value, scene.expected + (nearest - 1) * part, scene):
+                nearest = float(round(factor)) if abs(factor - round(factor)) < EXACT else factor
+                if scene.same(scene.value, scene.expected + (nearest - 1) * part):
                     return _named(scene, [c], nearest, f"one of the paths through {c}")
     return None
 
@@ -67,20 +110,18 @@ def branches_above(scene: Scene) -> Finding | None:
 
     Such a gradient is made within the statements; that of an output begins with what arrives from above.
     """
-    if scene.value.shape != scene.expected.shape:
-        return None
     for consumer in (c for c in scene.consumers if c not in scene.given):
-        upper = replace(scene, name=consumer, _contributions={})
-        parts, arrived = dict(upper.contributions(upper.consumers)), scene.handed[consumer]
+        upper = replace(scene, name=consumer)
+        parts, arrived = dict(upper.parts), scene.handed[consumer]
         if consumer in scene.trace.outputs:
             parts[scene.d(consumer)] = arrived - sum(parts.values(), torch.zeros_like(arrived))
         if len(parts) < 2:
             continue
-        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+        rest = scene.expected - scene.parts[consumer]
         for branch, part in parts.items():
             for coefficient in (0.0, 2.0, -1.0):
                 predicted = rest + scene.through(consumer, arrived + (coefficient - 1) * part)
-                if bool(part.any()) and same(scene.value, predicted, scene):
+                if bool(part.any()) and scene.same(scene.value, predicted):
                     told = f"in what arrives at {consumer}, the branch through {branch}"
                     return _named(scene, [branch], coefficient, told)
     return None
@@ -93,36 +134,25 @@ def coupling(scene: Scene) -> Finding | None:
     missing is a constant times `v * (w * g).sum(axis, keepdim=True)`, for tensors v and w of the forward.
     """
     user, expected = scene.value, scene.expected
-    if user.shape != expected.shape or user.numel() < 4:
+    if user.numel() < 4:
         return None
     missing = expected - user
-    vectors = [("", torch.ones_like(user))]
-    vectors += [(n, v) for n, v in named_values(scene) if v.shape == user.shape]
+    own = [scene.name, *scene.consumers]
+    alike = sorted((n for n, v in scene.values.items() if v.shape == user.shape), key=lambda n: n not in own)
+    vectors = [("", torch.ones_like(user)), *((n, scene.values[n]) for n in alike[:NEAR])]
     there = [user]  # or one branch of several
-    if len(scene.consumers) > 1:
-        there += [part - missing for part in scene.contributions(scene.consumers).values()]
+    if 1 < len(scene.consumers) <= OF:
+        there += [part - missing for part in scene.parts.values()]
     for part, axis in itertools.product(there, range(user.dim())):
         for inner, w in vectors:
             summed = (w * part).sum(axis, keepdim=True)
             for outer, v in vectors:
                 factor = constant_ratio(missing, v * summed)
-                if factor and same(missing, factor * v * summed, scene):
+                if factor and scene.same(missing, factor * v * summed):
                     text = f"{outer} * ({inner} * ...).sum({axis}, keepdim=True)"
                     text = text.replace("( * ...)", "(...)").removeprefix(" * ")
                     words = f"the term that couples the elements along axis {axis} is missing: `{text}`"
                     return Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
-    return None
-
-
-def _one_branch(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
-    for size in range(1, len(parts)):
-        for chosen in itertools.combinations(parts, size):
-            part = torch.stack([parts[c] for c in chosen]).sum(0)
-            for coefficient in (0.0, 2.0, -1.0):
-                if same(scene.value, scene.expected + (coefficient - 1) * part, scene):
-                    return _named(scene, list(chosen), coefficient)
-        if size > 3:
-            break
     return None
 
 
@@ -137,6 +167,12 @@ def _named(scene: Scene, chosen: list[str], coefficient: float, through: str = "
     return _scale(scene, coefficient, chosen, through)
 
 
+def doubled(found: Finding) -> Finding:
+    """Return a branch that is there twice as one that is multiplied by two, which reads differently."""
+    words = found.words.replace("is added twice", "times 2")
+    return replace(found, kind="scale", detail={"factor": 2.0, "guess": "2", **found.detail}, words=words)
+
+
 def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
     if scene.value.numel() < len(parts) + 1:
         return None
@@ -146,16 +182,16 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
         matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
     ).solution
     coefficients = [float(c) for c in solved / norms]
-    coefficients = [float(round(c)) if abs(c - round(c)) < 1e-6 else c for c in coefficients]
+    coefficients = [float(round(c)) if abs(c - round(c)) < SOLVED else c for c in coefficients]
     predicted = (matrix @ torch.tensor(coefficients, dtype=torch.float64)).reshape(scene.expected.shape)
-    if not same(scene.value, predicted.to(scene.value.dtype), scene):
+    if not scene.same(scene.value, predicted.to(scene.value.dtype)):
         return None
     wrong = {c: a for c, a in zip(parts, coefficients, strict=True) if a != 1}
     if not wrong:
         return None
     if len(set(wrong.values())) > 1:
         values = list(wrong.values())
-        if max(values) - min(values) > 1e-6 * abs(values[0]):
+        if max(values) - min(values) > SOLVED * abs(values[0]):
             wrong = dict([min(wrong.items(), key=lambda item: abs(item[1]))])
     return _named(scene, list(wrong), next(iter(wrong.values())))
 
@@ -186,7 +222,7 @@ def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
             candidates.setdefault(text, (value, f"{k} is {origin}"))
     for sign, mark in ((1, ""), (-1, "-")):
         for text, (value, origin) in candidates.items():
-            if abs(sign * factor - value) < 1e-7 * value:
+            if abs(sign * factor - value) < EXACT * value:
                 return mark + text, origin
     return "", ""
 

@@ -1,93 +1,226 @@
-"""The small edits of a statement that a slip of the pen may have undone, one in force at a time."""
+"""The edits that can be tried on a statement: in which place, what instead, and the mistake that it mends."""
 
 import ast
-from collections.abc import Generator, Iterator, Sequence
-from functools import partial
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
-from backhand.checking.mistakes.places import Edit, Place, Rule, Scope, places_of
-from backhand.checking.mistakes.slips import drop_term, put_upstream, upstream_factor
-from backhand.checking.running.program import writes_surely
+from torch import Tensor
+
+from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.names import flatten
+from backhand.checking.running.statements import writes_surely
+
+Role = Literal["value", "exponent", "index", "axis"]
+VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript  # expressions that may be a tensor
+# Methods whose whole numbers are numbers; those of the others are axes, as a rule.
+OF_NUMBERS = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "full",
+    "full_like",
+    "fill",
+    "masked_fill",
+    "clamp",
+    "tensor",
+    "where",
+}
 
 
-def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule]) -> Generator[Edit, None, None]:
-    """Yield every edit. Each is in force, in the statement itself, until the next one is asked for."""
-    yield from _statement_edits(statement)
+@dataclass(frozen=True)
+class Place:
+    """A node within a statement, or a statement in its block: where it hangs, and the part it plays there."""
+
+    parent: ast.AST
+    slot: str
+    index: int | None
+    node: Any
+    role: Role = "value"
+
+    def put(self, node: ast.AST) -> None:
+        """Put another node in its place."""
+        if self.index is None:
+            setattr(self.parent, self.slot, node)
+        else:
+            getattr(self.parent, self.slot)[self.index] = node
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Another node in a place, with the mistake that it mends."""
+
+    place: Place
+    node: ast.AST
+    mends: Finding
+
+    @contextlib.contextmanager
+    def made(self) -> Iterator[None]:
+        """Have it in force within a block."""
+        new = self.node
+        if isinstance(new, ast.expr | ast.stmt):
+            new = ast.fix_missing_locations(ast.copy_location(new, self.place.node))
+        self.place.put(new)
+        try:
+            yield
+        finally:
+            self.place.put(self.place.node)
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What the variables of the statement hold.
+
+    Attributes:
+        namespace: the variables.
+        gradients: variable to tensor name, of those that hold gradients.
+        names: the variables that a slip may have put in another's place.
+        numbers: constants of the forward, which a line may lack.
+        shape: that of the gradient.
+        known: what autograd knows of this step: each tensor's variable, what it is, and the branch that it
+            is, if it is a term and no factor.
+    """
+
+    namespace: Mapping[str, Any]
+    gradients: Mapping[str, str]
+    names: Sequence[str]
+    numbers: Sequence[float]
+    shape: tuple[int, ...]
+    known: Sequence[tuple[str, str, str | None]] = ()
+
+    @cached_property
+    def tensors(self) -> list[str]:
+        """The variables that hold floating-point tensors, and items of dictionaries that do."""
+        there = {n: self.namespace[n] for n in self.names if n in self.namespace}
+        mappings = {n: v for n, v in there.items() if isinstance(v, Mapping)}
+        return [n for n, v in (there | flatten(mappings)).items() if holds_tensor(v)]
+
+    def expression(self, name: str) -> ast.expr:
+        """Return the expression that reads one of these tensors."""
+        return ast.parse(name, mode="eval").body
+
+    def is_gradient(self, name: str) -> bool:
+        """Tell whether a variable holds a gradient."""
+        return name in self.gradients or (name.startswith("d") and name[1:] in self.namespace)
+
+    def is_one(self, name: str) -> bool:
+        """Tell whether a variable holds nothing but ones, so that a factor of it changes nothing."""
+        value = self.namespace.get(name)
+        return isinstance(value, Tensor) and bool((value == 1).all())
+
+    def shape_of(self, node: ast.expr) -> tuple[int, ...] | None:
+        """Return the shape of a product's side; None where it calls a function, which may do anything."""
+        if any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) for n in ast.walk(node)):
+            return None
+        try:
+            value = eval(compile(ast.Expression(node), "<operand>", "eval"), dict(self.namespace))
+        except Exception:  # it may be what raised
+            return None
+        return tuple(value.shape) if isinstance(value, Tensor) else None
+
+    def holds_no_tensor(self, node: ast.AST) -> bool:
+        """Tell whether a node is a plain name, of something that is no floating-point tensor."""
+        return isinstance(node, ast.Name) and not holds_tensor(self.namespace.get(node.id))
+
+
+Proposal = tuple[ast.expr, Finding]
+Rule = Callable[[Place, Scope], Iterator[Proposal]]
+
+
+def holds_tensor(value: object) -> bool:
+    """Tell whether a value is a floating-point tensor."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule]) -> Iterator[Edit]:
+    """Yield the edits of a statement, rule by rule."""
+    yield from _other_signs(statement)
     places = list(places_of(statement))
     for rule in rules:
         for place in places:
-            yield from _tried(rule, place, scope)
+            for node, mended in rule(place, scope):
+                yield Edit(place, node, mended)
 
 
-def _tried(rule: Rule, place: Place, scope: Scope) -> Iterator[Edit]:
-    for node, edit in rule(place, scope):
-        place.put(ast.fix_missing_locations(ast.copy_location(node, place.node)))
-        try:
-            yield edit
-        finally:
-            place.put(place.node)
-
-
-def only_terms(statement: ast.stmt, scope: Scope) -> Generator[Edit, None, None]:
-    """Yield only the edits that drop a term."""
-    for place in places_of(statement):
-        yield from _tried(drop_term, place, scope)
-
-
-def other_upstreams(
-    statement: ast.stmt, scope: Scope, upstreams: Sequence[str]
-) -> Generator[Edit, None, None]:
-    """Yield only the edits that put one of these gradients in a name's place, or make it a factor."""
-    for rule in (put_upstream, upstream_factor):
-        for place in places_of(statement):
-            for upstream in upstreams:
-                yield from _tried(partial(rule, upstream=upstream), place, scope)
-
-
-def _statement_edits(statement: ast.stmt) -> Iterator[Edit]:
+def _other_signs(statement: ast.stmt) -> Iterator[Edit]:
     for node in ast.walk(statement):
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add | ast.Sub):
-            before = node.op
-            node.op = ast.Sub() if isinstance(before, ast.Add) else ast.Add()
-            try:
-                yield Edit("sign", "a term has the opposite sign", {"branches": []})
-            finally:
-                node.op = before
+            other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
+            mended = Finding("sign", {"branches": []}, "a term has the opposite sign")
+            yield Edit(Place(node, "op", None, node.op), other, mended)
 
 
-def dropped(block: list[ast.stmt]) -> Generator[Edit, None, None]:
-    """Yield the edits that leave out a statement which adds a term; each is in force until the next one."""
-    for i, statement in enumerate(list(block)):
+def dropped(block: ast.Module) -> Iterator[Edit]:
+    """Yield the edits that leave out a statement which adds a term."""
+    for i, statement in enumerate(block.body):
         if isinstance(statement, ast.AugAssign):
-            block[i] = ast.copy_location(ast.Pass(), statement)
-            try:
-                yield Edit("repeated_branch", "a term is added twice", {"branches": []})
-            finally:
-                block[i] = statement
+            mended = Finding("repeated_branch", {"branches": []}, "a term is added twice")
+            yield Edit(Place(block, "body", i, statement), ast.Pass(), mended)
 
 
-def accumulating(block: list[ast.stmt], variable: str) -> Generator[Edit, None, None]:
-    """Yield the edits of `=` into `+=` for a variable, in inner blocks too; each lasts until the next."""
-    for i, inner in enumerate(list(block)):
-        for slot in ("body", "orelse"):
-            if isinstance(nested := getattr(inner, slot, None), list):
-                yield from accumulating(nested, variable)
-        if isinstance(inner, ast.Assign) and len(inner.targets) == 1 and variable in writes_surely(inner):
-            if _goes_on(inner):
-                continue
-            target = inner.targets[0]
-            if isinstance(target, ast.Name | ast.Subscript):
-                added = ast.AugAssign(target, ast.Add(), inner.value)
-                block[i] = ast.fix_missing_locations(ast.copy_location(added, inner))
-                try:
-                    if isinstance(inner.value, ast.Constant):
-                        yield Edit("partial", "a part is set to a constant", {"where": ast.unparse(target)})
-                    else:
-                        yield Edit("overwritten", "`=` stands where `+=` belongs")
-                finally:
-                    block[i] = inner
+def accumulating(block: ast.AST, variable: str) -> Iterator[Edit]:
+    """Yield the edits of `=` into `+=` for a variable, in inner blocks first."""
+    for slot in ("body", "orelse"):
+        inner = getattr(block, slot, None)
+        for i, statement in enumerate(inner if isinstance(inner, list) else ()):
+            yield from accumulating(statement, variable)
+            if isinstance(statement, ast.Assign) and variable in writes_surely(statement):
+                yield from _accumulating(Place(block, slot, i, statement))
 
 
-def _goes_on(statement: ast.Assign) -> bool:
-    """Tell whether a statement makes the new value of its target from the old one."""
-    target = ast.unparse(statement.targets[0])
-    return any(ast.unparse(n) == target for n in ast.walk(statement.value))
+def _accumulating(place: Place) -> Iterator[Edit]:
+    statement: ast.Assign = place.node
+    target = statement.targets[0]
+    if len(statement.targets) > 1 or not isinstance(target, ast.Name | ast.Subscript):
+        return
+    text = ast.unparse(target)
+    if any(ast.unparse(n) == text for n in ast.walk(statement.value)):
+        return  # it makes the new value from the old one
+    mended = Finding("overwritten", {}, "`=` stands where `+=` belongs")
+    if isinstance(statement.value, ast.Constant):
+        mended = Finding("partial", {"where": text}, "a part is set to a constant")
+    yield Edit(place, ast.AugAssign(target, ast.Add(), statement.value), mended)
+
+
+def places_of(node: ast.AST, role: Role = "value") -> Iterator[Place]:
+    """Yield every expression within a node, the outer before the inner."""
+    for slot, value in ast.iter_fields(node):
+        if slot == "targets" or (slot == "target" and not isinstance(node, ast.For)):
+            targets = value if isinstance(value, list) else [value]
+            for part in (n for target in targets for n in ast.walk(target)):
+                if isinstance(part, ast.Subscript):
+                    yield Place(part, "slice", None, part.slice, "index")
+                    yield from places_of(part.slice, "index")
+            continue
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, item in items:
+            within = _role(node, slot, item) or role
+            if isinstance(item, ast.expr):
+                yield Place(node, slot, index, item, within)
+            if isinstance(item, ast.AST):
+                yield from places_of(item, within)
+
+
+def _role(node: ast.AST, slot: str, item: object) -> Role | None:
+    """Return the part that an item plays by where it hangs; None where it plays that of the whole."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and slot == "right":
+        return "exponent"
+    if isinstance(node, ast.Subscript) and slot == "slice":
+        return "index"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        return "index"
+    if isinstance(node, ast.keyword):
+        return "axis" if _is_whole(item) else None
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not _is_whole(item):
+        return None
+    called = node.func.attr.removesuffix("_")
+    return "exponent" if called == "pow" else None if called in OF_NUMBERS else "axis"
+
+
+def _is_whole(item: object) -> bool:
+    """Tell whether an expression is a whole number as it stands, or its negative: an axis, as an argument."""
+    node = item.operand if isinstance(item, ast.UnaryOp) else item
+    return isinstance(node, ast.Constant) and type(node.value) is int

@@ -1,21 +1,202 @@
-"""What the backward's own statements tell of a gradient: which of them make it, and what they read."""
+"""What is known of one culprit: the draws, its surroundings, the statements that make it, what they read."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
-import torch
-from torch import Tensor
-
-from backhand.checking.mistakes.deriving import derived
-from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.neighbourhood import Scene
-from backhand.checking.mistakes.workbench import Bench, Budget, Search
-from backhand.checking.running.names import nearest, root
-from backhand.checking.running.program import begins_anew, numbers_in, reads, simple_statements, writes
+from backhand.checking.mistakes.neighbourhood import Scene, derived
+from backhand.checking.mistakes.reading import Probes
+from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.running.names import root
+from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.localising import Judgement
-from backhand.checking.verdicts.repairing import Observed, Variables, extended
+from backhand.checking.verdicts.comparing import fit_shape
+from backhand.checking.verdicts.localising import Culprit, Judgement
+from backhand.checking.verdicts.repairing import Observed
+from backhand.checking.verdicts.variables import Variables, extended
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A culprit, and the draws on which its gradient is wrong; what is derived from them, when asked for."""
+
+    chosen: Pass
+    name: str
+    judged: tuple[Judgement, ...]
+    probes: Probes | None = None
+
+    @property
+    def first(self) -> Judgement:
+        """The first of the draws, from which the words are taken."""
+        return self.judged[0]
+
+    @property
+    def culprit(self) -> Culprit:
+        """The wrong gradient of the first draw."""
+        return self.first.culprits[self.name]
+
+    @property
+    def gradient(self) -> str:
+        """The gradient's name, as the user calls it."""
+        return self.first.draw.matched.get(self.name, f"d{self.name}")
+
+    @cached_property
+    def scenes(self) -> tuple[Scene, ...]:
+        """The surroundings of the gradient on each draw on which it has a value."""
+        if self.name not in self.first.draw.trace.tensors:
+            return ()
+        return tuple(scene_of(j, self.name) for j in self.judged if j.culprits[self.name].value is not None)
+
+    @cached_property
+    def fitted(self) -> tuple[Scene, ...]:
+        """The same with the gradient in the right shape, as far as it can be brought into it."""
+        fits = [(s, fit_shape(s.value, s.expected)) for s in self.scenes]
+        return tuple(s if s.has_its_shape else replace(s, value=v) for s, v in fits if v is not None)
+
+    @cached_property
+    def paths(self) -> Mapping[str, str]:
+        """Where each tensor's gradient lies, as an expression over the backward's variables."""
+        source = self.chosen.backward_source
+        return Variables(source, extended(self.first.draw, source)).path if source is not None else {}
+
+    @cached_property
+    def at_turns(self) -> tuple[Scene, ...]:
+        """What the statement at fault gives in some of its turns, in the place of the gradient."""
+        fault = self.culprit.fault
+        if fault is None or self.name not in self.first.draw.trace.tensors:
+            return ()
+        around = scene_of(self.first, self.name)
+        made = [(bench, bench.value) for bench in fault.benches]
+        return tuple(replace(around, value=v, expected=b.expected) for b, v in made if v is not None)
+
+    @property
+    def seen(self) -> Observed | None:
+        """What the repaired run showed of the gradient; None without source."""
+        repair = self.first.repair
+        return repair.observed.get(self.name) if repair is not None else None
+
+    @property
+    def is_sourced(self) -> bool:
+        """Whether there are statements to be looked at."""
+        return self.seen is not None and self.chosen.backward_source is not None
+
+    @cached_property
+    def raised(self) -> tuple[ast.stmt, Exception] | None:
+        """The statement that writes the gradient but raised, within a loop as a rule, with its error."""
+        variable = root(self.paths.get(self.name, ""))
+        for statement, error in self.first.repair.errors if self.first.repair is not None else ():
+            if variable in writes_surely(statement):
+                return statement, error
+        return None
+
+    @cached_property
+    def statements(self) -> tuple[ast.stmt, ...] | None:
+        """The statements that make the gradient and its temporaries; None without source."""
+        return statements_of(self, self.name)
+
+    @cached_property
+    def read(self) -> frozenset[str] | None:
+        """The variables that these statements read; None without source."""
+        return names_read(self, self.name)
+
+    @cached_property
+    def unread(self) -> tuple[tuple[str, str], ...]:
+        """The upstream gradients, each with its tensor, that these statements never read."""
+        if self.read is None or self.name not in self.first.draw.trace.tensors:
+            return ()
+        scene = scene_of(self.first, self.name)
+        upstream = [(self.paths.get(c, scene.d(c)), c) for c in scene.frontier]
+        return tuple((path, c) for path, c in upstream if root(path) not in self.read)
+
+    @cached_property
+    def program(self) -> Program | None:
+        """What an edit of these statements is looked for in; None without source, or without variables."""
+        source, seen = self.chosen.backward_source, self.seen
+        if source is None or seen is None or self.name not in self.paths:
+            return None
+        benches = [b for j in self.judged if (b := _bench(j, self.name)) is not None]
+        if not benches or any(j.repair is None or self.name not in j.repair.observed for j in self.judged):
+            return None
+        path, trace = self.paths[self.name], self.first.draw.trace
+        also = [self.raised[0]] if self.raised is not None else []
+        gradients = {where: tensor for tensor, where in self.paths.items()}
+        gradients |= {f"d{output}": output for output in trace.outputs}
+        part = slice_of(source, path, [*seen.statements, *also], gradients)
+        part = with_helpers(part, source, benches[0].namespace)
+        return Program.of(part, path, benches, gradients, numbers_of(self))
+
+    @cached_property
+    def at_fault(self) -> Program | None:
+        """The one statement that is at fault, if it is known, with some of its turns to try an edit on."""
+        fault = self.culprit.fault
+        if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
+            return None
+        statement, variable = fault.statement, fault.variable
+        if not variable:  # it adds its value to something, or puts it there
+            variable = "__value__"
+            target = ast.Name(variable, ast.Store())
+            put = ast.Assign([target], statement.value)
+            statement = ast.fix_missing_locations(ast.copy_location(put, statement))
+        alone = len(fault.benches) == 1 and self.name in self.first.draw.trace.tensors
+        known = partial(derived, scene_of(self.first, self.name)) if alone else tuple
+        benches = [Bench(b.namespace, b.expected, known=known) for b in fault.benches]
+        gradients = {where: tensor for tensor, where in self.paths.items()}
+        program = Program.of([statement], variable, benches, gradients, numbers_of(self))
+        return replace(program, goes_on=True)
+
+    @cached_property
+    def is_assigned_twice(self) -> bool:
+        """Whether the source gives the gradient a new value where it had one, so that the old one is lost."""
+        source, path = self.chosen.backward_source, self.paths.get(self.name, "")
+        return source is not None and path.isidentifier() and _times_begun(source.statements, path) > 1
+
+
+def _times_begun(statements: Sequence[ast.stmt], variable: str) -> int:
+    """Count the statements that give a variable a value which owes nothing to its old one."""
+    count = 0
+    for top in statements:
+        looped = isinstance(top, ast.For | ast.While)
+        for s in simple_statements((top,)):
+            if variable in assigned(s) and variable not in reads(s):
+                count += 2 if looped else 1
+    return count
+
+
+def numbers_of(case: Case) -> set[float]:
+    """Return the fractions with which the forward computes."""
+    values, forward = case.first.draw.trace.values, case.chosen.forward_source
+    numbers = {v for v in values.values() if isinstance(v, float)}
+    return numbers | (numbers_in(forward.statements) if forward is not None else set())
+
+
+def _bench(judgement: Judgement, name: str) -> Bench | None:
+    """Return the variables at the moment when a gradient was complete, and what it should have been."""
+    seen = judgement.repair.observed.get(name) if judgement.repair is not None else None
+    if seen is None or not seen.namespace:
+        return None
+    culprit = judgement.culprits[name]
+    there = name in judgement.draw.trace.tensors
+    known = partial(derived, scene_of(judgement, name)) if there else tuple
+    return Bench(seen.namespace, culprit.expected, culprit.summands, known)
+
+
+def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:
+    """Return the statements that make one of a draw's gradients and its temporaries; None without source."""
+    source, repair = case.chosen.backward_source, case.first.repair
+    seen = repair.observed.get(name) if repair is not None else None
+    if source is None or seen is None or name not in case.paths:
+        return None
+    known = {root(path): tensor for tensor, path in case.paths.items()}
+    return tuple(slice_of(source, case.paths[name], seen.statements, known))
+
+
+def names_read(case: Case, name: str) -> frozenset[str] | None:
+    """Return the variables that these statements read; None without source."""
+    statements = statements_of(case, name)
+    return None if statements is None else frozenset(n for s in statements for n in reads(s))
 
 
 def scene_of(judgement: Judgement, name: str) -> Scene:
@@ -33,138 +214,8 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         name=name,
         value=value,
         expected=culprit.expected,
-        handed=culprit.handed,
+        handed=dict(culprit.handed),
         given=frozenset(given),
         gradient_names=draw.matched,
         summands=culprit.summands,
     )
-
-
-def search_for(
-    chosen: Pass, name: str, judged: Sequence[Judgement], budget: Budget, also: Sequence[ast.stmt] = ()
-) -> Search | None:
-    """Return what an edit of a gradient's statements is looked for in; None where there is no source."""
-    source, benches, kept = chosen.backward_source, [], []
-    statements: list[ast.stmt] = []
-    matched: dict[str, str] = {}
-    for judgement in judged[:2]:
-        if judgement.repair is None or name not in judgement.repair.observed or source is None:
-            return None
-        seen = judgement.repair.observed[name]
-        matched = extended(judgement.draw, source)
-        statements = [*seen.statements, *also]
-        if seen.namespace:
-            known = derived(scene_of(judgement, name)) if name in judgement.draw.trace.tensors else []
-            kept.append([what for what, _ in known])
-            more = {what.variable: value for what, value in known}
-            culprit = judgement.culprits[name]
-            benches.append(Bench(seen.namespace | more, culprit.expected, culprit.summands))
-    assert source is not None
-    paths = Variables(source, matched).path
-    if name not in paths or not benches:
-        return None
-    gradients = {path: tensor for tensor, path in paths.items()}
-    gradients |= {f"d{output}": output for output in judged[0].draw.trace.outputs}
-    values, forward = judged[0].draw.trace.values, chosen.forward_source
-    numbers = {v for v in values.values() if isinstance(v, float)}
-    numbers |= numbers_in(forward.statements) if forward is not None else set()
-    names = frozenset(n for n in benches[0].namespace if not n.startswith("__"))
-    return Search(
-        source, paths[name], statements, gradients, benches, names, budget, sorted(numbers), kept[0]
-    )
-
-
-def statements_of(chosen: Pass, judgement: Judgement, name: str) -> list[ast.stmt] | None:
-    """Return the statements that make a gradient and its temporaries; None without source."""
-    source = chosen.backward_source
-    seen = judgement.repair.observed.get(name) if judgement.repair is not None else None
-    if source is None or seen is None:
-        return None
-    paths = Variables(source, extended(judgement.draw, source)).path
-    if name not in paths:
-        return None
-    known = {root(path): tensor for tensor, path in paths.items()}
-    return slice_of(source, paths[name], seen.statements, known)
-
-
-def names_read(chosen: Pass, judgement: Judgement, name: str) -> set[str] | None:
-    """Return the variables that these statements read; None without source."""
-    statements = statements_of(chosen, judgement, name)
-    return None if statements is None else {n for s in statements for n in reads(s)}
-
-
-def unread(chosen: Pass, judgement: Judgement, name: str) -> list[tuple[str, str]]:
-    """Return the upstream gradients, each with its tensor, that a gradient's statements never read."""
-    read = names_read(chosen, judgement, name)
-    if read is None or chosen.backward_source is None or name not in judgement.draw.trace.tensors:
-        return []
-    scene = scene_of(judgement, name)
-    paths = Variables(chosen.backward_source, extended(judgement.draw, chosen.backward_source)).path
-    upstream = [(paths.get(c, scene.d(c)), c) for c in scene.frontier]
-    return [(path, c) for path, c in upstream if root(path) not in read]
-
-
-def unread_upstream(chosen: Pass, judgement: Judgement, name: str) -> Finding | None:
-    """Find an upstream gradient that the statements of this gradient never read."""
-    for path, consumer in unread(chosen, judgement, name):
-        words = f"{path}, the gradient that comes from {consumer}, is not used"
-        return Finding("wrong_upstream", {"used": None, "expected": path}, words)
-    return None
-
-
-def unassigned(chosen: Pass, judgement: Judgement, seen: Observed, error: NameError) -> Finding:
-    """Tell of a variable that a gradient's line uses though nothing above has assigned it."""
-    missing, source = error.name or "", chosen.backward_source
-    late = source is not None and source.times_assigned(missing)
-    is_gradient = missing.startswith("d")
-    tensors = [name for name, value in seen.namespace.items() if isinstance(value, Tensor)]
-    alike = [name for name in tensors if name.startswith("d") == is_gradient]
-    known = missing in {f"d{name}" for name in judgement.draw.trace.values}
-    when = "is assigned below" if late else "was never assigned"
-    words = f"the line raises NameError, for {missing} {when}"
-    hint = "A line can use only what stands above it" + (nearest(missing, () if known else alike) or ".")
-    if is_gradient:
-        return Finding("wrong_upstream", {"used": None, "expected": missing}, words, hint=hint)
-    return Finding("unexplained", {"ruled_out": []}, words, hint=hint)
-
-
-def is_plausible(chosen: Pass, judgement: Judgement, name: str, found: Finding) -> bool:
-    """Tell whether the statements can have done what a finding says; without source, whatever it says."""
-    used, read = found.detail.get("used"), names_read(chosen, judgement, name)
-    if read is None or not isinstance(used, str) or not used[:1].isidentifier():
-        return True
-    tensors = {gradient: tensor for tensor, gradient in judgement.draw.matched.items()}
-    source = chosen.backward_source
-    paths = Variables(source, judgement.draw.matched).path if source else {}
-    return root(paths.get(tensors.get(used, ""), used)).removesuffix(".T") in read
-
-
-def overwrites(chosen: Pass, judgement: Judgement, name: str) -> bool:
-    """Tell whether the source assigns a gradient afresh after it had a value, so that the value is lost."""
-    source = chosen.backward_source
-    if source is None or name not in judgement.draw.matched:
-        return False
-    path = Variables(source, judgement.draw.matched).path.get(name, "")
-    return _is_assigned_twice(source.statements, path) if path.isidentifier() else False
-
-
-def _is_assigned_twice(statements: Sequence[ast.stmt], variable: str) -> bool:
-    count = 0
-    for top in statements:
-        looped = isinstance(top, ast.For | ast.While)
-        for s in simple_statements((top,)):
-            if begins_anew(s, variable) and variable in writes(s):
-                count += 2 if looped else 1
-    return count > 1
-
-
-def first_not_finite(judgement: Judgement, name: str) -> str:
-    """Return the first tensor in which something is not finite: of the forward, or of the backward."""
-    for tensor, value in judgement.draw.trace.tensors.items():
-        if not bool(torch.isfinite(value).all()):
-            return tensor
-    seen = judgement.repair.observed if judgement.repair is not None else {}
-    for tensor, observed in seen.items():
-        if observed.value is not None and not bool(torch.isfinite(observed.value).all()):
-            return judgement.draw.matched.get(tensor, f"d{tensor}")
-    return judgement.draw.matched.get(name, f"d{name}")

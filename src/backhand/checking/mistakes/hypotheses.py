@@ -1,36 +1,62 @@
-"""Name a culprit's mistake: try the explanations, simplest first, keep one that reproduces the gradient."""
+"""Name a culprit's mistake: one list of hypotheses, simplest first; the first that reproduces it is named.
+
+A hypothesis has a target. It is *told* by the run itself; or it *predicts* the user's tensor, by a slip put
+into the right one; or it *mends* the user's statements, which then give the right tensor. It holds if it does
+so on every draw. A new mistake is a row of the table.
+"""
 
 import ast
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import replace as with_changes
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from backhand.checking.mistakes.branches import (
     all_zero,
-    branches,
+    branch_left_out,
+    branch_negated,
+    branch_twice,
     branches_above,
+    branches_scaled,
     coupling,
+    doubled,
     paths,
     whole_factor,
 )
-from backhand.checking.mistakes.evidence import (
-    first_not_finite,
-    is_plausible,
-    overwrites,
-    scene_of,
-    search_for,
+from backhand.checking.mistakes.evidence import Case
+from backhand.checking.mistakes.facts import (
+    changed_through_another_name,
+    finite_by_a_guard,
+    no_value,
+    not_finite,
+    nothing_depends_on_it,
+    shares_its_memory,
+    swapped,
+    told,
     unassigned,
-    unread,
-    unread_upstream,
+    upstream_not_read,
+    why_it_raised,
 )
-from backhand.checking.mistakes.finding import Finder, Finding
+from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.known import another_known_value
+from backhand.checking.mistakes.mending import (
+    Mended,
+    by_accumulating,
+    by_constant,
+    by_dropped_term,
+    by_edit,
+    by_edit_and_factor,
+    by_other_upstream,
+    by_two_edits,
+)
 from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,
-    partial,
+    partly,
     rearranged,
     right_values,
     transposed,
@@ -40,217 +66,62 @@ from backhand.checking.mistakes.upstreams import (
     another_gradient,
     another_point,
     another_upstream,
+    besides_a_branch,
     extra_factor,
+    handed_on,
     overwritten,
 )
 from backhand.checking.mistakes.wording import in_words
-from backhand.checking.mistakes.workbench import (
-    Budget,
-    Search,
-    by_accumulating,
-    by_dropped_term,
-    by_edit,
-    by_other_upstream,
-)
+from backhand.checking.mistakes.workbench import Budget, Program
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
-from backhand.checking.running.program import assigned, writes_surely
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import close, fit_shape
 from backhand.checking.verdicts.localising import Judgement
-from backhand.checking.verdicts.variables import Variables, extended
-from backhand.errors import in_short
 
-# Of two explanations that fit, the earlier is named and the later mentioned.
-OF_SHAPE: tuple[Finder, ...] = (transposed, right_values, unreduced, overreduced)
-OF_VALUES: tuple[Finder, ...] = (
-    all_zero,
-    whole_factor,
-    branches,
-    branches_above,
-    transposed,
-    overwritten,
-    cut_short,
-    another_upstream,
-    another_point,
-    overreduced,
-    extra_factor,
-    another_gradient,
-    paths,
-)
-AT_LAST: tuple[Finder, ...] = (coupling, partial, rearranged)
-
-CHEAP: tuple[Finder, ...] = (whole_factor, branches, transposed, another_gradient)
+# Two draws agree on a factor to rounding.
+SAME_FACTOR = 1e-9
 
 
 @dataclass(frozen=True)
-class Case:
-    """A culprit, and the draws on which its gradient is wrong."""
+class Hypothesis:
+    """One way in which a gradient can have become wrong.
 
-    chosen: Pass
-    name: str
-    judged: Sequence[Judgement]
-    budget: Budget
-    last: Sequence[Finder] = ()
-
-    @property
-    def first(self) -> Judgement:
-        """The first of the draws, from which the words are taken."""
-        return self.judged[0]
-
-    def search(self, also: Sequence[ast.stmt] = ()) -> Search | None:
-        """Return what an edit of the gradient's statements is looked for in; None without source."""
-        return search_for(self.chosen, self.name, self.judged, self.budget, also)
-
-
-def name_mistake(
-    chosen: Pass,
-    name: str,
-    judged: Sequence[Judgement],
-    budget: Budget | None = None,
-    last: Sequence[Finder] = (),
-) -> Mistake:
-    """Return the mistake in one gradient, from the draws on which it is wrong.
-
-    Args:
-        chosen: the pass.
-        name: of the tensor.
-        judged: the draws.
-        budget: shared by the gradients of a report.
-        last: what to try where nothing else reproduces the gradient.
+    Attributes:
+        name: what is said to be ruled out where it does not hold.
+        asked: looks whether it holds, and returns what is left of the budget.
+        when: whether it can apply at all.
+        also: whether it is worth mentioning beside a simpler one that holds as well.
     """
-    case = Case(chosen, name, judged, budget or Budget(), last)
-    return in_words(chosen, judged[0], name, _find(case))
+
+    name: str
+    asked: Callable[[Case, Budget], Mended]
+    when: Callable[[Case], bool] = lambda case: True
+    also: bool = False
 
 
-def _find(case: Case) -> Finding:
-    first, name = case.first, case.name
-    culprit = first.culprits[name]
-    if first.repair is not None and name in first.repair.aliased:
-        changed_by = first.repair.aliased[name].through
-        return Finding("aliased", {"with": changed_by}, f"changed in place through {changed_by}")
-    if culprit.value is None:
-        return _without_value(case)
-    if not bool(torch.isfinite(culprit.value).all()) and bool(torch.isfinite(culprit.expected).all()):
-        return Finding("nonfinite", {"origin": first_not_finite(first, name)}, "NaN or infinity")
-    if name not in first.draw.trace.tensors:
-        return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
-    return _raising(case) or _swapped(first, name) or _by_source(case) or _by_values(case)
+def _as_read(case: Case, found: Finding) -> Finding | None:
+    """Return a prediction as the statements can have made it true, or None; without source, as it is.
 
-
-def _by_source(case: Case) -> Finding | None:
-    """Explain by what the statements say plainly: an `=` for a `+=`, an upstream gradient not read."""
-    search = case.search()
-    if search is None:
-        return None
-    upstreams = [path for path, _ in unread(case.chosen, case.first, case.name) if path.isidentifier()]
-    return by_accumulating(search) or (by_other_upstream(search, upstreams) if upstreams else None)
-
-
-def _by_values(case: Case) -> Finding:
-    chosen, name, first = case.chosen, case.name, case.first
-    scenes = [scene_of(j, name) for j in case.judged[:2] if j.culprits[name].value is not None]
-    found = _explain(scenes)
-    if found is not None and found.kind == "missing_branch" and overwrites(chosen, first, name):
-        words = f"{found.words}, for it is assigned twice and `=` drops what was there"
-        return Finding("overwritten", found.detail, words)
-    if found is not None and found.kind == "repeated_branch" and first.repair is not None:
-        search = case.search()
-        if search is None or by_dropped_term(search) is None:  # no term is there twice
-            words = found.words.replace("is added twice", "times 2")
-            return Finding("scale", {"factor": 2.0, "guess": "2", **found.detail}, words)
-    if found is not None and found.kind == "overreduced":  # it may have another cause, where factors sum to 1
-        edited = _edited(case)
-        return edited if edited is not None and edited.kind != "overreduced" else found
-    if found is not None and is_plausible(chosen, first, name, found):
+    They must read what is said to be used; and a branch is there twice only if a term of theirs can go, else
+    it is multiplied by two.
+    """
+    if case.read is None:
         return found
-    return (
-        _guarded(scenes[0])
-        or _edited(case)
-        or found
-        or by_alias(first, name)
-        or _first(AT_LAST[:1], scenes)
-        or unread_upstream(chosen, first, name)
-        or _first(AT_LAST[1:], scenes)
-        or _first(case.last, scenes[:1])  # they have looked at the first draw alone
-        or Finding("unexplained", {"ruled_out": _ruled_out()}, "no simple slip reproduces it")
-    )
-
-
-def _guarded(scene: Scene) -> Finding | None:
-    """Find numbers where the right gradient has none, as a clamp or an epsilon in the backward makes them."""
-    value, expected = scene.value, scene.expected
-    if value.shape != expected.shape or not bool((value.isfinite() & ~expected.isfinite()).any()):
-        return None
-    hint = "A guard belongs in the forward too; or choose inputs away from where it is infinite."
-    return Finding("nonfinite", {"origin": scene.name}, "finite where the right gradient is not", hint=hint)
-
-
-def _edited(case: Case) -> Finding | None:
-    search = case.search()
-    return by_edit(search) if search is not None else None
-
-
-def _raising(case: Case) -> Finding | None:
-    """Mend a line that raised within a loop, so that a part of the gradient was never added."""
-    name, first, source = case.name, case.first, case.chosen.backward_source
-    if first.repair is None or source is None or name not in first.draw.matched:
-        return None
-    path = Variables(source, extended(first.draw, source)).path.get(name, "")
-    for statement, error in first.repair.errors:
-        if root(path) in writes_surely(statement):
-            search = case.search([statement])
-            found = by_edit(search) if search is not None else None
-            if found is not None:
-                found.words += f" ({_raises(error)})"
-            return found
-    return None
-
-
-def _swapped(judgement: Judgement, name: str) -> Finding | None:
-    """Find another culprit that has this one's gradient while this one has its."""
-    own = judgement.culprits[name]
-    for other, culprit in judgement.culprits.items():
-        if other == name or own.value is None or culprit.value is None:
-            continue
-        if close(own.value, culprit.expected) and close(culprit.value, own.expected):
-            gradient = judgement.draw.matched.get(other, f"d{other}")
-            return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value")
-    return None
-
-
-def _explain(scenes: Sequence[Scene]) -> Finding | None:
-    """Return the first explanation that holds on every scene."""
-    first = scenes[0]
-    if first.value.shape != first.expected.shape:
-        found = _first(OF_SHAPE, scenes)
-        if found is not None:
-            return found
-        fitted = [_fitted(s) for s in scenes]
-        if any(s is None for s in fitted):
-            return None
-        found = _first(OF_VALUES, [s for s in fitted if s is not None])
-        if found is not None:
-            found.words += f"; besides, its shape is {tuple(first.value.shape)}"
+    if found.kind == "repeated_branch" and case.program is not None:
+        return found if by_dropped_term(case.program, Budget())[0] is not None else doubled(found)
+    used = found.detail.get("used")
+    if not isinstance(used, str) or not used[:1].isidentifier():
         return found
-    found = _first(OF_VALUES, scenes)
-    if found is not None:
-        others = [f for f in (finder(first) for finder in CHEAP) if f is not None and f.kind != found.kind]
-        found.also = others[0].words if others else ""
-    return found
+    tensors = {gradient: tensor for tensor, gradient in case.first.draw.matched.items()}
+    variable = root(case.paths.get(tensors.get(used, ""), used)).removesuffix(".T")
+    return found if variable in case.read else None
 
 
-def _fitted(scene: Scene) -> Scene | None:
-    value = fit_shape(scene.value, scene.expected)
-    return None if value is None else with_changes(scene, value=value, _contributions={})
-
-
-def _first(finders: Sequence[Finder], scenes: Sequence[Scene]) -> Finding | None:
-    for finder in finders:
-        found = finder(scenes[0])
-        if found is not None and all(_agrees(found, finder(s)) for s in scenes[1:]):
-            return found
-    return None
+def _predicted(finder: Callable[[Scene], Finding | None], scenes: Sequence[Scene]) -> Finding | None:
+    """Return what a finder finds on every one of these scenes."""
+    found = finder(scenes[0]) if scenes else None
+    return found if found is not None and all(_agrees(found, finder(s)) for s in scenes[1:]) else None
 
 
 def _agrees(found: Finding, other: Finding | None) -> bool:
@@ -258,50 +129,233 @@ def _agrees(found: Finding, other: Finding | None) -> bool:
     if other is None or other.kind != found.kind:
         return False
     a, b = found.detail.get("factor"), other.detail.get("factor")
-    return a is None or b is None or abs(a - b) <= 1e-9 * abs(a)
+    return a is None or b is None or abs(a - b) <= SAME_FACTOR * abs(a)
 
 
-def by_alias(judgement: Judgement, name: str) -> Finding | None:
-    """Find memory shared with another gradient, where there is no source that tells who changed it."""
-    value = judgement.draw.user.get(name)
-    if value is None or judgement.repair is not None:
+def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:
+    """Return a hypothesis that the run itself tells."""
+    return Hypothesis(name, lambda case, budget: (fact(case), budget))
+
+
+def predicts(
+    name: str,
+    finder: Callable[[Scene], Finding | None],
+    when: Callable[[Case], bool] = lambda case: True,
+    *,
+    also: bool = False,
+) -> Hypothesis:
+    """Return a hypothesis that predicts the user's tensor, brought into the right shape if need be."""
+
+    def asked(case: Case, budget: Budget) -> Mended:
+        found = _predicted(finder, case.fitted)
+        found = _as_read(case, found) if found is not None else None
+        if found is not None and not case.scenes[0].has_its_shape:
+            shape = tuple(case.scenes[0].value.shape)
+            found = replace(found, words=f"{found.words}; besides, its shape is {shape}")
+        return found, budget
+
+    return Hypothesis(name, asked, lambda case: bool(case.fitted) and when(case), also)
+
+
+def predicts_shape(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
+    """Return a hypothesis that predicts a tensor of a wrong shape."""
+    return Hypothesis(
+        name,
+        lambda case, budget: (_predicted(finder, case.scenes), budget),
+        lambda case: _has_wrong_shape(case),
+    )
+
+
+def mends(
+    name: str,
+    mender: Callable[[Program, Budget], Mended],
+    when: Callable[[Case], bool] = lambda case: True,
+) -> Hypothesis:
+    """Return a hypothesis that mends the user's statements."""
+
+    def asked(case: Case, budget: Budget) -> Mended:
+        return mender(case.program, budget) if case.program is not None else (None, budget)
+
+    return Hypothesis(name, asked, lambda case: case.program is not None and when(case))
+
+
+def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypothesis:
+    """Return a hypothesis that mends the one statement at fault, where that is known: cheap, and exact."""
+
+    def asked(case: Case, budget: Budget) -> Mended:
+        fault = case.culprit.fault
+        if case.at_fault is None or fault is None:
+            return None, budget
+        found, budget = mender(case.at_fault, budget)
+        return _with_its_line(case, found), budget
+
+    return Hypothesis(name, asked, lambda case: case.at_fault is not None)
+
+
+def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
+    """Return a hypothesis that predicts what the statement at fault gives, where that is known."""
+    return Hypothesis(
+        name,
+        lambda case, budget: (_with_its_line(case, _predicted(finder, case.at_turns)), budget),
+        lambda case: bool(case.at_turns),
+    )
+
+
+def _with_its_line(case: Case, found: Finding | None) -> Finding | None:
+    """Return a finding with the line at fault, where that is not the gradient's own."""
+    fault = case.culprit.fault
+    if found is None or fault is None:
+        return found
+    if root(case.paths.get(case.name, "")) in writes_surely(fault.statement):
+        return found
+    line = ast.unparse(fault.statement).splitlines()[0]
+    return replace(found, words=f"in `{line}`, {found.words}")
+
+
+def _is_not_pinned(case: Case) -> bool:
+    """Tell whether the statement at fault is not known: all that make the gradient are to be looked at."""
+    return case.at_fault is None
+
+
+def _has_wrong_shape(case: Case) -> bool:
+    return bool(case.scenes) and not case.scenes[0].has_its_shape
+
+
+def _raised_beside_others(case: Case) -> bool:
+    """Tell whether a statement of the gradient raised though others gave it a value, as within a loop."""
+    return case.raised is not None and case.culprit.value is not None
+
+
+def _replaced_upstream(case: Case, budget: Budget) -> Mended:
+    upstreams = [path for path, _ in case.unread if path.isidentifier()]
+    if case.program is None or not upstreams:
+        return None, budget
+    return by_other_upstream(case.program, budget, upstreams)
+
+
+def _dropped_by_assigning(scene: Scene) -> Finding | None:
+    """Find that a branch is missing, where the gradient is assigned twice."""
+    found = branch_left_out(scene)
+    if found is None:
         return None
-    for other, tensor in judgement.draw.user.items():
-        if other != name and tensor.data_ptr() == value.data_ptr() and tensor.shape == value.shape:
-            with_ = judgement.draw.matched[other]
-            return Finding("aliased", {"with": with_}, f"shares its memory with {with_}")
-    return None
+    words = f"{found.words}, for it is assigned twice and `=` drops what was there"
+    return replace(found, kind="overwritten", words=words)
 
 
-def _without_value(case: Case) -> Finding:
-    """Explain a gradient that its line did not make: the line raised, or gave None."""
-    chosen, name, first = case.chosen, case.name, case.first
-    seen = first.repair.observed.get(name) if first.repair is not None else None
-    if first.repair is None or seen is None or seen.error is None:
-        return Finding("zero", {}, "None")
-    raised = _cause(seen.error, first.repair.errors)
-    if isinstance(raised, NameError):
-        return unassigned(chosen, first, seen, raised)
-    found = _by_source(case) or _edited(case) or unread_upstream(chosen, first, name)
-    told = _raises(raised)
-    if found is not None:
-        return Finding(found.kind, found.detail, f"{found.words} ({told})")
-    return Finding("unexplained", {"ruled_out": []}, told)
+# In the order of simplicity: of two that hold, the earlier is named and the later mentioned.
+HYPOTHESES: tuple[Hypothesis, ...] = (
+    tells("a change through another name", changed_through_another_name),
+    tells("no value", no_value),
+    tells("a variable that is not there", unassigned),
+    tells("infinities", not_finite),
+    tells("an output that does not depend on it", nothing_depends_on_it),
+    mends("an edit of the line that raised", by_edit, _raised_beside_others),
+    tells("exchanged names", swapped),
+    mends("`=` for `+=`", by_accumulating),
+    Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
+    # the shape
+    predicts_shape("a transpose", transposed),
+    predicts_shape("the shape alone", right_values),
+    predicts_shape("a missing sum", unreduced),
+    # the numbers
+    predicts("zeros", all_zero),
+    predicts("a sign or a factor of the whole", whole_factor, also=True),
+    predicts("`=` that drops a branch", _dropped_by_assigning, lambda case: case.is_assigned_twice),
+    predicts("a missing branch", branch_left_out, also=True),
+    predicts("a branch twice", branch_twice),
+    predicts("a branch with the opposite sign", branch_negated, also=True),
+    predicts("a branch times a factor", branches_scaled),
+    predicts("a branch of an unnamed gradient", branches_above),
+    predicts_fault("zeros", all_zero),
+    mends_fault("a small edit", by_edit),
+    tells("what is right elsewhere", another_known_value),
+    predicts("a transpose", transposed, also=True),
+    predicts("repeated indices", overwritten),
+    predicts("a block that is left out", cut_short),
+    predicts("another upstream gradient", another_upstream),
+    predicts("a missing local derivative", handed_on),
+    predicts("another point", another_point),
+    predicts("a factor too many or too few", extra_factor),
+    predicts("another tensor's gradient", another_gradient, also=True),
+    predicts("a path of a branch", paths),
+    tells("a guard against infinities", finite_by_a_guard),
+    # the statements
+    mends("a small edit", by_edit),
+    mends("a constant factor within the line", by_constant, _is_not_pinned),
+    mends_fault("a constant factor within the line", by_constant),
+    predicts("a missing branch and a slip in what is there", besides_a_branch),
+    predicts_shape("a sum too many", overreduced),
+    predicts("a sum too many", overreduced),
+    # what is left
+    predicts_fault("a missing sum", unreduced),
+    predicts_fault("a transpose", transposed),
+    predicts_fault("some rows only", partly),
+    tells("shared memory", shares_its_memory),
+    predicts("a term that couples elements", coupling),
+    mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
+    mends_fault("a small edit and a factor", by_edit_and_factor),
+    mends("two small edits of one line", by_two_edits, _is_not_pinned),
+    mends_fault("two small edits of one line", by_two_edits),
+    tells("an upstream gradient that is not read", upstream_not_read),
+    predicts("some rows only", partly),
+    predicts("values in other places", rearranged),
+    # what the backward does with other upstream gradients, where its numbers alone tell nothing
+    tells("what fails under stress", fails_under_stress),
+    tells("a low precision", right_but_coarsely),
+    tells("other rows of its upstream gradient", mixes_rows),
+)
 
 
-def _cause(error: Exception, errors: Sequence[tuple[ast.stmt, Exception]]) -> Exception:
-    """Return why a line raised: where a variable is not there, what the line that makes it raised."""
-    followed: set[str | None] = set()
-    while isinstance(error, NameError) and error.name not in followed:
-        missing = error.name
-        followed.add(missing)
-        error = next((e for statement, e in errors if missing in assigned(statement)), error)
-    return error
+def name_mistakes(
+    chosen: Pass,
+    blamed: Mapping[str, Sequence[Judgement]],
+    budget: Budget | None = None,
+    probes: Probes | None = None,
+) -> dict[str, Mistake]:
+    """Return the mistake in each wrong gradient.
+
+    Args:
+        chosen: the pass.
+        blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
+        budget: what may be tried for all of them together.
+        probes: the backward as a function of other upstream gradients, where it was stressed.
+    """
+    budget = Budget() if budget is None else budget
+    found = {}
+    for name, judged in blamed.items():
+        case, share = Case(chosen, name, tuple(judged), probes), budget.share()
+        finding, left = find(case, share)
+        found[name] = in_words(case, finding)
+        budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
+    return found
 
 
-def _raises(error: Exception) -> str:
-    return f"the line raises {in_short(error)}"
+def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistake:
+    """Return the mistake in one gradient, from the draws on which it is wrong."""
+    return name_mistakes(chosen, {name: judged})[name]
 
 
-def _ruled_out() -> list[str]:
-    return ["branches", "sign", "scale", "transpose", "another upstream", "another point", "a small edit"]
+def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
+    """Return the first hypothesis that holds, and what is left of the budget."""
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # an edit may well make nonsense
+        tried: list[str] = []
+        for i, hypothesis in enumerate(HYPOTHESES):
+            if not hypothesis.when(case):
+                continue
+            found, budget = hypothesis.asked(case, budget)
+            if found is not None:
+                return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
+            tried.append(hypothesis.name)
+    error = why_it_raised(case)
+    words = told(error) if error is not None else "no simple slip reproduces it"
+    return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
+
+
+def _with_more(case: Case, found: Finding, later: Sequence[Hypothesis]) -> Finding:
+    """Return a finding with what the line raised, and with another explanation that holds as well."""
+    error = why_it_raised(case) or (case.raised[1] if _raised_beside_others(case) and case.raised else None)
+    if error is not None and "raises" not in found.words and found.kind != "zero":
+        return replace(found, words=f"{found.words} ({told(error)})")
+    others = (h.asked(case, Budget())[0] for h in later if h.also and h.when(case))
+    other = next((o for o in others if o is not None and o.kind != found.kind), None)
+    return replace(found, also=other.words) if other is not None else found

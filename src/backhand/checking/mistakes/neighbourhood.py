@@ -1,7 +1,9 @@
 """The neighbourhood of one tensor: what each consumer contributes to its gradient, and what it could have."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,23 +11,40 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from backhand.checking.running.graph import Trace
+from backhand.checking.running.names import flatten
 from backhand.checking.running.walking import Gradients, Step, step, walk
+from backhand.checking.verdicts.comparing import close
+
+# How many operations of a line, or tensors between a gradient and the next given ones, are looked at: a line
+# has a handful. Names are taken from the forward's nearest: more of them than the lecture has, and where a
+# loop makes hundreds, those of the turns next to this one, so that the cost does not grow with the turns.
+NEAR = 12
+NAMES = 64
+# A gradient of ten times the size of the right one is rounded by so much more.
+TIMES_LARGER = 10
 
 
 class Saved:
     """A tensor that autograd saved for one operation, which can be replaced for a while."""
 
     def __init__(self, node: Node, attribute: str, raw: Any):
-        self.node = node
-        self.attribute = attribute
         self.original: Tensor = getattr(node, attribute.replace("_raw", "", 1)).detach()
-        self.replacement: Tensor | None = None
+        self._replacement: Tensor | None = None
         raw.register_hooks(
-            lambda t: 0, lambda _: self.original if self.replacement is None else self.replacement
+            lambda t: 0, lambda _: self.original if self._replacement is None else self._replacement
         )
 
+    @contextlib.contextmanager
+    def replaced(self, tensor: Tensor) -> Iterator[None]:
+        """Let the operation find another tensor within a block."""
+        self._replacement = tensor
+        try:
+            yield
+        finally:
+            self._replacement = None
 
-@dataclass
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """One wrong gradient, with all that is needed to explain it.
 
@@ -38,6 +57,7 @@ class Scene:
         given: the tensors whose gradient the user gives.
         gradient_names: tensor name to gradient name, for messages.
         summands: the size of the terms that are added up to the gradient.
+        left_out: consumers whose branch is taken to be missing.
     """
 
     trace: Trace
@@ -48,23 +68,39 @@ class Scene:
     given: frozenset[str]
     gradient_names: dict[str, str]
     summands: float = 0.0
-    _contributions: dict[tuple[str, ...], dict[str, Tensor]] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
+    _contributions: dict[tuple[str, ...], dict[str, Tensor]] = field(default_factory=dict, init=False)
 
     @property
     def tensor(self) -> Tensor:
         """The tensor itself, with its graph."""
         return self.trace.tensors[self.name]
 
+    @property
+    def has_its_shape(self) -> bool:
+        """Whether the user's gradient has the shape of the right one."""
+        return self.value.shape == self.expected.shape
+
     def d(self, name: str) -> str:
         """Return the gradient's name, for a message."""
         return self.gradient_names.get(name, f"d{name}")
 
-    @property
+    def same(self, user: Tensor, predicted: Tensor | None) -> bool:
+        """Tell whether a prediction reproduces the user's tensor, or what is left of it."""
+        if predicted is None or user.shape != predicted.shape:
+            return False
+        return close(user, predicted, max(TIMES_LARGER * self._size, self.summands))
+
+    @cached_property
+    def _size(self) -> float:
+        return float(self.expected.abs().max()) if self.expected.numel() else 0.0
+
+    @cached_property
     def consumers(self) -> list[str]:
         """Named tensors made directly from this one, one name for each."""
-        return self._distinct(self.trace.consumers(self.name))
+        return [c for c in self._distinct(self.trace.consumers(self.name)) if c not in self.left_out]
 
-    @property
+    @cached_property
     def frontier(self) -> list[str]:
         """The nearest tensors downstream whose gradient the user gives; past those that were left out."""
         found, stack, seen = [], list(self.consumers), set()
@@ -85,13 +121,42 @@ class Scene:
             found.setdefault(self.trace.edges[name], name)
         return list(found.values())
 
+    @cached_property
+    def values(self) -> dict[str, Tensor]:
+        """The forward's floating-point tensors by name, the nearest of them if there are many."""
+        flat = {n: v for n, v in flatten(self.trace.values).items() if isinstance(v, Tensor)}
+        return {n: flat[n].detach() for n in self._nearest([n for n in flat if flat[n].is_floating_point()])}
+
+    @cached_property
+    def others(self) -> dict[str, Tensor]:
+        """The gradients that other tensors hand on, the nearest of them if there are many."""
+        return {n: self.handed[n] for n in self._nearest([n for n in self.handed if n != self.name])}
+
+    def _nearest(self, names: list[str]) -> list[str]:
+        if len(names) <= NAMES:
+            return names
+        position = {n: i for i, n in enumerate(flatten(self.trace.values))}
+        own = position.get(self.name, 0)
+        near = set(sorted(names, key=lambda n: abs(position.get(n, 0) - own))[:NAMES])
+        return [n for n in names if n in near]
+
     def contributions(self, consumers: Sequence[str]) -> dict[str, Tensor]:
         """Return what arrives through each consumer alone."""
         key = tuple(consumers)
         if key not in self._contributions:
-            stops = list(self.trace.tensors) if consumers == self.consumers else list(consumers)
+            stops = None if consumers == self.consumers else list(consumers)
             self._contributions[key] = {c: self.through(c, self.handed[c], stops) for c in consumers}
         return self._contributions[key]
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What arrives through each direct consumer alone."""
+        return self.contributions(self.consumers)
+
+    def without(self, consumer: str) -> "Scene":
+        """Return the scene in which the branch through one consumer is no part of what is expected."""
+        expected = self.expected - self.parts[consumer]
+        return replace(self, expected=expected, left_out=self.left_out | {consumer})
 
     def through(
         self, consumer: str, upstream: Tensor, stops: Sequence[str] | None = None, step: Step = step
@@ -169,3 +234,82 @@ def _saved(node: Node, attribute: str) -> Saved | None:
         return Saved(node, attribute, raw)
     except RuntimeError:
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A tensor that autograd knows and a statement may lack.
+
+    Attributes:
+        words: what it is.
+        branch: the consumer through which it arrives, if it is a term; otherwise it is a factor.
+        value: the tensor.
+    """
+
+    words: str
+    branch: str | None
+    value: Tensor
+
+
+def derived(scene: Scene) -> list[Derived]:
+    """Return the local derivatives and branches on the way to the nearest gradients that the user gives.
+
+    What lies in between is made within the user's statements, in temporaries or in one expression.
+    """
+    found = list(_derived(scene))
+    for name in _between(scene):
+        found += _derived(replace(scene, name=name))
+    whole = [c for c in scene.frontier if c not in scene.consumers]
+    whole = [c for c in whole if not bool((scene.handed[c] == 1).all())]  # it would be the answer itself
+    for consumer in whole:
+        factor = scene.through(consumer, torch.ones_like(scene.handed[consumer]), scene.frontier)
+        found.append(Derived(f"the derivative of {consumer} by {scene.name}", None, factor))
+    return found
+
+
+def _derived(scene: Scene) -> Iterator[Derived]:
+    for consumer in scene.consumers[:NEAR]:
+        upstream = scene.handed[consumer]
+        factor = scene.through(consumer, torch.ones_like(upstream))
+        yield Derived(f"the derivative of {consumer} by {scene.name}", None, factor)
+        for node in scene.nodes(consumer)[:NEAR]:
+            inner = _elementwise(node, upstream)
+            if inner is not None:
+                yield Derived(f"the derivative of the {_operation(node)} in {consumer}", None, inner)
+        if len(scene.consumers) > 1 or scene.name in scene.trace.outputs:
+            yield Derived(consumer, consumer, scene.through(consumer, upstream))
+
+
+def _elementwise(node: Node, like: Tensor) -> Tensor | None:
+    """Return the local derivative of an operation of one argument; None where it has none but constants."""
+    arriving = getattr(node, "_input_metadata", ())
+    if len(arriving) != 1 or len(node.next_functions) != 1:
+        return None
+    shape, dtype = tuple(arriving[0].shape), arriving[0].dtype
+    ones = torch.ones(shape, dtype=dtype, device=like.device)
+    other = torch.linspace(0.5, 1.5, ones.numel(), dtype=dtype, device=like.device).view(shape)
+    try:
+        found, check = (node(g) for g in (ones, other))  # type: ignore[operator]
+    except (RuntimeError, TypeError):
+        return None
+    if not isinstance(found, Tensor) or found.shape != shape or found.dtype != dtype or found.numel() < 2:
+        return None
+    if not close(check, other * found) or bool((found == found.flatten()[0]).all()):
+        return None  # its elements are coupled, or it is but a constant factor
+    return found.detach()
+
+
+def _operation(node: Node) -> str:
+    return node.name().partition("Backward")[0].lower()
+
+
+def _between(scene: Scene) -> list[str]:
+    """Return the tensors downstream, up to those whose gradient the user gives, the nearest ones only."""
+    found: list[str] = []
+    stack = [c for c in scene.consumers if c not in scene.given]
+    while stack and len(found) < NEAR:
+        name = stack.pop(0)
+        if name not in found:
+            found.append(name)
+            stack += [c for c in scene.trace.consumers(name) if c not in scene.given]
+    return found

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import constant_ratio
-from backhand.checking.mistakes.finding import Finding, listed, same
-from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.branches import EXACT, choices, constant_ratio
+from backhand.checking.mistakes.finding import Finding, listed
+from backhand.checking.mistakes.neighbourhood import TIMES_LARGER, Scene
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.verdicts.comparing import close, coarser, right_but_for_shape
 
@@ -16,7 +16,7 @@ from backhand.checking.verdicts.comparing import close, coarser, right_but_for_s
 def right_values(scene: Scene) -> Finding | None:
     """Find right values in a wrong shape."""
     expected, got = tuple(scene.expected.shape), tuple(scene.value.shape)
-    size = 10 * float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
+    size = TIMES_LARGER * float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
     if not right_but_for_shape(scene.value, scene.expected, max(size, scene.summands)):
         return None
     return Finding(
@@ -31,8 +31,8 @@ def transposed(scene: Scene) -> Finding | None:
         return None
     for order in itertools.permutations(range(axes)):
         moved = scene.expected.permute(order)
-        if list(order) != sorted(order) and same(scene.value, moved, scene):
-            if same(scene.value, scene.expected, scene):
+        if list(order) != sorted(order) and scene.same(scene.value, moved):
+            if scene.same(scene.value, scene.expected):
                 return None
             return Finding("transposed", {"order": list(order)}, "the transpose of the right gradient")
     return None
@@ -49,8 +49,8 @@ def unreduced(scene: Scene) -> Finding | None:
             if summed.numel() != expected.numel():
                 continue
             factor = constant_ratio(summed.reshape(expected.shape), expected)
-            if factor and same(summed.reshape(expected.shape), factor * expected, scene):
-                more = "" if abs(factor - 1) < 1e-7 else f" (and off by a factor of {factor:.6g})"
+            if factor and scene.same(summed.reshape(expected.shape), factor * expected):
+                more = "" if abs(factor - 1) < EXACT else f" (and off by a factor of {factor:.6g})"
                 words = f"shape {tuple(user.shape)}: not summed over {_named(axes)}{more}"
                 return Finding("unreduced", {"axes": list(axes)}, words)
     return None
@@ -61,14 +61,14 @@ def overreduced(scene: Scene) -> Finding | None:
     user, expected = scene.value, scene.expected
     for label, source in _sources(scene):
         for axes, keepdim, how, reduced in _reductions(source):
-            if reduced.shape == user.shape and same(user, reduced, scene):
+            if reduced.shape == user.shape and scene.same(user, reduced):
                 kept = tuple(user.shape)
                 words = f"the {how} of {label} over {_named(axes)}, "
                 words += f"shape {kept}, expected {tuple(expected.shape)}"
                 return Finding("overreduced", {"axes": list(axes)}, words)
             if user.shape == expected.shape and keepdim and source is expected:
                 spread = reduced.expand(expected.shape)
-                if same(user, spread, scene) and not same(expected, spread, scene):
+                if scene.same(user, spread) and not scene.same(expected, spread):
                     words = f"the {how} of the right gradient over {_named(axes)}, spread over it again"
                     return Finding("overreduced", {"axes": list(axes)}, words)
     return None
@@ -104,7 +104,7 @@ def rearranged(scene: Scene) -> Finding | None:
     user, expected = scene.value, scene.expected
     if user.numel() != expected.numel() or user.numel() < 2:
         return None
-    size = scene.summands + 10 * float(expected.abs().max())
+    size = scene.summands + TIMES_LARGER * float(expected.abs().max())
     mine, right = user.flatten().sort().values, expected.flatten().sort().values
     if not close(mine, right.to(mine.dtype), size):
         return None
@@ -115,7 +115,7 @@ def rearranged(scene: Scene) -> Finding | None:
     return Finding("shape", detail, words)
 
 
-def partial(scene: Scene) -> Finding | None:
+def partly(scene: Scene) -> Finding | None:
     """Find a gradient that is wrong in some rows or columns only, such as a block at the end."""
     user, expected = scene.value, scene.expected
     if user.shape != expected.shape or user.numel() < 4:
@@ -149,7 +149,7 @@ def cut_short(scene: Scene) -> Finding | None:
         return None
     lost = expected - user
     floor = OF_SUMMANDS[coarser(user.dtype, expected.dtype)] * lost.abs().max()
-    parts = scene.contributions(scene.consumers)
+    parts = scene.parts
     for axis, length in enumerate(user.shape):
         bad = (lost.abs() > floor).movedim(axis, 0).reshape(length, -1).any(1)
         where = torch.nonzero(bad).flatten().tolist()
@@ -157,12 +157,11 @@ def cut_short(scene: Scene) -> Finding | None:
         if len(where) != last - first + 1 or len(where) == length or (first > 0 and last < length - 1):
             continue
         rows = bad.view([-1 if a == axis else 1 for a in range(user.dim())])
-        for size in range(1, min(len(parts), 4) + 1):
-            for chosen in itertools.combinations(parts, size):
-                missing = torch.stack([parts[c] for c in chosen]).sum(0)
-                if same(lost, missing * rows, scene):
-                    told = f"the branch through {listed(list(chosen))} is missing"
-                    return _partial(axis, where, length, told if size < len(parts) else "zero")
+        for chosen in choices(parts, whole=True):
+            missing = torch.stack([parts[c] for c in chosen]).sum(0)
+            if scene.same(lost, missing * rows):
+                told = f"the branch through {listed(chosen)} is missing"
+                return _partial(axis, where, length, told if len(chosen) < len(parts) else "zero")
     return None
 
 

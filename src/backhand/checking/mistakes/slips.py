@@ -5,17 +5,20 @@ from collections.abc import Iterator
 
 from backhand.checking.mistakes.axes import (
     axes_of_size_one,
+    keepdims,
     other_axes,
+    products,
     shapes,
     slices,
     sums,
     transposes,
 )
-from backhand.checking.mistakes.places import VALUES, Edit, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.finding import Finding
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
-    node, edit = place.node, Edit("sign", "a term or factor has the opposite sign", {"branches": []})
+    node, edit = place.node, Finding("sign", {"branches": []}, "a term or factor has the opposite sign")
     if place.role == "axis":
         return
     if place.role != "value":
@@ -29,16 +32,16 @@ def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.UnaryOp(ast.USub(), node), edit
 
 
-def _off(place: Place) -> Edit:
+def _off(place: Place) -> Finding:
     """Return the mistake of a number that is not the right one."""
     text = ast.unparse(place.node)
     if place.role == "exponent":
-        return Edit("wrong_point", "a power has the wrong exponent", {"used": text, "expected": None})
+        return Finding("wrong_point", {"used": text, "expected": None}, "a power has the wrong exponent")
     if place.role == "index":
-        return Edit("partial", f"an index or a bound is off at `{text}`", {"where": text})
+        return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":
-        return Edit("shape", f"an axis is off at `{text}`", {"expected": None, "got": None})
-    return Edit("scale", f"a factor is off at `{text}`", {"factor": None, "guess": ""})
+        return Finding("shape", {"expected": None, "got": None}, f"an axis is off at `{text}`")
+    return Finding("scale", {"factor": None, "guess": ""}, f"a factor is off at `{text}`")
 
 
 def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -51,8 +54,11 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_one(node.left):
         squared = ast.BinOp(node.right, ast.Pow(), ast.Constant(2))
         others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
+    elif (once := _times_its_complement(node)) is not None:
+        others = [_complement(ast.BinOp(once, ast.Pow(), ast.Constant(2))), once, _complement(once)]
     elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
-        others = [_complement(node), ast.BinOp(node, ast.Mult(), _complement(node))]
+        squared = ast.BinOp(node, ast.Pow(), ast.Constant(2))
+        others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:
         return
     used = ast.unparse(node)
@@ -62,9 +68,19 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         expected = ast.unparse(other)
         words = f"`{used}` stands where `{expected}` belongs"
         if constant:
-            yield other, Edit("scale", words, {"factor": None, "guess": expected})
+            yield other, Finding("scale", {"factor": None, "guess": expected}, words)
         else:
-            yield other, Edit("wrong_point", words, {"used": used, "expected": expected})
+            yield other, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
+def _times_its_complement(node: ast.expr) -> ast.expr | None:
+    """Return the x of `x * (1 - x)`; None where this is something else."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return None
+    right = node.right
+    if not isinstance(right, ast.BinOp) or not isinstance(right.op, ast.Sub) or not _is_one(right.left):
+        return None
+    return node.left if ast.dump(node.left) == ast.dump(right.right) else None
 
 
 def _complement(node: ast.expr) -> ast.expr:
@@ -105,57 +121,84 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
     if not isinstance(node, ast.Name | ast.Subscript) or not isinstance(node.ctx, ast.Load):
         return
     used = ast.unparse(node).replace("'", '"')
-    if used in scope.tensors():
-        for name in scope.tensors():
+    if used in scope.tensors:
+        for name in scope.tensors:
             if name != used:
                 kind = "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
                 told = f"{used} is used where another tensor belongs"
-                yield scope.expression(name), Edit(kind, told, {"used": used, "expected": name})
+                yield scope.expression(name), Finding(kind, {"used": used, "expected": name}, told)
         return
     value = scope.namespace.get(node.id) if isinstance(node, ast.Name) else None
     if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(node, ast.Name):
-        for name in scope.local_names:
+        for name in scope.names:
             if name != node.id and isinstance(scope.namespace.get(name), int | float):
                 told = f"{node.id} is used where {name} belongs"
-                yield ast.Name(name, ast.Load()), Edit("scale", told, {"factor": None, "guess": name})
+                yield ast.Name(name, ast.Load()), Finding("scale", {"factor": None, "guess": name}, told)
+
+
+def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield an item of another list, or of the same one a step before or after: loops over time hold both."""
+    node = place.node
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return
+    own = node.value.id
+    if not _holds_items(scope.namespace.get(own)):
+        return
+    used, kind = ast.unparse(node), "wrong_upstream" if scope.is_gradient(own) else "wrong_point"
+    others = [n for n in scope.names if n != own and _holds_items(scope.namespace.get(n))]
+    steps: list[tuple[str, ast.expr]] = [
+        (own, ast.BinOp(node.slice, op, ast.Constant(1))) for op in (ast.Add(), ast.Sub())
+    ]
+    if isinstance(node.slice, ast.BinOp) and isinstance(node.slice.right, ast.Constant):
+        steps.append((own, node.slice.left))
+    for name, index in [*((n, node.slice) for n in others), *steps]:
+        item = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
+        expected = ast.unparse(item)
+        words = f"{used} is used where {expected} belongs"
+        yield item, Finding(kind, {"used": used, "expected": expected}, words)
+
+
+def _holds_items(value: object) -> bool:
+    """Tell whether a value is a list of tensors, one a step."""
+    return isinstance(value, list | tuple) and bool(value) and all(map(holds_tensor, value))
 
 
 def _factors(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div | ast.MatMult):
         for kept, lost in ((node.left, node.right), (node.right, node.left)):
-            yield kept, _factor_edit(lost, scope, f"the factor `{ast.unparse(lost)}` is one too many")
+            yield kept, _factor_mended(lost, scope, f"the factor `{ast.unparse(lost)}` is one too many")
         if isinstance(node.op, ast.Mult | ast.Div):
             other = ast.Div() if isinstance(node.op, ast.Mult) else ast.Mult()
             words = f"`{ast.unparse(node)}` multiplies where it should divide, or the other way round"
-            yield ast.BinOp(node.left, other, node.right), _factor_edit(node.right, scope, words)
+            yield ast.BinOp(node.left, other, node.right), _factor_mended(node.right, scope, words)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         words = f"the power in `{ast.unparse(node)}` is one too many"
-        yield node.left, Edit("wrong_point", words, {"used": ast.unparse(node), "expected": None})
+        yield node.left, Finding("wrong_point", {"used": ast.unparse(node), "expected": None}, words)
 
 
-def _factor_edit(lost: ast.expr, scope: Scope, words: str) -> Edit:
+def _factor_mended(lost: ast.expr, scope: Scope, words: str) -> Finding:
     names = {n.id for n in ast.walk(lost) if isinstance(n, ast.Name)}
     if any(scope.is_gradient(n) for n in names):
-        return Edit("wrong_upstream", words, {"used": ast.unparse(lost), "expected": None})
+        return Finding("wrong_upstream", {"used": ast.unparse(lost), "expected": None}, words)
     if any(holds_tensor(scope.namespace.get(n)) for n in names):
-        return Edit("wrong_point", words, {"used": ast.unparse(lost), "expected": None})
-    return Edit("scale", words, {"factor": None, "guess": ast.unparse(lost)})
+        return Finding("wrong_point", {"used": ast.unparse(lost), "expected": None}, words)
+    return Finding("scale", {"factor": None, "guess": ast.unparse(lost)}, words)
 
 
 def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
     if not isinstance(place.node, VALUES) or place.role != "value":
         return
-    if isinstance(place.node, ast.Name) and not holds_tensor(scope.namespace.get(place.node.id)):
+    if scope.holds_no_tensor(place.node):
         return
-    for name in scope.local_names:
+    for name in scope.names:
         value = scope.namespace.get(name)
         tensor = holds_tensor(value)
         if not tensor and (not isinstance(value, int | float) or isinstance(value, bool)):
             continue
         kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
         detail = {"used": None, "expected": name} if tensor else {"factor": None, "guess": name}
-        edit = Edit(kind, f"the factor {name} is missing", detail)
+        edit = Finding(kind, detail, f"the factor {name} is missing")
         for op in (ast.Mult(), ast.Div()):
             yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
 
@@ -169,7 +212,7 @@ def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal
         return
     if holds_tensor(scope.namespace.get(node.id)):
         words = f"{node.id} is used where {upstream} belongs"
-        edit = Edit("wrong_upstream", words, {"used": node.id, "expected": upstream})
+        edit = Finding("wrong_upstream", {"used": node.id, "expected": upstream}, words)
         yield ast.Name(upstream, ast.Load()), edit
 
 
@@ -180,7 +223,7 @@ def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Propo
         return
     own = ast.Name(upstream, ast.Load())
     words = f"{upstream}, the upstream gradient, is not used"
-    edit = Edit("wrong_upstream", words, {"used": None, "expected": upstream})
+    edit = Finding("wrong_upstream", {"used": None, "expected": upstream}, words)
     for factor in (own, ast.UnaryOp(ast.USub(), own)):
         yield ast.BinOp(node, ast.Mult(), factor), edit
 
@@ -190,21 +233,23 @@ def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES):
         return
-    if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
+    if scope.holds_no_tensor(node):
         return
     text = ast.unparse(node)
-    for derived in scope.derived:
-        own = ast.Name(derived.variable, ast.Load())
-        if derived.branch is not None:
-            words, detail = f"the branch through {derived.branch} is missing", {"branches": [derived.branch]}
-            yield ast.BinOp(node, ast.Add(), own), Edit("missing_branch", words, detail)
+    for variable, what, branch in scope.known:
+        own = ast.Name(variable, ast.Load())
+        if branch is not None:
+            mended = Finding(
+                "missing_branch", {"branches": [branch]}, f"the branch through {branch} is missing"
+            )
+            yield ast.BinOp(node, ast.Add(), own), mended
             continue
-        detail = {"used": None, "expected": derived.words}
-        missing = Edit("wrong_point", f"{derived.words} is missing as a factor of `{text}`", detail)
+        detail = {"used": None, "expected": what}
+        missing = Finding("wrong_point", detail, f"{what} is missing as a factor of `{text}`")
         for factor in (own, ast.UnaryOp(ast.USub(), own)):
             yield ast.BinOp(node, ast.Mult(), factor), missing
-        words = f"`{text}` stands where {derived.words} belongs"
-        yield own, Edit("wrong_point", words, {"used": text, "expected": derived.words})
+        words = f"`{text}` stands where {what} belongs"
+        yield own, Finding("wrong_point", {"used": text, "expected": what}, words)
 
 
 def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -213,19 +258,19 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
         for kept, lost in ((node.left, node.right), (node.right, node.left)):
             words = f"the term `{ast.unparse(lost)}` is one too many"
-            yield kept, Edit("repeated_branch", words, {"branches": []})
+            yield kept, Finding("repeated_branch", {"branches": []}, words)
 
 
 def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES):
         return
-    if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
+    if scope.holds_no_tensor(node):
         return
-    for name in scope.tensors():
+    for name in scope.tensors:
         if scope.is_one(name):  # such as the loss's own gradient: no term of another one
             continue
-        edit = Edit("missing_branch", f"the term {name} is missing", {"branches": []})
+        edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
         for op in (ast.Sub(), ast.Add()):
             yield ast.BinOp(node, op, scope.expression(name)), edit
 
@@ -238,7 +283,7 @@ def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
     text = ast.unparse(node)
     for number in scope.numbers:
         detail = {"used": text, "expected": f"{text} + {number}"}
-        edit = Edit("wrong_point", f"`{text}` lacks the {number} that the forward adds", detail)
+        edit = Finding("wrong_point", detail, f"`{text}` lacks the {number} that the forward adds")
         yield ast.BinOp(node, ast.Add(), ast.Constant(number)), edit
 
 
@@ -247,7 +292,33 @@ def _copies(place: Place, _: Scope) -> Iterator[Proposal]:
     if place.role == "value" and isinstance(place.node, VALUES):
         words = f"`{ast.unparse(place.node)}` shares its memory: a copy is needed"
         copied = ast.Attribute(place.node, "clone", ast.Load())
-        yield ast.Call(copied, [], []), Edit("aliased", words, {"with": ""})
+        yield ast.Call(copied, [], []), Finding("aliased", {"with": ""}, words)
+
+
+LOW = {"half", "bfloat16", "float"}
+
+
+def _precisions(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield what is computed in the precision that it came in, not in a lower one."""
+    node = place.node
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    text = ast.unparse(node)
+    if node.func.attr in LOW and not node.args:
+        yield node.func.value, Finding("dtype", {}, f"`{text}` computes in a lower precision")
+    elif any(k.arg == "dtype" for k in node.keywords):
+        rest = [k for k in node.keywords if k.arg != "dtype"]
+        yield ast.Call(node.func, node.args, rest), Finding("dtype", {}, f"`{text}` has another precision")
+
+
+def _beginnings(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield zeros where a sum begins with ones."""
+    node = place.node
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "ones" in node.func.attr:
+        zeros = ast.Attribute(node.func.value, node.func.attr.replace("ones", "zeros"), ast.Load())
+        words = f"the term `{ast.unparse(node)}` is one too many"
+        mended = Finding("repeated_branch", {"branches": []}, f"{words}: it begins with ones, not zeros")
+        yield ast.Call(zeros, node.args, node.keywords), mended
 
 
 ACCUMULATING = {"copy_": "add_", "scatter_": "scatter_add_", "index_copy_": "index_add_"}
@@ -259,7 +330,7 @@ def _methods(place: Place, _: Scope) -> Iterator[Proposal]:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ACCUMULATING:
         adding = ast.Attribute(node.func.value, ACCUMULATING[node.func.attr], ast.Load())
         words = f"{node.func.attr} writes over what is there, where {adding.attr} belongs"
-        yield ast.Call(adding, node.args, node.keywords), Edit("overwritten", words)
+        yield ast.Call(adding, node.args, node.keywords), Finding("overwritten", {}, words)
 
 
 def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -268,8 +339,8 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
     if place.role != "value" or not isinstance(node, VALUES):
         return
     text = ast.unparse(node)
-    edit = Edit("wrong_point", f"a power of `{text}` is missing", {"used": text, "expected": None})
-    if isinstance(node, ast.Name) and not holds_tensor(scope.namespace.get(node.id)):
+    edit = Finding("wrong_point", {"used": text, "expected": None}, f"a power of `{text}` is missing")
+    if scope.holds_no_tensor(node):
         return
     for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
         yield ast.BinOp(node, ast.Pow(), ast.Constant(k)), edit
@@ -279,11 +350,16 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _copies,
     _signs,
+    keepdims,
     other_axes,
     transposes,
+    products,
     slices,
+    _precisions,
+    _beginnings,
     _methods,
     _complements,
+    _items,
     _numbers,
     _names,
     _factors,
@@ -299,3 +375,6 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     sums,
     _missing_terms,
 )
+# Of which two may stand in one line; beside one of them, another name.
+FEW: tuple[Rule, ...] = (_signs, keepdims, other_axes, transposes, products, _numbers, _complements)
+BESIDE: tuple[Rule, ...] = (*FEW, _names)

@@ -1,26 +1,27 @@
 """Explain a gradient by putting another tensor in a right one's place: a wrong upstream, a wrong point."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.mistakes.finding import Finding, named_values, same
+from backhand.checking.mistakes.branches import OF, whole_factor
+from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Saved, Scene
+from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.walking import Gradients, step
+from backhand.checking.verdicts.comparing import coarser
 
 
 def another_upstream(scene: Scene) -> Finding | None:
     """Find another tensor's gradient, or none at all, where an upstream gradient belongs."""
-    if scene.value.shape != scene.expected.shape:
-        return None
     for consumers, stops in _levels(scene):
         for c in consumers:
-            own = scene.contributions(consumers)[c]
-            rest = scene.expected - own
+            rest = scene.expected - scene.contributions(consumers)[c]
             for label, upstream in _upstreams(scene, c):
-                if same(scene.value, rest + scene.through(c, upstream, stops), scene):
+                if scene.same(scene.value, rest + scene.through(c, upstream, stops)):
                     told = f"{label} was used" if label else "no upstream gradient was used"
                     detail = {"used": label, "expected": scene.d(c)}
                     return Finding("wrong_upstream", detail, f"{told} where {scene.d(c)} belongs")
@@ -36,10 +37,10 @@ def _levels(scene: Scene) -> Iterator[tuple[list[str], list[str] | None]]:
 def _upstreams(scene: Scene, consumer: str) -> Iterator[tuple[str | None, Tensor]]:
     right = scene.handed[consumer]
     yield None, torch.ones_like(right)
-    for name, gradient in scene.handed.items():
-        if name != consumer and name != scene.name and fits(gradient, right):
+    for name, gradient in scene.others.items():
+        if name != consumer and fits(gradient, right):
             yield scene.d(name), gradient.expand(right.shape)
-    for name, value in named_values(scene):
+    for name, value in scene.values.items():
         if fits(value, right) and value.shape == right.shape:
             yield name, value
 
@@ -52,41 +53,55 @@ def fits(tensor: Tensor, like: Tensor) -> bool:
     return all(a in (1, b) for a, b in pairs)
 
 
-def another_point(scene: Scene) -> Finding | None:
-    """Find the right local derivative, evaluated at the wrong tensor."""
-    if scene.value.shape != scene.expected.shape:
-        return None
-    for consumer in scene.consumers:
-        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+def handed_on(scene: Scene) -> Finding | None:
+    """Find an upstream gradient that is handed on as it is, without the local derivative."""
+    for consumer, own in scene.parts.items():
         upstream = scene.handed[consumer]
-        if upstream.shape == rest.shape and same(scene.value, rest + upstream, scene):
-            if same((scene.expected - rest).abs(), upstream.abs(), scene):
-                words = f"{scene.d(consumer)} is handed on with the opposite sign in some places"
-                return Finding("sign", {"branches": [consumer]}, words)
-            words = f"{scene.d(consumer)} is handed on as it is: the local derivative is missing"
-            return Finding("wrong_point", {"used": None, "expected": consumer}, words)
-        for saved in scene.saved(consumer):
-            expected = _name_of(scene, saved.original)
-            for label, tensor in _points(scene, saved):
-                saved.replacement = tensor
-                try:
-                    predicted = rest + scene.through(consumer, scene.handed[consumer])
-                except RuntimeError:
-                    continue
-                finally:
-                    saved.replacement = None
-                if same(scene.value, predicted, scene):
-                    kind = "transposed" if label.endswith(".T") and label[:-2] == expected else "wrong_point"
-                    words = f"the derivative is evaluated at {label}, not at {expected or 'the right tensor'}"
-                    if label == "1":
-                        words = f"the factor {expected or 'of the local derivative'} is missing"
-                    return Finding(kind, {"used": label, "expected": expected}, words)
+        rest = scene.expected - own
+        if upstream.shape != rest.shape or not scene.same(scene.value, rest + upstream):
+            continue
+        if scene.same(own.abs(), upstream.abs()):
+            words = f"{scene.d(consumer)} is handed on with the opposite sign in some places"
+            return Finding("sign", {"branches": [consumer]}, words)
+        words = f"{scene.d(consumer)} is handed on as it is: the local derivative is missing"
+        return Finding("wrong_point", {"used": None, "expected": consumer}, words)
     return None
+
+
+def another_point(scene: Scene) -> Finding | None:
+    """Find a local derivative that is evaluated at another tensor than the forward's, or at none."""
+    for consumer, own in scene.parts.items():
+        rest = scene.expected - own
+        for saved in scene.saved(consumer):
+            for label, tensor in _points(scene, saved):
+                try:
+                    with saved.replaced(tensor):
+                        predicted = scene.through(consumer, scene.handed[consumer])
+                except RuntimeError:  # it does not fit there after all
+                    continue
+                if scene.same(scene.value, rest + predicted):
+                    return _at(scene, consumer, saved.original, label, own, predicted)
+    return None
+
+
+def _at(scene: Scene, consumer: str, right: Tensor, label: str, own: Tensor, predicted: Tensor) -> Finding:
+    """Return that the derivative of a consumer is evaluated at a tensor by this label, or at 1."""
+    expected = _name_of(scene, right)
+    detail = {"used": label, "expected": expected}
+    if label == "1":
+        words = f"the factor {expected or 'of the local derivative'} is missing"
+        factor = scene.values.get(expected or "")
+        if factor is not None and not (fits(factor, own) and scene.same(own, predicted * factor)):
+            words = f"of the derivative of {consumer}, what depends on {expected} is missing"  # a power, say
+        return Finding("wrong_point", detail, words)
+    kind = "transposed" if label.endswith(".T") and label[:-2] == expected else "wrong_point"
+    words = f"the derivative is evaluated at {label}, not at {expected or 'the right tensor'}"
+    return Finding(kind, detail, words)
 
 
 def _points(scene: Scene, saved: Saved) -> Iterator[tuple[str, Tensor]]:
     right = saved.original
-    for name, value in named_values(scene):
+    for name, value in scene.values.items():
         if fits(value, right) and value.dtype == right.dtype:
             candidate = value.expand(right.shape)
             if not torch.equal(candidate, right):
@@ -97,7 +112,7 @@ def _points(scene: Scene, saved: Saved) -> Iterator[tuple[str, Tensor]]:
 
 
 def _name_of(scene: Scene, value: Tensor) -> str | None:
-    for name, candidate in named_values(scene):
+    for name, candidate in scene.values.items():
         if candidate.shape == value.shape and torch.equal(candidate, value):
             return name
     return None
@@ -105,35 +120,49 @@ def _name_of(scene: Scene, value: Tensor) -> str | None:
 
 def extra_factor(scene: Scene) -> Finding | None:
     """Find a tensor by which the gradient is multiplied though it should not be, or one left out."""
-    if scene.value.shape != scene.expected.shape or scene.value.numel() < 2:
+    if scene.value.numel() < 2:
         return None
     for branch, (user, right) in _parts(scene).items():
-        for name, value in named_values(scene):
+        for name, value in scene.values.items():
             if value.numel() < 2 or not fits(value, right):
                 continue
-            if same(user, right * value, scene):
+            if scene.same(user, right * value):
                 words = f"multiplied by {name}, which does not belong there{branch}"
                 return Finding("wrong_point", {"used": name, "expected": None}, words)
-            if same(user * value, right, scene):
-                return Finding(
-                    "wrong_point", {"used": None, "expected": name}, f"the factor {name} is missing{branch}"
-                )
+            if scene.same(user * value, right):
+                detail = {"used": None, "expected": name}
+                return Finding("wrong_point", detail, f"the factor {name} is missing{branch}")
     return None
 
 
 def _parts(scene: Scene) -> dict[str, tuple[Tensor, Tensor]]:
     parts = {"": (scene.value, scene.expected)}
-    contributions = scene.contributions(scene.consumers)
-    if len(contributions) > 1:
-        for c, own in contributions.items():
+    if len(scene.parts) > 1:
+        for c, own in scene.parts.items():
             parts[f" (in the branch through {c})"] = (scene.value - (scene.expected - own), own)
     return parts
 
 
+def besides_a_branch(scene: Scene) -> Finding | None:
+    """Find a branch that is missing and, in what is there, another slip."""
+    if not 1 < len(scene.consumers) <= OF:
+        return None
+    for consumer, part in scene.parts.items():
+        if not bool(part.any()):
+            continue
+        rest = scene.without(consumer)
+        for finder in (whole_factor, another_upstream, handed_on, another_point):
+            found = finder(rest)
+            if found is not None:
+                words = f"the branch through {consumer} is missing, and in what is there {found.words}"
+                return replace(found, kind="missing_branch", words=words)
+    return None
+
+
 def another_gradient(scene: Scene) -> Finding | None:
     """Find the gradient of another tensor in this one's place."""
-    for name, gradient in scene.handed.items():
-        if name != scene.name and gradient.shape == scene.value.shape and same(scene.value, gradient, scene):
+    for name, gradient in scene.others.items():
+        if gradient.shape == scene.value.shape and scene.same(scene.value, gradient):
             detail = {"used": scene.d(name), "expected": scene.d(scene.name)}
             return Finding("wrong_upstream", detail, f"it equals {scene.d(name)}, another tensor's gradient")
     return None
@@ -141,10 +170,8 @@ def another_gradient(scene: Scene) -> Finding | None:
 
 def overwritten(scene: Scene) -> Finding | None:
     """Find repeated indices that overwrite one another where they must accumulate."""
-    if scene.value.shape != scene.expected.shape:
-        return None
-    for consumer in scene.consumers:
-        rest = scene.expected - scene.contributions(scene.consumers)[consumer]
+    for consumer, own in scene.parts.items():
+        rest = scene.expected - own
         for source, upstream in _indexing(scene, consumer):
             if _any_of(scene.value - rest, source, upstream, scene):
                 return Finding(
@@ -196,10 +223,11 @@ def _dim_and_index(node: object, dims: int) -> tuple[int, Tensor]:
 def _any_of(user: Tensor, source: Tensor, upstream: Tensor, scene: Scene) -> bool:
     """Tell whether each element of the gradient is a value that one of its readers sends, or zero."""
     flat = user.reshape(-1)
-    size = float(scene.expected.abs().max())
-    match = (flat[source] - upstream).abs() <= 1e-8 * upstream.abs() + 1e-10 * size
+    dtype = coarser(user.dtype, upstream.dtype)
+    floor = OF_SUMMANDS[dtype] * float(scene.expected.abs().max())
+    match = (flat[source] - upstream).abs() <= RELATIVE[dtype] * upstream.abs() + floor
     hit = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
     hit[source[match]] = True
     read = torch.zeros_like(hit)
     read[source] = True
-    return bool((hit | (~read & (flat.abs() <= 1e-10 * size))).all())
+    return bool((hit | (~read & (flat.abs() <= floor))).all())

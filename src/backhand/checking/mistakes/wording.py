@@ -1,81 +1,66 @@
 """Put a finding into words: what is wrong, expected and found, the likely cause, what to try."""
 
-from backhand.checking.mistakes.evidence import names_read
+from torch import Tensor
+
+from backhand.checking.meanings import KINDS
+from backhand.checking.mistakes.evidence import Case, names_read
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
-from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, differences, elements
-from backhand.checking.verdicts.localising import Judgement
-
-HINTS = {
-    "missing_branch": "A tensor that is used more than once receives the sum of what each use sends back.",
-    "repeated_branch": "Each use of a tensor sends its gradient back once.",
-    "sign": "Look at the minus signs of the forward line, and at each derivative's own sign.",
-    "scale": "Look for a mean's division, Bessel's n - 1 and the factor that a power brings down.",
-    "unreduced": "Where the forward broadcast a tensor, its gradient is summed over those axes.",
-    "overreduced": "Sum only over the axes along which the forward broadcast.",
-    "shape": "A gradient has exactly the shape of its tensor: look at keepdim, view and expand.",
-    "transposed": "Write the shapes of both factors next to the product; only one order of them fits.",
-    "wrong_upstream": "The upstream gradient is that of the tensor that the forward line makes.",
-    "wrong_point": "Look at which tensor the forward line was applied to, and which one it made.",
-    "swapped": "The two gradients have each other's value: are their names exchanged?",
-    "overwritten": "Several gradients arrive in one place: they accumulate, the last one does not win.",
-    "aliased": "Two names for one tensor: a change through one changes both. Where does it need a copy?",
-    "partial": "Look at the bounds of slices and loops, and at the last block.",
-    "zero": "Nothing arrives here: is the gradient assigned at all?",
-    "nonfinite": "Look for a division by zero, a logarithm of zero or an exp that overflows.",
-    "unexplained": "Check this line with small tensors; report.explain(name) shows the rule.",
-}
 
 
-def in_words(chosen: Pass, judgement: Judgement, name: str, found: Finding) -> Mistake:
-    """Return the mistake with its message, which names the line if there is a source."""
-    gradient = judgement.draw.matched.get(name, f"d{name}")
+def in_words(case: Case, found: Finding) -> Mistake:
+    """Return the mistake with its message."""
     return Mistake(
         kind=found.kind,
-        message=f"{gradient}: {found.words}.{_numbers(judgement, name)}{_balanced(chosen, judgement, name)}",
-        hint=found.hint or HINTS.get(found.kind, ""),
+        message=f"{case.gradient}: {found.words}.{_numbers(case)}{_balanced(case)}",
+        hint=found.hint or KINDS[found.kind].hint,
         detail=found.detail,
         also=f"Another explanation: {found.also}." if found.also else "",
     )
 
 
-def _numbers(judgement: Judgement, name: str) -> str:
+def _numbers(case: Case) -> str:
     """Return where the difference is largest, with both values there."""
-    culprit = judgement.culprits[name]
-    user, expected = culprit.value, culprit.expected
+    user, expected = case.culprit.value, case.culprit.expected
     if user is None or user.shape != expected.shape or not expected.numel():
         return ""
+    at = _worst(user, expected)
+    where = f" at [{', '.join(map(str, at))}]" if at else ""
+    return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}{_luck(case)}."
+
+
+def _worst(user: Tensor, expected: Tensor) -> tuple[int, ...]:
+    """Return the index of the element that is furthest off."""
     worst = int(differences(elements(user), elements(expected)).argmax())
-    index = []
+    index: list[int] = []
     for size in reversed(expected.shape):
         index.insert(0, worst % size)
         worst //= size
-    at = tuple(index)
-    where = f" at [{', '.join(map(str, at))}]" if at else ""
-    luck = _luck(judgement, name)
-    return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}{luck}."
+    return tuple(index)
 
 
-def _luck(judgement: Judgement, name: str) -> str:
+def _luck(case: Case) -> str:
     """Say why a gradient is at fault though the value that the user sees is right."""
-    if judgement.culprits[name].cancels:
-        return ", for random upstream gradients; with the true ones the difference cancels"
-    value, right = judgement.draw.user.get(name), judgement.draw.trace.gradients.get(name)
+    draw, name = case.first.draw, case.name
+    if case.culprit.cancels:
+        found = ", for random upstream gradients; with the true ones the difference cancels"
+        return f"{found}: the printed numbers are right here, the rule is not"
+    value, right = draw.user.get(name), draw.trace.gradients.get(name)
     if value is not None and right is not None and close(value, right):
         return ", for right upstream gradients; the value is right because a line above is wrong as well"
     return ""
 
 
-def _balanced(chosen: Pass, judgement: Judgement, name: str) -> str:
+def _balanced(case: Case) -> str:
     """Name the gradients that are right only because they are made of this wrong one."""
-    own = judgement.draw.matched.get(name, "")
-    of_it = [n for n in judgement.draw.matched if n in judgement.balanced]
-    of_it = [judgement.draw.matched[n] for n in of_it if own in (names_read(chosen, judgement, n) or ())]
-    value, right = judgement.draw.user.get(name), judgement.draw.trace.gradients
-    if not of_it or value is None:
+    matched, balanced, draw = case.first.draw.matched, case.first.balanced, case.first.draw
+    own, value = matched.get(case.name, ""), draw.user.get(case.name)
+    of_it = [n for n in matched if n in balanced] if value is not None else []
+    made = [matched[n] for n in of_it if own in (names_read(case, n) or ())]
+    if not made or value is None:
         return ""
-    are = "are" if len(of_it) > 1 else "is"
-    others = [n for n, g in right.items() if n not in judgement.draw.user and close(value, g)]
+    are = "are" if len(made) > 1 else "is"
+    others = [n for n, g in draw.trace.gradients.items() if n not in draw.user and close(value, g)]
     whose = f", the gradient of {others[0]}" if others else ""
-    return f" {listed(of_it)}, made of it, {are} right with this value{whose}."
+    return f" {listed(made)}, made of it, {are} right with this value{whose}."

@@ -1,288 +1,328 @@
-"""Explain a gradient by a small edit of its own statements that makes it right.
+"""Run statements, one of them edited, on the variables of that moment: which slip, mended, makes it right.
 
 The inverse of a slip of the pen: a sign, a name, an axis, a transpose, a constant, a factor. An edit counts
-only if the edited statements, run on the variables of that moment, give autograd's gradient on every draw.
+only if the edited statements give the right gradient on every bench. The user's own statements are never
+touched: edits are made in a copy.
 """
 
 import ast
-import warnings
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import constant_ratio
-from backhand.checking.mistakes.edits import accumulating, dropped, edits_of, only_terms, other_upstreams
-from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.places import VALUES, Derived, Edit, Place, Scope, places_of
-from backhand.checking.mistakes.slips import OF_WHAT_IS_MISSING, OF_WHAT_IS_THERE
-from backhand.checking.running.executing import Namespace
+from backhand.checking.mistakes.branches import EXACT, constant_ratio
+from backhand.checking.mistakes.edits import Edit, Scope
+from backhand.checking.mistakes.neighbourhood import Derived
+from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
-from backhand.checking.running.program import (
-    Source,
+from backhand.checking.running.program import Namespace, Source, definition_of
+from backhand.checking.running.statements import (
     assigned,
     begins_anew,
-    definition_of,
+    may_change_in_place,
     reads,
     simple_statements,
     writes_surely,
 )
-from backhand.checking.running.slicing import slice_of
 from backhand.checking.verdicts.comparing import close
 
 UNKNOWN = "__unknown__"  # a factor to be found
+# What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
+# tries come to an end first, unless the tensors are large.
+TRIES = 30_000
+SECONDS = 3.0
+# More statements than any backward runs that is worth an edit.
+MOST_STEPS = 10_000
 
 
-@dataclass
-class Bench:
-    """One draw's variables at the moment when a gradient was complete, and what it should have been."""
-
-    namespace: Namespace
-    expected: Tensor
-    summands: float
-
-
-@dataclass
+@dataclass(frozen=True)
 class Budget:
-    """How many statements may still be compiled and run to try edits, for all gradients of a report together.
-
-    What is still wrong then is `unexplained`. All of it takes a second or two, some more in long loops.
+    """How much may still be tried, for all gradients of a report together.
 
     Attributes:
+        tries: how many statements may be compiled and run.
+        until: the processor time at which it is enough.
         suspect: the statement in which a mistake was found already; it may have spoilt several gradients.
     """
 
-    left: int = 30_000
+    tries: int = field(default_factory=lambda: TRIES)
+    until: float = field(default_factory=lambda: time.process_time() + SECONDS)
     suspect: ast.stmt | None = None
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether it is enough."""
+        return self.tries <= 0 or time.process_time() >= self.until
 
-@dataclass
-class Search:
-    """What an edit is looked for in.
+    def share(self) -> "Budget":
+        """Return half of it, for one gradient: the other half is for those that follow."""
+        now = time.process_time()
+        return replace(self, tries=self.tries // 2, until=now + (self.until - now) / 2)
+
+    def at_most(self, tries: int) -> "Budget":
+        """Return as much of it."""
+        return replace(self, tries=min(self.tries, tries))
+
+    def less(self, tries: int) -> "Budget":
+        """Return what is left after so many tries."""
+        return replace(self, tries=self.tries - tries)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The variables before some statements (on one draw, at one turn), and what belongs where they write.
 
     Attributes:
-        source: the backward.
-        path: where the gradient lies, as an expression over the backward's variables.
-        statements: those that write it.
-        gradients: variable to tensor name, of the variables that hold gradients.
-        benches: at least one.
-        names: the variables that a slip may have put in another's place.
-        numbers: constants of the forward, which a line may lack.
-        derived: what autograd knows and the statements may lack; their variables are in every bench.
+        namespace: the variables.
+        expected: the right value.
+        summands: the size of the terms that are added up to it.
+        known: what autograd knows of this step, if it is asked.
     """
 
-    source: Source
-    path: str
-    statements: Sequence[ast.stmt]
-    gradients: Mapping[str, str]
-    benches: Sequence[Bench]
-    names: frozenset[str]
-    budget: Budget
-    numbers: Sequence[float]
-    derived: Sequence[Derived]
-    part: list[ast.stmt] = field(default_factory=list)
-    _leaves: int = 0
-    _first: int = 0
-    _cost: int = 1
-    _missing: frozenset[str] = frozenset()
-    _before: list[Namespace | None] = field(default_factory=list)
+    namespace: Namespace
+    expected: Tensor
+    summands: float = 0.0
+    known: Callable[[], Sequence[Derived]] = tuple
 
-    def __post_init__(self) -> None:
-        part = slice_of(self.source, self.path, self.statements, self.gradients)
-        called = {n: self.benches[0].namespace.get(n) for s in part for n in reads(s)}
-        helpers = [
-            definition_of(f, self.source) for n, f in sorted(called.items()) if isinstance(f, FunctionType)
-        ]
-        self.part = [*filter(None, helpers), *part]
-        self._leaves = self.budget.left // 2  # for the gradients that follow
-        self.focus(None)
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Statements that make a value, in a copy in which one can be edited, with the benches to run them on.
+
+    Attributes:
+        block: the statements.
+        path: where the value lies, as an expression over their variables.
+        benches: at least one.
+        gradients: variable to tensor name, of the variables that hold gradients.
+        numbers: constants of the forward, which a line may lack.
+        originals: each statement of the copy to the user's own.
+        goes_on: whether the value may be made of what its variable held before.
+    """
+
+    block: ast.Module
+    path: str
+    benches: tuple[Bench, ...]
+    gradients: Mapping[str, str]
+    numbers: Sequence[float] = ()
+    originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
+    goes_on: bool = False
+
+    @staticmethod
+    def of(
+        statements: Sequence[ast.stmt],
+        path: str,
+        benches: Sequence[Bench],
+        gradients: Mapping[str, str],
+        numbers: Iterable[float] = (),
+    ) -> "Program":
+        """Return the program of some of the user's statements."""
+        copies: dict[int, Any] = {}
+        block = copy.deepcopy(ast.Module(list(statements), []), copies)
+        nodes = (n for s in statements for n in ast.walk(s) if isinstance(n, ast.stmt))
+        originals = {copies[id(n)]: n for n in nodes if id(n) in copies}
+        return Program(block, path, tuple(benches), gradients, sorted(numbers), originals)
 
     @property
+    def variable(self) -> str:
+        """The variable in which the value lies."""
+        return root(self.path)
+
+    @cached_property
+    def simple(self) -> list[ast.stmt]:
+        """The statements that hold no other statement, in order."""
+        return simple_statements(self.block.body)
+
+    @cached_property
+    def own(self) -> list[ast.stmt]:
+        """Those that write the value, the last one first."""
+        return [s for s in reversed(self.simple) if self.variable in writes_surely(s)]
+
+    @cached_property
+    def temporary(self) -> list[ast.stmt]:
+        """Those that make its temporaries; other gradients have a verdict of their own."""
+        others = {root(path) for path in self.gradients} - {self.variable}
+        rest = [s for s in reversed(self.simple) if s not in self.own]
+        return [s for s in rest if others.isdisjoint(writes_surely(s))]
+
+    @cached_property
+    def known(self) -> tuple[Sequence[Derived], ...]:
+        """What autograd knows of this step on each bench."""
+        return tuple(bench.known() for bench in self.benches)
+
+    @cached_property
+    def is_right(self) -> bool:
+        """Whether the statements are right as they are: what raised is not among them."""
+        return Focus.on(self, None).is_right()
+
+
+@dataclass(frozen=True, eq=False)
+class Focus:
+    """A program at one of its statements: what stands above it has been run, and is not run again.
+
+    Attributes:
+        first: that of the top-level statements from which on they are run.
+        before: the variables there on each bench; None where something above raised.
+        knowing: whether they hold what autograd knows as well.
+    """
+
+    program: Program
+    first: int
+    before: tuple[Namespace | None, ...]
+    missing: frozenset[str]
+    careful: bool
+    knowing: bool = False
+
+    @staticmethod
+    def on(program: Program, statement: ast.stmt | None, *, knowing: bool = False) -> "Focus":
+        """Prepare for edits of one statement, or of none."""
+        body = program.block.body
+        tops = [i for i, top in enumerate(body) if any(n is statement for n in ast.walk(top))]
+        first = tops[0] if tops else 0
+        above = body[:first]
+        anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
+        missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
+        careful = any(map(may_change_in_place, body))
+        before: list[Namespace | None] = []
+        for i, bench in enumerate(program.benches):
+            namespace = dict(bench.namespace)
+            if not program.goes_on:  # what it was before is no part of what it should be
+                namespace.pop(program.variable, None)
+            if knowing:
+                namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
+            before.append(namespace if not above or _run(above, namespace, careful=careful) else None)
+        return Focus(program, first, tuple(before), missing, careful, knowing)
+
+    @property
+    def below(self) -> list[ast.stmt]:
+        """The statements that are run, as they are now."""
+        return self.program.block.body[self.first :]
+
+    @cached_property
+    def cost(self) -> int:
+        """How many statements are compiled and run in one try."""
+        return len(simple_statements(self.below))
+
+    @cached_property
     def scope(self) -> Scope:
         """What the variables hold, and which of them are gradients."""
-        names = self.names - self._missing
-        bench = self.benches[0]
-        shape = tuple(bench.expected.shape)
-        return Scope(bench.namespace, self.gradients, names, self.numbers, self.derived, shape)
+        bench = self.program.benches[0]
+        names = [n for n in bench.namespace if not n.startswith("__") and n not in self.missing]
+        known = self.program.known[0] if self.knowing else ()
+        return Scope(
+            namespace=bench.namespace,
+            gradients=self.program.gradients,
+            names=names,
+            numbers=self.program.numbers,
+            shape=tuple(bench.expected.shape),
+            known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
+        )
 
-    def focus(self, statement: ast.stmt | None) -> None:
-        """Prepare for edits of one statement: what stands above it is run only once."""
-        tops = [i for i, top in enumerate(self.part) if any(n is statement for n in ast.walk(top))]
-        self._first = tops[0] if tops else 0
-        above, below = self.part[: self._first], self.part[self._first :]
-        self._cost = len(simple_statements(below))
-        anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
-        self._missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
-        self._before = []
-        for bench in self.benches:
-            namespace = dict(bench.namespace)
-            namespace.pop(root(self.path), None)  # what it was before is no part of what it should be
-            self._before.append(namespace if not above or self._run(above, namespace) else None)
-
-    def is_over(self) -> bool:
-        """Tell whether this search has tried enough."""
-        return self.budget.left <= self._leaves
-
-    def is_right(self) -> bool:
-        """Tell whether the statements, as they are now, give the right gradient on every draw."""
-        return self.is_right_with()
-
-    def is_right_with(self, **more: Any) -> bool:
-        """Tell whether they do with some variables set."""
-        self.budget.left -= self._cost
-        for i, bench in enumerate(self.benches):
+    def is_right(self, **more: Any) -> bool:
+        """Tell whether the statements, as they are now, give the right value on every bench."""
+        for i, bench in enumerate(self.program.benches):
             value = self.value(i, **more)
             if value is None or not close(value, bench.expected, bench.summands):
                 return False
         return True
 
     def value(self, bench: int, **more: Any) -> Tensor | None:
-        """Run the statements on a bench and return the gradient, or None if they raise."""
-        before = self._before[bench]
+        """Run the statements on a bench and return the value, or None if they raise."""
+        before = self.before[bench]
         if before is None:
             return None
-        namespace = {**before, **more}
-        if not self._run(self.part[self._first :], namespace):
+        namespace, name = {**before, **more}, self.program.variable
+        if not _run(self.below, namespace, careful=self.careful) or name not in namespace:
             return None
-        name = root(self.path)
-        found = flatten({name: namespace[name]}).get(self.path) if name in namespace else None
-        return as_gradient(found)
+        if self.program.path == name:
+            return as_gradient(namespace[name])
+        return as_gradient(flatten({name: namespace[name]}).get(self.program.path))
 
-    def _run(self, statements: list[ast.stmt], namespace: Namespace) -> bool:
-        """Run statements on copies, since an edit may change in place what another name holds too."""
-        try:
-            code = compile(ast.Module(statements, []), "<edited>", "exec")
-            for name in code.co_names:
-                if name in namespace:
-                    namespace[name] = _fresh(namespace[name])
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                exec(code, namespace)
-        except Exception:  # an edit may well make nonsense
-            return False
-        return True
-
-    def first_right(self, edits: Generator[Edit, None, None]) -> Edit | None:
-        """Return the first edit that makes the gradient right."""
+    def first_right(self, edits: Iterable[Edit], budget: Budget) -> tuple[Edit | None, Budget]:
+        """Return the first edit that makes the value right, and what is left of the budget."""
         for edit in edits:
-            if self.is_over():
-                edits.close()  # puts the statement back as it was
+            if budget.is_spent:
+                break
+            budget = budget.less(self.cost)
+            with edit.made():
+                if self.is_right():
+                    return edit, budget
+        return None, budget
+
+    def factor(self) -> float | None:
+        """Return by what constant the value is off, the same on every bench; None if it is by more."""
+        found: float | None = None
+        for i, bench in enumerate(self.program.benches):
+            value = self.value(i)
+            if value is None or value.shape != bench.expected.shape or value.numel() < 2:
                 return None
-            if self.is_right():
-                edits.close()
-                return edit
-        return None
+            k = constant_ratio(value, bench.expected)
+            if not k or (found is not None and abs(k - found) > EXACT * abs(found)):
+                return None
+            if not close(value, k * bench.expected, abs(k) * bench.summands):
+                return None
+            found = k
+        return found
 
-
-def by_edit(search: Search) -> Finding | None:
-    """Find an edit of the statements that write a gradient after which it is right.
-
-    What is there may be wrong, or something may be missing: for each of the two, all rules are tried on the
-    statements of the gradient itself and on one that has spoilt another gradient, then rule by rule on those
-    of its temporaries, but not on those of other gradients, which have their own verdict. A constant factor
-    comes last, with which one line may make up for another.
-    """
-    if not search.part or search.is_right():  # right as it is: what raised is not in these statements
-        return None
-    simple = simple_statements(search.part)
-    own = [s for s in reversed(simple) if root(search.path) in writes_surely(s)]
-    others = {root(path) for path in search.gradients} - {root(search.path)}
-    temporary = [s for s in reversed(simple) if s not in own and others.isdisjoint(writes_surely(s))]
-    suspects = [s for s in temporary if s is search.budget.suspect]
-    tries = []
-    for rules in (OF_WHAT_IS_THERE, OF_WHAT_IS_MISSING):
-        tries += [(s, rules) for s in own + suspects] + [(s, (rule,)) for rule in rules for s in temporary]
-    for statement, rules in [*tries, *((s, ()) for s in [*own, *temporary])]:
-        search.focus(statement)
-        if rules:
-            edit = search.first_right(edits_of(statement, search.scope, rules))
-        else:
-            edit = _by_constant(search, statement)
-        if edit is not None:
-            search.budget.suspect = statement
-            where = "" if statement in own else f"in `{ast.unparse(statement).splitlines()[0]}`, "
-            return Finding(edit.kind, edit.detail, where + edit.words)
-        if search.is_over():
+    def constant(self) -> float | None:
+        """Return what UNKNOWN must be, from the values with 1 and with 2 there, if it holds everywhere."""
+        expected = self.program.benches[0].expected
+        once, twice = (self.value(0, **{UNKNOWN: k}) for k in (1.0, 2.0))
+        if once is None or twice is None or once.shape != expected.shape or twice.shape != once.shape:
             return None
-    return None
-
-
-def by_other_upstream(search: Search, upstreams: Sequence[str]) -> Finding | None:
-    """Find that one of these gradients, which the statements do not read, belongs into them."""
-    if not search.part or search.is_right():
-        return None
-    for statement in simple_statements(search.part):
-        search.focus(statement)
-        edit = search.first_right(other_upstreams(statement, search.scope, upstreams))
-        if edit is not None:
-            return Finding(edit.kind, edit.detail, edit.words)
-    return None
-
-
-def by_dropped_term(search: Search) -> Finding | None:
-    """Find a term, in a statement or as one, without which the gradient is right."""
-    for edits in (dropped(search.part), *(only_terms(s, search.scope) for s in search.part)):
-        edit = search.first_right(edits)
-        if edit is not None:
-            return Finding(edit.kind, edit.detail, edit.words)
-    return None
-
-
-def by_accumulating(search: Search) -> Finding | None:
-    """Find an `=` that should be a `+=`, to zero if there was nothing."""
-    variable = root(search.path)
-    edits = accumulating(search.part, variable)
-    for edit in edits:
-        if search.is_right_with(**{variable: 0.0}):
-            edits.close()
-            return Finding(edit.kind, edit.detail, edit.words)
-    return None
-
-
-def _by_constant(search: Search, statement: ast.stmt) -> Edit | None:
-    """Find a constant that some expression of a statement should be multiplied by."""
-    for place in places_of(statement):
-        if search.is_over():
+        more = constant_ratio(expected - once, twice - once)
+        if more is None or more == 0:
             return None
-        if place.role != "value" or not isinstance(place.node, VALUES):
-            continue
-        factor = ast.BinOp(place.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load()))
-        place.put(ast.fix_missing_locations(ast.copy_location(factor, place.node)))
-        try:
-            found = _constant(search)
-        finally:
-            place.put(place.node)
-        if found is not None:
-            return _off_by(found, place)
-    return None
+        k = float(round(1 + more)) if abs(1 + more - round(1 + more)) < EXACT else 1 + more
+        return k if self.is_right(**{UNKNOWN: k}) else None
 
 
-def _constant(search: Search) -> float | None:
-    """Return the constant, from the gradient with 1 and with 2 in its place, if it holds on every draw."""
-    expected = search.benches[0].expected
-    once, twice = (search.value(0, **{UNKNOWN: k}) for k in (1.0, 2.0))
-    if once is None or twice is None or once.shape != expected.shape or twice.shape != once.shape:
-        return None
-    more = constant_ratio(expected - once, twice - once)
-    if more is None or more == 0:
-        return None
-    k = float(round(1 + more)) if abs(1 + more - round(1 + more)) < 1e-7 else 1 + more
-    return k if search.is_right_with(**{UNKNOWN: k}) else None
+def variable(number: int) -> str:
+    """Return the variable that holds one of the tensors that autograd knows."""
+    return f"__derived_{number}__"
 
 
-def _off_by(k: float, place: Place) -> Edit:
-    text = ast.unparse(place.node)
-    if k == -1:
-        return Edit("sign", f"`{text}` has the opposite sign", {"branches": []})
-    if k == 0:
-        return Edit("repeated_branch", f"the term `{text}` is one too many", {"branches": []})
-    detail = {"factor": 1 / k, "guess": ""}
-    return Edit(
-        "scale", f"`{text}` is off by a constant factor: it is {1 / k:.6g} times what it should be", detail
-    )
+def with_helpers(statements: Sequence[ast.stmt], source: Source, namespace: Namespace) -> list[ast.stmt]:
+    """Return statements with the definitions of the functions of the same file that they call."""
+    called = {n: namespace.get(n) for s in statements for n in reads(s)}
+    helpers = (definition_of(f, source) for _, f in sorted(called.items()) if isinstance(f, FunctionType))
+    return [*filter(None, helpers), *statements]
+
+
+def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool) -> bool:
+    """Run statements; on copies of what they use if they, or an edit of them, may change it in place."""
+    try:
+        code = compile(ast.Module(statements, []), "<edited>", "exec")
+        for name in code.co_names if careful else ():
+            if name in namespace:
+                namespace[name] = _fresh(namespace[name])
+        with torch.no_grad():
+            if any(isinstance(n, ast.While) for s in statements for n in ast.walk(s)):
+                run_statements(Source(tuple(statements), ()), namespace, _Bounded())
+            else:
+                exec(code, namespace)
+    except Exception:  # an edit may well make nonsense
+        return False
+    return True
+
+
+class _Bounded(Watcher):
+    """Ends a loop that an edit has made endless."""
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
+        """Leave it."""
+        if step > MOST_STEPS:
+            raise RuntimeError("the loop does not end")
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Let it be raised."""
+        raise error
 
 
 def _fresh(value: Any) -> Any:

@@ -117,6 +117,12 @@ class Trace:
                 found[end] = found[end] + part if end in found else part
         return {n: found[self.edges[n]] if self.edges[n] in found else self._zero(n) for n in wanted}
 
+    def through(self, consumer: str, upstream: Tensor, name: str) -> Tensor:
+        """Return what arrives at a tensor through one direct consumer, if that has this gradient."""
+        end = self.edges[name]
+        found = walk(self.edges[consumer], upstream, {end}, self.named).get(end)
+        return self._zero(name) if found is None else found
+
     def _zero(self, name: str) -> Tensor:
         return torch.zeros_like(self.tensors[name].detach())
 

@@ -18,7 +18,7 @@ class Layout:
     """
 
     def __init__(self, shapes: Shapes):
-        self.shapes = dict(shapes)
+        self.shapes: dict[str, torch.Size] = dict(shapes)
         self._lengths = [shape.numel() for shape in self.shapes.values()]
         self._filled = [name for name, length in zip(self.shapes, self._lengths, strict=True) if length]
 

@@ -4,33 +4,38 @@ import ast
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
-from backhand.checking.running.returning import spelled_out
+from backhand.checking.report import Line
+from backhand.checking.running.returning import returned_variables, spell_out
+from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
 
-
-@dataclass(frozen=True)
-class Line:
-    """A line of the user's code: its number in its file (counted from 1) and its text."""
-
-    number: int
-    text: str
-    file: str | None = None
+Namespace = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Statements that run in order, numbered as in their file."""
+    """Statements that run in order, numbered as in their file.
+
+    Attributes:
+        statements: those of a function's body, or of a script.
+        lines, first: the text, and the number of its first line.
+        local_names: the variables of the function, or what the script assigns.
+        definition: the function; None for a script.
+        free_names: the variables of enclosing functions that it uses.
+    """
 
     statements: tuple[ast.stmt, ...]
     lines: tuple[str, ...]
     first: int = 1
     file: str | None = None
     local_names: frozenset[str] = field(default_factory=frozenset)
+    definition: ast.FunctionDef | None = None
+    free_names: tuple[str, ...] = ()
 
     def line(self, number: int) -> Line:
         """Return the line with this number."""
@@ -133,13 +138,34 @@ def source_of(function: Callable[..., Any]) -> Source | None:
     ast.increment_lineno(tree, first - 1)
     code = function.__code__
     local_names = frozenset(code.co_varnames + code.co_cellvars)
+    spell_out(definition.body, local_names)
+    local_names |= set(returned_variables(definition.body).values())  # with those that were put there
     return Source(
-        statements=spelled_out(definition.body, local_names),
+        statements=tuple(definition.body),
         lines=tuple(line.rstrip("\n") for line in lines),
         first=first,
         file=inspect.getsourcefile(function),
         local_names=local_names,
+        definition=definition,
+        free_names=code.co_freevars,
     )
+
+
+def plain_function(function: Callable[..., Any]) -> tuple[FunctionType, tuple[Any, ...]]:
+    """Return the plain function behind one that may be wrapped or a method, and its `self` if it has one."""
+    function = inspect.unwrap(function)
+    if inspect.ismethod(function):
+        plain, first = function.__func__, (function.__self__,)
+    else:
+        plain, first = function, ()
+    assert inspect.isfunction(plain)
+    return plain, first
+
+
+@lru_cache(maxsize=256)
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function by name."""
+    return inspect.signature(function).parameters
 
 
 def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | None:
@@ -159,109 +185,4 @@ def numbers_in(statements: Iterable[ast.stmt]) -> set[float]:
 
 
 def _yields(definition: ast.FunctionDef) -> bool:
-    return any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Nonlocal) for n in ast.walk(definition))
-
-
-def simple_statements(statements: tuple[ast.stmt, ...] | list[ast.stmt]) -> list[ast.stmt]:
-    """Return the statements that hold no other statement, in order of the text."""
-    found: list[ast.stmt] = []
-    for s in statements:
-        blocks = [getattr(s, part, []) for part in ("body", "orelse", "finalbody")]
-        if isinstance(s, ast.FunctionDef | ast.ClassDef) or not any(blocks):
-            found.append(s)
-        else:
-            for block in blocks:
-                found.extend(simple_statements(block))
-    return found
-
-
-def root_of(node: ast.AST) -> str | None:
-    """Return the variable in which an expression such as `cache["h"].grad` lies, if it lies in one."""
-    while not isinstance(node, ast.Name):
-        if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
-            node = node.value
-        elif isinstance(node, ast.Call):
-            node = node.func
-        else:
-            return None
-    return node.id
-
-
-def _targets(node: ast.expr) -> list[ast.expr]:
-    if isinstance(node, ast.Tuple | ast.List):
-        return [t for item in node.elts for t in _targets(item)]
-    return [node]
-
-
-def assigned(statement: ast.stmt) -> set[str]:
-    """Return the plain names that a statement binds anew (`x = ...`, not `x += ...` or `x[i] = ...`)."""
-    targets: list[ast.expr] = []
-    if isinstance(statement, ast.Assign):
-        targets = [t for target in statement.targets for t in _targets(target)]
-    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-        targets = [statement.target]
-    elif isinstance(statement, ast.For):
-        targets = _targets(statement.target)
-    return {t.id for t in targets if isinstance(t, ast.Name)}
-
-
-@lru_cache(maxsize=4096)
-def writes(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables that a statement binds or may change in place: all that a bare call mentions."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
-    return writes_surely(statement)
-
-
-@lru_cache(maxsize=4096)
-def writes_surely(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables that are a statement's target, or whose in-place method it calls."""
-    found = set(assigned(statement))
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Assign):
-            roots = [root_of(t) for target in node.targets for t in _targets(target)]
-        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-            roots = [root_of(node.target)]
-        elif isinstance(node, ast.For):
-            roots = [root_of(t) for t in _targets(node.target)]
-        elif isinstance(node, ast.Call):
-            roots = _written_by_call(node)
-        else:
-            continue
-        found.update(r for r in roots if r)
-    return frozenset(found)
-
-
-def _written_by_call(node: ast.Call) -> list[str | None]:
-    roots = [root_of(k.value) for k in node.keywords if k.arg == "out"]
-    function = node.func
-    if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
-        roots.append(root_of(function.value))
-    return roots
-
-
-@lru_cache(maxsize=4096)
-def reads(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables whose value a statement uses."""
-    names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    names |= {root_of(n.target) or "" for n in ast.walk(statement) if isinstance(n, ast.AugAssign)}
-    return frozenset(names - {""})
-
-
-@lru_cache(maxsize=4096)
-def needs(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables that a statement uses the earlier value of: not those that a loop binds first."""
-    if not isinstance(statement, ast.For | ast.While):
-        return reads(statement)
-    head = statement.iter if isinstance(statement, ast.For) else statement.test
-    found = {n.id for n in ast.walk(head) if isinstance(n, ast.Name)}
-    bound = assigned(statement)
-    for s in (*statement.body, *statement.orelse):
-        found |= needs(s) - bound
-        bound |= assigned(s)
-    return frozenset(found)
-
-
-def begins_anew(statement: ast.stmt, name: str) -> bool:
-    """Tell whether a statement gives a variable a value that owes nothing to its old one."""
-    return name in assigned(statement) and name not in reads(statement)
+    return any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Await) for n in ast.walk(definition))

@@ -1,20 +1,29 @@
 """What a function returns by name: each entry of the dictionary as a variable that a statement assigns."""
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from backhand.checking.running.statements import inner_blocks
 
-def spelled_out(body: Sequence[ast.stmt], taken: Collection[str]) -> tuple[ast.stmt, ...]:
-    """Return a function's statements, the expressions within the returned dictionary assigned before it.
+
+def spell_out(body: list[ast.stmt], taken: Collection[str]) -> None:
+    """Put assignments before each `return` of a dictionary, one for every expression that stands in it.
 
     Args:
-        body: the statements.
+        body: the statements of a function, which are changed.
         taken: names that a new variable must not have.
     """
-    entries = _entries(body)
+    for block in _blocks(body):
+        for returned in [s for s in block if isinstance(s, ast.Return)]:
+            at = block.index(returned)
+            block[at : at + 1] = _spelled_out(returned, taken)
+
+
+def _spelled_out(returned: ast.Return, taken: Collection[str]) -> list[ast.stmt]:
+    entries = _entries(returned)
     if all(isinstance(value, ast.Name) for value in entries.values()):
-        return tuple(body)
+        return [returned]
     assignments: list[ast.stmt] = []
     names: list[ast.expr] = []
     for key, value in entries.items():
@@ -24,8 +33,8 @@ def spelled_out(body: Sequence[ast.stmt], taken: Collection[str]) -> tuple[ast.s
             assignments.append(ast.fix_missing_locations(ast.copy_location(assignment, value)))
             value = ast.copy_location(ast.Name(variable, ast.Load()), value)
         names.append(value)
-    returned = ast.Return(ast.Dict([ast.Constant(key) for key in entries], names))
-    return (*body[:-1], *assignments, ast.fix_missing_locations(ast.copy_location(returned, body[-1])))
+    spelled = ast.Return(ast.Dict([ast.Constant(key) for key in entries], names))
+    return [*assignments, ast.fix_missing_locations(ast.copy_location(spelled, returned))]
 
 
 def returned_variables(body: Sequence[ast.stmt]) -> dict[str, str]:
@@ -33,13 +42,14 @@ def returned_variables(body: Sequence[ast.stmt]) -> dict[str, str]:
 
     `return locals()` needs no entry: there the names are the variables.
     """
-    return {k: v.id for k, v in _entries(body).items() if isinstance(v, ast.Name)}
+    entries = {k: v for returned in returns(body) for k, v in _entries(returned).items()}
+    return {k: v.id for k, v in entries.items() if isinstance(v, ast.Name)}
 
 
 def returned_container(body: Sequence[ast.stmt]) -> str | None:
     """Return the variable of a dictionary that is returned as it is: `return gradients`."""
-    last = body[-1] if body else None
-    return last.value.id if isinstance(last, ast.Return) and isinstance(last.value, ast.Name) else None
+    names = {r.value.id if isinstance(r.value, ast.Name) else None for r in returns(body)}
+    return names.pop() if len(names) == 1 else None
 
 
 def returned_so_far(body: Sequence[ast.stmt], variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,10 +59,22 @@ def returned_so_far(body: Sequence[ast.stmt], variables: Mapping[str, Any]) -> d
     return {**variables, **renamed, **(container if isinstance(container, Mapping) else {})}
 
 
-def _entries(body: Sequence[ast.stmt]) -> dict[str, ast.expr]:
+def returns(body: Sequence[ast.stmt]) -> list[ast.Return]:
+    """Return a function's own `return` statements, wherever they stand, in order of the text."""
+    return [s for block in _blocks(body) for s in block if isinstance(s, ast.Return)]
+
+
+def _blocks(body: Sequence[ast.stmt]) -> Iterator[Any]:
+    """Yield a block of statements and the blocks within it, but not those of functions defined there."""
+    yield body
+    for s in body:
+        for inner in inner_blocks(s):
+            yield from _blocks(inner)
+
+
+def _entries(returned: ast.Return) -> dict[str, ast.expr]:
     """Return the entries of a dictionary that is returned as a display or a call of `dict`."""
-    last = body[-1] if body else None
-    node = last.value if isinstance(last, ast.Return) else None
+    node = returned.value
     if isinstance(node, ast.Dict):
         keys = [k.value if isinstance(k, ast.Constant) else None for k in node.keys]
         pairs = list(zip(keys, node.values, strict=True))

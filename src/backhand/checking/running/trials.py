@@ -2,24 +2,31 @@
 
 import math
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import StatementError
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.names import as_gradient, flatten, gradient_names, root
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
 from backhand.checking.sources.protocol import Halfway, Pass, arguments, drawn_once
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 
-@dataclass
+class StatementError(Exception):
+    """A statement of a script raised; holds what was assigned until then."""
+
+    def __init__(self, error: Exception, namespace: dict[str, Any], line: int):
+        super().__init__(in_short(error))
+        self.error, self.namespace, self.line = error, namespace, line
+
+
+@dataclass(frozen=True)
 class Draw:
     """What one run gave.
 
@@ -42,6 +49,11 @@ class Draw:
     error_line: int | None = None
     changed: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
+
+    def without(self, names: Container[str]) -> "Draw":
+        """Return it without the user's gradients of some tensors."""
+        matched = {n: gradient for n, gradient in self.matched.items() if n not in names}
+        return replace(self, matched=matched, user={n: g for n, g in self.user.items() if n not in names})
 
 
 def draw(

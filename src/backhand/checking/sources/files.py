@@ -2,18 +2,18 @@
 
 import ast
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 from backhand.checking.judging import check
+from backhand.checking.merging import check_played
 from backhand.checking.report import Report
-from backhand.checking.running.playing import play
-from backhand.checking.running.program import Line, writes_surely
-from backhand.checking.sources.exercises import check_played
+from backhand.checking.running.sandbox import imports_from, sandbox
+from backhand.checking.running.statements import writes_surely
+from backhand.checking.sources.cells import written
 from backhand.checking.sources.functions import check_function
 from backhand.checking.sources.notebooks import notebook_cells
-from backhand.checking.sources.scripts import Cells, Unfinished
+from backhand.checking.sources.playing import play
 from backhand.errors import CheckError, in_short
 
 
@@ -40,32 +40,47 @@ def check_file(
 
     Raises:
         CheckError: the file cannot be read or run, or holds nothing to check.
+
+    >>> import tempfile
+    >>> script = Path(tempfile.mkdtemp()) / "script.py"
+    >>> code = "x = torch.randn(4, requires_grad=True)", "loss = x.square().sum()", "dx = x"
+    >>> _ = script.write_text("\\n".join(("import torch", *code)))
+    >>> report = check_file(script)
+    >>> report["x"].mistake.kind, report["x"].lines[0].number
+    ('scale', 4)
     """
-    if path is None:
+    if path is None:  # what the project itself is about
         from backhand.passes import mlp_chunked
 
         return check(mlp_chunked, draws=draws, seed=seed)
     path = Path(path)
     if path.suffix not in (".py", ".ipynb"):
         raise CheckError(f"{path} is no .py file and no .ipynb notebook.")
+    text = _read(path)
+    if path.suffix == ".ipynb":
+        cells = notebook_cells(text, path)
+        kept = cells[:stop_after]
+        return _check_cells(kept, path, loss, time_limit, draws, seed, goes_on=len(kept) < len(cells))
+    tree = _parsed(text, str(path))
+    functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    kernels = [n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
+    # what the module sets when it is imported holds while it is checked
+    with sandbox(), imports_from(path.parent):
+        if {"forward", "backward"} <= functions:
+            return check(_module(path), draws=draws, seed=seed)
+        # a script that computes a loss is a script, whatever classes it defines on the way
+        if kernels and not any(loss in writes_surely(s) for s in tree.body):
+            return _check_kernel(path, kernels, draws, seed)
+    return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CheckError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise CheckError(f"{path} is not UTF-8 text: {error.reason}.") from error
-    if path.suffix == ".py":
-        tree = _parsed(text, str(path))
-        functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
-        if {"forward", "backward"} <= functions:
-            return check(_module(path), draws=draws, seed=seed)
-        kernels = [n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
-        if kernels and not any(loss in writes_surely(s) for s in tree.body):
-            return _check_kernel(path, kernels, draws, seed)
-        return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
-    cells = notebook_cells(text, path)
-    kept = cells[:stop_after]
-    return _check_cells(kept, path, loss, time_limit, draws, seed, goes_on=len(kept) < len(cells))
 
 
 def _parsed(text: str, name: str) -> ast.Module:
@@ -76,6 +91,7 @@ def _parsed(text: str, name: str) -> ast.Module:
 
 
 def _is_custom_function(definition: ast.ClassDef) -> bool:
+    # by its text, for the file has not been imported yet
     return any(ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases)
 
 
@@ -100,20 +116,15 @@ def _check_kernel(path: Path, kernels: list[str], draws: int, seed: int) -> Repo
 
 
 def _module(path: Path) -> Any:
-    """Import a file under its own name, without leaving bytecode beside it."""
+    """Import a file under its own name."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise CheckError(f"{path} raised {in_short(error)}") from error
-    finally:
-        sys.dont_write_bytecode = before
-        sys.path.remove(str(path.parent))
     return module
 
 
@@ -127,27 +138,8 @@ def _check_cells(
     *,
     goes_on: bool,
 ) -> Report:
-    lines: list[str] = []
-    starts, parsed, notes = [], [], []
-    unread: list[Unfinished] = []
-    for label, text in cells:
-        start = len(lines) + 1
-        lines += text.split("\n")
-        try:
-            tree = ast.parse(text)
-        except SyntaxError as error:  # in a notebook: of a script, it has been told already
-            number = error.lineno or 1
-            notes.append(f"not run: {path}, {label}, line {number}: {error.msg}.")
-            line = Line(number, (error.text or "").strip(), label)
-            unread.append(Unfinished(label, f"SyntaxError: {error.msg}", line))
-            continue
-        ast.increment_lineno(tree, start - 1)
-        starts.append((start, label))
-        parsed.append((label, tree.body))
-    kept = tuple(starts) if path.suffix == ".ipynb" else ()
-    statements = tuple(s for _, body in parsed for s in body)
-    source = Cells(statements, tuple(lines), 1, str(path), frozenset(), kept)
-    played = play(source, parsed, path.resolve().parent, loss, time_limit)
-    played.notes[:0] = notes
-    played.unfinished[:0] = unread
-    return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on)
+    """Run cells in the file's own folder, and judge what they hold while all that they set still holds."""
+    file = written(cells, str(path), told=path.suffix == ".ipynb")
+    with sandbox(path.resolve().parent):
+        played = play(file, loss, time_limit)
+        return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on)

@@ -31,6 +31,12 @@ def check_namespace(
 
     Raises:
         CheckError: there is no such loss, or its graph is gone.
+
+    >>> x = torch.randn(4, requires_grad=True)
+    >>> loss = x.square().sum()
+    >>> dx = 3 * x
+    >>> check_namespace(globals())["dx"].verdict
+    'wrong'
     """
     value = namespace.get(loss)
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:

@@ -7,9 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import parameters_of
 from backhand.checking.running.names import nearest
-from backhand.checking.running.program import Source, source_of
+from backhand.checking.running.program import Source, parameters_of, source_of
 from backhand.errors import CheckError, in_short
 
 Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]

@@ -7,124 +7,56 @@ other values, statement by statement.
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import FunctionType
+from dataclasses import dataclass
+from functools import cached_property
+from traceback import walk_tb
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import Execution, Namespace
 from backhand.checking.running.precision import converted
-from backhand.checking.running.program import (
-    Line,
-    Source,
-    needs,
-    reads,
-    simple_statements,
-    writes,
-    writes_surely,
-)
-from backhand.checking.running.slicing import chapters, needed_for, tainted, trains
+from backhand.checking.running.program import Namespace, Source
+from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.trials import StatementError
+from backhand.checking.sources.cells import Cells
+from backhand.checking.sources.chapters import chapters, needed_for, tainted, trains
+from backhand.checking.sources.playing import Loss, Played
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
-
-
-@dataclass(frozen=True, eq=False)
-class Cells(Source):
-    """The source of several cells, numbered through; a line is told with its cell."""
-
-    starts: tuple[tuple[int, str], ...] = ()
-
-    def line(self, number: int) -> Line:
-        """Return a line with its number within its cell."""
-        plain = super().line(number)
-        before = [(start, label) for start, label in self.starts if start <= number]
-        if not before:
-            return plain
-        start, label = before[-1]
-        return Line(number - start + 1, plain.text, label)
-
-    def cell(self, statement: ast.stmt) -> str:
-        """Return the label of the cell in which a statement stands; empty in a plain script."""
-        return (self.line(statement.lineno).file or "") if self.starts else ""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A statement that assigned the loss, with the variables after it."""
-
-    statement: ast.stmt
-    values: Namespace
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A cell, or with an empty name the whole script, that ended in an exception."""
-
-    cell: str
-    error: str
-    line: Line
-
-
-@dataclass
-class Played:
-    """What running the statements gave.
-
-    Attributes:
-        source: all of them.
-        loss: the name of the scalar in which a forward ends.
-        ran: the statements that ran, in order.
-        losses: each assignment of the loss.
-        final: the variables at the end.
-        unfinished: the cells that raised.
-        notes: what went wrong on the way.
-    """
-
-    source: Cells
-    loss: str
-    ran: list[ast.stmt] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-    final: Namespace = field(default_factory=dict)
-    unfinished: list[Unfinished] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def saw(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> None:
-        """Take note of a statement that has run."""
-        self.ran.append(statement)
-        if self.loss not in writes_surely(statement) or trains(statement, self.loss):
-            return
-        value = namespace.get(self.loss)
-        if isinstance(value, Tensor) and value.numel() == 1:
-            values = {k: _frozen(v) for k, v in namespace.items() if not k.startswith("__")}
-            self.losses.append(Loss(statement, values))
-
-
-def _frozen(value: Any) -> Any:
-    """Keep a parameter's value, which training may change under its name."""
-    if isinstance(value, Tensor) and value.is_leaf:
-        return value.detach().clone().requires_grad_(value.requires_grad)
-    return value
 
 
 class Statements:
     """Statements as a function: from variables to the variables that they assign."""
 
     def __init__(self, source: Source, constants: Namespace):
-        self.source, self.constants = source, constants
+        self.source: Source = source
+        self.constants: Namespace = constants
         simple = simple_statements(list(source.statements))
-        self.names = tuple(dict.fromkeys(n for s in simple for n in sorted(writes_surely(s))))
+        self.names: tuple[str, ...] = tuple(
+            dict.fromkeys(n for s in simple for n in sorted(writes_surely(s)))
+        )
         self.__name__ = "statements"
 
     def __call__(self, **given: Any) -> dict[str, Any]:
         """Run them and return what they assigned."""
         namespace = self.scope(given)
-        Execution(self.source, namespace, go_on=False).run()
+        try:
+            exec(self._code, namespace)
+        except Exception as error:  # the user's code may raise anything
+            # of the script itself, not of the function that it called
+            lines = [n for f, n in walk_tb(error.__traceback__) if f.f_code is self._code]
+            raise StatementError(error, namespace, lines[0] if lines else 0) from error
         return {k: namespace[k] for k in self.names if k in namespace}
+
+    @cached_property
+    def _code(self) -> CodeType:
+        return compile(ast.Module(list(self.source.statements), []), self.source.file or "<cell>", "exec")
 
     def scope(self, given: Mapping[str, Any]) -> Namespace:
         """Return the variables at the beginning."""
-        dtype = torch.get_default_dtype()
+        dtype = torch.get_default_dtype()  # the one in which this run is made
         constants = {
             k: converted(v, dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
             for k, v in self.constants.items()
@@ -198,6 +130,7 @@ def _chapters(
     inputs = {k: v for k, v in inputs.items() if any(k in reads(s) for s in leading)}
     values = set(inputs) | {n for s in leading for n in writes_surely(s)}
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
+    # a statement that binds a value of the forward anew would change what the gradients are of
     after = [s for s in after if not writes_surely(s) & values]
     found: list[Chapter] = []
     for own in chapters(after, gradients):
@@ -244,7 +177,7 @@ def _pass(
 
 def _source(whole: Cells, statements: Sequence[ast.stmt]) -> Cells:
     names = frozenset(n for s in simple_statements(list(statements)) for n in writes_surely(s))
-    return Cells(tuple(statements), whole.lines, whole.first, whole.file, names, whole.starts)
+    return whole.of(statements, names)
 
 
 def _until_training(statements: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:
@@ -263,7 +196,7 @@ def _inputs(
     """Return the leaves that require a gradient; without any, the tensors whose gradient is assigned."""
     values = {k: v for k, v in loss.values.items() if isinstance(v, Tensor) and v.is_floating_point()}
     leaves = {k: v for k, v in values.items() if _is_leaf(v)}
-    if leaves:
+    if leaves:  # those that the script never reads are left from something else
         used = set().union(*(reads(s) for s in played.ran))
         return {k: v for k, v in leaves.items() if k in used}
     written = {n for s in after for n in writes(s)}

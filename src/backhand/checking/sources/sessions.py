@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.running.program import begins_anew, reads, writes_surely
-from backhand.checking.running.slicing import is_definition, trains
+from backhand.checking.running.statements import begins_anew, reads, writes_surely
+from backhand.checking.sources.cells import Cells
+from backhand.checking.sources.chapters import is_definition, trains
 from backhand.checking.sources.notebooks import as_python
-from backhand.checking.sources.scripts import Cells, Played
+from backhand.checking.sources.playing import Played
 
 
 class Recording:
@@ -40,10 +41,8 @@ class Recording:
             tree = ast.parse(as_python(text))
         except SyntaxError:
             return ()
-        source = self._played.source
-        ast.increment_lineno(tree, len(source.lines))
-        starts = (*source.starts, (len(source.lines) + 1, label))
-        self._played.source = replace(source, lines=(*source.lines, *text.split("\n")), starts=starts)
+        source = self._played.source.with_cell(label, text, tree)
+        self._played = _noted(replace(self._played, source=source), tree.body, namespace)
         found: dict[str, None] = {}
         for statement in tree.body:
             if not trains(statement, self.loss) and not is_definition(statement):
@@ -51,21 +50,7 @@ class Recording:
                     judged = isinstance(namespace.get(name[1:]), Tensor)
                     if name.startswith("d") and judged and namespace.get(name) is not Ellipsis:
                         found[name] = None
-        self._note(tree.body, namespace)
         return tuple(found)
-
-    def _note(self, statements: list[ast.stmt], namespace: Mapping[str, Any]) -> None:
-        """Keep a cell's statements; those that begin a gradient anew take the place of its old ones."""
-        ran = self._played.ran
-        anew = {n for s in statements for n in writes_surely(s) if n.startswith("d") and begins_anew(s, n)}
-        void = [s for s in ran if len(writes_surely(s)) == 1 and writes_surely(s) <= anew]
-        needed = {self.loss} | {n for s in statements for n in reads(s)} - anew
-        place = max((i + 1 for i, s in enumerate(ran) if writes_surely(s) & needed), default=0)
-        place = max(place, ran.index(void[0])) if void else len(ran)
-        self._played.ran = [s for s in ran[:place] if s not in void]
-        for statement in statements:
-            self._played.saw(statement, namespace)
-        self._played.ran += [s for s in ran[place:] if s not in void]
 
     def knows_the_loss(self) -> bool:
         """Tell whether a cell that assigned the loss has been recorded."""
@@ -78,4 +63,21 @@ class Recording:
             namespace: the variables now.
         """
         final = {k: v for k, v in namespace.items() if not k.startswith("_")}
+        # a session is at its last loss; earlier ones were judged when their cells ran
         return replace(self._played, losses=self._played.losses[-1:], final=final)
+
+
+def _noted(played: Played, statements: list[ast.stmt], namespace: Mapping[str, Any]) -> Played:
+    """Return it with a cell's statements; those that begin a gradient anew take the place of its old ones."""
+    ran = played.ran
+    # a cell that runs again, perhaps mended, stands for its old self: the gradient is judged once
+    anew = {n for s in statements for n in writes_surely(s) if n.startswith("d") and begins_anew(s, n)}
+    void = [s for s in ran if len(writes_surely(s)) == 1 and writes_surely(s) <= anew]
+    # it goes where the old one stood, so that later cells are still later; but below what it reads
+    needed = {played.loss} | {n for s in statements for n in reads(s)} - anew
+    place = max((i + 1 for i, s in enumerate(ran) if writes_surely(s) & needed), default=0)
+    place = max(place, ran.index(void[0])) if void else len(ran)
+    noted = replace(played, ran=tuple(s for s in ran[:place] if s not in void))
+    for statement in statements:
+        noted = noted.after(statement, namespace)
+    return replace(noted, ran=(*noted.ran, *(s for s in ran[place:] if s not in void)))

@@ -1,216 +1,196 @@
-"""Look at lines whose gradient is zero in exact arithmetic, by giving them other upstream gradients.
+"""Look at lines whose gradient is zero in exact arithmetic: the repaired run, with random upstream gradients.
 
 A bias before batch normalisation, or a maximum subtracted before a softmax, has a true gradient of zero: its
 terms cancel, and so do the terms that it sends on. On the real upstream gradients a wrong line cannot be told
 from a right one there. With random ones in their place it can.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.neighbourhood import Scene
-from backhand.checking.running.executing import execute
-from backhand.checking.running.names import as_gradient
-from backhand.checking.running.program import reads
-from backhand.checking.running.sandbox import running
+from backhand.checking.running.walking import Edge
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Culprit, Judgement
-from backhand.checking.verdicts.repairing import Observed, Repair, namespace_of, run_replaced
-from backhand.checking.verdicts.variables import Variables
+from backhand.checking.verdicts.repairing import Alias, Observed, Repair, Repairer, recorded, run_replaced
 
 
-class Cancelling:
-    """The extra runs on one draw that is right so far."""
+def with_cancelling(chosen: Pass, judgement: Judgement) -> Judgement:
+    """Return a judgement with what these runs show: culprits, and gradients changed through an alias.
 
-    def __init__(self, chosen: Pass, judgement: Judgement):
-        self.chosen = chosen
-        self.judgement = judgement
-        self._lives: Lives | None = None
-        self._generator = torch.Generator().manual_seed(judgement.draw.seed)
+    Args:
+        chosen: a pass whose backward has a source.
+        judgement: on a draw that is right so far.
+    """
+    trace, user, vacuous = judgement.draw.trace, judgement.draw.user, judgement.vacuous
+    given = [n for n in trace.tensors if n in user]
+    cancelling = [n for n in given if n in vacuous]
+    if not cancelling:
+        return judgement
+    above = {n: _cancelling_branches(judgement, n) for n in given if n not in vacuous}
+    above = {n: branches for n, branches in above.items() if branches}
+    looking = _Looking(chosen, judgement, judgement.lives or recorded(chosen, judgement.draw))
+    if looking.all_read_their_own(cancelling, list(above)):
+        return replace(judgement, lives=looking.lives)
+    for name in cancelling:
+        looking.own_line(name)
+    for name, branches in above.items():
+        for consumer in branches:
+            looking.branch(name, consumer)
+            looking.luck(name)
+    return looking.result()
 
-    def look(self) -> None:
-        """Add to the judgement what these runs show: culprits, and gradients changed through an alias."""
-        given = [n for n in self.judgement.draw.trace.tensors if n in self.judgement.draw.user]
-        cancelling = [n for n in given if n in self.judgement.vacuous]
-        above = {n: self._cancelling_branches(n) for n in given if n not in cancelling}
-        above = {n: branches for n, branches in above.items() if branches}
-        if not cancelling or self._all_read_their_own(cancelling, list(above)):
-            return
-        for name in cancelling:
-            self._own_line(name)
-        for name, branches in above.items():
-            for consumer in branches:
-                self._branch(name, consumer)
-                self._lucky(name)
 
-    def _cancelling_branches(self, name: str) -> list[str]:
-        consumers = self.judgement.draw.trace.consumers(name)
-        if self.judgement.vacuous.isdisjoint(consumers):
-            return []
-        distinct = self._scene(name, {}).consumers
-        return [c for c in distinct if c in self.judgement.vacuous and c in self.judgement.draw.user]
+def _cancelling_branches(judgement: Judgement, name: str) -> list[str]:
+    """Return the direct consumers of a tensor, one name for each, that send back zero in exact arithmetic."""
+    trace = judgement.draw.trace
+    distinct = {trace.edges[c]: c for c in reversed(trace.consumers(name))}
+    return [c for c in reversed(distinct.values()) if c in judgement.vacuous and c in judgement.draw.user]
 
-    def _all_read_their_own(self, cancelling: list[str], above: list[str]) -> bool:
-        """Tell whether all lines in question are right for random upstream gradients.
 
-        Only their own statements are run, which is all that a right backward needs. Where something does not
-        fit, or cannot be run like this, the whole backward is run for each line.
+@dataclass(frozen=True)
+class _Seen:
+    """What becomes of a gradient when others are random.
+
+    Attributes:
+        value: the user's, None where there is none.
+        expected: what the lines should make.
+        handed: the gradients that each tensor handed on.
+        observed: as the run has it.
+    """
+
+    value: Tensor | None
+    expected: Tensor
+    handed: Mapping[str, Tensor]
+    observed: Observed
+
+
+@dataclass
+class _Looking:
+    """The runs with random upstream gradients, and what they have shown so far."""
+
+    chosen: Pass
+    judgement: Judgement
+    lives: Lives
+    blamed: dict[str, _Seen] = field(default_factory=dict)
+    lucky: dict[str, tuple[str, str]] = field(default_factory=dict)
+    shared: dict[str, Alias] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.judgement.draw.seed)
+        self._trace, self._user = self.judgement.draw.trace, self.judgement.draw.user
+
+    def result(self) -> Judgement:
+        """Return the judgement with all of it."""
+        judgement, blamed = self.judgement, self.blamed
+        known = judgement.repair or Repair({}, (), {}, ())
+        observed = {**known.observed, **{n: seen.observed for n, seen in blamed.items()}}
+        culprits = {
+            n: Culprit(n, seen.value, seen.expected, seen.handed, cancels=True) for n, seen in blamed.items()
+        }
+        return replace(
+            judgement,
+            right={**judgement.right, **dict.fromkeys(blamed, False)},
+            culprits={**judgement.culprits, **culprits},
+            repair=replace(known, observed=observed) if blamed else judgement.repair,
+            lucky=self.lucky,
+            shared={**self.shared, **judgement.shared},
+            lives=self.lives,
+        )
+
+    def all_read_their_own(self, cancelling: list[str], above: list[str]) -> bool:
+        """Tell whether all lines in question are right for random upstream gradients, in one run.
+
+        This is all that a right backward needs. Where something does not fit, each line is looked at alone.
         """
-        draw, trace, source = self.judgement.draw, self.judgement.draw.trace, self.chosen.backward_source
-        assert source is not None
-        paths = Variables(source, draw.matched).path
-        below = [n for n in draw.user if not set(above).isdisjoint(trace.consumers(n))]
-        if not all(paths.get(n, "").isidentifier() for n in (*above, *below)):
+        below = [n for n in self._user if not set(above).isdisjoint(self._trace.consumers(n))]
+        asked = dict.fromkeys((*cancelling, *above, *below))
+        random = self._random(c for n in asked for c in self._trace.consumers(n) if c in self._user)
+        handed = self._trace.gradients | random
+        run = self._run(random, keeps=False)
+        if run.aliased:
             return False
-        doubtful = [n for n in below if not self._reads_when_complete(n, above, paths)]
-        asked = dict.fromkeys((*cancelling, *above, *doubtful))
-        changed = {c for n in asked for c in trace.consumers(n)}
-        random = {n: self._random(n) for n in draw.user if n in changed}
-        if not all(paths.get(n, "").isidentifier() for n in (*asked, *random)):
-            return False
-        known = set(paths.values())
-        lines = {n: source.with_temporaries(source.makers(paths[n]), known) for n in asked}
-        used = {variable for its in lines.values() for s in its for variable in reads(s)}
-        variables = namespace_of(self.chosen, draw, used) | {paths[n]: g for n, g in random.items()}
-        versions = [value._version for value in random.values()]
-        expected = trace.arriving(trace.gradients | random, asked)
-        with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
-            for name in asked:
-                own = dict(variables)
-                own.pop(paths[name], None)
-                try:
-                    execute(lines[name], own, source.file)
-                except Exception:  # a part of a function may not run by itself
-                    return False
-                value = as_gradient(own.get(paths[name]))
-                if value is None or not _fits(value, expected[name]):
-                    return False
-        return versions == [value._version for value in random.values()]  # otherwise an alias was changed
+        expected = self._trace.arriving(handed, asked)
+        values = {n: run.observed[n].value if n in run.observed else None for n in asked}
+        return all(v is not None and fits(v, expected[n]) for n, v in values.items())
 
-    def _reads_when_complete(self, name: str, above: list[str], paths: dict[str, str]) -> bool:
-        """Tell from the text whether a gradient's lines read those above only after their last change."""
-        source = self.chosen.backward_source
-        assert source is not None
-        lines = source.with_temporaries(source.makers(paths[name]), set(paths.values()))
-        for consumer in set(above).intersection(self.judgement.draw.trace.consumers(name)):
-            readers = [s for s in lines if paths[consumer] in reads(s)]
-            last = source.statements[source.makers(paths[consumer])[-1]]
-            if not readers or readers[0].lineno <= last.lineno:
-                return False
-        return True
+    def own_line(self, name: str) -> None:
+        """Look at the line of a gradient that is zero in exact arithmetic."""
+        seen = self._seen(name, self._trace.consumers(name))
+        if seen is None or seen.value is None or fits(seen.value, seen.expected):
+            return
+        before = self._user[name]
+        if not (close(seen.value, before) and bool(before.any())):  # else: it uses none of these gradients
+            self.blamed[name] = seen
 
-    def _lucky(self, name: str) -> None:
+    def branch(self, name: str, consumer: str) -> None:
+        """Look whether the branch through one consumer, which cancels, is there and right."""
+        seen = self._seen(name, [consumer])
+        if seen is None or seen.value is None or fits(seen.value, seen.expected):
+            return
+        if not close(seen.value, self._user[name]):
+            self.blamed[name] = seen
+            return
+        seen = self._seen(name, self._trace.consumers(name))  # is it only this branch that is not there?
+        if seen is None or seen.value is None:
+            return
+        part = self._trace.through(consumer, seen.handed[consumer], name)
+        if fits(seen.value, seen.expected - part):
+            self.blamed[name] = seen
+
+    def luck(self, name: str) -> None:
         """Look which lines below a branch that cancels read the gradient as it was before that branch.
 
         They are right only because the branch adds up to zero: a warning, not a fault.
         """
-        draw = self.judgement.draw
-        below = [t for t in draw.user if t in draw.trace.tensors and name in draw.trace.consumers(t)]
-        siblings = [
-            c for c in draw.trace.consumers(name) if c in draw.user and c not in self.judgement.vacuous
-        ]
+        consumers = self._trace.consumers(name)
+        below = [t for t in self._user if t in self._trace.tensors and name in self._trace.consumers(t)]
+        siblings = [c for c in consumers if c in self._user and c not in self.judgement.vacuous]
         idle = [t for t in below if t not in self._moved(below, [name])]
         if idle and siblings:
+            matched = self.judgement.draw.matched
             for t in self._moved(idle, siblings):
-                used = draw.matched[siblings[0]]
-                self.judgement.lucky.setdefault(t, (used, draw.matched[name]))
+                self.lucky.setdefault(t, (matched[siblings[0]], matched[name]))
 
     def _moved(self, names: list[str], consumers: list[str]) -> list[str]:
         """Return which gradients change when these upstream gradients are random."""
-        draw = self.judgement.draw
-        random = {c: self._random(c) for c in consumers}
-        run, _, self._lives = run_replaced(
-            self.chosen,
-            draw,
-            lambda tensor, _: random[tensor].clone() if tensor in random else None,
-            self._lives,
-            hurried=True,
-        )
+        run = self._run(self._random(consumers), keeps=False)
         seen = {n: run.observed[n].value for n in names if n in run.observed}
-        return [n for n, value in seen.items() if value is not None and not close(value, draw.user[n])]
+        return [n for n, value in seen.items() if value is not None and not close(value, self._user[n])]
 
-    def _random(self, name: str) -> Tensor:
-        right = self.judgement.draw.trace.gradients[name]
-        return torch.randn(right.shape, generator=self._generator).to(right)
-
-    def _own_line(self, name: str) -> None:
-        consumers = self._scene(name, {}).consumers
-        found = self._run(name, consumers)
-        if found is None:
-            return
-        seen, expected, handed = found
-        before = self.judgement.draw.user[name]
-        idle = seen.value is not None and close(seen.value, before)
-        if seen.value is None or _fits(seen.value, expected) or (idle and bool(before.any())):
-            return  # right, or a formula that does not use these gradients at all
-        self._blame(name, seen, expected, handed)
-
-    def _branch(self, name: str, consumer: str) -> None:
-        """Look whether the branch through one consumer, which cancels, is there."""
-        found = self._run(name, [consumer])
-        if found is None or found[0].value is None or _fits(found[0].value, found[1]):
-            return
-        seen, expected, handed = found
-        if not close(found[0].value, self.judgement.draw.user[name]):
-            self._blame(name, seen, expected, handed)
-            return
-        scene = self._scene(name, {})
-        found = self._run(name, scene.consumers)
-        if found is None or found[0].value is None:
-            return
-        seen, expected, handed = found
-        without = expected - self._scene(name, handed).contributions(scene.consumers)[consumer]
-        if seen.value is not None and _fits(seen.value, without):
-            self._blame(name, seen, expected, handed)
-
-    def _run(self, name: str, consumers: Iterable[str]) -> tuple[Observed, Tensor, dict[str, Tensor]] | None:
+    def _seen(self, name: str, consumers: Iterable[str]) -> _Seen | None:
         """Run the backward with random gradients of these consumers; return what becomes of one gradient."""
-        draw = self.judgement.draw
-        random: dict[str, Tensor] = {}
-        for c in consumers:
-            if c not in draw.user:
-                return None
-            random[c] = self._random(c)
-        handed = draw.trace.gradients | random
-
-        def replace(tensor: str, value: Tensor | None) -> Tensor | None:
-            return random[tensor].clone() if tensor in random else None
-
-        run, _, self._lives = run_replaced(self.chosen, draw, replace, self._lives, hurried=True)
-        for changed, how in run.aliased.items():
-            self.judgement.shared.setdefault(changed, how)
+        if any(c not in self._user for c in consumers):
+            return None
+        random = self._random(consumers)
+        handed = self._trace.gradients | random
+        run = self._run(random, keeps=True)
+        self.shared |= {n: alias for n, alias in run.aliased.items() if n not in self.shared}
         if name not in run.observed or run.aliased:
             return None
-        scene = self._scene(name, handed)
-        parts = scene.contributions(scene.consumers)
-        expected = torch.stack(list(parts.values())).sum(0) if parts else torch.zeros_like(scene.expected)
-        return run.observed[name], expected, handed
+        observed = run.observed[name]
+        return _Seen(observed.value, self._trace.arriving(handed, [name])[name], handed, observed)
 
-    def _scene(self, name: str, handed: dict[str, Tensor]) -> Scene:
-        draw = self.judgement.draw
-        right = draw.trace.gradients
-        return Scene(
-            trace=draw.trace,
-            name=name,
-            value=draw.user[name],
-            expected=right[name],
-            handed=handed or right,
-            given=frozenset(draw.user),
-            gradient_names=draw.matched,
-        )
+    def _run(self, random: Mapping[str, Tensor], *, keeps: bool) -> Repairer:
+        def put(tensor: str, _: Tensor | None) -> Tensor | None:
+            return random[tensor].clone() if tensor in random else None
 
-    def _blame(self, name: str, seen: Observed, expected: Tensor, handed: dict[str, Tensor]) -> None:
-        judgement = self.judgement
-        judgement.right[name] = False
-        judgement.culprits[name] = Culprit(name, seen.value, expected, handed, cancels=True)
-        if judgement.repair is None:
-            judgement.repair = Repair({}, [], {}, [])
-        judgement.repair.observed[name] = seen
+        return run_replaced(self.chosen, self.judgement.draw, put, self.lives, keeps=keeps)[0]
+
+    def _random(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return gradients at random; names of one tensor get the same."""
+        edges, right = self._trace.edges, self._trace.gradients
+        drawn: dict[Edge, Tensor] = {}
+        for n in names:
+            if edges[n] not in drawn:
+                drawn[edges[n]] = torch.randn(right[n].shape, generator=self._generator).to(right[n])
+        return {n: drawn[edge] for n, edge in edges.items() if edge in drawn and n in self._user}
 
 
-def _fits(value: Tensor, expected: Tensor) -> bool:
+def fits(value: Tensor, expected: Tensor) -> bool:
+    """Tell whether a value is right, whatever its shape: that is judged elsewhere."""
     return close(value, expected) or right_but_for_shape(value, expected)

@@ -1,59 +1,136 @@
-"""From one fresh assignment of a gradient to the last statement that adds to it: when is it complete."""
+"""When each gradient is complete: from one fresh assignment to the last statement that adds to it."""
 
 import ast
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from backhand.checking.running.executing import Execution, Namespace
-from backhand.checking.running.program import begins_anew, writes
+from torch import Tensor
+
+from backhand.checking.running.instrumenting import Watcher
+from backhand.checking.running.statements import begins_anew, writes
 from backhand.checking.verdicts.variables import Variables
 
 
-@dataclass
+@dataclass(frozen=True)
 class Life:
-    """The steps from a fresh assignment to the last statement that adds to it, both counted."""
+    """From a fresh assignment of a gradient to the moment when it is complete.
 
-    first: int
+    Attributes:
+        last: the step after which it is complete.
+        place: where it lies then, as an expression over the backward's variables. It may go elsewhere from
+            there: of `dh = dy @ W.T; dhs[t] = dh` it is `dh`, which may be read before it is in `dhs`.
+        statements: those that made it, in the order in which they ran.
+        arrived: when and where it came to its own place, if it was made elsewhere.
+    """
+
     last: int
-    statements: list[ast.stmt] = field(default_factory=list)
+    place: str
+    statements: tuple[ast.stmt, ...]
+    arrived: tuple[int, str] | None = None
 
 
-Lives = dict[str, list[Life]]
+Lives = Mapping[str, tuple[Life, ...]]
 
 
-class Recorder:
+@dataclass(frozen=True)
+class _Made:
+    """When, where and by which statement a tensor was made, in the version that it had then."""
+
+    value: Any
+    version: int
+    step: int
+    place: str
+    statement: ast.stmt
+
+
+class Recorder(Watcher):
     """Watches a run: when is each gradient written, and by which statements."""
 
     def __init__(self, variables: Variables):
         self.variables = variables
-        self.lives: Lives = {}
-        self.namespace: Namespace = {}
-        self.execution: Execution | None = None
+        self._lives: dict[str, list[Life]] = {}
         self._seen: dict[str, tuple[int, int]] = {}
-        self._kept: list[Any] = []  # so that no identity is used twice
+        self._made: dict[int, _Made] = {}  # by identity, each tensor kept so that no identity is used twice
+        self._kept: list[Any] = []
+        self._holder: dict[int, str] = {}
+        self._raised: ast.stmt | None = None
 
-    def __call__(self, step: int, statement: ast.stmt) -> None:
+    @property
+    def lives(self) -> Lives:
+        """What was seen."""
+        return {tensor: tuple(its) for tensor, its in self._lives.items()}
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Take note of a statement that raised, and so wrote nothing."""
+        self._raised = statement
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Look at what a statement has written."""
-        if self.execution and any(s is statement for s, _ in self.execution.errors):
-            written = self.variables.aimed_at(statement, self.namespace)
-        else:
-            written = self._changed(statement)
-        for tensor in written:
-            path, value = self.variables.path[tensor], self.variables.get(self.namespace, tensor)
+        if self._raised is statement:
+            self._raised = None
+            for tensor in self.variables.aimed_at(statement, variables):
+                self._goes_on(tensor, step, statement, self.variables.path[tensor])
+            return
+        self._note_makers(step, statement, variables)
+        for tensor, value in self._changed(statement, variables):
             self._seen[tensor] = _mark(value)
             self._kept.append(value)
-            its = self.lives.setdefault(tensor, [])
-            if not its or begins_anew(statement, path):
-                its.append(Life(step, step, [statement]))
-            else:
-                its[-1].last = step
-                if statement not in its[-1].statements:
-                    its[-1].statements.append(statement)
+            self._wrote(tensor, value, step, statement)
 
-    def _changed(self, statement: ast.stmt) -> list[str]:
+    def _note_makers(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
+        for name in writes(statement):
+            value = variables.get(name)
+            if isinstance(value, Tensor):
+                known = self._made.get(id(value))
+                if known is None or known.version != value._version:
+                    self._made[id(value)] = _Made(value, value._version, step, name, statement)
+
+    def _changed(self, statement: ast.stmt, variables: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        """Return the gradients that have another value than before, with it."""
         held = self.variables.held_by(writes(statement))
-        values = {tensor: self.variables.get(self.namespace, tensor) for tensor in held}
-        return [t for t, v in values.items() if v is not None and self._seen.get(t) != _mark(v)]
+        values = self.variables.values(variables, held)
+        return [(t, v) for t, v in values.items() if v is not None and self._seen.get(t) != _mark(v)]
+
+    def _wrote(self, tensor: str, value: Any, step: int, statement: ast.stmt) -> None:
+        holder = self._holder.setdefault(id(value), tensor)
+        path = self.variables.path[tensor]
+        made = self._made.get(id(value))
+        if made is None or made.step == step or holder != tensor or made.version != value._version:
+            self._goes_on(tensor, step, statement, path)
+            return
+        # it was complete under another name before it came here
+        self._goes_on(tensor, made.step, statement, made.place, (made.statement,), (step, path))
+
+    def _goes_on(
+        self,
+        tensor: str,
+        step: int,
+        statement: ast.stmt,
+        place: str,
+        makers: tuple[ast.stmt, ...] = (),
+        arrived: tuple[int, str] | None = None,
+    ) -> None:
+        its = self._lives.setdefault(tensor, [])
+        anew = not its or begins_anew(statement, self.variables.path[tensor])
+        before = its.pop().statements if its and not anew else ()
+        its.append(Life(step, place, tuple(dict.fromkeys((*before, *makers, statement))), arrived))
+
+
+def on_arrival(lives: Lives) -> Lives:
+    """Return lives that end where a gradient comes to its own place, not where it was made for it.
+
+    So it is where that tensor is right for something else, as in `dr = inner` for `dr = memory * inner`.
+    """
+    return {
+        tensor: tuple(life if life.arrived is None else _arrived(life) for life in its)
+        for tensor, its in lives.items()
+    }
+
+
+def _arrived(life: Life) -> Life:
+    step, place = life.arrived or (life.last, life.place)
+    return Life(step, place, life.statements[-1:])
 
 
 def _mark(value: Any) -> tuple[int, int]:

@@ -1,21 +1,27 @@
 """Which gradients of one draw are wrong, and which of them by their own fault."""
 
+import ast
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
+from backhand.checking.running.statements import reads
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, coarser, fit_shape, right_but_for_shape
-from backhand.checking.verdicts.repairing import Alias, Repair, repair
+from backhand.checking.verdicts.faults import Fault, explained
+from backhand.checking.verdicts.lives import Lives, on_arrival
+from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 
 
-@dataclass
+@dataclass(frozen=True)
 class Culprit:
     """A gradient that is wrong given its own upstream.
 
@@ -24,18 +30,25 @@ class Culprit:
         expected: what they should make.
         handed: the gradient that each tensor hands on.
         cancels: with the true upstream gradients the difference cancels; `handed` has others.
+        faults: the statements that made it wrong, where they are known.
     """
 
     name: str
     value: Tensor | None
     expected: Tensor
-    handed: dict[str, Tensor]
+    handed: Mapping[str, Tensor]
     shape_only: bool = False
     summands: float = 0.0
     cancels: bool = False
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def fault(self) -> Fault | None:
+        """The first of them."""
+        return self.faults[0] if self.faults else None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Judgement:
     """The verdict on one draw.
 
@@ -49,18 +62,22 @@ class Judgement:
             are right only because a branch cancels.
         shared: gradients that are changed through another name by less than rounding.
         balanced: gradients that are right with a culprit's value, which is another tensor's gradient.
+        followers: gradients that are wrong because of the same statement as a culprit.
+        lives: which statements write which gradient, if the backward was run to see that.
     """
 
     draw: Draw
-    right: dict[str, bool]
+    right: Mapping[str, bool]
     vacuous: frozenset[str]
     summands: Summands
-    culprits: dict[str, Culprit] = field(default_factory=dict)
+    culprits: Mapping[str, Culprit] = field(default_factory=dict)
     repair: Repair | None = None
-    ambiguous: set[str] = field(default_factory=set)
-    lucky: dict[str, tuple[str, str]] = field(default_factory=dict)
-    shared: dict[str, Alias] = field(default_factory=dict)
-    balanced: set[str] = field(default_factory=set)
+    ambiguous: frozenset[str] = frozenset()
+    lucky: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    shared: Mapping[str, Alias] = field(default_factory=dict)
+    balanced: frozenset[str] = frozenset()
+    followers: frozenset[str] = frozenset()
+    lives: Lives | None = None
 
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
@@ -68,33 +85,32 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     summands = Summands(draw, like.summands if like is not None else None)
     vacuous = summands.vacuous() if like is None else like.vacuous
     right = compared(draw, summands)
-    judgement = Judgement(draw, right, vacuous, summands)
-    for name in [n for n in right if not right[n] and is_rebound(chosen, draw, n)]:
-        judgement.ambiguous.add(name)
-        del right[name], draw.user[name], draw.matched[name]
+    ambiguous = frozenset(n for n in right if not right[n] and is_rebound(chosen, draw, n))
+    if ambiguous:
+        draw = draw.without(ambiguous)
+        right = {n: is_right for n, is_right in right.items() if n not in ambiguous}
+    judgement = Judgement(draw, right, vacuous, summands, ambiguous=ambiguous)
     empty = _empty(chosen, draw)
     if not all(right.values()) or empty or draw.error is not None:
-        _localise(chosen, judgement)
-    for name in empty:
-        expected = draw.trace.gradients[name]
-        judgement.culprits.setdefault(name, blame(name, None, expected, draw.trace.gradients))
-    _balance(judgement)
-    return judgement
+        judgement = _localised(chosen, judgement, like)
+    gradients = draw.trace.gradients
+    none = {n: blame(n, None, gradients[n], gradients) for n in empty if n not in judgement.culprits}
+    return _balanced(replace(judgement, culprits={**judgement.culprits, **none}))
 
 
-def _balance(judgement: Judgement) -> None:
+def _balanced(judgement: Judgement) -> Judgement:
     """Acquit what is right with another tensor's gradient that stands above under a wrong name.
 
     Not so where one wrong line takes back what another one does: both are to be changed.
     """
-    user, gradients = judgement.draw.user, judgement.draw.trace.gradients
-    right = {n for n in judgement.culprits if judgement.right.get(n) and n not in judgement.vacuous}
-    wrong = [user[n] for n in judgement.culprits if n in user and n not in right]
+    user, gradients, culprits = judgement.draw.user, judgement.draw.trace.gradients, judgement.culprits
+    right = {n for n in culprits if judgement.right.get(n) and n not in judgement.vacuous}
+    wrong = [user[n] for n in culprits if n in user and n not in right]
     nameless = [g for n, g in gradients.items() if n not in user]
-    if right and any(close(value, g) for value in wrong for g in nameless):
-        judgement.balanced = right
-        for name in right:
-            del judgement.culprits[name]
+    if not right or not any(close(value, g) for value in wrong for g in nameless):
+        return judgement
+    left = {name: culprit for name, culprit in culprits.items() if name not in right}
+    return replace(judgement, balanced=frozenset(right), culprits=left)
 
 
 def _empty(chosen: Pass, draw: Draw) -> list[str]:
@@ -123,13 +139,21 @@ def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
     alike = all(n in right and v.shape == right[n].shape for n, v in draw.user.items())
     if draw.user and alike and _all_right(draw, summands):
         return dict.fromkeys(draw.user, True)
-    found = {}
-    for name, value in draw.user.items():
-        if name not in right:  # the output does not depend on it
-            found[name] = not bool(value.any())
-        else:
-            found[name] = close(value, right[name]) or close(value, right[name], summands[name])
-    return found
+    is_right = rightness(draw, summands)
+    # where the output does not depend on a tensor, only zeros are right
+    return {n: is_right(n, v) if n in right else not bool(v.any()) for n, v in draw.user.items()}
+
+
+def rightness(draw: Draw, summands: Summands) -> Callable[[str, Tensor | None], bool]:
+    """Return what tells whether a value is a tensor's right gradient; whatever has none is not judged."""
+    right = draw.trace.gradients
+
+    def is_right(name: str, value: Tensor | None) -> bool:
+        if name not in right or value is None:
+            return name not in right
+        return close(value, right[name]) or close(value, right[name], summands[name])
+
+    return is_right
 
 
 @np.errstate(invalid="ignore")  # infinity from infinity: NaN
@@ -151,37 +175,107 @@ def _all_right(draw: Draw, summands: Summands) -> bool:
     return bool((difference <= allowed).all())
 
 
-def _localise(chosen: Pass, judgement: Judgement) -> None:
-    draw = judgement.draw
+def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> Judgement:
+    draw, summands, handed = judgement.draw, judgement.summands, judgement.draw.trace.gradients
+    culprits: dict[str, Culprit] = {}
     if chosen.backward_source is not None:
-        found = repair(chosen, draw, judgement.summands)
-        judgement.repair = found
-        handed = draw.trace.gradients
+        known = first.lives if first is not None else None
+        lives = recorded(chosen, draw) if known is None else known
+        found, lives = _repaired(chosen, draw, summands, lives)
         for name in found.culprits:
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
-            judgement.culprits[name] = blame(
-                name, value, handed[name], handed, judgement.summands.get(name, 0.0)
-            )
-        judgement.shared |= {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
-    _misdirected(judgement)
-    if not judgement.culprits and not all(judgement.right.values()):
-        _localise_by_hooks(judgement)
+            culprits[name] = blame(name, value, handed[name], handed, summands.get(name, 0.0))
+        shared = {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
+        judgement = replace(judgement, repair=found, shared=shared, lives=lives)
+        left = _by_faults(chosen, judgement, culprits, first)
+        judgement = replace(judgement, followers=frozenset(culprits) - frozenset(left))
+        culprits = left
+    culprits |= _misdirected(judgement)
+    if not culprits and not all(judgement.right.values()):
+        culprits = _by_hooks(judgement)
+    return replace(judgement, culprits=culprits)
 
 
-def _misdirected(judgement: Judgement) -> None:
+def _repaired(chosen: Pass, draw: Draw, summands: Summands, lives: Lives) -> tuple[Repair, Lives]:
+    """Return the repaired run, and where it took each gradient to be complete.
+
+    Of a gradient that was made under another name either that line is wrong or the one that took it from
+    there: the one that leaves fewer culprits.
+    """
+    is_right = rightness(draw, summands)
+    found = repair(chosen, draw, is_right, lives)
+    if any(life.arrived for n in found.culprits for life in lives.get(n, ())):
+        other = repair(chosen, draw, is_right, on_arrival(lives))
+        if len(other.culprits) < len(found.culprits):
+            return other, on_arrival(lives)
+    return found, lives
+
+
+def _by_faults(
+    chosen: Pass, judgement: Judgement, culprits: dict[str, Culprit], first: Judgement | None
+) -> dict[str, Culprit]:
+    """Return the culprits, of those that one statement has made wrong only the first.
+
+    On a later draw the statements are those of the first one.
+    """
+    if first is not None:
+        kept = {n: c for n, c in culprits.items() if n not in first.followers}
+        return {n: replace(c, faults=_faults_of(first, n)) for n, c in (kept or culprits).items()}
+    repaired, lives = judgement.repair, judgement.lives
+    assert repaired is not None
+    assert lives is not None
+    if not any(_is_open(chosen, judgement, name) for name in culprits):
+        return culprits
+    is_right = rightness(judgement.draw, judgement.summands)
+    for one in explained(chosen, judgement.draw, is_right, lives, repaired):
+        name, *followers = one.gradients
+        culprits = {n: c for n, c in culprits.items() if n not in followers}
+        culprits[name] = replace(culprits[name], faults=one.faults)
+    return _one_a_loop(repaired, culprits)
+
+
+def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Culprit]:
+    """Return the culprits, of items of a container that the same line completes only the first.
+
+    This is what can be said where the statement at fault could not be found.
+    """
+    first: dict[tuple[str, ast.stmt], str] = {}
+    for name, seen in sorted(repaired.observed.items(), key=lambda item: item[1].step):
+        if name in culprits and not culprits[name].faults and "[" in name and seen.statements:
+            first.setdefault((root(name), seen.statements[-1]), name)
+    others = {n for n in culprits if "[" in n and not culprits[n].faults} - set(first.values())
+    return {n: c for n, c in culprits.items() if n not in others}
+
+
+def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
+    """Tell whether more than the text is needed to say which statement made a gradient wrong.
+
+    It is not where that has statements of its own alone, outside of loops, that read no temporary.
+    """
+    source, repaired = chosen.backward_source, judgement.repair
+    if source is None or repaired is None or name not in repaired.observed:
+        return False
+    own = repaired.observed[name].statements
+    gradients = {root(path) for path in variables_of(chosen, judgement.draw).path.values()}
+    temporaries = {n for s in own for n in reads(s) if source.makers(n)} - gradients
+    return bool(temporaries) or any(s not in source.statements for s in own)
+
+
+def _faults_of(judgement: Judgement, name: str) -> tuple[Fault, ...]:
+    return judgement.culprits[name].faults if name in judgement.culprits else ()
+
+
+def _misdirected(judgement: Judgement) -> dict[str, Culprit]:
     """Blame gradients of tensors on which the output does not depend."""
-    unreached = judgement.draw.trace.unreached
-    for name, right in judgement.right.items():
-        if not right and name in unreached:
-            zero = torch.zeros_like(unreached[name]).detach()
-            judgement.culprits[name] = blame(name, judgement.draw.user[name], zero, {})
+    unreached, user = judgement.draw.trace.unreached, judgement.draw.user
+    wrong = [name for name, right in judgement.right.items() if not right and name in unreached]
+    return {n: blame(n, user[n], torch.zeros_like(unreached[n]).detach(), {}) for n in wrong}
 
 
-def _localise_by_hooks(judgement: Judgement) -> None:
+def _by_hooks(judgement: Judgement) -> dict[str, Culprit]:
     """Judge each gradient given the user's own upstream gradients, in one pass of autograd."""
     draw = judgement.draw
-    handed = dict(draw.trace.gradients)
     given = {}
     for name, value in draw.user.items():
         if name in draw.trace.tensors:
@@ -190,17 +284,18 @@ def _localise_by_hooks(judgement: Judgement) -> None:
                 given[name] = fitted.to(draw.trace.tensors[name].dtype).contiguous()
     expected = draw.trace.local_gradients(given)
     handed = expected | given
-    order = list(draw.trace.tensors)
-    for name in reversed(order):
+    culprits = {}
+    for name in reversed(draw.trace.tensors):
         if name not in draw.user or name in draw.trace.outputs:
             continue
         size = judgement.summands.get(name, 0.0)
         if not close(draw.user[name], expected[name], size):
-            judgement.culprits[name] = blame(name, draw.user[name], expected[name], handed, size)
+            culprits[name] = blame(name, draw.user[name], expected[name], handed, size)
+    return culprits
 
 
 def blame(
-    name: str, value: Tensor | None, expected: Tensor, handed: dict[str, Tensor], summands: float = 0.0
+    name: str, value: Tensor | None, expected: Tensor, handed: Mapping[str, Tensor], summands: float = 0.0
 ) -> Culprit:
     """Return a wrong gradient with what it should be."""
     shape_only = value is not None and right_but_for_shape(value, expected, summands)

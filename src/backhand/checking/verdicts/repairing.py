@@ -1,49 +1,55 @@
-"""Find the lines at fault: run the backward statement by statement, each gradient replaced by the right one.
+"""The backward run once more, each gradient replaced by the right one at the moment when it is complete.
 
-A gradient is compared with autograd's at the moment it is complete, that is after the last statement that
-writes it, and is replaced by autograd's before anything reads it. So each line works on right upstream
-gradients: what is wrong then is wrong by itself, and what was wrong only because of a line above it is not.
+A gradient is looked at after the last statement that writes it, and is replaced before anything reads it. So
+each line works on right upstream gradients: what is wrong then is wrong by itself, and what was wrong only
+because of a line above it is not.
 """
 
 import ast
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.running.executing import Execution, Namespace, namespace_for
+from backhand.checking.running.instrumenting import Run, Watcher, run_function, run_statements, surroundings
 from backhand.checking.running.names import as_gradient, flatten, root
-from backhand.checking.running.program import Source, writes, writes_surely
+from backhand.checking.running.program import Namespace, Source
+from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.statements import may_change_in_place, writes, writes_surely
 from backhand.checking.running.trials import Draw, backward_arguments
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
-from backhand.checking.verdicts.variables import Variables, extended
+from backhand.checking.verdicts.variables import Variables, at_place, extended, put_at
 
+# What is handed on for a gradient in place of its own value, or None to leave it as it is.
 Replace = Callable[[str, Tensor | None], Tensor | None]
+# A line is mended on the variables of two gradients that it makes; the other turns of its loop are alike.
+SNAPSHOTS = 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Observed:
-    """A gradient at the moment it was complete.
+    """A gradient at the moment when it was complete.
 
     Attributes:
         value: the user's, or None where nothing was there.
-        namespace: the variables at that moment.
         statements: those that wrote it.
+        namespace: the variables at that moment, where the value was replaced; empty otherwise.
         error: the exception of the statement that should have written it, if it raised.
+        step: how many statements ran before.
     """
 
     value: Tensor | None
-    namespace: Namespace
-    statements: list[ast.stmt]
+    statements: tuple[ast.stmt, ...]
+    namespace: Namespace = field(default_factory=dict)
     error: Exception | None = None
+    step: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Alias:
     """A gradient that was changed after it was complete, through another name that shares its memory.
 
@@ -51,185 +57,210 @@ class Alias:
         through: that name.
         statement: what changed it.
         value: what it became.
+        made: the statements that wrote the gradient itself.
     """
 
     through: str
     statement: ast.stmt
     value: Tensor
+    made: tuple[ast.stmt, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Repair:
     """What the repaired run showed, by tensor name.
 
     Attributes:
         observed: every gradient as its own lines make it of right upstream gradients.
-        culprits: those that are wrong even so.
+        culprits: those that are wrong even so, in the order in which they are complete.
         aliased: those that a statement changed through another name.
         errors: statements that raised even so.
     """
 
-    observed: dict[str, Observed]
-    culprits: list[str]
-    aliased: dict[str, Alias]
-    errors: list[tuple[ast.stmt, Exception]]
+    observed: Mapping[str, Observed]
+    culprits: tuple[str, ...]
+    aliased: Mapping[str, Alias]
+    errors: tuple[tuple[ast.stmt, Exception], ...]
 
 
-class _Repairer:
-    """The second run: at the end of each life, look and replace."""
+class Repairer(Watcher):
+    """At the end of each life: look and replace.
 
-    def __init__(self, variables: Variables, lives: Lives, replace: Replace):
-        self.variables = variables
-        self.replace = replace
+    Args:
+        lives: of the same backward, recorded.
+        around: what the statements see besides their own variables, for the snapshots.
+        replace: decides what is handed on.
+        keeps: whether to keep the values and the variables, which takes time.
+    """
+
+    def __init__(
+        self, variables: Variables, lives: Lives, around: Namespace, replace: Replace, *, keeps: bool = True
+    ):
+        self.variables, self.around = variables, around
+        self.replace, self.keeps = replace, keeps
         self.ends: dict[int, list[tuple[str, Life, bool]]] = {}
         for tensor, its in lives.items():
             for life in its:
                 self.ends.setdefault(life.last, []).append((tensor, life, life is its[-1]))
-        self.hurried = False  # do without the variables of the moment
-        self.namespace: Namespace = {}
-        self.execution: Execution | None = None
         self.observed: dict[str, Observed] = {}
         self.aliased: dict[str, Alias] = {}
+        self.last: Mapping[str, Any] = {}
         self._complete: dict[str, tuple[Tensor, Tensor, int]] = {}
+        self._snapshots: dict[ast.stmt, int] = {}
+        self._error: tuple[ast.stmt, Exception] | None = None
 
-    def __call__(self, step: int, statement: ast.stmt) -> None:
-        self._look_for_aliases(statement)
-        ends = self.ends.get(step, ())
-        errors = dict(self.execution.errors) if ends and self.execution else {}
-        for tensor, life, final in ends:
-            value = as_gradient(self.variables.get(self.namespace, tensor))
-            error = errors.get(statement)
-            replacement = self.replace(tensor, None if error else value)
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Take note of a statement that raised."""
+        self._error = statement, error
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Look at the gradients that are complete now, and replace them."""
+        self.last = variables
+        error, self._error = self._error, None
+        failed = error[1] if error is not None and error[0] is statement else None
+        new = self._without_aliases(statement, variables)
+        for tensor, life, final in self.ends.get(step, ()):
+            found = None if failed else as_gradient(new.get(life.place, at_place(variables, life.place)))
+            replacement = self.replace(tensor, found)
             if final:
-                kept = None if error or value is None else value if self.hurried else value.clone()
-                seen = Observed(kept, {}, life.statements, error)
-                if replacement is not None and not self.hurried:
-                    seen.namespace = _snapshot(self.namespace)
-                self.observed[tensor] = seen
+                self._observe(tensor, life, found, replacement is not None, failed, step, variables)
             if replacement is not None:
-                value = replacement
-                self.variables.set(self.namespace, tensor, value)
-            if final and value is not None:
-                self._complete[tensor] = (value, value.clone(), value._version)
+                found = replacement
+                new |= put_at(variables, life.place, found)
+            if final and found is not None:
+                self._complete[tensor] = (found, found.clone(), found._version)
+        return new
 
-    def _look_for_aliases(self, statement: ast.stmt) -> None:
+    def _observe(
+        self,
+        tensor: str,
+        life: Life,
+        value: Tensor | None,
+        replaced: bool,
+        error: Exception | None,
+        step: int,
+        variables: Mapping[str, Any],
+    ) -> None:
+        kept = value.clone() if value is not None and self.keeps else value
+        namespace: Namespace = {}
+        last = life.statements[0]
+        if replaced and self.keeps and self._snapshots.get(last, 0) < SNAPSHOTS:
+            self._snapshots[last] = self._snapshots.get(last, 0) + 1
+            namespace = self.around | snapshot(variables)
+        self.observed[tensor] = Observed(kept, life.statements, namespace, error, step)
+
+    def _without_aliases(self, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Give a gradient back its value where a statement changed it through another name."""
+        new: Namespace = {}
+        if not may_change_in_place(statement):
+            return new
         changed_now = [n for n, (v, _, version) in self._complete.items() if v._version != version]
         for tensor in changed_now:
             value, kept, _ = self._complete[tensor]
             path = self.variables.path[tensor]
-            surely = writes_surely(statement)
-            if root(path) in (surely or writes(statement)):
+            changed = writes_surely(statement) or writes(statement)
+            if root(path) in changed:
                 del self._complete[tensor]
             elif torch.equal(value, kept):
                 self._complete[tensor] = (value, kept, value._version)
             else:
-                changed = sorted(surely or writes(statement))
-                alias = Alias(changed[0] if changed else "", statement, value.clone())
+                made = self.observed[tensor].statements if tensor in self.observed else ()
+                alias = Alias(min(changed, default=""), statement, value.clone(), made)
                 self.aliased.setdefault(tensor, alias)
                 fresh = kept.clone()
-                self.variables.set(self.namespace, tensor, fresh)
+                new |= put_at(variables, path, fresh)
                 self._complete[tensor] = (fresh, kept, fresh._version)
+        return new
 
 
-def _snapshot(namespace: Namespace) -> Namespace:
-    return {
-        k: v.clone() if isinstance(v, Tensor) else v for k, v in namespace.items() if not k.startswith("__")
-    }
+def snapshot(variables: Mapping[str, Any]) -> Namespace:
+    """Return copies of the variables that later statements may change."""
+    return {k: _copied(v) for k, v in variables.items() if not k.startswith("__")}
 
 
-def run_replaced(
-    chosen: Pass,
-    draw: Draw,
-    replace: Replace,
-    lives: Lives | None = None,
-    *,
-    hurried: bool = False,
-) -> tuple[_Repairer, Execution, Lives]:
-    """Run the backward by statements; `replace(name, value)` decides what is handed on for each gradient.
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    return value.copy() if type(value) in (list, dict) else value
 
-    `replace` returns the tensor to put in the gradient's place, or None to leave it.
-    """
+
+def watched(chosen: Pass, draw: Draw, watcher: Watcher) -> Run:
+    """Run the backward of a draw, seen by a watcher."""
     source = chosen.backward_source
     assert source is not None
-    variables = Variables(source, extended(draw, source))
-    lives = recorded(chosen, draw) if lives is None else lives
-    repairer = _Repairer(variables, lives, replace)
-    repairer.hurried = hurried
-    repairer.namespace = namespace_of(chosen, draw)
-    execution = _execute(source, repairer.namespace, repairer, draw)
-    return repairer, execution, lives
+    given = backward_arguments(chosen, draw.trace, lent=not draw.changed)
+    with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
+        if chosen.scope is not None:
+            return run_statements(source, chosen.scope(given), watcher)
+        return run_function(chosen.backward, source, given, watcher)
+
+
+def variables_of(chosen: Pass, draw: Draw) -> Variables:
+    """Return where the gradients of a draw lie in the variables of the backward."""
+    assert chosen.backward_source is not None
+    return Variables(chosen.backward_source, extended(draw, chosen.backward_source))
+
+
+def around(chosen: Pass) -> Namespace:
+    """Return what the statements of a backward see besides their own variables."""
+    return surroundings(chosen.backward) if chosen.scope is None else {}
 
 
 def recorded(chosen: Pass, draw: Draw) -> Lives:
     """Return which statements of the backward write which gradient, and when."""
+    recorder = Recorder(variables_of(chosen, draw))
+    watched(chosen, draw, recorder)
     source = chosen.backward_source
     assert source is not None
-    recorder = Recorder(Variables(source, extended(draw, source)))
-    recorder.namespace = namespace_of(chosen, draw)
-    _execute(source, recorder.namespace, recorder, draw)
-    return recorder.lives
+    # what a variable that runs through a loop holds in between is the gradient of something else
+    runs = {t for t, its in recorder.lives.items() if its[-1].statements[-1] not in source.statements}
+    return {t: its[-1:] if t in runs else its for t, its in recorder.lives.items()}
 
 
-def namespace_of(chosen: Pass, draw: Draw, used: Container[str] | None = None) -> Namespace:
-    """Return the variables with which the backward of a draw starts; of its arguments those that are used."""
-    assert chosen.backward_source is not None
-    given = backward_arguments(chosen, draw.trace, used)
-    if chosen.scope is None:
-        return namespace_for(chosen.backward, chosen.backward_source, given)
-    with running(draw.dtype, draw.seed + 1, draw.promote):
-        return chosen.scope(given)
+def run_replaced(
+    chosen: Pass, draw: Draw, replace: Replace, lives: Lives, *, keeps: bool = True
+) -> tuple[Repairer, Run]:
+    """Run the backward; `replace(name, value)` decides what is handed on for each gradient."""
+    repairer = Repairer(
+        variables_of(chosen, draw), lives, around(chosen) if keeps else {}, replace, keeps=keeps
+    )
+    return repairer, watched(chosen, draw, repairer)
 
 
-def _execute(source: Source, namespace: Namespace, observe: Any, draw: Draw) -> Execution:
-    execution = Execution(source, namespace, observe)
-    observe.execution = execution
-    with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
-        return execution.run()
+def repair(chosen: Pass, draw: Draw, is_right: Callable[[str, Tensor | None], bool], lives: Lives) -> Repair:
+    """Return which gradients are wrong though everything above them is right.
 
-
-def repair(chosen: Pass, draw: Draw, summands: Mapping[str, float]) -> Repair:
-    """Return which gradients are wrong though everything above them is right."""
-    right = draw.trace.gradients
-    culprits: list[str] = []
-    early: list[str] = []
-
-    def is_right(name: str, value: Tensor | None) -> bool:
-        if name not in right or value is None:
-            return name not in right
-        return close(value, right[name]) or close(value, right[name], summands[name])
+    Args:
+        chosen, draw: the backward and what it is run on.
+        is_right: tells whether a value is the right one of a tensor.
+        lives: recorded of the same backward.
+    """
+    early: dict[str, None] = {}
 
     def replace(name: str, value: Tensor | None) -> Tensor | None:
         if is_right(name, value):
             return None
-        early.append(name)
-        return right[name].clone()
+        early[name] = None
+        return draw.trace.gradients[name].clone()
 
-    repairer, execution, _ = run_replaced(chosen, draw, replace)
-    culprits = [n for n, seen in repairer.observed.items() if not is_right(n, seen.value)]
+    repairer, run = run_replaced(chosen, draw, replace, lives)
+    observed = repairer.observed | _at_return(draw, chosen.backward_source, run, repairer)
+    culprits = [n for n, seen in observed.items() if not is_right(n, seen.value)]
     changed = [n for n, alias in repairer.aliased.items() if not is_right(n, alias.value)]
     culprits += [n for n in changed if n not in culprits]
-    _judge_at_return(draw, execution, repairer, is_right, culprits)
     if not culprits:  # a value that was read before a later line assigned the name again
-        culprits = list(dict.fromkeys(early))
-    return Repair(repairer.observed, culprits, repairer.aliased, execution.errors)
+        culprits = list(early)
+    return Repair(observed, tuple(culprits), repairer.aliased, tuple(run.errors))
 
 
-def _judge_at_return(
-    draw: Draw,
-    execution: Execution,
-    repairer: _Repairer,
-    is_right: Callable[[str, Tensor | None], bool],
-    culprits: list[str],
-) -> None:
-    """Judge gradients that are no variable of the backward: expressions within its return statement."""
-    if not isinstance(execution.result, Mapping):
-        return
-    flat = flatten(execution.result)
-    statements: list[ast.stmt] = [s for s in execution.source.statements if isinstance(s, ast.Return)]
+def _at_return(draw: Draw, source: Source | None, run: Run, repairer: Repairer) -> dict[str, Observed]:
+    """Return gradients that are no variable of the backward, such as those of a returned function call."""
+    if not isinstance(run.result, Mapping) or source is None:
+        return {}
+    flat, statements = flatten(run.result), tuple(returns(source.statements))
+    found = {}
     for name, gradient in draw.matched.items():
-        if name in repairer.observed or gradient not in flat or name not in draw.trace.gradients:
-            continue
-        value = as_gradient(flat[gradient])
-        repairer.observed[name] = Observed(value, _snapshot(repairer.namespace), statements)
-        if not is_right(name, value):
-            culprits.append(name)
+        if name not in repairer.observed and gradient in flat and name in draw.trace.gradients:
+            namespace = repairer.around | snapshot(repairer.last)
+            found[name] = Observed(as_gradient(flat[gradient]), statements, namespace, None, run.steps)
+    return found

@@ -33,7 +33,7 @@ class Summands(Mapping[str, float]):
 
     def __init__(self, draw: Draw | Truth, known: "Summands | None" = None):
         self._draw = draw
-        self.known = dict(known.known) if known is not None else {}
+        self.known: dict[str, float] = dict(known.known) if known is not None else {}
 
     def __getitem__(self, name: str) -> float:
         if name not in self.known and name in self._draw.trace.gradients:

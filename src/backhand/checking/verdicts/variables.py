@@ -2,17 +2,16 @@
 
 import ast
 import contextlib
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.running.executing import Namespace
 from backhand.checking.running.names import flatten, gradient_names, root
-from backhand.checking.running.program import Source, writes, writes_surely
+from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returned_container, returned_variables
+from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw
 
 
@@ -40,7 +39,7 @@ class Variables:
         found = [held for v in variables if v in self._of_root for held in self._of_root[v]]
         return [tensor for _, tensor in sorted(found)]
 
-    def aimed_at(self, statement: ast.stmt, namespace: Namespace) -> list[str]:
+    def aimed_at(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> list[str]:
         """Return the tensors whose gradients a statement would have written, had it not raised."""
         held = self.held_by(writes_surely(statement))
         targets = (
@@ -49,24 +48,38 @@ class Variables:
         paths = {_item(t, namespace) for t in targets if isinstance(t, ast.Subscript)}
         return [t for t in held if "[" not in self.path[t] or self.path[t] in paths]
 
-    def get(self, namespace: Namespace, tensor: str) -> Any:
-        """Return the gradient of a tensor, or None where it is not there."""
-        path = self.path[tensor]
-        if path in namespace:
-            return namespace[path]
-        variable = root(path)
-        return flatten({variable: namespace[variable]}).get(path) if variable in namespace else None
+    def values(self, namespace: Mapping[str, Any], tensors: Iterable[str]) -> dict[str, Any]:
+        """Return the gradients of these tensors, None where there is none, in one walk of each container."""
+        leaves: dict[str, dict[str, Any]] = {}
+        found: dict[str, Any] = {}
+        for tensor in tensors:
+            path = self.path[tensor]
+            variable = root(path)
+            if path == variable:
+                found[tensor] = namespace.get(path)
+                continue
+            if variable not in leaves:
+                leaves[variable] = flatten({variable: namespace[variable]}) if variable in namespace else {}
+            found[tensor] = leaves[variable].get(path)
+        return found
 
-    def set(self, namespace: Namespace, tensor: str, value: Tensor) -> None:
-        """Replace a gradient."""
-        path = self.path[tensor]
-        if re.fullmatch(r"\w+", path):
-            namespace[path] = value
-            return
-        namespace["__value__"] = value
-        # an item of a tuple, or of a container that is not there, is left as it is
-        with contextlib.suppress(TypeError, KeyError, IndexError, NameError):
-            exec(f"{path} = __value__", namespace)
+
+def at_place(namespace: Mapping[str, Any], place: str) -> Any:
+    """Return what lies at a place, a variable or an item of a container; None where nothing does."""
+    variable = root(place)
+    if place == variable:
+        return namespace.get(place)
+    return flatten({variable: namespace[variable]}).get(place) if variable in namespace else None
+
+
+def put_at(namespace: Mapping[str, Any], place: str, value: Tensor) -> Namespace:
+    """Put a value at a place; return the variables that are to be bound anew for that."""
+    if place == root(place):
+        return {place: value}
+    # an item of a tuple, or of a container that is not there, is left as it is
+    with contextlib.suppress(TypeError, KeyError, IndexError, NameError):
+        exec(f"{place} = __value__", {root(place): namespace[root(place)], "__value__": value})
+    return {}
 
 
 def extended(draw: Draw, source: Source) -> dict[str, str]:
@@ -94,10 +107,10 @@ def _promised(source: Source) -> frozenset[str]:
     return frozenset(found | keys)
 
 
-def _item(target: ast.Subscript, namespace: Namespace) -> str:
+def _item(target: ast.Subscript, namespace: Mapping[str, Any]) -> str:
     """Return the path of an item that is assigned, by its index at this moment; empty where it has none."""
     try:
-        index = eval(compile(ast.Expression(target.slice), "<index>", "eval"), namespace)
+        index = eval(compile(ast.Expression(target.slice), "<index>", "eval"), {}, dict(namespace))
         return next(iter(flatten({ast.unparse(target.value): {index: None}})))
     except Exception:  # the index may be what raised, or a slice
         return ""

@@ -1,20 +1,24 @@
-"""A script, a notebook or a live session judged exercise by exercise, and put together in one report."""
+"""The reports on a script's chapters, one for each exercise, put together in one.
+
+A chapter is checked like any other pass; here is only what a script, a notebook or a session adds: which cell
+completes a gradient, what was missing of it before, and what was not judged.
+"""
 
 from dataclasses import replace
 
 from backhand.checking.judging import check_pass
 from backhand.checking.mistakes.finding import listed
-from backhand.checking.report import Mistake, Report, Row
+from backhand.checking.report import Mistake, Pictures, Report, Row, Sheet
 from backhand.checking.running.names import root
-from backhand.checking.running.program import writes_surely
-from backhand.checking.running.sandbox import warned_once
-from backhand.checking.running.slicing import reads_later, trains
-from backhand.checking.sheet import Pictures, Sheet
-from backhand.checking.sources.scripts import Chapter, Played, as_chapters
+from backhand.checking.running.sandbox import sandbox
+from backhand.checking.running.statements import writes_surely
+from backhand.checking.sources.chapters import reads_later, trains
+from backhand.checking.sources.playing import Played
+from backhand.checking.sources.scripts import Chapter, as_chapters
 from backhand.errors import CheckError
 
 
-@warned_once()
+@sandbox()
 def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: bool = False) -> Report:
     """Judge every gradient where it was assigned, as often as it was.
 
@@ -29,6 +33,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
     """
     judged = _judged(played, title, draws, seed)
     rows = [row for chapter, report in judged for row in _own_rows(played, chapter, report, goes_on)]
+    # tensors that no chapter has a gradient of (left out, or still missing) are told once, at the end
     known = {row.name for row in rows}
     rest = {row.name: row for _, report in reversed(judged) for row in report.rows if row.name not in known}
     first = judged[0][1]
@@ -40,7 +45,7 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         unmatched=tuple(dict.fromkeys(name for _, report in judged for name in report.unmatched)),
         notes=tuple(dict.fromkeys([*notes, *played.notes, *_untold(played, judged)])),
         raised=next((report.raised for _, report in judged if report.raised), None),
-        unfinished=tuple(played.unfinished),
+        unfinished=played.unfinished,
         draws=min(report.draws for _, report in judged),
         sheet=_sheet(judged),
     )
@@ -55,7 +60,7 @@ def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Cha
             try:
                 report = check_pass(chapter.chosen, title, draws=draws, seed=seed, stress=False)
                 judged.append((chapter, report))
-            except CheckError as error:
+            except CheckError as error:  # told only if nothing at all can be judged
                 refused.append(error)
     except CheckError as error:
         refused.append(error)
@@ -74,6 +79,7 @@ def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -
             continue
         row = replace(row, cell=_cells(played, chapter, variable)[-1])
         mistake = row.mistake
+        # what something was made of is meant to be complete; until then a cell to come may add to it
         open_ = goes_on and not reads_later(chapter.statements, variable)
         if open_ and mistake is not None and mistake.kind == "missing_branch":
             row = replace(row, verdict="todo", note=f"so far: {_missing(mistake)}")
@@ -106,7 +112,8 @@ def _as_of(played: Played, chapter: Chapter, cell: str) -> Report:
     """Return the report on a chapter as it stood after one of its cells."""
     own = [s for s in chapter.statements if played.source.cell(s) == cell]
     ran = played.ran[: played.ran.index(own[-1]) + 1]
-    before = replace(played, ran=ran, losses=[loss for loss in played.losses if loss.statement in ran])
+    # the last chapter of what had run by then is the one that the cell belongs to
+    before = replace(played, ran=ran, losses=tuple(loss for loss in played.losses if loss.statement in ran))
     return check_pass(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
 
 
@@ -119,7 +126,7 @@ def _untold(played: Played, judged: list[tuple[Chapter, Report]]) -> list[str]:
     """Say which gradients are not judged: those of training loops."""
     gradients = {g for chapter, _ in judged for g in chapter.gradients}
     loops = [s for s in played.ran if trains(s, played.loss) and writes_surely(s) & gradients]
-    cells = [played.source.cell(s) or f"line {s.lineno}" for s in loops]
+    cells = [played.source.place(s) for s in loops]
     return [f"{cell} trains in a loop: the gradients there are not judged." for cell in cells]
 
 
@@ -132,6 +139,7 @@ def _sheet(judged: list[tuple[Chapter, Report]]) -> Sheet | None:
     blamed: set[str] = set()
     for (chapter, report), (sheet, culprits) in zip(judged, sheets, strict=True):
         own = {r.name for r in report.rows if root(r.gradient) in chapter.gradients}
+        # a later chapter's picture takes the place of an earlier one, unless that shows a fault
         pictures |= {
             k: v for k, v in sheet.pictures.items() if k not in pictures or (k in own and k not in blamed)
         }

@@ -1,0 +1,163 @@
+"""What the run itself tells of a wrong gradient: nothing there, changed through another name, not finite."""
+
+import ast
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backhand.checking.mistakes.evidence import Case
+from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.names import nearest
+from backhand.checking.running.statements import assigned
+from backhand.checking.verdicts.comparing import close
+from backhand.errors import in_short
+
+
+def changed_through_another_name(case: Case) -> Finding | None:
+    """Find a gradient that was right, until a statement changed it through a name that shares its memory."""
+    repair = case.first.repair
+    if repair is None or case.name not in repair.aliased:
+        return None
+    through = repair.aliased[case.name].through
+    return Finding("aliased", {"with": through}, f"changed in place through {through}")
+
+
+def shares_its_memory(case: Case) -> Finding | None:
+    """Find memory shared with another gradient, where there is no source that tells who changed it."""
+    user, matched = case.first.draw.user, case.first.draw.matched
+    value = user.get(case.name)
+    if value is None or case.first.repair is not None:
+        return None
+    for other, tensor in user.items():
+        if other != case.name and tensor.data_ptr() == value.data_ptr() and tensor.shape == value.shape:
+            with_ = matched[other]
+            return Finding("aliased", {"with": with_}, f"shares its memory with {with_}")
+    return None
+
+
+def no_value(case: Case) -> Finding | None:
+    """Find that nothing was made though nothing raised: None."""
+    if case.culprit.value is not None or why_it_raised(case) is not None:
+        return None
+    return Finding("zero", {}, "None")
+
+
+def unassigned(case: Case) -> Finding | None:
+    """Find a variable that a gradient's line uses though nothing above has assigned it."""
+    error, source, seen = why_it_raised(case), case.chosen.backward_source, case.seen
+    if not isinstance(error, NameError) or seen is None:
+        return None
+    missing = error.name or ""
+    late = source is not None and source.times_assigned(missing)
+    is_gradient = missing.startswith("d")
+    tensors = [name for name, value in seen.namespace.items() if isinstance(value, Tensor)]
+    alike = [name for name in tensors if name.startswith("d") == is_gradient]
+    known = missing in {f"d{name}" for name in case.first.draw.trace.values}
+    when = "is assigned below" if late else "was never assigned"
+    words = f"the line raises NameError, for {missing} {when}"
+    hint = "A line can use only what stands above it" + (nearest(missing, () if known else alike) or ".")
+    if is_gradient:
+        return Finding("wrong_upstream", {"used": None, "expected": missing}, words, hint=hint)
+    return Finding("unexplained", {"ruled_out": []}, words, hint=hint)
+
+
+def not_finite(case: Case) -> Finding | None:
+    """Find infinities where the right gradient has none."""
+    value, expected = case.culprit.value, case.culprit.expected
+    if value is None or bool(torch.isfinite(value).all()) or not bool(torch.isfinite(expected).all()):
+        return None
+    return Finding("nonfinite", {"origin": _first_not_finite(case)}, "NaN or infinity")
+
+
+def _first_not_finite(case: Case) -> str:
+    """Return the first tensor in which something is not finite: of the forward, or of the backward."""
+    draw, repair = case.first.draw, case.first.repair
+    for tensor, value in draw.trace.tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            return tensor
+    for tensor, observed in (repair.observed if repair is not None else {}).items():
+        if observed.value is not None and not bool(torch.isfinite(observed.value).all()):
+            return draw.matched.get(tensor, f"d{tensor}")
+    return case.gradient
+
+
+def finite_by_a_guard(case: Case) -> Finding | None:
+    """Find numbers where the right gradient has none, as a clamp or an epsilon in the backward makes them."""
+    value, expected = case.culprit.value, case.culprit.expected
+    if value is None or value.shape != expected.shape:
+        return None
+    if not bool((value.isfinite() & ~expected.isfinite()).any()):
+        return None
+    hint = "A guard belongs in the forward too; or choose inputs away from where it is infinite."
+    return Finding("nonfinite", {"origin": case.name}, "finite where the right gradient is not", hint=hint)
+
+
+def nothing_depends_on_it(case: Case) -> Finding | None:
+    """Find a gradient of what the output does not depend on."""
+    if case.name in case.first.draw.trace.tensors:
+        return None
+    return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
+
+
+def swapped(case: Case) -> Finding | None:
+    """Find another culprit that has this one's gradient while this one has its.
+
+    Both must be wrong as the user sees them: where one of the two is right given a wrong upstream gradient, a
+    factor stands in one line that belongs in the next.
+    """
+    own, draw = case.culprit, case.first.draw
+    for other, culprit in case.first.culprits.items():
+        if other == case.name or own.value is None or culprit.value is None:
+            continue
+        if close(own.value, culprit.expected) and close(culprit.value, own.expected):
+            gradient = draw.matched.get(other, f"d{other}")
+            if case.first.right.get(other) or case.first.right.get(case.name):
+                return _too_early(case, other, gradient)
+            return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value")
+    return None
+
+
+def _too_early(case: Case, other: str, gradient: str) -> Finding | None:
+    """Return that the derivative of this line's tensor by the other is multiplied in a line too early."""
+    if case.name in case.first.draw.trace.consumers(other):
+        words = f"it is {gradient} already: the derivative of {case.name} is multiplied in a line too early"
+        return Finding("wrong_upstream", {"used": gradient, "expected": case.gradient}, words)
+    if other in case.first.draw.trace.consumers(case.name):
+        words = f"it hands {gradient} on as it is, for that holds the derivative of {other} already"
+        return Finding("wrong_point", {"used": None, "expected": other}, words)
+    return None
+
+
+def upstream_not_read(case: Case) -> Finding | None:
+    """Find an upstream gradient that the statements of this gradient never read.
+
+    Not where the one at fault is known: then it is not the reason that others are read.
+    """
+    if case.at_fault is not None:
+        return None
+    for path, consumer in case.unread:
+        words = f"{path}, the gradient that comes from {consumer}, is not used"
+        return Finding("wrong_upstream", {"used": None, "expected": path}, words)
+    return None
+
+
+def why_it_raised(case: Case) -> Exception | None:
+    """Return why a line made no gradient: for a variable that is not there, what its own line raised."""
+    if case.culprit.value is not None or case.seen is None or case.first.repair is None:
+        return None
+    return _cause(case.seen.error, case.first.repair.errors)
+
+
+def _cause(error: Exception | None, errors: Sequence[tuple[ast.stmt, Exception]]) -> Exception | None:
+    followed: set[str | None] = set()
+    while isinstance(error, NameError) and error.name not in followed:
+        missing = error.name
+        followed.add(missing)
+        error = next((e for statement, e in errors if missing in assigned(statement)), error)
+    return error
+
+
+def told(error: Exception) -> str:
+    """Return what a line raised, as a clause."""
+    return f"the line raises {in_short(error)}"

@@ -1,0 +1,205 @@
+"""Explain a gradient by mending its statements: an edit counts if with it they give the right tensor."""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from backhand.checking.mistakes.edits import (
+    VALUES,
+    Edit,
+    Place,
+    Rule,
+    Scope,
+    accumulating,
+    dropped,
+    edits_of,
+    places_of,
+)
+from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.slips import (
+    BESIDE,
+    FEW,
+    OF_WHAT_IS_MISSING,
+    OF_WHAT_IS_THERE,
+    drop_term,
+    put_upstream,
+    upstream_factor,
+)
+from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Budget, Focus, Program
+
+Mended = tuple[Finding | None, Budget]
+# Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried.
+PAIRS = 2_000
+
+
+def mend(
+    statement: ast.stmt,
+    path: str,
+    benches: Sequence[Bench],
+    budget: Budget,
+    *,
+    gradients: Mapping[str, str] | None = None,
+    numbers: Sequence[float] = (),
+) -> Mended:
+    """Return the first slip that, mended, makes one statement right on all benches.
+
+    Only this statement is compiled and run, so that it is cheap; a statement of a loop has a bench a turn.
+
+    Args:
+        statement: the one at fault.
+        path: what it writes, as an expression over its variables.
+        benches: the variables before it, each with the value that belongs there.
+        budget: how much may be tried.
+        gradients: variable to tensor name, of the variables that hold gradients.
+        numbers: constants of the forward, which the statement may lack.
+    """
+    program = Program.of([statement], path, benches, gradients or {}, numbers)
+    found, budget = by_edit(program, budget)
+    return (found, budget) if found is not None else by_two_edits(program, budget)
+
+
+def by_accumulating(program: Program, budget: Budget) -> Mended:
+    """Find an `=` that should be a `+=`, to zero if there was nothing."""
+    focus = replace(Focus.on(program, None), careful=True)
+    for edit in accumulating(program.block, program.variable):
+        with edit.made():
+            if focus.is_right(**{program.variable: 0.0}):
+                return edit.mends, budget
+    return None, budget
+
+
+def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]) -> Mended:
+    """Find that one of these gradients, which the statements do not read, belongs into them."""
+    if program.is_right:
+        return None, budget
+    for statement in program.simple:
+        focus = Focus.on(program, statement)
+        edits = _other_upstreams(statement, focus.scope, upstreams)
+        edit, budget = focus.first_right(edits, budget)
+        if edit is not None:
+            return edit.mends, budget
+    return None, budget
+
+
+def _other_upstreams(statement: ast.stmt, scope: Scope, upstreams: Sequence[str]) -> Iterator[Edit]:
+    """Yield the edits that put one of these gradients in a name's place, or make it a factor."""
+    for rule in (put_upstream, upstream_factor):
+        for place in places_of(statement):
+            for upstream in upstreams:
+                for node, mended in rule(place, scope, upstream):
+                    yield Edit(place, node, mended)
+
+
+def by_dropped_term(program: Program, budget: Budget) -> Mended:
+    """Find a term, in a statement or as one, without which the gradient is right."""
+    focus = Focus.on(program, None)
+    terms = (edits_of(s, focus.scope, (drop_term,)) for s in program.block.body)
+    for edits in (dropped(program.block), *terms):
+        edit, budget = focus.first_right(edits, budget)
+        if edit is not None:
+            return edit.mends, budget
+    return None, budget
+
+
+def by_edit(program: Program, budget: Budget) -> Mended:
+    """Find an edit of the statements that write a gradient after which it is right.
+
+    What is there may be wrong, or something may be missing: for each of the two, all rules are tried on the
+    statements of the gradient itself and on one that has spoilt another gradient, then rule by rule on those
+    of its temporaries, but not on those of other gradients, which have their own verdict.
+    """
+    if program.is_right:
+        return None, budget
+    own, temporary = program.own, program.temporary
+    suspects = [s for s in temporary if program.originals.get(s) is budget.suspect]
+    for rules, knowing in ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True)):
+        tries: list[tuple[ast.stmt, Sequence[Rule]]] = [(s, rules) for s in own + suspects]
+        tries += [(s, (rule,)) for rule in rules for s in temporary]
+        focuses = {s: Focus.on(program, s, knowing=knowing) for s in own + suspects}
+        for statement, its in tries:
+            focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
+            edit, budget = focus.first_right(edits_of(statement, focus.scope, its), budget)
+            if edit is not None:
+                return _told(program, statement, edit.mends, budget)
+            if budget.is_spent:
+                return None, budget
+    return None, budget
+
+
+def by_constant(program: Program, budget: Budget) -> Mended:
+    """Find a constant that some expression lacks; last, for with one a line may make up for another."""
+    if program.is_right:
+        return None, budget
+    for statement in (*program.own, *program.temporary):
+        focus = Focus.on(program, statement)
+        for place in places_of(statement):
+            if budget.is_spent:
+                return None, budget
+            if place.role != "value" or not isinstance(place.node, VALUES):
+                continue
+            budget = budget.less(2 * focus.cost)
+            with _times_unknown(place).made():
+                k = focus.constant()
+            if k is not None:
+                return _told(program, statement, _off_by(k, ast.unparse(place.node)), budget)
+    return None, budget
+
+
+def _times_unknown(place: Place) -> Edit:
+    return Edit(place, ast.BinOp(place.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load())), Finding("scale"))
+
+
+def _off_by(k: float, text: str) -> Finding:
+    if k == -1:
+        return Finding("sign", {"branches": []}, f"`{text}` has the opposite sign")
+    if k == 0:
+        return Finding("repeated_branch", {"branches": []}, f"the term `{text}` is one too many")
+    words = f"`{text}` is off by a constant factor: it is {1 / k:.6g} times what it should be"
+    return Finding("scale", {"factor": 1 / k, "guess": ""}, words)
+
+
+def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
+    """Find an edit after which the value is right but for a constant factor: two slips in one line."""
+    if program.is_right:
+        return None, budget
+    for statement in program.own:
+        focus = Focus.on(program, statement)
+        for edit in edits_of(statement, focus.scope, OF_WHAT_IS_THERE):
+            if budget.is_spent:
+                return None, budget
+            budget = budget.less(focus.cost)
+            with edit.made():
+                k = focus.factor()
+            if k is not None:
+                words = (
+                    f"two slips in one line: {edit.mends.words}, and it is {k:.6g} times what it should be"
+                )
+                return _told(program, statement, replace(edit.mends, words=words), budget)
+    return None, budget
+
+
+def by_two_edits(program: Program, budget: Budget) -> Mended:
+    """Find two slips in one statement, of the kinds that are made most often."""
+    if program.is_right:
+        return None, budget
+    left = budget.at_most(PAIRS)
+    for statement in program.own:
+        focus = Focus.on(program, statement)
+        for first in edits_of(statement, focus.scope, FEW):
+            with first.made():
+                second, after = focus.first_right(edits_of(statement, focus.scope, BESIDE), left)
+            budget, left = budget.less(left.tries - after.tries), after
+            if second is not None:
+                words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"
+                return _told(program, statement, replace(first.mends, words=words), budget)
+            if left.is_spent:
+                return None, budget
+    return None, budget
+
+
+def _told(program: Program, statement: ast.stmt, found: Finding, budget: Budget) -> Mended:
+    """Return a finding, with its statement where that is a temporary; it is suspected from now on."""
+    if statement not in program.own:
+        line = ast.unparse(statement).splitlines()[0]
+        found = replace(found, words=f"in `{line}`, {found.words}")
+    return found, replace(budget, suspect=program.originals.get(statement))

@@ -1,0 +1,55 @@
+"""A time limit for the user's code, and the alarm that the user may have set for himself."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def alarm_kept() -> Iterator[None]:
+    """Put back who is told of an alarm, and the time that was left until one."""
+    if not _able_to_ring():
+        yield
+        return
+    handler, (left, every) = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # first, or the wrong one would be told
+        if handler is not None:  # None: set by other than Python, and out of its reach
+            signal.signal(signal.SIGALRM, handler)
+        if left:  # a time that has run out meanwhile ends at once, for 0 would mean never
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - began), 1e-6), every)
+
+
+def _able_to_ring() -> bool:
+    """Tell whether the system has alarms here: in the main thread of a Unix process."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
+class OutOfTimeError(BaseException):
+    """It took too long; not an `Exception`, which the user's code may catch."""
+
+
+@contextlib.contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Interrupt a block after a time, where the system can.
+
+    Raises:
+        OutOfTimeError: it took longer.
+    """
+    if seconds is None or not _able_to_ring():
+        yield
+        return
+
+    def ring(_: int, __: FrameType | None) -> None:
+        raise OutOfTimeError
+
+    with alarm_kept():
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield

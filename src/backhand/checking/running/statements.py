@@ -1,0 +1,138 @@
+"""What a statement writes and reads, and which statements stand within it."""
+
+import ast
+from collections.abc import Sequence
+from functools import lru_cache
+
+
+def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Return the statements that hold no other statement, in order of the text."""
+    found: list[ast.stmt] = []
+    for s in statements:
+        inner = inner_blocks(s)
+        found += [part for block in inner for part in simple_statements(block)] if inner else [s]
+    return found
+
+
+def inner_blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
+    """Return the blocks of a compound statement; none for a definition, whose body runs later."""
+    if not is_compound(statement):
+        return []
+    parts = [statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())]
+    blocks = [getattr(part, slot, None) for part in parts for slot in ("body", "orelse", "finalbody")]
+    return [block for block in blocks if block]
+
+
+def is_compound(statement: ast.stmt) -> bool:
+    """Tell whether a statement holds others that run with it, not later."""
+    later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return not isinstance(statement, later) and (hasattr(statement, "body") or hasattr(statement, "cases"))
+
+
+def root_of(node: ast.AST) -> str | None:
+    """Return the variable in which an expression such as `cache["h"].grad` lies, if it lies in one."""
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
+            node = node.value
+        elif isinstance(node, ast.Call):
+            node = node.func
+        else:
+            return None
+    return node.id
+
+
+def _targets(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.Tuple | ast.List):
+        return [t for item in node.elts for t in _targets(item)]
+    return [node]
+
+
+def assigned(statement: ast.stmt) -> set[str]:
+    """Return the plain names that a statement binds anew (`x = ...`, not `x += ...` or `x[i] = ...`)."""
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = [t for target in statement.targets for t in _targets(target)]
+    elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets = [statement.target]
+    elif isinstance(statement, ast.For):
+        targets = _targets(statement.target)
+    return {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+@lru_cache(maxsize=4096)
+def writes(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement binds or may change in place: all that a bare call mentions."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return frozenset(n.id for n in ast.walk(statement) if isinstance(n, ast.Name))
+    return writes_surely(statement)
+
+
+@lru_cache(maxsize=4096)
+def writes_surely(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that are a statement's target, or whose in-place method it calls."""
+    found = set(assigned(statement))
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Assign):
+            roots = [root_of(t) for target in node.targets for t in _targets(target)]
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            roots = [root_of(node.target)]
+        elif isinstance(node, ast.For):
+            roots = [root_of(t) for t in _targets(node.target)]
+        elif isinstance(node, ast.Call):
+            roots = _written_by_call(node)
+        else:
+            continue
+        found.update(r for r in roots if r)
+    return frozenset(found)
+
+
+def _written_by_call(node: ast.Call) -> list[str | None]:
+    roots = [root_of(k.value) for k in node.keywords if k.arg == "out"]
+    function = node.func
+    if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
+        roots.append(root_of(function.value))
+    return roots
+
+
+@lru_cache(maxsize=4096)
+def reads(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables whose value a statement uses."""
+    names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    names |= {root_of(n.target) or "" for n in ast.walk(statement) if isinstance(n, ast.AugAssign)}
+    return frozenset(names - {""})
+
+
+@lru_cache(maxsize=4096)
+def needs(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement uses the earlier value of: not those that a loop binds first."""
+    if not isinstance(statement, ast.For | ast.While):
+        return reads(statement)
+    head = statement.iter if isinstance(statement, ast.For) else statement.test
+    found = {n.id for n in ast.walk(head) if isinstance(n, ast.Name)}
+    bound = assigned(statement)
+    for s in (*statement.body, *statement.orelse):
+        found |= needs(s) - bound
+        bound |= assigned(s)
+    return frozenset(found)
+
+
+def begins_anew(statement: ast.stmt, name: str) -> bool:
+    """Tell whether a statement gives a variable a value that owes nothing to its old one."""
+    return name in assigned(statement) and name not in reads(statement)
+
+
+@lru_cache(maxsize=4096)
+def may_change_in_place(statement: ast.stmt) -> bool:
+    """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.AugAssign) or (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ):
+            return True  # a function of the user's own may do anything
+        if isinstance(node, ast.Assign) and not all(isinstance(t, ast.Name) for t in node.targets):
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr[-1] == "_":
+            return True
+        if isinstance(node, ast.Call) and any(k.arg == "out" for k in node.keywords):
+            return True
+    return False

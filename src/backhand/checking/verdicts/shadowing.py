@@ -1,0 +1,166 @@
+"""Watchers that do what a repairer does, and note what each statement gives, or put something else there."""
+
+import ast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.running.instrumenting import Watcher
+from backhand.checking.running.knowledge import signature
+from backhand.checking.running.program import Namespace
+from backhand.checking.running.statements import writes_surely
+from backhand.checking.verdicts.repairing import Repairer, snapshot
+
+# A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
+Target = tuple[ast.stmt, str]
+# What is put in the place of a value, by the turn and the value.
+Give = Callable[[int, Any], Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a target gives in one turn.
+
+    Attributes:
+        step: how many statements ran before.
+        shape, sign: of the tensor, see `signature`; None and 0 where the statement raised.
+    """
+
+    step: int
+    shape: torch.Size | None
+    sign: float
+
+
+class Shadow(Watcher):
+    """Does what a repairer does."""
+
+    def __init__(self, repairer: Repairer):
+        self.repairer = repairer
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Let it look and replace."""
+        return self.repairer.ran(step, statement, variables)
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Tell it."""
+        self.repairer.raised(step, statement, error)
+
+
+class Putting(Shadow):
+    """Puts other tensors in the place of what some statements give, turn by turn."""
+
+    def __init__(self, repairer: Repairer, puts: Mapping[Target, Give]):
+        super().__init__(repairer)
+        self.puts = puts
+        self._turns = dict.fromkeys(puts, 0)
+
+    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
+        """Put one in the place of what is added."""
+        target = statement, ""
+        return self._next(target, value) if target in self.puts else value
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Put one in the place of what was assigned."""
+        own = [target for target in self.puts if target[0] is statement and target[1]]
+        if not own:
+            return super().ran(step, statement, variables)
+        put = {target[1]: self._next(target, variables.get(target[1])) for target in own}
+        put = {name: value for name, value in put.items() if value is not None}
+        return put | super().ran(step, statement, {**variables, **put})
+
+    def _next(self, target: Target, value: Any) -> Any:
+        turn = self._turns[target]
+        self._turns[target] += 1
+        return self.puts[target](turn, value)
+
+
+class Log(Putting):
+    """Notes what each statement gives."""
+
+    def __init__(self, repairer: Repairer, puts: Mapping[Target, Give]):
+        super().__init__(repairer, puts)
+        self.events: dict[Target, list[Event]] = {}
+
+    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
+        """Note what is added, or put into a container."""
+        value = super().added(step, statement, value)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            self.note(step, (statement, ""), value)
+        return value
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Note what was assigned, before it is mended."""
+        new = super().ran(step, statement, variables)
+        for name, value in assigned_tensors(statement, variables):
+            put = new[name] if (statement, name) in self.puts and name in new else value
+            self.note(step, (statement, name), put)
+        return new
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Note that a turn gave nothing."""
+        super().raised(step, statement, error)
+        for target in targets_of(statement):
+            its = self.events.setdefault(target, [])
+            if its and its[-1].step == step:  # it was made, and did not fit where it went
+                its.pop()
+            its.append(Event(step, None, 0.0))
+
+    def note(self, step: int, target: Target, value: Tensor) -> None:
+        """Note what a target gives; where it raised, its variable holds what it held before."""
+        its = self.events.setdefault(target, [])
+        if not its or its[-1].step != step:
+            its.append(Event(step, value.shape, signature(value)))
+
+
+class Before(Putting):
+    """Takes the variables before some turns of a statement, and what it makes of them."""
+
+    def __init__(self, repairer: Repairer, puts: Mapping[Target, Give], steps: Sequence[int], target: Target):
+        super().__init__(repairer, puts)
+        self.steps, self.target = set(steps), target
+        self.before: list[Namespace] = []
+        self.made: list[Tensor | None] = []
+
+    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
+        """Take what is added."""
+        if step in self.steps and self.target == (statement, ""):
+            self.made.append(value.clone())
+        return super().added(step, statement, value)
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Take the variables, and what was assigned."""
+        if step in self.steps and self.target[1]:
+            value = variables.get(self.target[1])
+            self.made.append(value.clone() if isinstance(value, Tensor) else None)
+        new = super().ran(step, statement, variables)
+        if step + 1 in self.steps:
+            self.before.append(snapshot({**variables, **new}))
+        return new
+
+
+def targets_of(statement: ast.stmt) -> Iterator[Target]:
+    """Yield what a statement gives tensors to."""
+    if isinstance(statement, ast.AugAssign):
+        yield statement, ""
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        for node in _nodes(statement):
+            yield statement, node.id if isinstance(node, ast.Name) else ""
+
+
+def assigned_tensors(statement: ast.stmt, variables: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the variables to which a statement has given a floating-point tensor, or whose tensor it changed.
+
+    What it adds to a variable, or puts into a container, is seen before.
+    """
+    for name in writes_surely(statement):
+        value = variables.get(name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield name, value
+
+
+def _nodes(statement: ast.Assign | ast.AnnAssign) -> Iterable[ast.expr]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    return [n for t in targets for n in (t.elts if isinstance(t, ast.Tuple | ast.List) else [t])]

@@ -1,0 +1,36 @@
+"""Write a file whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file in one go; where that fails, the old one is still there and nothing else is left behind.
+
+    Args:
+        path: the file; what is no plain file, such as `/dev/stdout`, is written to as it is.
+        data: all that it shall hold.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "sheet.html"
+    >>> write_whole(path, b"all of it")
+    >>> path.read_text()
+    'all of it'
+    """
+    path = path.resolve()  # through a link: what it points to is replaced, not the link
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before it takes the old one's place
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
