@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.autograd import Function, Variable
+from torch.autograd import Function
 
 import backhand
 from altered import altered, from_text
@@ -211,7 +211,7 @@ def test_all_are_there_in_the_release_that_this_is_tried_with() -> None:
 def test_what_is_gone_is_noticed_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("torch._utils._flatten_dense_tensors")
     monkeypatch.delattr("torch._C._autograd._get_sequence_nr")
-    monkeypatch.delattr(Variable, "_execution_engine")
+    monkeypatch.delattr("torch.autograd.Variable._execution_engine")
     found = runpy.run_path(str(private.__file__))
     gone = [part for part in PARTS if not found[part]]
     assert gone == ["ENGINE", "NUMBERED", "FLATTENED"]

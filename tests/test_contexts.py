@@ -156,3 +156,16 @@ def test_contexts_take_a_byte_a_letter() -> None:
     assert contexts.windows.untyped_storage().data_ptr() == contexts.flat.untyped_storage().data_ptr()
     assert peak < 16 * len(contexts)  # making them takes little more than a slice at a time
     assert len(contexts) == sum(len(word) + 1 for word in words)
+
+
+def test_a_letter_is_a_grapheme_cluster() -> None:
+    family, accented = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "e\u0301"
+    words = [f"a{family}b", f"{accented}a", "ba"]
+    vocabulary = Vocabulary.of(words)
+    assert (vocabulary.letters, vocabulary.clusters) == ("ab", (accented, family))
+    assert vocabulary.encode(words[0]) == [1, 4, 2]
+    contexts = Contexts(words, vocabulary, 2)
+    assert contexts.flat.tolist() == [0, 0, 1, 4, 2, 0, 3, 1, 0, 2, 1, 0]
+    assert vocabulary.decode([3, 4]) == accented + family
+    with pytest.raises(WordsError, match="which the model has never seen"):
+        vocabulary.encode("e\u0302")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.hypotheses import name_mistakes
-from backhand.checking.mistakes.probed import Finder
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import APPROXIMATE, LOWERED, lowest, unit
@@ -56,7 +56,7 @@ class Trials:
 
 
 def assemble(
-    chosen: Pass, title: str, trials: Trials, failures: Sequence[Mistake], last: Sequence[Finder] = ()
+    chosen: Pass, title: str, trials: Trials, failures: Sequence[Mistake], probes: Probes | None = None
 ) -> Report:
     """Return the report.
 
@@ -65,10 +65,10 @@ def assemble(
         title: of the report.
         trials: what its runs have shown.
         failures: what failed under stress.
-        last: further explanations of a gradient that nothing else explains.
+        probes: what asked the backward for its gradients with other upstream gradients.
     """
     first, shown = trials.judged[0], trials.shown
-    table = _Table(chosen, trials, last)
+    table = _Table(chosen, trials, probes)
     rows = tuple(table.row(name) for name in backward_order(chosen, first.draw))
     return Report(
         title=title,
@@ -122,8 +122,8 @@ def backward_order(chosen: Pass, draw: Draw) -> list[str]:
 class _Table:
     """What the rows have in common."""
 
-    def __init__(self, chosen: Pass, trials: Trials, last: Sequence[Finder]):
-        self.chosen, self.judged, self.shown, self.last = chosen, trials.judged, trials.shown, last
+    def __init__(self, chosen: Pass, trials: Trials, probes: Probes | None):
+        self.chosen, self.judged, self.shown, self.probes = chosen, trials.judged, trials.shown, probes
         self.draw = self.judged[0].draw
         self.figures = figures(trials.truth, self.shown)
         source = chosen.backward_source
@@ -135,8 +135,7 @@ class _Table:
         """The mistake in each wrong gradient, in the order of the backward."""
         order = backward_order(self.chosen, self.draw)
         blamed = {n: [j for j in self.judged if n in j.culprits] for n in order}
-        blamed = {n: its for n, its in blamed.items() if its}
-        return name_mistakes(self.chosen, blamed, last=self.last)
+        return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its}, probes=self.probes)
 
     @cached_property
     def _lives(self) -> Lives:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backhand.checking import stressing
 from backhand.checking.assembling import Trials, assemble
-from backhand.checking.mistakes.probed import Finder, Probed
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.sandbox import sandbox, threads_for
@@ -93,13 +93,13 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
     """
     failures: tuple[Mistake, ...] = ()
     wanted = stress is None and not chosen.ends_in_loss
-    last: tuple[Finder, ...] = ()
+    probes = None
     if (stress or wanted) and trials.judged[0].draw.error is None:
         probe = stressing.probe_of(chosen, trials.judged[0])
         failures = tuple(stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth))
-        last = Probed(probe, {u: probe.given[u] for u in probe.upstream}, failures).finders
+        probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
-    return assemble(chosen, title, trials, failures, last)
+    return assemble(chosen, title, trials, failures, probes)
 
 
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:

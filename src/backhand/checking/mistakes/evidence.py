@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from backhand.checking.mistakes.neighbourhood import Scene, derived
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
@@ -25,6 +26,7 @@ class Case:
     chosen: Pass
     name: str
     judged: tuple[Judgement, ...]
+    probes: Probes | None = None
 
     @property
     def first(self) -> Judgement:

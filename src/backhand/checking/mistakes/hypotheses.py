@@ -51,7 +51,8 @@ from backhand.checking.mistakes.mending import (
     by_two_edits,
 )
 from backhand.checking.mistakes.neighbourhood import Scene
-from backhand.checking.mistakes.probed import Finder
+from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,
@@ -298,6 +299,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("an upstream gradient that is not read", upstream_not_read),
     predicts("some rows only", partly),
     predicts("values in other places", rearranged),
+    # what the backward does with other upstream gradients, where its numbers alone tell nothing
+    tells("what fails under stress", fails_under_stress),
+    tells("a low precision", right_but_coarsely),
+    tells("other rows of its upstream gradient", mixes_rows),
 )
 
 
@@ -305,7 +310,7 @@ def name_mistakes(
     chosen: Pass,
     blamed: Mapping[str, Sequence[Judgement]],
     budget: Budget | None = None,
-    last: Sequence[Finder] = (),
+    probes: Probes | None = None,
 ) -> dict[str, Mistake]:
     """Return the mistake in each wrong gradient.
 
@@ -313,13 +318,13 @@ def name_mistakes(
         chosen: the pass.
         blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
         budget: what may be tried for all of them together.
-        last: what else to ask about a gradient that nothing here reproduces.
+        probes: the backward as a function of other upstream gradients, where it was stressed.
     """
     budget = Budget() if budget is None else budget
     found = {}
     for name, judged in blamed.items():
-        case, share = Case(chosen, name, tuple(judged)), budget.share()
-        finding, left = find(case, share, last)
+        case, share = Case(chosen, name, tuple(judged), probes), budget.share()
+        finding, left = find(case, share)
         found[name] = in_words(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     return found
@@ -330,7 +335,7 @@ def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistak
     return name_mistakes(chosen, {name: judged})[name]
 
 
-def find(case: Case, budget: Budget, last: Sequence[Finder] = ()) -> tuple[Finding, Budget]:
+def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     """Return the first hypothesis that holds, and what is left of the budget."""
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # an edit may well make nonsense
         tried: list[str] = []
@@ -341,9 +346,6 @@ def find(case: Case, budget: Budget, last: Sequence[Finder] = ()) -> tuple[Findi
             if found is not None:
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried.append(hypothesis.name)
-    found = next((f for finder in last for scene in case.scenes[:1] if (f := finder(scene))), None)
-    if found is not None:  # they have looked at the first draw alone
-        return found, budget
     error = why_it_raised(case)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget

@@ -4,70 +4,66 @@ Numbers alone do not tell a gradient that ignores its upstream gradient, or that
 from nonsense; other upstream gradients do. These come last, where nothing reproduces the gradient.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
+from backhand.checking.meanings import KINDS
+from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.reading import mixing
-from backhand.checking.report import Mistake
-from backhand.checking.running.graph import differentiated
 from backhand.checking.running.precision import COARSE
+from backhand.checking.running.private import differentiated
 from backhand.checking.verdicts.comparing import close, largest_difference
 
-HINT = "Compute in float32 or better and cast once, at the end, to the tensor's own dtype."
-Probe = Callable[..., Mapping[str, Tensor] | None]
-Finder = Callable[[Scene], Finding | None]
+
+def fails_under_stress(case: Case) -> Finding | None:
+    """Find the gradient among those that failed under stress."""
+    for failure in case.probes.failures if case.probes is not None else ():
+        if case.scenes and case.gradient in failure.detail.get("gradients", ()):
+            words = failure.message.removesuffix(".")
+            return Finding(failure.kind, dict(failure.detail), words, hint=failure.hint)
+    return None
 
 
-class Probed:
-    """What probes of a backward tell of a gradient.
+def right_but_coarsely(case: Case) -> Finding | None:
+    """Find a gradient that is off by what a low dtype would lose."""
+    scene = case.scenes[0] if case.scenes else None
+    if scene is None or not scene.has_its_shape or not scene.expected.numel():
+        return None
+    largest = float(scene.expected.abs().max())
+    relative = largest_difference(scene.value, scene.expected) / largest if largest else float("inf")
+    if relative > COARSE:
+        return None
+    words = f"right to a relative {relative:.1g} only, as if part of it were computed coarsely"
+    return Finding("dtype", {"relative": relative}, words, hint=KINDS["dtype"].hint)
 
-    Attributes:
-        finders: the explanations, to be tried in this order.
+
+def mixes_rows(case: Case) -> Finding | None:
+    """Find an axis along which the gradient is made of other rows of its upstream gradient.
+
+    Not where something failed under stress, nor below a wrong line: both would change what is read.
     """
-
-    def __init__(self, probe: Probe, upstream: Mapping[str, Tensor], failures: Sequence[Mistake]):
-        """Take the backward by changed upstream gradients, these themselves, and what failed under stress."""
-        self.finders: tuple[Finder, ...] = (self.failing, self.coarse, self.mixing)
-        self._probe, self._upstream, self._failures = probe, upstream, failures
-
-    def failing(self, scene: Scene) -> Finding | None:
-        """Find the gradient among those that failed under stress."""
-        for failure in self._failures:
-            if scene.d(scene.name) in failure.detail.get("gradients", ()):
-                words = failure.message.removesuffix(".")
-                return Finding(failure.kind, dict(failure.detail), words, hint=failure.hint)
+    probes, scene = case.probes, case.scenes[0] if case.scenes else None
+    if probes is None or probes.failures or scene is None:
         return None
-
-    def coarse(self, scene: Scene) -> Finding | None:
-        """Find a gradient that is off by what a low dtype would lose."""
-        largest = float(scene.expected.abs().max()) if scene.expected.numel() else 0.0
-        relative = largest_difference(scene.value, scene.expected) / largest if largest else float("inf")
-        if relative > COARSE:
-            return None
-        words = f"right to a relative {relative:.1g} only, as if part of it were computed coarsely"
-        return Finding("dtype", {"relative": relative}, words, hint=HINT)
-
-    def mixing(self, scene: Scene) -> Finding | None:
-        """Find an axis along which the gradient is made of other rows of its upstream gradient."""
-        if self._failures or not close(scene.expected, scene.trace.gradients[scene.name]):
-            return None  # with the upstream gradients of a wrong line above it would be another question
-        gradient = scene.d(scene.name)
-        for arriving, value in self._upstream.items():
-            if value.shape != scene.expected.shape:
-                continue
-            found = mixing(
-                lambda changed, name=arriving: (self._probe(**{name: changed}) or {}).get(gradient),
-                lambda changed, name=arriving: _right(scene, {**self._upstream, name: changed}),
-                value,
-                arriving,
-                gradient,
-            )
-            if found is not None:
-                return found
+    if not close(scene.expected, scene.trace.gradients[scene.name]):
         return None
+    for name, arriving in probes.upstream.items():
+        if arriving.shape != scene.expected.shape:
+            continue
+
+        def own(changed: Tensor, name: str = name) -> Tensor | None:
+            return (probes.call(**{name: changed}) or {}).get(case.gradient)
+
+        def right(changed: Tensor, name: str = name) -> Tensor | None:
+            return _right(scene, {**scene.trace.upstream, name: changed})
+
+        found = mixing(own, right, arriving, name, case.gradient)
+        if found is not None:
+            return found
+    return None
 
 
 def _right(scene: Scene, upstream: Mapping[str, Tensor]) -> Tensor | None:

@@ -1,13 +1,30 @@
 """Which rows of the upstream gradient a gradient reads: its own, or those of others too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.report import Mistake
 from backhand.checking.running.precision import UNMOVED, unit
 
 Reader = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The backward, to be asked for its gradients with other upstream gradients.
+
+    Attributes:
+        call: returns them by name, for changed upstream gradients by name; None where the backward raises.
+        upstream: the upstream gradients as they are.
+        failures: what failed under stress.
+    """
+
+    call: Callable[..., Mapping[str, Tensor] | None]
+    upstream: Mapping[str, Tensor]
+    failures: Sequence[Mistake]
 
 
 def mixing(own: Reader, right: Reader, arriving: Tensor, upstream: str, gradient: str) -> Finding | None:

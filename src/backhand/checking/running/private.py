@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, Variable
+from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge, Node
 
@@ -43,14 +43,15 @@ def _by_the_engine(
     outputs: Sequence[Tensor], upstream: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
     keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
-    engine: Any = Variable._execution_engine
-    return engine.run_backward(outputs, upstream, keep_graph, create_graph, tensors, allow_unused, accumulate)
+    return _engine.run_backward(
+        outputs, upstream, keep_graph, create_graph, tensors, allow_unused, accumulate
+    )
 
 
 def step(node: Node, gradients: Gradients) -> Gradients:
     """Return what an operation hands on to its operands, given the gradients of its results.
 
-    An operation can be called, which takes a tenth of the time that autograd takes to be asked for it.
+    A small operation can be called in a tenth of the time that it takes to ask autograd for it.
     """
     custom = isinstance(node, FunctionCtx)  # that of a custom Function: its backward is the user's
     if not (APPLIED if custom else CALLED):
@@ -232,6 +233,7 @@ def _named(module: str, name: str) -> Any:
         return None
 
 
+_engine: Any = getattr(_named("torch.autograd", "Variable"), "_execution_engine", None)
 _count = _named("torch._C._autograd", "_get_sequence_nr")  # how many operations have run so far
 _flatten = _named("torch._utils", "_flatten_dense_tensors")
 

@@ -46,6 +46,16 @@ def check_function(
 
     Raises:
         CheckError: the function raises, or gives another output than the reference.
+
+    >>> class Double(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         return 2 * x
+    ...     @staticmethod
+    ...     def backward(ctx, dy):
+    ...         return dy
+    >>> check_function(Double, lambda x: 2 * x, {"x": torch.randn(4)})["x"].mistake.kind
+    'scale'
     """
     function = Function(fn, reference)
     return check_pass(function.as_pass(inputs), function.title, draws=draws, seed=seed)

@@ -85,6 +85,7 @@ class Log(Putting):
     def __init__(self, repairer: Repairer, puts: Mapping[Target, Give]):
         super().__init__(repairer, puts)
         self.events: dict[Target, list[Event]] = {}
+        self._raised = -1
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Note what is added, or put into a container."""
@@ -96,7 +97,7 @@ class Log(Putting):
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Note what was assigned, before it is mended."""
         new = super().ran(step, statement, variables)
-        for name, value in assigned_tensors(statement, variables):
+        for name, value in assigned_tensors(statement, variables) if step != self._raised else ():
             put = new[name] if (statement, name) in self.puts and name in new else value
             self.note(step, (statement, name), put)
         return new
@@ -104,6 +105,7 @@ class Log(Putting):
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Note that a turn gave nothing."""
         super().raised(step, statement, error)
+        self._raised = step
         for target in targets_of(statement):
             its = self.events.setdefault(target, [])
             if its and its[-1].step == step:  # it was made, and did not fit where it went
@@ -111,7 +113,7 @@ class Log(Putting):
             its.append(Event(step, None, 0.0))
 
     def note(self, step: int, target: Target, value: Tensor) -> None:
-        """Note what a target gives; where it raised, its variable holds what it held before."""
+        """Note what a target gives."""
         its = self.events.setdefault(target, [])
         if not its or its[-1].step != step:
             its.append(Event(step, value.shape, signature(value)))
@@ -125,6 +127,7 @@ class Before(Putting):
         self.steps, self.target = set(steps), target
         self.before: list[Namespace] = []
         self.made: list[Tensor | None] = []
+        self._raised = -1
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Take what is added."""
@@ -135,12 +138,17 @@ class Before(Putting):
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Take the variables, and what was assigned."""
         if step in self.steps and self.target[1]:
-            value = variables.get(self.target[1])
+            value = variables.get(self.target[1]) if step != self._raised else None
             self.made.append(value.clone() if isinstance(value, Tensor) else None)
         new = super().ran(step, statement, variables)
         if step + 1 in self.steps:
             self.before.append(snapshot({**variables, **new}))
         return new
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Note that it made nothing: its variable holds what it held before."""
+        super().raised(step, statement, error)
+        self._raised = step
 
 
 def targets_of(statement: ast.stmt) -> Iterator[Target]:
