@@ -36,7 +36,7 @@ def test_a_log_file_gets_a_line_for_every_tenth_and_no_more() -> None:
     stream = io.StringIO()
     with training_progress(Console(file=stream, width=100)) as watch:
         for step in range(0, 2001, 10):
-            watch(step, 2000, 2.5)
+            watch.steps(step, 2000, 2.5)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
     told = [re.fullmatch(r"([\d,]+) of 2,000 steps, loss 2\.500, [\d,]+ steps/s", line) for line in lines]
@@ -47,8 +47,8 @@ def test_a_terminal_gets_a_bar_that_begins_where_the_run_does() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=True)
     with training_progress(console) as watch:
-        watch(600, 2000, 2.5)
-        watch(1300, 2000, 1.5)
+        watch.steps(600, 2000, 2.5)
+        watch.steps(1300, 2000, 1.5)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert "1,300 of 2,000 steps" in text
     assert re.search(r"loss (1\.9\d\d|2\.0\d\d)", text.splitlines()[-1] or text)
