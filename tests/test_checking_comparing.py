@@ -136,6 +136,21 @@ def test_a_gradient_of_another_dtype_than_its_tensor_is_told_whatever_its_shape(
     assert report.stress[0].message == "dx has dtype torch.float64, but x has torch.float32."
 
 
+def test_a_gradient_cast_to_a_lower_dtype_is_right_but_for_that_beside_a_higher_one() -> None:
+    def forward(x: Tensor, w: Tensor) -> dict[str, Any]:
+        loss = (x.double() * w).sum()
+        return locals()
+
+    def backward(x: Tensor, w: Tensor) -> dict[str, Any]:
+        assert x.dtype == torch.float32, "judged in its own dtypes"
+        return {"dx": w.float(), "dw": (x.double() * 1.1 / 1.1).half()}
+
+    inputs = {"x": torch.randn(40), "w": torch.randn(40, dtype=torch.float64)}
+    (culprit,) = backhand.check(forward, backward, inputs=inputs).culprits
+    assert (culprit.name, culprit.mistake.kind) == ("w", "dtype")
+    assert culprit.mistake.message == "dw has dtype torch.float16, but w has torch.float64."
+
+
 def test_stress_is_left_out_where_it_is_not_wanted_and_done_where_it_is() -> None:
     def backward(dy: Tensor) -> dict[str, Any]:
         dy *= 2
@@ -288,11 +303,12 @@ out = "y"
         ("+ de * 2 * x", "", "missing_branch", ["e"]),
     ],
 )
+@pytest.mark.parametrize("size", [2, 6])  # two elements are too few to solve for four coefficients
 def test_branches_that_are_wrong_together_are_named_together(
-    right: str, slip: str, kind: str, branches: list[str]
+    right: str, slip: str, kind: str, branches: list[str], size: int
 ) -> None:
     assert BRANCHES.count(right) == 1
-    report = backhand.check(from_text(BRANCHES.replace(right, slip)), inputs={"x": torch.randn(6)})
+    report = backhand.check(from_text(BRANCHES.replace(right, slip)), inputs={"x": torch.randn(size)})
     (culprit,) = report.culprits
     assert (culprit.name, culprit.mistake.kind) == ("x", kind)
     assert culprit.mistake.detail["branches"] == branches

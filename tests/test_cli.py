@@ -352,8 +352,9 @@ def test_a_run_that_fails_exits_with_1(run_cli) -> None:
     assert "is the first tensor that is not finite" in err
 
 
-def test_a_reader_that_has_gone_is_no_error(small_run: Run) -> None:
-    command = f"{sys.executable} -m backhand sample {small_run.path} -n 20 | true"
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_reader_that_has_gone_is_no_error(small_run: Run, option: str) -> None:
+    command = f"{sys.executable} -m backhand sample {small_run.path} -n 20 {option} | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("", "")
 
