@@ -315,3 +315,17 @@ def test_of_a_tensor_with_two_right_gradients_the_last_is_drawn(tmp_path: Path) 
     first = backhand.check_file(path, draws=1, stop_after=8).sheet.pictures["logits"].hand
     both = backhand.check_file(path, draws=1)
     assert both.sheet.pictures["logits"].hand != first
+
+
+def test_an_arc_may_begin_where_another_one_ends_in_the_same_lane() -> None:
+    place = {"a": 0, "b": 2, "c": 4}
+    shown, lanes = segments([Arc("a", "b"), Arc("b", "c")], place, 5)
+    assert lanes == 1
+    assert [sorted(s.part for s in row) for row in shown] == [
+        ["begin"],
+        ["pass"],
+        ["begin", "end"],
+        ["pass"],
+        ["end"],
+    ]
+    assert segments([Arc("a", "b"), Arc("a", "c")], place, 5)[1] == 2
