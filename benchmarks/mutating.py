@@ -202,14 +202,29 @@ class Subject:
         written = written_by(statement)
         if direct := written & self.gradients:
             return frozenset(direct)
-        found: set[str] = set()
+        found = {key for variable, key in self._returned_as() if variable in written}
         temporary, grows = set(written), bool(written)
         while grows:  # a temporary may be made of another one
             made = {name for s in in_order(self.body()) if temporary & _reads(s) for name in written_by(s)}
-            found |= made & self.gradients
+            found |= made & self.gradients | {
+                key for variable, key in self._returned_as() if variable in made
+            }
             grows = not made - self.gradients <= temporary
             temporary |= made - self.gradients
         return frozenset(found | written if found else ())
+
+    def _returned_as(self) -> list[tuple[str, str]]:
+        """Return the variables that are returned as a gradient of another name, with that name."""
+        returned = [
+            s.value for s in self.body() if isinstance(s, ast.Return) and isinstance(s.value, ast.Dict)
+        ]
+        pairs = [
+            (v.id, k.value)
+            for d in returned
+            for k, v in zip(d.keys, d.values, strict=True)
+            if isinstance(v, ast.Name) and isinstance(k, ast.Constant)
+        ]
+        return [(variable, key) for variable, key in pairs if key in self.gradients and key != variable]
 
     def _function(self, name: str) -> ast.FunctionDef:
         return _function(self.tree, name)

@@ -63,6 +63,58 @@ def test_a_rule_is_the_gradient_that_autograd_gives(expression: str) -> None:
     assert torch.allclose(total, right), rules(f"y = {expression}", "x")
 
 
+# what a rule says in words, as code
+IN_WORDS = {
+    "its mean": "x.mean(0)",
+    "(n - correction)": "(4 - 1)",
+    " where x > 0, zero elsewhere": " * (x > 0)",
+    " where x lies within the bounds, zero elsewhere": " * ((x > 0.7) & (x < 1.2))",
+    ", with s = sigmoid(x)": "",
+    " divided by the number of elements averaged, expanded over their axis": " / 4 * torch.ones_like(x)",
+    "the sum of dy from each place on to the end of the axis": "dy.flip(0).cumsum(0).flip(0)",
+    " where the maximum was found, shared among equals, zero elsewhere": " * (x == x.max())",
+    " where the maximum was found, zero elsewhere": " * (x == x.max())",
+    " where the minimum was found, zero elsewhere": " * (x == x.min())",
+    ", zero where the mask is set": ".masked_fill(w > 1, 0)",
+    ", expanded over the axis that was summed: a sum is the mirror of broadcasting": " * torch.ones_like(x)",
+    ".sum(axis, keepdim=True)": ".sum(0, keepdim=True)",
+}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "x.var(0)",
+        "x.std(0)",
+        "x.mean(0)",
+        "x.sum(0)",
+        "torch.relu(x)",
+        "x.clamp(0.7, 1.2)",
+        "silu(x)",
+        "x.cumsum(0)",
+        "x.max()",
+        "x.min()",
+        "x.amax(0)",
+        "x.masked_fill(w > 1, 0)",
+        "torch.log_softmax(x, 0)",
+    ],
+)
+def test_a_rule_that_says_it_in_words_says_what_autograd_does(expression: str) -> None:
+    x, w = torch.rand(2, 4, dtype=torch.float64) + 0.5
+    x[:2] = torch.tensor([0.6, 1.0])  # one beyond the bounds, one within
+    x = (x - 1 if "relu" in expression else x).requires_grad_()
+    known: dict = {"x": x, "w": w, "torch": torch, "exp": torch.exp, "sigmoid": torch.sigmoid}
+    y = eval(expression, known | {"silu": torch.nn.functional.silu})
+    dy = torch.rand(y.shape, dtype=torch.float64)
+    (right,) = torch.autograd.grad(y, x, dy)
+    (rule,) = rules(f"y = {expression}", "x")
+    code = rule.partition("gets ")[2]
+    for words, meant in IN_WORDS.items():
+        code = code.replace(words, meant)
+    known |= {"x": x.detach(), "y": y.detach(), "dy": dy, "s": x.detach().sigmoid()}
+    assert torch.allclose(eval(code, known), right), rule
+
+
 def test_an_operation_without_a_rule_is_answered_by_autograds_own_product() -> None:
     (rule,) = rules("h = torch.erf(z)", "z")
     assert "erf" not in FUNCTIONS

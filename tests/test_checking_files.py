@@ -337,6 +337,17 @@ def test_a_live_namespace_is_judged_by_its_graph() -> None:
     assert report["logits"].mistake.kind == "sign"
 
 
+def test_what_was_retained_in_a_live_namespace_is_left_as_it_is() -> None:
+    names: dict = {}
+    exec(
+        SETUP + FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)") + FIRST + SECOND, names
+    )
+    names["dlogits"] = -names["dlogits"]
+    before = {name: names[name].grad.clone() for name in ("logits", "probs", "W")}
+    backhand.check_namespace(names)
+    assert all(torch.equal(names[name].grad, gradient) for name, gradient in before.items())
+
+
 def test_the_sheet_of_a_live_namespace_shows_what_was_judged_then() -> None:
     names: dict = {}
     exec(

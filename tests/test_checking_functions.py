@@ -140,6 +140,81 @@ def test_the_table_of_a_function_is_in_the_inputs_own_dtype_with_the_error_in_re
     assert report["x"].multiple > 1.5
 
 
+@pytest.mark.parametrize(("units", "right"), [(4, True), (25, False)])
+def test_the_error_in_the_inputs_own_dtype_has_a_budget_of_a_few_units_of_rounding(
+    units: int, right: bool
+) -> None:
+    class Rounded(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, w)
+            return x @ w
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple:
+            x, w = ctx.saved_tensors
+            lost = units * torch.finfo(g.dtype).eps if g.dtype == torch.float32 else 0.0
+            return g @ w.T * (1 + lost), x.T @ g
+
+    inputs = [torch.randn(6, 5), torch.randn(5, 4)]
+    report = backhand.check_function(Rounded, lambda x, w: x @ w, inputs)
+    assert report.ok == right, str(report)
+    assert [m.kind for m in report.stress] == ([] if right else ["dtype"])
+    if not right:
+        assert report.stress[0].message.startswith("d")
+        assert units / 2 < report.stress[0].detail["multiple"] < 2 * units
+
+
+def test_a_builtin_may_be_the_reference_though_it_does_not_tell_its_parameters() -> None:
+    right = operation(lambda g, x, w: (g * w, g * x))
+    report = backhand.check_function(right, torch.mul, [torch.randn(6, 5), torch.randn(6, 5)])
+    assert [(row.name, row.verdict) for row in report.rows] == [("input0", "right"), ("input1", "right")]
+
+
+def contiguous_only(g: torch.Tensor) -> torch.Tensor:
+    return g.as_strided(g.shape, torch.empty(g.shape).stride(), g.storage_offset())
+
+
+def without_its_offset(g: torch.Tensor) -> torch.Tensor:
+    return g.as_strided(g.shape, g.stride(), 0)
+
+
+def with_an_inner_stride_of_1(g: torch.Tensor) -> torch.Tensor:
+    inner = min(g.stride()) or 1
+    return g.as_strided(g.shape, [s // inner for s in g.stride()], g.storage_offset())
+
+
+def without_strides_of_0(g: torch.Tensor) -> torch.Tensor:
+    return g if all(g.stride()) else g.as_strided(g.shape, [1] * g.dim(), g.storage_offset())
+
+
+@pytest.mark.parametrize(
+    ("read", "layout"),
+    [
+        (contiguous_only, "transposed"),
+        (with_an_inner_stride_of_1, "strided"),
+        (without_its_offset, "offset"),
+        (without_strides_of_0, "expanded"),
+        (lambda g: g, None),
+    ],
+)
+@pytest.mark.parametrize("of", ["dy", "w"])
+def test_each_layout_is_tried_and_told(read: Callable, layout: str | None, of: str) -> None:
+    def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
+        return (read(g) if of == "dy" else g) * (read(w) if of == "w" else w), g * x
+
+    inputs = {"x": torch.randn(6, 5), "w": torch.randn(6, 5)}
+    report = backhand.check_function(operation(backward), product, inputs)
+    told = [(m.kind, m.detail["layout"]) for m in report.stress]
+    if of == "w" and layout == "expanded":  # only an upstream gradient comes expanded
+        layout = None
+    assert told == ([("layout", layout)] if layout else [])
+    assert not report.culprits
+    assert report.ok == (layout is None)
+    if layout:
+        assert report.stress[0].message.startswith(f"a {layout} {of}")
+
+
 def test_overwritten_rows_of_an_embedding_are_named() -> None:
     class Embedding(Function):
         @staticmethod

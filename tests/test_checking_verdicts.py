@@ -332,6 +332,52 @@ def test_gradients_may_be_named_with_an_underscore_or_by_a_mapping() -> None:
     assert verdicts(backhand.check(forward, backward, inputs=inputs, out="y"))["w"] == "todo"
 
 
+def test_d_and_the_name_comes_before_an_underscore_and_that_before_a_mapping() -> None:
+    def forward(x: torch.Tensor) -> dict:
+        return {"y": 2 * x}
+
+    def check(*names: str) -> str:
+        """The first of these names holds the right gradient, the others wrong ones."""
+        returned = dict.fromkeys(names)
+
+        def backward(dy: torch.Tensor) -> dict:
+            return {n: (2 if n == names[0] else 17) * dy for n in sorted(returned)}
+
+        report = backhand.check(forward, backward, inputs={"x": torch.randn(3)}, out="y", names={"g": "x"})
+        assert report["x"].gradient == min(names, key=["dx", "d_x", "g"].index)
+        return report["x"].verdict
+
+    assert check("dx", "d_x", "g") == check("d_x", "g") == check("g") == "right"
+    assert check("d_x", "dx") == check("g", "d_x") == "wrong"
+
+
+def test_given_inputs_are_varied_and_keep_their_signs_and_zeros_but_for_those_of_all_zeros() -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def forward(x: torch.Tensor, bias: torch.Tensor, index: torch.Tensor) -> dict:
+        seen.append({"x": x.detach().double(), "bias": bias.detach().double(), "index": index})
+        return {"y": x[index] + bias}
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, index: torch.Tensor) -> dict:
+        return {"dx": torch.zeros_like(x).index_add(0, index, dy), "dbias": dy.sum(0)}
+
+    x = torch.randn(40, 3)
+    x[5], x[7] = 0, torch.tensor([1e-3, -1e3, 1e-3])
+    inputs = {"x": x, "bias": torch.zeros(3), "index": torch.tensor([0, 4, 5, 5])}
+    assert backhand.check(forward, backward, inputs=inputs, out="y", draws=5).ok
+    different = {tuple(s["x"].float().flatten().tolist()) for s in seen}
+    assert len(different) == 5
+    for given in seen:
+        assert torch.equal(given["x"].sign(), x.double().sign())
+        assert torch.equal(given["index"], inputs["index"])
+        assert ((given["x"] - x).abs() <= 0.25 * x.abs()).all(), "in the neighbourhood"
+        if torch.equal(given["x"].float(), x):
+            assert not given["bias"].any(), "the first draw is what was given"
+        else:
+            assert given["bias"].all(), "zeros hide mistakes"
+            assert (given["bias"].abs() < 0.1).all()
+
+
 def test_a_report_is_plain_data_and_raises_when_asked() -> None:
     report = backhand.check(altered(batch_norm, ("dbias = dy.sum(0)", "dbias = -dy.sum(0)")))
     data = json.loads(json.dumps(report.to_dict()))
@@ -504,9 +550,37 @@ def test_a_coarse_gradient_is_told_as_many_times_autograds_error() -> None:
 
     inputs = {"x": torch.randn(6, 5), "w": torch.randn(5, 4), "b": torch.zeros(4)}
     report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
-    assert report.ok, str(report)
-    assert report["x"].multiple > 100
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("x", "dtype")], str(report)
+    assert report["x"].multiple > 1000
     assert report["w"].multiple < 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("precision", "culprits"),
+    [
+        (lambda value: value.bfloat16(), ["h"]),
+        (lambda value: value.half().to(value.dtype), ["h"]),
+        (lambda value: value.to(value.dtype), []),
+    ],
+    ids=["returned in bfloat16", "rounded to float16 on the way", "as it is"],
+)
+def test_a_gradient_of_less_precision_than_its_tensor_is_wrong(dtype, precision, culprits) -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict:
+        h = x @ w
+        y = h.tanh()
+        return locals()
+
+    def backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> dict:
+        dh = precision(dy * (1 - y**2))
+        dx = dh.to(x.dtype) @ w.T
+        dw = x.T @ dh.to(x.dtype)
+        return locals()
+
+    inputs = {"x": torch.randn(6, 5, dtype=dtype), "w": torch.randn(5, 4, dtype=dtype)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert [row.name for row in report.culprits] == culprits, str(report)
+    assert all(row.mistake is not None and row.mistake.kind == "dtype" for row in report.culprits)
 
 
 def test_the_lines_of_a_gradient_are_those_that_change_it_not_those_that_look_at_it() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from backhand.checking.running import private
 from backhand.checking.running.graph import from_graph
 
 
@@ -75,7 +76,13 @@ def whole_layers(x: torch.Tensor, w: torch.Tensor) -> dict[str, Any]:
         whole_layers,
     ],
 )
-def test_what_arrives_through_all_consumers_is_autograds_gradient(forward: Any) -> None:
+@pytest.mark.parametrize("called", [True, False])
+def test_what_arrives_through_all_consumers_is_autograds_gradient(
+    forward: Any, called: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not called:  # but asked of autograd, and in an order of our own
+        for part in ("NUMBERED", "RESULTS", "CALLED", "APPLIED"):
+            monkeypatch.setattr(private, part, False)
     inputs = {name: torch.randn(4, 6, dtype=torch.float64, requires_grad=True) for name in ("x", "w")}
     values = {**inputs, **forward(**inputs)}
     trace = from_graph(

@@ -139,8 +139,11 @@ def test_the_version_can_be_asked_for(run_cli) -> None:
 def test_training_from_the_command_line_in_a_log_is_short(run_cli, tmp_path: Path) -> None:
     status, out, err = run_cli("train", "municipios", "--steps", "300", "--n-hidden", "12")
     assert status == 0
-    assert 1 <= len(err.splitlines()) <= 10
-    assert err.splitlines()[-1].startswith("300 of 300 steps, loss ")
+    *lines, worse = err.splitlines()
+    assert 1 <= len(lines) <= 10
+    assert lines[-1].startswith("300 of 300 steps, loss ")
+    assert worse.startswith("backhand: worse than counting pairs of letters: dev loss ")
+    assert "Try more words, --keep best, a smaller model (--n-hidden 3)" in worse
     assert "train" in out
     assert "saved in runs/municipios" in out
     run = Run.load(tmp_path / "runs" / "municipios")
@@ -195,7 +198,9 @@ def test_evaluate_sample_and_inspect_show_text_and_json(run_cli, small_run: Run,
     assert len(out.splitlines()) == 7
     samples = json.loads(run_cli("sample", path, "-n", "7", "--prefix", "mar", "--seed", "5", "--json")[1])
     for line, sample in zip(out.splitlines(), samples, strict=True):
-        assert line == sample["word"] + ("" if sample["new"] else "  (in the training list)")
+        assert line == sample["word"]  # marks are for a terminal
+    assert run_cli("sample", path, "-n", "7", "--prefix", "mar", "--seed", "5", "--out", "s.txt")[1] == ""
+    assert (tmp_path / "s.txt").read_text() == out
 
     status, out, _ = run_cli("inspect", path, "--png", "maps.png")
     assert status == 0

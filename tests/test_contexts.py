@@ -1,4 +1,5 @@
 import tracemalloc
+from collections import Counter
 
 import pytest
 import torch
@@ -118,6 +119,32 @@ def test_more_than_256_symbols_fit() -> None:
     assert vocabulary.decode(X[-1].tolist()) == words[-1]
 
 
+@pytest.mark.parametrize(("symbols", "size"), [(256, 1), (257, 4)])
+def test_a_byte_holds_256_symbols_and_no_more(symbols: int, size: int) -> None:
+    letters = [chr(0x4E00 + i) for i in range(symbols - 1)]
+    vocabulary = Vocabulary.of(letters)
+    contexts = Contexts(letters, vocabulary, 2)
+    X, Y = lecture_loop(letters, vocabulary.stoi, 2)
+    assert len(vocabulary) == symbols
+    assert contexts.flat.element_size() == size
+    assert torch.equal(contexts[:][0], X)
+    assert torch.equal(contexts[:][1], Y)
+
+
+@pytest.mark.parametrize("block_size", [38, 39])
+def test_contexts_that_fill_64_bits_to_the_last_are_merged_right(block_size: int) -> None:
+    """With three symbols, 39 digits fit below 2**63, and 40 do not, though they do below 2**64."""
+    assert 3**39 < 2**63 < 3**40 < 2**64
+    words = ["b" * 45, "a" + "b" * 44, "b" * 45]
+    vocabulary = Vocabulary.of(words)
+    merged = Contexts(words, vocabulary, block_size).merged
+    X, Y = lecture_loop(words, vocabulary.stoi, block_size)
+    found = Counter()
+    for row, y, count in zip(merged.rows.tolist(), merged.Y.tolist(), merged.counts.tolist(), strict=True):
+        found[*merged.X[row].tolist(), y] += count
+    assert found == Counter((*x, y) for x, y in zip(X.tolist(), Y.tolist(), strict=True))
+
+
 def test_contexts_take_a_byte_a_letter() -> None:
     words = load_words("names") * 10
     vocabulary = Vocabulary.of(words)
@@ -129,3 +156,16 @@ def test_contexts_take_a_byte_a_letter() -> None:
     assert contexts.windows.untyped_storage().data_ptr() == contexts.flat.untyped_storage().data_ptr()
     assert peak < 16 * len(contexts)  # making them takes little more than a slice at a time
     assert len(contexts) == sum(len(word) + 1 for word in words)
+
+
+def test_a_letter_is_a_grapheme_cluster() -> None:
+    family, accented = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "e\u0301"
+    words = [f"a{family}b", f"{accented}a", "ba"]
+    vocabulary = Vocabulary.of(words)
+    assert (vocabulary.letters, vocabulary.clusters) == ("ab", (accented, family))
+    assert vocabulary.encode(words[0]) == [1, 4, 2]
+    contexts = Contexts(words, vocabulary, 2)
+    assert contexts.flat.tolist() == [0, 0, 1, 4, 2, 0, 3, 1, 0, 2, 1, 0]
+    assert vocabulary.decode([3, 4]) == accented + family
+    with pytest.raises(WordsError, match="which the model has never seen"):
+        vocabulary.encode("e\u0302")

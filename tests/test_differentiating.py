@@ -111,5 +111,32 @@ def test_an_output_that_is_not_there_is_told() -> None:
         wired(torch.randn(3, requires_grad=True))
 
 
+def test_a_second_derivative_is_refused_for_it_would_be_wrong() -> None:
+    def forward(x):
+        h = x.tanh()
+        y = h * x
+        return {"h": h, "y": y}
+
+    def backward(dy, x, h):  # autograd could follow x through it, but not h, which is no input
+        return {"dx": (h + (1 - h**2) * x) * dy}
+
+    x = torch.randn(4, requires_grad=True)
+    y = backhand.differentiable(forward, backward, out="y")(x)
+    weights = torch.randn(4, requires_grad=True)
+    (dx,) = torch.autograd.grad((y * weights).sum(), x, create_graph=True)
+    torch.testing.assert_close(dx, (x.tanh() + (1 - x.tanh() ** 2) * x) * weights)
+    with pytest.raises((RuntimeError, backhand.BackhandError), match=r"twice|second"):
+        dx.sum().backward()
+
+
+def test_the_gradient_of_a_name_is_d_and_the_name_before_any_other() -> None:
+    def backward(dy):
+        return {"d_x": 17 * dy, "dx": 2 * dy}
+
+    x = torch.randn(3, requires_grad=True)
+    backhand.differentiable(lambda x: {"y": 2 * x}, backward, out="y")(x).sum().backward()
+    assert torch.equal(x.grad, torch.full((3,), 2.0))
+
+
 def _leaf(value: Tensor) -> Tensor:
     return value.clone().requires_grad_(value.is_floating_point())

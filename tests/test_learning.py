@@ -227,6 +227,21 @@ def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
     assert "branch" in second["gradients"][1]["reason"]
 
 
+def test_right_values_in_a_wrong_shape_earn_half_and_wrong_ones_nothing(tmp_path: Path):
+    exercise = find("broadcasting")
+    count = len(asked(exercise))
+    for old, new, verdict, credit in [
+        ("(x * dscaled).sum(0, keepdim=True)", "(x * dscaled).sum(0)", "shape", 0.5),
+        ("(x * dscaled).sum(0, keepdim=True)", "-(x * dscaled).sum(0, keepdim=True)", "wrong", 0),
+    ]:
+        attempt = judged(tmp_path, exercise, changed(exercise, (old, new)))
+        told = {g["name"]: (g["verdict"], g["credit"]) for g in attempt.to_dict()["gradients"]}
+        assert told.pop("dscale") == (verdict, credit)
+        assert all(own == 1 for _, own in told.values())
+        assert attempt.credit == pytest.approx((count - 1 + credit) / count)
+        assert not attempt.done
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path):
     with pytest.raises(LearnError, match="is no folder"):
         judge_folder(tmp_path / "nowhere")

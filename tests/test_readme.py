@@ -20,7 +20,11 @@ def blocks(page: Path = README) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", [README, README.parent / "docs" / "checking.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page",
+    [README, README.parent / "docs" / "checking.md", README.parent / "docs" / "language.md"],
+    ids=lambda path: path.name,
+)
 def test_the_example_prints_what_stands_below_it(page: Path, tmp_path: Path) -> None:
     (language, code), (_, shown) = blocks(page)[:2]
     assert language == "python"

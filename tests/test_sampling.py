@@ -157,3 +157,14 @@ def test_words_drawn_many_at_once_respect_the_prefix_and_the_longest_length(smal
     endless.parameters["b2"] = endless.parameters["b2"].index_fill(0, torch.tensor([0]), float("-inf"))
     words = list(islice(draw_words(endless, generator), ONE_BY_ONE - 1, ONE_BY_ONE + 1))
     assert {len(word) for word in words} == {LONGEST}
+
+
+def test_the_patience_for_known_words_begins_anew_with_each_new_one(
+    small_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = [s.word for s in backhand.sample(small_run, n=2500)]
+    counts = Counter(drawn)
+    new = [next(w for w in drawn[i:] if counts[w] == 1) for i in (400, 1100, 1800, 2400)]
+    monkeypatch.setattr(Run, "words", lambda run: [w for w in drawn if w not in new])
+    samples = backhand.sample(small_run, n=len(new), new_only=True)
+    assert [s.word for s in samples] == new

@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def history(folder: Path) -> np.ndarray:
-    return np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1, ndmin=2)
+    return np.genfromtxt(folder / "history.csv", delimiter=",", skip_header=1, usecols=range(3), ndmin=2)
 
 
 def test_the_run_folder_holds_what_it_should(small_run: Run) -> None:
@@ -48,7 +48,7 @@ def test_the_run_folder_holds_what_it_should(small_run: Run) -> None:
 
 
 def test_the_history_has_a_row_a_step_with_loss_and_rate(small_run: Run) -> None:
-    assert (small_run.path / "history.csv").read_text().startswith("step,loss,rate\n0,")
+    assert (small_run.path / "history.csv").read_text().startswith("step,loss,rate,dev\n0,")
     steps, losses, rates = history(small_run.path).T
     assert steps.tolist() == list(range(400))
     assert rates.tolist() == [0.1] * 200 + [0.01] * 200
@@ -175,10 +175,22 @@ def test_a_history_that_is_ahead_of_the_checkpoint_is_cut_back(tmp_path: Path, c
     with pytest.raises(InterruptedError):
         backhand.train(config, out=halfway, watch=stop_at_600)
     with (halfway / "history.csv").open("a") as file:
-        file.writelines(f"{step},9.9,0.1\n" for step in range(300, cut))
+        file.writelines(f"{step},9.9,0.1,\n" for step in range(600, cut))
         file.write("701,2.")  # a row that was being written
     backhand.train(config, out=halfway, resume=True)
     assert contents(halfway) == contents(tmp_path / "whole")
+
+
+def test_a_history_that_is_one_row_short_is_refused(tmp_path: Path) -> None:
+    run = backhand.train(TrainConfig(n_hidden=8, steps=40, checkpoint_every=20), out=tmp_path / "run")
+    whole = (run.path / "history.csv").read_text()
+    (run.path / "history.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    before = contents(run.path)
+    with pytest.raises(backhand.errors.RunError, match=r"history\.csv ends before step 40"):
+        backhand.train(TrainConfig(), out=run.path, resume=True)
+    assert contents(run.path) == before
+    (run.path / "history.csv").write_text(whole)
+    assert backhand.train(TrainConfig(), out=run.path, resume=True).step == 40
 
 
 def test_how_often_checkpoints_are_written_does_not_change_the_model(tmp_path: Path) -> None:

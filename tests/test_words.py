@@ -1,8 +1,9 @@
+import random
 from pathlib import Path
 
 import pytest
 
-from backhand import load_words, read_words
+from backhand import Vocabulary, load_words, read_words
 from backhand.datasets import DATASETS
 from backhand.errors import WordsError
 
@@ -48,6 +49,9 @@ def test_a_csv_column_is_read_by_its_name(tmp_path: Path) -> None:
         ("lower", "ÁVILA", "ávila"),
         ("strip", "Noáin (Valle de Elorz)", "Noáin Valle de Elorz"),
         ("strip", "«L'Alfàs» [x]", "LAlfàs x"),
+        ("dots", "St. Ives", "St Ives"),
+        ("nfc", "Zoe\u0308", "Zoë"),
+        ("ascii", "Пример", "Primer"),
     ],
 )
 def test_each_cleaning_step_does_what_its_name_says(
@@ -91,12 +95,58 @@ def test_a_bad_file_is_refused_with_the_place(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_a_table_is_recognised(tmp_path: Path, delimiter: str) -> None:
+    rows = [["id", "town", "county"], ["1", "Elx", "Alacant"], ["2", "Ávila", "Ávila"]]
+    path = write(tmp_path / "t.csv", "\n".join(delimiter.join(row) for row in rows).encode())
+    assert read_words(path, column="town") == ["Elx", "Ávila"]
+    with pytest.raises(WordsError, match="is a table; choose one with --column: 'id', 'town', 'county'"):
+        read_words(path)
+
+
+def test_a_list_whose_words_hold_commas_is_no_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.txt", b"Ballestero, El\nBonillo, El\nOrxa, l'\n")
+    assert read_words(path, clean=["swap"]) == ["El Ballestero", "El Bonillo", "l'Orxa"]
+    assert read_words(write(tmp_path / "v.txt", b"a,b\nc\nd,e\n")) == ["a,b", "c", "d,e"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"town,town\nElx,Alacant\n", "has 2 columns 'town'; give them different names"),
+        (b"town,county\nElx,Alacant,Spain\n", "line 2: 3 fields, and 2 in the first line"),
+        ("town\nElx\n".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
+    ],
+)
+def test_a_table_that_is_not_clear_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(WordsError, match=message):
+        read_words(write(tmp_path / "t.csv", content), column="town")
+
+
+def test_any_bytes_are_words_or_one_line(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    alphabets = [bytes(range(256)), b'ab,;|"\n\r\t .', "aé\u0301👨\u200d👩\n\u2028,\x1b".encode()]
+    for _ in range(500):
+        alphabet = draw.choice(alphabets)
+        content = bytes(draw.choice(alphabet) for _ in range(draw.randint(0, 60)))
+        path = write(tmp_path / "w", content)
+        for column in (None, "a", ""):
+            try:
+                words = read_words(path, column=column)
+            except WordsError as error:
+                told = str(error)
+                assert told.isprintable(), content
+            else:
+                assert words
+                Vocabulary.of(words).encode_all(words)
+
+
 def test_a_missing_file_a_folder_and_an_unknown_step_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WordsError, match=r"there is no file .*nothing\.txt"):
         read_words(tmp_path / "nothing.txt")
     with pytest.raises(WordsError, match="directory"):
         read_words(tmp_path)
-    with pytest.raises(WordsError, match="'upper'; choose from first, swap, ascii, lower, strip"):
+    with pytest.raises(WordsError, match="'upper'; choose from first, swap, ascii, lower, strip, dots, nfc"):
         read_words(tmp_path / "nothing.txt", clean=["upper"])
 
 

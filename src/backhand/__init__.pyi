@@ -16,7 +16,7 @@ from .checking.report import Row as Row
 from .checking.report import Sheet as Sheet
 from .checking.report import Unfinished as Unfinished
 from .checking.sources.files import check_file as check_file
-from .checking.sources.kernels import check_function as check_function
+from .checking.sources.functions import check_function as check_function
 from .checking.sources.namespaces import check_namespace as check_namespace
 from .differentiating import differentiable as differentiable
 from .errors import BackhandError as BackhandError
@@ -31,11 +31,11 @@ from .language.config import TrainConfig as TrainConfig
 from .language.contexts import Contexts as Contexts
 from .language.contexts import Splits as Splits
 from .language.contexts import split_words as split_words
+from .language.drawing import Sample as Sample
 from .language.evaluating import Score as Score
 from .language.evaluating import evaluate as evaluate
 from .language.inspecting import Inspection as Inspection
 from .language.inspecting import inspect as inspect
-from .language.sampling import Sample as Sample
 from .language.sampling import sample as sample
 from .language.saving import Run as Run
 from .language.training import train as train
@@ -49,5 +49,7 @@ from .learning.folder import reset_exercise as reset_exercise
 from .learning.notebooks import write_notebooks as write_notebooks
 from .learning.progress import Progress as Progress
 from .learning.session import learn as learn
+from .remembering import Memory as Memory
+from .remembering import memory as memory
 from .rendering.notebook import load_ipython_extension as load_ipython_extension
 from .rendering.notebook import unload_ipython_extension as unload_ipython_extension

@@ -15,7 +15,8 @@ from rich.console import Console, RenderableType
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from .errors import BackhandError
-from .language.config import SplitName, TrainConfig, described
+from .language.config import CleaningStep, SplitName, TrainConfig, described
+from .rendering.output import drop_output, of_the_machine, ready_output
 
 Options = Annotated[TrainConfig, arg(name="")]
 RunPath = Annotated[Path, Positional, arg(metavar="RUN", help="a run folder")]
@@ -75,16 +76,23 @@ def train(
     """Train a model on a list of words, into a run folder."""
     import backhand
 
+    from .language.evaluating import worse_than_counting
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
     with training_progress(Console(stderr=True)) as watch:
-        run = backhand.train(config, out=out, resume=resume, overwrite=overwrite, watch=watch)
+        run = backhand.train(
+            config, out=out, resume=resume, overwrite=overwrite, watch=watch.steps, watch_dev=watch.dev
+        )
+    scores = backhand.evaluate(run)
     if json:
-        show_json({"run": str(run.path), "step": run.step, "results": run.results})
+        show_json({"run": str(run.path), "step": run.step, "kept": run.kept, "results": run.results})
     else:
-        show("", score_table(backhand.evaluate(run)), "", sample_lines(backhand.sample(run)), "")
+        show("", score_table(scores), "", sample_lines(run.sample(), marks=sys.stdout.isatty()), "")
         show(run_line(run))
+    sys.stdout.flush()
+    if worse := worse_than_counting(scores, run.config):
+        print(f"backhand: {worse}", file=sys.stderr)
 
 
 def evaluate(
@@ -116,36 +124,61 @@ def sample(
     top_k: Annotated[int | None, described("draw each symbol from the K likeliest only", "K")] = None,
     prefix: Annotated[str, described("letters that every word begins with", "LETTERS")] = "",
     new_only: Annotated[bool, described("leave out words of the training list")] = False,
+    out: Annotated[Path | None, described("write the words into this file, one a line", "FILE")] = None,
     json: Json = False,
 ) -> None:
-    """Draw new words from a run."""
+    """Draw new words from a run; on a terminal, those of the training list are marked."""
     import backhand
 
+    from .language.files import write_atomically
     from .rendering.tables import sample_lines
 
     samples = backhand.sample(
         run, n=n, seed=seed, temperature=temperature, top_k=top_k, prefix=prefix, new_only=new_only
     )
+    lines = sample_lines(samples, marks=out is None and sys.stdout.isatty())
+    if out is not None:
+        write_atomically(out, f"{lines}\n".encode())
     if json:
         show_json([vars(sample) for sample in samples])
-    else:
-        show(sample_lines(samples))
+    elif out is None:
+        show(lines)
 
 
 def inspect(
-    config: Options,
+    run: Annotated[
+        str, Positional, arg(metavar="[RUN]", help="a run folder; or a word list, to look before training")
+    ] = "names",
     *,
+    column: Annotated[str | None, described("the CSV column of a word list", "NAME")] = None,
+    clean: Annotated[tuple[CleaningStep, ...], described("cleaning steps of a word list, as for train")] = (),
+    block_size: Annotated[int, arg(help="symbols of context, before training")] = TrainConfig.block_size,
+    n_embd: Annotated[int, arg(help="size of an embedding, before training")] = TrainConfig.n_embd,
+    n_hidden: Annotated[int, arg(help="units of the hidden layer, before training")] = TrainConfig.n_hidden,
+    batch_size: Annotated[int, arg(help="contexts in the minibatch")] = TrainConfig.batch_size,
+    rate: Annotated[float, arg(help="learning rate, for the size of the updates")] = TrainConfig.rate,
+    seed: Annotated[int, arg(help="seeds the parameters and the minibatch")] = TrainConfig.seed,
+    split_seed: Annotated[int, arg(help="seeds the shuffle of the words")] = TrainConfig.split_seed,
     png: Annotated[Path | None, described("draw heat maps of h and dlogits into this file", "FILE")] = None,
     json: Json = False,
 ) -> None:
-    """Look into one minibatch of a run, or of a word list before training.
-
-    WORDS may be a run folder here.
-    """
+    """Look into one minibatch of a run, or of a word list before training."""
     import backhand
 
     from .rendering.tables import inspection_tables
 
+    config = TrainConfig(
+        words=run,
+        column=column,
+        clean=clean,
+        block_size=block_size,
+        n_embd=n_embd,
+        n_hidden=n_hidden,
+        batch_size=batch_size,
+        rate=rate,
+        seed=seed,
+        split_seed=split_seed,
+    )
     inspection = backhand.inspect(config, png=png)
     if json:
         show_json(inspection.to_dict())
@@ -241,6 +274,7 @@ def main() -> None:
         return
     verbs = {verb.__name__: verb for verb in (check, learn, train, evaluate, sample, inspect, bench)}
     try:
+        ready_output()
         with log_shown():
             tyro.extras.subcommand_cli_from_dict(
                 verbs,
@@ -254,7 +288,9 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         leave(str(interrupt) or "interrupted", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+    except (MemoryError, OSError, RuntimeError) as error:
+        leave(of_the_machine(error), 1)
 
 
 @contextmanager
@@ -273,5 +309,7 @@ def log_shown() -> Iterator[None]:
 
 def leave(message: str, status: int) -> None:
     """Print one line on standard error and exit."""
-    print(f"backhand: {message}", file=sys.stderr)
+    from .language.vocabulary import plain
+
+    print(f"backhand: {plain(message)}", file=sys.stderr)
     sys.exit(status)

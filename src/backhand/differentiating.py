@@ -3,16 +3,19 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, update_wrapper
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from backhand.checking.running.names import as_gradient, flatten, gradient_names, nearest
+from backhand.bridge import CONTAINERS, Box, Slot, Transformed, Wired, packed, shape_of, unpacked
+from backhand.checking.running.names import as_gradient, flatten, nearest
 from backhand.checking.running.tracing import named_values
-from backhand.checking.sources.protocol import Pass, arguments, resolve
+from backhand.checking.sources.protocol import Pass, resolve
 from backhand.errors import CheckError
+from backhand.pruning import prune
 
 
 def differentiable(
@@ -21,22 +24,24 @@ def differentiable(
     *,
     out: str | Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
-) -> Callable[..., Any]:
+) -> "Differentiable":
     """Turn a pass into a function that autograd can use: its gradients are the hand-written ones.
 
-    What the backward's signature asks for is saved between the two, and nothing else. The function is once
-    differentiable; it does not check the gradients' values, which is what `check` is for.
+    What the backward's signature asks for is saved between the two, and nothing else; where some inputs need
+    no gradient, only what the others' gradients are made of, as far as the backward's source tells. It does
+    not check the gradients' values, which is what `check` is for.
 
     Args:
         forward, backward, out, names: the pass, as `check` takes it.
 
     Returns:
         A function with the forward's parameters. It returns the output, or the outputs as a tuple, in the
-        order of `out`. Tensors that need a gradient are direct arguments, not items of a list.
+        order of `out`. Tensors may stand in lists, tuples and dictionaries. It can be pickled as far as
+        forward and backward can; `torch.func.grad`, `vmap`, `torch.compile` and checkpointing can be used.
 
     Raises:
         CheckError: the parts do not fit together; or, when the gradients are asked for, one that is needed
-            is not there or has not its tensor's shape.
+            is not there or has not its tensor's shape, or a second derivative is asked for.
 
     >>> import torch
     >>> from backhand.passes import rms_norm
@@ -46,91 +51,243 @@ def differentiable(
     >>> gain.grad.shape
     torch.Size([5])
     """
-    chosen = resolve(forward, backward, {}, out, names)
-    signature = inspect.signature(chosen.forward)
+    return Differentiable(resolve(forward, backward, {}, out, names))
 
-    def function(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        return _Wired.apply(chosen, tuple(bound.arguments), *bound.arguments.values())
 
-    function.__name__ = function.__qualname__ = getattr(forward, "__name__", "function").rsplit(".", 1)[-1]
-    function.__doc__ = chosen.forward.__doc__
-    function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
-    return function
+class Differentiable:
+    """A pass as a function; made by `differentiable`."""
+
+    def __init__(self, chosen: Pass) -> None:
+        update_wrapper(self, chosen.forward, updated=())
+        self.__signature__ = inspect.signature(chosen.forward)
+        self._pass = chosen
+        self._outs = chosen.outputs
+        self._upstream = {f"d{name}": Slot(i) for i, name in enumerate(chosen.outputs)}
+        parameters = self.__signature__.parameters.values()
+        self._names = tuple(p.name for p in parameters)
+        self._kinds = {p.name: p.kind for p in parameters}
+        self._required = sum(p.default is p.empty for p in parameters)
+        self._plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+        self._plans: dict[tuple[str | None, ...], _Plan] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        chosen = self._pass
+        return _again, (chosen.forward, chosen.backward, chosen.out, dict(chosen.names))
+
+    def __repr__(self) -> str:
+        return f"differentiable({getattr(self._pass.forward, '__qualname__', self._pass.forward)})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the output or the outputs."""
+        given = leaves = self._by_name(args, kwargs)
+        shape = None
+        tracked = torch.is_grad_enabled()
+        needed = []
+        for name, value in given.items():
+            if isinstance(value, Tensor):
+                if tracked and value.requires_grad:
+                    needed.append(name)
+            elif isinstance(value, CONTAINERS):
+                leaves, shape = unpacked(given), shape_of(given)
+                needed = [
+                    n for n, v in leaves.items() if tracked and isinstance(v, Tensor) and v.requires_grad
+                ]
+                break
+        if not needed:  # inference, and what autograd itself follows, such as forward mode
+            outputs = self._outputs(self._run(given))
+            return outputs[0] if len(outputs) == 1 else outputs
+        key = (*leaves, None, *needed)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._planned(tuple(needed), tuple(leaves))
+        if torch._C._are_functorch_transforms_active():
+            made = Transformed.apply(plan, shape, Box(), *leaves.values())
+            return made[0] if plan.count == 1 else made[: plan.count]
+        return Wired.apply(plan, shape, *leaves.values())
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by their names, as a call of the forward would bind them."""
+        if self._plain and not kwargs and self._required <= len(args) <= len(self._names):
+            return dict(zip(self._names, args, strict=False))
+        arguments = inspect.Signature.bind(self.__signature__, *args, **kwargs).arguments
+        extra = [n for n in arguments if self._kinds[n] is inspect.Parameter.VAR_KEYWORD]
+        for name in extra:
+            arguments |= arguments.pop(name)
+        return arguments
+
+    def _run(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the forward's names."""
+        chosen = self._pass
+        if self._plain:
+            returned = chosen.forward(**given)
+        else:
+            args, kwargs = [], {}
+            for name, value in given.items():
+                kind = self._kinds.get(name)
+                if kind is inspect.Parameter.VAR_POSITIONAL:
+                    args += value
+                elif kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+                    args.append(value)
+                else:
+                    kwargs[name] = value
+            returned = chosen.forward(*args, **kwargs)
+        if type(returned) is dict and given.keys() <= returned.keys():
+            return returned
+        return named_values(returned, given)
+
+    def _outputs(self, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        outputs = tuple(value for name in self._outs if isinstance(value := values.get(name), Tensor))
+        if len(outputs) == len(self._outs):
+            return outputs
+        flat = flatten(values)
+        for name in self._outs:
+            if not isinstance(flat.get(name), Tensor):
+                raise CheckError(f"forward returns no tensor {name!r}{nearest(name, flat)}")
+        return tuple(flat[name] for name in self._outs)
+
+    def _planned(self, needed: tuple[str, ...], leaves: tuple[str, ...]) -> "_Plan":
+        """Choose what of the backward is run where these leaves need a gradient."""
+        chosen = self._pass
+        mapped = {tensor: gradient for gradient, tensor in chosen.names.items()}
+        candidates = {n: tuple(filter(None, (f"d{n}", f"d_{n}", mapped.get(n)))) for n in needed}
+        backward, wanted = chosen.backward, chosen.wanted
+        if wanted is not None and len(needed) < len(leaves) and not torch.compiler.is_compiling():
+            for prefix in ("d", "d_"):
+                roots = {f"{prefix}{name.split('[', 1)[0]}" for name in needed}
+                backward = prune(chosen.backward, roots)
+                if backward is not chosen.backward:
+                    wanted = tuple(inspect.signature(backward).parameters)
+                    break
+        places = tuple(leaves.index(name) for name in needed)
+        asked = wanted is None or f"d{chosen.outputs[0]}" in wanted
+        is_loss = chosen.ends_in_loss or (len(chosen.outputs) == 1 and not asked)
+        return _Plan(self, backward, wanted, leaves, places, candidates, len(chosen.outputs), is_loss)
+
+
+def _again(
+    forward: Callable[..., Any], backward: Callable[..., Any], out: tuple[str, ...], names: Mapping[str, str]
+) -> Differentiable:
+    """Return the function once more, from a pickle."""
+    return differentiable(forward, backward, out=out, names=names)
 
 
 @dataclass(frozen=True)
-class _Slot:
-    """Stands for a tensor among the backward's arguments: an upstream gradient, or one that is saved."""
+class _Plan:
+    """How a call is wired: which backward, what it asks for, and how the gradients may be called.
 
-    index: int
+    Attributes:
+        wanted: the names that the backward asks for; None for all.
+        leaves: the arguments, those in containers one by one.
+        needed: which of them need a gradient.
+        candidates: the names that the gradient of each of these can have, in order.
+        count: how many outputs there are.
+        is_loss: whether the pass ends in its loss, and is written for an upstream gradient of 1.
+    """
 
+    function: Differentiable
+    backward: Callable[..., Any]
+    wanted: tuple[str, ...] | None
+    leaves: tuple[str, ...]
+    needed: tuple[int, ...]
+    candidates: dict[str, tuple[str, ...]]
+    count: int
+    is_loss: bool
 
-class _Wired(torch.autograd.Function):
-    """The forward, what the backward saves of it, and the backward."""
+    @cached_property
+    def nested(self) -> bool:
+        """Whether a gradient may have to be looked for in a container."""
+        return any("[" in name for name in self.candidates)
 
-    @staticmethod
-    def forward(ctx: Any, chosen: Pass, names: tuple[str, ...], *given: Any) -> Any:
-        """Run the forward on what it was given by name; save what the backward asks for."""
-        inputs = dict(zip(names, given, strict=True))
-        values = named_values(chosen.forward(**inputs), inputs)
-        outputs = _outputs(chosen, flatten(values))
-        upstream: dict[str, Any] = {f"d{name}": _Slot(i) for i, name in enumerate(outputs)}
-        saved: list[Tensor] = []
+    @cached_property
+    def slots(self) -> dict[str, Slot]:
+        """Where the backward's arguments are if each is a tensor: after the upstream gradients, in order."""
+        upstream, wanted = self.function._upstream, self.wanted or ()
+        saved = (name for name in wanted if name not in upstream)
+        arrived = {name: slot for name, slot in upstream.items() if name in wanted}
+        return arrived | {name: Slot(self.count + i) for i, name in enumerate(saved)}
 
-        def set_aside(value: Any) -> Any:
+    @cached_property
+    def take(self) -> Callable[[Mapping[str, Any]], tuple[Any, ...]] | None:
+        """Take the output and what is saved from the forward's names, where there is no more than that."""
+        saved = [name for name in self.slots if name not in self.function._upstream]
+        simple = self.wanted is not None and saved and self.count == 1
+        return itemgetter(*self.function._outs, *saved) if simple else None
+
+    def tensors(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Return the output and all that the backward asks for, if these are tensors each, or else None."""
+        if self.take is None or not self.function._upstream.keys().isdisjoint(values):
+            return None
+        try:
+            found = self.take(values)
+        except KeyError:
+            return None
+        for value in found:
             if not isinstance(value, Tensor):
-                return value
-            saved.append(value)
-            return _Slot(len(outputs) + len(saved) - 1)
+                return None
+        return found
 
-        ctx.chosen = chosen
-        ctx.offered = _each(arguments(chosen, values, upstream), set_aside)
-        ctx.shapes = {name: v.shape if isinstance(v, Tensor) else None for name, v in inputs.items()}
-        ctx.save_for_backward(*saved)
-        return tuple(outputs.values()) if len(outputs) > 1 else next(iter(outputs.values()))
+    def values(self, shape: Any, given: Sequence[Any]) -> dict[str, Any]:
+        """Run the forward; return its names."""
+        inputs = dict(zip(self.leaves, given, strict=True)) if shape is None else packed(shape, iter(given))
+        return self.function._run(inputs)
 
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *upstream: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
-        chosen: Pass = ctx.chosen
-        # a pass that ends in the loss is written for an upstream gradient of 1
-        arrived = upstream if chosen.out else [torch.ones_like(g) for g in upstream]
-        slots = [*arrived, *ctx.saved_tensors]
-        offered = _each(ctx.offered, lambda v: slots[v.index] if isinstance(v, _Slot) else v)
-        flat = flatten(chosen.backward(**offered))
-        matched = gradient_names(ctx.shapes, flat, chosen.names)
-        gradients = []
-        for (name, shape), needed in zip(ctx.shapes.items(), ctx.needs_input_grad[2:], strict=True):
-            gradient = _gradient(name, shape, matched, flat) if needed else None
-            gradients.append(gradient if gradient is None or chosen.out else gradient * upstream[0])
-        return None, None, *gradients
+    def asked(self, values: dict[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Return the outputs, and what the backward asks for, upstream gradients as slots."""
+        function = self.function
+        outputs, upstream = function._outputs(values), function._upstream
+        if self.wanted is None:
+            return outputs, upstream | values
+        asked = {}
+        for name in self.wanted:
+            if name in values:
+                asked[name] = values[name]
+            elif name in upstream:
+                asked[name] = upstream[name]
+            elif name not in function._pass.optional:
+                offered = {**values, **upstream}
+                raise CheckError(
+                    f"backward asks for {name!r}, which forward does not return{nearest(name, offered)} "
+                    f"It may ask for: {', '.join(sorted(offered))}."
+                )
+        return outputs, asked
 
+    def gradients(self, asked: dict[str, Any], kinds: Sequence[Any]) -> list[Tensor]:
+        """Run the backward; return the gradient of each leaf that needs one.
 
-def _outputs(chosen: Pass, flat: Mapping[str, Any]) -> dict[str, Tensor]:
-    for name in chosen.outputs:
-        if not isinstance(flat.get(name), Tensor):
-            raise CheckError(f"forward returns no tensor {name!r}{nearest(name, flat)}")
-    return {name: flat[name] for name in chosen.outputs}
+        Args:
+            asked: what the backward asks for.
+            kinds: shape and dtype of each of these leaves.
+        """
+        returned = self.backward(**asked)
+        if type(returned) is not dict and not isinstance(returned, Mapping):
+            raise CheckError(
+                f"backward returned {type(returned).__name__}; expected its gradients: end it in "
+                "`return locals()`."
+            )
+        flat = flatten(returned) if self.nested else returned
+        found = []
+        for (leaf, names), (shape, dtype) in zip(self.candidates.items(), kinds, strict=True):
+            gradient = flat.get(names[0])
+            if type(gradient) is not Tensor or gradient.dtype is not dtype or gradient.shape != shape:
+                gradient = self._gradient(leaf, names, flat, shape, dtype)
+            found.append(gradient)
+        return found
 
-
-def _gradient(name: str, shape: torch.Size, matched: Mapping[str, str], flat: Mapping[str, Any]) -> Tensor:
-    gradient = as_gradient(flat[matched[name]]) if name in matched else None
-    if gradient is None:
-        raise CheckError(f"backward returns no 'd{name}', though {name!r} needs a gradient.")
-    if gradient.shape != shape:
-        found, expected = tuple(gradient.shape), tuple(shape)
-        raise CheckError(f"backward returns {matched[name]!r} in shape {found}; {name!r} has {expected}.")
-    return gradient
-
-
-def _each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a container with every item that is no container changed."""
-    if isinstance(value, Mapping):
-        return {k: _each(v, change) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_each(v, change) for v in value)
-    return change(value)
+    def _gradient(
+        self,
+        leaf: str,
+        names: tuple[str, ...],
+        flat: Mapping[str, Any],
+        shape: torch.Size,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        name = next((name for name in names if name in flat), leaf)
+        gradient = flat.get(name) if name != leaf else None
+        if not isinstance(gradient, Tensor) or gradient.dtype != dtype:
+            gradient = as_gradient(gradient)
+        if gradient is None:
+            raise CheckError(f"backward returns no 'd{leaf}', though {leaf!r} needs a gradient.")
+        if gradient.shape != shape:
+            found, expected = tuple(gradient.shape), tuple(shape)
+            raise CheckError(f"backward returns {name!r} in shape {found}; {leaf!r} has {expected}.")
+        return gradient

@@ -14,8 +14,8 @@ from backhand.engines import ENGINES, Engine
 from backhand.errors import ConfigError
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts, split_words
+from backhand.language.files import write_atomically
 from backhand.language.model import draw_parameters
-from backhand.language.saving import write_atomically
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 

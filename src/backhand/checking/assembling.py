@@ -1,67 +1,107 @@
 """Put the verdicts of all draws together into the rows of a report."""
 
 import ast
+import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from backhand.checking.figures import figures
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.hypotheses import name_mistakes
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import root
+from backhand.checking.running.precision import APPROXIMATE, LOWERED, lowest, unit
 from backhand.checking.running.program import Source
-from backhand.checking.running.trials import Draw
+from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import differences, largest_difference
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.repairing import recorded
+from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
+INFINITY = float("inf")
+TINY = torch.finfo(torch.float64).tiny
+# What is not the user's own code in a traceback.
+LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What the runs of a pass have shown.
+
+    Attributes:
+        judged: the verdict on the first draw, and on those on which something is wrong (the others are let
+            go of: memory that is used again at once is quick memory).
+        draws: how many there were.
+        shown: the run in the dtype of the given inputs, for the table.
+        truth: the forward in float64, if it runs there.
+        notes: remarks on the runs.
+    """
+
+    judged: tuple[Judgement, ...]
+    draws: int
+    shown: Draw
+    truth: Truth | None = None
+    notes: tuple[str, ...] = ()
+
 
 def assemble(
-    chosen: Pass,
-    title: str,
-    judged: Sequence[Judgement],
-    draws: int,
-    shown: Draw,
-    failures: Sequence[Mistake],
-    notes: Sequence[str],
-    unmatched: Sequence[str],
+    chosen: Pass, title: str, trials: Trials, failures: Sequence[Mistake], probes: Probes | None = None
 ) -> Report:
-    """Return the report; of all draws, the first one and those on which something is wrong are given."""
-    first = judged[0]
-    table = _Table(chosen, judged, shown)
-    rows = tuple(table.row(name) for name in backward_order(first.draw))
+    """Return the report.
+
+    Args:
+        chosen: the pass.
+        title: of the report.
+        trials: what its runs have shown.
+        failures: what failed under stress.
+        probes: what asked the backward for its gradients with other upstream gradients.
+    """
+    first, shown = trials.judged[0], trials.shown
+    table = _Table(chosen, trials, probes)
+    rows = tuple(table.row(name) for name in backward_order(chosen, first.draw))
     return Report(
         title=title,
         rows=rows,
         stress=tuple(failures),
         warnings=_shared(chosen, first),
-        unmatched=tuple(unmatched),
-        notes=(*notes, *_remarks(chosen, judged)),
+        unmatched=unmatched(first.draw),
+        notes=(*trials.notes, *_remarks(chosen, trials.judged)),
         raised=_raised(chosen, first.draw),
-        precision=str(first.draw.dtype or shown_dtype(shown)).removeprefix("torch."),
-        draws=draws,
+        precision=str(_precision(trials)).removeprefix("torch."),
+        draws=trials.draws,
         sheet=sheet_of(
             chosen.forward_source, chosen.backward_source, first.draw.trace, shown.trace, shown.user
         ),
     )
 
 
-def shown_dtype(shown: Draw) -> torch.dtype:
-    """Return the dtype that the table is made in."""
-    return next(iter(shown.trace.outputs.values())).dtype
+def _precision(trials: Trials) -> torch.dtype:
+    """Return the dtype in which the gradients were compared; the caller's own if there were none."""
+    drawn = trials.judged[0].draw
+    own = lowest(trials.shown.trace.inputs)
+    return (drawn.dtype or own) if drawn.user else own
 
 
-def backward_order(draw: Draw) -> list[str]:
+def backward_order(chosen: Pass, draw: Draw) -> list[str]:
     """Return the names as the backward meets them: last operation first, a leaf after what it went into.
 
-    Of several names for one tensor, those without a gradient are left out if another one has it.
+    Of several names for one tensor, those without a gradient are left out if another one has it. What a
+    backward returns has the order of its arguments.
     """
     trace = draw.trace
+    if chosen.contract == "returned":
+        return list(trace.wanted)
     judged = {edge: name for name, edge in trace.edges.items() if name in draw.matched}
     names = [
         n
@@ -82,10 +122,10 @@ def backward_order(draw: Draw) -> list[str]:
 class _Table:
     """What the rows have in common."""
 
-    def __init__(self, chosen: Pass, judged: Sequence[Judgement], shown: Draw):
-        self.chosen, self.judged, self.shown = chosen, judged, shown
-        self.draw = judged[0].draw
-        self.figures = figures(self.draw, shown)
+    def __init__(self, chosen: Pass, trials: Trials, probes: Probes | None):
+        self.chosen, self.judged, self.shown, self.probes = chosen, trials.judged, trials.shown, probes
+        self.draw = self.judged[0].draw
+        self.figures = figures(trials.truth, self.shown)
         source = chosen.backward_source
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
@@ -93,9 +133,9 @@ class _Table:
     @cached_property
     def mistakes(self) -> dict[str, Mistake]:
         """The mistake in each wrong gradient, in the order of the backward."""
-        order = backward_order(self.draw)
+        order = backward_order(self.chosen, self.draw)
         blamed = {n: [j for j in self.judged if n in j.culprits] for n in order}
-        return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its})
+        return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its}, probes=self.probes)
 
     @cached_property
     def _lives(self) -> Lives:
@@ -108,6 +148,10 @@ class _Table:
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
         verdict, note = _verdict(name, self.judged)
+        mistake = self.mistakes.get(name)
+        if verdict in ("right", "vacuous") and name in self.lowered:
+            made_of = [c for c in self.draw.trace.consumers(name) if c in self.lowered]
+            verdict, note, mistake = ("follows", "", None) if made_of else ("wrong", "", self.lowered[name])
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -122,9 +166,42 @@ class _Table:
             forward_line=(forward.writers(root(name)) or (None,))[-1] if forward else None,
             lines=self._lines(name),
             used_by=forward.readers(root(name)) if forward else (),
-            mistake=self.mistakes.get(name),
+            mistake=mistake,
             note=note,
         )
+
+    @cached_property
+    def lowered(self) -> dict[str, Mistake]:
+        """The gradients that have lost precision, with what is told of them."""
+        found = {name: self._lowered(name) for name in self.shown.user}
+        return {name: mistake for name, mistake in found.items() if mistake is not None}
+
+    def _lowered(self, name: str) -> Mistake | None:
+        """Find a gradient of a lower dtype than its tensor, or one that is computed in one on the way."""
+        tensor, user = self.shown.trace.tensors.get(name), self.shown.user.get(name)
+        if tensor is None or user is None or not user.dim() or not user.is_floating_point():
+            return None
+        gradient, hint = self.names.get(name, f"d{name}"), KINDS["dtype"].hint
+        if unit(user.dtype) > unit(tensor.dtype):
+            message = f"{gradient} has dtype {user.dtype}, but {name} has {tensor.dtype}."
+            return Mistake("dtype", message, hint, {"expected": str(tensor.dtype), "got": str(user.dtype)})
+        times = self._error(name, user, tensor.dtype)
+        if times <= LOWERED or self.chosen.contract == "returned":  # what is returned has a budget of its own
+            return None
+        message = (
+            f"{gradient} is off by {times:.0f} times the error of autograd's: a part is computed in less."
+        )
+        return Mistake("dtype", message, hint, {"multiple": times})
+
+    def _error(self, name: str, user: Tensor, dtype: torch.dtype) -> float:
+        """Return the error of a gradient as a multiple of autograd's own, or of the rounding of its dtype."""
+        facts = self.figures.get(name)
+        if facts is not None and facts.multiple is not None:
+            return facts.multiple
+        right = self.draw.trace.gradients.get(name)
+        if right is None or not self.draw.promote or right.shape != user.shape or not right.numel():
+            return 0.0
+        return largest_difference(user, right) / max(unit(dtype) * float(right.abs().max()), TINY)
 
     def _lines(self, name: str) -> tuple[Line, ...]:
         """Return the lines of the backward that make a gradient."""
@@ -194,7 +271,11 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
     if draw.error is None:
         return None
     source, number = chosen.backward_source, draw.error_line
-    line = source.line(number) if source is not None and number is not None else None
+    if source is not None:
+        return Raised(in_short(draw.error), source.line(number) if number is not None else None)
+    frames = traceback.extract_tb(draw.error.__traceback__)
+    frames = [f for f in frames if not f.filename.startswith(LIBRARIES)]  # the innermost is the user's own
+    line = Line(frames[-1].lineno or 0, frames[-1].line or "", frames[-1].filename) if frames else None
     return Raised(in_short(draw.error), line)
 
 
@@ -205,3 +286,57 @@ def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:
     tensors = judged[0].draw.trace.tensors
     again = [n for n in tensors if "[" not in n and source.times_assigned(n) > 1]
     return [f"forward assigns {', '.join(again)} more than once: the last value counts."] if again else []
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the lecture's `cmp` shows of one gradient, and the error as a multiple of autograd's own."""
+
+    exact: bool = False
+    approximate: bool = False
+    maxdiff: float = INFINITY
+    multiple: float | None = None
+
+
+def figures(truth: Truth | None, shown: Draw) -> dict[str, Figures]:
+    """Return the figures of every gradient that has one to be compared with.
+
+    Args:
+        truth: the measure of autograd's own error, in float64.
+        shown: the run in the user's dtype.
+    """
+    trace, user = shown.trace, shown.user
+    compared = [n for n in user if n in trace.gradients]
+    alike = {n: user[n] for n in compared if user[n].shape == trace.gradients[n].shape}
+    tolerances = [_tolerance(alike.get(n, g)) for n, g in trace.gradients.items()]
+    allowed = np.abs(trace.joined) * trace.layout.spread(rtol for rtol, _ in tolerances)
+    allowed += trace.layout.spread(atol for _, atol in tolerances)
+    joined = trace.joined_with(alike)
+    difference = differences(joined, trace.joined)
+    maxdiff, exceeds = trace.layout.largest(difference), trace.layout.largest(difference > allowed)
+    multiple = _multiples(truth, shown, joined)
+    return {
+        n: Figures(
+            maxdiff[n] == 0,
+            not exceeds[n] and maxdiff[n] < INFINITY,
+            maxdiff[n],
+            multiple.get(n) if maxdiff[n] < INFINITY else None,
+        )
+        if n in alike
+        else Figures()
+        for n in compared
+    }
+
+
+def _tolerance(gradient: Tensor) -> tuple[float, float]:
+    return APPROXIMATE.get(gradient.dtype, APPROXIMATE[torch.float64])
+
+
+def _multiples(truth: Truth | None, shown: Draw, joined: np.ndarray) -> dict[str, float]:
+    """Return the error against float64 as a multiple of the one that autograd makes in the dtype shown."""
+    layout = shown.trace.layout
+    if truth is None or shown.trace is truth.trace or layout is not truth.trace.layout:
+        return {}
+    own = layout.largest(differences(shown.trace.joined, truth.trace.joined))
+    user = layout.largest(differences(joined, truth.trace.joined))
+    return {n: user[n] / own[n] for n in own if 0 < own[n] < INFINITY}

@@ -1,20 +1,24 @@
-"""`check`: every gradient's verdict, from autograd's two passes and the repaired run."""
+"""The one pipeline: a pass, whichever door it came through, is tried, judged, explained and reported."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.assembling import assemble
+from backhand.checking import stressing
+from backhand.checking.assembling import Trials, assemble
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.sandbox import sandbox, threads_for
-from backhand.checking.running.trials import Draw, draw, is_finite, sets_of, unmatched
-from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
-from backhand.checking.stressing import stress_pass, untold
+from backhand.checking.running.tracing import trace
+from backhand.checking.running.trials import Draw, draw, is_finite, sets_of
+from backhand.checking.sources.protocol import ForwardError, Inputs, Pass, by_name, resolve
 from backhand.checking.verdicts.cancelling import with_cancelling
-from backhand.checking.verdicts.localising import Judgement, judge
-from backhand.errors import CheckError, in_short
+from backhand.checking.verdicts.localising import Judgement, compared, judge
+from backhand.checking.verdicts.rounding import Summands, Truth
+from backhand.errors import CheckError
 
 
 def check(
@@ -66,68 +70,99 @@ def check(
     """
     chosen = resolve(forward, backward, inputs, out, names)
     title = getattr(forward if backward is None else backward, "__name__", type(forward).__name__)
-    return check_resolved(chosen, title, draws=draws, seed=seed, stress=stress)
+    return check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
 
 
 @sandbox()
-def check_resolved(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
+def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
-    drawn = sets_of(chosen.inputs, by_name, draws, seed)
-    with threads_for(drawn[0]):
-        judged, count, notes = _in_float64(chosen, drawn, seed)
-        shown = _in_user_dtype(chosen, drawn[0], judged[0], seed)
-        failures = ()
-        if stress or (stress is None and chosen.out):
-            failures = stress_pass(chosen, shown, judged)
-        failures += tuple(_refused(judged[0]))
-        return assemble(chosen, title, judged, count, shown, failures, notes, unmatched(judged[0].draw))
+    sets = sets_of(chosen.inputs, by_name, draws, seed)
+    first = next(sets)
+    with threads_for(first):
+        return report_on(chosen, title, tried(chosen, first, sets, seed), stress)
 
 
-def _refused(judgement: Judgement) -> list[Mistake]:
-    """Refuse a check in a lower dtype that cannot tell a single gradient from zero."""
-    told = [n for n in judgement.draw.user if n not in judgement.vacuous]
-    return [] if told or judgement.draw.dtype == torch.float64 else untold(judgement, ())
+def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = None) -> Report:
+    """Return the report on what the runs of a pass have shown.
 
-
-def _in_float64(
-    chosen: Pass, drawn: list[dict[str, Any]], seed: int
-) -> tuple[list[Judgement], int, list[str]]:
-    """Judge all draws in float64 if the user's code allows it, otherwise in the user's own dtype.
-
-    Returns the judgement on the first draw and on those that show something wrong (the others are let go of,
-    for memory that is used again at once is quick memory), the number of draws, and notes.
+    Args:
+        chosen: the pass.
+        title: of the report.
+        trials: the runs.
+        stress: also stress the backward as a whole; by default where it has upstream gradients of its own.
     """
-    notes: list[str] = []
+    failures: tuple[Mistake, ...] = ()
+    wanted = stress is None and not chosen.ends_in_loss
+    probes = None
+    if (stress or wanted) and trials.judged[0].draw.error is None:
+        probe = stressing.probe_of(chosen, trials.judged[0])
+        failures = tuple(stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth))
+        probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
+    failures += tuple(stressing.untold(trials.judged[0], trials.truth))
+    return assemble(chosen, title, trials, failures, probes)
+
+
+def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
+    """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
+    drawn = _first(chosen, first, seed)
+    judgement = _promoted(chosen, first, judge(chosen, drawn))
+    drawn = judgement.draw
+    if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
+        judgement = with_cancelling(chosen, judgement)
+    judged = [judgement]
+    count = 1
+    for i, values in enumerate(others, start=1):
+        wrong = _another(chosen, values, seed + i, judged[0])
+        if wrong is not None:
+            count += 1
+            judged += wrong
+    truth = _truth(chosen, first, drawn, seed)
+    return Trials(tuple(judged), count, _shown(chosen, first, drawn, seed), truth, tuple(_notes(drawn)))
+
+
+def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
+    """Return the first draw, in the most precise dtype that the user's code runs in."""
     for dtype, promote in ((torch.float64, False), (torch.float64, True), (None, False)):
+        if promote and not chosen.promotes:
+            continue
         try:
-            first = draw(chosen, drawn[0], dtype, seed, promote=promote)
+            found = draw(chosen, values, dtype, seed, promote=promote)
+        except ForwardError:
+            if dtype is None:
+                raise
+            continue
         except CheckError:
             raise
         except Exception as error:  # the user's code may raise anything
             if dtype is None:
-                raise CheckError(f"forward raised {in_short(error)}") from error
+                raise ForwardError("forward", error) from error
             continue
-        if dtype is not None and (_is_lowered(first) or _raised_by_dtype(chosen, first, drawn[0])):
-            continue
-        if dtype is None:
-            notes.append("The code does not run in float64, so the verdict was made in its own precision.")
-        judgement, count = judge(chosen, first), 1
-        if chosen.backward_source is not None and not judgement.culprits and first.error is None:
-            judgement = with_cancelling(chosen, judgement)
-        judged = [judgement]
-        if not is_finite(first):
-            notes.append("The forward or autograd's own gradients are not finite for the given inputs.")
-        for i, values in enumerate(drawn[1:], start=1):
-            wrong = _another(chosen, values, seed + i, judged[0])
-            if wrong is not None:
-                count += 1
-                judged += wrong
-        return judged, count, notes
+        if dtype is None or not (_is_lowered(found) or _raised_by_dtype(chosen, found, values)):
+            return found
     raise AssertionError("unreachable")
 
 
+def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
+    """Return the judgement with float64 also where the code asks for less, if less is wrong then.
+
+    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs.
+    """
+    drawn = judgement.draw
+    able = chosen.promotes and drawn.dtype == torch.float64 and not drawn.promote and drawn.error is None
+    if not judgement.culprits or not able:
+        return judgement
+    try:
+        other = draw(chosen, values, drawn.dtype, drawn.seed, promote=True)
+    except Exception:  # the user's code may raise anything
+        return judgement
+    right = compared(other, Summands(other))
+    if other.error is not None or sum(right.values()) <= sum(judgement.right.values()):
+        return judgement
+    return judge(chosen, other)
+
+
 def _another(
-    chosen: Pass, values: dict[str, Any], seed: int, first: Judgement
+    chosen: Pass, values: Mapping[str, Any], seed: int, first: Judgement
 ) -> tuple[Judgement, ...] | None:
     """Return the judgement on another draw, if something is wrong there; None if it has no truth to tell."""
     known = first.draw
@@ -147,18 +182,32 @@ def _is_lowered(drawn: Draw) -> bool:
     return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
 
 
-def _raised_by_dtype(chosen: Pass, drawn: Draw, values: dict[str, Any]) -> bool:
+def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bool:
     """Tell whether a backward that raised in float64 does not raise in the user's own dtype."""
     return drawn.error is not None and draw(chosen, values, None, drawn.seed).error is None
 
 
-def _in_user_dtype(chosen: Pass, values: dict[str, Any], first: Judgement, seed: int) -> Draw:
+def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Draw:
     """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
-    if all(
-        v.dtype == torch.float64 for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()
-    ):
-        return first.draw
+    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote):
+        return first
     try:
-        return draw(chosen, values, None, seed, lent=not first.draw.changed)
+        return draw(chosen, values, None, seed, lent=not first.changed)
     except Exception:  # shown in float64 instead
-        return first.draw
+        return first
+
+
+def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Truth | None:
+    if first.dtype == torch.float64:
+        return Truth(first.trace, seed)
+    try:
+        return Truth(trace(chosen, values, torch.float64, seed), seed)
+    except Exception:  # this forward knows its own dtype only
+        return None
+
+
+def _notes(drawn: Draw) -> Iterator[str]:
+    if drawn.dtype is None:
+        yield "The code does not run in float64, so the verdict was made in its own precision."
+    if not is_finite(drawn):
+        yield "The forward or autograd's own gradients are not finite for the given inputs."

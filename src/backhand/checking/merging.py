@@ -6,7 +6,7 @@ completes a gradient, what was missing of it before, and what was not judged.
 
 from dataclasses import replace
 
-from backhand.checking.judging import check_resolved
+from backhand.checking.judging import check_pass
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Pictures, Report, Row, Sheet
 from backhand.checking.running.names import root
@@ -58,7 +58,7 @@ def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Cha
     try:
         for chapter in as_chapters(played):
             try:
-                report = check_resolved(chapter.chosen, title, draws=draws, seed=seed, stress=False)
+                report = check_pass(chapter.chosen, title, draws=draws, seed=seed, stress=False)
                 judged.append((chapter, report))
             except CheckError as error:  # told only if nothing at all can be judged
                 refused.append(error)
@@ -114,7 +114,7 @@ def _as_of(played: Played, chapter: Chapter, cell: str) -> Report:
     ran = played.ran[: played.ran.index(own[-1]) + 1]
     # the last chapter of what had run by then is the one that the cell belongs to
     before = replace(played, ran=ran, losses=tuple(loss for loss in played.losses if loss.statement in ran))
-    return check_resolved(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
+    return check_pass(as_chapters(before)[-1].chosen, cell, draws=1, seed=0, stress=False)
 
 
 def _missing(mistake: Mistake) -> str:

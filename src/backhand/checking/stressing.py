@@ -1,11 +1,12 @@
-"""Checks of a whole function: linear in its upstream gradient, the same for every layout, clean, repeatable.
+"""Checks of a whole backward: linear in its upstream gradient, the same for every layout, clean, repeatable.
 
-
-They run on any *probe*, a function from named tensors (what a backward reads) to named gradients.
+They are one list for whatever is checked, and look at it through a *probe*: the backward as a function from
+named tensors to named gradients. What they find of a single gradient may explain it too.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,159 +16,212 @@ from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import as_gradient, flatten
+from backhand.checking.running.precision import ANOTHER_ORDER, ERROR_BUDGET, lowest
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass, arguments
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.comparing import close, largest_difference
 from backhand.checking.verdicts.localising import Judgement
+from backhand.checking.verdicts.rounding import Summands, Truth
 from backhand.errors import in_short
 
-Gradients = dict[str, Tensor]
-Probe = Callable[[Mapping[str, Any]], Gradients]
-Same = Callable[[str, Tensor, Tensor], bool]
+Gradients = Mapping[str, Tensor]
 
 
-def stress(
-    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], sizes: Mapping[str, float]
-) -> list[Mistake]:
-    """Return what fails.
+@dataclass(frozen=True)
+class Probe:
+    """A backward, to be called on other tensors than those of the forward.
 
-    Args:
-        probe: calls the backward on named arguments, without changing them itself.
+    Attributes:
+        call: runs it on named arguments; it changes none of them by itself.
         given: the arguments.
         upstream: which of them are upstream gradients.
         sizes: of the summands of each gradient, by which its rounding is measured.
+        several: try several layouts of each argument, not one; large tensors have no time for that.
     """
-    same = partial(_same, sizes)
-    found = [*_modified(probe, given, upstream)]
-    base = None if found else _called(probe, given)
-    if base is None:  # what follows would only echo it
-        return found
-    found += _repeated(probe, given, base, same)
-    if found:
-        return found
+
+    call: Callable[[Mapping[str, Any]], Gradients]
+    given: Mapping[str, Any]
+    upstream: tuple[str, ...]
+    sizes: Mapping[str, float]
+    several: bool = True
+
+    def __call__(self, **changed: Tensor) -> Gradients | None:
+        """Return the gradients with some arguments changed; None where the backward raises."""
+        try:
+            return self.call({**self.given, **changed})
+        except Exception:  # the user's code may raise anything; told by the check that looks for it
+            return None
+
+    def same(self, name: str, a: Tensor, b: Tensor) -> bool:
+        """Tell whether two runs gave the same gradient, but for the order in which its sums were made."""
+        size = float(b.abs().max()) if b.numel() else 0.0
+        return close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0)))
+
+    def differing(self, found: Gradients | None, expected: Gradients) -> list[str]:
+        """Return the gradients that another run did not give, or not the same."""
+        found = found or {}
+        return sorted(n for n, g in expected.items() if n not in found or not self.same(n, found[n], g))
+
+
+def probe_of(chosen: Pass, judgement: Judgement, *, several: bool = True) -> Probe:
+    """Return the probe of a pass, on the tensors of one draw."""
+    drawn = judgement.draw
+    traced = drawn.trace
+    offered = arguments(chosen, traced.values, traced.upstream)
+    returns = chosen.contract == "returned"
+    given = offered["inputs"] | offered["upstream"] if returns else offered
+    turns = itertools.count()  # a backward that draws numbers of its own gives another answer each time
+    needed = {k for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
+
+    def call(values: Mapping[str, Any]) -> Gradients:
+        if returns:
+            inputs = {
+                k: v.detach().requires_grad_() if k in needed else v
+                for k, v in values.items()
+                if k in offered["inputs"]
+            }
+            values = {"inputs": inputs, "outputs": {}, "upstream": {k: values[k] for k in traced.upstream}}
+        seed = chosen.seed_of_backward(drawn.seed) + (0 if returns else next(turns))
+        with running(drawn.dtype, seed, drawn.promote), torch.no_grad():
+            flat = flatten(chosen.backward(**values))
+        found = {gradient: as_gradient(flat.get(gradient)) for gradient in drawn.matched.values()}
+        return {n: g.clone() for n, g in found.items() if g is not None}
+
+    return Probe(
+        call,
+        {k: v.detach().contiguous() if isinstance(v, Tensor) else v for k, v in given.items()},
+        tuple(u for u in traced.upstream if u in given),
+        {drawn.matched[n]: judgement.summands.get(n, 0.0) for n in drawn.matched},
+        several,
+    )
+
+
+def stress(
+    chosen: Pass, probe: Probe, judgement: Judgement, shown: Draw, truth: Truth | None
+) -> list[Mistake]:
+    """Return what fails of a pass.
+
+    Args:
+        chosen: the pass.
+        probe: its backward.
+        judgement: the verdict on the first draw.
+        shown: the run in the dtype of the given inputs.
+        truth: the forward in float64, if it runs there.
+    """
     return [
-        *_linearity(probe, given, upstream, base, same),
-        *_layouts(probe, given, upstream, base, same),
+        *unasked(chosen, judgement.draw),
+        *_of_probe(probe),
+        *wrong_dtypes(shown),
+        *coarse(chosen, truth, shown, list(judgement.culprits)),
     ]
 
 
-def _linearity(
-    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], base: Gradients, same: Same
-) -> Iterator[Mistake]:
-    if not upstream:
-        return
-    scaled = _called(probe, {**given, **{u: -2 * given[u] for u in upstream}})
-    if scaled is None:
-        return
-    bad = sorted(n for n, g in base.items() if n in scaled and not same(n, scaled[n], -2 * g))
+def _of_probe(probe: Probe) -> list[Mistake]:
+    """Return what fails; after a change in place or runs that differ, the rest would only echo that."""
+    found = list(_modified(probe))
+    base = None if found else probe()
+    if base is None:
+        return found
+    found += _repeated(probe, base)
+    return found or [*_linearity(probe, base), *_layouts(probe, base)]
+
+
+def _modified(probe: Probe) -> Iterator[Mistake]:
+    own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in probe.given.items()}
+    probe(**own)
+    for name, value in own.items():
+        if isinstance(value, Tensor) and not _identical(value, probe.given[name]):
+            what = "upstream gradient" if name in probe.upstream else "tensor"
+            message = f"the {what} {name} is changed in place; others that hold it see the change."
+            yield _mistake("modifies_input", message, {"argument": name})
+
+
+def _repeated(probe: Probe, base: Gradients) -> Iterator[Mistake]:
+    again = probe() or {}
+    bad = sorted(n for n, g in base.items() if n not in again or not _identical(again[n], g))
     if bad:
-        unmoved = [n for n in bad if same(n, scaled[n], base[n])]
-        told = "does not change" if unmoved == bad else "does not do so too"
-        yield _mistake(
-            "ignores_upstream",
-            f"{', '.join(bad)} {told} when the upstream gradient {', '.join(upstream)} is multiplied by -2.",
-            {"gradients": bad},
-        )
-        return
-    generator = torch.Generator().manual_seed(1)
-    changed = {u: _but_first(given[u], generator) for u in upstream}
-    other = _called(probe, {**given, **changed})
-    if other is not None and any(given[u].numel() > 1 for u in upstream):
-        bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and same(n, other[n], g))
-        if bad and len(bad) == len(base):
-            message = (
-                f"only the first element of {', '.join(upstream)} is read: {', '.join(bad)} use no other."
-            )
-            yield _mistake("ignores_upstream", message, {"gradients": bad})
-
-
-def _but_first(value: Tensor, generator: torch.Generator) -> Tensor:
-    noise = (
-        torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.dtype).to(value.device)
-    )
-    noise.view(-1)[0] = value.reshape(-1)[0]
-    return noise
-
-
-def _repeated(probe: Probe, given: Mapping[str, Any], base: Gradients, same: Same) -> Iterator[Mistake]:
-    again = _called(probe, given)
-    bad = sorted(n for n, g in base.items() if again is None or n not in again or not _identical(again[n], g))
-    if bad:
-        close_ = again is not None and all(n in again and same(n, again[n], base[n]) for n in bad)
-        how = "by rounding" if close_ else "by more than rounding"
-        yield _mistake(
-            "nondeterministic", f"two runs give different {', '.join(bad)}, {how}.", {"gradients": bad}
-        )
+        how = "by more than rounding" if set(bad) & set(probe.differing(again, base)) else "by rounding"
+        message = f"two runs give different {', '.join(bad)}, {how}."
+        yield _mistake("nondeterministic", message, {"gradients": bad})
 
 
 def _identical(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if a.shape != b.shape:
+        return False
+    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-def layouts(value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield tensors with the same values that lie in memory in other ways."""
-    if value.dim() >= 2:
-        yield "transposed", value.mT.contiguous().mT
-    if value.dim() >= 1:
-        yield "strided", torch.stack([value, torch.zeros_like(value)], dim=-1)[..., 0]
-        yield "offset", torch.cat([value.new_zeros(1), value.reshape(-1)])[1:].view(value.shape)
+def _linearity(probe: Probe, base: Gradients) -> Iterator[Mistake]:
+    upstream = {u: probe.given[u] for u in probe.upstream}
+    arriving = ", ".join(upstream)
+    scaled = probe(**{u: -2 * g for u, g in upstream.items()}) if upstream else None
+    if scaled is None:
+        return
+    bad = probe.differing(scaled, {n: -2 * g for n, g in base.items() if n in scaled})
+    if bad:
+        unmoved = [n for n in bad if probe.same(n, scaled[n], base[n])]
+        told = "does not change" if unmoved == bad else "does not do so too"
+        message = f"{', '.join(bad)} {told} when the upstream gradient {arriving} is multiplied by -2."
+        yield _mistake("ignores_upstream", message, {"gradients": bad})
+        return
+    if all(g.numel() <= 1 for g in upstream.values()):
+        return
+    generator = torch.Generator().manual_seed(1)
+    other = probe(**{u: _but_first(g, generator) for u, g in upstream.items()}) or {}
+    bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and probe.same(n, other[n], g))
+    if bad and len(bad) == len(base):
+        message = f"only the first element of {arriving} is read: {', '.join(bad)} use no other."
+        yield _mistake("ignores_upstream", message, {"gradients": bad})
 
 
-def _layouts(
-    probe: Probe, given: Mapping[str, Any], upstream: Sequence[str], base: Gradients, same: Same
-) -> Iterator[Mistake]:
-    for name, value in given.items():
+def _but_first(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Return another tensor that has the first element of this one."""
+    noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+    noise.view(-1)[:1] = value.reshape(-1)[:1]
+    return noise.to(value.dtype).to(value.device)
+
+
+def _layouts(probe: Probe, base: Gradients) -> Iterator[Mistake]:
+    for name, value in probe.given.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 2:
             continue
-        tried = [(label, changed, base) for label, changed in layouts(value)]
-        if name in upstream:
-            spread = value.reshape(-1)[:1].reshape([1] * value.dim())
-            like = _called(probe, {**given, name: spread.expand(value.shape).clone()})
-            if like is not None:
-                tried.append(("expanded", spread.expand(value.shape), like))
-        for label, changed, expected in tried:
-            message = _differs(probe, {**given, name: changed}, expected, same)
+        for label, changed, expected in _ways(probe, name, value, base):
+            message = _differs(probe, name, changed, expected)
             if message:
                 told = f"a {label} {name} {message}; a contiguous one with the same values does not."
                 yield _mistake("layout", told, {"argument": name, "layout": label})
                 break
 
 
-def _differs(probe: Probe, given: Mapping[str, Any], expected: Gradients, same: Same) -> str:
+def _ways(probe: Probe, name: str, value: Tensor, base: Gradients) -> Iterator[tuple[str, Tensor, Gradients]]:
+    """Yield one argument in other layouts, each with what the backward should make of it."""
+    for label, make in LAYOUTS.items() if probe.several else list(LAYOUTS.items())[:1]:
+        changed = make(value)
+        if changed is not None:
+            yield label, changed, base
+    if name in probe.upstream:  # what `sum().backward()` sends; it has other values
+        spread = value.reshape(-1)[:1].reshape([1] * value.dim()).expand(value.shape)
+        like = probe(**{name: spread.clone(memory_format=torch.contiguous_format)})
+        if like is not None:
+            yield "expanded", spread, like
+
+
+# The same values that lie in memory in other ways, the one that most kernels stumble on first.
+LAYOUTS: Mapping[str, Callable[[Tensor], Tensor | None]] = {
+    "transposed": lambda t: t.mT.contiguous().mT if t.dim() >= 2 else None,
+    "strided": lambda t: torch.stack([t, torch.zeros_like(t)], dim=-1)[..., 0] if t.dim() else None,
+    "offset": lambda t: torch.cat([t.new_zeros(1), t.reshape(-1)])[1:].view(t.shape) if t.dim() else None,
+}
+
+
+def _differs(probe: Probe, name: str, changed: Tensor, expected: Gradients) -> str:
     try:
-        found = probe(given)
+        found = probe.call({**probe.given, name: changed})
     except Exception as error:  # the user's code may raise anything
         return f"raises {in_short(error)}"
-    bad = sorted(n for n, g in expected.items() if n not in found or not same(n, found[n], g))
+    bad = probe.differing(found, expected)
     return f"gives a wrong {', '.join(bad)}" if bad else ""
-
-
-def _modified(probe: Probe, given: Mapping[str, Any], upstream: Sequence[str]) -> Iterator[Mistake]:
-    own = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in given.items()}
-    _called(probe, own)
-    for name, value in own.items():
-        if isinstance(value, Tensor) and not torch.equal(value.nan_to_num(), given[name].nan_to_num()):
-            what = "upstream gradient" if name in upstream else "tensor"
-            yield modified(name, what)
-
-
-def modified(name: str, what: str) -> Mistake:
-    """Return the mistake of changing an argument in place."""
-    message = f"the {what} {name} is changed in place; others that hold it see the change."
-    return _mistake("modifies_input", message, {"argument": name})
-
-
-def _called(probe: Probe, given: Mapping[str, Any]) -> Gradients | None:
-    try:
-        return probe(given)
-    except Exception:  # reported by the check that looks for it
-        return None
-
-
-def _same(sizes: Mapping[str, float], name: str, a: Tensor, b: Tensor) -> bool:
-    size = float(b.abs().max()) if b.numel() else 0.0
-    return close(a, b, 10 * max(size, sizes.get(name, 0.0)))
 
 
 # What makes a tolerance useless is the choice of inputs, not the kernel: a hint of its own.
@@ -178,49 +232,18 @@ def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") ->
     return Mistake(kind, message, hint or KINDS[kind].hint, detail)
 
 
-def stress_pass(chosen: Pass, shown: Draw, judged: Sequence[Judgement]) -> tuple[Mistake, ...]:
-    """Return the failed stress checks of a pass."""
-    drawn = judged[0].draw
-    if drawn.error is not None:
-        return ()
-    given = {
-        name: value.detach().contiguous() if isinstance(value, Tensor) else value
-        for name, value in arguments(chosen, drawn.trace.values, drawn.trace.upstream).items()
-    }
-
-    def probe(values: Mapping[str, Any]) -> Gradients:
-        with running(drawn.dtype, drawn.seed + 1, drawn.promote), torch.no_grad():
-            flat = flatten(chosen.backward(**values))
-        found = {drawn.matched[n]: as_gradient(flat.get(drawn.matched[n])) for n in drawn.matched}
-        return {n: g.clone() for n, g in found.items() if g is not None}
-
-    upstream = [u for u in drawn.trace.upstream if u in given]
-    sizes = {drawn.matched[n]: judged[0].summands.get(n, 0.0) for n in drawn.matched}
-    found = stress(probe, given, upstream, sizes)
-    if not upstream and drawn.user:
-        message = f"backward does not ask for the upstream gradient {', '.join(drawn.trace.upstream)}."
-        found.insert(0, _mistake("ignores_upstream", message, {"gradients": sorted(drawn.matched.values())}))
-    return (*found, *wrong_dtypes(shown))
+def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
+    """Tell of a backward that has upstream gradients at random and asks for none of them."""
+    traced = drawn.trace
+    if chosen.contract == "returned" or not drawn.user or chosen.is_last(traced.outputs):
+        return
+    if not set(traced.upstream) & set(arguments(chosen, traced.values, traced.upstream)):
+        message = f"backward does not ask for the upstream gradient {', '.join(traced.upstream)}."
+        yield _mistake("ignores_upstream", message, {"gradients": sorted(drawn.matched.values())})
 
 
-def untold(judgement: Judgement, zero: Collection[str]) -> list[Mistake]:
-    """Refuse a tolerance under which zeros, the negative or the double of a gradient would pass.
-
-    Args:
-        judgement: the verdict in a lower dtype than float64.
-        zero: gradients that are zero in exact arithmetic, for which that is as it should be.
-    """
-    bad = [n for n in judgement.draw.user if n in judgement.vacuous and judgement.right[n] and n not in zero]
-    if not bad:
-        return []
-    gradients = [judgement.draw.matched[n] for n in bad]
-    message = f"{listed(gradients)}: with this tolerance zeros or the double would pass as well."
-    return [_mistake("dtype", message, {"gradients": gradients}, UNTOLD)]
-
-
-def wrong_dtypes(drawn: Draw) -> list[Mistake]:
-    """Return gradients whose dtype or device is not their tensor's."""
-    found = []
+def wrong_dtypes(drawn: Draw) -> Iterator[Mistake]:
+    """Tell of gradients whose dtype or device is not their tensor's."""
     for name, value in drawn.user.items():
         tensor = drawn.trace.tensors.get(name)
         if tensor is None or value.dim() == 0:
@@ -231,5 +254,42 @@ def wrong_dtypes(drawn: Draw) -> list[Mistake]:
         ):
             if got != expected:
                 message = f"{drawn.matched[name]} has {what} {got}, but {name} has {expected}."
-                found.append(_mistake("dtype", message, {"expected": str(expected), "got": str(got)}))
-    return found
+                yield _mistake("dtype", message, {"expected": str(expected), "got": str(got)})
+
+
+def coarse(chosen: Pass, truth: Truth | None, shown: Draw, wrong: Sequence[str]) -> Iterator[Mistake]:
+    """Tell of right returned gradients whose error in the inputs' dtype is far above the reference's."""
+    dtype = lowest(shown.trace.inputs)
+    if truth is None or dtype == torch.float64 or chosen.contract != "returned":
+        return
+    for name, value in shown.user.items():
+        expected = truth.trace.gradients.get(name)
+        if name in wrong or expected is None or not value.numel():
+            continue
+        error = largest_difference(value, expected)
+        floor = torch.finfo(dtype).eps * float(expected.abs().max())
+        allowed = ERROR_BUDGET * max(largest_difference(shown.trace.gradients[name], expected), floor)
+        if error > allowed and error < float("inf"):
+            times = ERROR_BUDGET * error / allowed
+            gradient = shown.matched[name]
+            message = f"{gradient} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
+            yield _mistake("dtype", message, {"multiple": times})
+
+
+def untold(judgement: Judgement, truth: Truth | None) -> Iterator[Mistake]:
+    """Refuse a verdict in a lower dtype under which zeros, the negative or the double would pass.
+
+    Of the inputs' gradients, those count that are not zero in exact arithmetic; where that is not known, the
+    verdict is refused if no gradient at all is told from zero.
+    """
+    drawn = judgement.draw
+    vacuous = [n for n in drawn.user if n in judgement.vacuous and judgement.right.get(n)]
+    if drawn.dtype == torch.float64 or (truth is None and len(vacuous) < len(drawn.user)):
+        return
+    if truth is not None and vacuous:
+        zero = Summands(truth).vacuous()
+        vacuous = [n for n in vacuous if n in drawn.trace.wanted and n not in zero]
+    if vacuous:
+        gradients = [drawn.matched[n] for n in vacuous]
+        message = f"{listed(gradients)}: with this tolerance zeros or the double would pass as well."
+        yield _mistake("dtype", message, {"gradients": gradients}, UNTOLD)

@@ -1,4 +1,6 @@
-"""Two lists of words that come with the package; README.md beside this file tells where they are from."""
+"""Two lists of words that come with the package; README.md beside this file tells where they are from.
+
+The lecture's own list does not come along; it is known when it is seen."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,3 +32,6 @@ DATASETS = {
         about="8,133 municipalities of Spain (names fixed by the national statistics institute, open data)",
     ),
 }
+
+LECTURE_LISTS = frozenset({"816d2a728695db28a20e17eae61c9c423091a511b3df09a06a489dccbf0876c7"})
+"""The SHA-256, as `hash_words` gives it, of names.txt of karpathy/makemore, which the lecture trains on."""

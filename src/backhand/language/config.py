@@ -10,8 +10,13 @@ from backhand.errors import ConfigError
 
 EngineName = Literal["autograd", "chunked", "fused", "native"]
 BatchNorm = Literal["calibrate", "running"]
-CleaningStep = Literal["first", "swap", "ascii", "lower", "strip"]
+Keep = Literal["best", "last"]
+CleaningStep = Literal["first", "swap", "ascii", "lower", "strip", "dots", "nfc"]
 SplitName = Literal["train", "dev", "test", "all"]
+
+LECTURE_STEPS = 200_000
+PASSES = 35
+"""How often the lecture's 200,000 steps go through its training contexts."""
 
 
 def described(text: str, metavar: str | None = None, name: str | None = None) -> Any:
@@ -35,7 +40,15 @@ class TrainConfig:
 
     column: Annotated[str | None, described("the CSV column that holds the words", "NAME")] = None
 
-    clean: Annotated[tuple[CleaningStep, ...], described("cleaning steps, applied in the order given")] = ()
+    clean: Annotated[
+        tuple[CleaningStep, ...],
+        described(
+            "cleaning steps, applied in the order given. first: keep what stands before a slash; "
+            'swap: "Ballestero, El" to "El Ballestero"; ascii: write accents and other scripts in ASCII; '
+            "lower: lower case; strip: remove brackets and quotes; dots: remove full stops, which end a word "
+            "in the model; nfc: compose accents (Unicode NFC)",
+        ),
+    ] = ()
 
     block_size: int = 3
     """symbols of context"""
@@ -49,8 +62,14 @@ class TrainConfig:
     batch_size: int = 32
     """contexts in a minibatch"""
 
-    steps: int = 200_000
-    """minibatches to train on"""
+    steps: Annotated[
+        int | None,
+        described(
+            "minibatches to train on (default: as many as go through the training contexts 35 times, "
+            "at most the lecture's 200,000)",
+            "INT",
+        ),
+    ] = None
 
     rate: float = 0.1
     """learning rate"""
@@ -63,6 +82,15 @@ class TrainConfig:
 
     batch_norm: BatchNorm = "calibrate"
     """statistics for using the model: of the training split, or kept in training (momentum 0.001)"""
+
+    keep: Annotated[
+        Keep | None,
+        described(
+            "which model to use: the one with the best development loss, or the last "
+            "(default: best; last, as in the lecture, for its list and the embedded ones)",
+            "best|last",
+        ),
+    ] = None
 
     seed: int = 2147483647
     """seeds the parameters and the minibatches"""
@@ -83,33 +111,62 @@ class TrainConfig:
     tensorboard: Annotated[bool, described("also write TensorBoard logs into the run folder")] = False
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "n_embd", "n_hidden", "batch_size", "steps", "checkpoint_every"):
-            if getattr(self, name) < 1 or not isinstance(getattr(self, name), int):
-                raise ConfigError(
-                    f"{flag(name)} is {getattr(self, name)}; it must be a whole number from 1 up"
-                )
+        for name in ("block_size", "n_embd", "n_hidden", "batch_size", "checkpoint_every", "steps"):
+            value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
+            if not is_whole(value) or value < 1:
+                raise ConfigError(f"{flag(name)} is {value!r:.50}; it must be a whole number from 1 up")
         if self.batch_size == 1:
             raise ConfigError("--batch-size is 1; batch norm needs at least 2 examples to have a variance")
         for name in ("rate", "final_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be a number from 0 up")
+            value = getattr(self, name)
+            if not (is_number(value) and math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{flag(name)} is {value!r:.50}; it must be a number from 0 up")
         for name in ("seed", "split_seed"):
-            if not 0 <= getattr(self, name) < 2**63:
-                raise ConfigError(
-                    f"{flag(name)} is {getattr(self, name)}; it must be from 0 up and below 2**63"
-                )
-        if not 0 <= self.drop_at <= 1:
-            raise ConfigError(f"--drop-at is {self.drop_at}; it is a share of the steps, from 0 to 1")
+            value = getattr(self, name)
+            if not is_whole(value) or not 0 <= value < 2**63:
+                raise ConfigError(f"{flag(name)} is {value!r:.50}; it must be from 0 up and below 2**63")
+        if not is_number(self.drop_at) or not 0 <= self.drop_at <= 1:
+            raise ConfigError(f"--drop-at is {self.drop_at!r:.50}; it is a share of the steps, from 0 to 1")
+        self._refuse_other_choices()
 
-        for name, choices in (("engine", EngineName), ("batch_norm", BatchNorm)):
-            if getattr(self, name) not in get_args(choices):
+    def _refuse_other_choices(self) -> None:
+        """Raise unless each option with a fixed set of values has one of them, and texts are texts."""
+        for name, choices in (("engine", EngineName), ("batch_norm", BatchNorm), ("keep", Keep)):
+            value = getattr(self, name)
+            if value not in get_args(choices) and not (name == "keep" and value is None):
                 raise ConfigError(
-                    f"{flag(name)} is {getattr(self, name)!r}; choose from {', '.join(get_args(choices))}"
+                    f"{flag(name)} is {value!r:.50}; choose from {', '.join(get_args(choices))}"
+                )
+        for name in ("words", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{flag(name)} is {getattr(self, name)!r:.50}; it must be a text")
+        if not (self.column is None or isinstance(self.column, str)):
+            raise ConfigError(f"--column is {self.column!r:.50}; it must be a text")
+        if not isinstance(self.tensorboard, bool):
+            raise ConfigError(f"--tensorboard is {self.tensorboard!r:.50}; it must be true or false")
+        for step in self.clean:
+            if step not in get_args(CleaningStep):
+                raise ConfigError(
+                    f"there is no cleaning step {step!r:.50}; choose from {', '.join(get_args(CleaningStep))}"
                 )
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
-        return self.rate if step < self.drop_at * self.steps else self.final_rate
+        return self.rate if step < self.drop_at * (self.steps or LECTURE_STEPS) else self.final_rate
+
+    def fitting_steps(self, contexts: int) -> int:
+        """Return how many steps go through so many training contexts 35 times, at most the lecture's 200,000.
+
+        Rounded up to two digits: the lecture's 182,625 contexts would else take 199,746.
+
+        >>> TrainConfig().fitting_steps(182_625), TrainConfig().fitting_steps(2_800)
+        (200000, 3100)
+        """
+        steps = math.ceil(PASSES * contexts / self.batch_size)
+        unit = 10 ** max(0, len(str(steps)) - 2)
+        return min(LECTURE_STEPS, -(-steps // unit) * unit)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON can hold it."""
@@ -117,9 +174,21 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Return the configuration that `to_dict` was called on; raise TypeError for unknown fields."""
-        values = {**values, "clean": tuple(values["clean"])}
-        return cls(**values)
+        """Return the configuration that `to_dict` was called on; raise ValueError for other fields."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or values.keys() != fields or not isinstance(values["clean"], list):
+            raise ValueError("the configuration lacks an option, or has one too many")
+        return cls(**{**values, "clean": tuple(values["clean"])})
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number; True and False are none."""
+    return isinstance(value, float) or is_whole(value)
 
 
 def flag(name: str) -> str:

@@ -1,5 +1,6 @@
 """Splitting words, and the contexts that a model is trained on: windows over one flat array."""
 
+import copy
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -72,9 +73,23 @@ class Contexts:
         flat = vocabulary.encode_all(words, before=block_size)
         self.flat: Tensor = torch.from_numpy(flat).to(device)  # (block_size + len(self),)
         self.windows: Tensor = self.flat.unfold(0, block_size + 1, 1)  # (len(self), block_size + 1), a view
+        self._first: dict[int, Contexts] = {}
 
     def __len__(self) -> int:
         return len(self.flat) - self.block_size
+
+    def first(self, count: int) -> "Contexts":
+        """Return the first contexts, up to a number; where there are no more, these same ones."""
+        if len(self) <= count:
+            return self
+        if count not in self._first:
+            part = copy.copy(self)
+            part.flat = self.flat[: count + self.block_size]
+            part.windows = self.windows[:count]
+            part._first = {}
+            part.__dict__.pop("merged", None)  # that of all contexts
+            self._first[count] = part
+        return self._first[count]
 
     def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return contexts X, int64 (*rows, block_size), and targets Y, int64 (*rows), for any indices."""

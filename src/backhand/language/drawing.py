@@ -1,12 +1,15 @@
 """Drawing words from a model: the first ones as the lecture draws them, the rest many at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .model import Model
+from backhand.errors import ConfigError
+
+from .model import Model, rows_at_once
 
 LONGEST = 100
 """Letters after which a word ends in any case, so that a model that never ends one cannot go on for ever."""
@@ -18,10 +21,64 @@ BLOCK = 10_000
 """Words that are drawn at once. Fixed, so that the words of a smaller count are the first of a larger one."""
 
 TABLE = 1 << 17
-"""Up to so many possible contexts, their distributions are computed beforehand."""
+"""Up to so many possible contexts, their distributions are computed beforehand, if they are no more than"""
+TABLED = 1 << 24
+"""numbers: 64 MB."""
+
+LECTURE_SEED = 2147483647 + 10
+PATIENCE = 1000
+"""Known words in a row after which `new_only` gives up."""
 
 Distributions = Callable[[Tensor], Tensor]
 """From contexts, int64 (n, block_size), to the probability of each symbol, (n, vocabulary)."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A word that a model made; `new` if it is not in the list that the model was trained on."""
+
+    word: str
+    new: bool
+
+
+def draw_samples(
+    model: Model,
+    known: Collection[str],
+    *,
+    n: int,
+    seed: int,
+    temperature: float,
+    top_k: int | None,
+    prefix: str,
+    new_only: bool,
+) -> list[Sample]:
+    """Draw n words and tell which are known; the options are those of `sample`.
+
+    Raises:
+        BackhandError: an option cannot work, or the prefix has an unknown letter.
+    """
+    if n < 1 or (top_k is not None and top_k < 1):
+        raise ConfigError(f"-n is {n} and --top-k is {top_k}; both must be at least 1")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 up and below 2**63")
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(f"--temperature is {temperature}; it must be a number above 0")
+    generator = torch.Generator().manual_seed(seed)
+    samples: list[Sample] = []
+    misses = 0
+    for word in draw_words(model, generator, temperature=temperature, top_k=top_k, prefix=prefix):
+        if new_only and word in known:
+            misses += 1
+            if misses == PATIENCE:
+                raise ConfigError(
+                    f"--new-only: {PATIENCE} words in a row were known ones; try a higher --temperature"
+                )
+            continue
+        misses = 0
+        samples.append(Sample(word, word not in known))
+        if len(samples) == n:
+            break
+    return samples
 
 
 def draw_words(
@@ -78,7 +135,7 @@ def draw_word(
 def tabulate(model: Model, distributions: Distributions) -> Distributions:
     """Return the same distributions from a table of all contexts, if there are few enough of them."""
     base, block_size = len(model.vocabulary), model.block_size
-    if base**block_size > TABLE:
+    if base**block_size > TABLE or base ** (block_size + 1) > TABLED:
         return distributions
     powers = base ** torch.arange(block_size - 1, -1, -1)  # (block_size,)
     contexts = torch.arange(base**block_size)[:, None] // powers % base  # (contexts, block_size)
@@ -95,18 +152,31 @@ def draw_block(
     words[:, model.block_size : end] = torch.tensor(begin, dtype=torch.int64)
     alive = torch.arange(BLOCK)  # the words that have not ended
     while len(alive) and end < words.shape[1]:
-        probs = distributions(words[alive, end - model.block_size : end])  # (alive, vocabulary)
-        cumulative = probs.double().cumsum(1)
-        chance = torch.rand(len(alive), 1, generator=generator, dtype=torch.float64) * cumulative[:, -1:]
-        symbols = (cumulative <= chance).sum(1)  # (alive,)
+        chances = torch.rand(len(alive), 1, generator=generator, dtype=torch.float64)
+        contexts = words[alive, end - model.block_size : end]  # (alive, block_size)
+        some = rows_at_once(len(model.vocabulary))  # of 20,000 symbols, few enough for the memory
+        symbols = torch.cat(
+            [
+                invert(distributions(X), chance)
+                for X, chance in zip(contexts.split(some), chances.split(some), strict=True)
+            ]
+        )  # (alive,)
         words[alive, end] = symbols
         alive = alive[symbols != 0]
         end += 1
     return as_text(words[:, model.block_size : end], model)
 
 
+def invert(probs: Tensor, chances: Tensor) -> Tensor:
+    """Return the symbol at which each cumulative distribution passes a chance from 0 to 1: (n,)."""
+    cumulative = probs.double().cumsum(1)  # (n, vocabulary)
+    return (cumulative <= chances * cumulative[:, -1:]).sum(1)
+
+
 def as_text(words: Tensor, model: Model) -> list[str]:
     """Return each row of symbols as a word, without the zeros at its end."""
+    if model.vocabulary.clusters:
+        return [model.vocabulary.decode(filter(None, row)) for row in words.tolist()]
     letters = np.array(["\0", *model.vocabulary.letters])  # NumPy takes NUL at the end for padding
     symbols = np.ascontiguousarray(letters[words.numpy()])  # (n, length), a letter each
     return symbols.view(f"<U{symbols.shape[1]}")[:, 0].tolist()

@@ -1,16 +1,16 @@
 """How good a model is: its loss on words, beside two yardsticks."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from backhand.errors import ConfigError
 
-from .config import SplitName
-from .contexts import Contexts
+from .config import SplitName, TrainConfig
+from .contexts import Contexts, count_distinct
 from .saving import Run
 from .words import load_words
 
@@ -36,7 +36,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Among how many equally likely symbols the model is left in doubt: exp(loss)."""
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
     def bits_per_character(self) -> float:
@@ -83,30 +83,69 @@ def evaluate(
         parts = {str(words): Contexts(others, run.vocabulary, run.config.block_size)}
     else:
         parts = {name: part for name, part in splits._asdict().items() if split in ("all", name)}
-    bigram = bigram_logprobs(splits.train)
+    bigram = Bigram.of(splits.train)
     uniform = math.log(len(run.vocabulary))
     return [
-        Score(name, len(part), run.model.loss(part), bigram_loss(bigram, part), uniform)
+        Score(name, len(part), run.model.loss(part), bigram.loss(part), uniform)
         for name, part in parts.items()
     ]
 
 
-def bigram_counts(contexts: Contexts) -> Tensor:
-    """Return how often each symbol follows each, float64 (vocabulary, vocabulary), ends included."""
+@dataclass(frozen=True)
+class Bigram:
+    """A model that counts: how often each symbol follows each in some contexts, plus one.
+
+    Attributes:
+        pairs, counts: the distinct pairs, previous * vocabulary + following, ascending, and their counts.
+        totals: how often each symbol comes before another, (vocabulary,).
+    """
+
+    pairs: np.ndarray
+    counts: np.ndarray
+    totals: np.ndarray
+
+    @classmethod
+    def of(cls, contexts: Contexts) -> "Bigram":
+        """Count."""
+        size = len(contexts.vocabulary)
+        pairs, counts = count_pairs(contexts)
+        return cls(pairs, counts, np.bincount(pairs // size, counts, size))
+
+    def loss(self, contexts: Contexts) -> float:
+        """Return the mean cross entropy over all symbols, in nats."""
+        size = len(self.totals)
+        pairs, counts = count_pairs(contexts)
+        where = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
+        seen = np.where(self.pairs[where] == pairs, self.counts[where], 0)
+        logprobs = np.log((seen + 1) / (self.totals[pairs // size] + size))
+        return -float((counts * logprobs).sum()) / len(contexts)
+
+
+def count_pairs(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct pairs of symbols, as `Bigram` has them, and how often each occurs."""
     size = len(contexts.vocabulary)
-    previous, following = contexts.flat[contexts.block_size - 1 : -1], contexts.flat[contexts.block_size :]
-    counts = torch.zeros(size * size, dtype=torch.int64)
-    for a, b in zip(previous.split(1 << 20), following.split(1 << 20), strict=True):
-        counts += torch.bincount(a.long() * size + b, minlength=size * size)
-    return counts.view(size, size).double()
+    flat = contexts.flat.cpu()
+    previous, following = flat[contexts.block_size - 1 : -1], flat[contexts.block_size :]
+    packed = (
+        (a.long() * size + b).numpy()
+        for a, b in zip(previous.split(1 << 20), following.split(1 << 20), strict=True)
+    )
+    return count_distinct(packed, size * size)
 
 
-def bigram_logprobs(contexts: Contexts) -> Tensor:
-    """Return the log probabilities of a bigram count model, with one added to every count."""
-    counts = bigram_counts(contexts) + 1
-    return (counts / counts.sum(1, keepdim=True)).log()  # (vocabulary, vocabulary)
-
-
-def bigram_loss(logprobs: Tensor, contexts: Contexts) -> float:
-    """Return a bigram model's mean cross entropy over all symbols, in nats."""
-    return -(bigram_counts(contexts) * logprobs).sum().item() / len(contexts)
+def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | None:
+    """Say so where a model predicts the development words worse than a bigram model, and what to try."""
+    dev = next((score for score in scores if score.words == "dev"), None)
+    if dev is None or dev.loss < dev.bigram:
+        return None
+    than = "guessing blindly" if dev.loss > dev.uniform else "counting pairs of letters"
+    tries = ["more words"]
+    if config.keep == "last":
+        tries.append("--keep best")
+    if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
+        tries.append("fewer --steps")
+    tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
+    if config.block_size > 2:
+        tries.append(f"a shorter context (--block-size {config.block_size - 1})")
+    low, high = (dev.uniform, dev.loss) if dev.loss > dev.uniform else (dev.bigram, dev.loss)
+    return f"worse than {than}: dev loss {high:.3f}, not {low:.3f}. Try {', '.join(tries)}"

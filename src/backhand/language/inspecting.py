@@ -11,9 +11,11 @@ from torch import Tensor
 from backhand.engines.stepping import by_hand
 from backhand.passes import mlp_chunked
 
+from .about import ABOUT
 from .config import TrainConfig
+from .files import write_atomically
 from .plotting import plot_heat_maps
-from .saving import ABOUT, Run, write_atomically
+from .saving import Run
 from .starting import new_run, refuse_contradiction
 from .words import load_words
 
@@ -101,7 +103,7 @@ def inspect(what: Run | TrainConfig | str | Path, *, png: str | Path | None = No
     generator = torch.Generator()
     generator.set_state(run.generator.get_state())  # the run itself goes on undisturbed
     rows = torch.randint(0, len(contexts), (run.config.batch_size,), generator=generator)
-    parameters = run.model.parameters
+    parameters = run.latest.parameters
     tensors, gradients = by_hand(mlp_chunked)(parameters, *contexts[rows])
     made = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and name not in parameters}
     upstream = {name: t for name, t in gradients.items() if name[1:] in tensors and name not in tensors}
@@ -133,8 +135,12 @@ def find_run(what: Run | TrainConfig | str | Path) -> Run:
         return what
     config = what if isinstance(what, TrainConfig) else TrainConfig(words=str(what))
     folder = Path(config.words)
-    if not (folder / ABOUT).exists():
-        return new_run(config, folder, load_words(config.words, config.column, config.clean))
+    try:
+        is_run = (folder / ABOUT).exists()
+    except OSError:  # no name that a folder could have; reading it tells
+        is_run = False
+    if not is_run:
+        return new_run(config, folder, load_words(config.words, config.column, config.clean))[0]
     run = Run.load(folder)
     refuse_contradiction(dataclasses.replace(config, words=run.config.words), run)
     return run

@@ -35,6 +35,20 @@ def draw_parameters(config: TrainConfig, vocab_size: int, generator: torch.Gener
     }
 
 
+def parameter_shapes(config: TrainConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters, in the order of `draw_parameters`."""
+    fan_in, n_hidden = config.n_embd * config.block_size, config.n_hidden
+    return {
+        "C": (vocab_size, config.n_embd),
+        "W1": (fan_in, n_hidden),
+        "b1": (n_hidden,),
+        "W2": (n_hidden, vocab_size),
+        "b2": (vocab_size,),
+        "bngain": (1, n_hidden),
+        "bnbias": (1, n_hidden),
+    }
+
+
 def count_parameters(parameters: Mapping[str, Tensor]) -> int:
     """Return how many numbers the parameters hold."""
     return sum(p.numel() for p in parameters.values())
@@ -43,6 +57,11 @@ def count_parameters(parameters: Mapping[str, Tensor]) -> int:
 def hprebn(parameters: Mapping[str, Tensor], X: Tensor) -> Tensor:
     """Return what batch norm is given for contexts X (n, block_size): (n, n_hidden)."""
     return parameters["C"][X.long()].flatten(1) @ parameters["W1"] + parameters["b1"]
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of so many float32 numbers to compute at once: 64 MB, and at most 65,536."""
+    return max(1, min(1 << 16, (1 << 24) // width))
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,11 @@ class Model:
         parameters = {name: p.to(device) for name, p in self.parameters.items()}
         return Model(self.vocabulary, parameters, self.bnmean.to(device), self.bnstd.to(device))
 
+    def copy(self) -> "Model":
+        """Return a model that stays as it is when this one's parameters are trained further."""
+        parameters = {name: p.clone() for name, p in self.parameters.items()}
+        return Model(self.vocabulary, parameters, self.bnmean.clone(), self.bnstd.clone())
+
     @torch.no_grad()
     def logits(self, X: Tensor) -> Tensor:
         """Return the logits for contexts X, integers (n, block_size): (n, vocabulary)."""
@@ -74,7 +98,7 @@ class Model:
     def loss(self, contexts: Contexts) -> float:
         """Return the mean cross entropy over all contexts, in nats a symbol; summed in float64."""
         total = 0.0
-        for X, rows, Y, counts in contexts.merged.chunks():
+        for X, rows, Y, counts in contexts.merged.chunks(rows_at_once(len(self.vocabulary))):
             logprobs = torch.log_softmax(self.logits(X), 1)[rows, Y]
             total -= (logprobs.double() * counts).sum().item()
         return total / len(contexts)
@@ -89,7 +113,7 @@ def calibrate(parameters: Mapping[str, Tensor], contexts: Contexts) -> tuple[Ten
     """
     n = len(contexts)
     first = second = torch.zeros((), dtype=torch.float64)
-    for X, rows, _, counts in contexts.merged.chunks():
+    for X, rows, _, counts in contexts.merged.chunks(rows_at_once(len(parameters["b1"]))):
         weights = torch.zeros(len(X), 1, dtype=torch.float64, device=X.device)
         weights.index_add_(0, rows, counts[:, None].double())  # how often each context occurs
         values = hprebn(parameters, X).double()

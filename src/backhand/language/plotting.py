@@ -9,10 +9,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .config import TrainConfig
+from .history import Curves
 
 
-def plot_history(losses: np.ndarray, rates: np.ndarray, config: TrainConfig) -> bytes:
-    """Draw the loss, raw and smoothed, on a log axis, with the learning rates marked; return a PNG."""
+def plot_history(curves: Curves, config: TrainConfig, kept: int | None) -> bytes:
+    """Draw the loss, raw and smoothed, and the development loss, on a log axis; return a PNG.
+
+    The learning rates are marked, and the model that is kept, unless it is the last one.
+    """
+    losses, rates, measured, devs = curves
     steps = np.arange(len(losses))
     stretch = max(1, len(losses) // 200)
     whole = len(losses) // stretch * stretch
@@ -26,6 +31,10 @@ def plot_history(losses: np.ndarray, rates: np.ndarray, config: TrainConfig) -> 
         linewidth=1.5,
         label=f"mean of {stretch:,} steps",
     )
+    axes.plot(measured, devs, color="#31a354", linewidth=1.5, label="dev")
+    if kept is not None:
+        where = np.flatnonzero(measured == kept)
+        axes.plot(measured[where], devs[where], "o", color="#31a354", label=f"kept: step {kept:,}")
     drops = [0, *(np.flatnonzero(np.diff(rates)) + 1)]
     for start in drops:
         if start:

@@ -1,29 +1,23 @@
 """A run folder: what training leaves behind, written so that a killed process never spoils it."""
 
-import json
-import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from math import inf
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
-from backhand.errors import ConfigError, RunError, WordsError
-from backhand.writing import write_whole
+from backhand.errors import RunError, WordsError
 
+from .about import ABOUT, About
+from .checkpoint import MODEL, Checkpoint
 from .config import TrainConfig
 from .contexts import Contexts, Splits, split_words
-from .model import Model, draw_parameters
+from .drawing import LECTURE_SEED, Sample, draw_samples
+from .model import Model
 from .vocabulary import Vocabulary
 from .words import hash_words, load_words
 
-MODEL, ABOUT = "model.safetensors", "run.json"
 HISTORY, PLOT, SAMPLES, TENSORBOARD = "history.csv", "loss.png", "samples.txt", "tensorboard"
 
 
@@ -33,12 +27,17 @@ class Run:
 
     Attributes:
         path: its folder.
-        config: what it was started with; `words` is an embedded list's name or an absolute path.
+        config: what it was started with; `words` is an embedded list's name or an absolute path, and `steps`
+            and `keep` are what was chosen for it where they had been left open.
         vocabulary: the symbols.
         words_sha256: see `hash_words`.
-        step: how many steps the model has been trained for.
-        model: parameters and batch norm statistics as of that step.
-        generator: the generator that draws minibatches, as of that step.
+        step: how many steps have been taken.
+        model: the model to use: parameters and batch norm statistics as of step `kept`.
+        latest: the model as of `step`, which training goes on from; the same one where the last is kept.
+        generator: the generator that draws minibatches, as of `step`.
+        kept: as of which step the model to use is.
+        dev: its development loss as it was watched, where the best is kept.
+        history: the SHA-256 of history.csv up to `step`; None before the first checkpoint.
         results: once training is complete, the loss of each split in nats a symbol.
     """
 
@@ -48,7 +47,11 @@ class Run:
     words_sha256: str
     step: int
     model: Model
+    latest: Model
     generator: torch.Generator
+    kept: int = 0
+    dev: float = inf
+    history: str | None = None
     results: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -59,32 +62,34 @@ class Run:
             RunError: it is not a run folder, or a file in it is damaged or belongs to something else.
         """
         path = Path(path)
-        about = read_about(path)
-        try:
-            config = TrainConfig.from_dict(about["configuration"])
-            vocabulary = Vocabulary("".join(about["vocabulary"]))
-            words_sha256, results = str(about["words_sha256"]), dict(about["results"])
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise RunError(f"{path / ABOUT} is damaged, or not from backhand: {error!r}") from None
-        step, tensors = read_model(path / MODEL)
-        generator = torch.Generator()
-        parameters = draw_parameters(config, len(vocabulary), generator)
-        shapes = {name: p.shape for name, p in parameters.items()}
-        shapes |= {
-            "bnmean": shapes["bngain"],
-            "bnstd": shapes["bngain"],
-            "generator": generator.get_state().shape,
-        }
-        for name, shape in shapes.items():
-            dtype = torch.uint8 if name == "generator" else torch.float32
-            if name not in tensors or tensors[name].shape != shape or tensors[name].dtype != dtype:
-                raise RunError(
-                    f"{path / MODEL} does not fit {ABOUT}: {name} is missing, or not {dtype} {tuple(shape)}"
-                )
-        generator.set_state(tensors["generator"])
-        parameters = {name: tensors[name] for name in parameters}
-        model = Model(vocabulary, parameters, tensors["bnmean"], tensors["bnstd"])
-        return cls(path, config, vocabulary, words_sha256, step, model, generator, results)
+        about = About.read(path)
+        if about.step == 0 and not (path / MODEL).exists():
+            raise RunError(
+                f"the run in {path} was stopped before its first checkpoint; "
+                f"go on with: backhand train --out {path} --resume"
+            )
+        saved = Checkpoint.read(path, about)
+        if about.step > saved.step or (about.results and saved.step != about.config.steps):
+            raise RunError(f"{path / MODEL} is older than {ABOUT} beside it; train again with --overwrite")
+        return cls(
+            path,
+            about.config,
+            about.vocabulary,
+            about.words_sha256,
+            saved.step,
+            saved.model,
+            saved.latest,
+            saved.generator,
+            saved.kept,
+            saved.dev,
+            saved.history if about.format > 1 else None,
+            about.results,
+        )
+
+    @property
+    def about(self) -> About:
+        """What run.json says of it."""
+        return About(self.config, self.vocabulary, self.words_sha256, self.step, self.results)
 
     def save(self) -> None:
         """Write the checkpoint, then run.json; a reader finds the old file or the new one, never half of one.
@@ -92,33 +97,10 @@ class Run:
         Replacing the checkpoint is the moment at which a new step counts: `history.csv` may be ahead of it
         (resuming cuts it back) and run.json behind it.
         """
-        tensors = self.model.parameters | {"bnmean": self.model.bnmean, "bnstd": self.model.bnstd}
-        tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
-        tensors["generator"] = self.generator.get_state()
-        write_atomically(self.path / MODEL, save(tensors, metadata={"step": str(self.step)}))
-        self.save_about()
-
-    def save_about(self) -> None:
-        """Write run.json alone, which makes a folder a run folder."""
-        about = {
-            "configuration": self.config.to_dict(),
-            "vocabulary": self.vocabulary.letters,
-            "seeds": {
-                "parameters and minibatches": self.config.seed,
-                "gain and bias of batch norm": self.config.seed + 1,
-                "split": self.config.split_seed,
-            },
-            "words_sha256": self.words_sha256,
-            "step": self.step,
-            "results": self.results,
-            "versions": {
-                "backhand": version("backhand"),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
-        }
-        write_atomically(self.path / ABOUT, (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode())
+        about = self.about
+        state = (self.step, self.model, self.latest, self.generator, self.kept, self.dev, self.history)
+        Checkpoint(*state).write(self.path, about.identity)
+        about.write(self.path)
 
     def words(self) -> list[str]:
         """Read the words that the run was trained on again.
@@ -133,6 +115,55 @@ class Run:
             )
         return words
 
+    def sample(
+        self,
+        *,
+        n: int = 20,
+        seed: int = LECTURE_SEED,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        prefix: str = "",
+        new_only: bool = False,
+    ) -> list[Sample]:
+        """Draw words.
+
+        The first 100 are drawn with the lecture's random numbers; the words of a smaller n are the first of a
+        larger one.
+
+        Args:
+            n: how many words.
+            seed: seeds the draws; the default is the lecture's.
+            temperature: below 1 for likelier words, above 1 for wilder ones.
+            top_k: draw each symbol from the k likeliest only.
+            prefix: letters that every word begins with.
+            new_only: leave out words of the list that the model was trained on.
+
+        Raises:
+            BackhandError: an option cannot work, the prefix has an unknown letter, or the words that the run
+                was trained on cannot be read.
+        """
+        return draw_samples(
+            self.model,
+            set(self.words()),
+            n=n,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            prefix=prefix,
+            new_only=new_only,
+        )
+
+    def loss(self, words: Iterable[str]) -> float:
+        """Return the mean cross entropy of some words, the end of each included, in nats a symbol.
+
+        Raises:
+            WordsError: there are none, or one holds a letter that the model has never seen.
+        """
+        words = list(words)
+        if not words:
+            raise WordsError("there are no words whose loss could be measured")
+        return self.model.loss(Contexts(words, self.vocabulary, self.config.block_size))
+
     def contexts(self) -> Splits[Contexts]:
         """Return the contexts of each split of the words that the run was trained on."""
         return make_contexts(self.words(), self.vocabulary, self.config)
@@ -145,41 +176,3 @@ def make_contexts(
     splits = split_words(words, config.split_seed)
     train, dev, test = (Contexts(split, vocabulary, config.block_size, device) for split in splits)
     return Splits(train, dev, test)
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """Return what run.json holds."""
-    try:
-        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{str(path)!r} is not a run folder: there is no {ABOUT} in it") from None
-    except OSError as error:
-        raise RunError(f"cannot read {path / ABOUT}: {error.strerror}") from None
-    except ValueError as error:
-        raise RunError(f"{path / ABOUT} is damaged: {error}") from None
-    if not isinstance(about, dict):
-        raise RunError(f"{path / ABOUT} is damaged, or not from backhand: it holds no JSON object")
-    return about
-
-
-def read_model(path: Path) -> tuple[int, dict[str, Tensor]]:
-    """Return the step and the tensors of a checkpoint."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunError(f"there is no {MODEL} in {str(path.parent)!r}; train again with --overwrite") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{path} is damaged, or not from backhand: {error}; train again with --overwrite"
-        ) from None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one go; when that fails, the old file is still there."""
-    try:
-        write_whole(path, data)
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; what was saved before is still there"
-        ) from None

@@ -1,6 +1,6 @@
 """TensorBoard logs of a run, where its package is installed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,21 +18,25 @@ def writer_class() -> Any:
 
 
 class TensorBoardLog:
-    """Writes the mean loss of every hundred steps, and the rate, into a folder; does nothing if off."""
+    """Writes the mean loss of every hundred steps, the rate and the development loss; does nothing if off."""
 
     EVERY = 100
 
     def __init__(self, folder: Path, on: bool) -> None:
         self.writer: Any = writer_class()(str(folder)) if on else None
 
-    def add(self, step: int, losses: Sequence[float], rates: Sequence[float]) -> None:
-        """Add some steps, the first of which is `step`."""
+    def add(
+        self, step: int, losses: Sequence[float], rates: Sequence[float], devs: Mapping[int, float]
+    ) -> None:
+        """Add some steps, the first of which is `step`, and the development losses measured among them."""
         if self.writer is None:
             return
         for i in range(0, len(losses), self.EVERY):
             part = losses[i : i + self.EVERY]
             self.writer.add_scalar("loss", sum(part) / len(part), step + i)
             self.writer.add_scalar("rate", rates[i], step + i)
+        for measured, dev in devs.items():
+            self.writer.add_scalar("dev", dev, measured)
 
     def __enter__(self) -> "TensorBoardLog":
         return self

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from math import inf
 from pathlib import Path
 
 import torch
@@ -16,16 +17,27 @@ from backhand.errors import NonFiniteError
 
 from .config import TrainConfig
 from .contexts import Contexts, Splits
-from .drawing import draw_words
+from .drawing import LECTURE_SEED, draw_words
+from .files import write_atomically
 from .history import History
 from .model import Model, calibrate
 from .plotting import plot_history
-from .sampling import LECTURE_SEED
-from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run, write_atomically
-from .starting import start
+from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run
+from .starting import started
 from .tensorboard import TensorBoardLog
+from .vocabulary import plain
 
 Watch = Callable[[int, int, float], None]
+WatchDev = Callable[[int, float], None]
+
+MEASUREMENTS = 50
+"""How often the development loss is measured in a run, at most."""
+
+ENOUGH = 1 << 15
+"""Contexts on which it is measured at most: its error is below 0.01 then, for lists of any size."""
+
+AT_ONCE = 1 << 23
+"""Symbols of contexts that are gathered at once: 64 MB, for up to a million contexts of 8 symbols."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -39,6 +51,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     watch: Watch = lambda step, steps, loss: None,
+    watch_dev: WatchDev = lambda step, dev: None,
 ) -> Run:
     """Train the lecture's model on a list of words with a hand-written backward pass, into a run folder.
 
@@ -50,6 +63,8 @@ def train(
         overwrite: replace the run in the folder.
         watch: called some ten times a second with the steps done, the steps in all, and the mean loss since
             the last call.
+        watch_dev: called up to fifty times in a run with the steps done and the development loss, of at most
+            32,768 contexts.
 
     Returns:
         The run, with the loss of each split in `results`. Its folder holds model.safetensors, run.json,
@@ -66,42 +81,100 @@ def train(
     >>> run.step, sorted(file.name for file in folder.iterdir())
     (20, ['history.csv', 'loss.png', 'model.safetensors', 'run.json', 'samples.txt'])
     """
-    run, splits = start(config, out, resume=resume, overwrite=overwrite)
-    history = History(run.path / HISTORY)
-    history.cut(run.step)
-    if run.step == 0:
-        checkpoint(run, splits.train)
-    with interrupts() as interrupted, TensorBoardLog(run.path / TENSORBOARD, run.config.tensorboard) as log:
-        while run.step < run.config.steps:
-            saved, losses = run.step, []
-            for block in blocks(run, splits.train):
-                losses += block
-                watch(run.step, run.config.steps, sum(block) / len(block))
-                if interrupted.is_set():
-                    break
-            rates = [run.config.rate_at(step) for step in range(saved, run.step)]
-            history.append(saved, losses, rates)
-            log.add(saved, losses, rates)
-            checkpoint(run, splits.train)
-            if interrupted.is_set() and run.step < run.config.steps:
-                raise TrainingInterrupted(
-                    f"stopped after {run.step:,} steps, which are saved; "
-                    f"go on with: backhand train --out {run.path} --resume"
-                )
-    finish(run, splits, history)
+    with started(config, out, resume=resume, overwrite=overwrite) as (run, splits):
+        history = History(run.path / HISTORY)
+        history.cut(run.step, run.history)
+        if run.history is None:  # nothing has been saved yet, or by an older version
+            checkpoint(run, splits.train, history)
+        with (
+            interrupts() as interrupted,
+            TensorBoardLog(run.path / TENSORBOARD, run.config.tensorboard) as log,
+        ):
+            while run.step < steps_of(run):
+                advance(run, splits, history, log, interrupted, watch, watch_dev)
+        finish(run, splits, history)
     return run
 
 
-def blocks(run: Run, contexts: Contexts) -> Iterator[list[float]]:
-    """Train up to the next checkpoint, and yield the losses of about a tenth of a second at a time.
+def steps_of(run: Run) -> int:
+    """Return how many steps a run is to take; they were chosen when it began."""
+    assert run.config.steps is not None
+    return run.config.steps
+
+
+def advance(
+    run: Run,
+    splits: Splits[Contexts],
+    history: History,
+    log: TensorBoardLog,
+    interrupted: threading.Event,
+    watch: Watch,
+    watch_dev: WatchDev,
+) -> None:
+    """Train up to the next checkpoint, measuring the development loss on the way, and save."""
+    config, steps, saved = run.config, steps_of(run), run.step
+    losses: list[float] = []
+    devs: dict[int, float] = {}
+    every = measured_every(config, splits)
+    checkpoint_at = min(steps, (run.step // config.checkpoint_every + 1) * config.checkpoint_every)
+    while run.step < checkpoint_at and not interrupted.is_set():
+        stop = min(checkpoint_at, (run.step // every + 1) * every)
+        for block in blocks(run, splits.train, stop):
+            losses += block
+            watch(run.step, steps, sum(block) / len(block))
+            if interrupted.is_set():
+                break
+        if run.step % every == 0 or run.step == steps:
+            devs[run.step] = measure(run, splits)
+            watch_dev(run.step, devs[run.step])
+    rates = [config.rate_at(step) for step in range(saved, run.step)]
+    history.append(saved, losses, rates, devs)
+    log.add(saved, losses, rates, devs)
+    checkpoint(run, splits.train, history)
+    if interrupted.is_set() and run.step < steps:
+        raise TrainingInterrupted(
+            f"stopped after {run.step:,} steps, which are saved; "
+            f"go on with: backhand train --out {run.path} --resume"
+        )
+
+
+def measured_every(config: TrainConfig, splits: Splits[Contexts]) -> int:
+    """Return after how many steps the development loss is measured again.
+
+    Seldom enough for no more contexts to be measured than are trained on. It depends on nothing that differs
+    from one time to the next, so that a run that is resumed measures it at the same steps.
+    """
+    contexts = min(ENOUGH, len(splits.train)) + min(ENOUGH, len(splits.dev))
+    return max(1, (config.steps or 0) // MEASUREMENTS, contexts // config.batch_size)
+
+
+def measure(run: Run, splits: Splits[Contexts]) -> float:
+    """Return the development loss, of at most ENOUGH contexts; keep the model if it is the best so far.
+
+    Batch norm is calibrated on no more contexts of the training split. The splits are shuffled, so that their
+    first words are a sample of them all.
+    """
+    latest = run.latest
+    if run.config.batch_norm == "calibrate":
+        statistics = calibrate(latest.parameters, splits.train.first(ENOUGH))
+        latest = Model(run.vocabulary, latest.parameters, *statistics)
+    dev = latest.loss(splits.dev.first(ENOUGH))
+    if run.config.keep == "best" and dev < run.dev:
+        run.dev, run.kept = dev, run.step
+        run.model = latest.copy()
+    return dev
+
+
+def blocks(run: Run, contexts: Contexts, stop: int) -> Iterator[list[float]]:
+    """Train up to a step, and yield the losses of about a tenth of a second at a time.
 
     How many steps that is depends on the machine; the result does not: the indices of k minibatches drawn at
     once are those of k draws, and the generator is left in the same state.
     """
-    config, parameters = run.config, run.model.parameters
+    config, parameters = run.config, run.latest.parameters
     engine = ENGINES[config.engine]
-    running = Running(run.model.bnmean, run.model.bnstd) if config.batch_norm == "running" else None
-    stop = min(config.steps, (run.step // config.checkpoint_every + 1) * config.checkpoint_every)
+    running = Running(run.latest.bnmean, run.latest.bnstd) if config.batch_norm == "running" else None
+    most = max(1, AT_ONCE // (config.batch_size * max(8, config.block_size)))
     steps = 1
     while run.step < stop:
         steps = min(steps, stop - run.step)
@@ -117,7 +190,7 @@ def blocks(run: Run, contexts: Contexts) -> Iterator[list[float]]:
         run.step += steps
         yield losses.tolist()
         pace = steps / (time.perf_counter() - began)
-        steps = max(1, min(2 * steps, round(0.1 * pace), (1 << 20) // config.batch_size))
+        steps = max(1, min(2 * steps, round(0.1 * pace), most))
 
 
 def explain_nonfinite(run: Run, origin: tuple[int, str] | None) -> str:
@@ -129,22 +202,30 @@ def explain_nonfinite(run: Run, origin: tuple[int, str] | None) -> str:
     return f"{where}; the last checkpoint in {run.path} is kept. Try a --rate below {rate:g}"
 
 
-def checkpoint(run: Run, contexts: Contexts) -> None:
-    """Save the run as a usable model: calibrated, unless it keeps running statistics."""
+def checkpoint(run: Run, contexts: Contexts, history: History) -> None:
+    """Save the run with a usable model: calibrated, unless it keeps running statistics."""
+    if run.config.keep == "last" or run.dev == inf or run.step == steps_of(run) == run.kept:
+        run.model, run.kept = run.latest, run.step
     if run.config.batch_norm == "calibrate":
+        same = run.model is run.latest
         bnmean, bnstd = calibrate(run.model.parameters, contexts)
         run.model = Model(run.vocabulary, run.model.parameters, bnmean, bnstd)
+        run.latest = run.model if same else run.latest
+    if run.step == steps_of(run):
+        run.latest = run.model  # nobody goes on from it
+    run.history = history.sha256
     run.save()
 
 
 def finish(run: Run, splits: Splits[Contexts], history: History) -> None:
     """Measure the loss of each split, and write samples, plot and results."""
     run.results = {name: run.model.loss(contexts) for name, contexts in splits._asdict().items()}
-    run.model = run.model.to("cpu")
+    run.model = run.latest = run.model.to("cpu")
     words = islice(draw_words(run.model, torch.Generator().manual_seed(LECTURE_SEED)), 20)
-    write_atomically(run.path / SAMPLES, "".join(f"{word}\n" for word in words).encode())
-    write_atomically(run.path / PLOT, plot_history(*history.read(), run.config))
-    run.save_about()
+    write_atomically(run.path / SAMPLES, "".join(f"{plain(word)}\n" for word in words).encode())
+    kept = run.kept if run.config.keep == "best" else None
+    write_atomically(run.path / PLOT, plot_history(history.read(), run.config, kept))
+    run.about.write(run.path)
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """Reading a list of words, from text or CSV, and cleaning it."""
 
 import codecs
-import csv
 import hashlib
-import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+import stat
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unidecode import unidecode
+from anyascii import anyascii
 
 from backhand.datasets import DATASETS
 from backhand.errors import WordsError
+
+from .tables import csv_column, refuse_table
 
 
 def first(word: str) -> str:
@@ -36,9 +38,11 @@ def strip(word: str) -> str:
 CLEANING: dict[str, Callable[[str], str]] = {
     "first": first,
     "swap": swap,
-    "ascii": unidecode,
+    "ascii": anyascii,
     "lower": str.lower,
     "strip": strip,
+    "dots": lambda word: word.replace(".", ""),
+    "nfc": lambda word: unicodedata.normalize("NFC", word),
 }
 
 
@@ -47,21 +51,23 @@ def read_words(path: str | Path, column: str | None = None, clean: Sequence[str]
 
     Args:
         path: a UTF-8 file, with or without a byte-order mark; any line ends; blank lines are passed over.
-        column: the name of a column, in the file's first line; the file is then read as CSV.
+        column: the name of a column, in the file's first line; the file is then read as CSV, its fields
+            divided by commas, semicolons, tabs or vertical bars.
         clean: names of cleaning steps, applied in this order: `first` (keep what is before a slash), `swap`
-            ("Ballestero, El" to "El Ballestero"), `ascii` (transliterate accents), `lower`, `strip` (remove
-            brackets and quotes). White space at the ends of a word always goes.
+            ("Ballestero, El" to "El Ballestero"), `ascii` (transliterate accents and other scripts), `lower`,
+            `strip` (remove brackets and quotes), `dots` (remove full stops), `nfc` (compose accents). White
+            space at the ends of a word always goes.
 
     Returns:
         The words in the order of the file; a word that stands there twice comes twice.
 
     Raises:
-        WordsError: the file cannot be read, is not UTF-8 text, lacks the column, or holds no words; or a
-            word holds ".", which ends a word in the model.
+        WordsError: the file cannot be read, is not UTF-8 text, lacks the column, is a table and no column
+            was chosen, or holds no words; or a word holds ".", which ends a word in the model.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "towns.csv"
-    >>> _ = file.write_text('town,county\\nElx/Elche,Alacant\\n"Bonillo, El",Albacete\\n')
+    >>> _ = file.write_text('town;county\\nElx/Elche;Alacant\\nBonillo, El;Albacete\\n')
     >>> read_words(file, column="town", clean=["first", "swap", "lower"])
     ['elx', 'el bonillo']
     """
@@ -69,7 +75,11 @@ def read_words(path: str | Path, column: str | None = None, clean: Sequence[str]
     if unknown:
         raise WordsError(f"there is no cleaning step {unknown[0]!r}; choose from {', '.join(CLEANING)}")
     text = read_text(Path(path))
-    lines = enumerate(text.splitlines(), 1) if column is None else csv_column(text, column, path)
+    if column is None:
+        refuse_table(text, path)
+        lines = enumerate(text.splitlines(), 1)
+    else:
+        lines = csv_column(text, column, path)
     steps = [CLEANING[step] for step in clean]
     words = []
     for number, word in lines:
@@ -78,7 +88,8 @@ def read_words(path: str | Path, column: str | None = None, clean: Sequence[str]
         word = word.strip()
         if "." in word:
             raise WordsError(
-                f"{path}, line {number}: {word!r} holds '.', which ends a word in the model; replace it"
+                f"{path}, line {number}: {word!r:.80} holds '.', which ends a word in the model; "
+                "replace it, or add the cleaning step `dots`"
             )
         if word:
             words.append(word)
@@ -90,11 +101,16 @@ def read_words(path: str | Path, column: str | None = None, clean: Sequence[str]
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file, without a byte-order mark."""
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise WordsError(f"{path} is a pipe or a device, not a file; save the words to a file first")
         data = path.read_bytes()
     except FileNotFoundError:
         raise WordsError(f"there is no file {str(path)!r}; give the path of a word list") from None
-    except OSError as error:
-        raise WordsError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise WordsError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', error)}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise WordsError(f"{path} is UTF-16; save the file as UTF-8")
     if b"\0" in data:
         raise WordsError(f"{path} is a binary file, not text; a word list is UTF-8 text with one word a line")
     data = data.removeprefix(codecs.BOM_UTF8)
@@ -105,19 +121,6 @@ def read_text(path: Path) -> str:
         raise WordsError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from None
-
-
-def csv_column(text: str, column: str, path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield the line number and the value of one named column for every row of a CSV text."""
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if column not in (rows.fieldnames or ()):
-            there = ", ".join(map(repr, rows.fieldnames or ())) or "none"
-            raise WordsError(f"{path} has no column {column!r}; its columns are: {there}")
-        for row in rows:
-            yield rows.line_num, row[column] or ""
-    except csv.Error as error:
-        raise WordsError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from None
 
 
 def hash_words(words: Sequence[str]) -> str:
@@ -139,8 +142,12 @@ def load_words(words: str | Path, column: str | None = None, clean: Sequence[str
     dataset = DATASETS.get(str(words))
     if dataset is not None:
         return read_words(dataset.path, column or dataset.column, clean or dataset.clean)
-    if not Path(words).exists():
+    try:
+        there = Path(words).exists()
+    except OSError as error:
+        raise WordsError(f"cannot read {str(words)!r:.200}: {error.strerror}") from None
+    if not there:
         raise WordsError(
-            f"there is no file {str(words)!r}, nor an embedded list of that name ({', '.join(DATASETS)})"
+            f"there is no file {str(words)!r:.200}, nor an embedded list of that name ({', '.join(DATASETS)})"
         )
     return read_words(words, column, clean)

@@ -4,34 +4,43 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from backhand.language.training import Watch
+from backhand.language.training import Watch, WatchDev
+
+
+@dataclass(frozen=True)
+class Watches:
+    """What `train` calls to tell how far it is, and what the development loss is."""
+
+    steps: Watch
+    dev: WatchDev
 
 
 @contextmanager
-def training_progress(console: Console) -> Iterator[Watch]:
-    """Give a function to call with the steps done, the steps in all and the loss; show what it is told."""
+def training_progress(console: Console) -> Iterator[Watches]:
+    """Give functions for `train` to call; show what they are told."""
+    pace = Pace()
     if not console.is_terminal:
-        yield training_lines(console)
+        yield Watches(training_lines(console, pace), pace.note_dev)
         return
     columns = (
         BarColumn(bar_width=None),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"),
-        TextColumn("[cyan]loss {task.fields[pace].loss:.3f}[/cyan]"),
+        TextColumn("[cyan]loss {task.fields[pace].shown}[/cyan]"),
         TextColumn("{task.fields[pace].speed:,.0f}/s"),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
     with Progress(*columns, console=console, expand=True) as bar:
-        yield training_bar(bar)
+        yield Watches(training_bar(bar, pace), pace.note_dev)
 
 
-def training_bar(bar: Progress) -> Watch:
+def training_bar(bar: Progress, pace: "Pace") -> Watch:
     """Move a bar; the first call, which may be for a run that is resumed, sets where it starts."""
-    pace = Pace()
     tasks: list[TaskID] = []
 
     def watch(step: int, steps: int, loss: float) -> None:
@@ -43,9 +52,8 @@ def training_bar(bar: Progress) -> Watch:
     return watch
 
 
-def training_lines(console: Console) -> Watch:
+def training_lines(console: Console, pace: "Pace") -> Watch:
     """Print a line whenever another tenth of the steps is done."""
-    pace = Pace()
     tenths = 0
 
     def watch(step: int, steps: int, loss: float) -> None:
@@ -53,7 +61,7 @@ def training_lines(console: Console) -> Watch:
         pace.add(step, loss)
         if step * 10 // steps > tenths:
             tenths = step * 10 // steps
-            console.print(f"{step:,} of {steps:,} steps, loss {pace.loss:.3f}, {pace.speed:,.0f} steps/s")
+            console.print(f"{step:,} of {steps:,} steps, loss {pace.shown}, {pace.speed:,.0f} steps/s")
 
     return watch
 
@@ -67,6 +75,16 @@ class Pace:
         self.step: int = 0
         self.loss: float = math.nan
         self.speed: float = 0.0
+        self.dev: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """The loss, and the development loss once it has been measured."""
+        return f"{self.loss:.3f}" + ("" if self.dev is None else f", dev {self.dev:.3f}")
+
+    def note_dev(self, step: int, dev: float) -> None:
+        """Take note of the development loss."""
+        self.dev = dev
 
     def add(self, step: int, loss: float) -> None:
         """Take note of the steps done and of the mean loss since the last call."""

@@ -7,45 +7,43 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from backhand.language.drawing import Sample
 from backhand.language.evaluating import Score
 from backhand.language.inspecting import Inspection, Summary
 from backhand.language.model import count_parameters
-from backhand.language.sampling import Sample
 from backhand.language.saving import Run
+from backhand.language.vocabulary import plain
 
 
 def score_table(scores: Sequence[Score]) -> RenderableType:
-    """Show what was measured, with the yardsticks beside it."""
+    """Show what was measured, with the yardsticks beside it, all in nats a symbol."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("words")
-    for heading in ("contexts", "loss", "perplexity", "bits/char", "bigram", "uniform"):
+    for heading in ("contexts", "loss", "bigram", "uniform"):
         table.add_column(heading, justify="right", style="bold cyan" if heading == "loss" else None)
     for score in scores:
-        table.add_row(
-            score.words,
-            f"{score.contexts:,}",
-            f"{score.loss:.4f}",
-            f"{score.perplexity:.3f}",
-            f"{score.bits_per_character:.4f}",
-            f"{score.bigram:.4f}",
-            f"{score.uniform:.4f}",
-        )
-    return table
+        numbers = (f"{value:.4f}" for value in (score.loss, score.bigram, score.uniform))
+        table.add_row(Text(plain(score.words)), f"{score.contexts:,}", *numbers)
+    units = "nats a symbol; bigram counts pairs of letters, uniform guesses blindly"
+    return Group(table, Text(units, style="dim"))
 
 
 def run_line(run: Run) -> Text:
     """Show in a sentence what was trained and where it is."""
     how = "calibrated over the training split" if run.config.batch_norm == "calibrate" else "running"
+    kept = f", the best of which is kept: step {run.kept:,}" if run.kept != run.step else ""
     return Text(
-        f"{count_parameters(run.model.parameters):,} parameters after {run.step:,} steps "
-        f"({run.config.engine} engine, batch norm {how}), saved in {run.path}"
+        f"{count_parameters(run.model.parameters):,} parameters after {run.step:,} steps{kept} "
+        f"({run.config.engine} engine, batch norm {how}), saved in {plain(str(run.path))}"
     )
 
 
-def sample_lines(samples: Sequence[Sample]) -> Text:
-    """Show one word a line; those of the training list say so."""
-    known = "  (in the training list)"
-    lines = [Text(s.word) if s.new else Text(s.word).append(known, style="dim") for s in samples]
+def sample_lines(samples: Sequence[Sample], *, marks: bool) -> Text:
+    """Show one word a line; with marks, those of the training list say so."""
+    known = "  (in the training list)" if marks else ""
+    lines = [
+        Text(plain(s.word)) if s.new else Text(plain(s.word)).append(known, style="dim") for s in samples
+    ]
     return Text("\n", no_wrap=True, overflow="ignore").join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from backhand.checking.mistakes.neighbourhood import Scene, derived
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
@@ -25,6 +26,7 @@ class Case:
     chosen: Pass
     name: str
     judged: tuple[Judgement, ...]
+    probes: Probes | None = None
 
     @property
     def first(self) -> Judgement:
@@ -59,6 +61,16 @@ class Case:
         """Where each tensor's gradient lies, as an expression over the backward's variables."""
         source = self.chosen.backward_source
         return Variables(source, extended(self.first.draw, source)).path if source is not None else {}
+
+    @cached_property
+    def at_turns(self) -> tuple[Scene, ...]:
+        """What the statement at fault gives in some of its turns, in the place of the gradient."""
+        fault = self.culprit.fault
+        if fault is None or self.name not in self.first.draw.trace.tensors:
+            return ()
+        around = scene_of(self.first, self.name)
+        made = [(bench, bench.value) for bench in fault.benches]
+        return tuple(replace(around, value=v, expected=b.expected) for b, v in made if v is not None)
 
     @property
     def seen(self) -> Observed | None:
@@ -132,7 +144,8 @@ class Case:
         known = partial(derived, scene_of(self.first, self.name)) if alone else tuple
         benches = [Bench(b.namespace, b.expected, known=known) for b in fault.benches]
         gradients = {where: tensor for tensor, where in self.paths.items()}
-        return Program.of([statement], variable, benches, gradients, numbers_of(self))
+        program = Program.of([statement], variable, benches, gradients, numbers_of(self))
+        return replace(program, goes_on=True)
 
     @cached_property
     def is_assigned_twice(self) -> bool:

@@ -130,7 +130,12 @@ def _too_early(case: Case, other: str, gradient: str) -> Finding | None:
 
 
 def upstream_not_read(case: Case) -> Finding | None:
-    """Find an upstream gradient that the statements of this gradient never read."""
+    """Find an upstream gradient that the statements of this gradient never read.
+
+    Not where the one at fault is known: then it is not the reason that others are read.
+    """
+    if case.at_fault is not None:
+        return None
     for path, consumer in case.unread:
         words = f"{path}, the gradient that comes from {consumer}, is not used"
         return Finding("wrong_upstream", {"used": None, "expected": path}, words)

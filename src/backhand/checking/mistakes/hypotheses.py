@@ -39,6 +39,7 @@ from backhand.checking.mistakes.facts import (
     why_it_raised,
 )
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.known import another_known_value
 from backhand.checking.mistakes.mending import (
     Mended,
     by_accumulating,
@@ -50,6 +51,8 @@ from backhand.checking.mistakes.mending import (
     by_two_edits,
 )
 from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
+from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,
@@ -184,12 +187,29 @@ def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypot
         if case.at_fault is None or fault is None:
             return None, budget
         found, budget = mender(case.at_fault, budget)
-        if found is not None and root(case.paths.get(case.name, "")) not in writes_surely(fault.statement):
-            line = ast.unparse(fault.statement).splitlines()[0]
-            found = replace(found, words=f"in `{line}`, {found.words}")
-        return found, budget
+        return _with_its_line(case, found), budget
 
     return Hypothesis(name, asked, lambda case: case.at_fault is not None)
+
+
+def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
+    """Return a hypothesis that predicts what the statement at fault gives, where that is known."""
+    return Hypothesis(
+        name,
+        lambda case, budget: (_with_its_line(case, _predicted(finder, case.at_turns)), budget),
+        lambda case: bool(case.at_turns),
+    )
+
+
+def _with_its_line(case: Case, found: Finding | None) -> Finding | None:
+    """Return a finding with the line at fault, where that is not the gradient's own."""
+    fault = case.culprit.fault
+    if found is None or fault is None:
+        return found
+    if root(case.paths.get(case.name, "")) in writes_surely(fault.statement):
+        return found
+    line = ast.unparse(fault.statement).splitlines()[0]
+    return replace(found, words=f"in `{line}`, {found.words}")
 
 
 def _is_not_pinned(case: Case) -> bool:
@@ -232,7 +252,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
     mends("`=` for `+=`", by_accumulating),
-    Hypothesis("an upstream gradient that is not read", _replaced_upstream),
+    Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
     # the shape
     predicts_shape("a transpose", transposed),
     predicts_shape("the shape alone", right_values),
@@ -246,7 +266,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch with the opposite sign", branch_negated, also=True),
     predicts("a branch times a factor", branches_scaled),
     predicts("a branch of an unnamed gradient", branches_above),
+    predicts_fault("zeros", all_zero),
     mends_fault("a small edit", by_edit),
+    tells("what is right elsewhere", another_known_value),
     predicts("a transpose", transposed, also=True),
     predicts("repeated indices", overwritten),
     predicts("a block that is left out", cut_short),
@@ -265,6 +287,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a sum too many", overreduced),
     predicts("a sum too many", overreduced),
     # what is left
+    predicts_fault("a missing sum", unreduced),
+    predicts_fault("a transpose", transposed),
+    predicts_fault("some rows only", partly),
     tells("shared memory", shares_its_memory),
     predicts("a term that couples elements", coupling),
     mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
@@ -274,11 +299,18 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("an upstream gradient that is not read", upstream_not_read),
     predicts("some rows only", partly),
     predicts("values in other places", rearranged),
+    # what the backward does with other upstream gradients, where its numbers alone tell nothing
+    tells("what fails under stress", fails_under_stress),
+    tells("a low precision", right_but_coarsely),
+    tells("other rows of its upstream gradient", mixes_rows),
 )
 
 
 def name_mistakes(
-    chosen: Pass, blamed: Mapping[str, Sequence[Judgement]], budget: Budget | None = None
+    chosen: Pass,
+    blamed: Mapping[str, Sequence[Judgement]],
+    budget: Budget | None = None,
+    probes: Probes | None = None,
 ) -> dict[str, Mistake]:
     """Return the mistake in each wrong gradient.
 
@@ -286,11 +318,12 @@ def name_mistakes(
         chosen: the pass.
         blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
         budget: what may be tried for all of them together.
+        probes: the backward as a function of other upstream gradients, where it was stressed.
     """
     budget = Budget() if budget is None else budget
     found = {}
     for name, judged in blamed.items():
-        case, share = Case(chosen, name, tuple(judged)), budget.share()
+        case, share = Case(chosen, name, tuple(judged), probes), budget.share()
         finding, left = find(case, share)
         found[name] = in_words(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.names import flatten
-from backhand.checking.running.walking import Gradients, Step, step, walk
+from backhand.checking.running.private import Gradients, raw_saved, results, saved, saved_names, step
+from backhand.checking.running.walking import Step, walk
 from backhand.checking.verdicts.comparing import close
 
 # How many operations of a line, or tensors between a gradient and the next given ones, are looked at: a line
@@ -27,8 +29,8 @@ TIMES_LARGER = 10
 class Saved:
     """A tensor that autograd saved for one operation, which can be replaced for a while."""
 
-    def __init__(self, node: Node, attribute: str, raw: Any):
-        self.original: Tensor = getattr(node, attribute.replace("_raw", "", 1)).detach()
+    def __init__(self, original: Tensor, raw: Any):
+        self.original = original.detach()
         self._replacement: Tensor | None = None
         raw.register_hooks(
             lambda t: 0, lambda _: self.original if self._replacement is None else self._replacement
@@ -186,13 +188,11 @@ class Scene:
     def saved(self, consumer: str) -> Iterator[Saved]:
         """Yield the floating-point tensors that the operations up to a consumer have saved."""
         for node in self.nodes(consumer):
-            for attribute in dir(node):
-                if not attribute.startswith("_raw_saved_"):
-                    continue
+            for name in saved_names(node):
                 kept = self.trace.saved  # a saved tensor takes hooks only once
-                if (node, attribute) not in kept:
-                    kept[node, attribute] = _saved(node, attribute)
-                found = kept[node, attribute]
+                if (node, name) not in kept:
+                    kept[node, name] = _replaceable(node, name)
+                found = kept[node, name]
                 if found is not None:
                     yield found
 
@@ -223,15 +223,15 @@ class Scene:
         return self.through(consumer, self.handed[consumer], step=changed)
 
 
-def _saved(node: Node, attribute: str) -> Saved | None:
-    raw = getattr(node, attribute, None)
+def _replaceable(node: Node, name: str) -> Saved | None:
+    raw = raw_saved(node, name)
     if raw is None or isinstance(raw, tuple | list):
         return None
     try:
-        original = getattr(node, attribute.replace("_raw", "", 1))
+        original = saved(node, name)
         if not isinstance(original, Tensor) or not original.is_floating_point():
             return None
-        return Saved(node, attribute, raw)
+        return Saved(original, raw)
     except RuntimeError:
         return None
 
@@ -282,17 +282,17 @@ def _derived(scene: Scene) -> Iterator[Derived]:
 
 def _elementwise(node: Node, like: Tensor) -> Tensor | None:
     """Return the local derivative of an operation of one argument; None where it has none but constants."""
-    arriving = getattr(node, "_input_metadata", ())
-    if len(arriving) != 1 or len(node.next_functions) != 1:
+    arriving = results(node) or ()
+    if len(arriving) != 1 or len(node.next_functions) != 1 or isinstance(node, FunctionCtx):
         return None
     shape, dtype = tuple(arriving[0].shape), arriving[0].dtype
     ones = torch.ones(shape, dtype=dtype, device=like.device)
     other = torch.linspace(0.5, 1.5, ones.numel(), dtype=dtype, device=like.device).view(shape)
     try:
-        found, check = (node(g) for g in (ones, other))  # type: ignore[operator]
+        found, check = (step(node, (g,))[0] for g in (ones, other))
     except (RuntimeError, TypeError):
         return None
-    if not isinstance(found, Tensor) or found.shape != shape or found.dtype != dtype or found.numel() < 2:
+    if found is None or check is None or found.shape != shape or found.dtype != dtype or found.numel() < 2:
         return None
     if not close(check, other * found) or bool((found == found.flatten()[0]).all()):
         return None  # its elements are coupled, or it is but a constant factor

@@ -1,37 +1,49 @@
 """Which rows of the upstream gradient a gradient reads: its own, or those of others too."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.report import Mistake
+from backhand.checking.running.precision import UNMOVED, unit
 
-Probe = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]
+Reader = Callable[[Tensor], Tensor | None]
 
 
-def mixing(
-    own: Probe, right: Probe, given: Mapping[str, Any], upstream: str, gradient: str
-) -> Finding | None:
+@dataclass(frozen=True)
+class Probes:
+    """The backward, to be asked for its gradients with other upstream gradients.
+
+    Attributes:
+        call: returns them by name, for changed upstream gradients by name; None where the backward raises.
+        upstream: the upstream gradients as they are.
+        failures: what failed under stress.
+    """
+
+    call: Callable[..., Mapping[str, Tensor] | None]
+    upstream: Mapping[str, Tensor]
+    failures: Sequence[Mistake]
+
+
+def mixing(own: Reader, right: Reader, arriving: Tensor, upstream: str, gradient: str) -> Finding | None:
     """Find an axis along which a gradient is made of other rows of its upstream gradient than it should be.
 
     A mean, a variance or a sum over an axis in the forward sends every row's upstream gradient to every row.
     The formula of a batch norm in training, say, does so; that of one with fixed statistics does not.
 
     Args:
-        own, right: the function's gradients and the reference's, of given tensors.
-        given: the tensors, with the upstream gradient by its name.
+        own, right: the user's gradient and the right one, for other upstream gradients.
+        arriving: the upstream gradient; the gradient in question needs its shape.
         upstream: its name.
-        gradient: the name of the gradient in question; it needs the shape of the upstream gradient.
+        gradient: the gradient's name.
     """
-    for axis in range(given[upstream].dim()):
-        if given[upstream].shape[axis] < 2:
+    for axis in range(arriving.dim()):
+        if arriving.shape[axis] < 2:
             continue
         # what a change of the last row does to the last row, and what it does to the others
-        (last, others), (last_right, others_right) = (
-            _reached(probe, given, upstream, gradient, axis) for probe in (own, right)
-        )
+        (last, others), (last_right, others_right) = (_reached(r, arriving, axis) for r in (own, right))
         if last_right and not last:
             words = f"along axis {axis} a row of {gradient} does not read its own row of {upstream}"
             return Finding("ignores_upstream", {"axes": [axis]}, words)
@@ -46,14 +58,12 @@ def mixing(
     return None
 
 
-def _reached(
-    probe: Probe, given: Mapping[str, Any], upstream: str, gradient: str, axis: int
-) -> tuple[bool, bool]:
+def _reached(reader: Reader, arriving: Tensor, axis: int) -> tuple[bool, bool]:
     """Tell whether a change of the last row of the upstream gradient arrives there, and in other rows."""
-    changed = given[upstream].clone()
+    changed = arriving.clone()
     changed.select(axis, -1).neg_()
-    before, after = probe(given).get(gradient), probe({**given, upstream: changed}).get(gradient)
+    before, after = reader(arriving), reader(changed)
     if before is None or after is None or before.shape != changed.shape or after.shape != changed.shape:
         return False, False
-    moved = (after - before).abs() > 100 * torch.finfo(before.dtype).eps * before.abs().max()
+    moved = (after - before).abs() > UNMOVED * unit(before.dtype) * before.abs().max()
     return bool(moved.select(axis, -1).any()), bool(moved.narrow(axis, 0, moved.shape[axis] - 1).any())

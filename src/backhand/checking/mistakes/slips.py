@@ -54,8 +54,11 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_one(node.left):
         squared = ast.BinOp(node.right, ast.Pow(), ast.Constant(2))
         others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
+    elif (once := _times_its_complement(node)) is not None:
+        others = [_complement(ast.BinOp(once, ast.Pow(), ast.Constant(2))), once, _complement(once)]
     elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
-        others = [_complement(node), ast.BinOp(node, ast.Mult(), _complement(node))]
+        squared = ast.BinOp(node, ast.Pow(), ast.Constant(2))
+        others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:
         return
     used = ast.unparse(node)
@@ -68,6 +71,16 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield other, Finding("scale", {"factor": None, "guess": expected}, words)
         else:
             yield other, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
+def _times_its_complement(node: ast.expr) -> ast.expr | None:
+    """Return the x of `x * (1 - x)`; None where this is something else."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return None
+    right = node.right
+    if not isinstance(right, ast.BinOp) or not isinstance(right.op, ast.Sub) or not _is_one(right.left):
+        return None
+    return node.left if ast.dump(node.left) == ast.dump(right.right) else None
 
 
 def _complement(node: ast.expr) -> ast.expr:
@@ -121,6 +134,33 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
             if name != node.id and isinstance(scope.namespace.get(name), int | float):
                 told = f"{node.id} is used where {name} belongs"
                 yield ast.Name(name, ast.Load()), Finding("scale", {"factor": None, "guess": name}, told)
+
+
+def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield an item of another list, or of the same one a step before or after: loops over time hold both."""
+    node = place.node
+    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
+        return
+    own = node.value.id
+    if not _holds_items(scope.namespace.get(own)):
+        return
+    used, kind = ast.unparse(node), "wrong_upstream" if scope.is_gradient(own) else "wrong_point"
+    others = [n for n in scope.names if n != own and _holds_items(scope.namespace.get(n))]
+    steps: list[tuple[str, ast.expr]] = [
+        (own, ast.BinOp(node.slice, op, ast.Constant(1))) for op in (ast.Add(), ast.Sub())
+    ]
+    if isinstance(node.slice, ast.BinOp) and isinstance(node.slice.right, ast.Constant):
+        steps.append((own, node.slice.left))
+    for name, index in [*((n, node.slice) for n in others), *steps]:
+        item = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
+        expected = ast.unparse(item)
+        words = f"{used} is used where {expected} belongs"
+        yield item, Finding(kind, {"used": used, "expected": expected}, words)
+
+
+def _holds_items(value: object) -> bool:
+    """Tell whether a value is a list of tensors, one a step."""
+    return isinstance(value, list | tuple) and bool(value) and all(map(holds_tensor, value))
 
 
 def _factors(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -319,6 +359,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _beginnings,
     _methods,
     _complements,
+    _items,
     _numbers,
     _names,
     _factors,

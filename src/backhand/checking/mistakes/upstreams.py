@@ -10,8 +10,9 @@ from torch.autograd.graph import Node
 from backhand.checking.mistakes.branches import OF, whole_factor
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Saved, Scene
+from backhand.checking.running import private
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.running.walking import Gradients, step
+from backhand.checking.running.private import Gradients, step
 from backhand.checking.verdicts.comparing import coarser
 
 
@@ -187,15 +188,7 @@ def _indexing(scene: Scene, consumer: str) -> Iterator[tuple[Tensor, Tensor]]:
     for node in scene.nodes(consumer):
         if not any(following == end for following in node.next_functions):
             continue
-        kind, read = node.name(), None
-        if kind.startswith("IndexBackward"):
-            read = place[tuple(slice(None) if i is None else i for i in getattr(node, "_saved_indices"))]  # noqa: B009
-        elif kind.startswith("EmbeddingBackward"):
-            read = place[getattr(node, "_saved_indices")]  # noqa: B009
-        elif kind.startswith("IndexSelectBackward"):
-            read = place.index_select(*_dim_and_index(node, scene.tensor.dim()))
-        elif kind.startswith("GatherBackward"):
-            read = place.gather(*_dim_and_index(node, scene.tensor.dim()))
+        read = _read_by(node, place)
         if read is None:
             continue
         arrived = _arriving_at(scene, consumer, node)
@@ -215,9 +208,22 @@ def _arriving_at(scene: Scene, consumer: str, node: Node) -> Tensor | None:
     return seen[0] if seen else None
 
 
-def _dim_and_index(node: object, dims: int) -> tuple[int, Tensor]:
-    dim = int(getattr(node, "_saved_dim"))  # noqa: B009
-    return (dim if dim < dims else dim - 2**64), getattr(node, "_saved_index")  # noqa: B009
+def _read_by(node: Node, place: Tensor) -> Tensor | None:
+    """Return what an indexing operation reads of a tensor; None where it is none, or does not tell."""
+    kind, indices, index, dim = (
+        node.name(),
+        *(private.saved(node, name) for name in ("indices", "index", "dim")),
+    )
+    if kind.startswith("IndexBackward") and indices is not None:
+        return place[tuple(slice(None) if i is None else i for i in indices)]
+    if kind.startswith("EmbeddingBackward") and indices is not None:
+        return place[indices]
+    if index is None or dim is None:
+        return None
+    dim = dim if dim < place.dim() else dim - 2**64  # a negative one, read as if it had no sign
+    if kind.startswith("IndexSelectBackward"):
+        return place.index_select(dim, index)
+    return place.gather(dim, index) if kind.startswith("GatherBackward") else None
 
 
 def _any_of(user: Tensor, source: Tensor, upstream: Tensor, scene: Scene) -> bool:

@@ -26,6 +26,7 @@ from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
+    may_change_in_place,
     reads,
     simple_statements,
     writes_surely,
@@ -36,7 +37,7 @@ UNKNOWN = "__unknown__"  # a factor to be found
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
 # tries come to an end first, unless the tensors are large.
 TRIES = 30_000
-SECONDS = 3.0
+SECONDS = 6.0
 # More statements than any backward runs that is worth an edit.
 MOST_STEPS = 10_000
 
@@ -102,6 +103,7 @@ class Program:
         gradients: variable to tensor name, of the variables that hold gradients.
         numbers: constants of the forward, which a line may lack.
         originals: each statement of the copy to the user's own.
+        goes_on: whether the value may be made of what its variable held before.
     """
 
     block: ast.Module
@@ -110,6 +112,7 @@ class Program:
     gradients: Mapping[str, str]
     numbers: Sequence[float] = ()
     originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
+    goes_on: bool = False
 
     @staticmethod
     def of(
@@ -154,6 +157,11 @@ class Program:
         return tuple(bench.known() for bench in self.benches)
 
     @cached_property
+    def bounded(self) -> bool:
+        """Whether an edit may make a loop of it endless."""
+        return any(isinstance(node, ast.While) for node in ast.walk(self.block))
+
+    @cached_property
     def is_right(self) -> bool:
         """Whether the statements are right as they are: what raised is not among them."""
         return Focus.on(self, None).is_right()
@@ -185,14 +193,16 @@ class Focus:
         above = body[:first]
         anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
         missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
-        careful = any(map(_may_change_in_place, body))
+        careful = any(map(may_change_in_place, body))
         before: list[Namespace | None] = []
         for i, bench in enumerate(program.benches):
             namespace = dict(bench.namespace)
-            namespace.pop(program.variable, None)  # what it was before is no part of what it should be
+            if not program.goes_on:  # what it was before is no part of what it should be
+                namespace.pop(program.variable, None)
             if knowing:
                 namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
-            before.append(namespace if not above or _run(above, namespace, careful=careful) else None)
+            ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
+            before.append(namespace if ran else None)
         return Focus(program, first, tuple(before), missing, careful, knowing)
 
     @property
@@ -224,7 +234,10 @@ class Focus:
         """Tell whether the statements, as they are now, give the right value on every bench."""
         for i, bench in enumerate(self.program.benches):
             value = self.value(i, **more)
-            if value is None or not close(value, bench.expected, bench.summands):
+            # of a lower dtype more would pass, and that is a mistake of its own
+            if value is None or value.dtype != bench.expected.dtype:
+                return False
+            if not close(value, bench.expected, bench.summands):
                 return False
         return True
 
@@ -234,7 +247,8 @@ class Focus:
         if before is None:
             return None
         namespace, name = {**before, **more}, self.program.variable
-        if not _run(self.below, namespace, careful=self.careful) or name not in namespace:
+        ran = _run(self.below, namespace, careful=self.careful, bounded=self.program.bounded)
+        if not ran or name not in namespace:
             return None
         if self.program.path == name:
             return as_gradient(namespace[name])
@@ -291,15 +305,18 @@ def with_helpers(statements: Sequence[ast.stmt], source: Source, namespace: Name
     return [*filter(None, helpers), *statements]
 
 
-def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool) -> bool:
-    """Run statements; on copies of what they use if they, or an edit of them, may change it in place."""
+def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool, bounded: bool) -> bool:
+    """Run statements; on copies of what they use if they, or an edit of them, may change it in place.
+
+    With a bound where a loop may become endless.
+    """
     try:
         code = compile(ast.Module(statements, []), "<edited>", "exec")
         for name in code.co_names if careful else ():
             if name in namespace:
                 namespace[name] = _fresh(namespace[name])
         with torch.no_grad():
-            if any(isinstance(n, ast.While) for s in statements for n in ast.walk(s)):
+            if bounded:
                 run_statements(Source(tuple(statements), ()), namespace, _Bounded())
             else:
                 exec(code, namespace)
@@ -319,22 +336,6 @@ class _Bounded(Watcher):
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Let it be raised."""
         raise error
-
-
-def _may_change_in_place(statement: ast.stmt) -> bool:
-    """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
-    for node in ast.walk(statement):
-        if isinstance(node, ast.AugAssign) or (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        ):
-            return True  # a function of the user's own may do anything
-        if isinstance(node, ast.Assign) and not all(isinstance(t, ast.Name) for t in node.targets):
-            return True
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr[-1] == "_":
-            return True
-        if isinstance(node, ast.Call) and any(k.arg == "out" for k in node.keywords):
-            return True
-    return False
 
 
 def _fresh(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Autograd's graph over named tensors: the right gradients, and what given upstream gradients make."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Variable
 from torch.autograd.graph import Node
 
 from backhand.checking.running.layout import Layout
 from backhand.checking.running.names import flatten
-from backhand.checking.running.walking import Edge, Step, step, walk
+from backhand.checking.running.private import differentiated, step
+from backhand.checking.running.walking import Edge, Step, walk
 from backhand.errors import CheckError
 
 
@@ -178,20 +178,6 @@ def from_graph(
         upstream=upstream,
         gradients=gradients,
         wanted=wanted,
-    )
-
-
-def differentiated(
-    outputs: Iterable[Tensor], upstream: Iterable[Tensor], tensors: Iterable[Tensor]
-) -> Sequence[Tensor | None]:
-    """Return the gradients of tensors, given those of the outputs; None where nothing depends on one.
-
-    What `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and with
-    `grad_outputs` its first use imports SymPy, which takes a third of a second.
-    """
-    keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
-    return Variable._execution_engine.run_backward(
-        tuple(outputs), tuple(upstream), keep_graph, create_graph, tuple(tensors), allow_unused, accumulate
     )
 
 

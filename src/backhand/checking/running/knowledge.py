@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _get_sequence_nr as get_sequence_nr
 from torch.autograd.graph import Node
 
 from backhand.checking.running.instrumenting import Watcher, run_function, run_statements
 from backhand.checking.running.names import flatten
+from backhand.checking.running.private import Clock, results
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import leaf_inputs, named_values
 from backhand.checking.running.trials import Draw
@@ -32,6 +32,8 @@ Kind = Literal["result", "operand", "part", "input"]
 CONSUMERS = 5
 # Gates that lie in one tensor are four at most; a batch is no part of this kind.
 PARTS = 4
+# No operation has more operands that play different parts.
+MANY = 3
 # Two tensors are taken for one if their random projections agree to this part; rounding is far below.
 ALIKE = 1e-9
 # Everything that autograd hands on is kept for a while: no more of it than fits a laptop (512 MB of float64).
@@ -59,16 +61,23 @@ class Known:
     """A sequence of tensors, one for each turn of the forward's loop; a single one outside of loops.
 
     Attributes:
-        label: what they are.
+        labels: what they are, under all names.
         values: the latest first.
         signatures: of the values, see `signature`.
+        turns: in which turn of the forward each was made, counted from 0.
         of: the tensors of which they are the gradient, or a part of it.
     """
 
-    label: Label
+    labels: tuple[Label, ...]
     values: tuple[Tensor, ...]
     signatures: tuple[float, ...]
+    turns: tuple[int, ...]
     of: frozenset[Any]
+
+    @property
+    def label(self) -> Label:
+        """What they are."""
+        return self.labels[0]
 
     @property
     def shape(self) -> torch.Size:
@@ -80,6 +89,22 @@ class Known:
         if turn >= len(self.values) or self.values[turn].shape != shape:
             return False
         return alike(sign, self.signatures[turn], self.values[turn].numel())
+
+    def is_near(self, other: "Known") -> bool:
+        """Tell whether one is made of the other by one operation, or both are parts of one gradient."""
+        if not self.of.isdisjoint(other.of):
+            return True
+        steps = {(label.kind, label.operations) for label in other.labels if len(label.operations) == 1}
+        return any(
+            (kind, label.operations) in steps
+            for label in self.labels
+            for kind in ("result", "operand")
+            if label.kind != kind and len(label.operations) == 1
+        )
+
+    def find(self, shape: torch.Size, sign: float) -> int | None:
+        """Return which of the values is a tensor with this shape and signature."""
+        return next((i for i in range(len(self.values)) if self.agrees(i, shape, sign)), None)
 
 
 def signature(tensor: Tensor) -> float:
@@ -131,8 +156,9 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
         values = named_values(_forward(chosen, leaves, turns), leaves)
     flat = flatten(values)
     outputs = [flat[name] for name in draw.trace.outputs]
-    nodes = sorted(_nodes(outputs), key=lambda node: node._sequence_nr())
-    if sum(math.prod(m.shape) for node in nodes for m in node._input_metadata) > MOST_ELEMENTS:
+    turns.clock.now({n: flat[n] for n in draw.trace.outputs})
+    nodes = sorted(_nodes(outputs), key=turns.clock.of)
+    if _elements(nodes, flat) > MOST_ELEMENTS:
         return []
     found = _Found(turns.labelled(nodes))
     for node in nodes:
@@ -142,6 +168,12 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
     gradients = torch.autograd.grad(outputs, list(named.values()), upstream, allow_unused=True)
     inputs = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
     return found.sequences(inputs)
+
+
+def _elements(nodes: Iterable[Node], values: Mapping[str, Any]) -> int:
+    """Return how many elements the operations' results have; where nothing tells, those with a name."""
+    counted = sum(math.prod(there.shape) for node in nodes for there in results(node) or ())
+    return counted or sum(v.numel() for v in values.values() if isinstance(v, Tensor))
 
 
 def _forward(chosen: Pass, leaves: Mapping[str, Any], watcher: Watcher) -> object:
@@ -158,35 +190,56 @@ def _forward(chosen: Pass, leaves: Mapping[str, Any], watcher: Watcher) -> objec
 
 
 class _Turns(Watcher):
-    """Notes after each statement of the forward how many operations autograd has counted."""
+    """Notes after each statement of the forward what time it is, in operations."""
 
     def __init__(self) -> None:
+        self.clock = Clock()
         self.seen: list[tuple[int, ast.stmt]] = []
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Take note of a statement."""
-        self.seen.append((get_sequence_nr(), statement))
+        self.seen.append((self.clock.now(variables), statement))
 
-    def labelled(self, nodes: Iterable[Node]) -> dict[Node, tuple[ast.stmt | None, str, int]]:
-        """Return for each operation its statement, its name, and which of that name it is in one turn."""
-        found: dict[Node, tuple[ast.stmt | None, str, int]] = {}
+    def labelled(self, nodes: Iterable[Node]) -> "dict[Node, _Place]":
+        """Return where each operation stands."""
+        found: dict[Node, _Place] = {}
         count: collections.Counter[str] = collections.Counter()
+        turns: collections.Counter[ast.stmt] = collections.Counter()
         at = 0
         for node in nodes:
-            while at < len(self.seen) and self.seen[at][0] <= node._sequence_nr():
+            age = self.clock.of(node)
+            while at < len(self.seen) and self.seen[at][0] <= age:
+                turns[self.seen[at][1]] += 1
                 at += 1
                 count.clear()
             statement = self.seen[at][1] if at < len(self.seen) else None
-            found[node] = statement, node.name(), count[node.name()]
+            turn = turns[statement] if statement is not None else 0
+            found[node] = _Place(statement, node.name(), count[node.name()], turn, age)
             count[node.name()] += 1
         return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an operation stands: in which statement, which of its name in there, in which turn, and when."""
+
+    statement: ast.stmt | None
+    operation: str
+    number: int
+    turn: int
+    age: int
+
+    @property
+    def in_all_turns(self) -> tuple[ast.stmt | None, str, int]:
+        """What is the same in all turns."""
+        return self.statement, self.operation, self.number
 
 
 class _Found:
     """What the hooks saw."""
 
-    def __init__(self, labels: Mapping[Node, tuple[ast.stmt | None, str, int]]):
-        self.labels = labels
+    def __init__(self, places: Mapping[Node, _Place]):
+        self.places = places
         self.results: list[tuple[Node, int, Tensor]] = []
         self.operands: list[tuple[Node, int, Tensor]] = []
         self.sent: dict[Edge, list[tuple[Node, Tensor]]] = {}
@@ -205,64 +258,78 @@ class _Found:
 
     def sequences(self, inputs: Mapping[str, Tensor]) -> list[Known]:
         """Return what was seen, turn by turn, with the gradients of the inputs."""
-        found: dict[Any, list[tuple[int, Tensor]]] = {}
-        words: dict[Any, tuple[Label, Any]] = {}
+        found: dict[Any, list[_Seen]] = {}
+        labels: dict[Any, tuple[Label, Any]] = {}
 
-        def add(key: Any, label: Label, of: Any, age: int, value: Tensor) -> None:
-            found.setdefault(key, []).append((age, value))
-            words.setdefault(key, (label, of))
+        def add(key: Any, label: Label, of: Any, seen: _Seen) -> None:
+            found.setdefault(key, []).append(seen)
+            labels.setdefault(key, (label, of))
 
         for name, value in inputs.items():
-            add(("input", name), Label("input", name=name), name, 0, value)
+            add(("input", name), Label("input", name=name), name, _Seen(0, 0, value))
         for kind, seen in (("result", self.results), ("operand", self.operands)):
             for node, i, value in seen:
-                statement, operation, number = self.labels[node]
-                label = Label(kind, ((statement, operation),))  # type: ignore[arg-type]
+                place = self.places[node]
+                label = Label(kind, ((place.statement, place.operation),))  # type: ignore[arg-type]
+                one = _Seen(place.age, place.turn, value)
                 of = self._of((node, i) if kind == "result" else node.next_functions[i])
-                add((kind, statement, operation, number, i), label, of, node._sequence_nr(), value)
-                # all of one name within a statement as well, for a forward whose loop is within an expression
-                add((kind, statement, operation, "all", i), label, of, node._sequence_nr(), value)
+                add((kind, place.in_all_turns, i), label, of, one)
+                # all of one name within a statement as well, for a forward whose loop is in an expression;
+                # and all that is sent to the operands of a `stack`, for these are the turns of a loop
+                add((kind, place.statement, place.operation, "all", i), label, of, one)
+                if kind == "operand" and len(node.next_functions) > MANY:
+                    add((kind, place, "operands"), label, of, _Seen(i, i, value))
         for edge, consumers in self.sent.items():
-            for some in _sums(consumers):
-                places = tuple(self.labels[node] for node, _ in some)
-                label = Label("part", tuple((statement, operation) for statement, operation, _ in places))
+            for some in _sums(sorted(consumers, key=lambda consumer: self.places[consumer[0]].age)):
+                places = tuple(self.places[node] for node, _ in some)
+                label = Label("part", tuple((place.statement, place.operation) for place in places))
                 total = torch.stack([value for _, value in some]).sum(0)
-                add(("part", places), label, self._of(edge), some[0][0]._sequence_nr(), total)
-        return _each_once(found, words)
+                one = _Seen(places[0].age, places[0].turn, total)
+                add(("part", tuple(place.in_all_turns for place in places)), label, self._of(edge), one)
+        return _each_once(found, labels)
 
     def _of(self, edge: tuple[Node | None, int]) -> Any:
         """Return what stands for a tensor in all turns: the operation that makes it, or its leaf."""
         node, number = edge
-        return edge if node is None or node not in self.labels else (self.labels[node], number)
+        if node is None or node not in self.places:
+            return edge
+        return self.places[node].in_all_turns, number
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A tensor that a hook saw: how late in the forward its operation ran, and in which turn."""
+
+    age: int
+    turn: int
+    value: Tensor
 
 
 def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Tensor], ...]]:
     """Yield the sets of consumers whose sum a running gradient may hold before the others are added."""
     if 2 <= len(consumers) <= CONSUMERS:
-        ordered = sorted(consumers, key=lambda c: c[0]._sequence_nr())
-        for size in range(2, len(ordered) + 1):
-            yield from itertools.combinations(ordered, size)
+        for size in range(2, len(consumers) + 1):
+            yield from itertools.combinations(consumers, size)
 
 
-def _each_once(
-    found: Mapping[Any, list[tuple[int, Tensor]]], words: Mapping[Any, tuple[Label, Any]]
-) -> list[Known]:
+def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, tuple[Label, Any]]) -> list[Known]:
     """Return the sequences, of those with the same tensors one."""
     signs: dict[int, float] = {}
     known: dict[tuple[Any, ...], Known] = {}
     for key, seen in found.items():
-        values = tuple(value for _, value in sorted(seen, key=lambda s: -s[0]))
-        for value in values:
-            if id(value) not in signs:
-                signs[id(value)] = signature(value)
+        ordered = sorted(seen, key=lambda one: -one.age)
+        for one in ordered:
+            if id(one.value) not in signs:
+                signs[id(one.value)] = signature(one.value)
+        values = tuple(one.value for one in ordered)
         own = tuple(signs[id(value)] for value in values)
         marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
-        label, of = words[key]
-        other = known.get(marks)
-        if other is None:
-            known[marks] = Known(label, values, own, frozenset([of]))
+        label, of = labels[key]
+        if marks not in known:
+            known[marks] = Known((label,), values, own, tuple(one.turn for one in ordered), frozenset([of]))
         else:
-            known[marks] = replace(other, of=other.of | {of})
+            same = known[marks]
+            known[marks] = replace(same, labels=(*same.labels, label), of=same.of | {of})
     return list(known.values())
 
 

@@ -6,7 +6,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
+
+from backhand.checking.running.private import joined
 
 Shapes = tuple[tuple[str, torch.Size], ...]
 
@@ -37,7 +38,7 @@ class Layout:
         """Return the elements of the tensors of these names."""
         if not self._filled:
             return np.zeros(0)
-        flat = _flatten_dense_tensors([tensors[name] for name in self.shapes])  # half of the time of `cat`
+        flat = joined([tensors[name] for name in self.shapes])
         return flat.to("cpu", torch.float64).numpy()
 
     def spread(self, values: Iterable[float]) -> np.ndarray | float:

@@ -21,12 +21,30 @@ APPROXIMATE = {
     torch.bfloat16: (1.6e-2, 1e-5),
     torch.float16: (1e-3, 1e-5),
 }
+# In another layout or another run sums are made in another order: the rounding is of another kind, not size.
+ANOTHER_ORDER = 10.0
+# How many times autograd's own error in a low dtype a gradient may have there: as flash-attention's tests,
+# which allow 2 to 3 times, with room for a formula that rounds at other places.
+ERROR_BUDGET = 8.0
+# An unexplained error below this part of the gradient is a loss of precision, not a wrong formula: bfloat16
+# keeps eight bits, and a sum within it loses two more.
+COARSE = 2e-2
+# A hand-written formula may lose a digit against autograd's, or two where it cancels. A part that is computed
+# in the next lower dtype loses four (float16 in float32), or more.
+LOWERED = 300.0
+# What a change of one row moves by less than this many units of rounding, it does not reach.
+UNMOVED = 100.0
 LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a copy in another dtype, a leaf that needs a gradient if the tensor does."""
     return value.detach().to(dtype, copy=True).requires_grad_(value.requires_grad)
+
+
+def unit(dtype: torch.dtype) -> float:
+    """Return the unit of rounding of a dtype; that of float64 for integers."""
+    return torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
 
 
 def lowest(values: Mapping[str, Any]) -> torch.dtype:

@@ -119,3 +119,20 @@ def needs(statement: ast.stmt) -> frozenset[str]:
 def begins_anew(statement: ast.stmt, name: str) -> bool:
     """Tell whether a statement gives a variable a value that owes nothing to its old one."""
     return name in assigned(statement) and name not in reads(statement)
+
+
+@lru_cache(maxsize=4096)
+def may_change_in_place(statement: ast.stmt) -> bool:
+    """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.AugAssign) or (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ):
+            return True  # a function of the user's own may do anything
+        if isinstance(node, ast.Assign) and not all(isinstance(t, ast.Name) for t in node.targets):
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr[-1] == "_":
+            return True
+        if isinstance(node, ast.Call) and any(k.arg == "out" for k in node.keywords):
+            return True
+    return False

@@ -32,9 +32,10 @@ def trace(
     with running(dtype, seed, promote), torch.enable_grad():
         returned = _called(chosen, leaves)
     values = named_values(returned, leaves)
-    outputs = _outputs(chosen, values)
+    new = [k for k in values if k not in leaves]
+    outputs = _outputs(chosen, values) if chosen.out is not None else {k: values[k] for k in new}
     upstream = _upstream(chosen, outputs, seed)
-    return from_graph(leaves, values, outputs, upstream)
+    return from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
 
 
 def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
@@ -89,7 +90,7 @@ def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
             raise CheckError(f"forward returns no {name!r}{hint}")
         if not isinstance(value, Tensor) or not value.requires_grad:
             raise CheckError(f"the output {name!r} depends on no input that needs a gradient.")
-        if not chosen.out and value.numel() != 1:
+        if chosen.out == () and value.numel() != 1:
             raise CheckError(
                 f"'loss' has shape {tuple(value.shape)}; expected a scalar, or outputs named with out=."
             )
@@ -98,7 +99,7 @@ def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _upstream(chosen: Pass, outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    if not chosen.out or chosen.scope is not None:  # a script ends in its loss, whatever its name is
+    if chosen.is_last(outputs):
         return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
     generator = torch.Generator().manual_seed(seed)
     drawn = {}

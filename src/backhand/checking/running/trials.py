@@ -1,7 +1,7 @@
 """One draw of the inputs: the forward, autograd's gradients and the user's, in one dtype."""
 
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,7 @@ from backhand.checking.running.names import as_gradient, flatten, gradient_names
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
-from backhand.checking.sources.protocol import Pass, arguments, drawn_once
+from backhand.checking.sources.protocol import Halfway, Pass, arguments, drawn_once
 from backhand.errors import CheckError, in_short
 
 
@@ -108,6 +108,8 @@ def backward_arguments(
     """Return copies of what the backward asks for (and uses), so that it cannot spoil the graph."""
     wanted = arguments(chosen, traced.values, traced.upstream)
     copy = Tensor.detach if lent else Tensor.clone
+    if chosen.contract == "returned":  # which differentiates what it is given, and so asks for leaves
+        copy = _leaf_lent if lent else _leaf
     with torch.no_grad():
         copies = {n: _each(v, copy) for n, v in wanted.items() if used is None or n in used}
     if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
@@ -115,6 +117,14 @@ def backward_arguments(
             if isinstance(value, Tensor) and name in traced.gradients:
                 value.grad = traced.gradients[name].clone()
     return copies
+
+
+def _leaf(value: Tensor) -> Tensor:
+    return value.detach().clone().requires_grad_(value.requires_grad)
+
+
+def _leaf_lent(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_(value.requires_grad)
 
 
 def _each(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
@@ -143,10 +153,12 @@ def call_backward(
     before = {k: (v, v._version) for k, v in flatten(offered).items() if isinstance(v, Tensor)}
     error, line = None, None
     try:
-        with running(dtype, seed + 1, promote), torch.no_grad():
+        with running(dtype, chosen.seed_of_backward(seed), promote), torch.no_grad():
             returned = chosen.backward(**offered)
+    except CheckError:  # a door's own: there is nothing to compare
+        raise
     except Exception as raised:  # the user's code may raise anything
-        error = raised.error if isinstance(raised, StatementError) else raised
+        error = raised.error if isinstance(raised, StatementError | Halfway) else raised
         returned, line = _assigned_until(raised, chosen)
     if not isinstance(returned, Mapping):
         raise CheckError(
@@ -163,6 +175,8 @@ def call_backward(
 def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], int | None]:
     if isinstance(raised, StatementError):
         return raised.namespace, raised.line
+    if isinstance(raised, Halfway):
+        return dict(raised.gradients), None
     code = getattr(chosen.backward, "__code__", None)
     tb: TracebackType | None = raised.__traceback__
     while tb is not None:
@@ -176,8 +190,8 @@ def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], in
 
 def sets_of(
     inputs: Any, named: Callable[[Any], dict[str, Any]], draws: int, seed: int
-) -> list[dict[str, Any]]:
-    """Return independent sets of inputs: a function draws each of them, given ones are varied.
+) -> Iterator[dict[str, Any]]:
+    """Yield independent sets of inputs: a function draws each of them, given ones are varied.
 
     Args:
         inputs: a function of a `torch.Generator`, or one set.
@@ -191,10 +205,10 @@ def sets_of(
     if draws < 1:
         raise CheckError(f"draws is {draws!r}; expected at least 1.")
     generator = torch.Generator().manual_seed(seed)
-    if callable(inputs):
-        return [named(drawn_once(inputs, generator)) for _ in range(draws)]
-    first = named(inputs)
-    return [first, *(vary(first, generator) for _ in range(draws - 1))]
+    first = named(drawn_once(inputs, generator))
+    yield first
+    for _ in range(draws - 1):
+        yield named(drawn_once(inputs, generator)) if callable(inputs) else vary(first, generator)
 
 
 def vary(inputs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any]:

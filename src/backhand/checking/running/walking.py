@@ -4,32 +4,17 @@ autograd's own engine takes some 50 microseconds a call however little there is 
 named tensors, down to the leaves. Between two names there are but a few operations.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
+from backhand.checking.running.private import Gradients, in_order, results, step
+
 Edge = tuple[Node, int]
-Gradients = tuple[Tensor | None, ...]
 Step = Callable[[Node, Gradients], Gradients]
-
-
-def step(node: Node, gradients: Gradients) -> Gradients:
-    """Return what an operation hands on to its operands, given the gradients of its results."""
-    call: Any = node
-    if isinstance(node, BackwardCFunction):  # that of a custom Function: its backward is the user's
-        call = node.apply
-        results = zip(gradients, node._input_metadata, strict=True)
-        gradients = tuple(_zeros(m) if g is None else g for g, m in results)
-    found = call(*gradients)
-    return found if isinstance(found, tuple) else (found,)
-
-
-def _zeros(like: Any) -> Tensor:
-    return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
 
 
 def walk(
@@ -49,9 +34,9 @@ def walk(
     found: dict[Edge, Tensor] = {}
     with torch.no_grad():
         while waiting:
-            node = max(waiting, key=_age)  # all that is made of the latest has been seen: it is done once
-            given = waiting.pop(node)
-            handed_on = step(node, tuple([given.get(i) for i in range(len(node._input_metadata))]))
+            # all that is made of the latest has been seen: it is done once
+            node = max(waiting, key=useful.__getitem__)
+            handed_on = step(node, _each_result(node, waiting.pop(node)))
             for (operand, number), value in zip(node.next_functions, handed_on, strict=False):
                 if value is None or operand is None:
                     continue
@@ -63,12 +48,13 @@ def walk(
     return found
 
 
-def _age(node: Node) -> int:
-    return node._sequence_nr()
+def _each_result(node: Node, given: Mapping[int, Tensor]) -> Gradients:
+    there = results(node)
+    return tuple([given.get(i) for i in range(len(there) if there is not None else 1 + max(given))])
 
 
-def _towards(start: Node, ends: Set[Edge], stops: Set[Edge]) -> set[Node]:
-    """Return the operations from which an end can be reached."""
+def _towards(start: Node, ends: Set[Edge], stops: Set[Edge]) -> dict[Node, int]:
+    """Return the operations from which an end can be reached, numbered: operands before what takes them."""
     seen, stack = {start}, [start]
     while stack:
         for edge in stack.pop().next_functions:
@@ -76,18 +62,18 @@ def _towards(start: Node, ends: Set[Edge], stops: Set[Edge]) -> set[Node]:
             if operand is not None and operand not in seen and edge not in ends and edge not in stops:
                 seen.add(operand)
                 stack.append(operand)
-    useful: set[Node] = set()
-    for node in sorted(seen, key=_age):  # operands before what is made of them
+    useful: dict[Node, int] = {}
+    for node in in_order(seen):
         if any(e in ends or (e not in stops and e[0] in useful) for e in node.next_functions):
-            useful.add(node)
+            useful[node] = len(useful)
     return useful
 
 
 def _add(sums: dict[Any, Tensor], key: Any, value: Tensor, edge: Edge) -> None:
     """Add to what has arrived, in the shape and dtype of the tensor there, as autograd does."""
-    there = edge[0]._input_metadata[edge[1]]
-    if value.shape != there.shape:
-        value = value.sum_to_size(there.shape)
-    if value.dtype != there.dtype:
-        value = value.to(there.dtype)
+    all_there = results(edge[0])
+    if all_there is not None:
+        there = all_there[edge[1]]
+        value = value if value.shape == tuple(there.shape) else value.sum_to_size(there.shape)
+        value = value if value.dtype == there.dtype else value.to(there.dtype)
     sums[key] = sums[key] + value if key in sums else value

@@ -11,7 +11,7 @@ from backhand.checking.report import Report
 from backhand.checking.running.sandbox import imports_from, sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.cells import written
-from backhand.checking.sources.kernels import check_function
+from backhand.checking.sources.functions import check_function
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
 from backhand.errors import CheckError, in_short

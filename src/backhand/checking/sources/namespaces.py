@@ -1,16 +1,18 @@
 """`check_namespace`: the gradients in a live namespace, such as a notebook's `globals()`."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.assembling import assemble
+from backhand.checking.assembling import Trials
+from backhand.checking.judging import report_on
 from backhand.checking.report import Report
 from backhand.checking.running.graph import from_graph
 from backhand.checking.running.names import flatten
-from backhand.checking.running.trials import judged, unmatched
+from backhand.checking.running.trials import judged
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import judge
 from backhand.errors import CheckError
@@ -42,27 +44,39 @@ def check_namespace(
         raise CheckError(f"{loss!r} is {type(value).__name__}; expected a scalar tensor with a graph.")
     values = {k: v for k, v in namespace.items() if not k.startswith("_") and _holds_tensors(v)}
     leaves = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.requires_grad and v.is_leaf}
-    try:
-        traced = from_graph(leaves, values, {loss: value}, {f"d{loss}": torch.ones_like(value)})
-    except RuntimeError as error:
-        raise CheckError(
-            f"the graph of {loss!r} is gone: call {loss}.backward(retain_graph=True), or run the forward."
-        ) from error
-    function = _nothing
-    out = () if loss == "loss" else (loss,)
-    chosen = Pass(function, function, leaves, out, dict(names or {}), None, frozenset(), None, None)
-    draw = judged(
-        chosen, traced, {k: v for k, v in namespace.items() if k.startswith("d") or k in (names or {})}, 0
-    )
-    if not draw.matched:
-        raise CheckError(
-            "no name here is the gradient of a tensor on which the loss depends, such as dlogits."
+    with _retained_as_they_are(values):
+        try:
+            traced = from_graph(leaves, values, {loss: value}, {f"d{loss}": torch.ones_like(value)})
+        except RuntimeError as error:
+            raise CheckError(
+                f"the graph of {loss!r} is gone: call {loss}.backward(retain_graph=True), or run the forward."
+            ) from error
+        function = _nothing
+        out = () if loss == "loss" else (loss,)
+        chosen = Pass(function, function, leaves, out, dict(names or {}), None, frozenset(), None, None)
+        draw = judged(
+            chosen, traced, {k: v for k, v in namespace.items() if k.startswith("d") or k in (names or {})}, 0
         )
-    judgement = judge(chosen, draw)
-    report = assemble(chosen, "namespace", [judgement], 1, draw, (), (), unmatched(draw))
-    if report.sheet is not None:  # drawn now: these tensors are the user's own, and may change
-        list(report.sheet.pictures.values())
-    return report
+        if not draw.matched:
+            raise CheckError(
+                "no name here is the gradient of a tensor on which the loss depends, such as dlogits."
+            )
+        report = report_on(chosen, "namespace", Trials((judge(chosen, draw),), 1, draw), stress=False)
+        if report.sheet is not None:  # drawn now: these tensors are the user's own, and may change
+            list(report.sheet.pictures.values())
+        return report
+
+
+@contextlib.contextmanager
+def _retained_as_they_are(values: Mapping[str, Any]) -> Iterator[None]:
+    """Put back each `.grad` that `retain_grad` asked for: autograd adds to it whenever the graph is used."""
+    tensors = [t for t in flatten(values).values() if isinstance(t, Tensor) and t.retains_grad]
+    before = [(t, t.grad) for t in tensors]
+    try:
+        yield
+    finally:
+        for t, gradient in before:
+            t.grad = gradient
 
 
 def _nothing(**_: Any) -> dict[str, Any]:

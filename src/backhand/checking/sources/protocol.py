@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,34 +12,86 @@ from backhand.checking.running.program import Source, parameters_of, source_of
 from backhand.errors import CheckError, in_short
 
 Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]
+Contract = Literal["named", "returned"]
+
+
+class ForwardError(CheckError):
+    """A forward raised; in another dtype it may not."""
+
+    def __init__(self, what: str, error: Exception):
+        super().__init__(f"{what} raised {in_short(error)}")
+
+
+class Halfway(Exception):  # noqa: N818  (what was returned counts, not the exception)
+    """A backward ended in an exception, though some of its gradients are known."""
+
+    def __init__(self, gradients: Mapping[str, Any], error: Exception):
+        super().__init__(in_short(error))
+        self.gradients = gradients
+        self.error = error
 
 
 @dataclass(frozen=True)
 class Pass:
     """A forward, a backward and their inputs, resolved from whatever the user handed in.
 
+    This is all that a check knows of where its code came from. A door that judges what a backward *returns*
+    (a Function, a pair of functions over NumPy) gives a forward that returns the true outputs by name, and a
+    `backward(inputs, outputs, upstream)` of dictionaries. It gets the inputs as leaves and the true outputs,
+    to be compared with its own (none where it is only probed), and returns the gradients by name, or None.
+
     Attributes:
-        out: the names of the outputs; empty where the forward ends in the scalar `loss`.
+        out: the names of the outputs; empty where the forward ends in the scalar `loss`; None where each
+            differentiable tensor that it returns is one.
         names: the user's mapping of gradient to tensor, for names that do not follow the rule.
         wanted: the parameter names of the backward, or None where it takes everything (`**f`).
         scope: makes the variables that a script's statements see; None for functions.
+        contract: what is judged: every gradient that has a name, or the returned ones, input by input, in
+            the order of the inputs.
+        promotes: code that asks for a lower dtype may be run in float64 all the same; not so where that
+            dtype is what it is to be judged in, as a kernel's.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     inputs: Inputs
-    out: tuple[str, ...]
+    out: tuple[str, ...] | None
     names: Mapping[str, str]
     wanted: tuple[str, ...] | None
     optional: frozenset[str]
     forward_source: Source | None
     backward_source: Source | None
     scope: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    contract: Contract = "named"
+    promotes: bool = True
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the tensors in which the forward ends."""
+        """The names of the tensors in which the forward ends, where they are known before it has run."""
         return self.out or ("loss",)
+
+    @property
+    def ends_in_loss(self) -> bool:
+        """Whether the forward ends in the scalar `loss`, or a script in one of any name."""
+        return self.out == () or self.scope is not None
+
+    def is_last(self, outputs: Mapping[str, Tensor]) -> bool:
+        """Tell whether nothing comes after the outputs: one scalar, for which the upstream gradient is 1.
+
+        That is the loss, and any other single scalar whose upstream gradient the backward does not ask for.
+        """
+        if self.ends_in_loss:
+            return True
+        name, value = next(iter(outputs.items()))
+        asked = self.contract == "returned" or self.wanted is None or f"d{name}" in self.wanted
+        return len(outputs) == 1 and value.numel() == 1 and not asked
+
+    def seed_of_backward(self, seed: int) -> int:
+        """Return where the backward's own random numbers start, given where the forward's do.
+
+        One that runs the forward again must draw the same ones, or no dropout would agree with itself.
+        """
+        return seed if self.contract == "returned" else seed + 1
 
     def draw(self, generator: torch.Generator) -> dict[str, Any]:
         """Return one set of inputs.
@@ -134,9 +186,15 @@ def _title(value: object) -> str:
 def arguments(chosen: Pass, values: Mapping[str, Any], upstream: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return what the backward asks for, by name: the forward's values and the upstream gradients.
 
+    Where the returned gradients are the contract these are three dictionaries; see `Pass`.
+
     Raises:
         CheckError: the backward asks for a name that the forward does not have.
     """
+    if chosen.contract == "returned":
+        outputs = {k: v for k, v in values.items() if f"d{k}" in upstream}
+        inputs = {k: v for k, v in values.items() if k not in outputs}
+        return {"inputs": inputs, "outputs": outputs, "upstream": dict(upstream)}
     offered = {**values, **{k: v for k, v in upstream.items() if k not in values}}
     if chosen.wanted is None:
         return offered

@@ -6,32 +6,23 @@ deviates first in time is at fault. It needs no names, so that it holds for runn
 """
 
 import ast
-import bisect
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from backhand.checking.running.knowledge import (
-    Known,
-    Label,
-    alike,
-    knowledge,
-    may_stand_for,
-    parts,
-    signature,
-)
-from backhand.checking.running.names import flatten
+from backhand.checking.running.knowledge import Known, knowledge
+from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace
+from backhand.checking.running.statements import assigned
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.repairing import Repair, Repairer, around, variables_of, watched
-from backhand.checking.verdicts.shadowing import Before, Event, Give, Log, Putting, Target
+from backhand.checking.verdicts.recognising import Order, Recogniser
+from backhand.checking.verdicts.repairing import Repair, around
+from backhand.checking.verdicts.reruns import IsRight, Reruns
+from backhand.checking.verdicts.shadowing import Event, Give, Target
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths.
 MOST_SECONDS = 2.0
@@ -39,8 +30,6 @@ MOST_SECONDS = 2.0
 BENCHES = 2
 # So many lines at once may be wrong in one loop before what they do can no longer be told apart.
 MOST_FAULTS = 2
-
-IsRight = Callable[[str, Tensor | None], bool]
 
 
 @dataclass(frozen=True)
@@ -70,8 +59,8 @@ class Fault:
     """
 
     target: Target
-    belongs: Label
-    taken_for: Label | None
+    belongs: Known
+    taken_for: tuple[Known, ...]
     benches: tuple[Bench, ...]
 
     @property
@@ -104,182 +93,45 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     """
     left = [n for n in repair.culprits if n in repair.observed and n in lives and n not in repair.aliased]
     left.sort(key=lambda n: repair.observed[n].step)
-    runs = _Runs(chosen, draw, is_right, lives, repair)
+    recogniser = Recogniser(knowledge(chosen, draw), draw.trace.values)
+    runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
     ends = time.process_time() + MOST_SECONDS
     found: list[Explained] = []
-    while left and runs.known and time.process_time() < ends:
-        one = _Search(runs, left[0], frozenset(left), {}, ends).explained()
+    while left and recogniser.known and time.process_time() < ends:
+        one = _Search(recogniser, runs, left[0], frozenset(left), {}, ends).explained()
         found += [one] if one is not None else []
         gone = one.gradients if one is not None else left[:1]
         left = [n for n in left if n not in gone]
     return found
 
 
-class _Signs:
-    """The shapes and signatures of some tensors, to be found again."""
-
-    def __init__(self, tensors: Iterable[tuple[torch.Size, float]]):
-        self._signs: dict[torch.Size, list[float]] = {}
-        for shape, sign in tensors:
-            bisect.insort(self._signs.setdefault(shape, []), sign)
-
-    def __contains__(self, event: Event) -> bool:
-        if event.shape is None:
-            return False
-        signs = self._signs.get(event.shape, [])
-        at = bisect.bisect_left(signs, event.sign)
-        return any(alike(s, event.sign, event.shape.numel()) for s in signs[max(0, at - 1) : at + 1])
-
-
-class _StillWrong(BaseException):
-    """Leaves a run that has shown enough; not an `Exception`, which the user's code may catch."""
-
-
-class _Runs:
-    """The runs of one backward on one draw, and what autograd knows of it."""
-
-    def __init__(self, chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair):
-        self.chosen, self.draw, self.is_right, self.lives, self.repair = chosen, draw, is_right, lives, repair
-        self.known = knowledge(chosen, draw)
-        self._variables = variables_of(chosen, draw)
-        self._signs = _Signs(
-            (value.shape, sign)
-            for known in self.known
-            for value, sign in zip(known.values, known.signatures, strict=True)
-        )
-        forward = [v for v in flatten(draw.trace.values).values() if isinstance(v, Tensor)]
-        self._forward = _Signs((v.shape, signature(v)) for v in forward if v.is_floating_point())
-        self._parts: dict[torch.Size, list[Known]] = {}
-
-    def is_known(self, event: Event) -> bool:
-        """Tell whether autograd knows a tensor, whatever it is."""
-        return event in self._signs
-
-    def is_of_the_forward(self, event: Event) -> bool:
-        """Tell whether a value is one of the forward's tensors."""
-        return event in self._forward
-
-    def belonging(self, events: Sequence[Event]) -> list[Known]:
-        """Return what may belong in the place of a statement's values, by its shape.
-
-        Besides what autograd knows these are parts of it, such as one of gates that lie in one tensor.
-        """
-        shape = events[0].shape
-        whole = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
-        if shape is None:
-            return whole
-        if shape not in self._parts:
-            self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
-        return whole + self._parts[shape]
-
-    def label(self, event: Event) -> Label | None:
-        """Return what the value of a turn is known as."""
-        for known in self.known:
-            for turn in range(len(known.values)):
-                if event.shape is not None and known.agrees(turn, event.shape, event.sign):
-                    return known.label
-        return None
-
-    def mended(self, name: str, value: Tensor | None) -> Tensor | None:
-        """Return what is handed on in the place of a value: the right one, where it is wrong."""
-        return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
-
-    def repairer(self, replace: Callable[[str, Tensor | None], Tensor | None]) -> Repairer:
-        """Return a repairer of this backward."""
-        return Repairer(self._variables, self.lives, {}, replace, keeps=False)
-
-    def logged(self, puts: Mapping[Target, Give]) -> dict[Target, list[Event]]:
-        """Return what each statement gives in the repaired run."""
-        log = Log(self.repairer(self.mended), puts)
-        watched(self.chosen, self.draw, log)
-        return log.events
-
-    def moved(self, puts: Mapping[Target, Give], target: Target, since: int = 0) -> frozenset[str]:
-        """Return which gradients change if a statement gives something else from a turn on."""
-        generator = torch.Generator().manual_seed(self.draw.seed)
-        before = self.repair.observed
-        found: set[str] = set()
-
-        def shaken(turn: int, value: object) -> object:
-            if turn < since or not isinstance(value, Tensor) or not value.is_floating_point():
-                return value
-            noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
-            return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
-
-        def replace(name: str, value: Tensor | None) -> Tensor | None:
-            known = before[name].value if name in before else None
-            same = value is known if value is None or known is None else close(value, known)
-            found.update([] if same else [name])
-            return self.mended(name, value)
-
-        try:
-            watched(self.chosen, self.draw, Putting(self.repairer(replace), {**puts, target: shaken}))
-        except Exception:  # the user's code may raise anything
-            return frozenset()
-        return frozenset(found)
-
-    def left(self, puts: Mapping[Target, Give], name: str) -> frozenset[str] | None:
-        """Return what is wrong with something put in the place of statements; None if `name` still is."""
-        left: set[str] = set()
-
-        def replace(tensor: str, value: Tensor | None) -> Tensor | None:
-            right = self.mended(tensor, value)
-            if right is not None:
-                if tensor == name:
-                    raise _StillWrong
-                left.add(tensor)
-            return right
-
-        try:
-            run = watched(self.chosen, self.draw, Putting(self.repairer(replace), puts))
-        except (_StillWrong, Exception):  # what is put there may not fit
-            return None
-        return frozenset(left) if not run.errors else None
-
-    def known_until(self, puts: Mapping[Target, Give], begins: int, ends: int) -> int:
-        """Count the tensors that autograd knows, and the gradients that are right, between two steps."""
-        count = 0
-
-        def replace(name: str, value: Tensor | None) -> Tensor | None:
-            nonlocal count
-            right = self.mended(name, value)
-            count += right is None
-            return right
-
-        runs = self
-
-        class _Counting(Log):
-            def note(self, step: int, target: Target, value: Tensor) -> None:
-                nonlocal count
-                if step >= ends:
-                    raise _StillWrong
-                if step > begins:
-                    super().note(step, target, value)
-                    count += runs.is_known(self.events[target][-1])
-
-        with contextlib.suppress(_StillWrong, Exception):  # what is put there may not fit
-            watched(self.chosen, self.draw, _Counting(self.repairer(replace), puts))
-        return count
-
-    def benches(self, puts: Mapping[Target, Give], target: Target, steps: Sequence[int]) -> Before:
-        """Return what stood before some turns of a statement, and what it made."""
-        looking = Before(self.repairer(self.mended), puts, steps, target)
-        watched(self.chosen, self.draw, looking)
-        return looking
-
-
 @dataclass(frozen=True)
 class _Candidate:
-    """A statement with what may belong there, and the turn in which it first deviates from that."""
+    """A statement with what may belong there.
+
+    Attributes:
+        target, known: the two.
+        order: which of the known values belongs in each turn; None where none does.
+        turn, step: when the statement first deviates from it.
+        reaches: how many of the wrong gradients it goes into.
+    """
 
     target: Target
     known: Known
+    order: Order
     turn: int
     step: int
+    reaches: int
+
+    def belongs(self, turn: int) -> Tensor | None:
+        """Return what belongs there in a turn, if that is known."""
+        index = self.order[turn] if turn < len(self.order) else None
+        return None if index is None else self.known.values[index]
 
     def give(self, turn: int, value: object) -> object:
         """Return what is put there in a turn."""
-        return self.known.values[turn].clone() if turn < len(self.known.values) else value
+        belongs = self.belongs(turn)
+        return value if belongs is None else belongs.clone()
 
 
 class _Search:
@@ -287,15 +139,18 @@ class _Search:
 
     def __init__(
         self,
-        runs: _Runs,
+        recogniser: Recogniser,
+        runs: Reruns,
         name: str,
         culprits: frozenset[str],
         mended: Mapping[Target, _Candidate],
         ends: float,
     ):
+        self.recogniser = recogniser
         self.runs, self.name, self.culprits, self.mended, self.ends = runs, name, culprits, mended, ends
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
         self.events = runs.logged(self.puts)
+        recogniser.learn_orders(self.events)
         self._counts: dict[tuple[int, int], int] = {}
 
     def explained(self) -> Explained | None:
@@ -305,9 +160,10 @@ class _Search:
         for candidate in self._candidates():
             if time.process_time() > self.ends:
                 break
-            if mends is not None and candidate.step >= mends[0].step:
-                continue  # what makes more wrong than that comes before it
-            gained = self._gain(candidate)
+            if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
+                break  # nothing that follows makes more wrong than that
+            # what is only added up shows at the end
+            gained = self._gain(candidate) if candidate.target[1] else 1
             if gained <= 0:
                 continue
             left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
@@ -321,35 +177,55 @@ class _Search:
         if best is None or len(self.mended) + 1 >= MOST_FAULTS:
             return None
         mended = {**self.mended, best.target: best}
-        return _Search(self.runs, self.name, self.culprits, mended, self.ends).explained()
+        return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
 
     def _candidates(self) -> list[_Candidate]:
-        """Return what may be at fault: the likely ones first, and of them the first in time."""
+        """Return what may be at fault: the likely first, then what goes into most, then the first in time."""
         complete = self.runs.lives[self.name][-1].last
-        found: list[tuple[int, int, int, _Candidate]] = []
+        found: list[tuple[int, int, int, int, _Candidate]] = []
         for target, events in self.events.items():
             if events[0].step > complete or target in self.mended:
                 continue
-            moved = self.runs.moved(self.puts, target)
-            if self.name not in moved:
+            reaches = self._reach(target, events)
+            if not reaches:
                 continue
-            for known in self.runs.belonging(events):
-                turn = _deviation(events, known)
-                if turn is not None and events[turn].step <= complete:
-                    event = events[turn]
-                    rank = self._rank(moved, event, known)
-                    found.append((rank, event.step, len(found), _Candidate(target, known, turn, event.step)))
-        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:3])]
+            for known in self.recogniser.belonging(events):
+                for order in self.recogniser.orders(len(events), known):
+                    turn = _deviation(events, known, order)
+                    if turn is not None and events[turn].step <= complete:
+                        step, rank = events[turn].step, self._rank(target, events[turn], known)
+                        one = _Candidate(target, known, order, turn, step, reaches)
+                        found.append((rank, -reaches, step, len(found), one))
+        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
 
-    def _rank(self, moved: frozenset[str], event: Event, known: Known) -> int:
-        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried."""
-        if not moved <= self.culprits:
-            return 4  # something that it goes into is right
+    def _reach(self, target: Target, events: Sequence[Event]) -> int:
+        """Return how many wrong gradients are made of what a statement gives in one of its turns.
+
+        None if this one is not, or if a right one is: then it is not at fault. Where all that it gives is
+        known, the first turn may be right, for there is nothing yet to be added, and the second one not.
+        """
+        unknown = next((i for i, event in enumerate(events) if not self.recogniser.is_known(event)), None)
+        if unknown is not None and events[unknown].shape is None:
+            return len(self.culprits)  # it raised: all that follows may lack what it did not make
+        for turn in (0, 1) if unknown is None else (unknown,):
+            moved = self.runs.moved(self.puts, target, turn, self.culprits)
+            if self.name in moved and moved <= self.culprits:
+                return len(moved)
+        return 0
+
+    def _rank(self, target: Target, event: Event, known: Known) -> int:
+        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried.
+
+        One whose value is known as something else may have left out one operation, or a part of a sum.
+        """
+        taken_for = self.recogniser.taken_for(event)
+        if any(_is_named_for(target, one) for one in taken_for):
+            return 4
         if event.shape is not None and event.shape != known.shape:
             return 3
-        if self.runs.is_of_the_forward(event):
+        if self.recogniser.is_of_the_forward(event):
             return 2
-        return 1 if self.runs.is_known(event) else 0
+        return int(bool(taken_for) and not any(known.is_near(other) for other in taken_for))
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
@@ -366,29 +242,35 @@ class _Search:
         order = sorted(gradients, key=lambda n: self.runs.lives[n][-1].last if n in self.runs.lives else 0)
         # what its last turn goes into is made of it directly, not by way of the turns that follow
         turns = len(self.events[last.target])
-        direct = self.runs.moved(self.puts, last.target, turns - 1)
-        return Explained(tuple(sorted(order, key=lambda n: n not in direct)), faults)
+        direct = self.runs.moved(self.puts, last.target, turns - 1, gradients)
+        own = {root(name) for name in direct}  # of a list the item that is made first
+        return Explained(tuple(sorted(order, key=lambda n: root(n) not in own)), faults)
 
     def _fault(self, candidate: _Candidate) -> Fault:
         target, turn = candidate.target, candidate.turn
         events = self.events[target][turn : turn + BENCHES]
-        others = {t: give for t, give in self.puts.items() if t != target}
-        seen = self.runs.benches(others, target, [event.step for event in events])
-        outside = around(self.runs.chosen)
-        rows = zip(seen.before, seen.made, candidate.known.values[turn:], strict=False)
-        benches = tuple(Bench(outside | before, made, right) for before, made, right in rows)
-        return Fault(target, candidate.known.label, self.runs.label(events[0]), benches)
+        puts = {**self.puts, target: candidate.give}  # so that the variables of its later turns are right
+        seen = self.runs.benches(puts, target, [event.step for event in events])
+        outside, taken_for = around(self.runs.chosen), self.recogniser.taken_for(events[0])
+        belongs = map(candidate.belongs, range(turn, turn + BENCHES))
+        rows = zip(seen.before, seen.made, belongs, strict=False)
+        benches = tuple(
+            Bench(outside | before, made, right) for before, made, right in rows if right is not None
+        )
+        return Fault(target, candidate.known, tuple(taken_for), tuple(benches))
 
 
-def _deviation(events: Sequence[Event], known: Known) -> int | None:
-    """Return the first turn in which a statement does not give the known value; None if there is none.
+def _is_named_for(target: Target, known: Known) -> bool:
+    """Tell whether a variable is called as the gradient of what a statement of the forward makes."""
+    results = [label for label in known.labels if label.kind == "result"]
+    made = {n for label in results for s, _ in label.operations if s is not None for n in assigned(s)}
+    return target[1].removeprefix("d").removeprefix("_") in made and target[1].startswith("d")
 
-    A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps.
-    """
-    if len(events) > len(known.values) + 1:
-        return None
-    for turn in range(min(len(events), len(known.values))):
-        shape = events[turn].shape
-        if shape is None or not known.agrees(turn, shape, events[turn].sign):
+
+def _deviation(events: Sequence[Event], known: Known, order: Order) -> int | None:
+    """Return the first turn in which a statement does not give the known value; None if there is none."""
+    for turn, index in enumerate(order):
+        event = events[turn]
+        if index is not None and (event.shape is None or not known.agrees(index, event.shape, event.sign)):
             return turn
     return None

@@ -18,7 +18,7 @@ from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.statements import writes, writes_surely
+from backhand.checking.running.statements import may_change_in_place, writes, writes_surely
 from backhand.checking.running.trials import Draw, backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
@@ -115,6 +115,10 @@ class Repairer(Watcher):
         """Take note of a statement that raised."""
         self._error = statement, error
 
+    def made_up_for(self) -> None:
+        """Forget that a statement raised: what it should have made was put there."""
+        self._error = None
+
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Look at the gradients that are complete now, and replace them."""
         self.last = variables
@@ -154,6 +158,8 @@ class Repairer(Watcher):
     def _without_aliases(self, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Give a gradient back its value where a statement changed it through another name."""
         new: Namespace = {}
+        if not may_change_in_place(statement):
+            return new
         changed_now = [n for n, (v, _, version) in self._complete.items() if v._version != version]
         for tensor in changed_now:
             value, kept, _ = self._complete[tensor]

@@ -1,17 +1,27 @@
 """The size of the terms that are added up to each gradient: what its rounding is to be measured by."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import VACUOUS
+from backhand.checking.running.private import Gradients, step
 from backhand.checking.running.trials import Draw
-from backhand.checking.running.walking import Gradients, step
 
 # No term is taken to be larger than this many times the largest upstream gradient it is made of.
 DERIVATIVE = 1e7
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The forward with autograd's gradients in float64, by which errors in a lower dtype are measured."""
+
+    trace: Trace
+    seed: int
 
 
 class Summands(Mapping[str, float]):
@@ -21,7 +31,7 @@ class Summands(Mapping[str, float]):
     gets a sign at random, so that terms which cancel do so no more; the size of what arrives is measured.
     """
 
-    def __init__(self, draw: Draw, known: "Summands | None" = None):
+    def __init__(self, draw: Draw | Truth, known: "Summands | None" = None):
         self._draw = draw
         self.known: dict[str, float] = dict(known.known) if known is not None else {}
 

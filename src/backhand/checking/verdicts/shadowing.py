@@ -11,6 +11,7 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import signature
 from backhand.checking.running.program import Namespace
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.verdicts.repairing import Repairer, snapshot
 
 # A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
@@ -68,6 +69,8 @@ class Putting(Shadow):
             return super().ran(step, statement, variables)
         put = {target[1]: self._next(target, variables.get(target[1])) for target in own}
         put = {name: value for name, value in put.items() if value is not None}
+        if put:
+            self.repairer.made_up_for()
         return put | super().ran(step, statement, {**variables, **put})
 
     def _next(self, target: Target, value: Any) -> Any:
@@ -82,6 +85,7 @@ class Log(Putting):
     def __init__(self, repairer: Repairer, puts: Mapping[Target, Give]):
         super().__init__(repairer, puts)
         self.events: dict[Target, list[Event]] = {}
+        self._raised = -1
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Note what is added, or put into a container."""
@@ -93,7 +97,7 @@ class Log(Putting):
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Note what was assigned, before it is mended."""
         new = super().ran(step, statement, variables)
-        for name, value in assigned_tensors(statement, variables):
+        for name, value in assigned_tensors(statement, variables) if step != self._raised else ():
             put = new[name] if (statement, name) in self.puts and name in new else value
             self.note(step, (statement, name), put)
         return new
@@ -101,6 +105,7 @@ class Log(Putting):
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Note that a turn gave nothing."""
         super().raised(step, statement, error)
+        self._raised = step
         for target in targets_of(statement):
             its = self.events.setdefault(target, [])
             if its and its[-1].step == step:  # it was made, and did not fit where it went
@@ -108,7 +113,7 @@ class Log(Putting):
             its.append(Event(step, None, 0.0))
 
     def note(self, step: int, target: Target, value: Tensor) -> None:
-        """Note what a target gives; where it raised, its variable holds what it held before."""
+        """Note what a target gives."""
         its = self.events.setdefault(target, [])
         if not its or its[-1].step != step:
             its.append(Event(step, value.shape, signature(value)))
@@ -123,6 +128,7 @@ class Before(Putting):
         self.target: Target = target
         self.before: list[Namespace] = []
         self.made: list[Tensor | None] = []
+        self._raised = -1
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Take what is added."""
@@ -133,12 +139,17 @@ class Before(Putting):
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Take the variables, and what was assigned."""
         if step in self.steps and self.target[1]:
-            value = variables.get(self.target[1])
+            value = variables.get(self.target[1]) if step != self._raised else None
             self.made.append(value.clone() if isinstance(value, Tensor) else None)
         new = super().ran(step, statement, variables)
         if step + 1 in self.steps:
             self.before.append(snapshot({**variables, **new}))
         return new
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Note that it made nothing: its variable holds what it held before."""
+        super().raised(step, statement, error)
+        self._raised = step
 
 
 def targets_of(statement: ast.stmt) -> Iterator[Target]:
@@ -151,12 +162,14 @@ def targets_of(statement: ast.stmt) -> Iterator[Target]:
 
 
 def assigned_tensors(statement: ast.stmt, variables: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the variables that a plain assignment has given a floating-point tensor, with it."""
-    if isinstance(statement, ast.Assign | ast.AnnAssign):
-        for node in _nodes(statement):
-            value = variables.get(node.id) if isinstance(node, ast.Name) else None
-            if isinstance(node, ast.Name) and isinstance(value, Tensor) and value.is_floating_point():
-                yield node.id, value
+    """Yield the variables to which a statement has given a floating-point tensor, or whose tensor it changed.
+
+    What it adds to a variable, or puts into a container, is seen before.
+    """
+    for name in writes_surely(statement):
+        value = variables.get(name)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield name, value
 
 
 def _nodes(statement: ast.Assign | ast.AnnAssign) -> Iterable[ast.expr]:

@@ -1,0 +1,246 @@
+"""The autograd Functions behind `differentiable`: one for autograd itself, one for those of `torch.func`.
+
+The first is what every training step calls, and does as little as it can. The second returns what the
+backward will need as further outputs, which is how the transforms want it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from backhand.errors import CheckError
+
+TWICE = (
+    "the gradients of a hand-written backward cannot be differentiated again: it is written for the first "
+    "derivative only, and a second one would be wrong; take that through the plain forward"
+)
+
+
+CONTAINERS = (list, tuple, Mapping)
+
+
+class Box:
+    """Holds something that `torch.func`, which looks into lists and dictionaries, leaves alone."""
+
+    def __init__(self, held: Any = None) -> None:
+        self.held = held
+
+
+class Slot(int):
+    """Stands for a tensor among the backward's arguments: an upstream gradient, or one that is saved."""
+
+
+class Plan(Protocol):
+    """How a call is wired; see `differentiating`."""
+
+    count: int
+    is_loss: bool
+    leaves: tuple[str, ...]
+    needed: tuple[int, ...]
+    slots: dict[str, "Slot"]
+
+    def values(self, shape: Any, given: Sequence[Any]) -> dict[str, Any]:
+        """Run the forward; return its names."""
+        ...
+
+    def tensors(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Return the output and all that the backward asks for, if these are tensors each, or else None."""
+        ...
+
+    def asked(self, values: dict[str, Any]) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
+        """Return the outputs, and what the backward asks for, upstream gradients as slots."""
+        ...
+
+    def gradients(self, asked: dict[str, Any], kinds: Sequence[Any]) -> list[Tensor]:
+        """Run the backward; return the gradient of each leaf that needs one."""
+        ...
+
+
+class Wired(torch.autograd.Function):
+    """The forward, what the backward saves of it, and the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, shape: Any, *leaves: Any) -> Any:
+        """Run the forward; save what the backward asks for."""
+        values = plan.values(shape, leaves)
+        ctx.plan = plan
+        ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
+        simple = plan.tensors(values)
+        if simple is not None:
+            ctx.asked = plan.slots
+            ctx.save_for_backward(*simple[1:])
+            return simple[0]
+        outputs, asked = plan.asked(values)
+        saved: list[Tensor] = []
+        slots: dict[str, Any] = {}
+        first = len(outputs)
+
+        def set_aside(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            saved.append(value)
+            return Slot(first + len(saved) - 1)
+
+        for name, value in asked.items():
+            if isinstance(value, Tensor):  # most are
+                slots[name] = Slot(first + len(saved))
+                saved.append(value)
+            else:
+                slots[name] = value if type(value) is Slot else each(value, set_aside)
+        ctx.asked = slots
+        ctx.save_for_backward(*saved)
+        return outputs if first > 1 else outputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise CheckError(TWICE)  # create_graph=True: the graph of these gradients would lack most of it
+        found = run_backward(ctx.plan, ctx.asked, upstream, ctx.saved_tensors, ctx.kinds)
+        return in_place_of(ctx.plan, found, 2)
+
+
+class Transformed(torch.autograd.Function):
+    """The same under `torch.func.grad`, `vmap` and the like, whose levels nest."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(plan: Plan, shape: Any, box: Box, *leaves: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run the forward; return outputs and what else the backward asks for; leave slots in the box."""
+        outputs, asked = plan.asked(plan.values(shape, leaves))
+        tensors = [*outputs]
+        places = {id(leaf): Slot(-1 - i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+
+        def set_aside(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if id(value) not in places:
+                tensors.append(value)
+                places[id(value)] = Slot(2 * len(outputs) + len(tensors) - len(outputs) - 1)
+            return places[id(value)]
+
+        box.held = each(asked, set_aside)
+        return tuple(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save what the forward left for the backward."""
+        plan, _, box, *leaves = inputs
+        ctx.plan, ctx.asked = plan, box.held
+        ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        ctx.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        ctx.outputs = len(output)
+        ctx.save_for_backward(*output, *tensors)
+        ctx.mark_non_differentiable(*output[plan.count :])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run the hand-written backward; its gradients raise where they are differentiated again."""
+        plan, upstream = ctx.plan, upstream[: ctx.plan.count]
+        outputs, tensors = ctx.saved_tensors[: ctx.outputs], ctx.saved_tensors[ctx.outputs :]
+        leaves = dict(zip(ctx.places, tensors, strict=True))
+        last = [leaves.get(i) for i in range(len(plan.leaves))][::-1]  # slot -1 - i is leaf i
+        found = run_backward(plan, ctx.asked, upstream, [*outputs, *last], ctx.kinds)
+        once = Once.apply(len(found), *found, *upstream, *(leaves[i] for i in plan.needed))
+        return in_place_of(plan, once, 3)
+
+
+class Once(torch.autograd.Function):
+    """Gradients that cannot be differentiated: they hang on the inputs, lest one take them for constant."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the first tensors."""
+        return tuple(tensor.clone() for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse."""
+        raise CheckError(TWICE)
+
+
+def run_backward(
+    plan: Plan,
+    asked: Mapping[str, Any],
+    upstream: Sequence[Tensor],
+    saved: Sequence[Any],
+    kinds: Sequence[Any],
+) -> list[Tensor]:
+    """Put tensors into the slots, and return the gradients."""
+    # a pass that ends in the loss is written for an upstream gradient of 1
+    scalar = plan.is_loss and upstream[0].numel() == 1
+    arrived = [torch.ones_like(g) for g in upstream] if scalar else upstream
+    slots = (*arrived, *saved)
+    if asked is plan.slots:  # nothing but tensors
+        found = plan.gradients({name: slots[slot] for name, slot in asked.items()}, kinds)
+        return [gradient * upstream[0] for gradient in found] if scalar else found
+
+    def filled(value: Any) -> Any:
+        if type(value) is Slot:
+            return slots[value]
+        return each(value, filled) if isinstance(value, CONTAINERS) else value
+
+    offered = {name: slots[v] if type(v) is Slot else filled(v) for name, v in asked.items()}
+    found = plan.gradients(offered, kinds)
+    return [gradient * upstream[0] for gradient in found] if scalar else found
+
+
+def in_place_of(plan: Plan, found: Sequence[Tensor], before: int) -> tuple[Tensor | None, ...]:
+    """Return the gradients in the places of their leaves, after those of other arguments, which have none."""
+    if len(found) == len(plan.leaves):
+        return (*(None,) * before, *found)
+    result: list[Tensor | None] = [None] * (before + len(plan.leaves))
+    for i, gradient in zip(plan.needed, found, strict=True):
+        result[before + i] = gradient
+    return tuple(result)
+
+
+def each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a container with every item that is no container changed."""
+    if isinstance(value, dict | Mapping):
+        return {k: each(v, change) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        items = [each(v, change) for v in value]
+        if isinstance(value, list):
+            return items
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return change(value)
+
+
+def shape_of(given: Mapping[str, Any]) -> Box:
+    """Return the containers that arguments come in, without what is in them."""
+    return Box(each(given, lambda _: None))
+
+
+def packed(shape: Box, leaves: Iterator[Any]) -> dict[str, Any]:
+    """Return arguments in containers from their leaves, which come in the order of `unpacked`."""
+    return each(shape.held, lambda _: next(leaves))
+
+
+def unpacked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every item of arguments in containers by its path: `hs[0]`, `cache["h"]`."""
+    flat: dict[str, Any] = {}
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                add(f'{path}["{key}"]' if isinstance(key, str) else f"{path}[{key!r}]", item)
+        elif isinstance(value, list | tuple):
+            for i, item in enumerate(value):
+                add(f"{path}[{i}]", item)
+        else:
+            flat[path] = value
+
+    for name, value in given.items():
+        add(name, value)
+    return flat

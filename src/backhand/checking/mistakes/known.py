@@ -1,0 +1,75 @@
+"""Name a mistake by what autograd knows: what the statement's value is, beside what belongs there."""
+
+import ast
+
+from backhand.checking.mistakes.evidence import Case
+from backhand.checking.mistakes.finding import Finding, listed
+from backhand.checking.running.knowledge import Known, Label
+
+
+def another_known_value(case: Case) -> Finding | None:
+    """Find that the statement at fault gives something that is right elsewhere: a part, or a step before."""
+    fault = case.culprit.fault
+    if fault is None:
+        return None
+    for known in fault.taken_for:
+        found = _part(known, fault.belongs) or _step(known, fault.belongs)
+        if found is not None:
+            return found
+    return None
+
+
+def _part(known: Known, belongs: Known) -> Finding | None:
+    """Find that what some uses of a tensor send back stands for what others, or all, do."""
+    if known.of.isdisjoint(belongs.of):
+        return None
+    there, wanted = _uses(known), _uses(belongs)
+    if there is None and wanted is not None:
+        words = f"all uses of the tensor are in it, where only what comes from {_told(wanted)} belongs"
+        return Finding("repeated_branch", {"branches": []}, words)
+    if there is not None and wanted is None:
+        words = f"it is only what comes from {_told(there)}: other uses of the tensor are missing"
+        return Finding("missing_branch", {"branches": []}, words)
+    if there is None or wanted is None:
+        return None
+    if lost := wanted - there:
+        return Finding("missing_branch", {"branches": []}, f"what comes from {_told(lost)} is missing")
+    if more := there - wanted:
+        words = f"what comes from {_told(more)} does not belong here"
+        return Finding("repeated_branch", {"branches": []}, words)
+    return None
+
+
+def _uses(known: Known) -> frozenset[tuple[ast.stmt | None, str]] | None:
+    """Return the operations whose parts are in a gradient; None where it is the sum of all."""
+    parts = [label for label in known.labels if label.kind in ("operand", "part")]
+    whole = any(label.kind in ("result", "input") for label in known.labels)
+    return None if whole or not parts else frozenset(parts[0].operations)
+
+
+def _step(known: Known, belongs: Known) -> Finding | None:
+    """Find that the derivative of one operation is left out, or is there already."""
+    for kind, other, left_out in (("result", "operand", True), ("operand", "result", False)):
+        here = {label.operations: label for label in known.labels if label.kind == kind}
+        for label in belongs.labels:
+            if label.kind == other and label.operations in here:
+                where = _place(label)
+                told = f"the derivative of {where} is {'missing' if left_out else 'in it too early'}"
+                return Finding("wrong_point", {"used": None, "expected": where}, told)
+    return None
+
+
+def _told(operations: frozenset[tuple[ast.stmt | None, str]]) -> str:
+    return listed(sorted({_in_words(operation) for operation in operations}))
+
+
+def _place(label: Label) -> str:
+    return _in_words(label.operations[0])
+
+
+def _in_words(operation: tuple[ast.stmt | None, str]) -> str:
+    statement, name = operation
+    called = name.partition("Backward")[0].lower()
+    if statement is None:
+        return f"the {called}"
+    return f"the {called} in `{ast.unparse(statement).splitlines()[0]}`"

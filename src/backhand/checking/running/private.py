@@ -1,0 +1,246 @@
+"""What PyTorch keeps to itself: the parts used here because they are quick, and the public way without each.
+
+No other module touches one. Each is looked for once, by using it, when this module is imported; where a
+release has moved it, the verdicts are the same, found more slowly, and mistakes are named less precisely.
+`Tensor._version` is none of them: PyTorch's notes on in-place operations describe it.
+"""
+
+import importlib
+import operator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+from torch.autograd.graph import GradientEdge, Node
+
+from backhand.checking.running.names import flatten
+
+Gradients = tuple[Tensor | None, ...]
+_number: Callable[[Node], int] = operator.methodcaller("_sequence_nr")
+
+
+def differentiated(
+    outputs: Iterable[Tensor], upstream: Iterable[Tensor], tensors: Iterable[Tensor]
+) -> Sequence[Tensor | None]:
+    """Return the gradients of tensors, given those of the outputs; None where nothing depends on one.
+
+    The engine is what `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and
+    with `grad_outputs` its first use imports SymPy, which takes a third of a second.
+    """
+    outputs, upstream, tensors = tuple(outputs), tuple(upstream), tuple(tensors)
+    if ENGINE:
+        return _by_the_engine(outputs, upstream, tensors)
+    if not tensors:
+        return ()
+    return torch.autograd.grad(outputs, tensors, upstream, retain_graph=True, allow_unused=True)
+
+
+def _by_the_engine(
+    outputs: Sequence[Tensor], upstream: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> Sequence[Tensor | None]:
+    keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
+    return _engine.run_backward(
+        outputs, upstream, keep_graph, create_graph, tensors, allow_unused, accumulate
+    )
+
+
+def step(node: Node, gradients: Gradients) -> Gradients:
+    """Return what an operation hands on to its operands, given the gradients of its results.
+
+    A small operation can be called in a tenth of the time that it takes to ask autograd for it.
+    """
+    custom = isinstance(node, FunctionCtx)  # that of a custom Function: its backward is the user's
+    if not (APPLIED if custom else CALLED):
+        return _asked_of_autograd(node, gradients)
+    call: Any = node
+    if custom:
+        call = call.apply
+        pairs = zip(gradients, results(node) or (), strict=True)
+        gradients = tuple(_zeros(there) if g is None else g for g, there in pairs)
+    found = call(*gradients)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _zeros(like: Any) -> Tensor:
+    return torch.zeros(like.shape, dtype=like.dtype, device=like.device)
+
+
+def _asked_of_autograd(node: Node, gradients: Gradients) -> Gradients:
+    """Do one step in autograd's own pass, from the results to the operands, and listen."""
+    given = {GradientEdge(node, i): g for i, g in enumerate(gradients) if g is not None}
+    ends = dict.fromkeys(GradientEdge(n, i) for n, i in node.next_functions if n is not None)
+    if not given or not ends:
+        return (None,) * len(node.next_functions)
+    heard: list[Gradients] = []
+    hook = node.register_hook(lambda handed_on, _: heard.append(tuple(handed_on)))
+    try:
+        torch.autograd.grad(
+            list(given), list(ends), list(given.values()), retain_graph=True, allow_unused=True
+        )
+    finally:
+        hook.remove()
+    return heard[0]
+
+
+def backward_of(node: object, fn: object) -> Callable[..., Any] | None:
+    """Return the backward of a custom Function as a callable of the gradients that arrive at its node.
+
+    What it returns has not been looked at by autograd. Without a way to ask the node, it is known only for
+    `fn`, the Function itself.
+    """
+    if not isinstance(node, FunctionCtx):
+        return None
+    if APPLIED:
+        return node.apply  # type: ignore[attr-defined]
+    if not isinstance(fn, type) or not issubclass(fn, Function):
+        return None
+    return partial(fn.backward if fn.vjp is Function.vjp else fn.vjp, node)
+
+
+def results(node: Node) -> Sequence[Any] | None:
+    """Return the shape, dtype and device of each of an operation's results; None where nothing tells.
+
+    Without, what an operation hands on is asked of autograd, which sees to it that it fits.
+    """
+    return node._input_metadata if RESULTS else None  # type: ignore[attr-defined]
+
+
+def in_order(nodes: Set[Node]) -> list[Node]:
+    """Return operations, each after those whose results it takes: as they are numbered, or as they hang."""
+    if NUMBERED:
+        return sorted(nodes, key=_number)
+    found: dict[Node, int] = {}
+    for node in nodes:
+        _number_up_to(node, found, nodes)
+    return list(found)
+
+
+def _number_up_to(node: Node, found: dict[Node, int], among: Container[Node] | None = None) -> None:
+    """Number an operation, and before it all those on which it depends."""
+    stack = [node]
+    while stack:
+        operands = [n for n, _ in stack[-1].next_functions if n is not None and n not in found]
+        operands = operands if among is None else [n for n in operands if n in among]
+        if operands and stack[-1] not in found:
+            stack += reversed(operands)
+        else:
+            found.setdefault(stack.pop(), len(found))
+
+
+class Clock:
+    """When in a forward each operation ran: as autograd counts them, or by what each statement has added."""
+
+    def __init__(self) -> None:
+        self._found: dict[Node, int] = {}
+
+    def now(self, variables: Mapping[str, Any]) -> int:
+        """Return a time after all operations so far, and not after any that follows."""
+        if NUMBERED:
+            return _count()
+        for value in flatten(variables).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                _number_up_to(value.grad_fn, self._found)
+        return len(self._found)
+
+    def of(self, node: Node) -> int:
+        """Return when an operation ran."""
+        return _number(node) if NUMBERED else self._found[node]
+
+
+def saved_names(node: Node) -> Iterator[str]:
+    """Yield the names of what an operation has saved, such as `self`; without, nobody replaces it."""
+    if SAVED:
+        yield from (name.removeprefix("_raw_saved_") for name in dir(node) if name.startswith("_raw_saved_"))
+
+
+def saved(node: Node, name: str) -> Any:
+    """Return what an operation has saved under a name; None where it has not, or does not tell."""
+    return getattr(node, f"_saved_{name}", None) if SAVED else None
+
+
+def raw_saved(node: Node, name: str) -> Any:
+    """Return the box in which an operation keeps a tensor, which takes hooks."""
+    return getattr(node, f"_raw_saved_{name}", None) if SAVED else None
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return all elements as one vector; what is private takes half of the time of `cat`."""
+    return _flatten(tensors) if FLATTENED else torch.cat([t.reshape(-1) for t in tensors])
+
+
+def _works(part: Callable[[Tensor, Tensor, Any], object]) -> bool:
+    """Tell whether a part does what it is used for, on y = x * x and the operation that made it."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.tensor([2.0, 3.0], device="cpu", requires_grad=True)
+            y = x * x
+            return bool(part(x, y, y.grad_fn))
+    except Exception:  # whatever it raises, it is not what it was
+        return False
+
+
+def _engine_works(x: Tensor, y: Tensor, _: Any) -> bool:
+    found = _by_the_engine((y,), (torch.ones_like(y),), (x,))
+    return torch.equal(found[0], 2 * x)  # type: ignore[arg-type]
+
+
+def _number_works(_: Tensor, y: Tensor, node: Any) -> bool:
+    later: Any = y.exp().grad_fn
+    return _number(node) < _number(later) < _count() <= _number(y.exp().grad_fn)  # type: ignore[arg-type]
+
+
+def _results_work(_: Tensor, y: Tensor, node: Any) -> bool:
+    (only,) = node._input_metadata
+    return (tuple(only.shape), only.dtype, only.device) == (tuple(y.shape), y.dtype, y.device)
+
+
+def _call_works(x: Tensor, y: Tensor, node: Any) -> bool:
+    return all(torch.equal(handed_on, x) for handed_on in node(torch.ones_like(y)))
+
+
+def _apply_works(x: Tensor, _: Tensor, __: Any) -> bool:
+    class Triple(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 3 * x
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> Tensor:  # type: ignore[override]
+            return 3 * dy
+
+    node: Any = Triple.apply(x).grad_fn  # type: ignore[union-attr]
+    handed_on = node.apply(torch.ones_like(x))
+    return isinstance(node, FunctionCtx) and torch.equal(handed_on, torch.full_like(x, 3))
+
+
+def _saved_works(x: Tensor, y: Tensor, node: Any) -> bool:
+    node._raw_saved_self.register_hooks(lambda t: t, lambda t: t + 1)
+    return torch.equal(node._saved_other, x) and torch.equal(node._saved_self, x + 1)
+
+
+def _flatten_works(x: Tensor, y: Tensor, _: Any) -> bool:
+    return torch.equal(_flatten([x, y]), torch.cat([x, y]))
+
+
+def _named(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return None
+
+
+_engine: Any = getattr(_named("torch.autograd", "Variable"), "_execution_engine", None)
+_count = _named("torch._C._autograd", "_get_sequence_nr")  # how many operations have run so far
+_flatten = _named("torch._utils", "_flatten_dense_tensors")
+
+ENGINE = _works(_engine_works)
+NUMBERED = _works(_number_works)
+RESULTS = _works(_results_work)
+CALLED = RESULTS and _works(_call_works)  # who calls must make what is handed on fit
+APPLIED = RESULTS and _works(_apply_works)
+SAVED = _works(_saved_works)
+FLATTENED = _works(_flatten_works)

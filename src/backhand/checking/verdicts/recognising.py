@@ -1,0 +1,111 @@
+"""What the tensors of a backward are known as: each is looked up among those that autograd knows."""
+
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.running.knowledge import Known, alike, may_stand_for, parts, signature
+from backhand.checking.running.names import flatten
+from backhand.checking.verdicts.shadowing import Event, Target
+
+# Which of some known values belongs in each turn of a statement.
+Order = tuple[int | None, ...]
+
+
+class Recogniser:
+    """Tells what a tensor of the backward is known as.
+
+    Attributes:
+        known: what autograd knows.
+    """
+
+    def __init__(self, known: Sequence[Known], forward: Mapping[str, Any]):
+        self.known = known
+        self._signs = _Signs(
+            (value.shape, sign, (one, turn))
+            for one in known
+            for value, sign, turn in zip(one.values, one.signatures, one.turns, strict=True)
+        )
+        tensors = [v for v in flatten(forward).values() if isinstance(v, Tensor)]
+        self._forward = _Signs((v.shape, signature(v), None) for v in tensors if v.is_floating_point())
+        self._parts: dict[torch.Size, list[Known]] = {}
+        self._turns: dict[int, dict[tuple[int, ...], None]] = {}
+
+    def is_known(self, event: Event) -> bool:
+        """Tell whether autograd knows a tensor, whatever it is."""
+        return bool(self._signs.alike(event))
+
+    def is_of_the_forward(self, event: Event) -> bool:
+        """Tell whether a value is one of the forward's tensors."""
+        return event.sign != 0 and bool(self._forward.alike(event))
+
+    def belonging(self, events: Sequence[Event]) -> list[Known]:
+        """Return what may belong in the place of a statement's values, by its shape.
+
+        Besides what autograd knows these are parts of it, such as one of gates that lie in one tensor.
+        """
+        shape = events[0].shape
+        whole = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
+        if shape is None:
+            return whole
+        if shape not in self._parts:
+            self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
+        return whole + self._parts[shape]
+
+    def learn_orders(self, events: Mapping[Target, Sequence[Event]]) -> None:
+        """See from statements whose values are known how a loop goes through the forward's turns."""
+        for its in (its for its in events.values() if len(its) > 1):
+            found: dict[Known, dict[int, None]] = {}
+            for event in its:
+                for known, turn in self._signs.alike(event):
+                    found.setdefault(known, {})[turn] = None
+            for turns in found.values():
+                if len(turns) == len(its):
+                    self._turns.setdefault(len(its), {})[tuple(turns)] = None
+
+    def orders(self, turns: int, known: Known) -> list[Order]:
+        """Return which of the known values may belong in each turn of a statement: the latest in the first.
+
+        A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps. A
+        loop that goes through them in another order shows that by its right statements.
+        """
+        there = {turn: i for i, turn in enumerate(known.turns)}
+        found: dict[Order, None] = {}
+        if turns <= len(known.values) + 1:
+            found[tuple(range(min(turns, len(known.values))))] = None
+        for order in self._turns.get(turns, {}):
+            if len(there) == len(known.turns) and any(turn in there for turn in order):
+                found[tuple(there.get(turn) for turn in order)] = None
+        return list(found)
+
+    def taken_for(self, event: Event) -> list[Known]:
+        """Return what the value of a turn is known as."""
+        return list(dict.fromkeys(known for known, _ in self._signs.alike(event)))
+
+
+class _Signs:
+    """The shapes and signatures of some tensors, to be found again, each with where it comes from."""
+
+    def __init__(self, tensors: Iterable[tuple[torch.Size, float, Any]]):
+        self._signs: dict[torch.Size, list[tuple[float, int, Any]]] = {}
+        for i, (shape, sign, origin) in enumerate(tensors):
+            self._signs.setdefault(shape, []).append((sign, i, origin))
+        for signs in self._signs.values():
+            signs.sort()
+
+    def alike(self, event: Event) -> list[Any]:
+        """Return where the tensors come from that are the same as that of an event."""
+        if event.shape is None:
+            return []
+        signs, elements = self._signs.get(event.shape, []), event.shape.numel()
+        at = bisect.bisect_left(signs, (event.sign,))
+        found = []
+        for side in (reversed(signs[:at]), signs[at:]):
+            for sign, _, origin in side:
+                if not alike(sign, event.sign, elements):
+                    break
+                found.append(origin)
+        return found

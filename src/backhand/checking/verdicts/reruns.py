@@ -1,0 +1,139 @@
+"""The backward run again with something else in the place of what a statement gives: what becomes of it?"""
+
+import contextlib
+from collections.abc import Callable, Container, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from backhand.checking.running.trials import Draw
+from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.lives import Lives
+from backhand.checking.verdicts.recognising import Recogniser
+from backhand.checking.verdicts.repairing import Repair, Repairer, variables_of, watched
+from backhand.checking.verdicts.shadowing import Before, Event, Give, Log, Putting, Target
+
+IsRight = Callable[[str, Tensor | None], bool]
+
+
+class StillWrong(BaseException):
+    """Leaves a run that has shown enough; not an `Exception`, which the user's code may catch."""
+
+
+class Reruns:
+    """The runs of one backward on one draw, each with the gradients mended as they are made.
+
+    Args:
+        chosen, draw: the backward, and what it is run on.
+        is_right: tells whether a value is the right one of a tensor.
+        lives: recorded of the backward.
+        repair: the run in which nothing else was put anywhere.
+        recogniser: tells which tensors are known.
+    """
+
+    def __init__(
+        self,
+        chosen: Pass,
+        draw: Draw,
+        is_right: IsRight,
+        lives: Lives,
+        repair: Repair,
+        recogniser: Recogniser,
+    ):
+        self.chosen, self.draw, self.is_right, self.lives, self.repair = chosen, draw, is_right, lives, repair
+        self._recogniser = recogniser
+        self._variables = variables_of(chosen, draw)
+
+    def mended(self, name: str, value: Tensor | None) -> Tensor | None:
+        """Return what is handed on in the place of a value: the right one, where it is wrong."""
+        return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
+
+    def repairer(self, replace: Callable[[str, Tensor | None], Tensor | None]) -> Repairer:
+        """Return a repairer of this backward."""
+        return Repairer(self._variables, self.lives, {}, replace, keeps=False)
+
+    def logged(self, puts: Mapping[Target, Give]) -> dict[Target, list[Event]]:
+        """Return what each statement gives in the repaired run."""
+        log = Log(self.repairer(self.mended), puts)
+        watched(self.chosen, self.draw, log)
+        return log.events
+
+    def moved(
+        self, puts: Mapping[Target, Give], target: Target, turn: int, wrong: Container[str]
+    ) -> frozenset[str]:
+        """Return which gradients change if a statement gives something else in one turn.
+
+        It is enough to know of one that is right: what it is made of is right as well.
+        """
+        generator = torch.Generator().manual_seed(self.draw.seed)
+        before = self.repair.observed
+        found: set[str] = set()
+
+        def shaken(now: int, value: object) -> object:
+            if now != turn or not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
+            return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
+
+        def replace(name: str, value: Tensor | None) -> Tensor | None:
+            known = before[name].value if name in before else None
+            if not (value is known if value is None or known is None else close(value, known)):
+                found.add(name)
+                if name not in wrong:
+                    raise StillWrong
+            return self.mended(name, value)
+
+        with contextlib.suppress(StillWrong, Exception):  # the user's code may raise anything
+            watched(self.chosen, self.draw, Putting(self.repairer(replace), {**puts, target: shaken}))
+        return frozenset(found)
+
+    def left(self, puts: Mapping[Target, Give], name: str) -> frozenset[str] | None:
+        """Return what is wrong with something put in the place of statements; None if `name` still is."""
+        left: set[str] = set()
+
+        def replace(tensor: str, value: Tensor | None) -> Tensor | None:
+            right = self.mended(tensor, value)
+            if right is not None:
+                if tensor == name:
+                    raise StillWrong
+                left.add(tensor)
+            return right
+
+        try:
+            run = watched(self.chosen, self.draw, Putting(self.repairer(replace), puts))
+        except (StillWrong, Exception):  # what is put there may not fit
+            return None
+        mended = {statement for statement, _ in puts}  # what is put there stands for what it did not make
+        return frozenset(left) if all(statement in mended for statement, _ in run.errors) else None
+
+    def known_until(self, puts: Mapping[Target, Give], begins: int, ends: int) -> int:
+        """Count the tensors that autograd knows, and the gradients that are right, between two steps."""
+        count = 0
+
+        def replace(name: str, value: Tensor | None) -> Tensor | None:
+            nonlocal count
+            right = self.mended(name, value)
+            count += right is None
+            return right
+
+        recogniser = self._recogniser
+
+        class _Counting(Log):
+            def note(self, step: int, target: Target, value: Tensor) -> None:
+                nonlocal count
+                if step >= ends:
+                    raise StillWrong
+                if step > begins:
+                    super().note(step, target, value)
+                    count += recogniser.is_known(self.events[target][-1])
+
+        with contextlib.suppress(StillWrong, Exception):  # what is put there may not fit
+            watched(self.chosen, self.draw, _Counting(self.repairer(replace), puts))
+        return count
+
+    def benches(self, puts: Mapping[Target, Give], target: Target, steps: Sequence[int]) -> Before:
+        """Return what stood before some turns of a statement, and what it made."""
+        looking = Before(self.repairer(self.mended), puts, steps, target)
+        watched(self.chosen, self.draw, looking)
+        return looking
