@@ -148,6 +148,11 @@ def test_a_report_needs_neither_torch_nor_a_renderer_to_be_made():
     ]
 
 
+def test_the_headline_counts_what_was_compared_alone():
+    report = Report("t", (row("x", "right"), row("h", "skipped"), row("b", "vacuous")))
+    assert str(report).startswith("t: right. 1 gradient agrees with autograd, 1 vacuous.")
+
+
 def test_the_list_of_verdicts_in_the_documentation_is_the_table():
     listed = re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", DOCS, re.MULTILINE)
     assert listed == [(word, verdict.meaning) for word, verdict in VERDICTS.items()]

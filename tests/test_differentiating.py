@@ -122,12 +122,8 @@ def test_a_second_derivative_is_refused_for_it_would_be_wrong() -> None:
 
     x = torch.randn(4, requires_grad=True)
     y = backhand.differentiable(forward, backward, out="y")(x)
-    weights = torch.randn(4, requires_grad=True)
-    with pytest.raises(backhand.BackhandError, match=r"cannot be differentiated again"):
-        (y * weights).sum().backward(create_graph=True)
-    y = backhand.differentiable(forward, backward, out="y")(x)
-    (dx,) = torch.autograd.grad((y * weights).sum(), x)
-    torch.testing.assert_close(dx, ((x.tanh() + (1 - x.tanh() ** 2) * x) * weights).detach())
+    with pytest.raises(backhand.BackhandError, match="a second one would be wrong"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)
 
 
 def test_the_gradient_of_a_name_is_d_and_the_name_before_any_other() -> None:

@@ -2,6 +2,9 @@
 
 import ast
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,18 @@ def test_whatever_a_report_holds_can_be_imported():
         *("Raised", "Report", "Row", "Sheet", "Unfinished"),
     }
     assert held <= set(PUBLIC)
+
+
+@pytest.mark.slow
+def test_every_type_of_the_public_face_is_known():
+    pytest.importorskip("pyright")
+    command = [sys.executable, "-m", "pyright", "--verifytypes", "backhand", "--ignoreexternal"]
+    folder = str(Path(sys.executable).parent)  # pyright asks the first `python` for what is installed
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=SOURCE.parents[1].parent
+    )
+    assert "Type completeness score: 100%" in done.stdout, done.stdout[-4000:] + done.stderr
 
 
 def modules() -> dict[str, ast.Module]:

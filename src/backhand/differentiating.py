@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backhand.bridge import CONTAINERS, Box, Slot, Transformed, Wired, packed, shape_of, unpacked
 from backhand.checking.running.names import as_gradient, flatten, nearest
+from backhand.checking.running.private import transforming
 from backhand.checking.running.tracing import named_values
 from backhand.checking.sources.protocol import Pass, resolve
 from backhand.errors import CheckError
@@ -100,7 +101,7 @@ class Differentiable:
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = self._planned(tuple(needed), tuple(leaves))
-        if torch._C._are_functorch_transforms_active():
+        if transforming():
             made = Transformed.apply(plan, shape, Box(), *leaves.values())
             return made[0] if plan.count == 1 else made[: plan.count]
         return Wired.apply(plan, shape, *leaves.values())

@@ -68,7 +68,8 @@ class Run:
     """
 
     def __init__(self, watcher: Watcher, statements: tuple[ast.stmt, ...]):
-        self.watcher, self.statements = watcher, statements
+        self.watcher: Watcher = watcher
+        self.statements: tuple[ast.stmt, ...] = statements
         self.errors: list[tuple[ast.stmt, Exception]] = []
         self.result: Any = None
         self.steps = 0

@@ -244,3 +244,12 @@ CALLED = RESULTS and _works(_call_works)  # who calls must make what is handed o
 APPLIED = RESULTS and _works(_apply_works)
 SAVED = _works(_saved_works)
 FLATTENED = _works(_flatten_works)
+
+
+def transforming() -> bool:
+    """Tell whether a transform of `torch.func` is at work; where that cannot be told, take it to be.
+
+    The way for transforms is right for plain calls too, only slower.
+    """
+    active = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return True if active is None else bool(active())

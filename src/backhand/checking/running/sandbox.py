@@ -61,6 +61,9 @@ class ExitedError(Exception):
     """The user's code called `exit`, of which it is told like of any other exception."""
 
 
+ExitedError.__name__ = SystemExit.__name__  # it is told by the name that the user's code knows
+
+
 @contextlib.contextmanager
 def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[None]:
     """Set what one run of the user's code should find: the default dtype, and random numbers from a seed.

@@ -23,7 +23,9 @@ class StatementError(Exception):
 
     def __init__(self, error: Exception, namespace: dict[str, Any], line: int):
         super().__init__(in_short(error))
-        self.error, self.namespace, self.line = error, namespace, line
+        self.error: Exception = error
+        self.namespace: dict[str, Any] = namespace
+        self.line: int = line
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,10 @@ class Repairer(Watcher):
     def __init__(
         self, variables: Variables, lives: Lives, around: Namespace, replace: Replace, *, keeps: bool = True
     ):
-        self.variables, self.around = variables, around
-        self.replace, self.keeps = replace, keeps
+        self.variables: Variables = variables
+        self.around: Namespace = around
+        self.replace: Replace = replace
+        self.keeps: bool = keeps
         self.ends: dict[int, list[tuple[str, Life, bool]]] = {}
         for tensor, its in lives.items():
             for life in its:

@@ -124,7 +124,8 @@ class Before(Putting):
 
     def __init__(self, repairer: Repairer, puts: Mapping[Target, Give], steps: Sequence[int], target: Target):
         super().__init__(repairer, puts)
-        self.steps, self.target = set(steps), target
+        self.steps: set[int] = set(steps)
+        self.target: Target = target
         self.before: list[Namespace] = []
         self.made: list[Tensor | None] = []
         self._raised = -1
