@@ -3,6 +3,7 @@ import io
 import json
 import math
 import runpy
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from backhand.benching.plotting import plot_bench
 from backhand.engines import ENGINES, Running
 from backhand.errors import ConfigError
 from backhand.passes import mlp_chunked
-from backhand.rendering.bench_tables import bench_tables
+from backhand.rendering.bench_tables import bench_tables, figure
 
 QUICK = ("lecture's loop", "fused", "native")
 
@@ -73,6 +74,62 @@ def test_a_contender_that_trains_wrongly_is_not_timed(monkeypatch: pytest.Monkey
     assert "not the same training" in wrong.failure
     assert math.isnan(wrong.microseconds)
     assert absent.failure == "ImportError: No module named 'jax'"
+
+
+def sloppy(
+    parameters: dict[str, Tensor],
+    Xs: Tensor,
+    Ys: Tensor,
+    rates: Sequence[float],
+    running: Running | None = None,
+) -> Tensor:
+    return ENGINES["fused"](parameters, Xs, Ys, rates, running) + 3e-5
+
+
+def slow(
+    parameters: dict[str, Tensor],
+    Xs: Tensor,
+    Ys: Tensor,
+    rates: Sequence[float],
+    running: Running | None = None,
+) -> Tensor:
+    time.sleep(0.02 * len(rates))
+    return ENGINES["fused"](parameters, Xs, Ys, rates, running)
+
+
+def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_has_a_ratio_below_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "CONTENDERS", {**timing.CONTENDERS, "sloppy": sloppy, "slow": slow})
+    monkeypatch.setattr(timing, "CHECKED_STEPS", 3)
+    found = bench(
+        sizes=[(3, 16)],
+        batches=[16],
+        hidden=[],
+        contenders=["sloppy", "slow"],
+        rounds=1,
+        seconds=0.001,
+        errands=False,
+    )
+    _, off, late = found.timings
+    assert off.failure is not None
+    assert off.loss_error == pytest.approx(3e-5, rel=0.1)
+    assert late.failure is None
+    assert late.ratio < 0.5
+
+
+def test_what_an_errand_returns_in_seconds_is_its_time() -> None:
+    told = errands.timed("told", lambda: 123.0, words=7)
+    assert (told.seconds, told.low, told.high, told.words) == (123.0, 123.0, 123.0, 7)
+    assert 0 <= errands.timed("taken", lambda: "nothing").seconds < 1
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "shown"),
+    [(1234.5, "1,234"), (100, "100"), (99.94, "99.9"), (12.34, "12.3"), (1.234, "1.23")],
+)
+def test_a_time_is_shown_with_three_digits_at_least(microseconds: float, shown: str) -> None:
+    assert figure(microseconds) == shown
 
 
 def test_a_report_becomes_json_and_a_picture(report: BenchReport) -> None:

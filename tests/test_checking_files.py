@@ -96,6 +96,15 @@ def test_a_gradient_that_a_later_cell_assigns_again_is_judged_by_its_last_value(
     assert [(r.name, r.mistake.kind) for r in backhand.check_file(wrong).culprits] == [("logits", "scale")]
 
 
+def test_a_shell_command_over_several_lines_is_passed_over_and_the_cell_is_judged(tmp_path: Path) -> None:
+    cell = "!pip install \\\n    torch \\\n    numpy\nx = torch.randn(4, requires_grad=True)\n"
+    cell += "if True:\n    %config X = 1\nloss = x.square().sum()\nloss.backward()\n"
+    report = backhand.check_file(notebook(tmp_path / "n.ipynb", "import torch", cell, "dx = x"))
+    assert not report.unfinished
+    assert [(row.name, row.verdict) for row in report.rows] == [("x", "wrong")]
+    assert [(line.file, line.number) for line in report["x"].lines] == [("cell 3", 1)]
+
+
 def test_a_training_loop_is_not_judged_and_a_long_cell_is_left(tmp_path: Path) -> None:
     training = (
         "import time\nfor i in range(1000):\n    loss = (W**2).sum()\n    dW = W\n    time.sleep(0.05)\n"

@@ -50,6 +50,29 @@ def test_a_cell_that_raises_before_all_gradients_cannot_be_left_out(run_cli, tmp
     assert err.endswith("judged: mend it.\n")
 
 
+@pytest.mark.parametrize(("lost", "advice"), [(4, ", or try --stop-after 3.\n"), (3, ".\n")])
+def test_to_stop_before_is_advised_where_a_gradient_is_left_to_judge(
+    run_cli, tmp_path: Path, lost: int, advice: str
+) -> None:
+    cells = [
+        "import torch",
+        "x = torch.randn(3, requires_grad=True)\nloss = (x * x).sum()",
+        "dx = 2 * x",
+        "print(x)",
+    ]
+    cells.insert(lost - 1, "lost")
+    found = [
+        {"cell_type": "code", "source": [text], "metadata": {}, "outputs": [], "execution_count": None}
+        for text in cells
+    ]
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps({"cells": found, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    status, _, err = run_cli("check", str(path), "--draws", "1")
+    assert status == 2
+    assert err.startswith(f"backhand: cell {lost}, line 1 raised NameError")
+    assert err.endswith(f"mend it{advice}")
+
+
 def test_wrong_gradients_stay_status_1_though_a_cell_raises(run_cli, tmp_path: Path) -> None:
     changes = ("plot", "plt.show()", "lost"), ("softmax", "-1.0/n", "1.0/n")
     status, _, err = run_cli("check", str(write_notebook(tmp_path / "n.ipynb", *changes)), "--draws", "1")
@@ -329,7 +352,34 @@ def test_a_run_that_fails_exits_with_1(run_cli) -> None:
     assert "is the first tensor that is not finite" in err
 
 
-def test_a_reader_that_has_gone_is_no_error(small_run: Run) -> None:
-    command = f"{sys.executable} -m backhand sample {small_run.path} -n 20 | true"
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_a_reader_that_has_gone_is_no_error(small_run: Run, option: str) -> None:
+    command = f"{sys.executable} -m backhand sample {small_run.path} -n 20 {option} | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+def test_ctrl_c_ends_any_verb_with_130_and_without_a_traceback(
+    run_cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backhand, "check_file", interrupted)
+    assert run_cli("check") == (130, "", "backhand: interrupted\n")
+
+
+def test_a_course_is_done_with_status_0_when_asked_and_listed_with_0_in_any_case(
+    run_cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Progress:
+        done = False
+
+        def __str__(self) -> str:
+            return "how far"
+
+    monkeypatch.setattr(backhand, "judge_folder", lambda folder: Progress())
+    assert run_cli("learn", "--check")[:2] == (1, "how far\n")
+    assert run_cli("learn", "--list")[:2] == (0, "how far\n")
+    Progress.done = True
+    assert run_cli("learn", "--check")[:2] == (0, "how far\n")

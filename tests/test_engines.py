@@ -105,6 +105,23 @@ def test_the_first_non_finite_tensor_is_found_where_it_arises(engine: str) -> No
     assert (step, name) == (0, "hpreact")
 
 
+def test_running_deviations_are_without_the_epsilon_of_the_normalisation() -> None:
+    running = Running(torch.zeros(1, 2), torch.ones(1, 2))
+    running.update(torch.tensor([[3.0, -1.0]]), torch.tensor([[1e-6, 4.0]]))
+    torch.testing.assert_close(running.bnmean, torch.tensor([[0.003, -0.001]]))
+    torch.testing.assert_close(running.bnstd, torch.tensor([[0.999 + 1e-6, 0.999 + 2e-3]]), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "origin"),
+    [("chunked", "bndiff2"), ("fused", "bnvar"), ("native", "bnvar"), ("autograd", "bnvar")],
+)
+def test_the_origin_is_a_tensor_of_the_lines_that_the_engine_computes(engine: str, origin: str) -> None:
+    parameters, Xs, Ys = minibatches(2)
+    parameters["W1"] = parameters["W1"] * 1e25  # its square is beyond float32
+    assert first_nonfinite(engine, parameters, Xs, Ys, [0.1] * 2) == (0, origin)
+
+
 def test_a_step_that_counts_for_itself_is_the_plain_step_bit_for_bit() -> None:
     parameters, Xs, Ys = minibatches(20)
     counting = {name: p.clone() for name, p in parameters.items()}

@@ -7,6 +7,7 @@ from matplotlib.image import imread
 import backhand
 from backhand import Run, TrainConfig
 from backhand.errors import ConfigError, WordsError
+from backhand.language.inspecting import Summary
 
 
 def test_the_lectures_list_gives_the_values_that_the_notebooks_print(lecture_list: Path) -> None:
@@ -79,3 +80,9 @@ def test_what_is_neither_run_nor_list_and_contradicting_options_are_refused(
         backhand.inspect(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"--n-hidden is 32, but the run in .* has 24"):
         backhand.inspect(TrainConfig(words=str(small_run.path), n_hidden=32))
+
+
+def test_two_numbers_have_a_deviation_and_one_has_none() -> None:
+    two = Summary.of("two", torch.tensor([1.0, 4.0]))
+    assert (two.mean, two.std, two.min, two.max) == (2.5, pytest.approx(4.5**0.5), 1.0, 4.0)
+    assert Summary.of("one", torch.tensor(3.0)).std == 0.0

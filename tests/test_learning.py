@@ -19,7 +19,7 @@ from backhand.learning.course import Exercise, course, find
 from backhand.learning.folder import judge_all, judge_folder, reset_exercise, write_course
 from backhand.learning.hints import hints
 from backhand.learning.lesson import Lesson
-from backhand.learning.referee import Referee
+from backhand.learning.referee import LIMIT, Referee
 from backhand.learning.watching import Pressed, Saved, events, keys_need_enter
 from backhand.rendering.classroom import Screen
 from typical_mistakes import MISTAKES
@@ -146,6 +146,7 @@ def test_a_line_that_raises_is_told_though_gradients_are_missing(tmp_path: Path)
         ("da = ...", "da = (", "line 21: '(' was never closed"),
         ("import torch", "import torch\n1 / 0", "line 10: ZeroDivisionError"),
         ("    y = a * b", "    y = a", "line 16: the forward was changed"),
+        ("    return locals()\n\n\ndef backward", "\n\ndef backward", "line 14: the forward was changed"),
         ("def backward", "def forwards", "no function `backward`"),
         ("def forward(a, b)", "def forward(b, a)", "line 14: the parameters of forward were changed"),
         ("def backward(dy, a, b)", "def backward(dy, a, bb)", "asks for 'bb'"),
@@ -168,6 +169,32 @@ def test_what_a_file_prints_is_kept_and_stays_off_the_screen(tmp_path: Path, cap
 def test_a_backward_that_changes_its_input_is_not_done(tmp_path: Path):
     attempt = judged(tmp_path, find("product"), changed(find("product"), ("da = b * dy", "da = b.mul_(dy)")))
     assert not attempt.done
+
+
+def test_of_several_states_under_one_name_a_wrong_one_is_told(tmp_path: Path):
+    """The states of a recurrent layer are one gradient of the exercise."""
+    exercise = find("rnn")
+    first = judged(
+        tmp_path,
+        exercise,
+        changed(exercise, ("dhs[t] += dys[t] @ Why.T", "dhs[t] += dys[t] @ Why.T * (2 - (t > 0))")),
+    )
+    states = {row.name: row.verdict for row in first.report.rows if row.name.startswith("hs[")}
+    assert sorted(states.values()) == ["right"] * (len(states) - 1) + ["wrong"]
+    assert {g.name: g.verdict for g in first.gradients}["dhs"] == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient", "lines"),
+    [
+        ("matrix_product", "dx", ("dx = dz @ W.T",)),
+        ("matrix_product", "dW", ("dW = x.T @ dz",)),
+        ("used_twice", "da", ("da = b * dp - dq",)),
+    ],
+)
+def test_the_answer_is_the_gradients_own_lines_without_those_of_others(name, gradient, lines):
+    told = answer(find(name), gradient)
+    assert tuple(line.split("  #")[0].rstrip() for line in told) == lines
 
 
 def test_training_with_ones_own_backward_gives_autograds_curve(tmp_path: Path):
@@ -223,6 +250,7 @@ def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
     assert (data["done"], data["solved"], len(data["exercises"])) == (False, 1, 20)
     second = data["exercises"][1]
     assert second["credit"] == 0.75
+    assert data["credit"] == pytest.approx(1.75 / 20, abs=1e-4)
     assert second["gradients"][1]["mistake"] == "missing_branch"
     assert "branch" in second["gradients"][1]["reason"]
 
@@ -303,6 +331,36 @@ def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
     (tmp_path / "01_product.py").write_text("[/red] = [bold]")
     lesson.save(tmp_path / "01_product.py")
     assert "[/red] = [bold]" in shown(lesson)
+
+
+def test_every_exercise_fits_24_lines_before_anything_is_written(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    heights = {}
+    for exercise in course():
+        lesson.focus = exercise
+        heights[exercise.name] = len(shown(lesson).splitlines())
+    assert max(heights.values()) <= 24, heights
+
+
+def test_the_keys_stay_within_the_course_and_a_hint_with_its_gradient(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    lesson.press("p")
+    assert lesson.focus == course()[0]
+    lesson.press("h"), lesson.press("h")
+    assert len(lesson.hints) == 2
+    path = tmp_path / "01_product.py"
+    path.write_text(path.read_text() + "\n")
+    lesson.save(path)
+    assert len(lesson.hints) == 2, "still the same gradient"
+    path.write_text(blank(find("1")).replace("da = ...", "da = b * dy"))
+    lesson.save(path)
+    assert lesson.attempt.next_gradient.name == "db"
+    assert len(lesson.hints) == 0, "a hint for da is none for db"
+    for _ in range(25):
+        lesson.press("n")
+    assert lesson.focus == course()[-1]
 
 
 class Pupil:
@@ -411,7 +469,7 @@ def referee() -> Iterator[Referee]:
         ("os.system('echo hello')", ""),
         ("os.abort()", "line 22: it ended Python itself (Aborted)"),
         ("os._exit(0)", "it ended Python itself"),
-        ("exit()", "line 22: SystemExit in `exit()`"),
+        ("exit()", "line 22: `exit()` raised"),
         ("input('name? ')", "line 22: `input('name? ')` raised EOFError"),
     ],
 )
@@ -440,6 +498,20 @@ def test_a_loop_that_never_ends_is_stopped_and_told_by_its_line(tmp_path: Path):
         referee.limit = 60
         path.write_text(solved(exercise))
         assert referee.judge(exercise, path).done
+
+
+def test_time_counts_only_while_a_file_is_judged(tmp_path: Path, referee: Referee):
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    path.write_text(solved(exercise))
+    assert referee.judge(exercise, path).done
+    referee.limit = 1.0
+    try:
+        assert referee.judge(exercise, path).done
+        time.sleep(1.3)  # the learner thinks
+    finally:
+        referee.limit = LIMIT
+    assert referee.judge(exercise, path).done
 
 
 def test_a_file_that_prints_without_end_floods_neither_screen_nor_memory(tmp_path: Path, capfd):

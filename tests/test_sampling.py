@@ -168,3 +168,9 @@ def test_the_patience_for_known_words_begins_anew_with_each_new_one(
     monkeypatch.setattr(Run, "words", lambda run: [w for w in drawn if w not in new])
     samples = backhand.sample(small_run, n=len(new), new_only=True)
     assert [s.word for s in samples] == new
+
+
+def test_more_of_the_likeliest_symbols_than_there_are_leaves_out_none(small_run: Run) -> None:
+    everything = backhand.sample(small_run, n=ONE_BY_ONE + 5, top_k=len(small_run.vocabulary))
+    assert backhand.sample(small_run, n=ONE_BY_ONE + 5, top_k=10_000) == everything
+    assert backhand.sample(small_run, n=ONE_BY_ONE + 5) == everything

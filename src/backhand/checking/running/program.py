@@ -138,7 +138,7 @@ def source_of(function: Callable[..., Any]) -> Source | None:
     ast.increment_lineno(tree, first - 1)
     code = function.__code__
     local_names = frozenset(code.co_varnames + code.co_cellvars)
-    spell_out(definition.body, local_names)
+    spell_out(definition.body, local_names | {*code.co_freevars, *code.co_names})  # a function `dx` stays one
     local_names |= set(returned_variables(definition.body).values())  # with those that were put there
     return Source(
         statements=tuple(definition.body),

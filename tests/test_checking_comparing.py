@@ -1,0 +1,327 @@
+"""Where right ends and wrong begins: tolerances, shapes, dtypes, what is not finite, what is no gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import backhand
+from altered import from_text
+
+
+def scaled(factor: Tensor) -> Callable[[Tensor], dict[str, Any]]:
+    return lambda x: {"y": x * factor.to(x.dtype)}
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(1e-12, "right"), (1e-10, "wrong")])
+def test_what_is_added_to_a_small_element_is_measured_by_what_is_added_up(off: float, verdict: str) -> None:
+    """An element far below the others may be off by the rounding of the others, and by no more."""
+    factor = torch.tensor([1.0, 1e-7, 1.0], dtype=torch.float64)
+
+    def backward(dy: Tensor) -> dict[str, Any]:
+        return {"dx": dy * factor + off * torch.tensor([0, 1, 0])}
+
+    inputs = {"x": torch.randn(3, dtype=torch.float64)}
+    report = backhand.check(scaled(factor), backward, inputs=inputs, out="y", stress=False)
+    assert report["x"].verdict == verdict
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(3e-9, "right"), (5e-8, "wrong")])
+def test_a_gradient_may_be_off_by_a_part_in_a_hundred_million(off: float, verdict: str) -> None:
+    report = backhand.check(
+        lambda x: {"y": 3 * x},
+        lambda dy: {"dx": 3 * (1 + off) * dy},
+        inputs={"x": torch.randn(5, dtype=torch.float64)},
+        out="y",
+        stress=False,
+    )
+    assert report["x"].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("dtype", "relative"),
+    [(torch.float64, 1e-7), (torch.float32, 1e-5), (torch.bfloat16, 1.6e-2), (torch.float16, 1e-3)],
+)
+def test_approximately_equal_is_what_torch_testing_takes_for_it(dtype: torch.dtype, relative: float) -> None:
+    def shown(off: float) -> backhand.Row:
+        def backward(dy: Tensor) -> dict[str, Any]:
+            return {"dx": (4 * dy.double() * (1 + off)).to(dy.dtype)}
+
+        x = torch.randn(50, dtype=dtype)
+        report = backhand.check(lambda x: {"y": 4 * x}, backward, inputs={"x": x}, out="y", stress=False)
+        return report["x"]
+
+    assert shown(0.2 * relative).approximate is True
+    assert shown(5 * relative).approximate is False
+
+
+def test_a_last_bit_that_differs_is_not_exact() -> None:
+    def backward(dy: Tensor) -> dict[str, Any]:
+        return {"dx": dy * (1 + torch.finfo(dy.dtype).eps) / 16}
+
+    report = backhand.check(lambda x: {"y": x / 16}, backward, inputs={"x": torch.randn(9)}, out="y")
+    assert report["x"].verdict == "right"
+    assert report["x"].exact is False
+    assert 0 < report["x"].maxdiff < 1e-7
+    right = backhand.check(
+        lambda x: {"y": x / 16}, lambda dy: {"dx": dy / 16}, inputs={"x": torch.randn(9)}, out="y"
+    )
+    assert (right["x"].exact, right["x"].maxdiff) == (True, 0)
+
+
+def test_a_number_where_autograd_has_none_is_infinitely_far_off() -> None:
+    def forward(x: Tensor, w: Tensor) -> dict[str, Any]:
+        return {"y": x.log() * w}
+
+    def backward(dy: Tensor, x: Tensor, w: Tensor) -> dict[str, Any]:
+        return {"dx": dy * w / x, "dw": (dy * x.log()).nan_to_num(0.5)}
+
+    inputs = {"x": torch.tensor([2.0, -1.0, 3.0]), "w": torch.rand(3) + 1}
+    report = backhand.check(forward, backward, inputs=inputs, out="y", stress=False)
+    assert {row.name: row.verdict for row in report.rows} == {"x": "right", "w": "wrong"}
+    assert report["w"].mistake.kind == "nonfinite"
+    assert report["w"].maxdiff == float("inf")
+    assert report["w"].approximate is False
+
+
+@pytest.mark.parametrize(
+    ("forward", "dx", "verdict", "got"),
+    [
+        (lambda x: {"y": x.sum(0)}, lambda dy, x: dy, "shape", (3,)),  # not expanded
+        (lambda x: {"y": x.sum(0)}, lambda dy, x: dy[None], "shape", (1, 3)),
+        (lambda x: {"y": x.sum(0)}, lambda dy, x: dy.expand(2, 4, 3), "shape", (2, 4, 3)),  # too far
+        (lambda x: {"y": 2 * x}, lambda dy, x: 2 * dy.flatten(), "shape", (12,)),
+        (lambda x: {"y": x.sum(0)}, lambda dy, x: 2 * dy, "wrong", (3,)),
+        (lambda x: {"y": 2 * x}, lambda dy, x: dy.flatten(), "wrong", (12,)),
+        (lambda x: {"y": x.sum(0)}, lambda dy, x: dy.expand(4, 3), "right", (4, 3)),
+    ],
+)
+def test_right_values_in_a_wrong_shape_are_told_from_wrong_ones(
+    forward: Callable, dx: Callable, verdict: str, got: tuple[int, ...]
+) -> None:
+    def backward(dy: Tensor, x: Tensor) -> dict[str, Any]:
+        return {"dx": dx(dy, x)}
+
+    report = backhand.check(forward, backward, inputs={"x": torch.randn(4, 3)}, out="y", stress=False)
+    assert (report["x"].verdict, report["x"].got, report["x"].shape) == (verdict, got, (4, 3))
+
+
+def dw(dy: Tensor, x: Tensor) -> Tensor:
+    return (dy * x).sum(0, keepdim=True)
+
+
+def test_a_function_may_have_the_name_of_the_gradient_that_it_makes() -> None:
+    def dx(dy: Tensor, w: Tensor) -> Tensor:
+        return -dy * w
+
+    def backward(dy: Tensor, x: Tensor, w: Tensor) -> dict[str, Any]:
+        return {"dx": dx(dy, w), "dw": dw(dy, x)}
+
+    inputs = {"x": torch.randn(4, 3), "w": torch.randn(3)}
+    report = backhand.check(lambda x, w: {"y": x * w}, backward, inputs=inputs, out="y", stress=False)
+    assert {row.name: row.verdict for row in report.rows} == {"x": "wrong", "w": "shape"}
+    assert report["x"].mistake.kind == "sign"
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+def test_a_gradient_of_another_dtype_than_its_tensor_is_told_whatever_its_shape(
+    shape: tuple[int, ...],
+) -> None:
+    report = backhand.check(
+        lambda x: {"y": 2 * x}, lambda dy: {"dx": 2 * dy.double()}, inputs={"x": torch.randn(shape)}, out="y"
+    )
+    assert [m.kind for m in report.stress] == ["dtype"]
+    assert report.stress[0].message == "dx has dtype torch.float64, but x has torch.float32."
+
+
+def test_a_gradient_cast_to_a_lower_dtype_is_right_but_for_that_beside_a_higher_one() -> None:
+    def forward(x: Tensor, w: Tensor) -> dict[str, Any]:
+        loss = (x.double() * w).sum()
+        return locals()
+
+    def backward(x: Tensor, w: Tensor) -> dict[str, Any]:
+        assert x.dtype == torch.float32, "judged in its own dtypes"
+        return {"dx": w.float(), "dw": (x.double() * 1.1 / 1.1).half()}
+
+    inputs = {"x": torch.randn(40), "w": torch.randn(40, dtype=torch.float64)}
+    (culprit,) = backhand.check(forward, backward, inputs=inputs).culprits
+    assert (culprit.name, culprit.mistake.kind) == ("w", "dtype")
+    assert culprit.mistake.message == "dw has dtype torch.float16, but w has torch.float64."
+
+
+def test_stress_is_left_out_where_it_is_not_wanted_and_done_where_it_is() -> None:
+    def backward(dy: Tensor) -> dict[str, Any]:
+        dy *= 2
+        return {"dx": dy}
+
+    def check(**options: Any) -> list[str]:
+        inputs = {"x": torch.randn(5)}
+        return [
+            m.kind
+            for m in backhand.check(
+                lambda x: {"y": 2 * x}, backward, inputs=inputs, out="y", **options
+            ).stress
+        ]
+
+    assert check() == check(stress=True) == ["modifies_input"]
+    assert check(stress=False) == []
+
+
+def test_gradients_are_found_within_containers_of_containers() -> None:
+    def forward(x: Tensor) -> dict[str, Any]:
+        h, z = 2 * x, 3 * x
+        return {"cache": {"layers": [{"h": h}, {"z": (z,)}]}, "y": h * z}
+
+    def backward(dy: Tensor, cache: dict[str, Any]) -> dict[str, Any]:
+        h, (z,) = cache["layers"][0]["h"], cache["layers"][1]["z"]
+        dh, dz = dy * z, -dy * h
+        return {"dcache": {"layers": [{"h": dh}, {"z": (dz,)}]}, "dx": 2 * dh + 3 * dz}
+
+    report = backhand.check(forward, backward, inputs={"x": torch.randn(4)}, out="y")
+    verdicts = {row.name: row.verdict for row in report.rows}
+    assert verdicts['cache["layers"][0]["h"]'] == "right"
+    assert verdicts['cache["layers"][1]["z"][0]'] == "wrong"
+    assert verdicts["x"] == "follows"
+
+
+def test_a_flag_is_no_gradient_though_its_name_is_that_of_one() -> None:
+    """`done` is d + `one`; it is True, which is no number to be compared."""
+
+    def forward(x: Tensor) -> dict[str, Any]:
+        one = x / x
+        y = 2 * x * one
+        return {"one": one, "y": y}
+
+    def backward(dy: Tensor, one: Tensor) -> dict[str, Any]:
+        done = False
+        while not done:
+            dx = 2 * dy
+            done = True
+        return locals()
+
+    report = backhand.check(forward, backward, inputs={"x": torch.rand(4) + 1}, out="y")
+    assert report.ok, str(report)
+    assert report["one"].verdict == "skipped"
+
+
+def test_what_a_backward_has_a_default_for_need_not_be_a_name_of_the_forward() -> None:
+    def backward(dy: Tensor, factor: float = 2.0, *, other: Tensor | None = None) -> dict[str, Any]:
+        assert other is None
+        return {"dx": factor * dy}
+
+    report = backhand.check(lambda x: {"y": 2 * x}, backward, inputs={"x": torch.randn(4)}, out="y")
+    assert report.ok
+    with_factor = backhand.check(
+        lambda x: {"y": 3 * x, "factor": 3.0}, backward, inputs={"x": torch.randn(4)}, out="y"
+    )
+    assert with_factor.ok
+
+
+def test_an_infinite_gradient_of_a_finite_forward_is_said() -> None:
+    def backward(dy: Tensor, x: Tensor) -> dict[str, Any]:
+        return {"dx": 0.5 * x**-0.5 * dy}
+
+    def notes(*values: float) -> str:
+        inputs = {"x": torch.tensor(values)}
+        return " ".join(backhand.check(lambda x: {"y": x**0.5}, backward, inputs=inputs, out="y").notes)
+
+    assert "not finite" in notes(0.0, 1.0, 2.0)
+    assert "not finite" not in notes(0.5, 1.0, 2.0)
+
+
+def test_names_with_an_underscore_in_front_are_no_tensors_of_a_namespace() -> None:
+    x = torch.randn(4, requires_grad=True)
+    _h = 2 * x
+    loss = _h.square().sum()
+    space = {"x": x, "_h": _h, "loss": loss, "dx": 8 * x.detach(), "d_h": torch.zeros(4)}
+    report = backhand.check_namespace(space)
+    assert [(row.name, row.verdict) for row in report.rows] == [("x", "right")]
+    named = backhand.check_namespace({**space, "h": _h})
+    assert named["h"].verdict == "wrong"  # then d_h is its gradient
+
+
+SIZES = """
+def forward(x):
+    h = x * x
+    y = h.sum(0)
+    return locals()
+
+def backward(dy, x):
+    dh = dy.expand(x.shape) * {factor}
+    dx = 2 * x * dh
+    return locals()
+
+out = "y"
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "factor", "told"),
+    [
+        (100, "100 / 99", "100/99"),
+        (100, "1.01", ""),
+        (3, "3**-0.5", "3**-0.5"),
+        (3, "0.58", ""),
+        (7, "1 / 49", "7**-2"),
+    ],
+)
+def test_a_factor_is_taken_for_a_size_where_it_is_that_exactly(rows: int, factor: str, told: str) -> None:
+    report = backhand.check(from_text(SIZES.format(factor=factor)), inputs={"x": torch.randn(rows, 2)})
+    (culprit,) = report.culprits
+    assert culprit.mistake.kind == "scale"
+    assert culprit.mistake.detail["guess"] == told
+    assert culprit.mistake.detail["factor"] == pytest.approx(eval(factor))
+
+
+BRANCHES = """
+def forward(x):
+    a = x.sin()
+    b = x.exp()
+    c = x.tanh()
+    e = x.square()
+    y = a * b + c * e
+    return locals()
+
+def backward(dy, x, a, b, c, e):
+    da, db, dc, de = dy * b, dy * a, dy * e, dy * c
+    dx = da * x.cos() + db * b + dc * (1 - c**2) + de * 2 * x
+    return locals()
+
+out = "y"
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "slip", "kind", "branches"),
+    [
+        ("db * b + dc * (1 - c**2) + ", "", "missing_branch", ["b", "c"]),
+        ("da * x.cos() + db * b + dc * (1 - c**2) + ", "", "missing_branch", ["a", "b", "c"]),
+        ("da * x.cos() + db * b", "-da * x.cos() - db * b", "sign", ["a", "b"]),
+        ("+ db * b +", "+ db * b + db * b +", "repeated_branch", ["b"]),
+        ("+ de * 2 * x", "", "missing_branch", ["e"]),
+    ],
+)
+@pytest.mark.parametrize("size", [2, 6])  # two elements are too few to solve for four coefficients
+def test_branches_that_are_wrong_together_are_named_together(
+    right: str, slip: str, kind: str, branches: list[str], size: int
+) -> None:
+    assert BRANCHES.count(right) == 1
+    report = backhand.check(from_text(BRANCHES.replace(right, slip)), inputs={"x": torch.randn(size)})
+    (culprit,) = report.culprits
+    assert (culprit.name, culprit.mistake.kind) == ("x", kind)
+    assert culprit.mistake.detail["branches"] == branches
+
+
+def test_the_numbers_of_the_sheet_count_what_differs_at_the_lectures_tolerance() -> None:
+    off = torch.tensor([0, 3e-6, 5e-5, 2e-4, 0, -1e-3])
+
+    def backward(dy: Tensor) -> dict[str, Any]:
+        return {"dx": 4 * dy * (1 + off)}
+
+    inputs = {"x": torch.rand(6, dtype=torch.float64) + 1}
+    report = backhand.check(lambda x: {"y": 4 * x}, backward, inputs=inputs, out="y", stress=False)
+    numbers = report.sheet.pictures["x"].numbers
+    assert (numbers.differing, numbers.total, numbers.worst) == (3, 6, (5,))
+    assert (numbers.rtol, numbers.atol) == (1e-5, 1e-8)

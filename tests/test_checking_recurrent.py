@@ -1,0 +1,287 @@
+"""Backward through time: one wrong line, however often it runs and whatever it feeds, is one culprit."""
+
+import types
+
+import pytest
+
+import backhand
+from altered import from_text
+
+LEAKY = '''
+"""States that leak: h_t = keep * h_{t-1} + tanh(x_t V + h_{t-1} R + c)."""
+import torch
+
+STEPS = 3
+
+def forward(x, start, V, R, c, keep):
+    state, states, made = start, [], []
+    for t in range(STEPS):
+        new = torch.tanh(x[t] @ V + state @ R + c)  # (n, m)
+        state = keep * state + new
+        made.append(new)
+        states.append(state)
+    loss = torch.stack(states).pow(3).mean()
+    return {"states": states, "made": made, "loss": loss}
+
+def backward(x, start, V, R, c, keep, states, made):
+    dx, dV, dR, dc, dkeep = map(torch.zeros_like, (x, V, R, c, keep))
+    dstates, dmade = [None] * STEPS, [None] * STEPS
+    count = STEPS * start.numel()
+    arriving = torch.zeros_like(start)  # what the next time sends back
+    for t in reversed(range(STEPS)):
+        before = states[t - 1] if t else start
+        dstate = 3 * states[t] ** 2 / count + arriving
+        dnew = dstate
+        draw = (1 - made[t] ** 2) * dnew
+        dx[t] = draw @ V.T
+        dV += x[t].T @ draw
+        dR += before.T @ draw
+        dc += draw.sum(0)
+        dkeep += (before * dstate).sum(0)
+        arriving = keep * dstate + draw @ R.T
+        dstates[t], dmade[t] = dstate, dnew
+    dstart = arriving
+    return {"dx": dx, "dV": dV, "dR": dR, "dc": dc, "dkeep": dkeep, "dstart": dstart,
+            "dstates": dstates, "dmade": dmade}
+
+def inputs(generator):
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * 0.6
+    return {"x": draw(STEPS, 3, 2), "start": draw(3, 4), "V": draw(2, 4), "R": draw(4, 4),
+            "c": draw(4), "keep": draw(4)}
+'''
+
+GATED = '''
+"""A gated state, with the candidate's memory reset, as a GRU has it."""
+import torch
+
+STEPS = 3
+
+def forward(x, s0, A, B, d):
+    s, gates, resets, drafts, pasts, outs = s0, [], [], [], [], []
+    k = s0.shape[1]
+    for t in range(STEPS):
+        own, past = x[t] @ A + d, s @ B  # (n, 3 k)
+        reset = torch.sigmoid(own[:, :k] + past[:, :k])
+        gate = torch.sigmoid(own[:, k : 2 * k] + past[:, k : 2 * k])
+        draft = torch.tanh(own[:, 2 * k :] + reset * past[:, 2 * k :])
+        s = gate * s + (1 - gate) * draft
+        resets.append(reset)
+        gates.append(gate)
+        drafts.append(draft)
+        pasts.append(past)
+        outs.append(s)
+    y = torch.stack(outs)
+    return {"gates": gates, "resets": resets, "drafts": drafts, "pasts": pasts, "outs": outs, "y": y}
+
+def backward(dy, x, s0, A, B, gates, resets, drafts, pasts, outs):
+    k = s0.shape[1]
+    dA, dB, dd = torch.zeros_like(A), torch.zeros_like(B), A.new_zeros(3 * k)
+    dx = torch.zeros_like(x)
+    ds = torch.zeros_like(s0)
+    for t in reversed(range(STEPS)):
+        s_before = outs[t - 1] if t > 0 else s0
+        ds = ds + dy[t]
+        ddraft = (1 - gates[t]) * ds
+        inner = (1 - drafts[t] ** 2) * ddraft
+        a_gate = gates[t] * (1 - gates[t]) * (s_before - drafts[t]) * ds
+        a_reset = resets[t] * (1 - resets[t]) * pasts[t][:, 2 * k :] * inner
+        down = torch.cat([a_reset, a_gate, inner], 1)
+        dpast = torch.cat([a_reset, a_gate, resets[t] * inner], 1)
+        dA += x[t].T @ down
+        dd += down.sum(0)
+        dB += s_before.T @ dpast
+        dx[t] = down @ A.T
+        ds = gates[t] * ds + dpast @ B.T
+    return {"dA": dA, "dB": dB, "dd": dd, "dx": dx, "ds0": ds}
+
+out = "y"
+
+def inputs(generator):
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * 0.5
+    return {"x": draw(STEPS, 3, 2), "s0": draw(3, 4), "A": draw(2, 12), "B": draw(4, 12), "d": draw(12)}
+'''
+
+# text, what is written instead of it, the kind that is named, and what its message says
+SLIPS = {
+    "a running term left out": (
+        LEAKY,
+        "keep * dstate + draw @ R.T",
+        "draw @ R.T",
+        "missing_branch",
+        "branch",
+    ),
+    "what the next time sends back is not used": (
+        LEAKY,
+        "3 * states[t] ** 2 / count + arriving",
+        "3 * states[t] ** 2 / count",
+        "missing_branch",
+        "branch",
+    ),
+    "tanh's derivative without its square": (
+        LEAKY,
+        "(1 - made[t] ** 2) * dnew",
+        "(1 - made[t]) * dnew",
+        "wrong_point",
+        "`1 - made[t]` stands where `1 - made[t] ** 2` belongs",
+    ),
+    "a factor of the running term": (
+        LEAKY,
+        "keep * dstate + draw @ R.T",
+        "keep * dstate + 2 * draw @ R.T",
+        "scale",
+        "2",
+    ),
+    "the sign of the running term": (
+        LEAKY,
+        "keep * dstate + draw @ R.T",
+        "keep * dstate - draw @ R.T",
+        "sign",
+        "sign",
+    ),
+    "a sum over time that is overwritten": (LEAKY, "dc += draw", "dc = draw", "overwritten", "dc"),
+    "a gate's running term left out": (
+        GATED,
+        "gates[t] * ds + dpast @ B.T",
+        "dpast @ B.T",
+        "missing_branch",
+        "is missing",
+    ),
+    "a gate's derivative": (
+        GATED,
+        "gates[t] * (1 - gates[t]) * (s_before",
+        "(1 - gates[t]) * (s_before",
+        "wrong_point",
+        "gates[t]",
+    ),
+    "the candidate without its gate": (
+        GATED,
+        "(1 - gates[t]) * ds\n",
+        "gates[t] * ds\n",
+        "wrong_point",
+        "`gates[t]` stands where `1 - gates[t]` belongs",
+    ),
+}
+
+
+def lasting(text: str, steps: int) -> str:
+    """The same pass over more time."""
+    return text.replace("STEPS = 3", f"STEPS = {steps}")
+
+
+def slipped(name: str, steps: int) -> tuple[types.ModuleType, str]:
+    """A pass with a slip, and the line that has it."""
+    text, old, new, *_ = SLIPS[name]
+    assert text.count(old) == 1
+    wrong = text.replace(old, new)
+    (line,) = set(wrong.splitlines()) - set(text.splitlines())
+    return from_text(lasting(wrong, steps)), line.strip()
+
+
+@pytest.mark.parametrize("text", [LEAKY, GATED], ids=["leaky", "gated"])
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_right_backward_through_time_is_right_however_long(text: str, steps: int) -> None:
+    report = backhand.check(from_text(lasting(text, steps)))
+    assert report.ok, str(report)
+    assert {row.verdict for row in report.rows} <= {"right", "skipped", "vacuous"}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        *((name, 4) for name in SLIPS),
+        ("a gate's running term left out", 6),
+        ("a gate's running term left out", 10),
+    ],
+)
+def test_a_wrong_line_of_a_loop_is_one_culprit_with_that_line_and_a_true_name(name: str, steps: int) -> None:
+    *_, kind, words = SLIPS[name]
+    module, line = slipped(name, steps)
+    report = backhand.check(module)
+    (culprit,) = report.culprits
+    lines = [told.text.split("  #")[0].strip() for told in culprit.lines]
+    assert line in lines
+    if kind != "overwritten":  # which is told with the line that it writes over, above it
+        assert lines[0] == line
+    assert culprit.mistake.kind == kind
+    assert words in culprit.mistake.message
+    assert {row.verdict for row in report.rows} - {"skipped"} <= {"right", "wrong", "follows"}
+
+
+def test_what_is_made_after_the_first_wrong_turn_follows_and_what_was_made_before_is_right() -> None:
+    report = backhand.check(slipped("what the next time sends back is not used", 4)[0])
+    states = [report[f"states[{t}]"].verdict for t in range(4)]
+    assert states == ["follows", "follows", "wrong", "right"]
+    assert [report[name].verdict for name in ("x", "V", "R", "c", "start")] == ["follows"] * 5
+
+
+def test_the_branch_that_is_named_as_missing_is_the_one_that_was_left_out() -> None:
+    """dstart gets two terms: through the first state, which leaks, and through what is made of it."""
+    told = backhand.check(slipped("a running term left out", 4)[0])["start"].mistake
+    assert told.detail["branches"] == ["states[0]"]
+    other = from_text(lasting(LEAKY.replace("keep * dstate + draw @ R.T", "keep * dstate"), 4))
+    assert backhand.check(other)["start"].mistake.detail["branches"] == ["made[0]"]
+
+
+CHARACTERS = '''
+"""A recurrent classifier of one symbol at a time, whose states have no gradients by name."""
+import torch
+
+def forward(symbols, answers, E, W, V, b):
+    h, hs, scores = torch.zeros(W.shape[0]), [], []
+    for symbol in symbols:
+        h = torch.tanh(E[symbol] + W @ h + b)
+        hs.append(h)
+        scores.append(V @ h)
+    loss = torch.nn.functional.cross_entropy(torch.stack(scores), answers)
+    return {"hs": hs, "scores": scores, "loss": loss}
+
+def backward(symbols, answers, E, W, V, b, hs, scores):
+    dE, dW, dV, db = (torch.zeros_like(p) for p in (E, W, V, b))
+    later = torch.zeros_like(b)
+    for t in range(len(symbols) - 1, -1, -1):
+        wrong = torch.softmax(scores[t], 0)
+        wrong[answers[t]] -= 1
+        wrong /= len(symbols)
+        dV += torch.outer(wrong, hs[t])
+        total = V.T @ wrong + later
+        inner = (1 - hs[t] * hs[t]) * total
+        db += inner
+        dE[symbols[t]] += inner
+        if t:
+            dW += torch.outer(inner, hs[t - 1])
+        later = W.T @ inner
+    return {"dE": dE, "dW": dW, "dV": dV, "db": db}
+
+def inputs(generator):
+    symbols = torch.randint(0, 5, (6,), generator=generator)
+    drawn = {n: torch.randn(*s, generator=generator) * 0.6
+             for n, s in {"E": (5, 3), "W": (3, 3), "V": (4, 3), "b": (3,)}.items()}
+    return {"symbols": symbols, "answers": symbols.remainder(4), **drawn}
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        ("(1 - hs[t] * hs[t]) * total", "hs[t] * total", "wrong_point"),
+        ("V.T @ wrong + later", "V.T @ wrong", "missing_branch"),
+        ("later = W.T @ inner", "later = W @ inner", "transposed"),
+        ("later = W.T @ inner", "later = 3 * W.T @ inner", "scale"),
+        ("dE[symbols[t]] += inner", "dE[symbols[t]] = inner", "overwritten"),
+        ("", "", None),
+    ],
+)
+def test_a_running_gradient_that_is_not_returned_is_found_by_its_line(
+    old: str, new: str, kind: str | None
+) -> None:
+    report = backhand.check(from_text(CHARACTERS.replace(old, new, 1)))
+    assert len(report.culprits) == (kind is not None), str(report)
+    for culprit in report.culprits:
+        lines = [line.text.strip() for line in culprit.lines]
+        assert any(new in line for line in lines)
+        assert new in lines[0] or kind == "overwritten"
+        assert culprit.mistake.kind == kind
+        rest = {row.verdict for row in report.rows if row is not culprit}
+        assert rest <= {"right", "follows", "skipped"}
