@@ -110,6 +110,36 @@ def test_a_script_within_a_block_is_judged_there(tmp_path: Path, name: str) -> N
     )
 
 
+def test_loops_within_a_block_are_parts_of_the_exercise(tmp_path: Path) -> None:
+    body = (
+        "emb = C[y % 4]\nh = emb.tanh()\nfor k in range(2):\n    h = h * 3\nloss = (h * emb.tanh()).mean()\n"
+    )
+    body += "demb = 18 * emb.tanh() * (1 - emb.tanh() ** 2) / emb.numel()\ndC = torch.zeros_like(C)\n"
+    body += "for i in range(6):\n    dC[y[i] % 4] += demb[i]\n"
+    setup = SETUP + "C = W.detach().clone().requires_grad_()\n"
+    path = tmp_path / "s.py"
+    for block in ("for turn in [0]:\n", "for turn in range(2):\n", "def main():\n"):
+        path.write_text(setup + block + textwrap.indent(body, "    ") + "main()\n" * block.startswith("def"))
+        report = backhand.check_file(path)
+        assert report.ok, str(report)
+        assert report["C"].verdict == report["emb"].verdict == "right"
+
+
+def test_a_parameter_is_judged_with_the_value_that_it_had_then(tmp_path: Path) -> None:
+    path = tmp_path / "s.py"
+    path.write_text(SETUP + FORWARD + FIRST + SECOND + "W.data.fill_(float('nan'))\n")
+    report = backhand.check_file(path)
+    assert report.ok, str(report)
+    assert not any("not finite" in note for note in report.notes)
+
+
+def test_a_graph_outlives_the_cell_that_ran_through_it(tmp_path: Path) -> None:
+    again = "loss.backward()\n"  # in a session, the forward was run anew in between
+    report = backhand.check_file(notebook(tmp_path / "n.ipynb", SETUP, FORWARD, again, FIRST, SECOND))
+    assert report.ok, str(report)
+    assert not report.unfinished
+
+
 def test_a_block_that_raises_is_judged_on_what_it_had_assigned(tmp_path: Path) -> None:
     body = FORWARD.replace("loss.backward()", "") + FIRST.replace("cmp(", "print(") + SECOND
     path = tmp_path / "s.py"

@@ -66,6 +66,25 @@ def test_a_cell_with_gradients_is_followed_by_their_verdicts(run: Run):
     assert "dW" not in shown
 
 
+def test_a_cell_that_runs_again_leaves_what_came_after_it(run: Run):
+    run(FORWARD)
+    first, *later = BACKWARD.strip().splitlines()
+    for line in (first, *later, first):
+        run(line)
+    shown = run("%backhand")
+    assert all(re.search(rf"\b{name} +right", shown) for name in ("dp", "dh", "dz")), shown
+
+
+def test_a_session_is_judged_at_its_last_loss(run: Run):
+    run(FORWARD)
+    run(BACKWARD)
+    run("loss = (z * z).mean()")
+    run("dz = 2 * z / z.numel()")
+    shown = run("%backhand")
+    assert re.search(r"\bdz +right", shown), shown
+    assert not re.search(r"\bdp\b", shown), shown
+
+
 def test_a_mistake_is_named_with_its_cell_and_mended_by_running_it_again(run: Run):
     run(FORWARD)
     shown = run(BACKWARD.replace("dz = (1 - h**2) * dh", "dz = (1 - z**2) * dh"))

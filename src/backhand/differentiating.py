@@ -60,7 +60,7 @@ class Differentiable:
 
     def __init__(self, chosen: Pass) -> None:
         update_wrapper(self, chosen.forward, updated=())
-        self.__signature__ = inspect.signature(chosen.forward)
+        self.__signature__: inspect.Signature = inspect.signature(chosen.forward)
         self._pass = chosen
         self._outs = chosen.outputs
         self._upstream = {f"d{name}": Slot(i) for i, name in enumerate(chosen.outputs)}

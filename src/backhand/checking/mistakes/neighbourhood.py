@@ -30,7 +30,7 @@ class Saved:
     """A tensor that autograd saved for one operation, which can be replaced for a while."""
 
     def __init__(self, original: Tensor, raw: Any):
-        self.original = original.detach()
+        self.original: Tensor = original.detach()
         self._replacement: Tensor | None = None
         raw.register_hooks(
             lambda t: 0, lambda _: self.original if self._replacement is None else self._replacement

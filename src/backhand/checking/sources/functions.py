@@ -73,7 +73,8 @@ class Function:
     def __init__(self, fn: Any, reference: Callable[..., Any]):
         custom = isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
         self.call: Callable[..., Any] = fn.apply if custom else fn
-        self.fn, self.reference = fn, reference
+        self.fn: Any = fn
+        self.reference: Callable[..., Any] = reference
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
         self._turns = itertools.count(1)
 

@@ -41,7 +41,11 @@ class Reruns:
         repair: Repair,
         recogniser: Recogniser,
     ):
-        self.chosen, self.draw, self.is_right, self.lives, self.repair = chosen, draw, is_right, lives, repair
+        self.chosen: Pass = chosen
+        self.draw: Draw = draw
+        self.is_right: IsRight = is_right
+        self.lives: Lives = lives
+        self.repair: Repair = repair
         self._recogniser = recogniser
         self._variables = variables_of(chosen, draw)
 
