@@ -37,3 +37,5 @@ def test_an_arc_may_begin_where_another_one_ends_in_the_same_lane() -> None:
         ["end"],
     ]
     assert segments([Arc("a", "b"), Arc("a", "c")], place, 5)[1] == 2
+    above_a_shorter_one = {"a": 0, "b": 2, "c": 3}  # which has its lane already
+    assert segments([Arc("a", "b"), Arc("b", "c")], above_a_shorter_one, 4)[1] == 1

@@ -7,6 +7,7 @@ import pytest
 import backhand
 from backhand import Run, TrainConfig
 from backhand.errors import ConfigError, RunError, WordsError
+from backhand.language import sizing
 from run_folders import contents, history
 
 
@@ -112,3 +113,15 @@ def test_a_list_that_has_changed_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "list.txt").unlink()
     with pytest.raises(WordsError, match="there is no file"):
         backhand.sample(tmp_path / "run")
+
+
+def test_a_model_is_refused_that_needs_four_copies_of_four_bytes_a_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = TrainConfig(n_hidden=1000, batch_size=2)
+    numbers = 27 * 10 + 30 * 1000 + 1000 + 1000 * 27 + 27 + 2 * 1000
+    monkeypatch.setattr(sizing, "memory", lambda: 4 * 4 * numbers)
+    with pytest.raises(ConfigError, match=f"a model of {numbers:,} parameters"):
+        sizing.refuse_size(config, 27)
+    monkeypatch.setattr(sizing, "memory", lambda: 4 * 4 * numbers + 4 * 2 * 10_000)
+    sizing.refuse_size(config, 27)
