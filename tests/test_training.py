@@ -93,7 +93,8 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
     pytest.fail("no checkpoint after a minute")
 
 
-@pytest.mark.parametrize("batch_norm", ["calibrate", pytest.param("running", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_breaking kills at any file operation; this is the whole way, in processes
+@pytest.mark.parametrize("batch_norm", ["calibrate", "running"])
 def test_a_killed_run_is_resumed_to_the_very_same_folder(tmp_path: Path, batch_norm: str) -> None:
     options = ("--steps", "2500", "--checkpoint-every", "300", "--batch-norm", batch_norm)
     finish(start(tmp_path / "whole", *options))
