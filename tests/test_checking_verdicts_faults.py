@@ -285,3 +285,55 @@ def test_a_running_gradient_that_is_not_returned_is_found_by_its_line(
         assert culprit.mistake.kind == kind
         rest = {row.verdict for row in report.rows if row is not culprit}
         assert rest <= {"right", "follows", "skipped"}
+
+
+STACKED = '''
+"""Layers with residuals, the latest first; gradients are put in front of lists."""
+import torch
+
+def forward(x, Vs, Ws):
+    stream, ins, mids = x, [], []
+    for V, W in zip(Vs, Ws):
+        ins.append(stream)
+        mid = torch.tanh(stream @ V)  # (n, m)
+        mids.append(mid)
+        stream = stream + mid @ W  # (n, k)
+    loss = stream.pow(3).mean()
+    return {"ins": ins, "mids": mids, "end": stream, "loss": loss}
+
+def backward(x, Vs, Ws, ins, mids, end):
+    dVs, dWs = [], []
+    dstream = 3 * end ** 2 / end.numel()
+    for V, W, before, mid in zip(Vs.flip(0), Ws.flip(0), ins[::-1], mids[::-1]):
+        dmid = dstream @ W.T
+        dpre = (1 - mid ** 2) * dmid
+        dWs.insert(0, mid.T @ dstream)
+        dVs.insert(0, before.T @ dpre)
+        dstream = dstream + dpre @ V.T
+    return {"dx": dstream, "dVs": torch.stack(dVs), "dWs": torch.stack(dWs)}
+
+def inputs(generator):
+    sizes = {"x": (5, 3), "Vs": (3, 3, 4), "Ws": (3, 4, 3)}
+    return {name: torch.randn(*size, generator=generator) * 0.6 for name, size in sizes.items()}
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "dWs.insert(0, mid.T @ dstream)",
+            "dWs.insert(0, -mid.T @ dstream)",
+        ),  # what a method puts into a list
+        ("dVs.insert(0, before.T @ dpre)", "dVs.insert(0, before.T @ dmid[:, :4])"),
+        ("dpre = (1 - mid ** 2) * dmid", "dpre = dmid"),  # its value is right, for another tensor
+        ("dpre = (1 - mid ** 2) * dmid", "dpre = 1 - mid ** 2"),  # a tensor of the forward alone
+        ("dstream = dstream + dpre @ V.T", "dstream = dpre @ V.T"),
+        ("dstream = dstream + dpre @ V.T", "dstream = torch.zeros_like(dstream)"),
+    ],
+)
+def test_a_line_that_feeds_lists_and_what_only_the_return_makes_is_one_culprit(old: str, new: str) -> None:
+    assert backhand.check(from_text(STACKED)).ok
+    report = backhand.check(from_text(STACKED.replace(old, new)))
+    (culprit,) = report.culprits
+    assert new in [line.text.strip() for line in culprit.lines]

@@ -17,7 +17,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from backhand.checking.running.program import Namespace, Source, plain_function
-from backhand.checking.running.statements import is_compound, writes
+from backhand.checking.running.statements import given_to, is_compound, writes
 
 PROBE, ADDED, RAISED = "__probe__", "__added__", "__raised__"
 NEW, LOCALS, ERROR = "__new__", "__locals__", "__error__"
@@ -213,12 +213,17 @@ class _Probes:
 
     def _seen(self, s: ast.stmt, number: int) -> ast.stmt:
         """Return a statement that tells what it adds, or puts into a container; any other as it is."""
+        seen = copy.copy(s)
+        call = given_to(s)
+        if call is not None:
+            last = _call(ADDED, ast.Constant(number), call.args[-1])
+            seen.value = _at(s, ast.Call(call.func, [*call.args[:-1], last], call.keywords))  # type: ignore[attr-defined]
+            return seen
         if not isinstance(s, ast.AugAssign | ast.Assign):
             return s
         if isinstance(s, ast.Assign) and not isinstance(s.targets[0], ast.Subscript | ast.Attribute):
             return s
-        seen = copy.copy(s)
-        seen.value = _at(s, _call(ADDED, ast.Constant(number), s.value))
+        seen.value = _at(s, _call(ADDED, ast.Constant(number), s.value))  # type: ignore[union-attr]
         return seen
 
     def _passed_over(self, run: ast.stmt, s: ast.stmt, number: int) -> ast.stmt:

@@ -116,6 +116,17 @@ def needs(statement: ast.stmt) -> frozenset[str]:
     return frozenset(found)
 
 
+def given_to(statement: ast.stmt) -> ast.Call | None:
+    """Return the call by which a statement hands a value to a method, the last of its arguments.
+
+    So `xs.append(v)` and `total.index_add_(0, rows, v)` put something somewhere, as `+=` does.
+    """
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or not call.args:
+        return None
+    return None if isinstance(call.args[-1], ast.Starred) else call
+
+
 def begins_anew(statement: ast.stmt, name: str) -> bool:
     """Tell whether a statement gives a variable a value that owes nothing to its old one."""
     return name in assigned(statement) and name not in reads(statement)

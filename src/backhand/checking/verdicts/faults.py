@@ -91,7 +91,7 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         lives: recorded of the backward.
         repair: the run whose culprits are to be explained.
     """
-    left = [n for n in repair.culprits if n in repair.observed and n in lives and n not in repair.aliased]
+    left = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
     left.sort(key=lambda n: repair.observed[n].step)
     recogniser = Recogniser(knowledge(chosen, draw), draw.trace.values)
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
@@ -152,6 +152,7 @@ class _Search:
         self.events = runs.logged(self.puts)
         recogniser.learn_orders(self.events)
         self._counts: dict[tuple[int, int], int] = {}
+        self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
 
     def explained(self) -> Explained | None:
         """Return the statements, the first in time; None where none can be known."""
@@ -181,37 +182,34 @@ class _Search:
 
     def _candidates(self) -> list[_Candidate]:
         """Return what may be at fault: the likely first, then what goes into most, then the first in time."""
-        complete = self.runs.lives[self.name][-1].last
+        complete = self.runs.repair.observed[self.name].step
         found: list[tuple[int, int, int, int, _Candidate]] = []
         for target, events in self.events.items():
             if events[0].step > complete or target in self.mended:
                 continue
-            reaches = self._reach(target, events)
-            if not reaches:
-                continue
             for known in self.recogniser.belonging(events):
                 for order in self.recogniser.orders(len(events), known):
-                    turn = _deviation(events, known, order)
-                    if turn is not None and events[turn].step <= complete:
-                        step, rank = events[turn].step, self._rank(target, events[turn], known)
-                        one = _Candidate(target, known, order, turn, step, reaches)
+                    turns = _deviations(events, known, order)
+                    step = events[turns[0]].step if turns else complete + 1
+                    reaches = self._reach(target, events, turns) if step <= complete else 0
+                    if reaches:
+                        rank = self._rank(target, events[turns[0]], known)
+                        one = _Candidate(target, known, order, turns[0], step, reaches)
                         found.append((rank, -reaches, step, len(found), one))
         return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
 
-    def _reach(self, target: Target, events: Sequence[Event]) -> int:
-        """Return how many wrong gradients are made of what a statement gives in one of its turns.
+    def _reach(self, target: Target, events: Sequence[Event], turns: tuple[int, ...]) -> int:
+        """Return how many wrong gradients are made of what a statement gives in some turns.
 
-        None if this one is not, or if a right one is: then it is not at fault. Where all that it gives is
-        known, the first turn may be right, for there is nothing yet to be added, and the second one not.
+        None if this one is not, or if a right one is: then what it gives there is not at fault.
         """
-        unknown = next((i for i, event in enumerate(events) if not self.recogniser.is_known(event)), None)
-        if unknown is not None and events[unknown].shape is None:
+        if events[turns[0]].shape is None:
             return len(self.culprits)  # it raised: all that follows may lack what it did not make
-        for turn in (0, 1) if unknown is None else (unknown,):
-            moved = self.runs.moved(self.puts, target, turn, self.culprits)
-            if self.name in moved and moved <= self.culprits:
-                return len(moved)
-        return 0
+        if (target, turns) not in self._reaches:
+            moved = self.runs.moved(self.puts, target, turns, self.culprits)
+            is_made_of_it = self.name in moved and moved <= self.culprits
+            self._reaches[target, turns] = len(moved) if is_made_of_it else 0
+        return self._reaches[target, turns]
 
     def _rank(self, target: Target, event: Event, known: Known) -> int:
         """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried.
@@ -223,7 +221,7 @@ class _Search:
             return 4
         if event.shape is not None and event.shape != known.shape:
             return 3
-        if self.recogniser.is_of_the_forward(event):
+        if self.recogniser.is_of_the_forward(event) and not _is_named_for(target, known):
             return 2
         return int(bool(taken_for) and not any(known.is_near(other) for other in taken_for))
 
@@ -239,10 +237,11 @@ class _Search:
 
     def _told(self, last: _Candidate, gradients: frozenset[str]) -> Explained:
         faults = tuple(self._fault(c) for c in (*self.mended.values(), last))
-        order = sorted(gradients, key=lambda n: self.runs.lives[n][-1].last if n in self.runs.lives else 0)
+        observed = self.runs.repair.observed
+        order = sorted(gradients, key=lambda n: observed[n].step if n in observed else 0)
         # what its last turn goes into is made of it directly, not by way of the turns that follow
         turns = len(self.events[last.target])
-        direct = self.runs.moved(self.puts, last.target, turns - 1, gradients)
+        direct = self.runs.moved(self.puts, last.target, (turns - 1,), gradients)
         own = {root(name) for name in direct}  # of a list the item that is made first
         return Explained(tuple(sorted(order, key=lambda n: root(n) not in own)), faults)
 
@@ -267,10 +266,10 @@ def _is_named_for(target: Target, known: Known) -> bool:
     return target[1].removeprefix("d").removeprefix("_") in made and target[1].startswith("d")
 
 
-def _deviation(events: Sequence[Event], known: Known, order: Order) -> int | None:
-    """Return the first turn in which a statement does not give the known value; None if there is none."""
-    for turn, index in enumerate(order):
-        event = events[turn]
-        if index is not None and (event.shape is None or not known.agrees(index, event.shape, event.sign)):
-            return turn
-    return None
+def _deviations(events: Sequence[Event], known: Known, order: Order) -> tuple[int, ...]:
+    """Return the turns in which a statement does not give the known value."""
+    return tuple(
+        turn
+        for turn, (event, index) in enumerate(zip(events, order, strict=False))
+        if index is not None and (event.shape is None or not known.agrees(index, event.shape, event.sign))
+    )

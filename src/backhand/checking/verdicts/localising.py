@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.running.statements import reads
+from backhand.checking.running.statements import reads, simple_statements, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import PIECE, close, coarser, fit_shape, right_but_for_shape
@@ -258,7 +258,10 @@ def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     if source is None or repaired is None or name not in repaired.observed:
         return False
     own = repaired.observed[name].statements
-    gradients = {root(path) for path in variables_of(chosen, judgement.draw).path.values()}
+    paths = variables_of(chosen, judgement.draw).path
+    gradients, variable = {root(path) for path in paths.values()}, root(paths.get(name, ""))
+    if any(variable in writes(s) for s in simple_statements(source.statements) if s not in source.statements):
+        return True
     temporaries = {n for s in own for n in reads(s) if source.makers(n)} - gradients
     return bool(temporaries) or any(s not in source.statements for s in own)
 

@@ -250,7 +250,7 @@ def repair(chosen: Pass, draw: Draw, is_right: Callable[[str, Tensor | None], bo
         return draw.trace.gradients[name].clone()
 
     repairer, run = run_replaced(chosen, draw, replace, lives)
-    observed = repairer.observed | _at_return(draw, chosen.backward_source, run, repairer)
+    observed = repairer.observed | at_return(draw, chosen.backward_source, run, repairer)
     culprits = [n for n, seen in observed.items() if not is_right(n, seen.value)]
     changed = [n for n, alias in repairer.aliased.items() if not is_right(n, alias.value)]
     culprits += [n for n in changed if n not in culprits]
@@ -259,7 +259,7 @@ def repair(chosen: Pass, draw: Draw, is_right: Callable[[str, Tensor | None], bo
     return Repair(observed, tuple(culprits), repairer.aliased, tuple(run.errors))
 
 
-def _at_return(draw: Draw, source: Source | None, run: Run, repairer: Repairer) -> dict[str, Observed]:
+def at_return(draw: Draw, source: Source | None, run: Run, repairer: Repairer) -> dict[str, Observed]:
     """Return gradients that are no variable of the backward, such as those of a returned function call."""
     if not isinstance(run.result, Mapping) or source is None:
         return {}

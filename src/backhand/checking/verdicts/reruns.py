@@ -6,12 +6,13 @@ from collections.abc import Callable, Container, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from backhand.checking.running.instrumenting import Run
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.recognising import Recogniser
-from backhand.checking.verdicts.repairing import Repair, Repairer, variables_of, watched
+from backhand.checking.verdicts.repairing import Repair, Repairer, Replace, at_return, variables_of, watched
 from backhand.checking.verdicts.shadowing import Before, Event, Give, Log, Putting, Target
 
 IsRight = Callable[[str, Tensor | None], bool]
@@ -53,7 +54,7 @@ class Reruns:
         """Return what is handed on in the place of a value: the right one, where it is wrong."""
         return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
 
-    def repairer(self, replace: Callable[[str, Tensor | None], Tensor | None]) -> Repairer:
+    def repairer(self, replace: Replace) -> Repairer:
         """Return a repairer of this backward."""
         return Repairer(self._variables, self.lives, {}, replace, keeps=False)
 
@@ -64,9 +65,9 @@ class Reruns:
         return log.events
 
     def moved(
-        self, puts: Mapping[Target, Give], target: Target, turn: int, wrong: Container[str]
+        self, puts: Mapping[Target, Give], target: Target, turns: Container[int], wrong: Container[str]
     ) -> frozenset[str]:
-        """Return which gradients change if a statement gives something else in one turn.
+        """Return which gradients change if a statement gives something else in some turns.
 
         It is enough to know of one that is right: what it is made of is right as well.
         """
@@ -75,7 +76,7 @@ class Reruns:
         found: set[str] = set()
 
         def shaken(now: int, value: object) -> object:
-            if now != turn or not isinstance(value, Tensor) or not value.is_floating_point():
+            if now not in turns or not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
             return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
@@ -89,7 +90,7 @@ class Reruns:
             return self.mended(name, value)
 
         with contextlib.suppress(StillWrong, Exception):  # the user's code may raise anything
-            watched(self.chosen, self.draw, Putting(self.repairer(replace), {**puts, target: shaken}))
+            self._run({**puts, target: shaken}, replace)
         return frozenset(found)
 
     def left(self, puts: Mapping[Target, Give], name: str) -> frozenset[str] | None:
@@ -105,11 +106,19 @@ class Reruns:
             return right
 
         try:
-            run = watched(self.chosen, self.draw, Putting(self.repairer(replace), puts))
+            run = self._run(puts, replace)
         except (StillWrong, Exception):  # what is put there may not fit
             return None
         mended = {statement for statement, _ in puts}  # what is put there stands for what it did not make
         return frozenset(left) if all(statement in mended for statement, _ in run.errors) else None
+
+    def _run(self, puts: Mapping[Target, Give], replace: Replace) -> Run:
+        """Run the backward with something in the place of statements; look at what only it returns, too."""
+        repairer = self.repairer(replace)
+        run = watched(self.chosen, self.draw, Putting(repairer, puts))
+        for name, seen in at_return(self.draw, self.chosen.backward_source, run, repairer).items():
+            replace(name, seen.value)
+        return run
 
     def known_until(self, puts: Mapping[Target, Give], begins: int, ends: int) -> int:
         """Count the tensors that autograd knows, and the gradients that are right, between two steps."""

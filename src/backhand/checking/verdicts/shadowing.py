@@ -11,7 +11,7 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import signature
 from backhand.checking.running.program import Namespace
-from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.statements import given_to, writes_surely
 from backhand.checking.verdicts.repairing import Repairer, snapshot
 
 # A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
@@ -154,7 +154,7 @@ class Before(Putting):
 
 def targets_of(statement: ast.stmt) -> Iterator[Target]:
     """Yield what a statement gives tensors to."""
-    if isinstance(statement, ast.AugAssign):
+    if isinstance(statement, ast.AugAssign) or given_to(statement) is not None:
         yield statement, ""
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         for node in _nodes(statement):
