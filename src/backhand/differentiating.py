@@ -13,7 +13,6 @@ from backhand.bridge import Box, Transformed, Wired, quick, shape_of, unpacked
 from backhand.checking.running.private import transforming
 from backhand.checking.running.tracing import named_values
 from backhand.checking.sources.protocol import Pass, resolve
-from backhand.errors import CheckError
 from backhand.pruning import prune
 from backhand.wiring import CONTAINERS, Plan, outputs_of, usual_way
 

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.names import as_gradient, flatten, nearest
-from backhand.checking.running.tracing import named_values
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
-
 
 kind_of = attrgetter("shape", "dtype")
 
@@ -129,7 +127,7 @@ class Plan:
 def _looked_for(
     leaf: str, names: tuple[str, ...], returned: Mapping[str, Any], shape: torch.Size, dtype: torch.dtype
 ) -> Tensor:
-    """Return a leaf's gradient, whatever its name, wherever it stands; raise where there is none of its shape."""
+    """Return a leaf's gradient by whichever of its names, wherever it stands; raise where it does not fit."""
     flat = flatten(returned) if "[" in leaf else returned
     name = next((name for name in names if name in flat), leaf)
     gradient = flat.get(name) if name != leaf else None
