@@ -101,19 +101,20 @@ def quick(plan: Plan, usual: Usual) -> Callable[..., Tensor]:
             if enabled():
                 refuse_twice()
             if type(asked := ctx.asked) is dict:
-                found = run_backward(plan, asked, (dy,), ctx.saved_tensors, ctx.kinds)
-                return in_place_of(plan, found, 0)
+                careful = run_backward(plan, asked, (dy,), ctx.saved_tensors, ctx.kinds)
+                return in_place_of(plan, careful, 0)
             slots = [dy, *ctx.saved_tensors]
             for i, value in asked or ():
                 slots.insert(i, value)
             returned = backward(*order(slots))
+            found: Sequence[Any] = ()
             try:
                 found = gradients(returned)
                 right = [(v.shape, v.dtype) for v in found] == ctx.kinds
             except (KeyError, TypeError, AttributeError):  # another name, a container, a number
                 right = False
             if not right:
-                found = plan.gradients(returned, ctx.kinds)
+                found = tuple(plan.gradients(returned, ctx.kinds))
             return found if needs_all else in_place_of(plan, found, 0)
 
     return quickest(Quick)
