@@ -14,11 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 import backhand
-from backhand.benching import BenchReport, Errand, bench, errands, gradchecks, timing
+from backhand.benching import BenchReport, Errand, bench, bridging, errands, gradchecks, timing
 from backhand.benching.plotting import plot_bench
 from backhand.engines import ENGINES, Running
 from backhand.errors import ConfigError
-from backhand.passes import mlp_chunked
+from backhand.passes import batch_norm_fused, mlp_chunked
 from backhand.rendering.bench_tables import bench_tables, figure
 
 QUICK = ("lecture's loop", "fused", "native")
@@ -225,3 +225,27 @@ def test_the_peers_train_as_the_engines_do(name: str) -> None:
     ).timings[1]
     assert found.failure is None
     assert found.loss_error < timing.CLOSE_ENOUGH
+
+
+def test_differentiable_is_measured_beside_a_bare_function_and_by_what_it_keeps(report: BenchReport) -> None:
+    assert [o.name for o in report.overheads] == ["batch norm, training", "batch norm, inference"]
+    for o in report.overheads:
+        assert 0 < o.low <= o.ratio <= o.high
+        assert o.ratio == pytest.approx(o.microseconds / o.bare, rel=0.9)
+    assert all(0 < kept.by_hand <= kept.by_autograd for kept in report.kept.values())
+    (fused,) = (kept for name, kept in report.kept.items() if name.startswith("linear"))
+    assert fused.by_hand * 8 < fused.by_torch
+    file = io.StringIO()
+    Console(width=80, file=file).print(bench_tables(report))
+    assert f"{fused.by_torch / 1e6:.3g}" in file.getvalue()
+    assert f"{report.overheads[0].ratio:.2f}" in file.getvalue()
+
+
+def test_the_bare_function_gives_what_the_pass_gives() -> None:
+    by_hand = [torch.randn(n, 5, requires_grad=True) for n in (8, 1, 1)]
+    upstream = torch.randn(8, 5)
+    found = torch.autograd.grad(bridging.Bare.apply(*by_hand), by_hand, upstream)
+    wired = backhand.differentiable(batch_norm_fused)
+    expected = torch.autograd.grad(wired(*by_hand), by_hand, upstream)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)

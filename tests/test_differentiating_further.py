@@ -226,6 +226,42 @@ def test_torch_compile_gives_the_same_gradients() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_a_call_like_one_before_is_wired_by_what_its_own_forward_returns() -> None:
+    def forward(x: Tensor, w: Tensor) -> dict:
+        power = 2 if x.sum() > 0 else torch.tensor(3.0)  # a number, or a tensor
+        found = {"y": w * x**power, "power": power}
+        return found if len(x) < 5 else found | {"dy": torch.full_like(x, 7.0)}  # its own, not the upstream
+
+    def backward(power, dy, x, w):
+        return {"dx": w * power * x ** (power - 1) * dy, "d_w": x**power * dy}
+
+    wired = backhand.differentiable(forward, backward, out="y")
+    for sign, n in ((1, 3), (-1, 3), (1, 4), (1, 6)):
+        x, w = (sign * (torch.rand(n) + 0.1)).requires_grad_(), torch.rand(n).requires_grad_()
+        dx, dw = torch.autograd.grad(wired(x, w).sum(), (x, w))
+        expected = torch.autograd.grad(forward(x, w)["y"].sum(), (x, w))
+        factor = 7 if n > 5 else 1
+        torch.testing.assert_close(dx, factor * expected[0])
+        torch.testing.assert_close(dw, factor * expected[1])
+        (alone,) = torch.autograd.grad(wired(x.detach(), w).sum(), w)
+        torch.testing.assert_close(alone, dw)
+
+
+def test_a_call_like_one_before_is_refused_what_it_was_refused() -> None:
+    shapes = iter([(3,), (1, 3)])
+    wired = backhand.differentiable(
+        lambda x: {"y": 2 * x}, lambda dy, x: {"dx": 2 * dy.reshape(next(shapes))}, out="y"
+    )
+    x = torch.randn(3, requires_grad=True)
+    for _ in range(2):
+        y = wired(x)  # the second is wired as the first was
+    y.sum().backward()
+    with pytest.raises(CheckError, match=r"'dx' in shape \(1, 3\); 'x' has \(3,\)"):
+        wired(x).sum().backward()
+    with pytest.raises(CheckError, match="differentiated again"):
+        torch.autograd.grad(wired(x).sum(), x, create_graph=True)
+
+
 PARALLEL = """
 import os, sys, torch, torch.distributed as dist
 import torch.multiprocessing as mp

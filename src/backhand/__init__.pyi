@@ -1,5 +1,6 @@
 from .benching.report import BenchReport as BenchReport
 from .benching.report import Errand as Errand
+from .benching.report import Overhead as Overhead
 from .benching.report import Timing as Timing
 from .benching.timing import bench as bench
 from .checking.judging import check as check

@@ -5,20 +5,20 @@ backward will need as further outputs, which is how the transforms want it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from backhand.checking.running.private import quickest
+from backhand.checking.running.tracing import named_values
 from backhand.errors import CheckError
+from backhand.wiring import CONTAINERS, Plan, Slot, Usual
 
 TWICE = (
     "the gradients of a hand-written backward cannot be differentiated again: it is written for the first "
     "derivative only, and a second one would be wrong; take that through the plain forward"
 )
-
-
-CONTAINERS = (list, tuple, Mapping)
 
 
 class Box:
@@ -28,78 +28,96 @@ class Box:
         self.held = held
 
 
-class Slot(int):
-    """Stands for a tensor among the backward's arguments: an upstream gradient, or one that is saved."""
-
-
-class Plan(Protocol):
-    """How a call is wired; see `differentiating`."""
-
-    count: int
-    is_loss: bool
-    leaves: tuple[str, ...]
-    needed: tuple[int, ...]
-    slots: dict[str, "Slot"]
-
-    def values(self, shape: Any, given: Sequence[Any]) -> dict[str, Any]:
-        """Run the forward; return its names."""
-        ...
-
-    def tensors(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """Return the output and all that the backward asks for, if these are tensors each, or else None."""
-        ...
-
-    def asked(self, values: dict[str, Any]) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
-        """Return the outputs, and what the backward asks for, upstream gradients as slots."""
-        ...
-
-    def gradients(self, asked: dict[str, Any], kinds: Sequence[Any]) -> list[Tensor]:
-        """Run the backward; return the gradient of each leaf that needs one."""
-        ...
-
-
 class Wired(torch.autograd.Function):
     """The forward, what the backward saves of it, and the backward."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, shape: Any, *leaves: Any) -> Any:
+    def forward(ctx: Any, plan: Plan, shape: Box | None, *leaves: Any) -> Any:
         """Run the forward; save what the backward asks for."""
-        values = plan.values(shape, leaves)
-        ctx.plan = plan
-        ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
-        simple = plan.tensors(values)
-        if simple is not None:
-            ctx.asked = plan.slots
-            ctx.save_for_backward(*simple[1:])
-            return simple[0]
-        outputs, asked = plan.asked(values)
-        saved: list[Tensor] = []
-        slots: dict[str, Any] = {}
-        first = len(outputs)
-
-        def set_aside(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            saved.append(value)
-            return Slot(first + len(saved) - 1)
-
-        for name, value in asked.items():
-            if isinstance(value, Tensor):  # most are
-                slots[name] = Slot(first + len(saved))
-                saved.append(value)
-            else:
-                slots[name] = value if type(value) is Slot else each(value, set_aside)
-        ctx.asked = slots
-        ctx.save_for_backward(*saved)
-        return outputs if first > 1 else outputs[0]
+        given = arguments_of(plan, shape, leaves)
+        ctx.plan, ctx.kinds = plan, plan.kinds(leaves)
+        return keep(ctx, plan, plan.call(given), given)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise CheckError(TWICE)  # create_graph=True: the graph of these gradients would lack most of it
+        refuse_twice()
         found = run_backward(ctx.plan, ctx.asked, upstream, ctx.saved_tensors, ctx.kinds)
         return in_place_of(ctx.plan, found, 2)
+
+
+def keep(ctx: Any, plan: Plan, returned: Any, given: dict[str, Any]) -> Any:
+    """Save what the backward asks for of what the forward has returned; return the outputs."""
+    outputs, asked = plan.asked(named_values(returned, given))
+    saved: list[Tensor] = []
+    first = len(outputs)
+
+    def set_aside(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        saved.append(value)
+        return Slot(first + len(saved) - 1)
+
+    ctx.asked = {name: each(value, set_aside) for name, value in asked.items()}
+    ctx.save_for_backward(*saved)
+    return outputs if first > 1 else outputs[0]
+
+
+def refuse_twice() -> None:
+    """Raise where `create_graph=True` asks for a graph of the gradients: it would lack most of it."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise CheckError(TWICE)
+
+
+def quick(plan: Plan, usual: Usual) -> Callable[..., Tensor]:
+    """Return what `Wired` does as a function of the leaves alone, for one plan.
+
+    It is a class of its own and made of closures, since what a call looks up and hands on is most of what it
+    costs beside the pass itself.
+    """
+    forward, backward = plan.chosen.forward, plan.backward
+    taken, order, gradients = usual.taken, usual.order, usual.gradients
+    enabled = torch.is_grad_enabled
+    needs_all = len(plan.needed) == len(plan.leaves)
+
+    class Quick(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *leaves: Any) -> Any:
+            returned = forward(*leaves)
+            ctx.kinds = [(v.shape, v.dtype) for v in leaves] if needs_all else plan.kinds(leaves)
+            found = taken(returned, leaves)
+            tensors = [v for v in found or () if isinstance(v, Tensor)]
+            ctx.asked = None
+            if found is None or len(tensors) < len(found):
+                others = [(i, v) for i, v in enumerate(found or ()) if not isinstance(v, Tensor)]
+                if not others or others[0][0] == 0 or any(isinstance(v, CONTAINERS) for _, v in others):
+                    return keep(ctx, plan, returned, dict(zip(plan.leaves, leaves, strict=True)))
+                ctx.asked = others
+            ctx.save_for_backward(*tensors[1:])
+            return tensors[0]
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            if enabled():
+                refuse_twice()
+            if type(asked := ctx.asked) is dict:
+                careful = run_backward(plan, asked, (dy,), ctx.saved_tensors, ctx.kinds)
+                return in_place_of(plan, careful, 0)
+            slots = [dy, *ctx.saved_tensors]
+            for i, value in asked or ():
+                slots.insert(i, value)
+            returned = backward(*order(slots))
+            found: Sequence[Any] = ()
+            try:
+                found = gradients(returned)
+                right = [(v.shape, v.dtype) for v in found] == ctx.kinds
+            except (KeyError, TypeError, AttributeError):  # another name, a container, a number
+                right = False
+            if not right:
+                found = tuple(plan.gradients(returned, ctx.kinds))
+            return found if needs_all else in_place_of(plan, found, 0)
+
+    return quickest(Quick)
 
 
 class Transformed(torch.autograd.Function):
@@ -110,7 +128,8 @@ class Transformed(torch.autograd.Function):
     @staticmethod
     def forward(plan: Plan, shape: Any, box: Box, *leaves: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the forward; return outputs and what else the backward asks for; leave slots in the box."""
-        outputs, asked = plan.asked(plan.values(shape, leaves))
+        given = arguments_of(plan, shape, leaves)
+        outputs, asked = plan.asked(named_values(plan.call(given), given))
         tensors = [*outputs]
         places = {id(leaf): Slot(-1 - i) for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
 
@@ -130,7 +149,7 @@ class Transformed(torch.autograd.Function):
         """Save what the forward left for the backward."""
         plan, _, box, *leaves = inputs
         ctx.plan, ctx.asked = plan, box.held
-        ctx.kinds = [(leaves[i].shape, leaves[i].dtype) for i in plan.needed]
+        ctx.kinds = plan.kinds(leaves)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         ctx.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         ctx.outputs = len(output)
@@ -181,17 +200,12 @@ def run_backward(
     scalar = plan.is_loss and upstream[0].numel() == 1
     arrived = [torch.ones_like(g) for g in upstream] if scalar else upstream
     slots = (*arrived, *saved)
-    if asked is plan.slots:  # nothing but tensors
-        found = plan.gradients({name: slots[slot] for name, slot in asked.items()}, kinds)
-        return [gradient * upstream[0] for gradient in found] if scalar else found
 
     def filled(value: Any) -> Any:
-        if type(value) is Slot:
-            return slots[value]
-        return each(value, filled) if isinstance(value, CONTAINERS) else value
+        return slots[value] if type(value) is Slot else value
 
-    offered = {name: slots[v] if type(v) is Slot else filled(v) for name, v in asked.items()}
-    found = plan.gradients(offered, kinds)
+    returned = plan.backward(**{name: each(value, filled) for name, value in asked.items()})
+    found = plan.gradients(returned, kinds)
     return [gradient * upstream[0] for gradient in found] if scalar else found
 
 
@@ -220,6 +234,11 @@ def each(value: Any, change: Callable[[Any], Any]) -> Any:
 def shape_of(given: Mapping[str, Any]) -> Box:
     """Return the containers that arguments come in, without what is in them."""
     return Box(each(given, lambda _: None))
+
+
+def arguments_of(plan: Plan, shape: Box | None, leaves: Sequence[Any]) -> dict[str, Any]:
+    """Return the forward's arguments by name."""
+    return dict(zip(plan.leaves, leaves, strict=True)) if shape is None else packed(shape, iter(leaves))
 
 
 def packed(shape: Box, leaves: Iterator[Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from backhand.remembering import Memory
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -55,6 +57,27 @@ class Errand:
 
 
 @dataclass(frozen=True)
+class Overhead:
+    """What `differentiable` costs beside a bare `torch.autograd.Function` that does the same.
+
+    Attributes:
+        name: what was done.
+        microseconds: the median time.
+        bare: that of the bare Function.
+        ratio: the median of how many times as long it takes, round by round, and its quartiles.
+        low: first quartile.
+        high: third quartile.
+    """
+
+    name: str
+    microseconds: float
+    bare: float
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """All that a benchmark found.
 
@@ -65,6 +88,8 @@ class BenchReport:
             them with more hidden sizes.
         errands: in the same way.
         peak_memory: megabytes of a process that trains with a contender at the largest batch size.
+        overheads: what `differentiable` costs.
+        kept: the bytes that passes keep between forward and backward, as `memory` tells them.
     """
 
     machine: dict[str, str]
@@ -72,6 +97,8 @@ class BenchReport:
     timings: tuple[Timing, ...]
     errands: tuple[Errand, ...] = ()
     peak_memory: dict[str, float] = field(default_factory=dict)
+    overheads: tuple[Overhead, ...] = ()
+    kept: dict[str, Memory] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it: what was not measured is None."""

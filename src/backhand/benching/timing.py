@@ -19,6 +19,7 @@ from backhand.language.model import draw_parameters
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 
+from .bridging import measure_overheads, measure_passes
 from .errands import measure_errands
 from .machine import describe_machine, sgemm_gflops
 from .memory import measure_memory
@@ -85,7 +86,8 @@ def bench(
     """Time training steps of every engine beside what one would use instead, on one core.
 
     A contender's losses are compared with those of a float64 run before any of its times is taken. Then all
-    are warmed up, and timed in turn, `rounds` times, so that a busy machine slows all of them alike.
+    are warmed up, and timed in turn, `rounds` times, so that a busy machine slows all of them alike. So is
+    `differentiable` beside a bare Function; and the bytes that some passes keep are counted.
 
     Args:
         words: the list of words, as `train` takes it.
@@ -124,9 +126,11 @@ def bench(
             watch(f"model ({n_embd}, {n_hidden}), batch {batch_size:,}")
             case = make_case(words, n_embd, n_hidden, batch_size)
             timings += time_case(case, taken, rounds, seconds, peak)
+        watch("differentiable beside a bare Function")
+        overheads, kept = measure_overheads(max(3, rounds)), measure_passes()
         found = measure_errands(words, watch) if errands else ()
     memory = measure_memory(names, max(batches), watch) if errands else {}
-    report = BenchReport(describe_machine(), peak, tuple(timings), found, memory)
+    report = BenchReport(describe_machine(), peak, tuple(timings), found, memory, overheads, kept)
     if png is not None:
         write_atomically(Path(png), plot_bench(report))
     return report

@@ -16,8 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from backhand.errors import RunError
-
-from .files import sync_folder
+from backhand.writing import sync_folder
 
 LOCK = "train.lock"
 

@@ -10,12 +10,12 @@ import torch
 
 from backhand.datasets import DATASETS, LECTURE_LISTS
 from backhand.errors import ConfigError, RunError, WordsError
+from backhand.writing import TEMPORARY, sync_folder
 
 from .about import ABOUT, About
 from .checkpoint import MODEL
 from .config import TrainConfig, flag
 from .contexts import Contexts, Splits
-from .files import TEMPORARY, sync_folder
 from .locking import LOCK, locked, refuse_held
 from .model import Model, draw_parameters
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run, make_contexts

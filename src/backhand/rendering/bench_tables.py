@@ -16,7 +16,7 @@ off by: the largest difference of a loss from a float64 run"""
 
 
 def bench_tables(report: BenchReport) -> RenderableType:
-    """Show the machine, a table for each model size, the errands and the peak memory."""
+    """Show the machine, a table for each model size, the errands, the memory and `differentiable`."""
     machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     parts: list[RenderableType] = [Text(machine, style="dim")]
     parts.append(Text(f"a large matrix product: {report.peak_gflops:.0f} GFLOP/s on one core", style="dim"))
@@ -30,6 +30,10 @@ def bench_tables(report: BenchReport) -> RenderableType:
         for name, megabytes in report.peak_memory.items():
             memory.add_row(name, f"{megabytes:,.0f}")
         parts += [Text(), memory]
+    if report.overheads:
+        parts += [Text(), overhead_table(report)]
+    if report.kept:
+        parts += [Text(), kept_table(report)]
     return Group(*parts)
 
 
@@ -71,6 +75,24 @@ def errand_table(errands: tuple[Errand, ...]) -> Table:
     for e in errands:
         words = "" if e.words is None else f"{e.words:,}"
         table.add_row(e.name, words, f"{e.seconds:.3g}", f"{e.low:.3g} to {e.high:.3g}")
+    return table
+
+
+def overhead_table(report: BenchReport) -> Table:
+    """Show what `differentiable` costs beside a bare Function."""
+    table = plain_table("differentiable, 32 x 200", "us", "bare", "times as long", "quartiles")
+    for o in report.overheads:
+        spread = f"{o.low:.2f} to {o.high:.2f}"
+        table.add_row(o.name, figure(o.microseconds), figure(o.bare), f"{o.ratio:.2f}", spread)
+    return table
+
+
+def kept_table(report: BenchReport) -> Table:
+    """Show the bytes that passes keep between forward and backward."""
+    table = plain_table("kept for the backward, MB", "by hand", "autograd", "torch's own")
+    for name, kept in report.kept.items():
+        counts = (kept.by_hand, kept.by_autograd, kept.by_torch)
+        table.add_row(name, *("" if count is None else f"{count / 1e6:.3g}" for count in counts))
     return table
 
 

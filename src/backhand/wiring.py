@@ -1,0 +1,184 @@
+"""How a pass is wired into autograd: what of its forward is saved, and what its backward is given.
+
+A plan is made at the first of calls that are alike, and serves all of them.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.running.names import as_gradient, flatten, nearest
+from backhand.checking.sources.protocol import Pass
+from backhand.errors import CheckError
+
+kind_of = attrgetter("shape", "dtype")
+
+
+CONTAINERS = (list, tuple, Mapping)
+
+
+class Slot(int):
+    """Stands for a tensor among the backward's arguments: an upstream gradient, or one that is saved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Usual:
+    """The quick way, for arguments by position, one output, and a backward that asks for no containers.
+
+    Attributes:
+        arguments: those of the forward.
+        upstream: the name of the upstream gradient.
+        take: takes the output and what the backward asks for from the forward's names.
+        order: puts the upstream gradient and what was asked for into the order of the backward's parameters.
+        gradients: takes these from the backward's names.
+    """
+
+    arguments: tuple[str, ...]
+    upstream: str
+    take: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    order: Callable[[Sequence[Any]], tuple[Any, ...]]
+    gradients: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+    def taken(self, returned: Any, given: Sequence[Any]) -> tuple[Any, ...] | None:
+        """Return the output and what the backward asks for; None where they cannot be told so simply."""
+        if type(returned) is not dict or self.upstream in returned:
+            return None
+        try:
+            return self.take(returned)
+        except KeyError:  # the arguments are names of the forward too
+            returned = {**dict(zip(self.arguments, given, strict=True)), **returned}
+        try:
+            return self.take(returned)
+        except KeyError:
+            return None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How calls are wired that have the same arguments and need the same gradients.
+
+    Attributes:
+        chosen: the pass.
+        call: runs the forward with its arguments by name.
+        leaves: the arguments, those in containers one by one.
+        needed: which of them need a gradient.
+        candidates: the names that the gradient of each of these can have, in order.
+        backward: the backward, or the part of it that makes these gradients.
+        wanted: the names that it asks for; None for all.
+        count: how many outputs there are.
+        is_loss: whether the pass ends in its loss, and is written for an upstream gradient of 1.
+    """
+
+    chosen: Pass
+    call: Callable[[dict[str, Any]], Any]
+    leaves: tuple[str, ...]
+    needed: tuple[int, ...]
+    candidates: Mapping[str, tuple[str, ...]]
+    backward: Callable[..., Any]
+    wanted: tuple[str, ...] | None
+    count: int
+    is_loss: bool
+
+    def kinds(self, leaves: Sequence[Any]) -> list[tuple[torch.Size, torch.dtype]]:
+        """Return shape and dtype of each leaf that needs a gradient."""
+        return [*map(kind_of, map(leaves.__getitem__, self.needed))]
+
+    def asked(self, values: Mapping[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Return the outputs, and what the backward asks for, upstream gradients as slots."""
+        upstream = {f"d{name}": Slot(i) for i, name in enumerate(self.chosen.outputs)}
+        outputs = outputs_of(self.chosen, values)
+        if self.wanted is None:
+            return outputs, {**upstream, **values}
+        asked = {}
+        for name in self.wanted:
+            if name in values:
+                asked[name] = values[name]
+            elif name in upstream:
+                asked[name] = upstream[name]
+            elif name not in self.chosen.optional:
+                offered = {**values, **upstream}
+                raise CheckError(
+                    f"backward asks for {name!r}, which forward does not return{nearest(name, offered)} "
+                    f"It may ask for: {', '.join(sorted(offered))}."
+                )
+        return outputs, asked
+
+    def gradients(self, returned: Any, kinds: Sequence[tuple[torch.Size, torch.dtype]]) -> list[Tensor]:
+        """Return the gradient of each leaf that needs one, from what the backward has returned.
+
+        Args:
+            returned: the gradients by name.
+            kinds: see `kinds`.
+        """
+        if not isinstance(returned, Mapping):
+            raise CheckError(
+                f"backward returned {type(returned).__name__}; expected its gradients: end it in "
+                "`return locals()`."
+            )
+        pairs = zip(self.candidates.items(), kinds, strict=True)
+        return [_looked_for(leaf, names, returned, *kind) for (leaf, names), kind in pairs]
+
+
+def _looked_for(
+    leaf: str, names: tuple[str, ...], returned: Mapping[str, Any], shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """Return a leaf's gradient by whichever of its names, wherever it stands; raise where it does not fit."""
+    flat = flatten(returned) if "[" in leaf else returned
+    name = next((name for name in names if name in flat), leaf)
+    gradient = flat.get(name) if name != leaf else None
+    if not isinstance(gradient, Tensor) or gradient.dtype != dtype:
+        gradient = as_gradient(gradient)
+    if gradient is None:
+        raise CheckError(f"backward returns no 'd{leaf}', though {leaf!r} needs a gradient.")
+    if gradient.shape != shape:
+        found, expected = tuple(gradient.shape), tuple(shape)
+        raise CheckError(f"backward returns {name!r} in shape {found}; {leaf!r} has {expected}.")
+    return gradient
+
+
+def outputs_of(chosen: Pass, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """Return the outputs, in order, from the forward's names."""
+    outputs = tuple(value for name in chosen.outputs if isinstance(value := values.get(name), Tensor))
+    if len(outputs) == len(chosen.outputs):
+        return outputs
+    flat = flatten(values)
+    for name in chosen.outputs:
+        if not isinstance(flat.get(name), Tensor):
+            raise CheckError(f"forward returns no tensor {name!r}{nearest(name, flat)}")
+    return tuple(flat[name] for name in chosen.outputs)
+
+
+def usual_way(plan: Plan) -> Usual | None:
+    """Return the quick way of a plan for arguments by position; None where it has none."""
+    upstream = f"d{plan.chosen.outputs[0]}"
+    parameters = inspect.signature(plan.backward).parameters.values()
+    if (
+        plan.is_loss
+        or plan.count > 1
+        or upstream in plan.leaves
+        or any(p.kind is not p.POSITIONAL_OR_KEYWORD or p.default is not p.empty for p in parameters)
+    ):
+        return None
+    asked = [p.name for p in parameters if p.name != upstream]
+    slots = {name: i for i, name in enumerate([upstream, *asked])}
+    names = (plan.chosen.outputs[0], *asked)
+    return Usual(
+        arguments=plan.leaves,
+        upstream=upstream,
+        take=_several(names),
+        order=_several([slots[p.name] for p in parameters]),
+        gradients=_several([first for first, *_ in plan.candidates.values()]),
+    )
+
+
+def _several(places: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that takes items as a tuple, also where it is one."""
+    if len(places) == 1:
+        (only,) = places
+        return lambda there: (there[only],)
+    return itemgetter(*places)
