@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from backhand.errors import WordsError
+from backhand.showing import plain
 
-from .vocabulary import plain
 
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT = 50
