@@ -1,4 +1,4 @@
-"""A process of its own for code that may exit, crash or never end: whatever it does, the one who asks goes on.
+"""A process of its own for code that may exit, crash or never end: the one who asks goes on.
 
 One process imports what is needed, once; each call is answered by a child that it forks. A child that ends
 without an answer leaves Python's own traceback, from which the line is told.
@@ -24,7 +24,9 @@ from pkgutil import resolve_name
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
-SIZE = struct.Struct("!Q")  # of an answer, before it: a process that the user's code leaves keeps the pipe open
+SIZE = struct.Struct(
+    "!Q"
+)  # of an answer, before it: a process that the user's code leaves keeps the pipe open
 GONE = 1.0  # seconds that a child may take to end after it has closed its pipe
 _leave = os._exit  # the user's code may put another one there
 
@@ -104,7 +106,9 @@ class Apart:
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
-            code = f"from {__name__} import serve; serve({self._modules!r})"
+            # by the same path, so that it is the same package
+            code = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as apart; "
+            code += f"apart.serve({self._modules!r})"
             command = [sys.executable, "-P", "-c", code]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self._process
@@ -136,7 +140,8 @@ def serve(modules: tuple[str, ...] = ()) -> None:
     try:
         os.dup2(2, 1)  # standard output is for the one who asks, whatever the code prints
     except OSError:  # standard error is closed
-        os.dup2(nothing, 1), os.dup2(nothing, 2)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
     for module in modules:
         with contextlib.suppress(ImportError):
             __import__(module)
@@ -156,7 +161,9 @@ def _answer(call: _Call, asked: IO[bytes], answers: IO[bytes]) -> bytes | EndedE
     with tempfile.TemporaryFile() as traces:
         child = os.fork()
         if child == 0:
-            asked.close(), answers.close(), os.close(reading)
+            asked.close()
+            answers.close()
+            os.close(reading)
             _work(call, writing, traces)
         os.close(writing)
         with contextlib.suppress(OSError):
@@ -212,6 +219,7 @@ def _work(call: _Call, writing: int, traces: IO[bytes]) -> NoReturn:
             os.setpgid(0, 0)
         faulthandler.enable(traces)
         _watchdog.append(traces)
+        _own.append(own)
         os.chdir(call.folder)
         os.environ.clear()
         os.environ.update(call.environment)
@@ -230,6 +238,18 @@ def _work(call: _Call, writing: int, traces: IO[bytes]) -> NoReturn:
 
 
 _watchdog: list[IO[bytes]] = []  # in a child: where its last words go
+_own: list[int] = []  # and its number
+
+
+def is_apart() -> bool:
+    """Tell whether this is a process of `Apart`, or one that the user's code has forked there."""
+    return bool(_watchdog)
+
+
+def end_if_forked() -> None:
+    """End a process that the user's code has forked, once that code is left: there is one answer."""
+    if is_apart() and os.getpid() != _own[-1]:
+        _leave(0)
 
 
 @contextlib.contextmanager
@@ -252,7 +272,9 @@ def ends_after(seconds: float | None) -> Iterator[None]:
 
 def _last_words(said: str, status: int | None, file: str) -> EndedError:
     """Return why a process ended, with the line of the file that it was at, if it said so."""
-    name = re.escape(Path(file).name) if file.endswith(".py") else r"\0"  # a notebook's are not its cells' own
+    name = (
+        re.escape(Path(file).name) if file.endswith(".py") else r"\0"
+    )  # a notebook's are not its cells' own
     found = re.search(rf'{name}", line (\d+)', said)  # the innermost call comes first
     line = int(found.group(1)) if found else None
     if timed := re.search(r"^([\d.e+]+) s\nTimeout", said, re.MULTILINE):

@@ -58,7 +58,8 @@ def check(
 
     if not files:
         report = backhand.check_file(draws=draws, seed=seed)
-        return show_report(report, report.to_html() if html is not None else "", html, json)
+        show_report(report, report.to_html() if html is not None else "", html, json)
+        return
     checked = backhand.check_files(
         files,
         jobs=jobs,
@@ -72,7 +73,8 @@ def check(
     if len(files) == 1 and not files[0].is_dir():
         found = tuple(checked)
         if len(found) == 1:
-            return show_checked(found[0], html, json)
+            show_checked(found[0], html, json)
+            return
         checked = iter(found)
     if html is not None:
         raise CheckError("--html is for one sheet; name one file that has one thing to check.")

@@ -2,7 +2,7 @@
 
 import re
 
-# control characters, halves of a surrogate pair, the separators of lines and paragraphs, the marks of direction
+# control characters, halves of surrogate pairs, separators of lines and paragraphs, marks of direction
 UNSHOWN = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u2028\\u2029\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
 )

@@ -9,7 +9,6 @@ from pathlib import Path
 from backhand.errors import WordsError
 from backhand.showing import plain
 
-
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT = 50
 """Lines that are looked at to tell a table from a list."""

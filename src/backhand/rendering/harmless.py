@@ -1,7 +1,7 @@
 """A report whose texts can be shown: whatever is in the user's names, code and messages steers no screen."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from backhand.showing import plain
@@ -21,9 +21,9 @@ def harmless(value: T) -> T:
 def _shown(value: Any) -> Any:
     if isinstance(value, str):
         return plain(value, lines=True)
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value):
         own = {field.name: _shown(getattr(value, field.name)) for field in fields(value)}
-        return replace(value, **own)
+        return type(value)(**own)
     if isinstance(value, Mapping):
         return {_shown(key): _shown(item) for key, item in value.items()}
     if type(value) in (tuple, list):

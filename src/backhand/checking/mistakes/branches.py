@@ -178,6 +178,8 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
         return None
     matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to(torch.float64)
     norms = matrix.norm(dim=0)
+    if not bool(norms.isfinite().all() & (norms > 0).all() & scene.value.isfinite().all()):
+        return None  # of what is not finite nothing can be said
     solved = torch.linalg.lstsq(
         matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
     ).solution

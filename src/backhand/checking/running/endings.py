@@ -3,7 +3,6 @@
 import contextlib
 import linecache
 import os
-import signal
 import sys
 import sysconfig
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from backhand.apart import is_apart
 from backhand.checking.running.alarms import OutOfTimeError
 from backhand.errors import CheckError, in_short
 
@@ -28,11 +28,9 @@ _OTHERS = tuple(
 def from_outside(error: BaseException) -> bool:
     """Tell whether an exception is not the user's code's own: Ctrl-C, or the end of its time.
 
-    Where Ctrl-C is ignored, as in a process of its own, nobody but the code can have raised its exception.
+    A process of its own ignores Ctrl-C: nobody but the code can have raised its exception there.
     """
-    if isinstance(error, KeyboardInterrupt):
-        return signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-    return isinstance(error, OutOfTimeError)
+    return isinstance(error, OutOfTimeError) or (isinstance(error, KeyboardInterrupt) and not is_apart())
 
 
 def installed(file: str) -> bool:
@@ -49,7 +47,9 @@ def where(frames: Iterable[tuple[str, int]]) -> str:
     for file, number in reversed(list(frames)):
         if not installed(file):
             text = linecache.getline(file, number).strip()
-            return f"{Path(file).name}, line {number}: `{text}`" if text else f"{Path(file).name}, line {number}"
+            return (
+                f"{Path(file).name}, line {number}: `{text}`" if text else f"{Path(file).name}, line {number}"
+            )
     return "the code"
 
 

@@ -1,4 +1,4 @@
-"""What a file imports from beside it: its own, whatever has the same name elsewhere, and forgotten afterwards."""
+"""What a file imports from beside it: its own, whatever has that name elsewhere; forgotten afterwards."""
 
 import contextlib
 import sys

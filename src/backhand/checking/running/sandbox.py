@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.apart import end_if_forked
 from backhand.checking.running.alarms import alarm_kept
 from backhand.checking.running.endings import endings_told
 from backhand.checking.running.importing import imports_from
@@ -53,7 +54,15 @@ def sandbox(folder: Path | None = None) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_one_at_a_time)
-            for part in (endings_told, _settings, _random_states, alarm_kept, _figures, warned_once):
+            for part in (
+                endings_told,
+                _gradients_possible,
+                _settings,
+                _random_states,
+                alarm_kept,
+                _figures,
+                warned_once,
+            ):
                 stack.enter_context(part())
             if folder is not None:
                 stack.enter_context(_at_home(folder))
@@ -82,6 +91,7 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
             with Promoting() if promote else contextlib.nullcontext():
                 yield
         finally:
+            end_if_forked()
             torch.set_default_dtype(before)
             torch.default_generator.set_state(state)
 
@@ -180,6 +190,11 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 
 
+def _gradients_possible() -> contextlib.AbstractContextManager[None]:
+    """Leave `torch.inference_mode`, in which autograd has nothing to compare with."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
     """Put back what `SETTINGS` lists."""
@@ -255,3 +270,7 @@ def warned_once() -> Iterator[None]:
 
         warnings.showwarning = first
         yield
+
+
+# From the outside in: what ends Python is told when all else is as it was.
+PARTS = (endings_told, _gradients_possible, _settings, _random_states, alarm_kept, _figures, warned_once)

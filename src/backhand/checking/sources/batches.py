@@ -1,5 +1,6 @@
 """`check_files`: several files and folders, each file in a process of its own."""
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
@@ -174,6 +175,12 @@ def _each(files: list[Path], jobs: int, check: Any) -> Iterator[Checked]:
 
 
 _idle: list[Apart] = []  # for the next call, which need not wait for PyTorch again
+
+
+@atexit.register
+def _end_all() -> None:
+    for worker in _idle:
+        worker.close()
 
 
 def _in_its_process(worker: Apart, file: Path, *, options: Options, page: bool) -> tuple[Checked, ...]:

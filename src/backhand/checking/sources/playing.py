@@ -172,9 +172,9 @@ class _Player:
             except BaseException as error:  # the user's code may raise anything
                 if from_outside(error):
                     raise
-                if isinstance(error, SystemExit) and not error.code and last:
-                    if not statements[i + 1 :] and len(self._unseen()) <= 1:  # the call of `exit` itself
-                        return None
+                at_end = last and not statements[i + 1 :] and len(self._unseen()) <= 1  # the exit itself
+                if isinstance(error, SystemExit) and not error.code and at_end:
+                    return None
                 rest = [s for s in statements[i:] if s not in self._opened]
                 for s in (*self._unseen(), *rest):  # to be judged all the same
                     self._played = replace(self._played, ran=(*self._played.ran, s))

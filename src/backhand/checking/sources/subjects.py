@@ -43,7 +43,7 @@ def subjects_of(module: ModuleType, path: Path, found: Declared, draws: int, see
             f"{path} has several custom Functions, {', '.join(found.kernels)}, and one reference: "
             "give each a file of its own, or call backhand.check_function."
         )
-    return [_kernel(module, path, found.kernels[0], draws, seed)]
+    return [_kernel(module, path, name, draws, seed) for name in found.kernels[:1]]
 
 
 def _pass(module: ModuleType, stem: str, draws: int, seed: int) -> Subject:
