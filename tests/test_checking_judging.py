@@ -304,9 +304,8 @@ def test_a_bare_decorator_does_not_make_three_culprits_of_one() -> None:
 
 
 def test_what_cannot_be_judged_is_told_in_one_line() -> None:
-    scripted = torch.jit.script(torch.nn.ReLU())
-    with pytest.raises(CheckError, match=r"does not tell its parameters|no inputs"):
-        backhand.check(lambda x: {"y": x.relu()}, scripted.forward, inputs={"x": torch.ones(2)}, out="y")
+    with pytest.raises(CheckError, match="does not tell its parameters"):  # as what torch.jit compiles
+        backhand.check(lambda x: {"y": x.relu()}, torch.add, inputs={"x": torch.ones(2)}, out="y")
     for seed in (2**70, -(2**64)):
         with pytest.raises(CheckError, match="seed is"):
             backhand.check(lambda x: {"y": x}, lambda dy: {"dx": dy}, inputs={"x": torch.ones(2)}, seed=seed)

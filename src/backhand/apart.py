@@ -175,16 +175,16 @@ def _answer(call: _Call, asked: IO[bytes], answers: IO[bytes]) -> bytes | EndedE
             for end in (os.killpg, os.kill):  # with all that it has started
                 with contextlib.suppress(OSError):
                     end(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):  # it has been waited for
+            os.waitpid(child, 0)
         if answer is not None:
-            _reaped(child)
             return answer
-        status = _reaped(child) if status is None else status
         traces.seek(0)
         return _last_words(traces.read().decode(errors="replace"), status, call.file)
 
 
 def _received(child: int, reading: int, asked: int) -> tuple[bytes | None, int | None]:
-    """Return a child's answer, or None and with which status it ended, None if it is to be ended."""
+    """Return a child's answer, or None and with which status it ended or stopped; None if it goes on mute."""
     data, closed = b"", False
     while True:
         ready, _, _ = select.select([asked, *([] if closed else [reading])], [], [], GONE)
@@ -198,17 +198,9 @@ def _received(child: int, reading: int, asked: int) -> tuple[bytes | None, int |
         if chunk:
             continue
         ended, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
-        if ended and not os.WIFSTOPPED(status):
-            return None, status
-        if ended or closed:  # stopped; or it has closed its pipe, and goes on
-            return None, None
+        if ended or closed:  # it has closed its pipe, and goes on
+            return None, status if ended else None
         closed = reading in ready
-
-
-def _reaped(child: int) -> int | None:
-    with contextlib.suppress(OSError):
-        return os.waitpid(child, 0)[1]
-    return None
 
 
 def _work(call: _Call, writing: int, traces: IO[bytes]) -> NoReturn:
@@ -283,4 +275,5 @@ def _last_words(said: str, status: int | None, file: str) -> EndedError:
         return EndedError(f"it ended Python itself ({fatal.group(1)})", line)
     if status is not None and os.WIFSIGNALED(status):
         return EndedError(f"it ended Python itself ({signal.Signals(os.WTERMSIG(status)).name})", line)
-    return EndedError("it ended Python itself" if status is not None else "it stopped itself", line)
+    stopped = status is not None and os.WIFSTOPPED(status)
+    return EndedError("it stopped itself" if stopped else "it ended Python itself", line)

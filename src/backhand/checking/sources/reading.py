@@ -34,6 +34,7 @@ def parsed(text: str, name: str) -> ast.Module:
     try:
         return ast.parse(text, name)
     except SyntaxError as error:
-        raise CheckError(f"{name}, line {error.lineno}: {error.msg}.") from error
+        where = f"{name}, line {error.lineno}" if error.lineno else name
+        raise CheckError(f"{where}: {error.msg}.") from error
     except (ValueError, RecursionError, MemoryError) as error:  # a null byte, thousands of brackets
         raise CheckError(f"{name} cannot be read as Python: {in_short(error)}.") from error
