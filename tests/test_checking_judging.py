@@ -275,3 +275,61 @@ def test_a_report_keeps_no_graph_alive() -> None:
     gc.collect()
     assert [ref() for ref in nodes] == [None] * len(nodes)
     assert "<html" in report.to_html()
+
+
+def through_a_decorator(function):
+    def passed_on(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return passed_on
+
+
+def test_a_bare_decorator_does_not_make_three_culprits_of_one() -> None:
+    def forward(x, w):
+        h = x * w
+        y = h.tanh()
+        return locals()
+
+    def backward(dy, x, w, h, y):
+        dh = dy * (1 - h**2)
+        dx = dh * w
+        dw = dh * x
+        return locals()
+
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4)}
+    report = backhand.check(
+        through_a_decorator(forward), through_a_decorator(backward), inputs=inputs, out="y"
+    )
+    assert [row.name for row in report.culprits] == ["h"]
+
+
+def test_what_cannot_be_judged_is_told_in_one_line() -> None:
+    with pytest.raises(CheckError, match="does not tell its parameters"):  # as what torch.jit compiles
+        backhand.check(lambda x: {"y": x.relu()}, torch.add, inputs={"x": torch.ones(2)}, out="y")
+    for seed in (2**70, -(2**64)):
+        with pytest.raises(CheckError, match="seed is"):
+            backhand.check(lambda x: {"y": x}, lambda dy: {"dx": dy}, inputs={"x": torch.ones(2)}, seed=seed)
+
+
+def test_an_overflow_in_the_forward_is_no_crash() -> None:
+    def forward(x):
+        t = (1 + x.exp()).log()
+        y = x - t
+        return locals()
+
+    def backward(dy, x, t):
+        dt = -dy
+        dx = dt * torch.sigmoid(x) + dy
+        return locals()
+
+    report = backhand.check(forward, backward, inputs={"x": torch.randn(5, 2) * 1e3}, out="y")
+    assert any("not finite" in note for note in report.notes)
+
+
+def test_inference_mode_is_left_for_a_check() -> None:
+    with torch.inference_mode():
+        report = backhand.check(
+            lambda x: {"y": x * x}, lambda dy, x: {"dx": 2 * x * dy}, inputs={"x": torch.ones(3)}, out="y"
+        )
+        assert torch.is_inference_mode_enabled()
+    assert report.ok

@@ -1,5 +1,6 @@
 """The sandbox: whatever the user's code sets is afterwards as it was, and each run draws the same numbers."""
 
+import contextlib
 import json
 import os
 import random
@@ -64,6 +65,9 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "recursion limit": (sys.getrecursionlimit, lambda: sys.setrecursionlimit(5000)),
     "folder": (Path.cwd, lambda: os.chdir("/")),
     "sys.path": (lambda: list(sys.path), lambda: sys.path.insert(0, "/nowhere")),
+    "the list sys.path": (lambda: id(sys.path), lambda: setattr(sys, "path", [])),
+    "environment": (lambda: dict(os.environ), lambda: os.environ.update(PAGER="other")),
+    "NumPy's errors": (np.geterr, lambda: np.seterr(all="ignore", under="warn")),
     "sys.argv": (lambda: list(sys.argv), lambda: setattr(sys, "argv", ["other"])),
     "standard output": (lambda: sys.stdout, lambda: setattr(sys, "stdout", None)),
     "bytecode": (lambda: sys.dont_write_bytecode, lambda: setattr(sys, "dont_write_bytecode", None)),
@@ -322,18 +326,51 @@ def test_a_script_prints_nothing_and_its_warnings_are_shown_all_the_same(
     assert capsys.readouterr() == ("", "shown: mind\n")
 
 
-@pytest.mark.parametrize("code", ["", "0", "1", "'bye'"])
-def test_a_backward_that_exits_has_raised(files: Callable[[str], Path], code: str):
-    body = RIGHT.replace("    dx = 2 * x * dy\n", f"    dx = 2 * x * dy\n    exit({code})\n")
-    report = backhand.check_file(files("from sys import exit\n" + body))
-    assert not report.ok
-    assert report.raised is not None
-    assert "exit(" in report.raised.error
-    assert report["x"].verdict == "right"  # what it had made until then is judged
+class Ending(BaseException):
+    """Such as a library has for itself: no `Exception`."""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda: sys.exit(),
+        lambda: sys.exit("bye"),
+        lambda: os._exit(0),
+        lambda: (_ for _ in ()).throw(Ending("no")),
+        lambda: (_ for _ in ()).throw(GeneratorExit),
+    ],
+)
+def test_what_ends_python_is_no_verdict_but_told_with_its_line(ending: Callable[[], Any]):
+    here = Path(__file__).name
+    with pytest.raises(backhand.CheckError, match=rf"{here}, line \d+: `.*nothing was judged"):
+        check_which(ending)
+    assert os._exit.__name__ == "_exit"
+
+
+def test_an_exit_on_a_later_draw_is_no_verdict_either():
+    turns = iter(range(100))
+    with pytest.raises(backhand.CheckError, match="nothing was judged"):
+        check_which(lambda: sys.exit() if next(turns) > 3 else None)
+
+
+def test_an_exit_that_the_code_catches_or_leaves_to_a_thread_is_told():
+    def caught() -> None:
+        with contextlib.suppress(SystemExit):
+            os._exit(0)
+
+    def elsewhere() -> None:
+        thread = threading.Thread(target=sys.exit)
+        thread.start()
+        thread.join()
+
+    for meddle in (caught, elsewhere):
+        with pytest.raises(backhand.CheckError, match="nothing was judged"):
+            check_which(meddle)
 
 
 def test_a_file_that_exits_when_it_is_imported_is_told(files: Callable[[str], Path]):
-    with pytest.raises(backhand.CheckError, match=r"case\.py raised SystemExit"):
+    told = r"case\.py raised SystemExit \(case\.py, line \d+: `raise SystemExit`\)"
+    with pytest.raises(backhand.CheckError, match=told):
         backhand.check_file(files(RIGHT + "raise SystemExit\n"))
 
 

@@ -137,3 +137,22 @@ def test_the_formula_of_the_other_mode_is_named(reference: Callable, formula: Ca
     if kind:
         assert report["x"].mistake.detail["axes"] == [0]
         assert "along axis 0" in report["x"].mistake.message
+
+
+def test_a_right_backward_that_needs_one_element_only_is_no_alarm() -> None:
+    def forward(x):
+        y = x.relu()
+        return locals()
+
+    def backward(dy, x):
+        dx = dy * (x > 0)
+        return locals()
+
+    def first(dy, x):
+        dx = dy[:1] * (x > 0)
+        return locals()
+
+    positive_first = {"x": torch.tensor([1.0, -2.0, -3.0])}
+    assert backhand.check(forward, backward, inputs=positive_first, out="y").ok
+    report = backhand.check(forward, first, inputs={"x": torch.tensor([1.0, 2.0, -3.0])}, out="y")
+    assert [failed.kind for failed in report.stress] == ["ignores_upstream"]

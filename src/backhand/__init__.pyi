@@ -16,6 +16,8 @@ from .checking.report import Report as Report
 from .checking.report import Row as Row
 from .checking.report import Sheet as Sheet
 from .checking.report import Unfinished as Unfinished
+from .checking.sources.batches import Checked as Checked
+from .checking.sources.batches import check_files as check_files
 from .checking.sources.files import check_file as check_file
 from .checking.sources.functions import check_function as check_function
 from .checking.sources.namespaces import check_namespace as check_namespace

@@ -5,18 +5,24 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console, RenderableType
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from .errors import BackhandError
+from .errors import BackhandError, CheckError
 from .language.config import CleaningStep, SplitName, TrainConfig, described
 from .rendering.output import drop_output, of_the_machine, ready_output
+
+if TYPE_CHECKING:
+    from .checking.report import Report
+    from .checking.sources.batches import Checked
 
 Options = Annotated[TrainConfig, arg(name="")]
 RunPath = Annotated[Path, Positional, arg(metavar="RUN", help="a run folder")]
@@ -24,36 +30,71 @@ Json = Annotated[bool, described("print JSON, for a program to read")]
 
 
 def check(
-    file: Annotated[
-        Path | None,
+    files: Annotated[
+        tuple[Path, ...],
         Positional,
         described(
-            "a .py file (a pass, a custom Function, a script) or a notebook (default: the lecture's pass)",
-            "[FILE]",
+            "files, and folders of them: a .py file (a pass, a custom Function, a script) or a notebook "
+            "(default: the lecture's pass)",
+            "[FILE...]",
         ),
-    ] = None,
+    ] = (),
     *,
     loss: Annotated[str, arg(help="name of the scalar in which a script or a notebook ends")] = "loss",
     stop_after: Annotated[
         int | None, described("last code cell of a notebook to run, from 1", "CELL")
     ] = None,
-    time_limit: Annotated[float | None, described("leave a cell after so many seconds", "SECONDS")] = None,
+    time_limit: Annotated[
+        float | None, described("leave a cell, a pass or a Function after so many seconds", "SECONDS")
+    ] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
+    jobs: Annotated[int, described("how many files to check at once", "N")] = 1,
     html: Annotated[Path | None, described("also write the sheet, one HTML file, here", "FILE")] = None,
     json: Json = False,
 ) -> None:
     """Check hand-written gradients: which line is wrong, and what is the mistake."""
     import backhand
 
+    if not files:
+        report = backhand.check_file(draws=draws, seed=seed)
+        show_report(report, report.to_html() if html is not None else "", html, json)
+        return
+    checked = backhand.check_files(
+        files,
+        jobs=jobs,
+        loss=loss,
+        stop_after=stop_after,
+        time_limit=time_limit,
+        draws=draws,
+        seed=seed,
+        page=html is not None,
+    )
+    if len(files) == 1 and not files[0].is_dir():
+        found = tuple(checked)
+        if len(found) == 1:
+            show_checked(found[0], html, json)
+            return
+        checked = iter(found)
+    if html is not None:
+        raise CheckError("--html is for one sheet; name one file that has one thing to check.")
+    show_several(checked, json)
+
+
+def show_checked(checked: "Checked", html: Path | None, json: bool) -> None:
+    """Show what became of the only file that was checked, and leave with its status."""
+    if checked.report is None:
+        raise CheckError(checked.problem)
+    show_report(checked.report, checked.page, html, json)
+
+
+def show_report(report: "Report", page: str, html: Path | None, json: bool) -> None:
+    """Show a report, write its page if a file is named for it, and leave with its status."""
+    from .checking.report import write_page
     from .rendering.terminal import as_text, unfinished
 
-    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of what is found
-        report = backhand.check_file(
-            file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
-        )
     if html is not None:
-        report.to_html(html)
+        write_page(html, page)
     if json:
         show_json(report.to_dict())
     else:
@@ -63,6 +104,28 @@ def check(
         sys.exit(1)
     if report.unfinished:
         leave(unfinished(report), 2)
+
+
+def show_several(checked: "Iterable[Checked]", json: bool) -> None:
+    """Show a line for each as it comes, then the reports of those that are wrong, and leave with a status."""
+    from .rendering.terminal import as_text, line_of, summary
+
+    console, found = Console(), []
+    for one in checked:
+        found.append(one)
+        if not json:
+            console.print(line_of(one), soft_wrap=True)
+    states = Counter(one.state for one in found)
+    if json:
+        show_json([one.to_dict() for one in found])
+    else:
+        for one in found:
+            if one.report is not None and one.state == "wrong":
+                print("", as_text(replace(one.report, title=one.title)), sep="\n")
+        print("", summary(states), sep="\n")
+    sys.stdout.flush()
+    if states["wrong"] or states["not judged"]:
+        sys.exit(1 if states["wrong"] else 2)
 
 
 def train(
@@ -309,7 +372,7 @@ def log_shown() -> Iterator[None]:
 
 def leave(message: str, status: int) -> None:
     """Print one line on standard error and exit."""
-    from .language.vocabulary import plain
+    from .showing import plain
 
     print(f"backhand: {plain(message)}", file=sys.stderr)
     sys.exit(status)

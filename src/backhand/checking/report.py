@@ -243,10 +243,7 @@ class Report:
         """
         text: str = rendered("report.html", self)
         if path is not None:
-            try:
-                write_whole(Path(path), text.encode())
-            except OSError as error:
-                raise CheckError(f"{path} cannot be written: {error.strerror}.") from None
+            write_page(Path(path), text)
         return text
 
     def _repr_html_(self) -> str:
@@ -261,6 +258,14 @@ class Report:
 
     def __str__(self) -> str:
         return rendered("report.text", self)
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write an HTML page whole or not at all; raise `CheckError` where it cannot be written."""
+    try:
+        write_whole(path, text.encode(errors="backslashreplace"))
+    except OSError as error:
+        raise CheckError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _without_sheet(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

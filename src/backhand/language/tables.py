@@ -7,8 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from backhand.errors import WordsError
-
-from .vocabulary import plain
+from backhand.showing import plain
 
 DELIMITERS = (",", ";", "\t", "|")
 LOOKED_AT = 50

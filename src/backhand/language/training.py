@@ -14,6 +14,7 @@ import torch
 from backhand.engines import ENGINES, Running
 from backhand.engines.nonfinite import first_nonfinite
 from backhand.errors import NonFiniteError
+from backhand.showing import plain
 
 from .config import TrainConfig
 from .contexts import Contexts, Splits
@@ -25,7 +26,6 @@ from .plotting import plot_history
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run
 from .starting import started
 from .tensorboard import TensorBoardLog
-from .vocabulary import plain
 
 Watch = Callable[[int, int, float], None]
 WatchDev = Callable[[int, float], None]

@@ -21,8 +21,6 @@ CLUSTER = regex.compile(r"\X")
 ALONE = regex.compile(r"\p{Grapheme_Cluster_Break=Other}*")
 """Code points that never form a cluster with each other."""
 
-UNSHOWN = regex.compile(r"[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
 SHOWN = 60
 """How many letters a message lists."""
 
@@ -132,14 +130,3 @@ class Vocabulary:
         if len(self) - 1 <= SHOWN:
             return repr("".join([*self.letters, *self.clusters]))
         return f"{(self.letters or ''.join(self.clusters))[:SHOWN]!r} and others, {len(self) - 1:,} in all"
-
-
-def plain(text: str) -> str:
-    """Return text for a screen or a line of a file: a control character as Python writes it, as `\\x1b`.
-
-    So are the marks that turn the direction of what follows. Joiners stay, which emoji and some scripts need.
-
-    >>> plain("a\\x1b[31mb")
-    'a\\\\x1b[31mb'
-    """
-    return UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

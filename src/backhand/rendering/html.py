@@ -14,6 +14,7 @@ import jinja2
 from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Code, Line, Numbers, Pictures, Report, Row, Sheet
 from backhand.checking.running.names import root
+from backhand.rendering.harmless import harmless
 from backhand.rendering.heatmaps import Picture, heat_map, largest
 from backhand.rendering.lanes import Arc, Segment, State, segments
 from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, place, state
@@ -59,6 +60,7 @@ class Entry:
 
 def as_html(report: Report) -> str:
     """Return the report as a page of its own."""
+    report = harmless(report)
     entries, lanes, rest = _entries(report)
     verdicts = [row.verdict for row in report.rows]
     counts = [(word, verdicts.count(word), m.meaning) for word, m in VERDICTS.items() if word in verdicts]
@@ -76,6 +78,7 @@ def as_html(report: Report) -> str:
 
 def as_fragment(report: Report) -> str:
     """Return culprits and table as what follows a notebook's cell: in the notebook's own letters."""
+    report = harmless(replace(report, sheet=None))
     return _template("verdicts").render(
         report=report,
         headline=headline,

@@ -12,7 +12,7 @@ from backhand.language.evaluating import Score
 from backhand.language.inspecting import Inspection, Summary
 from backhand.language.model import count_parameters
 from backhand.language.saving import Run
-from backhand.language.vocabulary import plain
+from backhand.showing import plain
 
 
 def score_table(scores: Sequence[Score]) -> RenderableType:

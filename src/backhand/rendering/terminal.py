@@ -4,6 +4,8 @@ import io
 import os
 import shutil
 import sys
+from collections import Counter
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +13,9 @@ from rich.text import Text
 
 from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Line, Report, Row
+from backhand.checking.sources.batches import Checked
+from backhand.rendering.harmless import harmless
+from backhand.showing import plain
 
 FACTS = ("exact", "approximate", "maxdiff", "error")
 COLUMNS = ("gradient", "verdict", "shape", *FACTS)
@@ -29,6 +34,7 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
         width = shutil.get_terminal_size().columns
     if colour is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    report = harmless(replace(report, sheet=None))
     stream = io.StringIO()
     console = Console(
         file=stream,
@@ -135,7 +141,7 @@ def _table(report: Report) -> Table:
         begins = i == 0 or row.cell != cells[i - 1]
         table.add_row(
             *([(row.cell.removeprefix("cell ") or "-") if begins else ""] if any(cells) else []),
-            row.gradient,
+            Text(row.gradient),
             Text(row.verdict, style=VERDICTS[row.verdict].style),
             *facts(row),
             style="dim" if row.verdict in ("follows", "skipped") else "",
@@ -173,3 +179,22 @@ def footnotes(report: Report) -> list[str]:
     draws = f"{report.draws} draw{'s' if report.draws != 1 else ''}"
     notes.append(f"Judged in {report.precision} on {draws}; `exact: False` on a right row is rounding.")
     return [*notes, *report.notes]
+
+
+def line_of(checked: Checked) -> Text:
+    """Return in one line what became of one of several files."""
+    report = checked.report
+    if report is None:
+        told = f"{checked.title}: not judged. {checked.problem.removeprefix(f'{checked.title}: ')}"
+    elif report.ok and report.unfinished:
+        told = f"{checked.title}: not judged to its end. {unfinished(report)}"
+    else:
+        told = headline(replace(report, title=checked.title))
+    return Text(plain(told), style=STATES.get(checked.state, "bold magenta"))
+
+
+def summary(states: Counter[str]) -> str:
+    """Return in one line how many were right, wrong and not judged."""
+    parts = [f"{states[state]:,} {state}" for state in ("right", "wrong", "not judged") if states[state]]
+    total = sum(states.values())
+    return f"{total:,} checked: {', '.join(parts)}."

@@ -1,6 +1,7 @@
 """Explain a gradient as a sum of its branches with wrong coefficients: missing, repeated, negated, scaled."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -178,6 +179,8 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
         return None
     matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to(torch.float64)
     norms = matrix.norm(dim=0)
+    if not bool(norms.isfinite().all() & scene.value.isfinite().all()) or not bool(norms.all()):
+        return None  # of what is not finite nothing can be said
     solved = torch.linalg.lstsq(
         matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
     ).solution
@@ -197,10 +200,11 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
 
 
 def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
-    """Return the factor between two tensors of one shape, or None if there is none."""
+    """Return the factor between two tensors of one shape, or None if there is no finite one."""
     a, b = user.to(torch.float64).flatten(), expected.to(torch.float64).flatten()
     square = float(b @ b)
-    return float(a @ b) / square if square > 0 else None
+    factor = float(a @ b) / square if square > 0 else math.nan
+    return factor if math.isfinite(factor) else None
 
 
 def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:

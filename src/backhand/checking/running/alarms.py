@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from backhand.apart import ends_after
+
 
 @contextlib.contextmanager
 def alarm_kept() -> Iterator[None]:
@@ -39,6 +41,8 @@ class OutOfTimeError(BaseException):
 def limited(seconds: float | None) -> Iterator[None]:
     """Interrupt a block after a time, where the system can.
 
+    Code that catches the interruption, or does not come to it, ends with the process that it has of its own.
+
     Raises:
         OutOfTimeError: it took longer.
     """
@@ -49,7 +53,8 @@ def limited(seconds: float | None) -> Iterator[None]:
     def ring(_: int, __: FrameType | None) -> None:
         raise OutOfTimeError
 
-    with alarm_kept():
+    # once more the time, and a second: one long operation may end by itself, and only its cell be left
+    with ends_after(2 * seconds + 1), alarm_kept():
         signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield

@@ -13,6 +13,7 @@ from typing import Any
 from backhand.checking.report import Line
 from backhand.checking.running.returning import returned_variables, spell_out
 from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
+from backhand.errors import CheckError
 
 Namespace = dict[str, Any]
 
@@ -133,7 +134,9 @@ def source_of(function: Callable[..., Any]) -> Source | None:
         return None
     first = max(first, 1)
     definition = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
-    if definition is None or definition.name != function.__name__ or _yields(definition):
+    if definition is None or definition.name != function.__name__:
+        return None
+    if _yields(definition) or _passes_on(definition):
         return None
     ast.increment_lineno(tree, first - 1)
     code = function.__code__
@@ -164,8 +167,16 @@ def plain_function(function: Callable[..., Any]) -> tuple[FunctionType, tuple[An
 
 @lru_cache(maxsize=256)
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a function by name."""
-    return inspect.signature(function).parameters
+    """Return the parameters of a function by name.
+
+    Raises:
+        CheckError: it does not tell them.
+    """
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:  # compiled, as by torch.jit
+        told = f"{type(function).__name__} does not tell its parameters"
+        raise CheckError(f"{told}; give the plain Python function.") from error
 
 
 def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | None:
@@ -182,6 +193,12 @@ def numbers_in(statements: Iterable[ast.stmt]) -> set[float]:
     """Return the fractions that stand in statements."""
     constants = (n.value for s in statements for n in ast.walk(s) if isinstance(n, ast.Constant))
     return {c for c in constants if isinstance(c, float)}
+
+
+def _passes_on(definition: ast.FunctionDef) -> bool:
+    """Tell whether it takes whatever comes, as a decorator's does: its statements are not the backward's."""
+    a = definition.args
+    return bool(a.vararg and a.kwarg) and not (a.args or a.posonlyargs or a.kwonlyargs)
 
 
 def _yields(definition: ast.FunctionDef) -> bool:

@@ -19,7 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.apart import end_if_forked
 from backhand.checking.running.alarms import alarm_kept
+from backhand.checking.running.endings import endings_told
+from backhand.checking.running.importing import imports_from
 from backhand.checking.running.names import flatten
 from backhand.checking.running.precision import Promoting
 
@@ -40,6 +43,9 @@ def sandbox(folder: Path | None = None) -> Iterator[None]:
 
     Args:
         folder: run a script of this folder: there, with its own imports, with nothing printed.
+
+    Raises:
+        CheckError: the user's code would have ended Python.
     """
     if _within.get() and folder is None:
         yield
@@ -48,20 +54,21 @@ def sandbox(folder: Path | None = None) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_one_at_a_time)
-            for part in (_settings, _random_states, alarm_kept, _figures, warned_once):
+            for part in (
+                endings_told,
+                _gradients_possible,
+                _settings,
+                _random_states,
+                alarm_kept,
+                _figures,
+                warned_once,
+            ):
                 stack.enter_context(part())
             if folder is not None:
                 stack.enter_context(_at_home(folder))
             yield
     finally:
         _within.reset(token)
-
-
-class ExitedError(Exception):
-    """The user's code called `exit`, of which it is told like of any other exception."""
-
-
-ExitedError.__name__ = SystemExit.__name__  # it is told by the name that the user's code knows
 
 
 @contextlib.contextmanager
@@ -83,11 +90,8 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
         try:
             with Promoting() if promote else contextlib.nullcontext():
                 yield
-        except SystemExit as ended:  # it would end the check, with the status of a right one
-            raise ExitedError(f"exit({ended.code!r}) was called").with_traceback(
-                ended.__traceback__
-            ) from ended
         finally:
+            end_if_forked()
             torch.set_default_dtype(before)
             torch.default_generator.set_state(state)
 
@@ -142,11 +146,18 @@ def _folder() -> str | None:
 
 def _set_folder(value: str | None) -> None:
     if value is not None:
-        os.chdir(value)
+        with contextlib.suppress(OSError):  # the user's code may have removed it
+            os.chdir(value)
 
 
-def _set_path(value: list[str]) -> None:
-    sys.path[:] = value  # the list itself stays, for others hold it
+def _set_path(value: tuple[list[str], list[str]]) -> None:
+    sys.path, before = value  # the list itself, for others hold it
+    sys.path[:] = before
+
+
+def _set_environment(value: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(value)
 
 
 # What the user's code may set: how it is read, and how it is put back if it has changed.
@@ -169,12 +180,19 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (_precision, _set_precision),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (_folder, _set_folder),
-    (lambda: list(sys.path), _set_path),
+    (lambda: (sys.path, list(sys.path)), _set_path),
+    (lambda: dict(os.environ), _set_environment),
+    (np.geterr, lambda value: np.seterr(**value)),
     (lambda: sys.dont_write_bytecode, lambda value: setattr(sys, "dont_write_bytecode", value)),
     (lambda: sys.argv, lambda value: setattr(sys, "argv", value)),
     (lambda: sys.stdout, lambda value: setattr(sys, "stdout", value)),
     (lambda: sys.stderr, lambda value: setattr(sys, "stderr", value)),
 )
+
+
+def _gradients_possible() -> contextlib.AbstractContextManager[None]:
+    """Leave `torch.inference_mode`, in which autograd has nothing to compare with."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -208,39 +226,15 @@ def _figures() -> Iterator[None]:
 @contextlib.contextmanager
 def _at_home(folder: Path) -> Iterator[None]:
     """Run as `python FILE` would in a folder, with plots unseen and output swallowed; `SETTINGS` go back."""
-    backend = os.environ.get("MPLBACKEND")
     os.chdir(folder)
     sys.argv = sys.argv[:1]
     os.environ["MPLBACKEND"] = "Agg"
-    try:
-        with (
-            imports_from(folder),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        os.environ.pop("MPLBACKEND", None)
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
-
-
-@contextlib.contextmanager
-def imports_from(folder: Path) -> Iterator[None]:
-    """Let a file import its neighbours, and forget them: another folder's may have the same names.
-
-    To be used within a sandbox, which puts the path back: what the file imports late finds it, too.
-    """
-    known = set(sys.modules)
-    sys.path.insert(0, str(folder))
-    sys.dont_write_bytecode = True  # the folder is the user's
-    try:
+    with (
+        imports_from(folder),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         yield
-    finally:
-        for name in set(sys.modules) - known:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file is not None and folder.resolve() in Path(file).resolve().parents:
-                del sys.modules[name]
 
 
 @contextlib.contextmanager
@@ -276,3 +270,7 @@ def warned_once() -> Iterator[None]:
 
         warnings.showwarning = first
         yield
+
+
+# From the outside in: what ends Python is told when all else is as it was.
+PARTS = (endings_told, _gradients_possible, _settings, _random_states, alarm_kept, _figures, warned_once)

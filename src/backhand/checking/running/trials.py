@@ -17,6 +17,8 @@ from backhand.checking.running.tracing import forwarded, leaf_inputs, trace
 from backhand.checking.sources.protocol import Halfway, Pass, arguments, drawn_once
 from backhand.errors import CheckError, in_short
 
+SEEDS = 2**63
+
 
 class StatementError(Exception):
     """A statement of a script raised; holds what was assigned until then."""
@@ -220,6 +222,8 @@ def sets_of(
     """
     if draws < 1:
         raise CheckError(f"draws is {draws!r}; expected at least 1.")
+    if not -SEEDS <= seed < SEEDS - draws:  # what a torch.Generator takes
+        raise CheckError(f"seed is {seed!r}; expected a number of 63 bits.")
     generator = torch.Generator().manual_seed(seed)
     first = named(drawn_once(inputs, generator))
     yield first

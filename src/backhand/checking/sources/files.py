@@ -1,20 +1,33 @@
 """`check_file`: a Python file or a notebook as it is, or, without one, the project's own 26 gradients."""
 
-import ast
+import contextlib
 import importlib.util
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from backhand.checking.judging import check
 from backhand.checking.merging import check_played
+from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
-from backhand.checking.running.sandbox import imports_from, sandbox
+from backhand.checking.running.alarms import OutOfTimeError, limited
+from backhand.checking.running.endings import from_outside, where_raised
+from backhand.checking.running.importing import imports_from
+from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
+from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
-from backhand.checking.sources.functions import check_function
+from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
-from backhand.errors import CheckError, in_short
+from backhand.checking.sources.reading import parsed, read
+from backhand.checking.sources.subjects import Subject, subjects_of
+from backhand.errors import BackhandError, CheckError, in_short
+
+# Seconds for judging what the cells gave, beside the limit of a cell: that runs the code some tens of times.
+JUDGING = 60.0
 
 
 def check_file(
@@ -34,12 +47,12 @@ def check_file(
             notebook, which is run cell by cell in its own folder. None checks `passes.mlp_chunked`.
         loss: the name of the scalar in which a script's or notebook's forward ends.
         stop_after: the number of the last code cell to run, counted from 1.
-        time_limit: seconds after which a cell is left.
+        time_limit: seconds after which a cell is left, and a pass or a Function given up.
         draws: how many independent sets of inputs to try.
         seed: of the draws.
 
     Raises:
-        CheckError: the file cannot be read or run, or holds nothing to check.
+        CheckError: the file cannot be read or run, or holds nothing to check, or several things.
 
     >>> import tempfile
     >>> script = Path(tempfile.mkdtemp()) / "script.py"
@@ -53,69 +66,40 @@ def check_file(
         from backhand.passes import mlp_chunked
 
         return check(mlp_chunked, draws=draws, seed=seed)
-    path = Path(path)
+    with opened(Path(path), Options(loss, stop_after, time_limit, draws, seed)) as subjects:
+        if len(subjects) > 1:
+            names = listed([subject.name for subject in subjects])
+            raise CheckError(f"{path} holds several, {names}: backhand.check_files judges each of them.")
+        return subjects[0].check()
+
+
+@contextlib.contextmanager
+def opened(path: Path, options: Options) -> Iterator[list[Subject]]:
+    """Give what a file has to be checked; what it sets when it is imported holds meanwhile.
+
+    Raises:
+        CheckError: the file cannot be read or run.
+    """
     if path.suffix not in (".py", ".ipynb"):
         raise CheckError(f"{path} is no .py file and no .ipynb notebook.")
-    text = _read(path)
+    text = read(path)
     if path.suffix == ".ipynb":
         cells = notebook_cells(text, path)
-        kept = cells[:stop_after]
-        return _check_cells(kept, path, loss, time_limit, draws, seed, goes_on=len(kept) < len(cells))
-    tree = _parsed(text, str(path))
-    functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
-    kernels = [n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
-    # what the module sets when it is imported holds while it is checked
-    with sandbox(), imports_from(path.parent):
-        if {"forward", "backward"} <= functions:
-            return check(_module(path), draws=draws, seed=seed)
-        # a script that computes a loss is a script, whatever classes it defines on the way
-        if kernels and not any(loss in writes_surely(s) for s in tree.body):
-            return _check_kernel(path, kernels, draws, seed)
-    return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
+        kept = cells[: options.stop_after]
+        yield [_script(kept, path, options, goes_on=len(kept) < len(cells))]
+        return
+    tree = parsed(text, str(path))
+    found = declared(tree)
+    # a script that computes a loss is a script, whatever it defines on the way
+    scripted = any(options.loss in writes_surely(s) for s in tree.body)
+    if "" not in found.passes and (scripted or not (found.passes or found.kernels)):
+        yield [_script([(path.name, text)], path, options, goes_on=False)]
+        return
+    with sandbox(), imports_from(path.parent), _in_time(options.time_limit):
+        yield subjects_of(_module(path), path, found, options.draws, options.seed)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CheckError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise CheckError(f"{path} is not UTF-8 text: {error.reason}.") from error
-
-
-def _parsed(text: str, name: str) -> ast.Module:
-    try:
-        return ast.parse(text, name)
-    except SyntaxError as error:
-        raise CheckError(f"{name}, line {error.lineno}: {error.msg}.") from error
-
-
-def _is_custom_function(definition: ast.ClassDef) -> bool:
-    # by its text, for the file has not been imported yet
-    return any(ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases)
-
-
-def _check_kernel(path: Path, kernels: list[str], draws: int, seed: int) -> Report:
-    """Check the custom Function of a file against the file's own reference."""
-    module = _module(path)
-    lacking = [name for name in ("reference", "inputs") if not hasattr(module, name)]
-    if lacking:
-        raise CheckError(
-            f"{path} has the custom Function {kernels[0]}, but no {' and no '.join(lacking)}: "
-            "to check it, add `reference`, the same in plain torch operations, and `inputs`, "
-            "its arguments by name or a function of a torch.Generator that draws them."
-        )
-    if len(kernels) > 1:
-        raise CheckError(
-            f"{path} has several custom Functions, {', '.join(kernels)}, and one reference: "
-            "give each a file of its own, or call backhand.check_function."
-        )
-    return check_function(
-        getattr(module, kernels[0]), module.reference, module.inputs, draws=draws, seed=seed
-    )
-
-
-def _module(path: Path) -> Any:
+def _module(path: Path) -> ModuleType:
     """Import a file under its own name."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -123,23 +107,56 @@ def _module(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise CheckError(f"{path} raised {in_short(error)}") from error
+    except BaseException as error:  # the user's code may raise anything
+        if from_outside(error):
+            raise
+        raise CheckError(f"{path} raised {in_short(error)} ({where_raised(error)})") from error
     return module
 
 
-def _check_cells(
-    cells: list[tuple[str, str]],
-    path: Path,
-    loss: str,
-    time_limit: float | None,
-    draws: int,
-    seed: int,
-    *,
-    goes_on: bool,
-) -> Report:
-    """Run cells in the file's own folder, and judge what they hold while all that they set still holds."""
-    file = written(cells, str(path), told=path.suffix == ".ipynb")
-    with sandbox(path.resolve().parent):
-        played = play(file, loss, time_limit)
-        return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on)
+def _script(cells: list[tuple[str, str]], path: Path, options: Options, *, goes_on: bool) -> Subject:
+    """Return cells to be run in the file's own folder, and judged while all that they set still holds."""
+
+    def run_and_judge() -> Report:
+        file = written(cells, str(path), told=path.suffix == ".ipynb")
+        with sandbox(path.resolve().parent):
+            played = play(file, options.loss, options.time_limit)
+            with _in_time(options.time_limit and options.time_limit + JUDGING):
+                return check_played(
+                    played, path.name, draws=options.draws, seed=options.seed, goes_on=goes_on
+                )
+
+    return Subject(path.name, run_and_judge)
+
+
+@contextlib.contextmanager
+def _in_time(seconds: float | None) -> Iterator[None]:
+    """Give up after a time."""
+    try:
+        with limited(seconds):
+            yield
+    except OutOfTimeError as error:
+        raise CheckError(still_running(where_raised(error), seconds)) from error
+
+
+def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]:
+    """Check all that a file holds: what runs in a process of its own, for `check_files`."""
+    try:
+        with opened(path, options) as subjects:
+            several = len(subjects) > 1
+            return tuple(_checked(path, s if several else replace(s, name=""), page) for s in subjects)
+    except BackhandError as error:
+        return (Checked(path, problem=str(error)),)
+    except Exception as error:  # a bug of the checker: shown whole, and told in a line
+        traceback.print_exc()
+        return (Checked(path, problem=f"{path}: the check itself failed, {in_short(error)}."),)
+
+
+def _checked(path: Path, subject: Subject, page: bool) -> Checked:
+    try:
+        report = subject.check()
+    except CheckError as error:
+        return Checked(path, subject.name, problem=str(error))
+    drawn = report.to_html() if page else ""
+    # the sheet is large, and drawn by now
+    return Checked(path, subject.name, replace(report, sheet=None), page=drawn)

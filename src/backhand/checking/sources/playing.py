@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backhand.checking.report import Unfinished
 from backhand.checking.running.alarms import OutOfTimeError, limited
+from backhand.checking.running.endings import from_outside
 from backhand.checking.running.instrumenting import run_function, run_statements
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.statements import writes_surely
@@ -88,9 +89,10 @@ def play(file: Written, loss: str, time_limit: float | None) -> Played:
     # what is judged runs again, and warns then
     with warnings.catch_warnings(action="ignore"), _graphs_kept():
         for label, statements in file.cells:
+            last = statements is file.cells[-1][1]
             try:
                 with limited(time_limit):
-                    raised = player.run(statements)
+                    raised = player.run(statements, last=last)
             except OutOfTimeError:
                 player.note(f"{label} took more than {time_limit:g} s and was left.")
                 left = True
@@ -162,13 +164,16 @@ class _Player:
         final = {k: v for k, v in self.namespace.items() if not k.startswith("__")}
         return replace(self._played, final=final, unfinished=(*unread, *self.unfinished))
 
-    def run(self, statements: Sequence[ast.stmt]) -> Unfinished | None:
-        """Run a cell; return the exception in which it ended, unless it meant to end there."""
+    def run(self, statements: Sequence[ast.stmt], *, last: bool) -> Unfinished | None:
+        """Run a cell; return the exception in which it ended, unless nothing was to come after it."""
         for i, statement in enumerate(statements):
             try:
                 self._run(statement)
-            except (Exception, SystemExit) as error:  # the user's code may raise anything
-                if isinstance(error, SystemExit) and not error.code:
+            except BaseException as error:  # the user's code may raise anything
+                if from_outside(error):
+                    raise
+                at_end = last and not statements[i + 1 :] and len(self._unseen()) <= 1  # the exit itself
+                if isinstance(error, SystemExit) and not error.code and at_end:
                     return None
                 rest = [s for s in statements[i:] if s not in self._opened]
                 for s in (*self._unseen(), *rest):  # to be judged all the same

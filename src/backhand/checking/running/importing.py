@@ -1,0 +1,52 @@
+"""What a file imports from beside it: its own, whatever has that name elsewhere; forgotten afterwards."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from backhand.checking.running.endings import installed
+
+
+@contextlib.contextmanager
+def imports_from(folder: Path) -> Iterator[None]:
+    """Let a file import its neighbours, and forget them: another folder's may have the same names.
+
+    To be used within a sandbox, which puts the path back: what the file imports late finds it, too.
+    """
+    folder = folder.resolve()
+    others = _standing_for_neighbours(folder)
+    for name in others:
+        del sys.modules[name]
+    known, path = set(sys.modules), set(sys.path)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True  # the folder is the user's
+    try:
+        yield
+    finally:
+        # with those of other folders that the file itself has put on the path
+        own = {folder, *(Path(entry).resolve() for entry in sys.path if entry not in path)}
+        for name in set(sys.modules) - known:
+            if own & set(_folders(sys.modules[name])):
+                del sys.modules[name]
+        sys.modules.update(others)
+
+
+def _standing_for_neighbours(folder: Path) -> dict[str, ModuleType]:
+    """Return the user's modules from other folders that have the name of a file or a folder of this one."""
+    with contextlib.suppress(OSError):
+        names = {entry.stem for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".py"}
+        found = {n: m for n, m in sys.modules.items() if n.partition(".")[0] in names and n != "__main__"}
+        return {
+            n: m
+            for n, m in found.items()
+            if (folders := _folders(m)) and folder not in folders and not installed(str(folders[0]))
+        }
+    return {}
+
+
+def _folders(module: ModuleType) -> list[Path]:
+    """Return the folders in which a module's file stands, the innermost first; none for a built-in one."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return [parent for place in places if isinstance(place, str) for parent in Path(place).resolve().parents]
