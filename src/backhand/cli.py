@@ -37,7 +37,12 @@ def check(
     stop_after: Annotated[
         int | None, described("last code cell of a notebook to run, from 1", "CELL")
     ] = None,
-    time_limit: Annotated[float | None, described("leave a cell after so many seconds", "SECONDS")] = None,
+    time_limit: Annotated[
+        float | None, described("leave a cell after so many seconds of computing", "SECONDS")
+    ] = None,
+    data: Annotated[
+        Path | None, described("a folder in which to look for files that a notebook would have fetched", "DIR")
+    ] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
     html: Annotated[Path | None, described("also write the sheet, one HTML file, here", "FILE")] = None,
@@ -46,11 +51,20 @@ def check(
     """Check hand-written gradients: which line is wrong, and what is the mistake."""
     import backhand
 
+    from .rendering.progress import checking_progress
     from .rendering.terminal import as_text, unfinished
 
-    with redirect_stdout(sys.stderr):  # what the user's code prints is no part of what is found
+    # what the user's code prints is no part of what is found
+    with redirect_stdout(sys.stderr), checking_progress(Console(file=sys.stderr)) as watch:
         report = backhand.check_file(
-            file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
+            file,
+            loss=loss,
+            stop_after=stop_after,
+            time_limit=time_limit,
+            data=data,
+            draws=draws,
+            seed=seed,
+            watch=watch,
         )
     if html is not None:
         report.to_html(html)

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from backhand.checking.report import Report
 from backhand.checking.running.sandbox import imports_from, sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.cells import written
+from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.functions import check_function
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
+from backhand.checking.sources.unfinished import read_as_far_as_possible
 from backhand.errors import CheckError, in_short
 
 
@@ -23,8 +26,10 @@ def check_file(
     loss: str = "loss",
     stop_after: int | None = None,
     time_limit: float | None = None,
+    data: str | Path | None = None,
     draws: int = 3,
     seed: int = 0,
+    watch: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Check what a file holds: a pass, a custom Function, or a script or notebook with gradients by hand.
 
@@ -34,9 +39,11 @@ def check_file(
             notebook, which is run cell by cell in its own folder. None checks `passes.mlp_chunked`.
         loss: the name of the scalar in which a script's or notebook's forward ends.
         stop_after: the number of the last code cell to run, counted from 1.
-        time_limit: seconds after which a cell is left.
+        time_limit: seconds of processor time after which a cell is left.
+        data: a folder in which files are looked for that a notebook opens and that are not there.
         draws: how many independent sets of inputs to try.
         seed: of the draws.
+        watch: called with what is done next: a cell's name, or what is judged.
 
     Raises:
         CheckError: the file cannot be read or run, or holds nothing to check.
@@ -60,10 +67,13 @@ def check_file(
     if path.suffix == ".ipynb":
         cells = notebook_cells(text, path)
         kept = cells[:stop_after]
-        return _check_cells(kept, path, loss, time_limit, draws, seed, goes_on=len(kept) < len(cells))
-    tree = _parsed(text, str(path))
+        goes_on = len(kept) < len(cells)
+        return _check_cells(kept, path, loss, time_limit, data, draws, seed, watch, goes_on=goes_on)
+    tree, unread = read_as_far_as_possible(path.name, text)
     functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
     kernels = [n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
+    if unread is not None and (kernels or {"forward", "backward"} <= functions or not tree.body):
+        raise CheckError(f"{path}, line {unread.line.number}: {unread.error.removeprefix('SyntaxError: ')}.")
     # what the module sets when it is imported holds while it is checked
     with sandbox(), imports_from(path.parent):
         if {"forward", "backward"} <= functions:
@@ -71,7 +81,8 @@ def check_file(
         # a script that computes a loss is a script, whatever classes it defines on the way
         if kernels and not any(loss in writes_surely(s) for s in tree.body):
             return _check_kernel(path, kernels, draws, seed)
-    return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
+    cells = [(path.name, text)]
+    return _check_cells(cells, path, loss, time_limit, data, draws, seed, watch, goes_on=False)
 
 
 def _read(path: Path) -> str:
@@ -81,13 +92,6 @@ def _read(path: Path) -> str:
         raise CheckError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise CheckError(f"{path} is not UTF-8 text: {error.reason}.") from error
-
-
-def _parsed(text: str, name: str) -> ast.Module:
-    try:
-        return ast.parse(text, name)
-    except SyntaxError as error:
-        raise CheckError(f"{name}, line {error.lineno}: {error.msg}.") from error
 
 
 def _is_custom_function(definition: ast.ClassDef) -> bool:
@@ -133,13 +137,18 @@ def _check_cells(
     path: Path,
     loss: str,
     time_limit: float | None,
+    data: str | Path | None,
     draws: int,
     seed: int,
+    watch: Callable[[str], None],
     *,
     goes_on: bool,
 ) -> Report:
     """Run cells in the file's own folder, and judge what they hold while all that they set still holds."""
     file = written(cells, str(path), told=path.suffix == ".ipynb")
-    with sandbox(path.resolve().parent):
-        played = play(file, loss, time_limit)
-        return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on)
+    folder = None if data is None else Path(data).resolve()
+    if folder is not None and not folder.is_dir():
+        raise CheckError(f"{data} is no folder.")
+    with sandbox(path.resolve().parent), files_from(folder):
+        played = play(file, loss, time_limit, watch)
+        return check_played(played, path.name, draws=draws, seed=seed, goes_on=goes_on, watch=watch)
