@@ -41,7 +41,8 @@ def check(
         float | None, described("leave a cell after so many seconds of computing", "SECONDS")
     ] = None,
     data: Annotated[
-        Path | None, described("a folder in which to look for files that a notebook would have fetched", "DIR")
+        Path | None,
+        described("a folder in which to look for files that a notebook would have fetched", "DIR"),
     ] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,

@@ -21,7 +21,13 @@ from backhand.errors import CheckError
 
 @sandbox()
 def check_played(
-    played: Played, title: str, *, draws: int, seed: int, goes_on: bool = False, watch: Callable[[str], None] = lambda _: None
+    played: Played,
+    title: str,
+    *,
+    draws: int,
+    seed: int,
+    goes_on: bool = False,
+    watch: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Judge every gradient where it was assigned, as often as it was.
 
@@ -115,7 +121,7 @@ def _left_blank(chapter: Chapter, variable: str) -> bool:
 
 
 def _blank(row: Row) -> Row:
-    """Return the row of a gradient that is yet to be written; what was judged was put there for the others."""
+    """Return the row of a gradient that is yet to be written; what was judged stood there for the others."""
     return replace(
         row,
         verdict="todo",

@@ -1,4 +1,4 @@
-"""The progress of a training run: a bar on a terminal, ten lines in a log file; and of a check that takes long."""
+"""The progress of a training run, a bar on a terminal, ten lines in a log file; and of a long check."""
 
 import math
 import threading
@@ -83,10 +83,15 @@ PATIENCE = 2.0
 def checking_progress(console: Console) -> Iterator[Callable[[str], None]]:
     """Give a function to be told what is done next; show that once a check takes longer than two seconds.
 
-    On a terminal it is one line that comes and goes, in a log file one line each time that more than two
-    seconds have passed.
+    On a terminal it is one line that comes and goes, in a log file a single line that stays.
     """
-    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
     task = bar.add_task("checking")
     latest = ["checking"]
 
@@ -108,7 +113,8 @@ def checking_progress(console: Console) -> Iterator[Callable[[str], None]]:
         yield watch
     finally:
         timer.cancel()
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 class Pace:

@@ -85,7 +85,7 @@ def is_blank(statement: ast.stmt) -> bool:
 
 
 def filled(statement: ast.stmt, values: Collection[str]) -> ast.stmt:
-    """Return a blank as if autograd's own answer stood there, so that the lines below have an upstream gradient.
+    """Return a blank as if autograd's own answer stood there, which the lines below can go on with.
 
     Args:
         statement: any statement; one that is no blank stays the same.
@@ -94,8 +94,10 @@ def filled(statement: ast.stmt, values: Collection[str]) -> ast.stmt:
     if not isinstance(statement, ast.Assign) or not is_blank(statement):
         return statement
     begun = sorted(assigned(statement))
-    tensors = {g: next((g[len(d) :] for d in ("d", "d_") if g.startswith(d) and g[len(d) :] in values), None) for g in begun}
-    lines = [f"{g} = {tensor}.grad.clone()" for g, tensor in tensors.items() if tensor]
+    tensors = {
+        g: g[len(d) :] for g in begun for d in ("d_", "d") if g.startswith(d) and g[len(d) :] in values
+    }
+    lines = [f"{g} = {tensor}.grad.clone()" for g, tensor in tensors.items()]
     if len(lines) < len(begun):
         return statement
     block = ast.parse("if True: " + "; ".join(lines)).body[0]

@@ -14,14 +14,14 @@ PACKAGE = "google.colab"
 
 
 class Absent:
-    """Stands for IPython's shell and display, a drive, a dialogue: whatever is asked of it, nothing happens."""
+    """Stands for IPython's shell, a drive, a dialogue: whatever is asked of it, nothing happens."""
 
     def __getattr__(self, name: str) -> "Absent":
         if name.startswith("__"):
             raise AttributeError(name)
         return self
 
-    def __call__(self, *_: Any, **__: Any) -> "Absent":
+    def __call__(self, *_: Any, **__: Any) -> "Absent":  # noqa: D102
         return self
 
     def __getitem__(self, _: Any) -> "Absent":

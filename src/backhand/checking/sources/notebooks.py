@@ -58,7 +58,7 @@ def as_python(text: str) -> str:
 
 
 def dedented(lines: list[str]) -> list[str]:
-    """Return the lines of a cell without the blanks before its first one, which IPython takes off them all."""
+    """Return the lines of a cell without the blanks that stand before the first: IPython takes them off."""
     first = next((line for line in lines if line.strip()), "")
     blanks = first[: len(first) - len(first.lstrip())]
     return [line.removeprefix(blanks) for line in lines]

@@ -1,7 +1,7 @@
 """A block that holds a whole exercise, such as a training loop or `main`: its statements are judged.
 
-It runs as it stands, with its `break` and `return`; of a loop it is the first turn that is judged, and the only
-one that is made.
+It runs as it stands, with its `break` and `return`; of a loop the first turn is judged, and no other
+is made.
 """
 
 import ast

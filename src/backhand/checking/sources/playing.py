@@ -186,14 +186,18 @@ class _Player:
         """Take note of an exception, and of what was not assigned because of it."""
         raised = self._unfinished(statement, error)
         help_ = how_to_get(error, self._played.source.lines)
-        if raised.line.file not in {line.line.file for line in self._unread}:  # what was left out may be all that it lacks
+        if raised.line.file not in {
+            line.line.file for line in self._unread
+        }:  # what was left out may be all that it lacks
             self.note(f"{raised.cell or raised.line.file} raised {raised.error}{help_}")
         self._raised += () if self.left else ((raised, lost),)
 
     def _is_made(self, number: int) -> bool:
-        """Tell whether a loop has made its loss; within a function, where it cannot be seen, one turn does."""
+        """Tell whether a loop has made its loss; in a function, where it cannot be seen, one turn does."""
         loop = next(loop for loop, i in self._loops.items() if i == number)
-        top = any(loop in ast.walk(s) for s in self._played.source.statements if isinstance(s, ast.FunctionDef))
+        top = any(
+            loop in ast.walk(s) for s in self._played.source.statements if isinstance(s, ast.FunctionDef)
+        )
         return top or self.namespace.get(self._played.loss) is not self._before
 
     def _run(self, statement: ast.stmt) -> None:

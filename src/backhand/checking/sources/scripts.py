@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.precision import converted
-from backhand.checking.running.program import Namespace, Source
+from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.cells import Cells
@@ -112,9 +112,8 @@ def as_chapters(played: Played) -> list[Chapter]:
     if not played.losses:
         raise CheckError(
             _why_no_loss(played)
-            or
-            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say --loss NAME; "
-            "if a loop or a function assigns it, the gradients belong there too."
+            or f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say "
+            "--loss NAME; if a loop or a function assigns it, the gradients belong there too."
         )
     found: list[Chapter] = []
     taken: set[ast.stmt] = set()  # a gradient is that of the last loss before it that depends on its tensor
@@ -138,7 +137,7 @@ def _why_no_loss(played: Played) -> str:
     if statement is None:
         return ""
     place = played.source.place(statement)
-    if statement in played.ran:
+    if played.loss in played.final:
         return f"{place} assigns {played.loss!r}, but no scalar tensor."
     return f"{place} assigns {played.loss!r}, but it did not come to that."
 
@@ -147,8 +146,8 @@ def _chapters(
     played: Played, loss: Loss, before: Sequence[ast.stmt], after: Sequence[ast.stmt]
 ) -> list[Chapter]:
     inputs = _inputs(played, loss, before, after)
-    made = tainted(_without_gradients(before, played.loss), inputs)
-    leading = needed_for(made, [played.loss])
+    made = tainted(before, inputs)
+    leading = needed_for(tainted(_without_gradients(before, played.loss), inputs), [played.loss])
     inputs = {k: v for k, v in inputs.items() if any(k in reads(s) for s in leading)}
     values = set(inputs) | {n for s in leading for n in writes_surely(s)}
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
@@ -160,13 +159,13 @@ def _chapters(
         if assigned:
             used = needed_for(after[: after.index(own[0])], _open(own, assigned), given=values)
             used += needed_for(own, assigned, given=values, kept_whole=assigned)
-            chosen = _pass(played, loss, inputs, made, used)
+            chosen = _pass(played, loss, inputs, (leading, made), used)
             found.append(Chapter(chosen, assigned, tuple(own)))
     return found
 
 
 def _without_gradients(before: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:
-    """Return the statements without the exercises above, whose helpers may have the names of the forward's."""
+    """Return the statements without the exercises above: their helpers may have names of the forward's."""
     names = {n for s in before for n in writes_surely(s)}
     gradients = {f"{d}{n}" for n in names for d in ("d", "d_")}
     forward = set(needed_for(before, [loss]))
@@ -189,12 +188,18 @@ def _taken_from_above(statements: Sequence[ast.stmt]) -> set[str]:
 
 
 def _pass(
-    played: Played, loss: Loss, inputs: dict[str, Tensor], made: list[ast.stmt], backward: list[ast.stmt]
+    played: Played,
+    loss: Loss,
+    inputs: dict[str, Tensor],
+    forwards: tuple[list[ast.stmt], list[ast.stmt]],
+    backward: list[ast.stmt],
 ) -> Pass:
     """Return the pass; its forward also makes what the backward uses though the loss does not need it."""
-    values = {n for s in made for n in writes_surely(s)} | set(inputs)
+    leading, made = forwards
+    values = {n for s in leading for n in writes_surely(s)} | set(inputs)
     backward = [filled(s, values) for s in backward]
-    forward = needed_for(made, {played.loss, *_taken_from_above(backward)})
+    used = set(needed_for(made, _taken_from_above(backward) - values))
+    forward = [s for s in made if s in used or s in leading]
     constants = played.final | loss.values
     run_first = Statements(_source(played.source, forward), constants)
     run_second = Statements(_source(played.source, backward), constants)

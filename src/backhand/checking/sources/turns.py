@@ -37,7 +37,7 @@ def _is_definition(statement: ast.stmt) -> bool:
 
 
 def shortened(statement: ast.stmt, loops: Mapping[ast.stmt, int]) -> ast.stmt:
-    """Return a statement whose loops, some of them, ask before they turn again; plain ones stay the same nodes.
+    """Return a statement in which some loops ask before they turn again; plain statements are the same nodes.
 
     Args:
         statement: it, or a block in which they stand.

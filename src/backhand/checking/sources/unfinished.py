@@ -30,7 +30,9 @@ def read_as_far_as_possible(label: str, text: str) -> tuple[ast.Module, Unfinish
             number = int(headed[1]) if headed else error.lineno or 1
             at = min(max(number, 1), len(lines)) - 1
             if unread is None:
-                unread = Unfinished(label, f"SyntaxError: {error.msg}", Line(at + 1, lines[at].strip(), label))
+                unread = Unfinished(
+                    label, f"SyntaxError: {error.msg}", Line(at + 1, lines[at].strip(), label)
+                )
             if not _left_out(lines, at):
                 break
     return ast.Module([], []), unread
