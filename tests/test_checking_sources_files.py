@@ -51,11 +51,9 @@ def test_a_shell_command_over_several_lines_is_passed_over_and_the_cell_is_judge
     assert [(line.file, line.number) for line in report["x"].lines] == [("cell 3", 1)]
 
 
-def test_a_training_loop_is_not_judged_and_a_long_cell_is_left(tmp_path: Path) -> None:
-    training = (
-        "import time\nfor i in range(1000):\n    loss = (W**2).sum()\n    dW = W\n    time.sleep(0.05)\n"
-    )
-    path = notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, SECOND, training)
+def test_a_long_cell_is_left(tmp_path: Path) -> None:
+    long = "import time\nfor i in range(1000):\n    time.sleep(0.05)\n"
+    path = notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, SECOND, long)
     report = backhand.check_file(path, time_limit=3)
     assert report.ok, str(report)
     assert any("took more than 3 s" in note for note in report.notes)
@@ -149,13 +147,13 @@ def test_a_block_that_raises_is_judged_on_what_it_had_assigned(tmp_path: Path) -
     report = backhand.check_file(path)
     assert [(r.name, r.mistake.kind) for r in report.culprits] == [("W", "transposed")]
     assert report.raised.line.text == "dW = x @ dlogits"
-    assert [(u.cell, u.line) for u in report.unfinished] == [("", report.raised.line)]
+    assert not report.unfinished  # all of it was judged
     path.write_text(
         SETUP + "for i in range(2):\n" + textwrap.indent(body.replace("dW =", "lost\ndW ="), "    ")
     )
     report = backhand.check_file(path)
     assert not report.culprits
-    assert len(report.unfinished) == 1
+    assert any("raised NameError: name 'lost'" in note for note in report.notes)
     assert not any("are not judged" in note for note in report.notes)
 
 
@@ -297,8 +295,8 @@ def test_without_a_file_the_projects_own_gradients_are_checked() -> None:
         ("a.py", "raise ValueError('no')\n", "a.py raised ValueError: no"),
         (
             "a.py",
-            SETUP + "for i in x:\n    loss = (i * W[:, 0]).sum()\ndW = x\n",
-            "no statement assigns 'loss'",
+            SETUP + "for i in x:\n    loss = (i * W[:, 0]).sum().item()\ndW = x\n",
+            "assigns 'loss', but no scalar tensor",
         ),
         ("a.py", SETUP + FORWARD, "nothing after `loss` assigns a gradient"),
         ("a.ipynb", "{", "is no notebook"),

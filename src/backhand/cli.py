@@ -45,7 +45,12 @@ def check(
         int | None, described("last code cell of a notebook to run, from 1", "CELL")
     ] = None,
     time_limit: Annotated[
-        float | None, described("leave a cell, a pass or a Function after so many seconds", "SECONDS")
+        float | None,
+        described("leave a cell, a pass or a Function after so many seconds of computing", "SECONDS"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        described("a folder in which to look for files that a notebook would have fetched", "DIR"),
     ] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
@@ -68,7 +73,9 @@ def check(
         time_limit=time_limit,
         draws=draws,
         seed=seed,
+        data=data,
         page=html is not None,
+        progress=len(files) == 1,
     )
     if len(files) == 1 and not files[0].is_dir():
         found = tuple(checked)

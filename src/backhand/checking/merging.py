@@ -4,22 +4,31 @@ A chapter is checked like any other pass; here is only what a script, a notebook
 completes a gradient, what was missing of it before, and what was not judged.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from backhand.checking.judging import check_pass
 from backhand.checking.mistakes.finding import listed
-from backhand.checking.report import Mistake, Pictures, Report, Row, Sheet
+from backhand.checking.report import Mistake, Pictures, Report, Row, Sheet, Unfinished
 from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
-from backhand.checking.sources.chapters import reads_later, trains
+from backhand.checking.sources.chapters import is_blank, reads_later, trains
 from backhand.checking.sources.playing import Played
 from backhand.checking.sources.scripts import Chapter, as_chapters
 from backhand.errors import CheckError
 
 
 @sandbox()
-def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: bool = False) -> Report:
+def check_played(
+    played: Played,
+    title: str,
+    *,
+    draws: int,
+    seed: int,
+    goes_on: bool = False,
+    watch: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Judge every gradient where it was assigned, as often as it was.
 
     Args:
@@ -27,11 +36,12 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         title: of the report.
         draws, seed: as in `check`.
         goes_on: more may follow, so that a gradient which nothing has used yet may still be added to.
+        watch: called with what is judged next.
 
     Raises:
         CheckError: there is nothing to check.
     """
-    judged = _judged(played, title, draws, seed)
+    judged = _judged(played, title, draws, seed, watch)
     rows = [row for chapter, report in judged for row in _own_rows(played, chapter, report, goes_on)]
     # tensors that no chapter has a gradient of (left out, or still missing) are told once, at the end
     known = {row.name for row in rows}
@@ -45,18 +55,21 @@ def check_played(played: Played, title: str, *, draws: int, seed: int, goes_on: 
         unmatched=tuple(dict.fromkeys(name for _, report in judged for name in report.unmatched)),
         notes=tuple(dict.fromkeys([*notes, *played.notes, *_untold(played, judged)])),
         raised=next((report.raised for _, report in judged if report.raised), None),
-        unfinished=played.unfinished,
+        unfinished=_not_judged(played, [*rows, *rest.values()]),
         draws=min(report.draws for _, report in judged),
         sheet=_sheet(judged),
     )
 
 
-def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Chapter, Report]]:
+def _judged(
+    played: Played, title: str, draws: int, seed: int, watch: Callable[[str], None]
+) -> list[tuple[Chapter, Report]]:
     """Return the report on each chapter; one that cannot be judged is left out if another one can."""
     judged: list[tuple[Chapter, Report]] = []
     refused: list[CheckError] = []
     try:
         for chapter in as_chapters(played):
+            watch(f"judging {played.source.place(chapter.statements[0])}")
             try:
                 report = check_pass(chapter.chosen, title, draws=draws, seed=seed, stress=False)
                 judged.append((chapter, report))
@@ -69,6 +82,15 @@ def _judged(played: Played, title: str, draws: int, seed: int) -> list[tuple[Cha
     return judged
 
 
+def _not_judged(played: Played, rows: Sequence[Row]) -> tuple[Unfinished, ...]:
+    """Return the cells that raised before they had assigned a gradient that is judged nowhere else."""
+    missing = {root(row.gradient) for row in rows} - {
+        root(row.gradient) for row in rows if row.verdict not in ("skipped", "todo")
+    }
+    told = zip(played.unfinished, played.lost, strict=True)
+    return tuple(cell for cell, lost in told if lost & missing)
+
+
 def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -> list[Row]:
     """Return the rows of the gradients that a chapter's own statements assign, by the cells that do so."""
     stages = {} if goes_on else _stages(played, chapter)
@@ -78,6 +100,9 @@ def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -
         if variable not in chapter.gradients or (row.verdict == "todo" and not row.lines):
             continue
         row = replace(row, cell=_cells(played, chapter, variable)[-1])
+        if _left_blank(chapter, variable):
+            found.append(_blank(row))
+            continue
         mistake = row.mistake
         # what something was made of is meant to be complete; until then a cell to come may add to it
         open_ = goes_on and not reads_later(chapter.statements, variable)
@@ -88,6 +113,26 @@ def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -
         found.append(row)
     order = [played.source.cell(s) for s in chapter.statements]
     return sorted(found, key=lambda row: order.index(row.cell))
+
+
+def _left_blank(chapter: Chapter, variable: str) -> bool:
+    own = [s for s in chapter.statements if variable in writes_surely(s)]
+    return bool(own) and all(is_blank(s) for s in own)
+
+
+def _blank(row: Row) -> Row:
+    """Return the row of a gradient that is yet to be written; what was judged stood there for the others."""
+    return replace(
+        row,
+        verdict="todo",
+        got=None,
+        exact=None,
+        approximate=None,
+        maxdiff=None,
+        multiple=None,
+        mistake=None,
+        note="still blank" + (f": {row.lines[0].text}" if row.lines else ""),
+    )
 
 
 def _cells(played: Played, chapter: Chapter, variable: str) -> list[str]:

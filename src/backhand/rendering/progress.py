@@ -1,13 +1,23 @@
-"""The progress of a training run: a bar on a terminal, ten lines in a log file."""
+"""The progress of a training run, a bar on a terminal, ten lines in a log file; and of a long check."""
 
 import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from backhand.language.training import Watch, WatchDev
 
@@ -64,6 +74,49 @@ def training_lines(console: Console, pace: "Pace") -> Watch:
             console.print(f"{step:,} of {steps:,} steps, loss {pace.shown}, {pace.speed:,.0f} steps/s")
 
     return watch
+
+
+# A check that is done sooner needs no word on how far it is.
+PATIENCE = 2.0
+
+
+@contextmanager
+def checking_progress(stream: IO[str]) -> Iterator[Callable[[str], None]]:
+    """Give a function to be told what is done next; show that once a check takes longer than two seconds.
+
+    On a terminal it is one line that comes and goes, in a log file a single line that stays.
+    """
+    console = Console(file=stream)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task("checking")
+    latest = ["checking"]
+
+    def show() -> None:
+        if console.is_terminal:
+            bar.start()
+        else:
+            console.print(f"still at it: {latest[0]}", highlight=False)
+
+    timer = threading.Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+
+    def watch(what: str) -> None:
+        latest[0] = what
+        bar.update(task, description=what)
+
+    try:
+        yield watch
+    finally:
+        timer.cancel()
+        if bar.live.is_started:
+            bar.stop()
 
 
 class Pace:

@@ -33,13 +33,20 @@ def _able_to_ring() -> bool:
     return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
 
 
+# Of a time, the part in which even the busiest machine gives a process some of it, if it wants any.
+IDLE = 0.01
+
+
 class OutOfTimeError(BaseException):
     """It took too long; not an `Exception`, which the user's code may catch."""
 
 
 @contextlib.contextmanager
 def limited(seconds: float | None) -> Iterator[None]:
-    """Interrupt a block after a time, where the system can.
+    """Interrupt a block after so much processor time, where the system can.
+
+    A busy machine may take much longer over it. Time in which the block only waits counts as well: it would
+    never have computed for long enough.
 
     Code that catches the interruption, or does not come to it, ends with the process that it has of its own.
 
@@ -49,9 +56,15 @@ def limited(seconds: float | None) -> Iterator[None]:
     if seconds is None or not _able_to_ring():
         yield
         return
+    began, before = time.thread_time(), time.process_time()
 
     def ring(_: int, __: FrameType | None) -> None:
-        raise OutOfTimeError
+        nonlocal before
+        left, now = seconds - (time.thread_time() - began), time.process_time()
+        if left <= 0 or now - before < IDLE * seconds:
+            raise OutOfTimeError
+        before = now
+        signal.setitimer(signal.ITIMER_REAL, max(left, IDLE * seconds))
 
     # once more the time, and a second: one long operation may end by itself, and only its cell be left
     with ends_after(2 * seconds + 1), alarm_kept():

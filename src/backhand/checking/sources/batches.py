@@ -34,6 +34,8 @@ class Options:
     time_limit: float | None = None
     draws: int = 3
     seed: int = 0
+    data: Path | None = None
+    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def check_files(
     time_limit: float | None = None,
     draws: int = 3,
     seed: int = 0,
+    data: str | Path | None = None,
     page: bool = False,
+    progress: bool = False,
 ) -> Iterator[Checked]:
     """Check files and folders, each file in a process of its own: one that dies or hangs ends only itself.
 
@@ -93,9 +97,10 @@ def check_files(
     Args:
         paths: files as `check_file` takes them, and folders.
         jobs: how many files are checked at once.
-        loss, stop_after, draws, seed: as for `check_file`.
+        loss, stop_after, draws, seed, data: as for `check_file`.
         time_limit: as for `check_file`; with several files ten minutes where it is None.
         page: also draw each report as an HTML page.
+        progress: of a check that takes longer than two seconds, say on standard error what it does.
 
     Returns:
         What became of each, in the order of the files, as soon as it is known.
@@ -116,7 +121,8 @@ def check_files(
         raise CheckError("there is nothing to check: no file with a backward by hand.")
     if time_limit is None and len(files) > 1:
         time_limit = LONGEST
-    options = Options(loss, stop_after, time_limit, draws, seed)
+    folder = None if data is None else Path(data)
+    options = Options(loss, stop_after, time_limit, draws, seed, folder, progress)
     return _each(files, min(jobs, len(files)), partial(_in_its_process, options=options, page=page))
 
 

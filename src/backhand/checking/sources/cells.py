@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from backhand.checking.report import Line, Unfinished
 from backhand.checking.running.program import Source
+from backhand.checking.sources.unfinished import read_as_far_as_possible
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Written:
     Attributes:
         source: all statements.
         cells: the statements of each cell, with its label.
-        unread: the cells that are no Python, which are not run.
+        unread: the first line of each cell that is no Python, which is left out.
     """
 
     source: Cells
@@ -76,12 +77,8 @@ def written(cells: Sequence[tuple[str, str]], file: str, *, told: bool) -> Writt
     """
     source, parsed, unread = Cells((), (), file=file), [], []
     for label, text in cells:
-        try:
-            tree = ast.parse(text)
-        except SyntaxError as error:
-            line = Line(error.lineno or 1, (error.text or "").strip(), label)
-            unread.append(Unfinished(label, f"SyntaxError: {error.msg}", line))
-            tree = ast.Module([], [])  # its lines count all the same
+        tree, broken = read_as_far_as_possible(label, text)
+        unread += [broken] if broken is not None else []
         source = source.with_cell(label, text, tree)
         if tree.body:
             parsed.append((label, tuple(tree.body)))

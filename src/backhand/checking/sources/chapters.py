@@ -77,8 +77,34 @@ def trains(statement: ast.stmt, loss: str) -> bool:
 
 def is_blank(statement: ast.stmt) -> bool:
     """Tell whether a statement assigns None or `...`, for something to be written there."""
-    value = statement.value if isinstance(statement, ast.Assign) else None
-    return isinstance(value, ast.Constant) and value.value in (None, ...)
+    if not isinstance(statement, ast.Assign):
+        return False
+    value = statement.value
+    values = value.elts if isinstance(value, ast.Tuple) and value.elts else [value]
+    return all(isinstance(v, ast.Constant) and v.value in (None, ...) for v in values)
+
+
+def filled(statement: ast.stmt, values: Collection[str]) -> ast.stmt:
+    """Return a blank as if autograd's own answer stood there, which the lines below can go on with.
+
+    Args:
+        statement: any statement; one that is no blank stays the same.
+        values: the tensors of the forward.
+    """
+    if not isinstance(statement, ast.Assign) or not is_blank(statement):
+        return statement
+    begun = sorted(assigned(statement))
+    tensors = {
+        g: g[len(d) :] for g in begun for d in ("d_", "d") if g.startswith(d) and g[len(d) :] in values
+    }
+    lines = [f"{g} = {tensor}.grad.clone()" for g, tensor in tensors.items()]
+    if len(lines) < len(begun):
+        return statement
+    block = ast.parse("if True: " + "; ".join(lines)).body[0]
+    answer = block.body[0] if len(lines) == 1 else block  # type: ignore[attr-defined]
+    for node in ast.walk(answer):
+        ast.copy_location(node, statement)
+    return answer
 
 
 def chapters(statements: Sequence[ast.stmt], gradients: Collection[str]) -> list[list[ast.stmt]]:

@@ -1,9 +1,11 @@
 """`check_file`: a Python file or a notebook as it is, or, without one, the project's own 26 gradients."""
 
+import ast
 import contextlib
 import importlib.util
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,14 +22,18 @@ from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
 from backhand.checking.sources.declaring import declared
+from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
 from backhand.checking.sources.reading import parsed, read
 from backhand.checking.sources.subjects import Subject, subjects_of
+from backhand.checking.sources.unfinished import read_as_far_as_possible
 from backhand.errors import BackhandError, CheckError, in_short
+from backhand.renderers import rendered
 
 # Seconds for judging what the cells gave, beside the limit of a cell: that runs the code some tens of times.
 JUDGING = 60.0
+Watch = Callable[[str], None]
 
 
 def check_file(
@@ -36,8 +42,10 @@ def check_file(
     loss: str = "loss",
     stop_after: int | None = None,
     time_limit: float | None = None,
+    data: str | Path | None = None,
     draws: int = 3,
     seed: int = 0,
+    watch: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Check what a file holds: a pass, a custom Function, or a script or notebook with gradients by hand.
 
@@ -47,9 +55,11 @@ def check_file(
             notebook, which is run cell by cell in its own folder. None checks `passes.mlp_chunked`.
         loss: the name of the scalar in which a script's or notebook's forward ends.
         stop_after: the number of the last code cell to run, counted from 1.
-        time_limit: seconds after which a cell is left, and a pass or a Function given up.
+        time_limit: seconds of processor time after which a cell is left, and a pass or a Function given up.
+        data: a folder in which files are looked for that a notebook opens and that are not there.
         draws: how many independent sets of inputs to try.
         seed: of the draws.
+        watch: called with what is done next: a cell's name, or what is judged.
 
     Raises:
         CheckError: the file cannot be read or run, or holds nothing to check, or several things.
@@ -66,7 +76,8 @@ def check_file(
         from backhand.passes import mlp_chunked
 
         return check(mlp_chunked, draws=draws, seed=seed)
-    with opened(Path(path), Options(loss, stop_after, time_limit, draws, seed)) as subjects:
+    options = Options(loss, stop_after, time_limit, draws, seed, None if data is None else Path(data))
+    with opened(Path(path), options, watch) as subjects:
         if len(subjects) > 1:
             names = listed([subject.name for subject in subjects])
             raise CheckError(f"{path} holds several, {names}: backhand.check_files judges each of them.")
@@ -74,7 +85,7 @@ def check_file(
 
 
 @contextlib.contextmanager
-def opened(path: Path, options: Options) -> Iterator[list[Subject]]:
+def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Iterator[list[Subject]]:
     """Give what a file has to be checked; what it sets when it is imported holds meanwhile.
 
     Raises:
@@ -86,17 +97,31 @@ def opened(path: Path, options: Options) -> Iterator[list[Subject]]:
     if path.suffix == ".ipynb":
         cells = notebook_cells(text, path)
         kept = cells[: options.stop_after]
-        yield [_script(kept, path, options, goes_on=len(kept) < len(cells))]
+        yield [_script(kept, path, options, watch, goes_on=len(kept) < len(cells))]
         return
-    tree = parsed(text, str(path))
+    tree = _parsed(text, path)
     found = declared(tree)
     # a script that computes a loss is a script, whatever it defines on the way
     scripted = any(options.loss in writes_surely(s) for s in tree.body)
     if "" not in found.passes and (scripted or not (found.passes or found.kernels)):
-        yield [_script([(path.name, text)], path, options, goes_on=False)]
+        yield [_script([(path.name, text)], path, options, watch, goes_on=False)]
         return
     with sandbox(), imports_from(path.parent), _in_time(options.time_limit):
         yield subjects_of(_module(path), path, found, options.draws, options.seed)
+
+
+def _parsed(text: str, path: Path) -> ast.Module:
+    """Return a file's statements; of a script those that can be read, though a line is unfinished."""
+    try:
+        return parsed(text, str(path))
+    except CheckError as error:
+        if not isinstance(error.__cause__, SyntaxError):
+            raise
+        tree, _ = read_as_far_as_possible(path.name, text)
+        found = declared(tree)
+        if found.passes or found.kernels or not tree.body:
+            raise
+        return tree
 
 
 def _module(path: Path) -> ModuleType:
@@ -114,16 +139,26 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def _script(cells: list[tuple[str, str]], path: Path, options: Options, *, goes_on: bool) -> Subject:
+def _script(
+    cells: list[tuple[str, str]], path: Path, options: Options, watch: Watch, *, goes_on: bool
+) -> Subject:
     """Return cells to be run in the file's own folder, and judged while all that they set still holds."""
 
     def run_and_judge() -> Report:
         file = written(cells, str(path), told=path.suffix == ".ipynb")
-        with sandbox(path.resolve().parent):
-            played = play(file, options.loss, options.time_limit)
+        folder = None if options.data is None else options.data.resolve()
+        if folder is not None and not folder.is_dir():
+            raise CheckError(f"{options.data} is no folder.")
+        with sandbox(path.resolve().parent), files_from(folder):
+            played = play(file, options.loss, options.time_limit, watch)
             with _in_time(options.time_limit and options.time_limit + JUDGING):
                 return check_played(
-                    played, path.name, draws=options.draws, seed=options.seed, goes_on=goes_on
+                    played,
+                    path.name,
+                    draws=options.draws,
+                    seed=options.seed,
+                    goes_on=goes_on,
+                    watch=watch,
                 )
 
     return Subject(path.name, run_and_judge)
@@ -141,8 +176,9 @@ def _in_time(seconds: float | None) -> Iterator[None]:
 
 def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]:
     """Check all that a file holds: what runs in a process of its own, for `check_files`."""
+    watching = rendered("check.progress", sys.stderr) if options.progress else _unwatched()
     try:
-        with opened(path, options) as subjects:
+        with watching as watch, opened(path, options, watch) as subjects:
             several = len(subjects) > 1
             return tuple(_checked(path, s if several else replace(s, name=""), page) for s in subjects)
     except BackhandError as error:
@@ -150,6 +186,11 @@ def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]
     except Exception as error:  # a bug of the checker: shown whole, and told in a line
         traceback.print_exc()
         return (Checked(path, problem=f"{path}: the check itself failed, {in_short(error)}."),)
+
+
+@contextlib.contextmanager
+def _unwatched() -> Iterator[Watch]:
+    yield lambda _: None
 
 
 def _checked(path: Path, subject: Subject, page: bool) -> Checked:

@@ -33,7 +33,7 @@ def notebook_cells(text: str, path: Path) -> list[tuple[str, str]]:
 
 
 def as_python(text: str) -> str:
-    """Return a cell without magics and shell commands.
+    """Return a cell without magics and shell commands, dedented as IPython does it.
 
     Only lines that Python cannot read are looked at, so that a `%` that goes on with an expression, or a
     comment that ends in a question mark, stays what it is.
@@ -42,7 +42,7 @@ def as_python(text: str) -> str:
     pass  # %matplotlib inline
     x = 1  # why?
     """
-    lines = text.split("\n")
+    lines = dedented(text.split("\n"))
     if magic := CELL_MAGIC.match(text):
         other = not magic["runs"]
         lines = [f"# {line}" if other or i == 0 else line for i, line in enumerate(lines)]
@@ -55,6 +55,13 @@ def as_python(text: str) -> str:
         else:
             break
     return "\n".join(lines)
+
+
+def dedented(lines: list[str]) -> list[str]:
+    """Return the lines of a cell without the blanks that stand before the first: IPython takes them off."""
+    first = next((line for line in lines if line.strip()), "")
+    blanks = first[: len(first) - len(first.lstrip())]
+    return [line.removeprefix(blanks) for line in lines]
 
 
 def _without_magic(lines: list[str], at: int) -> bool:

@@ -1,7 +1,7 @@
 """A block that holds a whole exercise, such as a training loop or `main`: its statements are judged.
 
-It runs as it stands, with its `break` and `return`, and all its turns; of a loop it is the first turn that is
-judged.
+It runs as it stands, with its `break` and `return`; of a loop the first turn is judged, and no other
+is made.
 """
 
 import ast
@@ -11,18 +11,35 @@ from typing import Any
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import inner_blocks, reads, writes_surely
+from backhand.checking.sources.turns import begins, calls_backward, loops_of
 
 
 def opened(statements: Sequence[ast.stmt], loss: str) -> tuple[ast.stmt, ...]:
-    """Return the blocks that hold both the loss and gradients, if no plain statement assigns the loss.
+    """Return the blocks whose statements are judged one by one: those that hold the loss with its gradients.
 
-    Of a training loop, a `main` or a block under `if __name__ == "__main__"` it is the statements within it
-    that are judged.
+    So are loops that hold the loss, where the gradients stand below. A function counts only where no plain
+    statement assigns the loss: its variables are others than those of the script.
     """
-    # a script with a plain forward is judged there; its loop is the training that follows
-    if any(loss in writes_surely(s) for s in statements if not hasattr(s, "body")):
-        return ()
-    return tuple(s for s in statements if _holds(s, loss) and _holds_gradients(s) and _can_be_seen_into(s))
+    plain = any(loss in writes_surely(s) for s in statements if not hasattr(s, "body"))
+    found = []
+    for i, s in enumerate(statements):
+        if not _holds(s, loss) or not _can_be_seen_into(s):
+            continue
+        held = _holds_gradients(s) and not (plain and isinstance(s, ast.FunctionDef))
+        if held or (begins(s, loss) and _gradients_follow(s, statements[i + 1 :], loss)):
+            found.append(s)
+    return tuple(found)
+
+
+def _gradients_follow(loop: ast.stmt, later: Sequence[ast.stmt], loss: str) -> bool:
+    """Tell whether gradients of what a loop makes are assigned before the loss is made again."""
+    known = {f"d{name}" for name in writes_surely(loop) | reads(loop)}
+    until = next((i for i, s in enumerate(later) if _assigns(s, loss)), len(later))
+    return any(writes_surely(s) & known for s in later[:until])
+
+
+def _assigns(statement: ast.stmt, loss: str) -> bool:
+    return not isinstance(statement, ast.FunctionDef | ast.ClassDef) and loss in writes_surely(statement)
 
 
 def _holds(statement: ast.stmt, loss: str) -> bool:
@@ -63,6 +80,18 @@ def loops_within(block: ast.stmt, loss: str) -> list[ast.stmt]:
     blocks = [block.body] if isinstance(block, ast.FunctionDef) else inner_blocks(block)
     found = [loop for inner in blocks for s in inner if _holds(s, loss) for loop in loops_within(s, loss)]
     return ([block] if isinstance(block, ast.For | ast.While) else []) + found
+
+
+def left_early(statement: ast.stmt, loss: str, opened: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Return the loops of a statement that make the loss anew and need make one turn only.
+
+    Those are training, or judged: a loop without gradients may be what a forward needs all turns of.
+    """
+    loops = [loop for loop in loops_of(statement) if begins(loop, loss)]
+    if isinstance(statement, ast.FunctionDef):  # which may be called more than once
+        loops = [loop for loop in loops if isinstance(loop, ast.For)]
+    judged = statement in opened
+    return [loop for loop in loops if judged or calls_backward(loop) or _holds_gradients(loop)]
 
 
 class FirstTurn(Watcher):

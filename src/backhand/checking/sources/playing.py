@@ -18,10 +18,14 @@ from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.endings import from_outside
 from backhand.checking.running.instrumenting import run_function, run_statements
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.statements import begins_anew, reads, writes_surely
 from backhand.checking.sources.cells import Cells, Written
 from backhand.checking.sources.chapters import trains
-from backhand.checking.sources.opening import FirstTurn, loops_within, opened, parts_of
+from backhand.checking.sources.colab import Absent, colab_forgotten, lacks_colab, put_colab
+from backhand.checking.sources.fetched import how_to_get
+from backhand.checking.sources.opening import FirstTurn, left_early, loops_within, opened, parts_of
+from backhand.checking.sources.turns import Turns, shortened, without_hooks
+from backhand.checking.sources.unfinished import begun_in
 from backhand.errors import in_short
 
 
@@ -44,6 +48,7 @@ class Played:
         losses: each assignment of the loss.
         final: the variables at the end.
         unfinished: the cells that raised.
+        lost: what each of those would have assigned, had it gone on.
         notes: what went wrong on the way.
     """
 
@@ -53,6 +58,7 @@ class Played:
     losses: tuple[Loss, ...] = ()
     final: Namespace = field(default_factory=dict)
     unfinished: tuple[Unfinished, ...] = ()
+    lost: tuple[frozenset[str], ...] = ()
     notes: tuple[str, ...] = ()
 
     def after(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> "Played":
@@ -78,34 +84,32 @@ def _kept(value: Any) -> Any:
     return value
 
 
-def play(file: Written, loss: str, time_limit: float | None) -> Played:
-    """Run the cells of a file one after the other.
+def play(
+    file: Written, loss: str, time_limit: float | None, watch: Callable[[str], None] = lambda _: None
+) -> Played:
+    """Run the cells of a file one after the other; `watch` is told which one is next.
 
     A cell that raises ends; the ones after it still run. A cell that is over the time limit is left; what
-    raises after it may do so for that reason, and is only noted.
+    raises after it, or after a loop that was left, may do so for that reason, and is only noted.
     """
-    player = _Player(file.source, loss, [_not_run(file.source, unread) for unread in file.unread])
-    left = False
+    player = _Player(file, loss)
     # what is judged runs again, and warns then
-    with warnings.catch_warnings(action="ignore"), _graphs_kept():
+    with warnings.catch_warnings(action="ignore"), _graphs_kept(), colab_forgotten():
         for label, statements in file.cells:
-            last = statements is file.cells[-1][1]
+            watch(label)
             try:
                 with limited(time_limit):
-                    raised = player.run(statements, last=last)
+                    player.run(statements, last=statements is file.cells[-1][1])
             except OutOfTimeError:
                 player.note(f"{label} took more than {time_limit:g} s and was left.")
-                left = True
-                continue
-            if raised is not None:
-                player.note(f"{label} raised {raised.error}")
-                player.unfinished += () if left else (raised,)
-    return player.result(file.unread)
+                player.left = True
+    return player.result()
 
 
 def _not_run(source: Cells, unread: Unfinished) -> str:
     reason = unread.error.removeprefix("SyntaxError: ")
-    return f"not run: {source.file}, {unread.cell}, line {unread.line.number}: {reason}."
+    cell = f"{unread.cell}, " if source.starts else ""
+    return f"not run: {source.file}, {cell}line {unread.line.number}: {reason}."
 
 
 @contextlib.contextmanager
@@ -123,33 +127,28 @@ def _graphs_kept() -> Iterator[None]:
         Tensor.backward = backward  # type: ignore[method-assign]
 
 
-class _Absent:
-    """Stands for IPython's shell and display: whatever is asked of it, nothing happens."""
-
-    def __getattr__(self, name: str) -> "_Absent":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __call__(self, *_: Any, **__: Any) -> "_Absent":
-        return self
-
-
 class _Player:
     """Runs statements among the variables of a script or notebook."""
 
-    def __init__(self, source: Cells, loss: str, notes: Sequence[str]):
-        self._played = Played(source, loss, notes=tuple(notes))
+    def __init__(self, file: Written, loss: str):
+        source = file.source
+        self._played = Played(source, loss, notes=tuple(_not_run(source, line) for line in file.unread))
         self._file = source.file or "<cell>"
-        self.unfinished: tuple[Unfinished, ...] = ()
+        self._unread = file.unread
+        self.left = False
+        self._not_run: list[ast.stmt] = []
+        self._raised: list[tuple[Unfinished, frozenset[str]]] = []
         self.namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
-        self.namespace |= {"get_ipython": _Absent(), "display": _Absent()}  # what a notebook has
+        self.namespace |= {"get_ipython": Absent(), "display": Absent()}  # what a notebook has
         if source.file:
             self.namespace["__file__"] = source.file
         self._opened = opened(source.statements, loss)
-        loops = [s for block in self._opened for s in loops_within(block, loss)]
-        self.note(*(f"{source.place(s)}: the loop is judged by its first turn." for s in loops))
         self._watchers = {block: FirstTurn(parts_of(block, loss), self.ran) for block in self._opened}
+        loops = [loop for s in source.statements for loop in left_early(s, loss, self._opened)]
+        self._loops = {loop: i for i, loop in enumerate(loops)}
+        self._turns = Turns(self._is_made)
+        self.namespace |= self._turns.hooks()
+        self._before: object = None
 
     def note(self, *notes: str) -> None:
         """Remember a remark for the report."""
@@ -159,13 +158,19 @@ class _Player:
         """Take note of a statement that has run, with the variables of the function in which it stands."""
         self._played = self._played.after(statement, {**self.namespace, **(variables or {})})
 
-    def result(self, unread: Sequence[Unfinished]) -> Played:
+    def result(self) -> Played:
         """Return what has run, with the variables as they are now."""
-        final = {k: v for k, v in self.namespace.items() if not k.startswith("__")}
-        return replace(self._played, final=final, unfinished=(*unread, *self.unfinished))
+        raised = [line for line, _ in self._raised]
+        return replace(
+            self._played,
+            ran=_without_superseded(self._played, self._not_run),
+            final=without_hooks(self.namespace),
+            unfinished=(*self._unread, *raised),
+            lost=(*map(begun_in, self._unread), *(names for _, names in self._raised)),
+        )
 
-    def run(self, statements: Sequence[ast.stmt], *, last: bool) -> Unfinished | None:
-        """Run a cell; return the exception in which it ended, unless nothing was to come after it."""
+    def run(self, statements: Sequence[ast.stmt], *, last: bool) -> None:
+        """Run a cell, up to an exception; that is told, unless it is an exit at the file's very end."""
         for i, statement in enumerate(statements):
             try:
                 self._run(statement)
@@ -174,24 +179,67 @@ class _Player:
                     raise
                 at_end = last and not statements[i + 1 :] and len(self._unseen()) <= 1  # the exit itself
                 if isinstance(error, SystemExit) and not error.code and at_end:
-                    return None
-                rest = [s for s in statements[i:] if s not in self._opened]
-                for s in (*self._unseen(), *rest):  # to be judged all the same
-                    self._played = replace(self._played, ran=(*self._played.ran, s))
-                return self._unfinished(statement, error)
-        return None
+                    return
+                rest = [*self._unseen(), *(s for s in statements[i:] if s not in self._opened)]
+                self._not_run += rest
+                self._played = replace(self._played, ran=(*self._played.ran, *rest))  # judged all the same
+                self._tell(statement, error, frozenset(n for s in rest for n in writes_surely(s)))
+                return
+
+    def _tell(self, statement: ast.stmt, error: BaseException, lost: frozenset[str]) -> None:
+        """Take note of an exception, and of what was not assigned because of it."""
+        raised = self._unfinished(statement, error)
+        help_ = how_to_get(error, self._played.source.lines)
+        if raised.line.file not in {
+            line.line.file for line in self._unread
+        }:  # what was left out may be all that it lacks
+            self.note(f"{raised.cell or raised.line.file} raised {raised.error}{help_}")
+        self._raised += () if self.left else ((raised, lost),)
+
+    def _is_made(self, number: int) -> bool:
+        """Tell whether a loop has made its loss; in a function, where it cannot be seen, one turn does."""
+        loop = next(loop for loop, i in self._loops.items() if i == number)
+        top = any(
+            loop in ast.walk(s) for s in self._played.source.statements if isinstance(s, ast.FunctionDef)
+        )
+        return top or self.namespace.get(self._played.loss) is not self._before
 
     def _run(self, statement: ast.stmt) -> None:
+        self._before, known = self.namespace.get(self._played.loss), set(self._turns.left)
+        try:
+            self._run_once(statement)
+        except ModuleNotFoundError as error:
+            if not lacks_colab(statement, error):
+                raise
+            put_colab()
+            self._run_once(statement)
+        finally:
+            self._tell_of_loops(statement, known)
+
+    def _tell_of_loops(self, statement: ast.stmt, known: set[int]) -> None:
+        """Take note of the loops that were judged, or left, in a statement that has run."""
+        judged = loops_within(statement, self._played.loss) if statement in self._opened else []
+        left = [loop for loop, i in self._loops.items() if i in self._turns.left.keys() - known]
+        self.left = self.left or bool(left)
+        for loop in dict.fromkeys([*judged, *left]):
+            place = self._played.source.place(loop)
+            if loop in judged:
+                after = "; it is left after that" if loop in left else ""
+                self.note(f"{place}: the loop is judged by its first turn{after}.")
+            else:
+                self.note(f"{place}: the loop trains, and is left after its first turn.")
+
+    def _run_once(self, statement: ast.stmt) -> None:
         watcher = self._watchers.get(statement)
+        short = shortened(statement, self._loops)
         if watcher is not None and not isinstance(statement, ast.FunctionDef):
             whole = self._played.source
-            run_statements(whole.of([statement], whole.local_names), self.namespace, watcher)
+            run_statements(whole.of([short], whole.local_names), self.namespace, watcher)
             watcher.leave()
             return
-        exec(compile(ast.Module([statement], []), self._file, "exec"), self.namespace)
-        if watcher is not None and isinstance(statement, ast.FunctionDef):  # seen into when it is called
-            name = statement.name
-            self.namespace[name] = self._seen_into(self.namespace[name], statement, watcher)
+        exec(compile(ast.Module([short], []), self._file, "exec"), self.namespace)
+        if watcher is not None and isinstance(short, ast.FunctionDef):  # seen into when it is called
+            self.namespace[short.name] = self._seen_into(self.namespace[short.name], short, watcher)
         else:
             self.ran(statement)
 
@@ -225,3 +273,23 @@ class _Player:
                 within = source.line(frame.lineno)
                 line = within if within.file == line.file else line
         return Unfinished(source.cell(statement), in_short(error), line)
+
+
+def _without_superseded(played: Played, not_run: Sequence[ast.stmt]) -> tuple[ast.stmt, ...]:
+    """Return the statements without those that raised, or stand below, and that are of no more account.
+
+    What stood above the first loss is no gradient of it. What is made anew before anything has used it, and
+    before the loss is another one, is judged there.
+    """
+    losses = {loss.statement for loss in played.losses}
+    first = played.ran.index(played.losses[0].statement) if played.losses else len(played.ran)
+    kept: list[ast.stmt] = []
+    anew: set[str] = set()
+    for i, s in reversed(list(enumerate(played.ran))):
+        written = writes_surely(s)
+        if s in not_run and (i < first or written <= anew):
+            continue
+        kept.append(s)
+        anew = set() if s in losses else anew - reads(s)
+        anew |= {name for name in written if begins_anew(s, name)}
+    return tuple(kept[::-1])

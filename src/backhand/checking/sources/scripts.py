@@ -9,6 +9,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from traceback import walk_tb
 from types import CodeType, FunctionType
 from typing import Any
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.precision import converted
-from backhand.checking.running.program import Namespace, Source
+from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import needs, reads, simple_statements, writes, writes_surely
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.cells import Cells
-from backhand.checking.sources.chapters import chapters, needed_for, tainted, trains
+from backhand.checking.sources.chapters import chapters, filled, is_definition, needed_for, tainted, trains
 from backhand.checking.sources.playing import Loss, Played
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
@@ -30,8 +31,8 @@ from backhand.errors import CheckError
 class Statements:
     """Statements as a function: from variables to the variables that they assign."""
 
-    def __init__(self, source: Source, constants: Namespace):
-        self.source: Source = source
+    def __init__(self, source: Cells, constants: Namespace):
+        self.source: Cells = source
         self.constants: Namespace = constants
         simple = simple_statements(list(source.statements))
         self.names: tuple[str, ...] = tuple(
@@ -42,17 +43,24 @@ class Statements:
     def __call__(self, **given: Any) -> dict[str, Any]:
         """Run them and return what they assigned."""
         namespace = self.scope(given)
-        try:
-            exec(self._code, namespace)
-        except Exception as error:  # the user's code may raise anything
-            # of the script itself, not of the function that it called
-            lines = [n for f, n in walk_tb(error.__traceback__) if f.f_code is self._code]
-            raise StatementError(error, namespace, lines[0] if lines else 0) from error
+        raised: StatementError | None = None
+        for code in self._codes:  # as in a notebook: a cell that raises ends, those below it run
+            try:
+                exec(code, namespace)
+            except Exception as error:  # the user's code may raise anything
+                # of the script itself, not of the function that it called
+                lines = [n for f, n in walk_tb(error.__traceback__) if f.f_code is code]
+                raised = raised or StatementError(error, namespace, lines[0] if lines else 0)
+        if raised is not None:
+            raise raised from raised.error
         return {k: namespace[k] for k in self.names if k in namespace}
 
     @cached_property
-    def _code(self) -> CodeType:
-        return compile(ast.Module(list(self.source.statements), []), self.source.file or "<cell>", "exec")
+    def _codes(self) -> list[CodeType]:
+        """The statements of each cell, compiled."""
+        cells = groupby(self.source.statements, self.source.cell)
+        file = self.source.file or "<cell>"
+        return [compile(ast.Module(list(its), []), file, "exec") for _, its in cells]
 
     def scope(self, given: Mapping[str, Any]) -> Namespace:
         """Return the variables at the beginning."""
@@ -103,8 +111,9 @@ def as_chapters(played: Played) -> list[Chapter]:
     """
     if not played.losses:
         raise CheckError(
-            f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say --loss NAME; "
-            "if a loop or a function assigns it, the gradients belong there too."
+            _why_no_loss(played)
+            or f"no statement assigns {played.loss!r}, a scalar tensor: name the loss so, or say "
+            "--loss NAME; if a loop or a function assigns it, the gradients belong there too."
         )
     found: list[Chapter] = []
     taken: set[ast.stmt] = set()  # a gradient is that of the last loss before it that depends on its tensor
@@ -121,12 +130,24 @@ def as_chapters(played: Played) -> list[Chapter]:
     return found
 
 
+def _why_no_loss(played: Played) -> str:
+    """Say that a statement would assign the loss, if there is one."""
+    its = (s for s in played.source.statements if played.loss in writes_surely(s) and not is_definition(s))
+    statement = next(its, None)
+    if statement is None:
+        return ""
+    place = played.source.place(statement)
+    if played.loss in played.final:
+        return f"{place} assigns {played.loss!r}, but no scalar tensor."
+    return f"{place} assigns {played.loss!r}, but it did not come to that."
+
+
 def _chapters(
     played: Played, loss: Loss, before: Sequence[ast.stmt], after: Sequence[ast.stmt]
 ) -> list[Chapter]:
     inputs = _inputs(played, loss, before, after)
     made = tainted(before, inputs)
-    leading = needed_for(made, [played.loss])
+    leading = needed_for(tainted(_without_gradients(before, played.loss), inputs), [played.loss])
     inputs = {k: v for k, v in inputs.items() if any(k in reads(s) for s in leading)}
     values = set(inputs) | {n for s in leading for n in writes_surely(s)}
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
@@ -138,26 +159,47 @@ def _chapters(
         if assigned:
             used = needed_for(after[: after.index(own[0])], _open(own, assigned), given=values)
             used += needed_for(own, assigned, given=values, kept_whole=assigned)
-            chosen = _pass(played, loss, inputs, made, used)
+            chosen = _pass(played, loss, inputs, (leading, made), used)
             found.append(Chapter(chosen, assigned, tuple(own)))
     return found
 
 
+def _without_gradients(before: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:
+    """Return the statements without the exercises above: their helpers may have names of the forward's."""
+    names = {n for s in before for n in writes_surely(s)}
+    gradients = {f"{d}{n}" for n in names for d in ("d", "d_")}
+    forward = set(needed_for(before, [loss]))
+    return [s for s in before if s in forward or not writes_surely(s) & gradients]
+
+
 def _open(own: Sequence[ast.stmt], assigned: frozenset[str]) -> set[str]:
     """Return the variables that a chapter's statements use without having made them."""
+    return _taken_from_above(needed_for(own, assigned, kept_whole=assigned))
+
+
+def _taken_from_above(statements: Sequence[ast.stmt]) -> set[str]:
+    """Return the variables that statements use without having made them."""
     made: set[str] = set()
     found: set[str] = set()
-    for s in needed_for(own, assigned, kept_whole=assigned):
+    for s in statements:
         found |= needs(s) - made
         made |= writes_surely(s)
     return found
 
 
 def _pass(
-    played: Played, loss: Loss, inputs: dict[str, Tensor], made: list[ast.stmt], backward: list[ast.stmt]
+    played: Played,
+    loss: Loss,
+    inputs: dict[str, Tensor],
+    forwards: tuple[list[ast.stmt], list[ast.stmt]],
+    backward: list[ast.stmt],
 ) -> Pass:
     """Return the pass; its forward also makes what the backward uses though the loss does not need it."""
-    forward = needed_for(made, {played.loss, *(n for s in backward for n in reads(s))})
+    leading, made = forwards
+    values = {n for s in leading for n in writes_surely(s)} | set(inputs)
+    backward = [filled(s, values) for s in backward]
+    used = set(needed_for(made, _taken_from_above(backward) - values))
+    forward = [s for s in made if s in used or s in leading]
     constants = played.final | loss.values
     run_first = Statements(_source(played.source, forward), constants)
     run_second = Statements(_source(played.source, backward), constants)
