@@ -1,6 +1,7 @@
 """The one pipeline: a pass, whichever door it came through, is tried, judged, explained and reported."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,14 +11,22 @@ from backhand.checking import stressing
 from backhand.checking.assembling import Trials, assemble
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
-from backhand.checking.running.precision import lowest
+from backhand.checking.running.precision import Asked, lowest, unit
 from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw, draw, is_finite, sets_of
-from backhand.checking.sources.protocol import ForwardError, Inputs, Pass, by_name, resolve
+from backhand.checking.sources.protocol import (
+    ForwardError,
+    ForwardsDifferError,
+    Inputs,
+    Pass,
+    by_name,
+    resolve,
+)
 from backhand.checking.verdicts.cancelling import with_cancelling
 from backhand.checking.verdicts.localising import Judgement, compared, judge
 from backhand.checking.verdicts.rounding import Summands, Truth
+from backhand.checking.verdicts.truths import against_truth, forward_error, is_rounding
 from backhand.errors import CheckError
 
 
@@ -31,6 +40,9 @@ def check(
     draws: int = 3,
     seed: int = 0,
     stress: bool | None = None,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> Report:
     """Compare a hand-written backward with autograd, find the lines at fault and name their mistakes.
 
@@ -49,6 +61,9 @@ def check(
         draws: how many independent sets of inputs to try; given inputs are varied for the second and later.
         seed: of the draws and of the upstream gradients.
         stress: also try linearity, layouts, repeated runs and the like; by default for passes with `out`.
+        dtype: judge in this one; by default in float64, if the code runs there.
+        rtol, atol: how far each element may be off, `atol + rtol * |expected|`; by default what rounding
+            can do in that dtype.
 
     Returns:
         A frozen `Report`. Nothing is printed, and a wrong gradient raises nothing.
@@ -68,7 +83,9 @@ def check(
     >>> [row.name for row in report.culprits]
     ['w']
     """
-    chosen = resolve(forward, backward, inputs, out, names)
+    chosen = replace(
+        resolve(forward, backward, inputs, out, names), asked=Asked(dtype, rtol, atol)
+    )
     title = getattr(forward if backward is None else backward, "__name__", type(forward).__name__)
     return check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
 
@@ -105,7 +122,7 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
     """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
     drawn = _first(chosen, first, seed)
-    judgement = _promoted(chosen, first, judge(chosen, drawn))
+    judgement = _own_precision(chosen, first, _promoted(chosen, first, judge(chosen, drawn)))
     drawn = judgement.draw
     if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
         judgement = with_cancelling(chosen, judgement)
@@ -121,25 +138,61 @@ def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, 
 
 
 def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
-    """Return the first draw, in the most precise dtype that the user's code runs in."""
-    for dtype, promote in ((torch.float64, False), (torch.float64, True), (None, False)):
-        if promote and not chosen.promotes:
-            continue
+    """Return the first draw, in the most precise dtype in which the user's code is as accurate as that."""
+    *finer, last = _precisions(chosen, values)
+    for dtype, promote in finer:
         try:
             found = draw(chosen, values, dtype, seed, promote=promote)
-        except ForwardError:
-            if dtype is None:
-                raise
+        except (ForwardError, ForwardsDifferError):
             continue
         except CheckError:
             raise
-        except Exception as error:  # the user's code may raise anything
-            if dtype is None:
-                raise ForwardError("forward", error) from error
+        except Exception:  # the user's code may raise anything
             continue
-        if dtype is None or not (_is_lowered(found) or _raised_by_dtype(chosen, found, values)):
-            return found
-    raise AssertionError("unreachable")
+        if not (_is_lowered(found, dtype) or _raised_by_dtype(chosen, found, values)):
+            return against_truth(chosen, found)
+    try:
+        return against_truth(chosen, draw(chosen, values, last[0], seed, promote=last[1]))
+    except CheckError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise ForwardError("forward", error) from error
+
+
+def _precisions(chosen: Pass, values: Mapping[str, Any]) -> list[tuple[torch.dtype | None, bool]]:
+    """Return the dtypes to judge in, each with whether the code's requests for less are overruled.
+
+    The finest first. The last is that of the inputs; for those of float64 float32, in which a function may
+    well compute whatever it is given.
+    """
+    if chosen.asked.dtype is not None:
+        return [(chosen.asked.dtype, False)]
+    own = lowest(values)
+    found: list[tuple[torch.dtype | None, bool]] = [(torch.float64, False)]
+    if chosen.promotes:
+        return [*found, (torch.float64, True), (None, False)]
+    if unit(own) > unit(torch.float32):
+        found.append((torch.float32, False))
+    return [*found, (torch.float32 if own == torch.float64 else None, False)]
+
+
+def _own_precision(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
+    """Return the judgement in the precision of the code, where in float64 it is off by rounding alone.
+
+    Its forward may be exact all the same, and a constant of the backward have eight digits.
+    """
+    drawn = judgement.draw
+    precisions = _precisions(chosen, values)
+    able = chosen.contract == "returned" and lowest(values) != torch.float64 and len(precisions) > 1
+    if not able or not judgement.culprits or drawn.dtype != torch.float64 or drawn.error is not None:
+        return judgement
+    if not all(is_rounding(drawn, name, judgement.summands) for name in judgement.culprits):
+        return judgement
+    try:
+        other = judge(chosen, against_truth(chosen, draw(chosen, values, precisions[1][0], drawn.seed)))
+    except Exception:  # the user's code may raise anything
+        return judgement
+    return judgement if other.culprits else other
 
 
 def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
@@ -168,6 +221,7 @@ def _another(
     known = first.draw
     try:
         another = draw(chosen, values, known.dtype, seed, promote=known.promote, lent=not known.changed)
+        another = against_truth(chosen, another)
     except Exception:
         return None
     if not is_finite(another) or (another.error is not None and known.error is None):
@@ -176,10 +230,11 @@ def _another(
     return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
 
 
-def _is_lowered(drawn: Draw) -> bool:
-    """Tell whether some tensor of a float64 run fell back to a lower dtype."""
-    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values()]
-    return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
+def _is_lowered(drawn: Draw, dtype: torch.dtype | None) -> bool:
+    """Tell whether some tensor of a run fell back to a lower dtype, the code's own outputs among them."""
+    outputs = [drawn.given[n] for n in drawn.trace.outputs if isinstance(drawn.given.get(n), Tensor)]
+    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values(), *outputs]
+    return any(t.is_floating_point() and unit(t.dtype) > unit(dtype or torch.float64) for t in tensors)
 
 
 def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bool:
@@ -189,8 +244,8 @@ def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bo
 
 def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Draw:
     """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
-    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote):
-        return first
+    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote) or chosen.asked.dtype:
+        return first.as_ran()
     try:
         return draw(chosen, values, None, seed, lent=not first.changed)
     except Exception:  # shown in float64 instead
@@ -198,7 +253,7 @@ def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> D
 
 
 def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Truth | None:
-    if first.dtype == torch.float64:
+    if first.dtype == torch.float64 or first.ran is not None:
         return Truth(first.trace, seed)
     try:
         return Truth(trace(chosen, values, torch.float64, seed), seed)
@@ -207,7 +262,13 @@ def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> T
 
 
 def _notes(drawn: Draw) -> Iterator[str]:
-    if drawn.dtype is None:
+    if drawn.ran is not None:
+        own, off = str(lowest(drawn.seen.inputs)).removeprefix("torch."), forward_error(drawn)
+        yield (
+            f"The code is as precise as {own} (its output is off by a relative {off:.1g}), so the verdict was "
+            "made there, against float64, by the error that the reference itself makes."
+        )
+    elif drawn.dtype is None:
         yield "The code does not run in float64, so the verdict was made in its own precision."
     if not is_finite(drawn):
         yield "The forward or autograd's own gradients are not finite for the given inputs."

@@ -67,7 +67,7 @@ class Probe:
 def probe_of(chosen: Pass, judgement: Judgement, *, several: bool = True) -> Probe:
     """Return the probe of a pass, on the tensors of one draw."""
     drawn = judgement.draw
-    traced = drawn.trace
+    traced = drawn.seen
     offered = arguments(chosen, traced.values, traced.upstream)
     returns = chosen.contract == "returned"
     given = offered["inputs"] | offered["upstream"] if returns else offered
@@ -234,7 +234,7 @@ def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") ->
 
 def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
     """Tell of a backward that has upstream gradients at random and asks for none of them."""
-    traced = drawn.trace
+    traced = drawn.seen
     if chosen.contract == "returned" or not drawn.user or chosen.is_last(traced.outputs):
         return
     if not set(traced.upstream) & set(arguments(chosen, traced.values, traced.upstream)):

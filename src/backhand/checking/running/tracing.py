@@ -8,13 +8,20 @@ from torch import Tensor
 
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 
 def trace(
-    chosen: Pass, inputs: Mapping[str, Any], dtype: torch.dtype | None, seed: int, *, promote: bool = False
+    chosen: Pass,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    seed: int,
+    *,
+    promote: bool = False,
+    upstream: Mapping[str, Tensor] | None = None,
 ) -> Trace:
     """Run the forward on copies of the inputs.
 
@@ -24,6 +31,7 @@ def trace(
         dtype: the dtype in which floating-point inputs are given; None leaves each as it is.
         seed: for the upstream gradients and for what the forward itself draws.
         promote: turn the forward's own requests for lower precision into float64.
+        upstream: the gradients that arrive at the outputs; None draws them.
 
     Raises:
         CheckError: the forward does not fit the protocol.
@@ -34,8 +42,8 @@ def trace(
     values = named_values(returned, leaves)
     new = [k for k in values if k not in leaves]
     outputs = _outputs(chosen, values) if chosen.out is not None else {k: values[k] for k in new}
-    upstream = _upstream(chosen, outputs, seed)
-    return from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
+    arriving = _upstream(chosen, outputs, seed, lowest(inputs)) if upstream is None else dict(upstream)
+    return from_graph(leaves, values, outputs, arriving, lenient=chosen.contract == "returned")
 
 
 def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
@@ -98,12 +106,15 @@ def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _upstream(chosen: Pass, outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+def _upstream(
+    chosen: Pass, outputs: Mapping[str, Tensor], seed: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Draw the gradients that arrive: numbers that the dtype of the inputs holds, so that each run has them."""
     if chosen.is_last(outputs):
         return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
     generator = torch.Generator().manual_seed(seed)
     drawn = {}
     for name, value in outputs.items():
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        drawn[f"d{name}"] = noise.to(value.dtype).to(value.device)
+        drawn[f"d{name}"] = noise.to(dtype).to(value.dtype).to(value.device)
     return drawn

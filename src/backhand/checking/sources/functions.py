@@ -3,7 +3,8 @@
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
-from backhand.checking.running.names import flatten
+from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
-from backhand.checking.sources.protocol import ForwardError, Halfway, Pass
-from backhand.checking.verdicts.comparing import close, largest_difference
+from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
+from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
 
 Tensors = Mapping[str, Tensor]
@@ -27,6 +29,10 @@ def check_function(
     *,
     draws: int = 3,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    no_gradient: Collection[str] = (),
 ) -> Report:
     """Compare a function that has its own backward with a plain reference that autograd differentiates.
 
@@ -40,9 +46,13 @@ def check_function(
         inputs: the arguments, by the reference's parameter names or in order, or a function that draws them.
         draws: how many independent sets of inputs to try.
         seed: of the draws and the upstream gradients.
+        dtype: judge in this one; by default in the finest in which the function is as accurate as that.
+        rtol, atol: how far each element may be off, `atol + rtol * |expected|`; by default a small multiple
+            of the error that the reference itself makes in that dtype.
+        no_gradient: the inputs that have none on purpose, though autograd would give them one: a target.
 
     Returns:
-        A `Report` with a row for every floating-point input.
+        A `Report` with a row for every floating-point input. With modules, for every parameter as well.
 
     Raises:
         CheckError: the function raises, or gives another output than the reference.
@@ -57,8 +67,9 @@ def check_function(
     >>> check_function(Double, lambda x: 2 * x, {"x": torch.randn(4)})["x"].mistake.kind
     'scale'
     """
-    function = Function(fn, reference)
-    return check_pass(function.as_pass(inputs), function.title, draws=draws, seed=seed)
+    function = Function(fn, reference, frozenset(no_gradient))
+    chosen = replace(function.as_pass(inputs), asked=Asked(dtype, rtol, atol))
+    return check_pass(chosen, function.title, draws=draws, seed=seed)
 
 
 class Function:
@@ -68,15 +79,18 @@ class Function:
         fn: the function as it was given.
         call, reference: the two, as plain callables.
         title: the function's name.
+        no_gradient: the inputs that have none on purpose.
     """
 
-    def __init__(self, fn: Any, reference: Callable[..., Any]):
+    def __init__(self, fn: Any, reference: Callable[..., Any], no_gradient: frozenset[str] = frozenset()):
         custom = isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
         self.call: Callable[..., Any] = fn.apply if custom else fn
         self.fn: Any = fn
         self.reference: Callable[..., Any] = reference
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
+        self.no_gradient: frozenset[str] = no_gradient
         self._turns = itertools.count(1)
+        self._count = 1
 
     def as_pass(self, inputs: Any) -> Pass:
         """Return the pass whose forward is the reference, and whose backward differentiates the function."""
@@ -93,6 +107,7 @@ class Function:
             backward_source=None,
             contract="returned",
             promotes=False,
+            no_gradient=self.no_gradient,
         )
 
     def named(self, inputs: Any) -> dict[str, Any]:
@@ -115,7 +130,17 @@ class Function:
         """Return the reference's outputs by name."""
         if not any(isinstance(v, Tensor) and v.requires_grad for v in flatten(inputs).values()):
             raise CheckError(f"no input of {self.title} needs a gradient; expected a floating-point tensor.")
-        return self._outputs(self.reference, "the reference", inputs)
+        unknown = [name for name in self.no_gradient if name not in inputs]
+        if unknown:
+            raise CheckError(f"no_gradient names {unknown[0]!r}, which is no input{nearest(unknown[0], inputs)}")
+        held = {n: v.detach() if n in self.no_gradient and isinstance(v, Tensor) else v for n, v in inputs.items()}
+        found = _differentiable(self._outputs(self.reference, "the reference", held))
+        if not found:
+            raise CheckError(
+                f"the reference of {self.title} gives no output that needs a gradient; expected at least one: "
+                "where the gradient is another than autograd's on purpose, the reference is to have that one."
+            )
+        return found
 
     def backward(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
         """Return the function's own gradients of the inputs that are leaves which need one.
@@ -128,10 +153,14 @@ class Function:
         with torch.enable_grad():
             own = self._outputs(self.call, self.title, inputs)
         self._compare(own, outputs)
+        given = {name: value.detach() for name, value in own.items() if name in outputs}
         # other random numbers each time: the forward's were the same, and a backward needs none of its own
         torch.default_generator.manual_seed(next(self._turns))
+        own = _differentiable(own)
         arriving = {n: upstream[f"d{n}"] for n in own if f"d{n}" in upstream}
         own = {n: own[n] for n in arriving}
+        if not own:
+            raise CheckError(f"{self.title} gives no output that needs a gradient; expected at least one tensor.")
         try:
             found = differentiated(own.values(), arriving.values(), leaves.values())
         except RuntimeError as error:
@@ -139,25 +168,21 @@ class Function:
             if not returned:
                 raise
             raise Halfway(returned, error) from error
-        return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
+        return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)} | given
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors that may have a gradient by name; None and integers are no part of this."""
         try:
             result = call(*inputs.values())
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
         results = result if isinstance(result, tuple | list) else [result]
+        results = [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
         stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
-        found = {
-            stem if len(results) == 1 else f"{stem}{i}": r
-            for i, r in enumerate(results)
-            if isinstance(r, Tensor) and r.requires_grad
-        }
-        if not found:
-            raise CheckError(
-                f"{self.title} gives no output that needs a gradient; expected at least one tensor."
-            )
-        return found
+        if call is self.reference:
+            self._count = len(results)
+        several = self._count > 1  # as the reference has it; what else a function gives is for itself
+        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(results[: self._count])}
 
     def _compare(self, own: Tensors, right: Tensors) -> None:
         for name, expected in right.items():
@@ -168,12 +193,24 @@ class Function:
                     f"{self.title} gives an output of shape {shape}, its reference {tuple(expected.shape)}: "
                     "the forwards differ, so that there is no gradient to compare."
                 )
-            if not close(got.detach(), expected.detach()):
+            if not _agree(got.detach(), expected.detach()):
                 worst = largest_difference(got.detach(), expected.detach())
-                raise CheckError(
-                    f"{self.title} and its reference give different outputs (by {worst:.3g}): "
-                    "mend the forward first, or give the reference that is meant."
+                raise ForwardsDifferError(
+                    f"{self.title} and its reference give different outputs (by {worst:.3g}): mend the forward "
+                    "first, give the reference that is meant, or the precision that is, as dtype=torch.bfloat16."
                 )
+
+
+def _differentiable(outputs: Tensors) -> dict[str, Tensor]:
+    return {name: value for name, value in outputs.items() if value.requires_grad}
+
+
+def _agree(own: Tensor, right: Tensor) -> bool:
+    """Tell whether two forwards are one function in the dtype of the coarser of them."""
+    dtype = coarser(own.dtype, right.dtype)
+    if dtype == torch.float64 or not right.isfinite().all():
+        return close(own, right)
+    return close(own, right, noise=ON_AVERAGE * RELATIVE[dtype] * root_mean_square(right))
 
 
 def _stems() -> Iterator[str]:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 
+TINY = torch.finfo(torch.float64).tiny
 
-def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
+
+def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = math.inf) -> bool:
     """Tell whether two tensors of one shape differ by rounding alone; infinities and NaN must be the same.
 
     Args:
@@ -18,6 +20,8 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         expected: the right one.
         summands: the size of the terms that were added up to make it, where that is known; it matters where
             they cancel.
+        noise: the root mean square of what all elements together may be off, where that is known. A wrong
+            factor may hide in the rounding of each element, and not in that of all of them.
     """
     if user.shape != expected.shape:
         return False
@@ -36,7 +40,23 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         largest = float(expected.abs().amax()) if expected.numel() else 0.0
     size = max(summands, largest) if summands < math.inf else largest
     allowed = expected.abs().mul_(RELATIVE[dtype]).add_(OF_SUMMANDS[dtype] * size)
-    return bool((user - expected).abs_().le(allowed).all())
+    if noise < math.inf:  # of each element, as far as it is larger than others
+        allowed = allowed.maximum(noise * (1 + expected.abs() / max(root_mean_square(expected), TINY)))
+    difference = (user - expected).abs_()
+    return bool(difference.le(allowed).all()) and (noise == math.inf or root_mean_square(difference) <= noise)
+
+
+def allclose(user: Tensor, expected: Tensor, rtol: float, atol: float) -> bool:
+    """Tell whether two tensors of one shape differ by no more than the caller's tolerances."""
+    if user.shape != expected.shape:
+        return False
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    return torch.allclose(user.to(wide), expected.to(wide), rtol=rtol, atol=atol, equal_nan=True)
+
+
+def root_mean_square(tensor: Tensor) -> float:
+    """Return the size of a typical element; zero where there is none."""
+    return float(tensor.detach().to(torch.float64).square().mean()) ** 0.5 if tensor.numel() else 0.0
 
 
 @lru_cache(maxsize=64)
