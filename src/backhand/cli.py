@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console, RenderableType
@@ -40,6 +41,12 @@ def check(
     time_limit: Annotated[float | None, described("leave a cell after so many seconds", "SECONDS")] = None,
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
+    dtype: Annotated[
+        Literal["float64", "float32", "bfloat16", "float16"] | None,
+        described("judge in this one (default: the finest in which the code is accurate)", "DTYPE"),
+    ] = None,
+    rtol: Annotated[float | None, described("how far off an element may be, as a part of it", "PART")] = None,
+    atol: Annotated[float | None, described("the same, as an absolute amount", "AMOUNT")] = None,
     html: Annotated[Path | None, described("also write the sheet, one HTML file, here", "FILE")] = None,
     json: Json = False,
 ) -> None:
@@ -50,7 +57,15 @@ def check(
 
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of what is found
         report = backhand.check_file(
-            file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
+            file,
+            loss=loss,
+            stop_after=stop_after,
+            time_limit=time_limit,
+            draws=draws,
+            seed=seed,
+            dtype=None if dtype is None else getattr(import_module("torch"), dtype),
+            rtol=rtol,
+            atol=atol,
         )
     if html is not None:
         report.to_html(html)

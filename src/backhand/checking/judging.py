@@ -1,32 +1,23 @@
 """The one pipeline: a pass, whichever door it came through, is tried, judged, explained and reported."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backhand.checking import stressing
-from backhand.checking.assembling import Trials, assemble
+from backhand.checking.assembling import Trials, assemble, of_the_whole
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
-from backhand.checking.running.precision import Asked, lowest, unit
+from backhand.checking.running.cropping import parts_of
+from backhand.checking.running.precision import Asked
 from backhand.checking.running.sandbox import sandbox, threads_for
-from backhand.checking.running.tracing import trace
-from backhand.checking.running.trials import Draw, draw, is_finite, sets_of
-from backhand.checking.sources.protocol import (
-    ForwardError,
-    ForwardsDifferError,
-    Inputs,
-    Pass,
-    by_name,
-    resolve,
-)
-from backhand.checking.verdicts.cancelling import with_cancelling
-from backhand.checking.verdicts.localising import Judgement, compared, judge
-from backhand.checking.verdicts.rounding import Summands, Truth
-from backhand.checking.verdicts.truths import against_truth, forward_error, is_rounding
+from backhand.checking.running.trials import draw_large, sets_of
+from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
+from backhand.checking.trying import tried
+from backhand.checking.verdicts.localising import compared
+from backhand.checking.verdicts.rounding import Summands
 from backhand.errors import CheckError
 
 
@@ -83,9 +74,7 @@ def check(
     >>> [row.name for row in report.culprits]
     ['w']
     """
-    chosen = replace(
-        resolve(forward, backward, inputs, out, names), asked=Asked(dtype, rtol, atol)
-    )
+    chosen = replace(resolve(forward, backward, inputs, out, names), asked=Asked(dtype, rtol, atol))
     title = getattr(forward if backward is None else backward, "__name__", type(forward).__name__)
     return check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
 
@@ -95,8 +84,47 @@ def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool 
     """Check a pass whose parts are known already; see `check`."""
     sets = sets_of(chosen.inputs, by_name, draws, seed)
     first = next(sets)
+    for part in parts_of(first) if chosen.scope is None else ():  # a script's sizes stand in its statements
+        report = _by_a_part(chosen, title, first, part, draws=draws, seed=seed, stress=stress)
+        if report is not None:
+            return report
     with threads_for(first):
         return report_on(chosen, title, tried(chosen, first, sets, seed), stress)
+
+
+def _by_a_part(
+    chosen: Pass,
+    title: str,
+    inputs: Mapping[str, Any],
+    part: dict[str, Any],
+    *,
+    draws: int,
+    seed: int,
+    stress: bool | None,
+) -> Report | None:
+    """Return the report on large inputs, of which a part is tried in full, and all once in their own dtype.
+
+    None if the code does not take that part or changes it in place, or if the two do not agree on every
+    gradient, for a size may stand in the code, or an error be below what that dtype shows.
+    """
+    smaller = replace(chosen, inputs=part)
+    sets = sets_of(part, by_name, draws, seed)
+    try:
+        with threads_for(part):
+            trials = tried(smaller, next(sets), sets, seed)
+            report = report_on(smaller, title, trials, stress)
+    except CheckError:
+        return None
+    if report.raised is not None or trials.judged[0].draw.changed:
+        return None
+    try:
+        whole = draw_large(chosen, inputs, seed)
+    except Exception:  # the user's code may raise anything, of which the full check tells
+        return None
+    is_right = {n: all(j.right.get(n, True) for j in trials.judged) for n in trials.judged[0].right}
+    if whole.error is not None or compared(whole, Summands(whole)) != is_right:
+        return None
+    return of_the_whole(report, whole, trials.shown)
 
 
 def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = None) -> Report:
@@ -117,158 +145,3 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
         probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)
-
-
-def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
-    """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
-    drawn = _first(chosen, first, seed)
-    judgement = _own_precision(chosen, first, _promoted(chosen, first, judge(chosen, drawn)))
-    drawn = judgement.draw
-    if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
-        judgement = with_cancelling(chosen, judgement)
-    judged = [judgement]
-    count = 1
-    for i, values in enumerate(others, start=1):
-        wrong = _another(chosen, values, seed + i, judged[0])
-        if wrong is not None:
-            count += 1
-            judged += wrong
-    truth = _truth(chosen, first, drawn, seed)
-    return Trials(tuple(judged), count, _shown(chosen, first, drawn, seed), truth, tuple(_notes(drawn)))
-
-
-def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
-    """Return the first draw, in the most precise dtype in which the user's code is as accurate as that."""
-    *finer, last = _precisions(chosen, values)
-    for dtype, promote in finer:
-        try:
-            found = draw(chosen, values, dtype, seed, promote=promote)
-        except (ForwardError, ForwardsDifferError):
-            continue
-        except CheckError:
-            raise
-        except Exception:  # the user's code may raise anything
-            continue
-        if not (_is_lowered(found, dtype) or _raised_by_dtype(chosen, found, values)):
-            return against_truth(chosen, found)
-    try:
-        return against_truth(chosen, draw(chosen, values, last[0], seed, promote=last[1]))
-    except CheckError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise ForwardError("forward", error) from error
-
-
-def _precisions(chosen: Pass, values: Mapping[str, Any]) -> list[tuple[torch.dtype | None, bool]]:
-    """Return the dtypes to judge in, each with whether the code's requests for less are overruled.
-
-    The finest first. The last is that of the inputs; for those of float64 float32, in which a function may
-    well compute whatever it is given.
-    """
-    if chosen.asked.dtype is not None:
-        return [(chosen.asked.dtype, False)]
-    own = lowest(values)
-    found: list[tuple[torch.dtype | None, bool]] = [(torch.float64, False)]
-    if chosen.promotes:
-        return [*found, (torch.float64, True), (None, False)]
-    if unit(own) > unit(torch.float32):
-        found.append((torch.float32, False))
-    return [*found, (torch.float32 if own == torch.float64 else None, False)]
-
-
-def _own_precision(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
-    """Return the judgement in the precision of the code, where in float64 it is off by rounding alone.
-
-    Its forward may be exact all the same, and a constant of the backward have eight digits.
-    """
-    drawn = judgement.draw
-    precisions = _precisions(chosen, values)
-    able = chosen.contract == "returned" and lowest(values) != torch.float64 and len(precisions) > 1
-    if not able or not judgement.culprits or drawn.dtype != torch.float64 or drawn.error is not None:
-        return judgement
-    if not all(is_rounding(drawn, name, judgement.summands) for name in judgement.culprits):
-        return judgement
-    try:
-        other = judge(chosen, against_truth(chosen, draw(chosen, values, precisions[1][0], drawn.seed)))
-    except Exception:  # the user's code may raise anything
-        return judgement
-    return judgement if other.culprits else other
-
-
-def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
-    """Return the judgement with float64 also where the code asks for less, if less is wrong then.
-
-    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs.
-    """
-    drawn = judgement.draw
-    able = chosen.promotes and drawn.dtype == torch.float64 and not drawn.promote and drawn.error is None
-    if not judgement.culprits or not able:
-        return judgement
-    try:
-        other = draw(chosen, values, drawn.dtype, drawn.seed, promote=True)
-    except Exception:  # the user's code may raise anything
-        return judgement
-    right = compared(other, Summands(other))
-    if other.error is not None or sum(right.values()) <= sum(judgement.right.values()):
-        return judgement
-    return judge(chosen, other)
-
-
-def _another(
-    chosen: Pass, values: Mapping[str, Any], seed: int, first: Judgement
-) -> tuple[Judgement, ...] | None:
-    """Return the judgement on another draw, if something is wrong there; None if it has no truth to tell."""
-    known = first.draw
-    try:
-        another = draw(chosen, values, known.dtype, seed, promote=known.promote, lent=not known.changed)
-        another = against_truth(chosen, another)
-    except Exception:
-        return None
-    if not is_finite(another) or (another.error is not None and known.error is None):
-        return None
-    judgement = judge(chosen, another, first)
-    return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
-
-
-def _is_lowered(drawn: Draw, dtype: torch.dtype | None) -> bool:
-    """Tell whether some tensor of a run fell back to a lower dtype, the code's own outputs among them."""
-    outputs = [drawn.given[n] for n in drawn.trace.outputs if isinstance(drawn.given.get(n), Tensor)]
-    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values(), *outputs]
-    return any(t.is_floating_point() and unit(t.dtype) > unit(dtype or torch.float64) for t in tensors)
-
-
-def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bool:
-    """Tell whether a backward that raised in float64 does not raise in the user's own dtype."""
-    return drawn.error is not None and draw(chosen, values, None, drawn.seed).error is None
-
-
-def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Draw:
-    """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
-    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote) or chosen.asked.dtype:
-        return first.as_ran()
-    try:
-        return draw(chosen, values, None, seed, lent=not first.changed)
-    except Exception:  # shown in float64 instead
-        return first
-
-
-def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Truth | None:
-    if first.dtype == torch.float64 or first.ran is not None:
-        return Truth(first.trace, seed)
-    try:
-        return Truth(trace(chosen, values, torch.float64, seed), seed)
-    except Exception:  # this forward knows its own dtype only
-        return None
-
-
-def _notes(drawn: Draw) -> Iterator[str]:
-    if drawn.ran is not None:
-        own, off = str(lowest(drawn.seen.inputs)).removeprefix("torch."), forward_error(drawn)
-        yield (
-            f"The code is as precise as {own} (its output is off by a relative {off:.1g}), so the verdict was "
-            "made there, against float64, by the error that the reference itself makes."
-        )
-    elif drawn.dtype is None:
-        yield "The code does not run in float64, so the verdict was made in its own precision."
-    if not is_finite(drawn):
-        yield "The forward or autograd's own gradients are not finite for the given inputs."

@@ -1,6 +1,7 @@
 """Explain a gradient as a sum of its branches with wrong coefficients: missing, repeated, negated, scaled."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding, listed
-from backhand.checking.mistakes.neighbourhood import EXACT, NEAR, Scene
+from backhand.checking.mistakes.neighbourhood import NEAR, Scene
 
 # Which branches are wrong together: up to so many of up to so many. A weight that a loop uses at every turn
 # has a branch a turn; each of them alone is looked at, but not every choice of four.
@@ -28,7 +29,11 @@ def all_zero(scene: Scene) -> Finding | None:
 def whole_factor(scene: Scene) -> Finding | None:
     """Find the whole gradient negated or multiplied by a constant."""
     factor = constant_ratio(scene.value, scene.expected)
-    if factor is None or abs(factor - 1) < scene.exact or not scene.same(scene.value, factor * scene.expected):
+    if (
+        factor is None
+        or abs(factor - 1) < scene.exact
+        or not scene.same(scene.value, factor * scene.expected)
+    ):
         return None
     if abs(factor + 1) < scene.exact:
         branches = {"branches": scene.consumers}
@@ -203,7 +208,8 @@ def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
 
 def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:
     guess, origin = guess_factor(factor, scene)
-    number = f"{factor:.6g}" if scene.exact == EXACT else f"{factor:.3g}"  # no digits that are rounding
+    digits = min(6, max(2, int(-math.log10(scene.exact))))  # none that are rounding
+    number = f"{factor:.{digits}g}"
     told = f"{what} times {number}" + (f" = {guess}" if guess not in ("", number) else "")
     words = f"{told}; {origin}" if origin else told
     return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, words)

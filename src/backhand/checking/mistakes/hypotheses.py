@@ -6,6 +6,7 @@ so on every draw. A new mistake is a row of the table.
 """
 
 import ast
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ from backhand.checking.mistakes.mending import (
     by_other_upstream,
     by_two_edits,
 )
-from backhand.checking.mistakes.neighbourhood import EXACT, Scene
+from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.shapes import (
@@ -132,7 +133,8 @@ def _agrees(found: Finding, other: Finding | None, scene: Scene) -> bool:
     if other is None or other.kind != found.kind:
         return False
     a, b = found.detail.get("factor"), other.detail.get("factor")
-    return a is None or b is None or abs(a - b) <= max(SAME_FACTOR, TWICE * (scene.exact - EXACT)) * abs(a)
+    same = TWICE * scene.exact if scene.noise < math.inf else SAME_FACTOR
+    return a is None or b is None or abs(a - b) <= same * abs(a)
 
 
 def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:

@@ -106,7 +106,7 @@ class Scene:
 
     @cached_property
     def exact(self) -> float:
-        """How close a coefficient comes to what it is meant to be: with rounding, closer over more elements."""
+        """How close a coefficient comes to what it is meant to be: the closer, the more elements."""
         size = root_mean_square(self.expected) * self.expected.numel() ** 0.5
         return max(EXACT, self.noise / size) if size and self.noise < math.inf else EXACT
 

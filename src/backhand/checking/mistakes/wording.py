@@ -1,12 +1,10 @@
 """Put a finding into words: what is wrong, expected and found, the likely cause, what to try."""
 
-from torch import Tensor
-
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case, names_read
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
-from backhand.checking.verdicts.comparing import close, differences, elements
+from backhand.checking.verdicts.comparing import close, worst_element
 
 
 def in_words(case: Case, found: Finding) -> Mistake:
@@ -25,19 +23,9 @@ def _numbers(case: Case) -> str:
     user, expected = case.culprit.value, case.culprit.expected
     if user is None or user.shape != expected.shape or not expected.numel():
         return ""
-    at = _worst(user, expected)
+    at = worst_element(user, expected)
     where = f" at [{', '.join(map(str, at))}]" if at else ""
     return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}{_luck(case)}."
-
-
-def _worst(user: Tensor, expected: Tensor) -> tuple[int, ...]:
-    """Return the index of the element that is furthest off."""
-    worst = int(differences(elements(user), elements(expected)).argmax())
-    index: list[int] = []
-    for size in reversed(expected.shape):
-        index.insert(0, worst % size)
-        worst //= size
-    return tuple(index)
 
 
 def _luck(case: Case) -> str:
@@ -47,7 +35,7 @@ def _luck(case: Case) -> str:
         found = ", for random upstream gradients; with the true ones the difference cancels"
         return f"{found}: the printed numbers are right here, the rule is not"
     value, right = draw.user.get(name), draw.trace.gradients.get(name)
-    if value is not None and right is not None and close(value, right):
+    if value is not None and right is not None and close(value, right, noise=case.culprit.noise):
         return ", for right upstream gradients; the value is right because a line above is wrong as well"
     return ""
 

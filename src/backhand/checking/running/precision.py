@@ -36,8 +36,9 @@ LOWERED = 300.0
 # What a change of one row moves by less than this many units of rounding, it does not reach.
 UNMOVED = 100.0
 LOW = (torch.float32, torch.float16, torch.bfloat16)
-# One rounding to a dtype, as a part of its unit: the root mean square over all numbers is 0.2 to 0.29 of it.
-ONE_ROUNDING = 0.25
+# What a right formula rounds at least, in units of its dtype. Code in 16 bits computes in float32 and rounds
+# once, at the end, which is 0.2 to 0.29 of a unit in the root mean square; in float32 it rounds at each step.
+LEAST_ROUNDING = {torch.float64: 4.0, torch.float32: 4.0, torch.bfloat16: 0.25, torch.float16: 0.25}
 # A forward that is off by more than rounding hands its error on to the gradients: to each of them several
 # times, for they are made of products of what it has saved.
 HANDED_ON = 4.0
@@ -65,7 +66,6 @@ class Asked:
         if self.rtol is None and self.atol is None:
             return None
         return self.rtol or 0.0, self.atol or 0.0
-
 
 
 def converted(value: Tensor, dtype: torch.dtype) -> Tensor:

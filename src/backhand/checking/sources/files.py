@@ -5,6 +5,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from backhand.checking.judging import check
 from backhand.checking.merging import check_played
 from backhand.checking.report import Report
@@ -25,6 +27,9 @@ def check_file(
     time_limit: float | None = None,
     draws: int = 3,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> Report:
     """Check what a file holds: a pass, a custom Function, or a script or notebook with gradients by hand.
 
@@ -37,6 +42,7 @@ def check_file(
         time_limit: seconds after which a cell is left.
         draws: how many independent sets of inputs to try.
         seed: of the draws.
+        dtype, rtol, atol: of the comparison, as `check` and `check_function` take them; not for scripts.
 
     Raises:
         CheckError: the file cannot be read or run, or holds nothing to check.
@@ -67,10 +73,13 @@ def check_file(
     # what the module sets when it is imported holds while it is checked
     with sandbox(), imports_from(path.parent):
         if {"forward", "backward"} <= functions:
-            return check(_module(path), draws=draws, seed=seed)
+            return check(_module(path), draws=draws, seed=seed, dtype=dtype, rtol=rtol, atol=atol)
         # a script that computes a loss is a script, whatever classes it defines on the way
         if kernels and not any(loss in writes_surely(s) for s in tree.body):
-            return _check_kernel(path, kernels, draws, seed)
+            options = {"draws": draws, "seed": seed, "dtype": dtype, "rtol": rtol, "atol": atol}
+            return _check_kernel(path, kernels, options)
+    if (dtype, rtol, atol) != (None, None, None):
+        raise CheckError(f"{path} is a script; dtype, rtol and atol are for a pass or a custom Function.")
     return _check_cells([(path.name, text)], path, loss, time_limit, draws, seed, goes_on=False)
 
 
@@ -95,7 +104,7 @@ def _is_custom_function(definition: ast.ClassDef) -> bool:
     return any(ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases)
 
 
-def _check_kernel(path: Path, kernels: list[str], draws: int, seed: int) -> Report:
+def _check_kernel(path: Path, kernels: list[str], options: dict[str, Any]) -> Report:
     """Check the custom Function of a file against the file's own reference."""
     module = _module(path)
     lacking = [name for name in ("reference", "inputs") if not hasattr(module, name)]
@@ -110,9 +119,7 @@ def _check_kernel(path: Path, kernels: list[str], draws: int, seed: int) -> Repo
             f"{path} has several custom Functions, {', '.join(kernels)}, and one reference: "
             "give each a file of its own, or call backhand.check_function."
         )
-    return check_function(
-        getattr(module, kernels[0]), module.reference, module.inputs, draws=draws, seed=seed
-    )
+    return check_function(getattr(module, kernels[0]), module.reference, module.inputs, **options)
 
 
 def _module(path: Path) -> Any:

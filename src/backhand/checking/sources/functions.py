@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
@@ -108,6 +109,10 @@ class Function:
             contract="returned",
             promotes=False,
             no_gradient=self.no_gradient,
+            usages={
+                "modifies_input": ("in a second backward on one graph", self.backward_again),
+                "shared_state": ("if the function is called once more before its backward", self.interleaved),
+            },
         )
 
     def named(self, inputs: Any) -> dict[str, Any]:
@@ -130,15 +135,15 @@ class Function:
         """Return the reference's outputs by name."""
         if not any(isinstance(v, Tensor) and v.requires_grad for v in flatten(inputs).values()):
             raise CheckError(f"no input of {self.title} needs a gradient; expected a floating-point tensor.")
-        unknown = [name for name in self.no_gradient if name not in inputs]
-        if unknown:
-            raise CheckError(f"no_gradient names {unknown[0]!r}, which is no input{nearest(unknown[0], inputs)}")
-        held = {n: v.detach() if n in self.no_gradient and isinstance(v, Tensor) else v for n, v in inputs.items()}
+        for name in self.no_gradient - set(inputs):
+            raise CheckError(f"no_gradient names {name!r}, which is no input{nearest(name, inputs)}")
+        detached = {n: inputs[n].detach() for n in self.no_gradient if isinstance(inputs[n], Tensor)}
+        held = {**inputs, **detached}
         found = _differentiable(self._outputs(self.reference, "the reference", held))
         if not found:
             raise CheckError(
-                f"the reference of {self.title} gives no output that needs a gradient; expected at least one: "
-                "where the gradient is another than autograd's on purpose, the reference is to have that one."
+                f"the reference of {self.title} gives no output that needs a gradient; one is expected. "
+                "Where the gradient is another than autograd's on purpose, the reference is to have that one."
             )
         return found
 
@@ -158,17 +163,48 @@ class Function:
         torch.default_generator.manual_seed(next(self._turns))
         own = _differentiable(own)
         arriving = {n: upstream[f"d{n}"] for n in own if f"d{n}" in upstream}
-        own = {n: own[n] for n in arriving}
-        if not own:
-            raise CheckError(f"{self.title} gives no output that needs a gradient; expected at least one tensor.")
+        ends = {n: get_gradient_edge(own[n]) for n in arriving}
+        if not ends:
+            raise CheckError(
+                f"{self.title} gives no output that needs a gradient; expected at least one tensor."
+            )
+        del own  # a large output need not lie beside what the backward makes
         try:
-            found = differentiated(own.values(), arriving.values(), leaves.values())
+            found = differentiated(ends.values(), arriving.values(), leaves.values())
         except RuntimeError as error:
-            returned = _returned(self.fn, leaves, own, arriving)
+            returned = _returned(self.fn, leaves, ends, arriving)
             if not returned:
                 raise
             raise Halfway(returned, error) from error
         return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)} | given
+
+    def backward_again(
+        self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors
+    ) -> dict[str, Any]:
+        """Return the gradients of a second backward on one graph, as `retain_graph=True` allows it."""
+        ends, leaves, arriving = self._graph(inputs, upstream)
+        differentiated(ends, arriving, leaves.values())
+        return self._named(leaves, differentiated(ends, arriving, leaves.values()))
+
+    def interleaved(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
+        """Return the gradients of a call after which there was another, as of a layer that is used twice."""
+        ends, leaves, arriving = self._graph(inputs, upstream)
+        others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
+        self._graph({**inputs, **{n: v for n, v in others.items() if n in inputs}}, upstream)
+        return self._named(leaves, differentiated(ends, arriving, leaves.values()))
+
+    def _graph(
+        self, inputs: Mapping[str, Any], upstream: Tensors
+    ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
+        """Call the function; return its outputs, the inputs that need a gradient, and what arrives."""
+        leaves = {k: v for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
+        with torch.enable_grad():
+            own = _differentiable(self._outputs(self.call, self.title, inputs))
+        names = [n for n in own if f"d{n}" in upstream]
+        return [own[n] for n in names], leaves, [upstream[f"d{n}"] for n in names]
+
+    def _named(self, leaves: Tensors, found: Sequence[Tensor | None]) -> dict[str, Any]:
+        return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
@@ -196,8 +232,9 @@ class Function:
             if not _agree(got.detach(), expected.detach()):
                 worst = largest_difference(got.detach(), expected.detach())
                 raise ForwardsDifferError(
-                    f"{self.title} and its reference give different outputs (by {worst:.3g}): mend the forward "
-                    "first, give the reference that is meant, or the precision that is, as dtype=torch.bfloat16."
+                    f"{self.title} and its reference give different outputs (by {worst:.3g}): mend the "
+                    "forward first, or give the reference that is meant, or the dtype in which it computes "
+                    "as dtype=."
                 )
 
 
@@ -227,12 +264,14 @@ def _is_taken(stem: str, name: str) -> bool:
     return re.fullmatch(rf"d?{stem}\d*", name) is not None
 
 
-def _returned(fn: object, leaves: Tensors, outputs: Tensors, upstream: Tensors) -> dict[str, Tensor | None]:
+def _returned(
+    fn: object, leaves: Tensors, outputs: Mapping[str, GradientEdge], upstream: Tensors
+) -> dict[str, Tensor | None]:
     """Return what a custom Function's backward itself returns, before autograd looks at the shapes.
 
     Only where the outputs are those of one Function, and only for the arguments that go into it as they are.
     """
-    nodes = {r.grad_fn for r in outputs.values()}
+    nodes = {r.node for r in outputs.values()}
     node: Any = nodes.pop()
     backward = backward_of(node, fn)
     if nodes or backward is None:

@@ -1,7 +1,7 @@
 """What a pass is: a forward and a backward that are wired together by the names of their tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -57,6 +57,8 @@ class Pass:
             dtype is what it is to be judged in, as a kernel's.
         asked: what the caller says of the code's precision.
         no_gradient: the inputs that have none on purpose, though autograd would give them one.
+        usages: other ways in which a training job runs the backward, each by the kind of mistake that it
+            shows, with how it is told; they take what the backward takes and must give what it gives.
     """
 
     forward: Callable[..., Any]
@@ -71,8 +73,9 @@ class Pass:
     scope: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     contract: Contract = "named"
     promotes: bool = True
-    asked: Asked = Asked()
+    asked: Asked = field(default_factory=Asked)
     no_gradient: frozenset[str] = frozenset()
+    usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -14,11 +14,19 @@ from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.statements import reads
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import allclose, close, coarser, fit_shape, right_but_for_shape
+from backhand.checking.verdicts.comparing import (
+    PIECE,
+    allclose,
+    close,
+    coarser,
+    fit_shape,
+    right_but_for_shape,
+)
 from backhand.checking.verdicts.faults import Fault, explained
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
+from backhand.checking.verdicts.truths import rounding_alone
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Judgement:
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     """Return the verdict on one draw; what is known of another one's summands is taken over from it."""
     summands = Summands(draw, like.summands if like is not None else None, chosen.asked.tolerance)
+    summands.known |= rounding_alone(chosen, draw)
     vacuous = summands.vacuous() if like is None else like.vacuous
     right = compared(draw, summands)
     ambiguous = frozenset(n for n in right if not right[n] and is_rebound(chosen, draw, n))
@@ -139,16 +148,13 @@ def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
     """Return whether each of the user's gradients is right."""
     right = draw.trace.gradients
     alike = all(n in right and v.shape == right[n].shape for n, v in draw.user.items())
-    if draw.user and alike and _is_plain(draw, summands) and _all_right(draw, summands):
+    is_small = draw.trace.layout.size <= PIECE  # of large ones each is compared piece by piece
+    plain = draw.ran is None and summands.asked is None  # the tolerances are those of the table
+    if draw.user and alike and is_small and plain and _all_right(draw, summands):
         return dict.fromkeys(draw.user, True)
     is_right = rightness(draw, summands)
     # where the output does not depend on a tensor, only zeros are right
     return {n: is_right(n, v) if n in right else not bool(v.any()) for n, v in draw.user.items()}
-
-
-def _is_plain(draw: Draw, summands: Summands) -> bool:
-    """Tell whether the tolerances are those of the table."""
-    return draw.ran is None and summands.asked is None
 
 
 def rightness(draw: Draw, summands: Summands) -> Callable[[str, Tensor | None], bool]:

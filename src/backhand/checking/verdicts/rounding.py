@@ -71,9 +71,9 @@ class Summands(Mapping[str, float]):
 
         def signed(value: Tensor) -> Tensor:
             drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
-        if value.is_complex():  # a sign of either part
-            return value * drawn.sign().to(value)
-        return value.copysign(drawn.to(value))
+            if value.is_complex():
+                return value * drawn.sign().to(value)
+            return value.copysign(drawn.to(value))
 
         def with_signs(node: Node, gradients: Gradients) -> Gradients:
             return step(node, tuple(None if g is None else signed(g) for g in gradients))
@@ -91,6 +91,8 @@ class Summands(Mapping[str, float]):
         parts = {n: part for n, part in parts.items() if n in largest}
 
         def may_be(name: str) -> bool:
+            if name in self.known:
+                return True
             above = max([largest[c] for c in trace.consumers(name)], default=-1.0)
             return largest[name] <= parts[name] * DERIVATIVE * above
 

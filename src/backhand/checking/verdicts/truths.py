@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.graph import Trace
-from backhand.checking.running.precision import ERROR_BUDGET, HANDED_ON, ONE_ROUNDING, converted, unit
+from backhand.checking.running.precision import ERROR_BUDGET, HANDED_ON, LEAST_ROUNDING, converted, unit
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import close, root_mean_square
+from backhand.checking.verdicts.comparing import close, largest_difference, off, root_mean_square
+
+# Only what is this small beside what arrives may be rounding alone, and is worth a second look.
+BELOW = 1e-9
+# By what part of themselves the inputs are moved for it, and by what part of itself rounding then changes: an
+# honest gradient changes by a part of the same order as its inputs.
+MOVED = 1e-7
+CHANGED = 0.1
 
 
 def against_truth(chosen: Pass, drawn: Draw) -> Draw:
@@ -47,13 +54,53 @@ def _raised(value: Any) -> Any:
     return [_raised(v) for v in value] if isinstance(value, list) else value
 
 
+def rounding_alone(chosen: Pass, drawn: Draw) -> dict[str, float]:
+    """Return the tensors whose true gradient is rounding alone, each with the size of what cancels in it.
+
+    An operation that autograd knows as a whole, such as a layer norm of one feature, does not show what is
+    added up within it. But rounding is another one for inputs that differ in the last digits.
+    """
+    truth = drawn.trace
+    if chosen.contract != "returned" or not truth.upstream:
+        return {}
+    arriving = max((float(g.abs().max()) for g in truth.upstream.values() if g.numel()), default=0.0)
+    tiny = [n for n in truth.wanted if 0 < truth.largest.get(n, 0.0) <= BELOW * arriving]
+    if not tiny:
+        return {}
+    generator = torch.Generator().manual_seed(drawn.seed)
+    inputs = {
+        n: converted(v * (1 + MOVED * torch.rand(v.shape, generator=generator).to(v)), v.dtype)
+        if n in truth.wanted
+        else v
+        for n, v in truth.inputs.items()
+    }
+    try:
+        other = trace(chosen, inputs, None, drawn.seed, upstream=truth.upstream).gradients
+    except Exception:  # the user's code may raise anything
+        return {}
+    moved = {n: largest_difference(other[n], truth.gradients[n]) for n in tiny if n in other}
+    return {
+        n: truth.largest[n] / unit(torch.float64)
+        for n, by in moved.items()
+        if by > CHANGED * truth.largest[n]
+    }
+
+
 def is_rounding(drawn: Draw, name: str, summands: Mapping[str, float]) -> bool:
     """Tell whether a gradient that is wrong in float64 is off by what one operation in float32 loses."""
     right, value = drawn.trace.gradients.get(name), drawn.user.get(name)
     if right is None or value is None or right.shape != value.shape:
         return False
     size = max(root_mean_square(right), summands.get(name, 0.0))
-    return root_mean_square(value - right) <= unit(torch.float32) * size
+    return off(value, right) <= unit(torch.float32) * size
+
+
+def overflow(value: Tensor, truth: Tensor | None) -> tuple[int, ...] | None:
+    """Return where a gradient is not finite though the truth is, in its dtype too; None if nowhere."""
+    if truth is None or value.shape != truth.shape or bool(value.isfinite().all()):
+        return None
+    bad = (~value.isfinite() & truth.to(value.dtype).isfinite()).nonzero()
+    return tuple(bad[0].tolist()) if len(bad) else None
 
 
 def forward_error(drawn: Draw) -> float:
@@ -65,15 +112,15 @@ def _relative(own: object, right: Tensor) -> float:
     right = right.detach()
     if not isinstance(own, Tensor) or own.shape != right.shape:
         return 0.0
-    size, error = root_mean_square(right), root_mean_square(own.detach().to(torch.float64) - right)
+    size, error = root_mean_square(right), off(own.detach(), right)
     return error / size if 0 < size < math.inf and error < math.inf else 0.0
 
 
 def noise(drawn: Draw, name: str, summands: float) -> float:
-    """Return what all elements of a right gradient together may be off; infinity where float64 is the measure.
+    """Return what all elements of a right gradient together may be off; infinity where that is not known.
 
     It is the budget of flash-attention's tests, in the root mean square: a small multiple of the error that
-    the reference itself makes in that dtype, of one rounding at least, and of what the forward is off.
+    the reference itself makes in that dtype, of some rounding at least, and of what the forward is off.
 
     Args:
         drawn: the run, with the truth for it.
@@ -85,7 +132,7 @@ def noise(drawn: Draw, name: str, summands: float) -> float:
         return math.inf
     own = drawn.ran.gradients[name]
     size = root_mean_square(right)
-    rounding = ONE_ROUNDING * unit(own.dtype) * max(size, summands)
-    reference = root_mean_square(own.to(torch.float64) - right)
+    rounding = LEAST_ROUNDING[own.dtype] * unit(own.dtype) * max(size, summands)
+    reference = off(own, right)
     found = max(ERROR_BUDGET * max(reference, rounding), HANDED_ON * forward_error(drawn) * size)
     return found if found < math.inf else math.inf  # NaN, where the reference itself has some
