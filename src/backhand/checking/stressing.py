@@ -34,7 +34,7 @@ class Probe:
 
     Attributes:
         call: runs it on named arguments; it changes none of them by itself. It may be given inputs that are
-            `frozen`, and another `usage` than to be run once.
+            `frozen`, another `usage` than to be run once, and a `later` seed.
         given: the arguments.
         upstream: which of them are upstream gradients.
         sizes: of the summands of each gradient, by which its rounding is measured.
@@ -80,7 +80,7 @@ def probe_of(chosen: Pass, judgement: Judgement, *, several: bool = True) -> Pro
     needed = {k for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
 
     def call(
-        values: Mapping[str, Any], frozen: str = "", usage: Callable[..., Any] | None = None
+        values: Mapping[str, Any], frozen: str = "", usage: Callable[..., Any] | None = None, later: int = 0
     ) -> Gradients:
         asked = values
         if returns:
@@ -91,7 +91,7 @@ def probe_of(chosen: Pass, judgement: Judgement, *, several: bool = True) -> Pro
             }
             upstream = {k: values[k] for k in traced.upstream if k in values}
             asked = {"inputs": leaves, "outputs": {}, "upstream": upstream}
-        seed = chosen.seed_of_backward(drawn.seed) + (0 if returns else next(turns))
+        seed = chosen.seed_of_backward(drawn.seed) + later + (0 if returns else next(turns))
         with running(drawn.dtype, seed, drawn.promote), torch.no_grad():
             flat = flatten((usage or chosen.backward)(**asked))
         found = {gradient: as_gradient(flat.get(gradient)) for gradient in drawn.matched.values()}
@@ -199,7 +199,8 @@ def _as_trained(probe: Probe, base: Gradients) -> Iterator[Mistake]:
         yield from _told(
             probe, "frozen_input", f"if {name} needs no gradient", rest, probe.given, frozen=name
         )
-    for name in probe.upstream if len(probe.upstream) > 1 else ():
+    functions = probe.upstream if probe.needed else ()  # two functions ask for theirs by name, and get them
+    for name in functions if len(functions) > 1 else ():
         without = {k: v for k, v in probe.given.items() if k != name}
         zero = probe(**{name: torch.zeros_like(probe.given[name])})
         when = f"if the output {name.removeprefix('d')} is not used, so that {name} is None or zeros,"
@@ -229,7 +230,11 @@ def _but_first(value: Tensor) -> Tensor:
 
 
 def _layouts(probe: Probe, base: Gradients) -> Iterator[Mistake]:
-    for name, value in probe.given.items():
+    given = probe.given
+    if probe.needed and probe.differing(probe.call(given, later=1), base):
+        # it draws numbers, and for an input in another layout (`rand_like`) it may draw them in another order
+        given = {u: given[u] for u in probe.upstream}
+    for name, value in given.items():
         if not is_strided(value) or not value.is_floating_point() or value.numel() < 2:
             continue
         for label, changed, expected in _ways(probe, name, value, base):
