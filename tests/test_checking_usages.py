@@ -142,3 +142,25 @@ def test_a_gradient_that_is_not_to_be_there_is_wrong() -> None:
     report = backhand.check_function(Leaking, difference, inputs, no_gradient=("target",))
     assert "it is to have no gradient, and has one" in report["target"].mistake.message
     assert not report.ok
+
+
+class Dropout(Function):
+    """Draws its mask in the order in which its input lies in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        ctx.mask = (torch.rand_like(x) > p) / (1 - p)
+        return x * ctx.mask
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        return dy * ctx.mask, None
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    return x * ((torch.rand_like(x) > p) / (1 - p))
+
+
+def test_a_function_that_draws_numbers_is_compared_under_one_seed() -> None:
+    report = backhand.check_function(Dropout, dropout, lambda g: [torch.randn(4, 6, generator=g), 0.3])
+    assert report.ok, str(report)

@@ -53,7 +53,7 @@ def check_function(
         no_gradient: the inputs that have none on purpose, though autograd would give them one: a target.
 
     Returns:
-        A `Report` with a row for every floating-point input. With modules, for every parameter as well.
+        A `Report` with a row for every floating-point input.
 
     Raises:
         CheckError: the function raises, or gives another output than the reference.
