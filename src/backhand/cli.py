@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console, RenderableType
@@ -55,6 +56,12 @@ def check(
     draws: Annotated[int, arg(help="independent sets of inputs to try")] = 3,
     seed: Annotated[int, arg(help="seeds the draws")] = 0,
     jobs: Annotated[int, described("how many files to check at once", "N")] = 1,
+    dtype: Annotated[
+        Literal["float64", "float32", "bfloat16", "float16"] | None,
+        described("judge in this one (default: the finest in which the code is accurate)", "DTYPE"),
+    ] = None,
+    rtol: Annotated[float | None, described("how far off an element may be, as a part of it", "PART")] = None,
+    atol: Annotated[float | None, described("the same, as an absolute amount", "AMOUNT")] = None,
     html: Annotated[Path | None, described("also write the sheet, one HTML file, here", "FILE")] = None,
     json: Json = False,
 ) -> None:
@@ -73,6 +80,9 @@ def check(
         time_limit=time_limit,
         draws=draws,
         seed=seed,
+        dtype=None if dtype is None else getattr(import_module("torch"), dtype),
+        rtol=rtol,
+        atol=atol,
         data=data,
         page=html is not None,
         progress=len(files) == 1,

@@ -26,6 +26,7 @@ from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.repairing import recorded
 from backhand.checking.verdicts.rounding import Truth
+from backhand.checking.verdicts.truths import overflow
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
@@ -150,7 +151,7 @@ class _Table:
     def __init__(self, chosen: Pass, trials: Trials, probes: Probes | None):
         self.chosen, self.judged, self.shown, self.probes = chosen, trials.judged, trials.shown, probes
         self.draw = self.judged[0].draw
-        self.figures = figures(trials.truth, self.shown)
+        self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
         source = chosen.backward_source
         self.names = extended(self.draw, source) if source else self.draw.matched
         self.paths = Variables(source, self.names).path if source else {}
@@ -197,7 +198,7 @@ class _Table:
 
     @cached_property
     def lowered(self) -> dict[str, Mistake]:
-        """The gradients that have lost precision, with what is told of them."""
+        """The gradients that overflow or lose precision in the user's dtype, with what is told of them."""
         found = {name: self._lowered(name) for name in self.shown.user}
         return {name: mistake for name, mistake in found.items() if mistake is not None}
 
@@ -207,6 +208,12 @@ class _Table:
         if tensor is None or user is None or not user.dim() or not user.is_floating_point():
             return None
         gradient, hint = self.names.get(name, f"d{name}"), KINDS["dtype"].hint
+        at = overflow(user, self.truth.trace.gradients.get(name)) if self.truth is not None else None
+        if at is not None:
+            message = (
+                f"{gradient}: NaN or infinity at {list(at)} in {user.dtype}, where the right one is finite."
+            )
+            return Mistake("nonfinite", message, KINDS["nonfinite"].hint, {"origin": gradient})
         if unit(user.dtype) > unit(tensor.dtype):
             message = f"{gradient} has dtype {user.dtype}, but {name} has {tensor.dtype}."
             return Mistake("dtype", message, hint, {"expected": str(tensor.dtype), "got": str(user.dtype)})

@@ -1,25 +1,23 @@
 """The one pipeline: a pass, whichever door it came through, is tried, judged, explained and reported."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backhand.checking import stressing
 from backhand.checking.assembling import Trials, assemble, of_the_whole
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
 from backhand.checking.running.cropping import parts_of
-from backhand.checking.running.precision import lowest
+from backhand.checking.running.precision import Asked
 from backhand.checking.running.sandbox import sandbox, threads_for
-from backhand.checking.running.tracing import trace
-from backhand.checking.running.trials import Draw, draw, draw_large, is_finite, sets_of
-from backhand.checking.sources.protocol import ForwardError, Inputs, Pass, by_name, resolve
-from backhand.checking.verdicts.cancelling import with_cancelling
-from backhand.checking.verdicts.localising import Judgement, compared, judge
-from backhand.checking.verdicts.rounding import Summands, Truth
+from backhand.checking.running.trials import draw_large, sets_of
+from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
+from backhand.checking.trying import tried
+from backhand.checking.verdicts.localising import compared
+from backhand.checking.verdicts.rounding import Summands
 from backhand.errors import CheckError
 
 
@@ -33,6 +31,9 @@ def check(
     draws: int = 3,
     seed: int = 0,
     stress: bool | None = None,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
 ) -> Report:
     """Compare a hand-written backward with autograd, find the lines at fault and name their mistakes.
 
@@ -51,6 +52,9 @@ def check(
         draws: how many independent sets of inputs to try; given inputs are varied for the second and later.
         seed: of the draws and of the upstream gradients.
         stress: also try linearity, layouts, repeated runs and the like; by default for passes with `out`.
+        dtype: judge in this one; by default in float64, if the code runs there.
+        rtol, atol: how far each element may be off, `atol + rtol * |expected|`; by default what rounding
+            can do in that dtype.
 
     Returns:
         A frozen `Report`. Nothing is printed, and a wrong gradient raises nothing.
@@ -70,7 +74,7 @@ def check(
     >>> [row.name for row in report.culprits]
     ['w']
     """
-    chosen = resolve(forward, backward, inputs, out, names)
+    chosen = replace(resolve(forward, backward, inputs, out, names), asked=Asked(dtype, rtol, atol))
     title = getattr(forward if backward is None else backward, "__name__", type(forward).__name__)
     return check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
 
@@ -141,114 +145,3 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
         probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)
-
-
-def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
-    """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
-    drawn = _first(chosen, first, seed)
-    judgement = _promoted(chosen, first, judge(chosen, drawn))
-    drawn = judgement.draw
-    if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
-        judgement = with_cancelling(chosen, judgement)
-    judged = [judgement]
-    count = 1
-    for i, values in enumerate(others, start=1):
-        wrong = _another(chosen, values, seed + i, judged[0])
-        if wrong is not None:
-            count += 1
-            judged += wrong
-    truth = _truth(chosen, first, drawn, seed)
-    return Trials(tuple(judged), count, _shown(chosen, first, drawn, seed), truth, tuple(_notes(drawn)))
-
-
-def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
-    """Return the first draw, in the most precise dtype that the user's code runs in."""
-    for dtype, promote in ((torch.float64, False), (torch.float64, True), (None, False)):
-        if promote and not chosen.promotes:
-            continue
-        try:
-            found = draw(chosen, values, dtype, seed, promote=promote)
-        except ForwardError:
-            if dtype is None:
-                raise
-            continue
-        except CheckError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            if dtype is None:
-                raise ForwardError("forward", error) from error
-            continue
-        if dtype is None or not (_is_lowered(found) or _raised_by_dtype(chosen, found, values)):
-            return found
-    raise AssertionError("unreachable")
-
-
-def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
-    """Return the judgement with float64 also where the code asks for less, if less is wrong then.
-
-    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs.
-    """
-    drawn = judgement.draw
-    able = chosen.promotes and drawn.dtype == torch.float64 and not drawn.promote and drawn.error is None
-    if not judgement.culprits or not able:
-        return judgement
-    try:
-        other = draw(chosen, values, drawn.dtype, drawn.seed, promote=True)
-    except Exception:  # the user's code may raise anything
-        return judgement
-    right = compared(other, Summands(other))
-    if other.error is not None or sum(right.values()) <= sum(judgement.right.values()):
-        return judgement
-    return judge(chosen, other)
-
-
-def _another(
-    chosen: Pass, values: Mapping[str, Any], seed: int, first: Judgement
-) -> tuple[Judgement, ...] | None:
-    """Return the judgement on another draw, if something is wrong there; None if it has no truth to tell."""
-    known = first.draw
-    try:
-        another = draw(chosen, values, known.dtype, seed, promote=known.promote, lent=not known.changed)
-    except Exception:
-        return None
-    if not is_finite(another) or (another.error is not None and known.error is None):
-        return None
-    judgement = judge(chosen, another, first)
-    return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
-
-
-def _is_lowered(drawn: Draw) -> bool:
-    """Tell whether some tensor of a float64 run fell back to a lower dtype."""
-    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values()]
-    return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
-
-
-def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bool:
-    """Tell whether a backward that raised in float64 does not raise in the user's own dtype."""
-    return drawn.error is not None and draw(chosen, values, None, drawn.seed).error is None
-
-
-def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Draw:
-    """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
-    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote):
-        return first
-    try:
-        return draw(chosen, values, None, seed, lent=not first.changed)
-    except Exception:  # shown in float64 instead
-        return first
-
-
-def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Truth | None:
-    if first.dtype == torch.float64:
-        return Truth(first.trace, seed)
-    try:
-        return Truth(trace(chosen, values, torch.float64, seed), seed)
-    except Exception:  # this forward knows its own dtype only
-        return None
-
-
-def _notes(drawn: Draw) -> Iterator[str]:
-    if drawn.dtype is None:
-        yield "The code does not run in float64, so the verdict was made in its own precision."
-    if not is_finite(drawn):
-        yield "The forward or autograd's own gradients are not finite for the given inputs."

@@ -210,6 +210,21 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "an input, a saved tensor or the upstream gradient is changed in place",
             "Write into a new tensor, or into a clone.",
         ),
+        "shared_state": Kind(
+            "wrong once the function is called again before its backward runs",
+            "What the backward needs belongs to its own call: keep it on ctx, not on the class or a module.",
+            ("gradients",),
+        ),
+        "frozen_input": Kind(
+            "wrong where another input needs no gradient",
+            "Look at the index in ctx.needs_input_grad: it counts the forward's arguments, plain ones too.",
+            ("gradients",),
+        ),
+        "unused_output": Kind(
+            "wrong where one of the outputs is not used",
+            "The gradient of an output that is not used is None, or zeros: the others still count.",
+            ("gradients",),
+        ),
         "nondeterministic": Kind(
             "two runs differ", "Look for uninitialised memory (empty), races and random numbers."
         ),

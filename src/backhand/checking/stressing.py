@@ -6,7 +6,7 @@ named tensors to named gradients. What they find of a single gradient may explai
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,18 +33,23 @@ class Probe:
     """A backward, to be called on other tensors than those of the forward.
 
     Attributes:
-        call: runs it on named arguments; it changes none of them by itself.
+        call: runs it on named arguments; it changes none of them by itself. It may be given inputs that are
+            `frozen`, another `usage` than to be run once, and a `later` seed.
         given: the arguments.
         upstream: which of them are upstream gradients.
         sizes: of the summands of each gradient, by which its rounding is measured.
         several: try several layouts of each argument, not one; large tensors have no time for that.
+        usages: see `Pass`.
+        needed: the arguments that need a gradient.
     """
 
-    call: Callable[[Mapping[str, Any]], Gradients]
+    call: Callable[..., Gradients]
     given: Mapping[str, Any]
     upstream: tuple[str, ...]
     sizes: Mapping[str, float]
     several: bool = True
+    usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()
 
     def __call__(self, **changed: Tensor) -> Gradients | None:
         """Return the gradients with some arguments changed; None where the backward raises."""
@@ -67,34 +72,45 @@ class Probe:
 def probe_of(chosen: Pass, judgement: Judgement, *, several: bool = True) -> Probe:
     """Return the probe of a pass, on the tensors of one draw."""
     drawn = judgement.draw
-    traced = drawn.trace
+    traced = drawn.seen
     offered = arguments(chosen, traced.values, traced.upstream)
     returns = chosen.contract == "returned"
     given = offered["inputs"] | offered["upstream"] if returns else offered
     turns = itertools.count()  # a backward that draws numbers of its own gives another answer each time
     needed = {k for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
 
-    def call(values: Mapping[str, Any]) -> Gradients:
+    def call(
+        values: Mapping[str, Any], frozen: str = "", usage: Callable[..., Any] | None = None, later: int = 0
+    ) -> Gradients:
+        asked = values
         if returns:
-            inputs = {
-                k: v.detach().requires_grad_() if k in needed else v
+            leaves = {
+                k: v.detach().requires_grad_(k != frozen) if k in needed else v
                 for k, v in values.items()
                 if k in offered["inputs"]
             }
-            values = {"inputs": inputs, "outputs": {}, "upstream": {k: values[k] for k in traced.upstream}}
-        seed = chosen.seed_of_backward(drawn.seed) + (0 if returns else next(turns))
+            upstream = {k: values[k] for k in traced.upstream if k in values}
+            asked = {"inputs": leaves, "outputs": {}, "upstream": upstream}
+        seed = chosen.seed_of_backward(drawn.seed) + later + (0 if returns else next(turns))
         with running(drawn.dtype, seed, drawn.promote), torch.no_grad():
-            flat = flatten(chosen.backward(**values))
+            flat = flatten((usage or chosen.backward)(**asked))
         found = {gradient: as_gradient(flat.get(gradient)) for gradient in drawn.matched.values()}
         return {n: g.clone() for n, g in found.items() if g is not None}
 
     return Probe(
         call,
-        {k: v.detach().contiguous() if isinstance(v, Tensor) else v for k, v in given.items()},
+        {k: v.detach().contiguous() if is_strided(v) else v for k, v in given.items()},
         tuple(u for u in traced.upstream if u in given),
         {drawn.matched[n]: judgement.summands.get(n, 0.0) for n in drawn.matched},
         several,
+        chosen.usages,
+        tuple(needed) if returns else (),
     )
+
+
+def is_strided(value: object) -> bool:
+    """Tell whether a value is a tensor with strides, not a sparse one."""
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def stress(
@@ -129,14 +145,14 @@ def _of_probe(probe: Probe, right: bool) -> list[Mistake]:
     if base is None:
         return found
     found += _repeated(probe, base)
-    return found or [*_linearity(probe, base, right), *_layouts(probe, base)]
+    return found or [*_linearity(probe, base, right), *_layouts(probe, base), *_as_trained(probe, base)]
 
 
 def _modified(probe: Probe) -> Iterator[Mistake]:
     own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in probe.given.items()}
     probe(**own)
     for name, value in own.items():
-        if isinstance(value, Tensor) and not _identical(value, probe.given[name]):
+        if is_strided(value) and not _identical(value, probe.given[name]):
             what = "upstream gradient" if name in probe.upstream else "tensor"
             message = f"the {what} {name} is changed in place; others that hold it see the change."
             yield _mistake("modifies_input", message, {"argument": name})
@@ -173,24 +189,59 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
     # what is right reads all that there is to read, be it one element, as of a relu with one that is positive
     if right or all(g.numel() <= 1 for g in upstream.values()):
         return
-    generator = torch.Generator().manual_seed(1)
-    other = probe(**{u: _but_first(g, generator) for u, g in upstream.items()}) or {}
+    other = probe(**{u: _but_first(g) for u, g in upstream.items()}) or {}
     bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and probe.same(n, other[n], g))
     if bad and len(bad) == len(base):
         message = f"only the first element of {arriving} is read: {', '.join(bad)} use no other."
         yield _mistake("ignores_upstream", message, {"gradients": bad})
 
 
-def _but_first(value: Tensor, generator: torch.Generator) -> Tensor:
-    """Return another tensor that has the first element of this one."""
-    noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-    noise.view(-1)[:1] = value.reshape(-1)[:1]
-    return noise.to(value.dtype).to(value.device)
+def _as_trained(probe: Probe, base: Gradients) -> Iterator[Mistake]:
+    """Run it as a training job does: with one input frozen, one output unused, twice on one graph."""
+    for kind, (when, usage) in probe.usages.items():
+        yield from _told(probe, kind, when, base, probe.given, usage=usage)
+    for name in probe.needed if len(probe.needed) > 1 else ():
+        rest = {n: g for n, g in base.items() if n != f"d{name}"}
+        yield from _told(
+            probe, "frozen_input", f"if {name} needs no gradient", rest, probe.given, frozen=name
+        )
+    functions = probe.upstream if probe.needed else ()  # two functions ask for theirs by name, and get them
+    for name in functions if len(functions) > 1 else ():
+        without = {k: v for k, v in probe.given.items() if k != name}
+        zero = probe(**{name: torch.zeros_like(probe.given[name])})
+        when = f"if the output {name.removeprefix('d')} is not used, so that {name} is None or zeros,"
+        yield from _told(probe, "unused_output", when, zero or base, without)
+
+
+def _told(
+    probe: Probe, kind: str, when: str, expected: Gradients, given: Mapping[str, Any], **how: Any
+) -> Iterator[Mistake]:
+    """Tell of gradients that are not as expected in a way of being used."""
+    try:
+        found = probe.call(given, **how)
+    except Exception as error:  # the user's code may raise anything
+        yield _mistake(kind, f"{when} it raises {in_short(error)}.", {"gradients": sorted(expected)})
+        return
+    zeros = {n: g for n, g in expected.items() if n not in found and not bool(g.any())}  # None will do there
+    bad = probe.differing({**found, **zeros}, expected)
+    if bad:
+        yield _mistake(kind, f"{', '.join(bad)} is wrong {when.rstrip(',')}.", {"gradients": bad})
+
+
+def _but_first(value: Tensor) -> Tensor:
+    """Return the negative of a tensor, but for its first element."""
+    changed = -value.contiguous()
+    changed.view(-1)[:1].neg_()
+    return changed
 
 
 def _layouts(probe: Probe, base: Gradients) -> Iterator[Mistake]:
-    for name, value in probe.given.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() < 2:
+    given = probe.given
+    if probe.needed and probe.differing(probe.call(given, later=1), base):
+        # it draws numbers, and for an input in another layout (`rand_like`) it may draw them in another order
+        given = {u: given[u] for u in probe.upstream}
+    for name, value in given.items():
+        if not is_strided(value) or not value.is_floating_point() or value.numel() < 2:
             continue
         for label, changed, expected in _ways(probe, name, value, base):
             message = _differs(probe, name, changed, expected)
@@ -217,6 +268,7 @@ def _ways(probe: Probe, name: str, value: Tensor, base: Gradients) -> Iterator[t
 LAYOUTS: Mapping[str, Callable[[Tensor], Tensor | None]] = {
     "transposed": lambda t: t.mT.contiguous().mT if t.dim() >= 2 else None,
     "strided": lambda t: torch.stack([t, torch.zeros_like(t)], dim=-1)[..., 0] if t.dim() else None,
+    "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else None,
     "offset": lambda t: torch.cat([t.new_zeros(1), t.reshape(-1)])[1:].view(t.shape) if t.dim() else None,
 }
 
@@ -240,7 +292,7 @@ def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") ->
 
 def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
     """Tell of a backward that has upstream gradients at random and asks for none of them."""
-    traced = drawn.trace
+    traced = drawn.seen
     if chosen.contract == "returned" or not drawn.user or chosen.is_last(traced.outputs):
         return
     if not set(traced.upstream) & set(arguments(chosen, traced.values, traced.upstream)):
@@ -266,7 +318,7 @@ def wrong_dtypes(drawn: Draw) -> Iterator[Mistake]:
 def coarse(chosen: Pass, truth: Truth | None, shown: Draw, wrong: Sequence[str]) -> Iterator[Mistake]:
     """Tell of right returned gradients whose error in the inputs' dtype is far above the reference's."""
     dtype = lowest(shown.trace.inputs)
-    if truth is None or dtype == torch.float64 or chosen.contract != "returned":
+    if truth is None or dtype == torch.float64 or chosen.contract != "returned" or chosen.asked.tolerance:
         return
     for name, value in shown.user.items():
         expected = truth.trace.gradients.get(name)

@@ -15,10 +15,8 @@ from backhand.checking.mistakes.neighbourhood import NEAR, Scene
 # has a branch a turn; each of them alone is looked at, but not every choice of four.
 TOGETHER = 4
 OF = 6
-# A coefficient this close to a whole number, or a factor to what it is taken for, is that.
-EXACT = 1e-7
-# The least squares that give several coefficients at once lose some digits more.
-SOLVED = 1e-6
+# The least squares that give several coefficients at once lose some digits more than one alone.
+SOLVED = 10
 
 
 def all_zero(scene: Scene) -> Finding | None:
@@ -31,9 +29,13 @@ def all_zero(scene: Scene) -> Finding | None:
 def whole_factor(scene: Scene) -> Finding | None:
     """Find the whole gradient negated or multiplied by a constant."""
     factor = constant_ratio(scene.value, scene.expected)
-    if factor is None or abs(factor - 1) < EXACT or not scene.same(scene.value, factor * scene.expected):
+    if (
+        factor is None
+        or abs(factor - 1) < scene.exact
+        or not scene.same(scene.value, factor * scene.expected)
+    ):
         return None
-    if abs(factor + 1) < EXACT:
+    if abs(factor + 1) < scene.exact:
         branches = {"branches": scene.consumers}
         return Finding("sign", branches, "the right gradient with the opposite sign")
     return _scale(scene, factor, scene.consumers, "the right gradient")
@@ -98,9 +100,9 @@ def paths(scene: Scene) -> Finding | None:
             for i in range(len(node.next_functions)):
                 part = own - scene.with_factor(c, node, i, 0.0)
                 factor = constant_ratio(scene.value - (scene.expected - part), part)
-                if factor is None or abs(factor - 1) < EXACT:
+                if factor is None or abs(factor - 1) < scene.exact:
                     continue
-                nearest = float(round(factor)) if abs(factor - round(factor)) < EXACT else factor
+                nearest = float(round(factor)) if abs(factor - round(factor)) < scene.exact else factor
                 if scene.same(scene.value, scene.expected + (nearest - 1) * part):
                     return _named(scene, [c], nearest, f"one of the paths through {c}")
     return None
@@ -178,14 +180,14 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
     if scene.value.numel() < len(parts) + 1:
         return None
     matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to(torch.float64)
-    norms = matrix.norm(dim=0)
+    norms, solved_to = matrix.norm(dim=0), SOLVED * scene.exact
     if not bool(norms.isfinite().all() & scene.value.isfinite().all()) or not bool(norms.all()):
         return None  # of what is not finite nothing can be said
     solved = torch.linalg.lstsq(
         matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
     ).solution
     coefficients = [float(c) for c in solved / norms]
-    coefficients = [float(round(c)) if abs(c - round(c)) < SOLVED else c for c in coefficients]
+    coefficients = [float(round(c)) if abs(c - round(c)) < solved_to else c for c in coefficients]
     predicted = (matrix @ torch.tensor(coefficients, dtype=torch.float64)).reshape(scene.expected.shape)
     if not scene.same(scene.value, predicted.to(scene.value.dtype)):
         return None
@@ -194,7 +196,7 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
         return None
     if len(set(wrong.values())) > 1:
         values = list(wrong.values())
-        if max(values) - min(values) > SOLVED * abs(values[0]):
+        if max(values) - min(values) > solved_to * abs(values[0]):
             wrong = dict([min(wrong.items(), key=lambda item: abs(item[1]))])
     return _named(scene, list(wrong), next(iter(wrong.values())))
 
@@ -209,7 +211,9 @@ def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
 
 def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:
     guess, origin = guess_factor(factor, scene)
-    told = f"{what} times {factor:.6g}" + (f" = {guess}" if guess not in ("", f"{factor:.6g}") else "")
+    digits = min(6, max(2, int(-math.log10(scene.exact))))  # none that are rounding
+    number = f"{factor:.{digits}g}"
+    told = f"{what} times {number}" + (f" = {guess}" if guess not in ("", number) else "")
     words = f"{told}; {origin}" if origin else told
     return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, words)
 
@@ -226,7 +230,7 @@ def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
             candidates.setdefault(text, (value, f"{k} is {origin}"))
     for sign, mark in ((1, ""), (-1, "-")):
         for text, (value, origin) in candidates.items():
-            if abs(sign * factor - value) < EXACT * value:
+            if abs(sign * factor - value) < scene.exact * value:
                 return mark + text, origin
     return "", ""
 

@@ -218,4 +218,5 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         given=frozenset(given),
         gradient_names=draw.matched,
         summands=culprit.summands,
+        noise=culprit.noise,
     )

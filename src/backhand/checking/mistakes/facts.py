@@ -97,6 +97,8 @@ def nothing_depends_on_it(case: Case) -> Finding | None:
     """Find a gradient of what the output does not depend on."""
     if case.name in case.first.draw.trace.tensors:
         return None
+    if case.name in case.chosen.no_gradient:
+        return Finding("repeated_branch", {"branches": []}, "it is to have no gradient, and has one")
     return Finding("repeated_branch", {"branches": []}, "the output does not depend on this tensor")
 
 

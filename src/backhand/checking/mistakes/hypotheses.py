@@ -6,6 +6,7 @@ so on every draw. A new mistake is a row of the table.
 """
 
 import ast
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,8 +80,9 @@ from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
-# Two draws agree on a factor to rounding.
+# Two draws agree on a factor to rounding; in a low precision each of them has its own.
 SAME_FACTOR = 1e-9
+TWICE = 2.0
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,18 @@ def _as_read(case: Case, found: Finding) -> Finding | None:
 def _predicted(finder: Callable[[Scene], Finding | None], scenes: Sequence[Scene]) -> Finding | None:
     """Return what a finder finds on every one of these scenes."""
     found = finder(scenes[0]) if scenes else None
-    return found if found is not None and all(_agrees(found, finder(s)) for s in scenes[1:]) else None
+    if found is None or not all(_agrees(found, finder(s), s) for s in scenes[1:]):
+        return None
+    return found
 
 
-def _agrees(found: Finding, other: Finding | None) -> bool:
+def _agrees(found: Finding, other: Finding | None, scene: Scene) -> bool:
     """Tell whether two draws gave the same explanation: the same kind, and the same constant factor."""
     if other is None or other.kind != found.kind:
         return False
     a, b = found.detail.get("factor"), other.detail.get("factor")
-    return a is None or b is None or abs(a - b) <= SAME_FACTOR * abs(a)
+    same = TWICE * scene.exact if scene.noise < math.inf else SAME_FACTOR
+    return a is None or b is None or abs(a - b) <= same * abs(a)
 
 
 def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:

@@ -1,6 +1,7 @@
 """The neighbourhood of one tensor: what each consumer contributes to its gradient, and what it could have."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,13 +16,15 @@ from backhand.checking.running.graph import Trace
 from backhand.checking.running.names import flatten
 from backhand.checking.running.private import Gradients, raw_saved, results, saved, saved_names, step
 from backhand.checking.running.walking import Step, walk
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.comparing import TINY, close, root_mean_square
 
 # How many operations of a line, or tensors between a gradient and the next given ones, are looked at: a line
 # has a handful. Names are taken from the forward's nearest: more of them than the lecture has, and where a
 # loop makes hundreds, those of the turns next to this one, so that the cost does not grow with the turns.
 NEAR = 12
 NAMES = 64
+# A coefficient this close to a whole number, or a factor to what it is taken for, is that; in float64.
+EXACT = 1e-7
 # A gradient of ten times the size of the right one is rounded by so much more.
 TIMES_LARGER = 10
 
@@ -58,7 +61,7 @@ class Scene:
         handed: the gradient that each tensor hands on.
         given: the tensors whose gradient the user gives.
         gradient_names: tensor name to gradient name, for messages.
-        summands: the size of the terms that are added up to the gradient.
+        summands, noise: by which the rounding of the gradient is measured; see `close`.
         left_out: consumers whose branch is taken to be missing.
     """
 
@@ -70,6 +73,7 @@ class Scene:
     given: frozenset[str]
     gradient_names: dict[str, str]
     summands: float = 0.0
+    noise: float = math.inf
     left_out: frozenset[str] = frozenset()
     _contributions: dict[tuple[str, ...], dict[str, Tensor]] = field(default_factory=dict, init=False)
 
@@ -91,11 +95,20 @@ class Scene:
         """Tell whether a prediction reproduces the user's tensor, or what is left of it."""
         if predicted is None or user.shape != predicted.shape:
             return False
-        return close(user, predicted, max(TIMES_LARGER * self._size, self.summands))
+        noise = self.noise
+        if noise < math.inf:  # what is larger than it should be is rounded by so much more
+            noise *= max(1.0, root_mean_square(predicted) / max(root_mean_square(self.expected), TINY))
+        return close(user, predicted, max(TIMES_LARGER * self._size, self.summands), noise)
 
     @cached_property
     def _size(self) -> float:
         return float(self.expected.abs().max()) if self.expected.numel() else 0.0
+
+    @cached_property
+    def exact(self) -> float:
+        """How close a coefficient comes to what it is meant to be: the closer, the more elements."""
+        size = root_mean_square(self.expected) * self.expected.numel() ** 0.5
+        return max(EXACT, self.noise / size) if size and self.noise < math.inf else EXACT
 
     @cached_property
     def consumers(self) -> list[str]:

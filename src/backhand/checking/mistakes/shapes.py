@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import EXACT, choices, constant_ratio
+from backhand.checking.mistakes.branches import choices, constant_ratio
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.mistakes.neighbourhood import TIMES_LARGER, Scene
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
@@ -50,7 +50,7 @@ def unreduced(scene: Scene) -> Finding | None:
                 continue
             factor = constant_ratio(summed.reshape(expected.shape), expected)
             if factor and scene.same(summed.reshape(expected.shape), factor * expected):
-                more = "" if abs(factor - 1) < EXACT else f" (and off by a factor of {factor:.6g})"
+                more = "" if abs(factor - 1) < scene.exact else f" (and off by a factor of {factor:.6g})"
                 words = f"shape {tuple(user.shape)}: not summed over {_named(axes)}{more}"
                 return Finding("unreduced", {"axes": list(axes)}, words)
     return None

@@ -35,7 +35,7 @@ def _luck(case: Case) -> str:
         found = ", for random upstream gradients; with the true ones the difference cancels"
         return f"{found}: the printed numbers are right here, the rule is not"
     value, right = draw.user.get(name), draw.trace.gradients.get(name)
-    if value is not None and right is not None and close(value, right):
+    if value is not None and right is not None and close(value, right, noise=case.culprit.noise):
         return ", for right upstream gradients; the value is right because a line above is wrong as well"
     return ""
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import EXACT, constant_ratio
+from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.edits import Edit, Scope
-from backhand.checking.mistakes.neighbourhood import Derived
+from backhand.checking.mistakes.neighbourhood import EXACT, Derived
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source, definition_of

@@ -1,6 +1,7 @@
 """Run the user's code in float64, and the tolerances in one table."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +36,36 @@ LOWERED = 300.0
 # What a change of one row moves by less than this many units of rounding, it does not reach.
 UNMOVED = 100.0
 LOW = (torch.float32, torch.float16, torch.bfloat16)
+# What a right formula rounds at least, in units of its dtype. Code in 16 bits computes in float32 and rounds
+# once, at the end, which is 0.2 to 0.29 of a unit in the root mean square; in float32 it rounds at each step.
+LEAST_ROUNDING = {torch.float64: 4.0, torch.float32: 4.0, torch.bfloat16: 0.25, torch.float16: 0.25}
+# A forward that is off by more than rounding hands its error on to the gradients: to each of them several
+# times, for they are made of products of what it has saved.
+HANDED_ON = 4.0
+# Two forwards are the same function if they differ by no more than this part of what a gradient may be off at
+# single elements: an error of every element is no rounding.
+ON_AVERAGE = 0.25
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller says of the precision of the code, where it is not to be measured.
+
+    Attributes:
+        dtype: judge in it.
+        rtol, atol: of the comparison, element by element; None of both leaves what is measured.
+    """
+
+    dtype: torch.dtype | None = None
+    rtol: float | None = None
+    atol: float | None = None
+
+    @property
+    def tolerance(self) -> tuple[float, float] | None:
+        """The two tolerances; None where neither is given."""
+        if self.rtol is None and self.atol is None:
+            return None
+        return self.rtol or 0.0, self.atol or 0.0
 
 
 def converted(value: Tensor, dtype: torch.dtype) -> Tensor:

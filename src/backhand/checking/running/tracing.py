@@ -8,13 +8,20 @@ from torch import Tensor
 
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 
 def trace(
-    chosen: Pass, inputs: Mapping[str, Any], dtype: torch.dtype | None, seed: int, *, promote: bool = False
+    chosen: Pass,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    seed: int,
+    *,
+    promote: bool = False,
+    upstream: Mapping[str, Tensor] | None = None,
 ) -> Trace:
     """Run the forward on copies of the inputs.
 
@@ -24,11 +31,12 @@ def trace(
         dtype: the dtype in which floating-point inputs are given; None leaves each as it is.
         seed: for the upstream gradients and for what the forward itself draws.
         promote: turn the forward's own requests for lower precision into float64.
+        upstream: the gradients that arrive at the outputs; None draws them.
 
     Raises:
         CheckError: the forward does not fit the protocol.
     """
-    parts = forwarded(chosen, leaf_inputs(inputs, dtype), dtype, seed, promote)
+    parts = forwarded(chosen, leaf_inputs(inputs, dtype), dtype, seed, promote, lowest(inputs), upstream)
     return from_graph(*parts, lenient=chosen.contract == "returned")
 
 
@@ -36,15 +44,25 @@ Forwarded = tuple[dict[str, Any], dict[str, Any], dict[str, Tensor], dict[str, T
 
 
 def forwarded(
-    chosen: Pass, leaves: dict[str, Any], dtype: torch.dtype | None, seed: int, promote: bool = False
+    chosen: Pass,
+    leaves: dict[str, Any],
+    dtype: torch.dtype | None,
+    seed: int,
+    promote: bool = False,
+    own: torch.dtype = torch.float64,
+    upstream: Mapping[str, Tensor] | None = None,
 ) -> Forwarded:
-    """Run the forward; return its inputs, its names, its outputs and the gradients that arrive at them."""
+    """Run the forward; return its inputs, its names, its outputs and the gradients that arrive at them.
+
+    These are numbers that `own`, the dtype of the inputs as given, can hold.
+    """
     with running(dtype, seed, promote), torch.enable_grad():
         returned = _called(chosen, leaves)
     values = named_values(returned, leaves)
     new = [k for k in values if k not in leaves]
     outputs = _outputs(chosen, values) if chosen.out is not None else {k: values[k] for k in new}
-    return leaves, values, outputs, _upstream(chosen, outputs, seed)
+    arriving = _upstream(chosen, outputs, seed, own) if upstream is None else dict(upstream)
+    return leaves, values, outputs, arriving
 
 
 def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
@@ -114,12 +132,15 @@ def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _upstream(chosen: Pass, outputs: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+def _upstream(
+    chosen: Pass, outputs: Mapping[str, Tensor], seed: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Draw the gradients that arrive: numbers that this dtype holds, so that each run has the same."""
     if chosen.is_last(outputs):
         return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
     generator = torch.Generator().manual_seed(seed)
     drawn = {}
     for name, value in outputs.items():
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        drawn[f"d{name}"] = noise.to(value.dtype).to(value.device)
+        drawn[f"d{name}"] = noise.to(dtype).to(value.dtype).to(value.device)
     return drawn

@@ -41,6 +41,7 @@ class Draw:
         user: the user's gradients by tensor name, those that are tensors (or numbers).
         error, error_line: the exception in which the backward ended, and its line number.
         changed: arguments of the backward that it changed in place.
+        ran: the forward as the code found it, where `trace` is the truth for it in a higher precision.
     """
 
     trace: Trace
@@ -53,6 +54,16 @@ class Draw:
     error_line: int | None = None
     changed: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
+    ran: Trace | None = None
+
+    @property
+    def seen(self) -> Trace:
+        """The forward as the code found it."""
+        return self.trace if self.ran is None else self.ran
+
+    def as_ran(self) -> "Draw":
+        """Return it with what autograd itself gives in the dtype of the run, for the truth."""
+        return replace(self, trace=self.seen, ran=None)
 
     def without(self, names: Container[str]) -> "Draw":
         """Return it without the user's gradients of some tensors."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
+import torch
+
 from backhand.apart import Apart, EndedError
 from backhand.checking.report import Report
 from backhand.checking.sources.declaring import computes_gradients, declared
@@ -34,8 +36,16 @@ class Options:
     time_limit: float | None = None
     draws: int = 3
     seed: int = 0
+    dtype: torch.dtype | None = None
+    rtol: float | None = None
+    atol: float | None = None
     data: Path | None = None
     progress: bool = False
+
+    @property
+    def of_the_check(self) -> dict[str, Any]:
+        """What `check` and `check_function` take."""
+        return {name: getattr(self, name) for name in ("draws", "seed", "dtype", "rtol", "atol")}
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,9 @@ def check_files(
     time_limit: float | None = None,
     draws: int = 3,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
     data: str | Path | None = None,
     page: bool = False,
     progress: bool = False,
@@ -97,7 +110,7 @@ def check_files(
     Args:
         paths: files as `check_file` takes them, and folders.
         jobs: how many files are checked at once.
-        loss, stop_after, draws, seed, data: as for `check_file`.
+        loss, stop_after, draws, seed, dtype, rtol, atol, data: as for `check_file`.
         time_limit: as for `check_file`; with several files ten minutes where it is None.
         page: also draw each report as an HTML page.
         progress: of a check that takes longer than two seconds, say on standard error what it does.
@@ -122,7 +135,7 @@ def check_files(
     if time_limit is None and len(files) > 1:
         time_limit = LONGEST
     folder = None if data is None else Path(data)
-    options = Options(loss, stop_after, time_limit, draws, seed, folder, progress)
+    options = Options(loss, stop_after, time_limit, draws, seed, dtype, rtol, atol, folder, progress)
     return _each(files, min(jobs, len(files)), partial(_in_its_process, options=options, page=page))
 
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from backhand.checking.judging import check
 from backhand.checking.merging import check_played
 from backhand.checking.mistakes.finding import listed
@@ -45,6 +47,9 @@ def check_file(
     data: str | Path | None = None,
     draws: int = 3,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
     watch: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Check what a file holds: a pass, a custom Function, or a script or notebook with gradients by hand.
@@ -59,6 +64,7 @@ def check_file(
         data: a folder in which files are looked for that a notebook opens and that are not there.
         draws: how many independent sets of inputs to try.
         seed: of the draws.
+        dtype, rtol, atol: of the comparison, as `check` and `check_function` take them; not for scripts.
         watch: called with what is done next: a cell's name, or what is judged.
 
     Raises:
@@ -76,7 +82,8 @@ def check_file(
         from backhand.passes import mlp_chunked
 
         return check(mlp_chunked, draws=draws, seed=seed)
-    options = Options(loss, stop_after, time_limit, draws, seed, None if data is None else Path(data))
+    folder = None if data is None else Path(data)
+    options = Options(loss, stop_after, time_limit, draws, seed, dtype, rtol, atol, folder)
     with opened(Path(path), options, watch) as subjects:
         if len(subjects) > 1:
             names = listed([subject.name for subject in subjects])
@@ -104,10 +111,12 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
     # a script that computes a loss is a script, whatever it defines on the way
     scripted = any(options.loss in writes_surely(s) for s in tree.body)
     if "" not in found.passes and (scripted or not (found.passes or found.kernels)):
+        if (options.dtype, options.rtol, options.atol) != (None, None, None):
+            raise CheckError(f"{path} is a script; dtype, rtol and atol are for a pass or a custom Function.")
         yield [_script([(path.name, text)], path, options, watch, goes_on=False)]
         return
     with sandbox(), imports_from(path.parent), _in_time(options.time_limit):
-        yield subjects_of(_module(path), path, found, options.draws, options.seed)
+        yield subjects_of(_module(path), path, found, options.of_the_check)
 
 
 def _parsed(text: str, path: Path) -> ast.Module:

@@ -3,7 +3,8 @@
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
-from backhand.checking.running.names import flatten
+from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
-from backhand.checking.sources.protocol import ForwardError, Halfway, Pass
-from backhand.checking.verdicts.comparing import close, largest_difference
+from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
+from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
 
 Tensors = Mapping[str, Tensor]
@@ -28,6 +30,10 @@ def check_function(
     *,
     draws: int = 3,
     seed: int = 0,
+    dtype: torch.dtype | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    no_gradient: Collection[str] = (),
 ) -> Report:
     """Compare a function that has its own backward with a plain reference that autograd differentiates.
 
@@ -41,6 +47,10 @@ def check_function(
         inputs: the arguments, by the reference's parameter names or in order, or a function that draws them.
         draws: how many independent sets of inputs to try.
         seed: of the draws and the upstream gradients.
+        dtype: judge in this one; by default in the finest in which the function is as accurate as that.
+        rtol, atol: how far each element may be off, `atol + rtol * |expected|`; by default a small multiple
+            of the error that the reference itself makes in that dtype.
+        no_gradient: the inputs that have none on purpose, though autograd would give them one: a target.
 
     Returns:
         A `Report` with a row for every floating-point input.
@@ -58,8 +68,9 @@ def check_function(
     >>> check_function(Double, lambda x: 2 * x, {"x": torch.randn(4)})["x"].mistake.kind
     'scale'
     """
-    function = Function(fn, reference)
-    return check_pass(function.as_pass(inputs), function.title, draws=draws, seed=seed)
+    function = Function(fn, reference, frozenset(no_gradient))
+    chosen = replace(function.as_pass(inputs), asked=Asked(dtype, rtol, atol))
+    return check_pass(chosen, function.title, draws=draws, seed=seed)
 
 
 class Function:
@@ -69,15 +80,18 @@ class Function:
         fn: the function as it was given.
         call, reference: the two, as plain callables.
         title: the function's name.
+        no_gradient: the inputs that have none on purpose.
     """
 
-    def __init__(self, fn: Any, reference: Callable[..., Any]):
+    def __init__(self, fn: Any, reference: Callable[..., Any], no_gradient: frozenset[str] = frozenset()):
         custom = isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
         self.call: Callable[..., Any] = fn.apply if custom else fn
         self.fn: Any = fn
         self.reference: Callable[..., Any] = reference
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
+        self.no_gradient: frozenset[str] = no_gradient
         self._turns = itertools.count(1)
+        self._count = 1
 
     def as_pass(self, inputs: Any) -> Pass:
         """Return the pass whose forward is the reference, and whose backward differentiates the function."""
@@ -94,6 +108,11 @@ class Function:
             backward_source=None,
             contract="returned",
             promotes=False,
+            no_gradient=self.no_gradient,
+            usages={
+                "modifies_input": ("in a second backward on one graph", self.backward_again),
+                "shared_state": ("if the function is called once more before its backward", self.interleaved),
+            },
         )
 
     def named(self, inputs: Any) -> dict[str, Any]:
@@ -116,7 +135,17 @@ class Function:
         """Return the reference's outputs by name."""
         if not any(isinstance(v, Tensor) and v.requires_grad for v in flatten(inputs).values()):
             raise CheckError(f"no input of {self.title} needs a gradient; expected a floating-point tensor.")
-        return self._outputs(self.reference, "the reference", inputs)
+        for name in self.no_gradient - set(inputs):
+            raise CheckError(f"no_gradient names {name!r}, which is no input{nearest(name, inputs)}")
+        detached = {n: inputs[n].detach() for n in self.no_gradient if isinstance(inputs[n], Tensor)}
+        held = {**inputs, **detached}
+        found = _differentiable(self._outputs(self.reference, "the reference", held))
+        if not found:
+            raise CheckError(
+                f"the reference of {self.title} gives no output that needs a gradient; one is expected. "
+                "Where the gradient is another than autograd's on purpose, the reference is to have that one."
+            )
+        return found
 
     def backward(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
         """Return the function's own gradients of the inputs that are leaves which need one.
@@ -129,10 +158,16 @@ class Function:
         with torch.enable_grad():
             own = self._outputs(self.call, self.title, inputs)
         self._compare(own, outputs)
+        given = {name: value.detach() for name, value in own.items() if name in outputs}
         # other random numbers each time: the forward's were the same, and a backward needs none of its own
         torch.default_generator.manual_seed(next(self._turns))
+        own = _differentiable(own)
         arriving = {n: upstream[f"d{n}"] for n in own if f"d{n}" in upstream}
         ends = {n: get_gradient_edge(own[n]) for n in arriving}
+        if not ends:
+            raise CheckError(
+                f"{self.title} gives no output that needs a gradient; expected at least one tensor."
+            )
         del own  # a large output need not lie beside what the backward makes
         try:
             found = differentiated(ends.values(), arriving.values(), leaves.values())
@@ -141,25 +176,49 @@ class Function:
             if not returned:
                 raise
             raise Halfway(returned, error) from error
+        return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)} | given
+
+    def backward_again(
+        self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors
+    ) -> dict[str, Any]:
+        """Return the gradients of a second backward on one graph, as `retain_graph=True` allows it."""
+        ends, leaves, arriving = self._graph(inputs, upstream)
+        differentiated(ends, arriving, leaves.values())
+        return self._named(leaves, differentiated(ends, arriving, leaves.values()))
+
+    def interleaved(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
+        """Return the gradients of a call after which there was another, as of a layer that is used twice."""
+        ends, leaves, arriving = self._graph(inputs, upstream)
+        others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
+        self._graph({**inputs, **{n: v for n, v in others.items() if n in inputs}}, upstream)
+        return self._named(leaves, differentiated(ends, arriving, leaves.values()))
+
+    def _graph(
+        self, inputs: Mapping[str, Any], upstream: Tensors
+    ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
+        """Call the function; return its outputs, the inputs that need a gradient, and what arrives."""
+        leaves = {k: v for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
+        with torch.enable_grad():
+            own = _differentiable(self._outputs(self.call, self.title, inputs))
+        names = [n for n in own if f"d{n}" in upstream]
+        return [own[n] for n in names], leaves, [upstream[f"d{n}"] for n in names]
+
+    def _named(self, leaves: Tensors, found: Sequence[Tensor | None]) -> dict[str, Any]:
         return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors that may have a gradient by name; None and integers are no part of this."""
         try:
             result = call(*inputs.values())
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
         results = result if isinstance(result, tuple | list) else [result]
+        results = [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
         stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
-        found = {
-            stem if len(results) == 1 else f"{stem}{i}": r
-            for i, r in enumerate(results)
-            if isinstance(r, Tensor) and r.requires_grad
-        }
-        if not found:
-            raise CheckError(
-                f"{self.title} gives no output that needs a gradient; expected at least one tensor."
-            )
-        return found
+        if call is self.reference:
+            self._count = len(results)
+        several = self._count > 1  # as the reference has it; what else a function gives is for itself
+        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(results[: self._count])}
 
     def _compare(self, own: Tensors, right: Tensors) -> None:
         for name, expected in right.items():
@@ -170,12 +229,25 @@ class Function:
                     f"{self.title} gives an output of shape {shape}, its reference {tuple(expected.shape)}: "
                     "the forwards differ, so that there is no gradient to compare."
                 )
-            if not close(got.detach(), expected.detach()):
+            if not _agree(got.detach(), expected.detach()):
                 worst = largest_difference(got.detach(), expected.detach())
-                raise CheckError(
-                    f"{self.title} and its reference give different outputs (by {worst:.3g}): "
-                    "mend the forward first, or give the reference that is meant."
+                raise ForwardsDifferError(
+                    f"{self.title} and its reference give different outputs (by {worst:.3g}): mend the "
+                    "forward first, or give the reference that is meant, or the dtype in which it computes "
+                    "as dtype=."
                 )
+
+
+def _differentiable(outputs: Tensors) -> dict[str, Tensor]:
+    return {name: value for name, value in outputs.items() if value.requires_grad}
+
+
+def _agree(own: Tensor, right: Tensor) -> bool:
+    """Tell whether two forwards are one function in the dtype of the coarser of them."""
+    dtype = coarser(own.dtype, right.dtype)
+    if dtype == torch.float64 or not right.isfinite().all():
+        return close(own, right)
+    return close(own, right, noise=ON_AVERAGE * RELATIVE[dtype] * root_mean_square(right))
 
 
 def _stems() -> Iterator[str]:

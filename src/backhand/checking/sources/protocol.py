@@ -1,13 +1,14 @@
 """What a pass is: a forward and a backward that are wired together by the names of their tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from backhand.checking.running.names import nearest
+from backhand.checking.running.precision import Asked
 from backhand.checking.running.program import Source, parameters_of, source_of
 from backhand.errors import CheckError, in_short
 
@@ -20,6 +21,10 @@ class ForwardError(CheckError):
 
     def __init__(self, what: str, error: Exception):
         super().__init__(f"{what} raised {in_short(error)}")
+
+
+class ForwardsDifferError(CheckError):
+    """The code's forward is not its reference's; in a lower precision it may be."""
 
 
 class Halfway(Exception):  # noqa: N818  (what was returned counts, not the exception)
@@ -50,6 +55,10 @@ class Pass:
             the order of the inputs.
         promotes: code that asks for a lower dtype may be run in float64 all the same; not so where that
             dtype is what it is to be judged in, as a kernel's.
+        asked: what the caller says of the code's precision.
+        no_gradient: the inputs that have none on purpose, though autograd would give them one.
+        usages: other ways in which a training job runs the backward, each by the kind of mistake that it
+            shows, with how it is told; they take what the backward takes and must give what it gives.
     """
 
     forward: Callable[..., Any]
@@ -64,6 +73,9 @@ class Pass:
     scope: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     contract: Contract = "named"
     promotes: bool = True
+    asked: Asked = field(default_factory=Asked)
+    no_gradient: frozenset[str] = frozenset()
+    usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:

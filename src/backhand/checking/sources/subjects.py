@@ -1,6 +1,6 @@
 """What a module has to be checked: a pass or several, custom Functions with their references."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,34 +27,34 @@ class Subject:
     check: Callable[[], Report]
 
 
-def subjects_of(module: ModuleType, path: Path, found: Declared, draws: int, seed: int) -> list[Subject]:
+def subjects_of(module: ModuleType, path: Path, found: Declared, options: Mapping[str, Any]) -> list[Subject]:
     """Return what a module has to be checked.
 
     Raises:
         CheckError: it has custom Functions and lacks what they are compared with.
     """
-    passes = [_pass(module, stem, draws, seed) for stem in found.passes]
+    passes = [_pass(module, stem, options) for stem in found.passes]
     own = [k for k in found.kernels if _own(module, k, "reference") is not None]
     if passes or own:
         # a Function beside them that has no reference of its own is a part of what is judged
-        return passes + [_kernel(module, path, name, draws, seed) for name in own]
+        return passes + [_kernel(module, path, name, options) for name in own]
     if len(found.kernels) > 1 and hasattr(module, "reference") and hasattr(module, "inputs"):
         raise CheckError(
             f"{path} has several custom Functions, {', '.join(found.kernels)}, and one reference: "
             "give each a file of its own, or call backhand.check_function."
         )
-    return [_kernel(module, path, name, draws, seed) for name in found.kernels[:1]]
+    return [_kernel(module, path, name, options) for name in found.kernels[:1]]
 
 
-def _pass(module: ModuleType, stem: str, draws: int, seed: int) -> Subject:
+def _pass(module: ModuleType, stem: str, options: Mapping[str, Any]) -> Subject:
     if not stem:
-        return Subject("backward", partial(check, module, draws=draws, seed=seed))
+        return Subject("backward", partial(check, module, **options))
     forward, backward = (_own(module, stem, part) for part in ("forward", "backward"))
     inputs, out = (_part(module, stem, part) for part in ("inputs", "out"))
-    return Subject(stem, partial(check, forward, backward, inputs=inputs, out=out, draws=draws, seed=seed))
+    return Subject(stem, partial(check, forward, backward, inputs=inputs, out=out, **options))
 
 
-def _kernel(module: ModuleType, path: Path, name: str, draws: int, seed: int) -> Subject:
+def _kernel(module: ModuleType, path: Path, name: str, options: Mapping[str, Any]) -> Subject:
     """Return a custom Function beside its reference, its own or the module's."""
     reference, inputs = (_part(module, name, part) for part in ("reference", "inputs"))
     lacking = [part for part, value in (("reference", reference), ("inputs", inputs)) if value is None]
@@ -65,7 +65,7 @@ def _kernel(module: ModuleType, path: Path, name: str, draws: int, seed: int) ->
             "its arguments by name or a function of a torch.Generator that draws them."
         )
     function = getattr(module, name)
-    return Subject(name, partial(check_function, function, reference, inputs, draws=draws, seed=seed))
+    return Subject(name, partial(check_function, function, reference, inputs, **options))
 
 
 def _part(module: ModuleType, name: str, part: str) -> Any:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 
+TINY = torch.finfo(torch.float64).tiny
 # A comparison makes several arrays in float64; as many of this length fit a core's cache, and PyTorch leaves
 # them to one thread, which waits for no other.
 PIECE = 2**15
 
 
-def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
+def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = math.inf) -> bool:
     """Tell whether two tensors of one shape differ by rounding alone; infinities and NaN must be the same.
 
     Args:
@@ -23,6 +24,8 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         expected: the right one.
         summands: the size of the terms that were added up to make it, where that is known; it matters where
             they cancel.
+        noise: the root mean square of what all elements together may be off, where that is known. A wrong
+            factor may hide in the rounding of each element, and not in that of all of them.
     """
     if user.shape != expected.shape:
         return False
@@ -36,8 +39,13 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         finite = expected.isfinite()
         if not torch.allclose(user[~finite], expected[~finite].to(user.dtype), equal_nan=True):
             return False
-        return close(user[finite], expected[finite], summands)
-    return within(user, expected, RELATIVE[dtype], OF_SUMMANDS[dtype] * size)
+        return close(user[finite], expected[finite], summands, noise)
+    if noise == math.inf:
+        return within(user, expected, RELATIVE[dtype], OF_SUMMANDS[dtype] * size)
+    # of each element, as far as it is larger than others
+    part = noise / max(root_mean_square(expected), TINY)
+    relative, absolute = RELATIVE[dtype] + part, OF_SUMMANDS[dtype] * size + noise
+    return within(user, expected, relative, absolute) and off(user, expected) <= noise
 
 
 def within(user: Tensor, expected: Tensor, relative: float, absolute: float) -> bool:
@@ -52,6 +60,29 @@ def _within(user: Tensor, expected: Tensor, relative: float, absolute: float) ->
     user, expected = user.to(torch.float64), expected.to(torch.float64)
     allowed = expected.abs().mul_(relative).add_(absolute)
     return bool((user - expected).abs_().le(allowed).all())
+
+
+def allclose(user: Tensor, expected: Tensor, rtol: float, atol: float) -> bool:
+    """Tell whether two tensors of one shape differ by no more than the caller's tolerances."""
+    if user.shape != expected.shape:
+        return False
+    return torch.allclose(
+        user.to(torch.float64), expected.to(torch.float64), rtol=rtol, atol=atol, equal_nan=True
+    )
+
+
+def root_mean_square(tensor: Tensor) -> float:
+    """Return the size of a typical element; zero where there is none."""
+    squares = sum(float(part.to(torch.float64).square().sum()) for (part,) in pieces(tensor))
+    return (squares / max(tensor.numel(), 1)) ** 0.5
+
+
+def off(user: Tensor, expected: Tensor) -> float:
+    """Return by how much a typical element differs, of tensors of one shape."""
+    squares = sum(
+        float((a.to(torch.float64) - b.to(torch.float64)).square().sum()) for a, b in pieces(user, expected)
+    )
+    return (squares / max(user.numel(), 1)) ** 0.5
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

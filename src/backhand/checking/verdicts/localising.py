@@ -14,11 +14,19 @@ from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.statements import reads, simple_statements, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import PIECE, close, coarser, fit_shape, right_but_for_shape
+from backhand.checking.verdicts.comparing import (
+    PIECE,
+    allclose,
+    close,
+    coarser,
+    fit_shape,
+    right_but_for_shape,
+)
 from backhand.checking.verdicts.faults import Fault, explained
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
+from backhand.checking.verdicts.truths import rounding_alone
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Culprit:
         value: what its lines make of the upstream gradients in `handed`; None where they made nothing.
         expected: what they should make.
         handed: the gradient that each tensor hands on.
+        summands, noise: by which the rounding of a right one is measured; see `close`.
         cancels: with the true upstream gradients the difference cancels; `handed` has others.
         faults: the statements that made it wrong, where they are known.
     """
@@ -39,6 +48,7 @@ class Culprit:
     handed: Mapping[str, Tensor]
     shape_only: bool = False
     summands: float = 0.0
+    noise: float = math.inf
     cancels: bool = False
     faults: tuple[Fault, ...] = ()
 
@@ -82,7 +92,8 @@ class Judgement:
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     """Return the verdict on one draw; what is known of another one's summands is taken over from it."""
-    summands = Summands(draw, like.summands if like is not None else None)
+    summands = Summands(draw, like.summands if like is not None else None, chosen.asked.tolerance)
+    summands.known |= rounding_alone(chosen, draw)
     vacuous = summands.vacuous() if like is None else like.vacuous
     right = compared(draw, summands)
     ambiguous = frozenset(n for n in right if not right[n] and is_rebound(chosen, draw, n))
@@ -138,7 +149,8 @@ def compared(draw: Draw, summands: Summands) -> dict[str, bool]:
     right = draw.trace.gradients
     alike = all(n in right and v.shape == right[n].shape for n, v in draw.user.items())
     is_small = draw.trace.layout.size <= PIECE  # of large ones each is compared piece by piece
-    if draw.user and alike and is_small and _all_right(draw, summands):
+    plain = draw.ran is None and summands.asked is None  # the tolerances are those of the table
+    if draw.user and alike and is_small and plain and _all_right(draw, summands):
         return dict.fromkeys(draw.user, True)
     is_right = rightness(draw, summands)
     # where the output does not depend on a tensor, only zeros are right
@@ -152,7 +164,11 @@ def rightness(draw: Draw, summands: Summands) -> Callable[[str, Tensor | None], 
     def is_right(name: str, value: Tensor | None) -> bool:
         if name not in right or value is None:
             return name not in right
-        return close(value, right[name]) or close(value, right[name], summands[name])
+        if summands.asked is not None:
+            return allclose(value, right[name], *summands.asked)
+        if close(value, right[name], 0.0, summands.noise(name)):
+            return True
+        return close(value, right[name], summands[name], summands.noise(name))
 
     return is_right
 
@@ -186,7 +202,7 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
         for name in found.culprits:
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
-            culprits[name] = blame(name, value, handed[name], handed, summands.get(name, 0.0))
+            culprits[name] = blame(name, value, handed[name], handed, summands)
         shared = {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
         judgement = replace(judgement, repair=found, shared=shared, lives=lives)
         left = _by_faults(chosen, judgement, culprits, first)
@@ -292,15 +308,21 @@ def _by_hooks(judgement: Judgement) -> dict[str, Culprit]:
     for name in reversed(draw.trace.tensors):
         if name not in draw.user or name in draw.trace.outputs:
             continue
-        size = judgement.summands.get(name, 0.0)
-        if not close(draw.user[name], expected[name], size):
-            culprits[name] = blame(name, draw.user[name], expected[name], handed, size)
+        size, noise = judgement.summands.get(name, 0.0), judgement.summands.noise(name)
+        if not close(draw.user[name], expected[name], size, noise):
+            culprits[name] = blame(name, draw.user[name], expected[name], handed, judgement.summands)
     return culprits
 
 
 def blame(
-    name: str, value: Tensor | None, expected: Tensor, handed: Mapping[str, Tensor], summands: float = 0.0
+    name: str,
+    value: Tensor | None,
+    expected: Tensor,
+    handed: Mapping[str, Tensor],
+    summands: Summands | None = None,
 ) -> Culprit:
     """Return a wrong gradient with what it should be."""
-    shape_only = value is not None and right_but_for_shape(value, expected, summands)
-    return Culprit(name, value, expected, handed, shape_only, summands)
+    size = summands.get(name, 0.0) if summands is not None else 0.0
+    noise = summands.noise(name) if summands is not None else math.inf
+    shape_only = value is not None and right_but_for_shape(value, expected, size)
+    return Culprit(name, value, expected, handed, shape_only, size, noise)

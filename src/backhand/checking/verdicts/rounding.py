@@ -1,5 +1,6 @@
 """The size of the terms that are added up to each gradient: what its rounding is to be measured by."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import VACUOUS
 from backhand.checking.running.private import Gradients, step
 from backhand.checking.running.trials import Draw
+from backhand.checking.verdicts.comparing import root_mean_square
+from backhand.checking.verdicts.truths import noise
 
 # No term is taken to be larger than this many times the largest upstream gradient it is made of.
 DERIVATIVE = 1e7
@@ -31,14 +34,29 @@ class Summands(Mapping[str, float]):
     gets a sign at random, so that terms which cancel do so no more; the size of what arrives is measured.
     """
 
-    def __init__(self, draw: Draw | Truth, known: "Summands | None" = None):
+    def __init__(
+        self,
+        draw: Draw | Truth,
+        known: "Summands | None" = None,
+        asked: tuple[float, float] | None = None,
+    ):
         self._draw = draw
         self.known: dict[str, float] = dict(known.known) if known is not None else {}
+        self.asked: tuple[float, float] | None = asked  # the caller's own tolerances, for what is measured
+        self._noises: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> float:
         if name not in self.known and name in self._draw.trace.gradients:
             self.probe(n for n in self._draw.trace.gradients if n not in self.known)
         return self.known[name]
+
+    def noise(self, name: str) -> float:
+        """Return what all elements of a right gradient together may be off, where that is measured."""
+        if not isinstance(self._draw, Draw) or self._draw.ran is None or name not in self:
+            return math.inf
+        if name not in self._noises:
+            self._noises[name] = noise(self._draw, name, self[name])
+        return self._noises[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._draw.trace.gradients)
@@ -52,7 +70,10 @@ class Summands(Mapping[str, float]):
         generator = torch.Generator().manual_seed(self._draw.seed)
 
         def signed(value: Tensor) -> Tensor:
-            return value.copysign(torch.empty(value.shape).uniform_(-1, 1, generator=generator).to(value))
+            drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
+            if value.is_complex():
+                return value * drawn.sign().to(value)
+            return value.copysign(drawn.to(value))
 
         def with_signs(node: Node, gradients: Gradients) -> Gradients:
             return step(node, tuple(None if g is None else signed(g) for g in gradients))
@@ -60,15 +81,18 @@ class Summands(Mapping[str, float]):
         consumers = dict.fromkeys(c for n in names for c in trace.consumers(n))
         handed = {c: trace.gradients[c] for c in consumers}
         for name, terms in trace.arriving(handed, names, with_signs).items():
-            square = float(terms.to(torch.float64).square().mean()) if terms.numel() else 0.0
-            self.known[name] = square**0.5
+            self.known[name] = root_mean_square(terms)
 
     def vacuous(self) -> frozenset[str]:
         """Return the gradients that are tiny beside their summands: zero but for rounding."""
         trace, largest = self._draw.trace, self._draw.trace.largest
-        parts = {n: VACUOUS[g.dtype] for n, g in trace.gradients.items() if g.numel() and g.dtype in VACUOUS}
+        seen = trace if isinstance(self._draw, Truth) else self._draw.seen
+        parts = {n: VACUOUS[g.dtype] for n, g in seen.gradients.items() if g.numel() and g.dtype in VACUOUS}
+        parts = {n: part for n, part in parts.items() if n in largest}
 
         def may_be(name: str) -> bool:
+            if name in self.known:
+                return True
             above = max([largest[c] for c in trace.consumers(name)], default=-1.0)
             return largest[name] <= parts[name] * DERIVATIVE * above
 

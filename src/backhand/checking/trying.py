@@ -1,0 +1,173 @@
+"""Run a pass on every draw, in the most precise dtype in which its code is as accurate as that dtype."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backhand.checking.assembling import Trials
+from backhand.checking.running.precision import lowest, unit
+from backhand.checking.running.tracing import trace
+from backhand.checking.running.trials import Draw, draw, is_finite
+from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Pass
+from backhand.checking.verdicts.cancelling import with_cancelling
+from backhand.checking.verdicts.localising import Judgement, compared, judge
+from backhand.checking.verdicts.rounding import Summands, Truth
+from backhand.checking.verdicts.truths import against_truth, forward_error, is_rounding
+from backhand.errors import CheckError
+
+
+def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
+    """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
+    drawn = _first(chosen, first, seed)
+    judgement = _own_precision(chosen, first, _promoted(chosen, first, judge(chosen, drawn)))
+    drawn = judgement.draw
+    if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
+        judgement = with_cancelling(chosen, judgement)
+    judged = [judgement]
+    count = 1
+    for i, values in enumerate(others, start=1):
+        wrong = _another(chosen, values, seed + i, judged[0])
+        if wrong is not None:
+            count += 1
+            judged += wrong
+    truth = _truth(chosen, first, drawn, seed)
+    return Trials(tuple(judged), count, _shown(chosen, first, drawn, seed), truth, tuple(_notes(drawn)))
+
+
+def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
+    """Return the first draw, in the most precise dtype in which the user's code is as accurate as that."""
+    *finer, last = _precisions(chosen, values)
+    for dtype, promote in finer:
+        try:
+            found = draw(chosen, values, dtype, seed, promote=promote)
+        except (ForwardError, ForwardsDifferError):
+            continue
+        except CheckError:
+            raise
+        except Exception:  # the user's code may raise anything
+            continue
+        if not (_is_lowered(found, dtype) or _raised_by_dtype(chosen, found, values)):
+            return against_truth(chosen, found)
+    try:
+        return against_truth(chosen, draw(chosen, values, last[0], seed, promote=last[1]))
+    except CheckError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise ForwardError("forward", error) from error
+
+
+def _precisions(chosen: Pass, values: Mapping[str, Any]) -> list[tuple[torch.dtype | None, bool]]:
+    """Return the dtypes to judge in, each with whether the code's requests for less are overruled.
+
+    The finest first. The last is that of the inputs; for those of float64 float32, in which a function may
+    well compute whatever it is given.
+    """
+    if chosen.asked.dtype is not None:
+        return [(chosen.asked.dtype, False)]
+    own = lowest(values)
+    found: list[tuple[torch.dtype | None, bool]] = [(torch.float64, False)]
+    if chosen.promotes:
+        return [*found, (torch.float64, True), (None, False)]
+    if unit(own) > unit(torch.float32):
+        found.append((torch.float32, False))
+    return [*found, (torch.float32 if own == torch.float64 else None, False)]
+
+
+def _own_precision(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
+    """Return the judgement in the precision of the code, where in float64 it is off by rounding alone.
+
+    Its forward may be exact all the same, and a constant of the backward have eight digits.
+    """
+    drawn = judgement.draw
+    precisions = _precisions(chosen, values)
+    able = chosen.contract == "returned" and lowest(values) != torch.float64 and len(precisions) > 1
+    if not able or not judgement.culprits or drawn.dtype != torch.float64 or drawn.error is not None:
+        return judgement
+    if not all(is_rounding(drawn, name, judgement.summands) for name in judgement.culprits):
+        return judgement
+    try:
+        other = judge(chosen, against_truth(chosen, draw(chosen, values, precisions[1][0], drawn.seed)))
+    except Exception:  # the user's code may raise anything
+        return judgement
+    return judgement if other.culprits else other
+
+
+def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
+    """Return the judgement with float64 also where the code asks for less, if less is wrong then.
+
+    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs.
+    """
+    drawn = judgement.draw
+    able = chosen.promotes and drawn.dtype == torch.float64 and not drawn.promote and drawn.error is None
+    if not judgement.culprits or not able:
+        return judgement
+    try:
+        other = draw(chosen, values, drawn.dtype, drawn.seed, promote=True)
+    except Exception:  # the user's code may raise anything
+        return judgement
+    right = compared(other, Summands(other))
+    if other.error is not None or sum(right.values()) <= sum(judgement.right.values()):
+        return judgement
+    return judge(chosen, other)
+
+
+def _another(
+    chosen: Pass, values: Mapping[str, Any], seed: int, first: Judgement
+) -> tuple[Judgement, ...] | None:
+    """Return the judgement on another draw, if something is wrong there; None if it has no truth to tell."""
+    known = first.draw
+    try:
+        another = draw(chosen, values, known.dtype, seed, promote=known.promote, lent=not known.changed)
+        another = against_truth(chosen, another)
+    except Exception:
+        return None
+    if not is_finite(another) or (another.error is not None and known.error is None):
+        return None
+    judgement = judge(chosen, another, first)
+    return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
+
+
+def _is_lowered(drawn: Draw, dtype: torch.dtype | None) -> bool:
+    """Tell whether some tensor of a run fell back to a lower dtype, the code's own outputs among them."""
+    outputs = [drawn.given[n] for n in drawn.trace.outputs if isinstance(drawn.given.get(n), Tensor)]
+    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values(), *outputs]
+    return any(t.is_floating_point() and unit(t.dtype) > unit(dtype or torch.float64) for t in tensors)
+
+
+def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bool:
+    """Tell whether a backward that raised in float64 does not raise in the user's own dtype."""
+    return drawn.error is not None and draw(chosen, values, None, drawn.seed).error is None
+
+
+def _shown(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Draw:
+    """Return the run in the dtype of the given inputs, for the table; the first draw itself if that is it."""
+    if first.dtype is None or (lowest(values) == torch.float64 and not first.promote) or chosen.asked.dtype:
+        return first.as_ran()
+    try:
+        return draw(chosen, values, None, seed, lent=not first.changed)
+    except Exception:  # shown in the dtype of the verdict instead
+        return first.as_ran()
+
+
+def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> Truth | None:
+    if first.dtype == torch.float64 or first.ran is not None:
+        return Truth(first.trace, seed)
+    try:
+        return Truth(trace(chosen, values, torch.float64, seed), seed)
+    except Exception:  # this forward knows its own dtype only
+        return None
+
+
+def _notes(drawn: Draw) -> Iterator[str]:
+    if drawn.ran is not None:
+        own, off = str(lowest(drawn.seen.inputs)).removeprefix("torch."), forward_error(drawn)
+        yield (
+            f"The code is as precise as {own} (its output is off by a relative {off:.1g}): the verdict was "
+            "made there, against float64, by the error that the reference itself makes."
+        )
+    elif drawn.dtype is None:
+        yield "The code does not run in float64, so the verdict was made in its own precision."
+    if not is_finite(drawn):
+        yield "The forward or autograd's own gradients are not finite for the given inputs."

@@ -1,0 +1,166 @@
+"""A Function as a training job uses it: frozen inputs, unused outputs, two backwards, two calls."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+import backhand
+
+
+def softmax(x: Tensor) -> Tensor:
+    return x.softmax(-1)
+
+
+def saving(*, copied: bool) -> type[Function]:
+    class Softmax(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.p = x.softmax(-1)
+            return ctx.p.clone()
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> Tensor:
+            p = ctx.p.clone() if copied else ctx.p
+            return p.mul_(dy - (dy * p).sum(-1, keepdim=True))
+
+    return Softmax
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_saved_buffer_that_is_overwritten_shows_in_a_second_backward(copied: bool) -> None:
+    report = backhand.check_function(saving(copied=copied), softmax, {"x": torch.randn(4, 3)})
+    assert [m.kind for m in report.stress] == ([] if copied else ["modifies_input"])
+    if not copied:
+        assert report.stress[0].message == "dx is wrong in a second backward on one graph."
+
+
+class Remembering(Function):
+    """Keeps what it saves on the class, where the next call overwrites it."""
+
+    saved: Tensor
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Remembering.saved = x.detach()
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        return 2 * Remembering.saved * dy
+
+
+def test_a_buffer_of_the_last_call_is_told() -> None:
+    report = backhand.check_function(Remembering, lambda x: x * x, {"x": torch.randn(5)})
+    assert [m.kind for m in report.stress] == ["shared_state"]
+
+
+def scaling(index: int) -> type[Function]:
+    class Scale(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+            ctx.save_for_backward(x, w)
+            return x * w
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> tuple:
+            x, w = ctx.saved_tensors
+            needed = ctx.needs_input_grad
+            return dy * w if needed[0] else None, dy * x if needed[index] else None
+
+    return Scale
+
+
+@pytest.mark.parametrize(("index", "kinds"), [(1, []), (0, ["frozen_input"])])
+def test_the_wrong_index_of_needs_input_grad_shows_when_an_input_is_frozen(index: int, kinds: list) -> None:
+    inputs = {"x": torch.randn(4, 3), "w": torch.randn(4, 3)}
+    report = backhand.check_function(scaling(index), lambda x, w: x * w, inputs)
+    assert [m.kind for m in report.stress] == kinds
+    assert not report.culprits
+
+
+def two(*, careful: bool) -> type[Function]:
+    class Two(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> tuple:
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(x)
+            return x.exp(), x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor | None:
+            (x,) = ctx.saved_tensors
+            if da is None and not careful:
+                return None
+            a = da * x.exp() if da is not None else 0
+            return a + (db * x.cos() if db is not None else 0)
+
+    return Two
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_an_output_that_is_not_used_must_not_take_the_others_along(careful: bool) -> None:
+    report = backhand.check_function(
+        two(careful=careful), lambda x: (x.exp(), x.sin()), {"x": torch.randn(5)}
+    )
+    assert [m.kind for m in report.stress] == ([] if careful else ["unused_output"])
+
+
+class WithNone(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor) -> tuple:
+        ctx.save_for_backward(x, target)
+        return (x - target).square(), None
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: None) -> tuple:
+        x, target = ctx.saved_tensors
+        return 2 * (x - target) * dy, None
+
+
+def difference(x: Tensor, target: Tensor) -> Tensor:
+    return (x - target).square()
+
+
+def test_a_trailing_none_among_the_outputs_is_no_output() -> None:
+    inputs = {"x": torch.randn(4, 3), "target": torch.randn(4, 3)}
+    with_target = backhand.check_function(WithNone, difference, inputs)
+    assert [(row.name, row.mistake.kind) for row in with_target.culprits] == [("target", "zero")]
+    assert backhand.check_function(WithNone, difference, inputs, no_gradient=("target",)).ok
+
+
+def test_a_gradient_that_is_not_to_be_there_is_wrong() -> None:
+    class Leaking(WithNone):
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor, _: None) -> tuple:
+            x, target = ctx.saved_tensors
+            return 2 * (x - target) * dy, -2 * (x - target) * dy
+
+    inputs = {"x": torch.randn(4, 3), "target": torch.randn(4, 3)}
+    report = backhand.check_function(Leaking, difference, inputs, no_gradient=("target",))
+    assert "it is to have no gradient, and has one" in report["target"].mistake.message
+    assert not report.ok
+
+
+class Dropout(Function):
+    """Draws its mask in the order in which its input lies in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        ctx.mask = (torch.rand_like(x) > p) / (1 - p)
+        return x * ctx.mask
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        return dy * ctx.mask, None
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    return x * ((torch.rand_like(x) > p) / (1 - p))
+
+
+def test_a_function_that_draws_numbers_is_compared_under_one_seed() -> None:
+    report = backhand.check_function(Dropout, dropout, lambda g: [torch.randn(4, 6, generator=g), 0.3])
+    assert report.ok, str(report)
