@@ -89,7 +89,9 @@ def test_whatever_a_file_does_the_others_are_judged(tmp_path: Path) -> None:
     (tmp_path / "mark.py").write_bytes(b"\xef\xbb\xbf" + PASS.encode())
     (tmp_path / "helper.py").write_text("raise AssertionError('a file with nothing to check was run')\n")
     (tmp_path / "kernels.py").write_text(KERNELS)
-    found = list(backhand.check_files([tmp_path, tmp_path / "gone.py"], jobs=2, time_limit=6))
+    long = "a" * 5000 + ".py"
+    found = list(backhand.check_files([tmp_path, tmp_path / "gone.py", long], jobs=2, time_limit=6))
+    assert "File name too long" in found.pop().problem
     by_name = {(one.path.name, one.name): one for one in found}
     assert [one.path.name for one in found if not one.name] == [*sorted({*HOSTILE, "mark.py"}), "gone.py"]
     for name, (_, told) in HOSTILE.items():

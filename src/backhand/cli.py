@@ -68,6 +68,8 @@ def check(
     """Check hand-written gradients: which line is wrong, and what is the mistake."""
     import backhand
 
+    from .checking.sources.batches import is_folder
+
     if not files:
         report = backhand.check_file(draws=draws, seed=seed)
         show_report(report, report.to_html() if html is not None else "", html, json)
@@ -87,7 +89,7 @@ def check(
         page=html is not None,
         progress=len(files) == 1,
     )
-    if len(files) == 1 and not files[0].is_dir():
+    if len(files) == 1 and not is_folder(files[0]):
         found = tuple(checked)
         if len(found) == 1:
             show_checked(found[0], html, json)

@@ -139,9 +139,14 @@ def check_files(
     return _each(files, min(jobs, len(files)), partial(_in_its_process, options=options, page=page))
 
 
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a folder; one that no file can have is none."""
+    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises where the name is too long)
+
+
 def _files(path: Path, loss: str) -> Iterator[Path]:
     """Yield a file as it is, and of a folder those that hold something to check, sorted."""
-    if not path.is_dir():
+    if not is_folder(path):
         yield path
         return
     for folder, folders, files in os.walk(path):

@@ -22,7 +22,8 @@ class Declared:
 def declared(tree: ast.Module) -> Declared:
     """Return what a module declares; its own `forward` and `backward` are a pass that uses the other pairs.
 
-    >>> declared(ast.parse("def norm_forward(x): ...\\ndef norm_backward(dy): ...")).passes
+    >>> text = "def norm_forward(x): ...\\ndef norm_backward(dy): ...\\ninputs = {}"
+    >>> declared(ast.parse(text)).passes
     ('norm',)
     """
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
