@@ -281,7 +281,7 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:
     source = chosen.forward_source
-    if source is None:
+    if source is None or chosen.contract == "returned":  # names within it are not judged
         return []
     tensors = judged[0].draw.trace.tensors
     again = [n for n in tensors if "[" not in n and source.times_assigned(n) > 1]

@@ -1,6 +1,7 @@
 """Run a forward once and keep its named tensors with autograd's graph."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ def trace(
     new = [k for k in values if k not in leaves]
     outputs = _outputs(chosen, values) if chosen.out is not None else {k: values[k] for k in new}
     upstream = _upstream(chosen, outputs, seed)
-    return from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
+    found = from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
+    return found if chosen.slack == 1 else replace(found, slack=chosen.slack)
 
 
 def _called(chosen: Pass, leaves: dict[str, Any]) -> object:

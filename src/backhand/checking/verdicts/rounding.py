@@ -61,7 +61,7 @@ class Summands(Mapping[str, float]):
         handed = {c: trace.gradients[c] for c in consumers}
         for name, terms in trace.arriving(handed, names, with_signs).items():
             square = float(terms.to(torch.float64).square().mean()) if terms.numel() else 0.0
-            self.known[name] = square**0.5
+            self.known[name] = trace.slack * square**0.5
 
     def vacuous(self) -> frozenset[str]:
         """Return the gradients that are tiny beside their summands: zero but for rounding."""
