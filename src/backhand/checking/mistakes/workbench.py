@@ -14,12 +14,15 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.branches import EXACT, constant_ratio
+from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import Derived
+from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source, definition_of
@@ -104,6 +107,7 @@ class Program:
         numbers: constants of the forward, which a line may lack.
         originals: each statement of the copy to the user's own.
         goes_on: whether the value may be made of what its variable held before.
+        over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
     """
 
     block: ast.Module
@@ -113,6 +117,7 @@ class Program:
     numbers: Sequence[float] = ()
     originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
     goes_on: bool = False
+    over_numpy: bool = False
 
     @staticmethod
     def of(
@@ -201,6 +206,8 @@ class Focus:
                 namespace.pop(program.variable, None)
             if knowing:
                 namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
+            if program.over_numpy:
+                namespace = {k: as_arrays(v) for k, v in namespace.items()}
             ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
             before.append(namespace if ran else None)
         return Focus(program, first, tuple(before), missing, careful, knowing)
@@ -228,6 +235,7 @@ class Focus:
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
+            dialect=NUMPY if self.program.over_numpy else TORCH,
         )
 
     def is_right(self, **more: Any) -> bool:
@@ -250,9 +258,10 @@ class Focus:
         ran = _run(self.below, namespace, careful=self.careful, bounded=self.program.bounded)
         if not ran or name not in namespace:
             return None
+        made = as_tensors(namespace[name]) if self.program.over_numpy else namespace[name]
         if self.program.path == name:
-            return as_gradient(namespace[name])
-        return as_gradient(flatten({name: namespace[name]}).get(self.program.path))
+            return as_gradient(made)
+        return as_gradient(flatten({name: made}).get(self.program.path))
 
     def first_right(self, edits: Iterable[Edit], budget: Budget) -> tuple[Edit | None, Budget]:
         """Return the first edit that makes the value right, and what is left of the budget."""
@@ -315,7 +324,7 @@ def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool, bou
         for name in code.co_names if careful else ():
             if name in namespace:
                 namespace[name] = _fresh(namespace[name])
-        with torch.no_grad():
+        with torch.no_grad(), np.errstate(all="ignore"):
             if bounded:
                 run_statements(Source(tuple(statements), ()), namespace, _Bounded())
             else:
@@ -339,9 +348,11 @@ class _Bounded(Watcher):
 
 
 def _fresh(value: Any) -> Any:
-    """Return a copy of a tensor, or of a container of some; anything else as it is."""
+    """Return a copy of a tensor or an array, or of a container of some; anything else as it is."""
     if isinstance(value, Tensor):
         return value.clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
     if isinstance(value, dict):
         return {k: _fresh(v) for k, v in value.items()}
     return type(value)(map(_fresh, value)) if type(value) in (list, tuple) else value

@@ -1,6 +1,7 @@
 """Whatever computes over NumPy, as a pass: its forward gives the truth, its backward runs in NumPy itself."""
 
 import copy
+from traceback import walk_tb
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -13,7 +14,9 @@ from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import OnArrays, as_arrays, as_tensors
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
-from backhand.checking.running.program import Namespace, Source, source_of
+from backhand.checking.running.program import Namespace, Source, plain_function, source_of
+from backhand.checking.running.returning import returned_so_far
+from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.truths import Called, Chosen, Forward, Truth, choose, plainly
 from backhand.errors import CheckError
@@ -148,7 +151,21 @@ class OverNumpy:
     ) -> dict[str, Any]:
         called = self._called(inputs)
         function, arguments = self.subject.backward(called, as_arrays(dict(upstream)))
-        return as_tensors(dict(self.subject.gradients(plainly(function, arguments), called)))
+        try:
+            returned = plainly(function, arguments)
+        except Exception as error:  # the user's code may raise anything
+            raise self._halfway(function, error) from error
+        return as_tensors(dict(self.subject.gradients(returned, called)))
+
+    def _halfway(self, function: Callable[..., Any], error: Exception) -> StatementError:
+        """Return an exception with what the backward had assigned until then, and its line."""
+        code, source = plain_function(function)[0].__code__, self.subject.source
+        frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code is code]
+        if not frames:
+            return StatementError(error, {}, code.co_firstlineno)
+        frame, line = frames[0]
+        given = returned_so_far(source.statements, dict(frame.f_locals)) if source is not None else {}
+        return StatementError(error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line)
 
     def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
         """Run the user's backward with its statements seen."""

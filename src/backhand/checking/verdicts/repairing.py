@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -197,7 +198,8 @@ def watched(chosen: Pass, draw: Draw, watcher: Watcher) -> Run:
     given = backward_arguments(chosen, draw.trace, lent=not draw.changed)
     with running(draw.dtype, chosen.seed_of_backward(draw.seed), draw.promote), torch.no_grad():
         if chosen.runner is not None:
-            return chosen.runner.backward(given, watcher)
+            with np.errstate(all="ignore"):  # what is put there may make nonsense
+                return chosen.runner.backward(given, watcher)
         if chosen.scope is not None:
             return run_statements(source, chosen.scope(given), watcher)
         return run_function(chosen.backward, source, given, watcher)
