@@ -17,6 +17,8 @@ from .checking.report import Sheet as Sheet
 from .checking.report import Unfinished as Unfinished
 from .checking.sources.files import check_file as check_file
 from .checking.sources.functions import check_function as check_function
+from .checking.sources.layers import Checked as Checked
+from .checking.sources.layers import check_layers as check_layers
 from .checking.sources.namespaces import check_namespace as check_namespace
 from .checking.sources.pairs import check_pair as check_pair
 from .differentiating import differentiable as differentiable

@@ -46,8 +46,11 @@ def check(
     """Check hand-written gradients: which line is wrong, and what is the mistake."""
     import backhand
 
+    from .checking.sources.layers import holds_layers
     from .rendering.terminal import as_text, unfinished
 
+    if file is not None and holds_layers(file):
+        return check_layers(file, draws, seed, html, json)
     with redirect_stdout(sys.stderr):  # what the user's code prints is no part of what is found
         report = backhand.check_file(
             file, loss=loss, stop_after=stop_after, time_limit=time_limit, draws=draws, seed=seed
@@ -63,6 +66,28 @@ def check(
         sys.exit(1)
     if report.unfinished:
         leave(unfinished(report), 2)
+    return None
+
+
+def check_layers(file: Path, draws: int, seed: int, html: Path | None, json: bool) -> None:
+    """Check the layers over NumPy that a file has: one line each, and the reports of those that are wrong."""
+    import backhand
+
+    from .rendering.terminal import layers_as_text
+
+    if html is not None:
+        leave(f"--html shows one report, and {file} has one for each layer.", 2)
+    with redirect_stdout(sys.stderr):
+        checked = backhand.check_layers(file, draws=draws, seed=seed)
+    if json:
+        show_json([one.to_dict() for one in checked])
+    else:
+        print(layers_as_text(checked))
+    sys.stdout.flush()
+    if any(one.report is not None and not one.report.ok for one in checked):
+        sys.exit(1)
+    if any(one.problem for one in checked):
+        sys.exit(2)
 
 
 def train(

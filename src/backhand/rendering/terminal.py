@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Line, Report, Row
+from backhand.checking.sources.layers import Checked
 
 FACTS = ("exact", "approximate", "maxdiff", "error")
 COLUMNS = ("gradient", "verdict", "shape", *FACTS)
@@ -47,6 +49,24 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
     for note in footnotes(report):
         console.print(Text(note, style="dim"))
     return stream.getvalue().rstrip("\n")
+
+
+def layers_as_text(checked: Sequence[Checked], *, colour: bool | None = None) -> str:
+    """Return a line for each layer of a file, the reports of those that are wrong, and how many are what."""
+    reports = [one.report for one in checked if one.report is not None]
+    lines = [
+        f"{one.name}: not judged. {one.problem}" if one.report is None else headline(one.report)
+        for one in checked
+    ]
+    wrong = [report for report in reports if not report.ok]
+    counts = {
+        "right": len(reports) - len(wrong),
+        "wrong": len(wrong),
+        "not judged": len(checked) - len(reports),
+    }
+    summary = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to judge"
+    told = [as_text(report, colour=colour) for report in wrong]
+    return "\n".join([*lines, *(f"\n{text}" for text in told), "", summary])
 
 
 def headline(report: Report) -> str:

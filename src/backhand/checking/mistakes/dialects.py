@@ -85,7 +85,9 @@ class Reduction:
             return None
         axis = arguments[0] if arguments else named.value if named is not None else None
         rest = tuple(k for k in node.keywords if k is not named)
-        return Reduction(node.func.attr, module, operand, axis, rest, (named.arg or "") if named is not None else "")
+        return Reduction(
+            node.func.attr, module, operand, axis, rest, (named.arg or "") if named is not None else ""
+        )
 
     def call(self) -> ast.Call:
         """Return it as it would be written."""

@@ -70,28 +70,31 @@ def gradients(function: Scalar, at: Arrays, names: Sequence[str]) -> dict[str, n
     return found
 
 
-class ByDifferences(torch.autograd.Function):
-    """A function over arrays as one operation of autograd, whose derivative is found by differences.
+def by_differences(function: Callable[..., tuple[np.ndarray, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return a function's outputs as those of one operation of autograd, whose derivative is found by differences.
 
-    It is applied to the function (from the arrays in order to a tuple of arrays) and to the tensors.
+    Args:
+        function: from the arrays in order to a tuple of arrays.
+        tensors: the arrays, as tensors.
     """
 
-    @staticmethod
-    def forward(ctx: Any, function: Callable[..., tuple[np.ndarray, ...]], *tensors: Tensor) -> Any:
-        """Call the function."""
-        arrays = [t.detach().numpy().astype(np.float64) for t in tensors]
-        ctx.function, ctx.arrays, ctx.dtypes = function, arrays, [t.dtype for t in tensors]
-        return tuple(torch.from_numpy(np.array(out, dtype=np.float64)) for out in function(*arrays))
+    class ByDifferences(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Tensor) -> Any:
+            arrays = [t.detach().numpy().astype(np.float64) for t in tensors]
+            ctx.arrays, ctx.dtypes = arrays, [t.dtype for t in tensors]
+            return tuple(torch.from_numpy(np.array(out, dtype=np.float64)) for out in function(*arrays))
 
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:  # type: ignore[override]
-        """Return the gradients, element by element."""
-        arriving = [u.detach().numpy() for u in upstream]
-        at = {str(i): array for i, array in enumerate(ctx.arrays)}
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor) -> Any:  # type: ignore[override]
+            arriving = [u.detach().numpy() for u in upstream]
+            at = {str(i): array for i, array in enumerate(ctx.arrays)}
 
-        def scalar(arrays: Arrays) -> float:
-            outputs = ctx.function(*arrays.values())
-            return float(sum((u * out).sum() for u, out in zip(arriving, outputs, strict=True)))
+            def scalar(arrays: Arrays) -> float:
+                outputs = function(*arrays.values())
+                return float(sum(np.sum(u * out) for u, out in zip(arriving, outputs, strict=True)))
 
-        found = gradients(scalar, at, list(at))
-        return None, *(torch.from_numpy(g).to(d) for g, d in zip(found.values(), ctx.dtypes, strict=True))
+            found = gradients(scalar, at, list(at)).values()
+            return tuple(torch.from_numpy(g).to(d) for g, d in zip(found, ctx.dtypes, strict=True))
+
+    return ByDifferences.apply(*tensors)  # type: ignore[return-value]

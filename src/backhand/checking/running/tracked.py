@@ -61,6 +61,12 @@ class Tracked:
         return self.tensor.numel()
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """The steps between elements, in bytes: those of a contiguous array, which `as_strided` makes of it."""
+        size = self.tensor.element_size()
+        return tuple(size * step for step in self.tensor.contiguous().stride())
+
+    @property
     def dtype(self) -> Any:
         """The dtype, of NumPy itself."""
         return numpy_dtype(self.tensor.dtype)

@@ -12,6 +12,7 @@ from backhand.checking.running.sandbox import imports_from, sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.cells import written
 from backhand.checking.sources.functions import check_function
+from backhand.checking.sources.layers import declares_layers
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
 from backhand.errors import CheckError, in_short
@@ -62,6 +63,8 @@ def check_file(
         kept = cells[:stop_after]
         return _check_cells(kept, path, loss, time_limit, draws, seed, goes_on=len(kept) < len(cells))
     tree = _parsed(text, str(path))
+    if declares_layers(tree):
+        raise CheckError(f"{path} has layers over NumPy: backhand.check_layers judges each of them.")
     functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
     kernels = [n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
     # what the module sets when it is imported holds while it is checked

@@ -28,7 +28,9 @@ AT_KINK = "The inputs lay at a kink (relu at 0, a tie of max): they were moved o
 class Subject(Forward, Protocol):
     """Something over NumPy that has a forward and a backward."""
 
-    def backward(self, called: Called, upstream: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    def backward(
+        self, called: Called, upstream: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return the user's backward, and its arguments by name."""
         ...
 
@@ -165,7 +167,9 @@ class OverNumpy:
             return StatementError(error, {}, code.co_firstlineno)
         frame, line = frames[0]
         given = returned_so_far(source.statements, dict(frame.f_locals)) if source is not None else {}
-        return StatementError(error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line)
+        return StatementError(
+            error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line
+        )
 
     def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
         """Run the user's backward with its statements seen."""

@@ -12,7 +12,13 @@ from backhand.checking.report import Report
 from backhand.checking.running.program import Source, parameters_of, source_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
-from backhand.checking.sources.returned import assigned_to, by_name, count_returned, names_returned, tensor_named
+from backhand.checking.sources.returned import (
+    assigned_to,
+    by_name,
+    count_returned,
+    names_returned,
+    tensor_named,
+)
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
@@ -74,7 +80,9 @@ def named_inputs(forward: Callable[..., Any], inputs: Any) -> Any:
         raise CheckError(f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order.")
     found = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
     if strange := [n for n in found if n not in names]:
-        raise CheckError(f"{forward.__name__} has no parameter {', '.join(strange)}: it has {', '.join(names)}.")
+        raise CheckError(
+            f"{forward.__name__} has no parameter {', '.join(strange)}: it has {', '.join(names)}."
+        )
     return {k: v.astype(np.float64) if is_float(v) else v for k, v in found.items()}
 
 
@@ -95,7 +103,9 @@ class Wiring:
     @staticmethod
     def of(backward: Callable[..., Any], inputs: Sequence[str]) -> "Wiring":
         """Tell it from their names; where these do not tell, the cache comes last."""
-        parameters = [p for p in parameters_of(backward).values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        parameters = [
+            p for p in parameters_of(backward).values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
         shared = tuple(p.name for p in parameters if p.name in inputs)
         rest = [p.name for p in parameters if p.name not in inputs and p.default is p.empty]
         arriving = [n for n in rest if re.match(r"d_?[A-Za-z]|grad|upstream|delta", n)]
@@ -148,12 +158,17 @@ class Pair:
         wiring = Wiring.of(backward, list(inputs)) if backward is not None else None
         outputs = wiring.outputs(list(inputs)) if wiring is not None else ("loss",)
         pair = Pair(forward, backward, (backward or forward).__name__, wiring, outputs, {}, {}, 0)
-        given = pair.tried(inputs, seed) or [None] * count_returned(pair.functions()[-1])
+        given = pair.tried(inputs, seed)
+        if given and all(gradient is None for gradient in given):
+            raise CheckError(f"{pair.title} returns None: it is not written yet.")
+        given = given or [None] * count_returned(pair.functions()[-1])
         names = names_returned(backward or forward, len(given), skip=0 if backward is not None else 1)
         floats = {n: v for n, v in inputs.items() if is_float(v)}
         judged = assigned_to(names, given, floats)
         if not judged:
-            raise CheckError(f"{pair.title} returns no gradient of {', '.join(floats) or 'a floating-point input'}.")
+            raise CheckError(
+                f"{pair.title} returns no gradient of {', '.join(floats) or 'a floating-point input'}."
+            )
         taken = {*inputs, *outputs}
         places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
         return replace(pair, places=places, named={places[i]: n for i, n in judged.items()}, count=len(given))
@@ -186,7 +201,9 @@ class Pair:
         several = isinstance(found, tuple)
         count = len(self.outputs)
         if self.wiring.cache and not (several and len(found) > count):
-            raise CheckError(f"{self.title} asks for {self.wiring.cache}, which {self.forward_function.__name__} does not return.")
+            raise CheckError(
+                f"{self.title} asks for {self.wiring.cache}, which {self.forward_function.__name__} does not return."
+            )
         outputs = found[:count] if several else (found,)
         return Called(outputs, {"cache": found[-1] if several else None, "inputs": dict(inputs)})
 

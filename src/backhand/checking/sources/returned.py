@@ -118,8 +118,4 @@ def by_name(source: Source, gradients: Mapping[int, str], count: int, skip: int 
         returned.value = ast.fix_missing_locations(ast.copy_location(value, returned))
     spell_out(definition.body, source.local_names)
     variables = source.local_names | set(returned_variables(definition.body).values())
-    return replace(
-        source, statements=tuple(definition.body), definition=definition, local_names=variables
-    )
-
-
+    return replace(source, statements=tuple(definition.body), definition=definition, local_names=variables)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.running.differences import ByDifferences, along, has_kink
+from backhand.checking.running.differences import along, by_differences, has_kink
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import plain_function
 from backhand.checking.running.tracked import Tracked, UntrackedError, tracking, wrapped
@@ -76,7 +76,10 @@ class Tracking:
             UntrackedError: the layer does not know all that the forward uses.
         """
         with tracking(self._spaces), torch.enable_grad():
-            values = {k: Tracked(v) if isinstance(v, Tensor) else wrapped(copy.deepcopy(v)) for k, v in inputs.items()}
+            values = {
+                k: Tracked(v) if isinstance(v, Tensor) else wrapped(copy.deepcopy(v))
+                for k, v in inputs.items()
+            }
             outputs = self.subject.forward(values, call).outputs
         if not all(isinstance(out, Tracked) for out in outputs):
             raise UntrackedError("an output that is not made of the inputs")
@@ -103,7 +106,7 @@ class Differing:
             given = copy.deepcopy({**rest, **dict(zip(names, arrays, strict=True))})
             return self.subject.forward({k: given[k] for k in inputs}).outputs
 
-        return ByDifferences.apply(function, *(inputs[n] for n in names))  # type: ignore[return-value]
+        return by_differences(function, *(inputs[n] for n in names))
 
 
 Truth = Tracking | Differing
@@ -196,7 +199,11 @@ def run_plainly(subject: Forward, inputs: Mapping[str, Any], seed: int) -> tuple
         raise
     except Exception as error:  # the user's code may raise anything
         raise ForwardError(f"the forward of {subject.title}", error) from error
-    return tuple(np.asarray(out) for out in called.outputs)
+    outputs = tuple(np.asarray(out) for out in called.outputs)
+    if any(out.dtype.kind not in "fiub" for out in outputs):
+        found = ", ".join(type(out).__name__ for out in called.outputs)
+        raise CheckError(f"the forward of {subject.title} gives {found}, no array: is it written yet?")
+    return outputs
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
