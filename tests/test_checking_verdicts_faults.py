@@ -285,3 +285,24 @@ def test_a_running_gradient_that_is_not_returned_is_found_by_its_line(
         assert culprit.mistake.kind == kind
         rest = {row.verdict for row in report.rows if row is not culprit}
         assert rest <= {"right", "follows", "skipped"}
+
+
+def test_a_statement_is_found_beside_another_gradient_that_is_wrong_by_itself():
+    def forward(x, gain):
+        centred = x - x.mean(0)
+        std = (centred.square().mean(0) + 1e-5).sqrt()
+        y = gain * centred / std
+        return locals()
+
+    def backward(dy, gain, centred, std):
+        dgain = (dy * centred / std).sum(1)  # of the wrong shape
+        scaled = dy * gain
+        part = -(scaled * centred).sum(0) / std  # should be std**2
+        inner = scaled / std + centred * part / std / len(centred)
+        dx = inner - inner.mean(0)
+        return {"dx": dx, "dgain": dgain}
+
+    inputs = {"x": torch.randn(6, 4), "gain": torch.randn(4)}
+    report = check(forward, backward, inputs=inputs, out="y")
+    assert {row.name for row in report.culprits} == {"x", "gain"}
+    assert report["x"].lines[0].text.startswith("part = ")

@@ -1,4 +1,4 @@
-"""Arrays as tensors, in the memory that they have: so what looks at tensors looks at a backward over NumPy."""
+"""Arrays as tensors, in the memory that they have: what looks at tensors then looks at code over NumPy."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from backhand.checking.running.statements import may_change_in_place, reads, wri
 
 
 def as_tensor(array: np.ndarray | np.generic) -> Tensor | None:
-    """Return an array as a tensor that shares its memory where that can be; None where torch has no such dtype."""
+    """Return an array as a tensor that shares its memory where that can be; None for other dtypes."""
     if array.dtype.kind not in "fiubc" or not isinstance(array, np.ndarray | np.generic):
         return None
     plain = np.asarray(array)
@@ -127,9 +127,9 @@ class Tensors:
         """
         changed = [v for v in values if isinstance(v, np.ndarray)]
         for array, tensor in self._tensors.values():
-            if isinstance(array, np.ndarray) and isinstance(tensor, Tensor):
-                if any(np.may_share_memory(array, other) for other in changed):
-                    tensor.unsqueeze(0)[:0].zero_()
+            shared = isinstance(array, np.ndarray) and isinstance(tensor, Tensor)
+            if shared and any(np.may_share_memory(array, other) for other in changed):
+                tensor.unsqueeze(0)[:0].zero_()
 
 
 class OnArrays(Watcher):

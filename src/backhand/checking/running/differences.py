@@ -1,5 +1,6 @@
-"""Derivatives by differences, where autograd cannot follow: central ones in float64, extrapolated (Richardson)."""
+"""Derivatives by differences, where autograd cannot follow: central, in float64, Richardson-extrapolated."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,9 @@ from torch import Tensor
 
 Arrays = Mapping[str, np.ndarray]
 Scalar = Callable[[Arrays], float]
-# Three steps, each half of the one before: the errors of h**2 and h**4 fall out. The smallest is so large that
-# rounding stays below 1e-10 of the function, and the largest so small that h**6 does.
+# Three steps, each half of the one before: the errors of h**2 and h**4 fall out. The smallest is so large
+# that rounding stays below 1e-10 of the function, and the largest so small that h**6 does.
 STEP = 8e-3
-# Each element takes six calls of a function that may loop in Python.
-MOST_ELEMENTS = 4_000
 
 
 def derivative(function: Scalar, at: Arrays, name: str, index: tuple[int, ...]) -> float:
@@ -56,7 +55,7 @@ def has_kink(function: Scalar, at: Arrays, direction: Arrays) -> bool:
 
 def _extrapolated(moved: Callable[[float], float], h: float) -> float:
     slopes = [(moved(s) - moved(-s)) / (2 * s) for s in (h, h / 2, h / 4)]
-    finer = [(4 * b - a) / 3 for a, b in zip(slopes, slopes[1:], strict=False)]
+    finer = [(4 * b - a) / 3 for a, b in itertools.pairwise(slopes)]
     return (16 * finer[1] - finer[0]) / 15
 
 
@@ -71,7 +70,7 @@ def gradients(function: Scalar, at: Arrays, names: Sequence[str]) -> dict[str, n
 
 
 def by_differences(function: Callable[..., tuple[np.ndarray, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return a function's outputs as those of one operation of autograd, whose derivative is found by differences.
+    """Return a function's outputs as those of one operation of autograd, derived by differences.
 
     Args:
         function: from the arrays in order to a tuple of arrays.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # A batch, steps, features, hidden units, channels, filters, classes, words.
-N, T, D, H, C, F, K, V = 3, 4, 5, 6, 3, 2, 4, 7
+N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
 CONV = {"stride": 1, "pad": 1}
 POOL = {"pool_height": 2, "pool_width": 2, "stride": 2}
 IMAGES = (N, C, 6, 4)
@@ -42,7 +42,7 @@ class Row:
 
 
 def _norm(x: tuple[int, ...], *parameters: int, **more: Any) -> dict[str, Any]:
-    shaped = {name: parameters for name in ("gamma", "beta")}
+    shaped = dict.fromkeys(("gamma", "beta"), parameters)
     options = {f"{kind}_param": {"mode": "train"} for kind in ("bn", "ln", "gn", "norm")}
     return {"x": x, **shaped, **options, "eps": 1e-5, **more}
 
@@ -67,8 +67,8 @@ ROWS = (
     Row("group", _norm((N, 6, 4, 5), 6, g=2)),
     Row("spatial", _norm((N, C, 4, 5), C)),
     Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV)),
-    Row("norm|_bn|bn_|^bn$", _norm((5, D), D, w=(D, H), b=(H,))),
-    Row("norm|_bn|bn_", _norm((5, D), H, w=(D, H), b=(H,))),
+    Row("norm|_bn|bn_|^bn$", _norm((7, D), D, w=(D, H), b=(H,))),
+    Row("norm|_bn|bn_", _norm((7, D), H, w=(D, H), b=(H,))),
     Row("conv", {"x": IMAGES, "w": (F, C, 3, 3), "b": (F,), "conv_param": CONV, "pool_param": POOL}),
     Row("conv", {"x": IMAGES, "w": (F, C, 3, 3), "b": (F,), "stride": 1, "pad": 1, "padding": 1}),
     Row("conv", {"a_prev": (N, 5, 4, C), "w": (2, 2, C, F), "b": (1, 1, 1, F), "hparameters": CONV}),

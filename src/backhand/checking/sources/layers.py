@@ -4,7 +4,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -70,12 +70,15 @@ def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Laye
     return found
 
 
-def forward_of(backward: str, functions: Mapping[str, Any]) -> str | None:
+def forward_of(backward: str, functions: Iterable[str]) -> str | None:
     """Return which of some functions is the forward of a backward, by their names.
 
-    >>> forward_of("conv_backward_naive", ["conv_forward_naive", "relu"]), forward_of("relu_backward", ["relu"])
-    ('conv_forward_naive', 'relu')
+    >>> forward_of("conv_backward_naive", ["conv_forward_naive", "relu"])
+    'conv_forward_naive'
+    >>> forward_of("relu_backward", ["relu"])
+    'relu'
     """
+    functions = list(functions)
     exact = backward.replace("backward", "forward")
     shorter = exact
     while shorter.partition("forward")[2]:  # `norm_backward_alt` is another one of `norm_forward`
@@ -88,15 +91,14 @@ def forward_of(backward: str, functions: Mapping[str, Any]) -> str | None:
 
 
 def returns_its_gradients(function: Callable[..., Any]) -> bool:
-    """Tell whether a function returns a value, such as a loss, and the gradients of its parameters with it."""
+    """Tell whether a function returns a value, such as a loss, and gradients of its parameters with it."""
     source = source_of(function)
     parameters = {name.lower() for name in parameters_of(function)}
     for returned in returns(source.statements) if source is not None else []:
         parts = returned.value.elts if isinstance(returned.value, ast.Tuple) else []
-        names = [part.id for part in parts[1:] if isinstance(part, ast.Name) and part.id[0] in "dg"]
-        if len(parts) > 1 and len(names) == len(parts) - 1:
-            if all({t.lower() for t in tensor_named(name)} & parameters for name in names):
-                return True
+        tensors = [tensor_named(part.id) if isinstance(part, ast.Name) else [] for part in parts[1:]]
+        if tensors and all({name.lower() for name in its} & parameters for its in tensors):
+            return True
     return False
 
 
@@ -120,10 +122,10 @@ def _check(
 
 def _inputs(module: ModuleType, forward: FunctionType) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
-    given = getattr(module, "inputs", None)
+    given: Any = getattr(module, "inputs", None)
     names = list(parameters_of(forward))
-    if callable(given):
-        drawn = given(np.random.default_rng(0))
+    if given is not None:
+        drawn: Any = given(np.random.default_rng(0))
         needed = [p.name for p in parameters_of(forward).values() if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}

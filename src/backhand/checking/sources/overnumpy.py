@@ -1,9 +1,9 @@
 """Whatever computes over NumPy, as a pass: its forward gives the truth, its backward runs in NumPy itself."""
 
 import copy
-from traceback import walk_tb
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from traceback import walk_tb
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,6 @@ from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.truths import Called, Chosen, Forward, Truth, choose, plainly
-from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
 AT_KINK = "The inputs lay at a kink (relu at 0, a tie of max): they were moved off it."
@@ -114,7 +113,7 @@ class OverNumpy:
             if callable(self.inputs)
             else self._tensors(self.inputs),
             out=() if outputs == ("loss",) else outputs,
-            names={gradient: name for gradient, name in self.subject.named.items()},
+            names=dict(self.subject.named),
             wanted=None,
             optional=frozenset(),
             forward_source=source_of(functions[0]),
@@ -157,7 +156,13 @@ class OverNumpy:
             returned = plainly(function, arguments)
         except Exception as error:  # the user's code may raise anything
             raise self._halfway(function, error) from error
-        return as_tensors(dict(self.subject.gradients(returned, called)))
+        return self._precisely(as_tensors(dict(self.subject.gradients(returned, called))))
+
+    def _precisely(self, gradients: dict[str, Any]) -> dict[str, Any]:
+        """Return gradients in no more than the precision in which they were made."""
+        if not self.chosen.in_float32:
+            return gradients
+        return {n: g.float() if isinstance(g, Tensor) else g for n, g in gradients.items()}
 
     def _halfway(self, function: Callable[..., Any], error: Exception) -> StatementError:
         """Return an exception with what the backward had assigned until then, and its line."""
@@ -166,7 +171,7 @@ class OverNumpy:
         if not frames:
             return StatementError(error, {}, code.co_firstlineno)
         frame, line = frames[0]
-        given = returned_so_far(source.statements, dict(frame.f_locals)) if source is not None else {}
+        given = returned_so_far(source.statements, frame.f_locals) if source is not None else {}
         return StatementError(
             error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line
         )

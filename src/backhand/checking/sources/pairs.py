@@ -1,4 +1,4 @@
-"""`check_pair`: a forward and a backward over NumPy, `out, cache = f(x, w)` and `dx, dw = f_backward(dout, cache)`."""
+"""`check_pair`: a pair over NumPy, `out, cache = f(x, w)` and `dx, dw = f_backward(dout, cache)`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +70,7 @@ def check_pair(
 
 
 def named_inputs(forward: Callable[..., Any], inputs: Any) -> Any:
-    """Return inputs by the forward's parameter names, arrays of floating point in float64, or what draws such."""
+    """Return inputs by the forward's parameter names, floating point in float64, or what draws such."""
     if callable(inputs):
         return lambda rng: named_inputs(forward, inputs(rng))
     names = list(parameters_of(forward))
@@ -115,7 +115,7 @@ class Wiring:
         return Wiring(tuple(arriving), caches[0] if caches else "", shared)
 
     def outputs(self, inputs: Sequence[str]) -> tuple[str, ...]:
-        """Return what the outputs are called by their upstream gradients; a number instead where that is taken."""
+        """Return what the outputs are called by their upstream gradients; something else if it is taken."""
         found = []
         for i, name in enumerate(self.upstream):
             told = [n for n in tensor_named(name) if n.isidentifier() and n not in inputs and n not in found]
@@ -201,9 +201,8 @@ class Pair:
         several = isinstance(found, tuple)
         count = len(self.outputs)
         if self.wiring.cache and not (several and len(found) > count):
-            raise CheckError(
-                f"{self.title} asks for {self.wiring.cache}, which {self.forward_function.__name__} does not return."
-            )
+            forward = self.forward_function.__name__
+            raise CheckError(f"{self.title} asks for {self.wiring.cache}, which {forward} does not return.")
         outputs = found[:count] if several else (found,)
         return Called(outputs, {"cache": found[-1] if several else None, "inputs": dict(inputs)})
 
@@ -227,9 +226,13 @@ class Pair:
         found = self._returned(returned)
         return {name: found[i] for i, name in self.places.items() if i < len(found)}
 
-    @cached_property
+    @property
     def source(self) -> Source | None:
         """The backward's statements, at whose end the gradients are returned by name."""
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source | None:
         source = source_of(self.functions()[-1])
         skip = 1 if self.wiring is None else 0
         return by_name(source, self.places, self.count, skip) if source is not None else None

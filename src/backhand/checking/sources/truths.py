@@ -13,7 +13,8 @@ from torch import Tensor
 from backhand.checking.running.differences import along, by_differences, has_kink
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import plain_function
-from backhand.checking.running.tracked import Tracked, UntrackedError, tracking, wrapped
+from backhand.checking.running.standin import tracking
+from backhand.checking.running.tracked import Tracked, UntrackedError, wrapped
 from backhand.checking.sources.protocol import ForwardError
 from backhand.errors import CheckError
 
@@ -21,6 +22,8 @@ from backhand.errors import CheckError
 SAME, SAME_IN_FLOAT32 = 1e-9, 1e-4
 # A difference in one direction agrees with the gradients to this part, unless it steps over a kink.
 AGREES = 1e-5
+# Not the user's, wherever they are installed.
+NEVER = {"backhand", "numpy", "torch", "builtins"}
 # Functions, classes and modules of the user's are looked through for NumPy; more of them than any course has.
 MOST_SPACES = 200
 
@@ -43,8 +46,15 @@ class Called:
 class Forward(Protocol):
     """The forward of something over NumPy, of whichever kind."""
 
-    title: str
-    outputs: tuple[str, ...]
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of its outputs."""
+        ...
 
     def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
         """Run it on inputs by name, arrays or tracked ones, which it may change."""
@@ -142,8 +152,8 @@ def choose(subject: Forward, inputs: Mapping[str, Any], wanted: Sequence[str], s
     once, twice = (run_plainly(subject, inputs, seed) for _ in range(2))
     if not all(map(_equal, once, twice)):
         raise CheckError(
-            f"{subject.title}: the forward gives other outputs each time, so that there is no gradient to compare: "
-            "draw random numbers with np.random, whose state is kept."
+            f"{subject.title}: the forward gives other outputs each time, so that there is no gradient to "
+            "compare: draw random numbers with np.random, whose state is kept."
         )
     rng = np.random.default_rng(seed + 1)
     upstream = [rng.normal(size=np.shape(out)) for out in once]
@@ -183,7 +193,8 @@ def _tracked_slope(
         with_graph = [(o, u) for o, u in zip(outputs, arriving, strict=True) if o.requires_grad]
         if not with_graph:
             return distance, 0.0
-        found = differentiated(*zip(*with_graph, strict=True), leaves.values())
+        ends, above = zip(*with_graph, strict=True)
+        found = differentiated(ends, above, leaves.values())
     except Exception:  # whatever the layer does not know, or does otherwise
         return float("inf"), None
     pairs = zip(found, direction.values(), strict=True)
@@ -222,7 +233,7 @@ def _distance(a: np.ndarray, b: Any) -> float:
 
 
 def spaces_of(functions: Sequence[Callable[..., Any]]) -> list[MutableMapping[str, Any]]:
-    """Return the global variables of the modules in which some functions, and all that they may call, stand."""
+    """Return the global variables of the modules of some functions and of all that they may call."""
     found: dict[int, MutableMapping[str, Any]] = {}
     stack: list[Any] = list(functions)
     while stack and len(found) < MOST_SPACES:
@@ -247,4 +258,4 @@ def _is_the_users(space: Mapping[str, Any]) -> bool:
     """Tell whether a module uses NumPy by itself, and is none of an installed package."""
     file = str(space.get("__file__") or "")
     installed = "site-packages" in file or "dist-packages" in file or "/lib/python" in file
-    return not installed and not str(space.get("__name__", "")).startswith(("numpy", "torch", "builtins"))
+    return not installed and str(space.get("__name__")).partition(".")[0] not in NEVER
