@@ -3,6 +3,7 @@
 import types
 
 import pytest
+import torch
 
 import backhand
 from altered import from_text
@@ -303,6 +304,6 @@ def test_a_statement_is_found_beside_another_gradient_that_is_wrong_by_itself():
         return {"dx": dx, "dgain": dgain}
 
     inputs = {"x": torch.randn(6, 4), "gain": torch.randn(4)}
-    report = check(forward, backward, inputs=inputs, out="y")
+    report = backhand.check(forward, backward, inputs=inputs, out="y")
     assert {row.name for row in report.culprits} == {"x", "gain"}
     assert report["x"].lines[0].text.startswith("part = ")
