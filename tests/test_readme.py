@@ -40,7 +40,7 @@ def test_the_example_prints_what_stands_below_it(page: Path, tmp_path: Path) -> 
 
 
 def test_the_pair_of_the_readme_is_right(tmp_path: Path) -> None:
-    (code,) = [text for _, text in blocks() if "check_pair" in text]
+    (code,) = [text for language, text in blocks() if language == "python" and "check_pair(" in text]
     (tmp_path / "pair.py").write_text(code)
     subprocess.run([sys.executable, "pair.py"], cwd=tmp_path, check=True)
 

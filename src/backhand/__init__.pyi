@@ -15,6 +15,7 @@ from .checking.report import Report as Report
 from .checking.report import Row as Row
 from .checking.report import Sheet as Sheet
 from .checking.report import Unfinished as Unfinished
+from .checking.sources.classes import check_class as check_class
 from .checking.sources.files import check_file as check_file
 from .checking.sources.functions import check_function as check_function
 from .checking.sources.layers import Checked as Checked

@@ -210,6 +210,9 @@ class _Table:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         at_fault = [source.line(fault.target[0].lineno) for fault in faults]
+        mended = self.mistakes[name].detail.get("line") if name in self.mistakes else None
+        if mended is not None and not at_fault:
+            at_fault = [source.line(mended)]
         return tuple(dict.fromkeys((*at_fault, *self._lines_of(name, source))))
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:

@@ -7,6 +7,7 @@ touched: edits are made in a copy.
 
 import ast
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -282,7 +283,7 @@ class Focus:
             if value is None or value.shape != bench.expected.shape or value.numel() < 2:
                 return None
             k = constant_ratio(value, bench.expected)
-            if not k or (found is not None and abs(k - found) > EXACT * abs(found)):
+            if not k or not math.isfinite(k) or (found is not None and abs(k - found) > EXACT * abs(found)):
                 return None
             if not close(value, k * bench.expected, abs(k) * bench.summands):
                 return None

@@ -101,13 +101,15 @@ class Wiring:
     shared: tuple[str, ...]
 
     @staticmethod
-    def of(backward: Callable[..., Any], inputs: Sequence[str]) -> "Wiring":
-        """Tell it from their names; where these do not tell, the cache comes last."""
+    def of(backward: Callable[..., Any], inputs: Sequence[str], *, cached: bool = True) -> "Wiring":
+        """Tell it from their names; where these do not tell, the cache comes last, if there is one."""
         parameters = [
             p for p in parameters_of(backward).values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         ]
         shared = tuple(p.name for p in parameters if p.name in inputs)
         rest = [p.name for p in parameters if p.name not in inputs and p.default is p.empty]
+        if not cached:
+            return Wiring(tuple(rest), "", shared)
         arriving = [n for n in rest if re.match(r"d_?[A-Za-z]|grad|upstream|delta", n)]
         caches = [n for n in rest if n not in arriving]
         if len(caches) > 1 or (not caches and not shared):

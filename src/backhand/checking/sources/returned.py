@@ -97,7 +97,13 @@ def _named(name: str, inputs: Mapping[str, Any], exactly: bool) -> str | None:
     return next((lower[c.lower()] for c in candidates if c.lower() in lower), None)
 
 
-def by_name(source: Source, gradients: Mapping[int, str], count: int, skip: int = 0) -> Source | None:
+def by_name(
+    source: Source,
+    gradients: Mapping[int, str],
+    count: int,
+    skip: int = 0,
+    also: Mapping[str, str] | None = None,
+) -> Source | None:
     """Return a source whose returns give a dictionary; None where one of them gives something else.
 
     Args:
@@ -105,16 +111,24 @@ def by_name(source: Source, gradients: Mapping[int, str], count: int, skip: int 
         gradients: the name of each returned gradient that is judged.
         count: how many it returns.
         skip: how many other values come first.
+        also: other gradients by name, as expressions over the variables at the end.
     """
     if source.definition is None:
         return None
     definition = copy.deepcopy(source.definition)
+    also = also or {}
+    if not isinstance(definition.body[-1], ast.Return):
+        last = ast.copy_location(ast.Return(None), definition.body[-1])
+        definition.body.append(ast.fix_missing_locations(last))
     for returned in returns(definition.body):
         found = _elements(returned)[skip:]
         if len(found) != count:
             return None
-        keys: list[ast.expr | None] = [ast.Constant(name) for name in gradients.values()]
-        value = ast.Dict(keys, [found[i] for i in gradients])
+        keys: list[ast.expr | None] = [ast.Constant(name) for name in (*gradients.values(), *also)]
+        stored = [ast.parse(where, mode="eval").body for where in also.values()]
+        value = ast.Dict(keys, [found[i] for i in gradients] + stored)
+        for node in stored:
+            ast.increment_lineno(node, returned.lineno - 1)
         returned.value = ast.fix_missing_locations(ast.copy_location(value, returned))
     spell_out(definition.body, source.local_names)
     variables = source.local_names | set(returned_variables(definition.body).values())

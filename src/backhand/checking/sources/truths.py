@@ -1,7 +1,8 @@
 """Where the true gradients of code over NumPy come from: autograd on torch's NumPy layer, or differences."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from backhand.errors import CheckError
 
 # Outputs of one forward, computed in another order in float64; those of one that is float32 somewhere.
 SAME, SAME_IN_FLOAT32 = 1e-9, 1e-4
+# What is added against zero, and changes a gradient by no more than that: not the 1e-5 of a batch norm.
+EPSILON = 1e-6
 # A difference in one direction agrees with the gradients to this part, unless it steps over a kink.
 AGREES = 1e-5
 # Not the user's, wherever they are installed.
@@ -243,6 +246,34 @@ def spaces_of(functions: Sequence[Callable[..., Any]]) -> list[MutableMapping[st
                 found[id(space)] = space
                 stack += [v for v in list(space.values()) if isinstance(v, FunctionType | type | ModuleType)]
     return list(found.values())
+
+
+@contextlib.contextmanager
+def without_epsilons(functions: Sequence[Callable[..., Any]]) -> Iterator[list[str]]:
+    """Let tiny constants in the users' functions be zero, such as the 1e-7 within a logarithm; give them."""
+    plain = {
+        id(f): f for space in spaces_of(functions) for value in space.values() for f in _functions(value)
+    }
+    plain |= {id(f): f for f in (plain_function(function)[0] for function in functions)}
+    before = {f: f.__code__ for f in plain.values() if any(map(_is_epsilon, f.__code__.co_consts))}
+    found = {repr(c) for code in before.values() for c in code.co_consts if _is_epsilon(c)}
+    try:
+        for f, code in before.items():
+            constants = tuple(0.0 if _is_epsilon(c) else c for c in code.co_consts)
+            f.__code__ = code.replace(co_consts=constants)
+        yield sorted(found)
+    finally:
+        for f, code in before.items():
+            f.__code__ = code
+
+
+def _is_epsilon(constant: Any) -> bool:
+    return isinstance(constant, float) and 0 < abs(constant) <= EPSILON
+
+
+def _functions(value: Any) -> list[FunctionType]:
+    inner = vars(value).values() if isinstance(value, type) else [value]
+    return [f for f in inner if isinstance(f, FunctionType)]
 
 
 def _spaces(value: Any) -> list[MutableMapping[str, Any]]:
