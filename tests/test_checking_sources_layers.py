@@ -153,7 +153,7 @@ def test_the_command_line_shows_a_line_each_and_the_wrong_ones_in_full(tmp_path:
         "relu_backward: right. 1 gradient agrees with autograd.",
         "affine_backward: wrong. 1 at fault.",
     ]
-    assert "    15 | db = dout.mean(axis=0)" in lines
+    assert any(line.endswith("| db = dout.mean(axis=0)") for line in lines)
     assert lines[-1] == "1 right, 1 wrong"
     assert done.returncode == 1
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from backhand.checking.running.private import numpy_defaults
 from backhand.checking.running.tracked import (
     Tracked,
     UntrackedError,
     called,
-    default_dtypes,
     layer,
     torch_dtype,
     wrapped,
@@ -132,7 +132,7 @@ def tracking(spaces: list[MutableMapping[str, Any]]) -> Iterator[None]:
     try:
         for space, replaced in zip(spaces, before, strict=True):
             space.update({k: _stand_in(v) for k, v in replaced.items()})
-        with default_dtypes():
+        with numpy_defaults():
             yield
     finally:
         for space, replaced in zip(spaces, before, strict=True):

@@ -1,13 +1,11 @@
 """An array on torch's own NumPy layer, so that autograd knows the derivatives of code over NumPy.
 
-`torch._numpy` is private to torch, and no other module touches it; where it is not there, or does not know a
-function, `UntrackedError` is raised, and the caller finds derivatives by differences. What an array does
+Where that layer is not there, or does not know a function, `UntrackedError` is raised, and the caller finds
+derivatives by differences. What an array does
 beyond it: it is changed by putting a new tensor in the place of the old one, so that autograd never meets a
 value that was changed after it was used; and of floating point there is float64 alone, whatever is asked for.
 """
 
-import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from backhand.checking.running.private import is_of_the_layer, numpy_layer
 
 Changed = Callable[[Tensor], None]
 
@@ -203,28 +203,15 @@ for _name in _BINARY:
 
 def layer(path: str = "") -> Any:
     """Return the layer, or what it has under a name such as `exp` or `linalg.norm`."""
+    found = numpy_layer()
     try:
-        found: Any = importlib.import_module("torch._numpy")  # at its first use: torch's users do without
         for name in path.split(".") if path else ():
             found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        raise UntrackedError(path or "torch has no NumPy layer") from error
+    except AttributeError as error:
+        raise UntrackedError(path) from error
+    if found is None:
+        raise UntrackedError("torch has no NumPy layer")
     return found
-
-
-@contextlib.contextmanager
-def default_dtypes() -> Iterator[None]:
-    """Tell the layer NumPy's default dtypes: to ask for them it imports the compiler, which takes seconds."""
-    layer()
-    inner: Any = importlib.import_module("torch._numpy._dtypes_impl")
-    before = getattr(inner, "_default_dtypes", ...)
-    if before is None:
-        inner._default_dtypes = inner.DefaultDTypes(torch.float64, torch.complex128, torch.int64)
-    try:
-        yield
-    finally:
-        if before is None:
-            inner._default_dtypes = None
 
 
 def torch_dtype(dtype: Any) -> torch.dtype:
@@ -255,7 +242,7 @@ def wrapped(value: Any) -> Any:
         return type(value)(wrapped(v) for v in value)
     if type(value) is dict:
         return {k: wrapped(v) for k, v in value.items()}
-    inner = getattr(value, "tensor", None) if type(value).__module__.startswith("torch._numpy") else None
+    inner = getattr(value, "tensor", None) if is_of_the_layer(value) else None
     return value if inner is None else Tracked(inner)
 
 

@@ -1,4 +1,4 @@
-"""`check_class`: a layer over NumPy that is a class, with `forward`, `backward` and its parameters on itself."""
+"""`check_class`: a layer over NumPy with `forward`, `backward` and its parameters on itself."""
 
 import ast
 import copy
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.program import Source, parameters_of, source_of
+from backhand.checking.running.program import Source, source_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
@@ -40,11 +40,11 @@ def check_class(
     """Compare the backward of a layer with the true gradients, of its input and of its parameters.
 
     Its parameters are the floating-point arrays on it that have a gradient there after the backward, as `W`
-    and `dW`, `params[0]` and `grads[0]`, `gamma` and `grad_gamma` have. They are drawn anew each time.
+    and `dW` are, `params[0]` and `grads[0]`, `gamma` and `grad_gamma`. They are drawn anew each time.
 
     Args:
         layer: an object with `forward(x)` and `backward(dout)`; it is copied for each call.
-        inputs: of `forward`, by name or in order, or a function of a `numpy.random.Generator` that draws them.
+        inputs: of `forward` by name or in order, or a function of a `numpy.random.Generator` that draws them.
         draws: how many independent sets of inputs and parameters to try.
         seed: of the draws and the upstream gradients.
 
@@ -125,7 +125,7 @@ class Class:
         floats = {n: v for n, v in inputs.items() if is_float(v)}
         names = names_returned(layer.backward, len(returned))
         judged = assigned_to(names, returned, floats)
-        taken = {*inputs, *outputs}
+        taken = {*inputs, *outputs, *wiring.upstream}
         places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
         before = dict(arrays_of(layer))
         parameters, stored, named = {}, {}, {}

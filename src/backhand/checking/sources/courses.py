@@ -75,6 +75,7 @@ ROWS = (
     Row("pool", {"x": IMAGES, "pool_param": POOL}),
     Row("pool", {"a_prev": (N, 4, 6, C), "hparameters": {"f": 2, "stride": 2}, "mode": "max"}),
     Row("dropout", {"x": (N, D), "dropout_param": {"mode": "train", "p": 0.6, "seed": 1}, "p": 0.6}),
+    Row("conv|pool|flatten|2d", {"x": IMAGES}),
     Row("softmax|svm|loss|entropy|hinge", {"x": (N, K), "scores": (N, K), "logits": (N, K), **_LABELS}),
     Row("softmax|svm|loss", {"w": (D, K), "x": (N, D), "y": Whole((N,), K), "reg": 0.1}),
     Row("mse|loss|squared", {"y_pred": (N, K), "pred": (N, K), "x": (N, K), "y": (N, K), "y_true": (N, K)}),
@@ -82,6 +83,7 @@ ROWS = (
     Row("", {"x": (N, 2, 3), "w": (6, D), "b": (D,)}),
     Row("", {"x": (N, D), "w": (D, H), "b": (H,)}),
     Row("", {"a": (D, N), "a_prev": (D, N), "x": (D, N), "w": (H, D), "b": (H, 1)}),
+    Row("", {"x": (N, T, D)}),
     Row("", {"z": (D, N), "x": (N, D), "a": (N, D), "alpha": 0.1, "negative_slope": 0.1, "slope": 0.1}),
 )
 # Other words for the same parameters.
@@ -97,20 +99,71 @@ WORDS = {
     "target": "y",
     "targets": "y",
     "groups": "g",
+    "t": "y",
+    "input_tensor": "x",
+    "input_data": "x",
+    "data": "x",
+    "inp": "x",
 }
+
+# What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
+BUILT = (
+    ("conv", "w", (F, C, 3, 3)),
+    ("conv", "b", (F,)),
+    ("", "w", (D, H)),
+    ("", "b", (H,)),
+    ("", "gamma|beta", (D,)),
+    ("", "pool_?(h|w|size|height|width)|kernel(_size)?|stride", 2),
+    ("", "(n_?|num_?|d_?|dim_?|fan_?)?in(put)?s?(_?(size|dim|features|units|nodes|channels))?", D),
+    ("", "(n_?|num_?|d_?|dim_?|fan_?)?out(put)?s?(_?(size|dim|features|units|nodes|channels))?", H),
+    ("", "(n_?|num_?)?(hidden|units|neurons)(_?(size|dim|units))?", H),
+    ("", "(n_?|num_?)?(features|dim|size|channels|d|n)", D),
+    ("", "p|rate|ratio|dropout_ratio|keep_prob|prob", 0.5),
+)
 
 Draw = Callable[[np.random.Generator], dict[str, Any]]
 
 
-def inputs_for(forward: Callable[..., Any]) -> Draw | Exception | None:
-    """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits."""
+def made(layer: type, named: Mapping[str, Any]) -> Any | None:
+    """Return an instance of a class: one that the module has, or by its defaults and the usual sizes.
+
+    None where its constructor asks for something else, or raises.
+    """
+    instances = [value for value in named.values() if type(value) is layer]
+    if instances:
+        return instances[0]
+    parameters = [p for p in inspect.signature(layer).parameters.values() if p.default is p.empty]
+    parameters = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    given = {p.name: _built(layer.__name__, p.name) for p in parameters}
+    if None in given.values():
+        return None
+    try:
+        return layer(**{name: _drawn(value, np.random.default_rng(0)) for name, value in given.items()})
+    except Exception:  # it asks for something else under that name
+        return None
+
+
+def _built(layer: str, parameter: str) -> Any | None:
+    """Return what a constructor's parameter may be given."""
+    word = _word(parameter)
+    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, word))
+    return next(fits, None)
+
+
+def inputs_for(forward: Callable[..., Any], name: str | None = None) -> Draw | Exception | None:
+    """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
+
+    Args:
+        forward: a function, or a method.
+        name: what the layer is called; the function's own name by default.
+    """
     raised: Exception | None = None
-    for row in _rows(forward):
+    for row in _rows(forward, name or forward.__name__):
         draw = _drawing(forward, row)
         try:
             np.random.seed(0)
             with np.errstate(all="ignore"):
-                forward(**draw(np.random.default_rng(0)))
+                copy.deepcopy(forward)(**draw(np.random.default_rng(0)))
         except Exception as error:  # another row may fit
             raised = raised or error
             continue
@@ -118,11 +171,10 @@ def inputs_for(forward: Callable[..., Any]) -> Draw | Exception | None:
     return raised
 
 
-def _rows(forward: Callable[..., Any]) -> Iterator[Row]:
-    name = forward.__name__.lower()
+def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
     needed = {_word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
     for row in ROWS:
-        if re.search(row.names, name) and needed and needed <= set(row.inputs):
+        if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
             yield row
 
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,8 @@ from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import imports_from, sandbox
 from backhand.checking.running.statements import reads
-from backhand.checking.sources.courses import inputs_for
+from backhand.checking.sources.classes import check_class
+from backhand.checking.sources.courses import inputs_for, made
 from backhand.checking.sources.pairs import check_pair
 from backhand.checking.sources.returned import tensor_named
 from backhand.errors import CheckError, in_short
@@ -47,8 +49,14 @@ def declares_layers(tree: ast.Module) -> bool:
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     modules = {a.name for n in imports for a in n.names} | {getattr(n, "module", None) for n in imports}
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _has_both(n)]
     plain = {"forward", "backward"} <= {n.name for n in functions}  # a pass of its own
-    return "numpy" in modules and not plain and any("backward" in n.name for n in functions)
+    found = bool(classes) or any("backward" in n.name for n in functions)
+    return "numpy" in modules and "torch" not in modules and not plain and found
+
+
+def _has_both(definition: ast.ClassDef) -> bool:
+    return {"forward", "backward"} <= {n.name for n in definition.body if isinstance(n, ast.FunctionDef)}
 
 
 def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Layer]:
@@ -58,7 +66,11 @@ def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Laye
         for name, f in vars(module).items()
         if isinstance(f, FunctionType) and f.__module__ == module.__name__
     }
-    found: list[Layer] = []
+    found = [
+        Layer(name, partial(_check_class, module, value, draws, seed))
+        for name, value in vars(module).items()
+        if is_layer(value) and value.__module__ == module.__name__
+    ]
     for name, function in own.items():
         if "backward" in name:
             check = partial(_check_backward, module, own, function, draws, seed)
@@ -68,6 +80,32 @@ def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Laye
             continue
         found.append(Layer(name, check))
     return found
+
+
+def is_layer(value: object) -> bool:
+    """Tell whether a value is a class with a forward and a backward of its own, and none of torch."""
+    if not isinstance(value, type):
+        return False
+    parts = [getattr(value, name, None) for name in ("forward", "backward")]
+    plain = all(isinstance(part, FunctionType) and not part.__module__.startswith("torch") for part in parts)
+    # an interface whose methods do nothing but raise is there to be derived from
+    return plain and not any(_only_raises(part) for part in parts)
+
+
+def _only_raises(function: Any) -> bool:
+    source = source_of(function)
+    body = [s for s in source.statements if not isinstance(s, ast.Expr)] if source is not None else []
+    return source is not None and all(isinstance(s, ast.Raise | ast.Pass) for s in body)
+
+
+def _check_class(module: ModuleType, layer: type, draws: int, seed: int) -> Report:
+    made_of = made(layer, vars(module))
+    if made_of is None:
+        raise CheckError(
+            f"how to make {layer.__name__}{inspect.signature(layer)} is not known: "
+            f"let the file hold one, or call backhand.check_class."
+        )
+    return check_class(made_of, _inputs(module, made_of.forward, layer.__name__), draws=draws, seed=seed)
 
 
 def forward_of(backward: str, functions: Iterable[str]) -> str | None:
@@ -120,7 +158,9 @@ def _check(
     return check_pair(forward, backward, _inputs(module, forward), draws=draws, seed=seed)
 
 
-def _inputs(module: ModuleType, forward: FunctionType) -> Callable[[np.random.Generator], Any]:
+def _inputs(
+    module: ModuleType, forward: Callable[..., Any], name: str | None = None
+) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
     given: Any = getattr(module, "inputs", None)
     names = list(parameters_of(forward))
@@ -129,11 +169,11 @@ def _inputs(module: ModuleType, forward: FunctionType) -> Callable[[np.random.Ge
         needed = [p.name for p in parameters_of(forward).values() if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward)
+    draw = inputs_for(forward, name)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
         raise CheckError(
-            f"inputs of {forward.__name__}({', '.join(names)}) {why}: write a function "
+            f"inputs of {name or forward.__name__}({', '.join(names)}) {why}: write a function "
             "inputs(rng) that returns them by name, drawn from a numpy.random.Generator."
         )
     return draw

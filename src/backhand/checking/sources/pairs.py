@@ -171,7 +171,7 @@ class Pair:
             raise CheckError(
                 f"{pair.title} returns no gradient of {', '.join(floats) or 'a floating-point input'}."
             )
-        taken = {*inputs, *outputs}
+        taken = {*inputs, *outputs, *(wiring.upstream if wiring is not None else ())}
         places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
         return replace(pair, places=places, named={places[i]: n for i, n in judged.items()}, count=len(given))
 

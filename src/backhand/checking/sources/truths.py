@@ -251,11 +251,7 @@ def spaces_of(functions: Sequence[Callable[..., Any]]) -> list[MutableMapping[st
 @contextlib.contextmanager
 def without_epsilons(functions: Sequence[Callable[..., Any]]) -> Iterator[list[str]]:
     """Let tiny constants in the users' functions be zero, such as the 1e-7 within a logarithm; give them."""
-    plain = {
-        id(f): f for space in spaces_of(functions) for value in space.values() for f in _functions(value)
-    }
-    plain |= {id(f): f for f in (plain_function(function)[0] for function in functions)}
-    before = {f: f.__code__ for f in plain.values() if any(map(_is_epsilon, f.__code__.co_consts))}
+    before = {f: f.__code__ for f in _reached(functions) if any(map(_is_epsilon, f.__code__.co_consts))}
     found = {repr(c) for code in before.values() for c in code.co_consts if _is_epsilon(c)}
     try:
         for f, code in before.items():
@@ -271,9 +267,20 @@ def _is_epsilon(constant: Any) -> bool:
     return isinstance(constant, float) and 0 < abs(constant) <= EPSILON
 
 
-def _functions(value: Any) -> list[FunctionType]:
-    inner = vars(value).values() if isinstance(value, type) else [value]
-    return [f for f in inner if isinstance(f, FunctionType)]
+def _reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
+    """Return functions and those of the user's that they call, and all methods of an object of theirs."""
+    stack: list[Any] = list(functions)
+    found: set[FunctionType] = set()
+    while stack and len(found) < MOST_SPACES:
+        value = stack.pop()
+        owner = getattr(value, "__self__", None)
+        stack += [f for f in vars(type(owner)).values() if isinstance(f, FunctionType)] if owner else []
+        plain = plain_function(value)[0]
+        if plain not in found and _is_the_users(plain.__globals__):
+            found.add(plain)
+            called = (plain.__globals__.get(name) for name in plain.__code__.co_names)
+            stack += [f for f in called if isinstance(f, FunctionType)]
+    return found
 
 
 def _spaces(value: Any) -> list[MutableMapping[str, Any]]:
