@@ -11,6 +11,7 @@ import pytest
 import backhand
 from backhand import CheckError, check_layers
 from backhand.checking.sources.courses import inputs_for
+from backhand.checking.sources.layers import holds_layers
 
 RELU = """
 def relu_forward(x):
@@ -209,3 +210,17 @@ def test_parameters_are_drawn_and_sizes_differ():
     assert not np.allclose(drawn["gamma"], 1)
     assert drawn["bn_param"] == {"mode": "train"}
     assert len(set(drawn["x"].shape)) == 2
+
+
+def test_a_file_that_uses_torch_as_well_is_one_of_layers(tmp_path: Path):
+    relu = RELU.replace("dout * (cache > 0)", "np.multiply(dout, cache > 0)")
+    file = written(tmp_path, "import torch\n", relu)
+    assert states(check_layers(file)) == {"relu_backward": True}
+    assert holds_layers(file)
+    kernel = "import torch\n\nclass Double(torch.autograd.Function):\n    pass\n"
+    assert not holds_layers(written(tmp_path, kernel, name="kernel.py"))
+
+
+def test_a_file_that_is_no_python_is_refused(tmp_path: Path):
+    with pytest.raises(CheckError, match="is no Python"):
+        check_layers(written(tmp_path, "def relu_backward(:\n"))

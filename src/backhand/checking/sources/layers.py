@@ -2,8 +2,6 @@
 
 import ast
 import contextlib
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from backhand.checking.running.sandbox import imports_from, sandbox
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import check_class
 from backhand.checking.sources.courses import inputs_for, made
+from backhand.checking.sources.modules import module_of, roots_of
 from backhand.checking.sources.pairs import check_pair
 from backhand.checking.sources.returned import tensor_named
 from backhand.errors import CheckError, in_short
@@ -51,8 +50,13 @@ def declares_layers(tree: ast.Module) -> bool:
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _has_both(n)]
     plain = {"forward", "backward"} <= {n.name for n in functions}  # a pass of its own
-    found = bool(classes) or any("backward" in n.name for n in functions)
-    return "numpy" in modules and "torch" not in modules and not plain and found
+    backwards = [n for n in functions if "backward" in n.name]
+    if "torch" in modules:  # beside it, what computes over NumPy says so
+        backwards = [
+            n for n in backwards if any(getattr(m, "id", "") in ("np", "numpy") for m in ast.walk(n))
+        ]
+        classes = []
+    return "numpy" in modules and not plain and bool(classes or backwards)
 
 
 def _has_both(definition: ast.ClassDef) -> bool:
@@ -87,7 +91,8 @@ def is_layer(value: object) -> bool:
     if not isinstance(value, type):
         return False
     parts = [getattr(value, name, None) for name in ("forward", "backward")]
-    plain = all(isinstance(part, FunctionType) and not part.__module__.startswith("torch") for part in parts)
+    plain = all(isinstance(part, FunctionType) for part in parts)
+    plain = plain and not any(base.__module__.startswith("torch") for base in value.__mro__)
     # an interface whose methods do nothing but raise is there to be derived from
     return plain and not any(_only_raises(part) for part in parts)
 
@@ -225,9 +230,9 @@ def check_layers(path: str | Path, *, draws: int = 3, seed: int = 0) -> tuple[Ch
     """
     path = Path(path)
     with sandbox(), contextlib.ExitStack() as folders:
-        for folder in (*path.resolve().parents[2:0:-1], path.resolve().parent):
+        for folder in roots_of(path):
             folders.enter_context(imports_from(folder))
-        module = _module(path)
+        module = module_of(path)
         found = [_checked(layer) for layer in layers_of(module, draws=draws, seed=seed)]
         return _with_callees(found, module)
 
@@ -240,24 +245,6 @@ def holds_layers(path: Path) -> bool:
         return declares_layers(ast.parse(path.read_bytes()))
     except (OSError, SyntaxError, ValueError):  # told by what reads it next
         return False
-
-
-def _module(path: Path) -> ModuleType:
-    """Import a file, as a part of its folder where it imports its neighbours by `from .`."""
-    tree = ast.parse(path.read_bytes())
-    inside = any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree))
-    name = f"{path.resolve().parent.name}.{path.stem}" if inside else path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        if inside:
-            importlib.import_module(path.resolve().parent.name)
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise CheckError(f"{path} raised {in_short(error)}") from error
-    return module
 
 
 def _checked(layer: Layer) -> Checked:
