@@ -3,6 +3,7 @@
 import types
 
 import pytest
+import torch
 
 import backhand
 from altered import from_text
@@ -337,3 +338,24 @@ def test_a_line_that_feeds_lists_and_what_only_the_return_makes_is_one_culprit(o
     report = backhand.check(from_text(STACKED.replace(old, new)))
     (culprit,) = report.culprits
     assert new in [line.text.strip() for line in culprit.lines]
+
+
+def test_a_statement_is_found_beside_another_gradient_that_is_wrong_by_itself():
+    def forward(x, gain):
+        centred = x - x.mean(0)
+        std = (centred.square().mean(0) + 1e-5).sqrt()
+        y = gain * centred / std
+        return locals()
+
+    def backward(dy, gain, centred, std):
+        dgain = (dy * centred / std).sum(1)  # of the wrong shape
+        scaled = dy * gain
+        part = -(scaled * centred).sum(0) / std  # should be std**2
+        inner = scaled / std + centred * part / std / len(centred)
+        dx = inner - inner.mean(0)
+        return {"dx": dx, "dgain": dgain}
+
+    inputs = {"x": torch.randn(6, 4), "gain": torch.randn(4)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y")
+    assert {row.name for row in report.culprits} == {"x", "gain"}
+    assert report["x"].lines[0].text.startswith("part = ")

@@ -22,7 +22,12 @@ def blocks(page: Path = README) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "page",
-    [README, README.parent / "docs" / "checking.md", README.parent / "docs" / "language.md"],
+    [
+        README,
+        README.parent / "docs" / "checking.md",
+        README.parent / "docs" / "language.md",
+        README.parent / "docs" / "numpy.md",
+    ],
     ids=lambda path: path.name,
 )
 def test_the_example_prints_what_stands_below_it(page: Path, tmp_path: Path) -> None:
@@ -32,6 +37,12 @@ def test_the_example_prints_what_stands_below_it(page: Path, tmp_path: Path) -> 
     command = [sys.executable, "example.py"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
+
+
+def test_the_pair_of_the_readme_is_right(tmp_path: Path) -> None:
+    (code,) = [text for language, text in blocks() if language == "python" and "check_pair(" in text]
+    (tmp_path / "pair.py").write_text(code)
+    subprocess.run([sys.executable, "pair.py"], cwd=tmp_path, check=True)
 
 
 def test_the_test_of_a_suite_passes(tmp_path: Path) -> None:

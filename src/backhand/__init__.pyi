@@ -18,9 +18,11 @@ from .checking.report import Sheet as Sheet
 from .checking.report import Unfinished as Unfinished
 from .checking.sources.batches import Checked as Checked
 from .checking.sources.batches import check_files as check_files
+from .checking.sources.classes import check_class as check_class
 from .checking.sources.files import check_file as check_file
 from .checking.sources.functions import check_function as check_function
 from .checking.sources.namespaces import check_namespace as check_namespace
+from .checking.sources.pairs import check_pair as check_pair
 from .differentiating import differentiable as differentiable
 from .errors import BackhandError as BackhandError
 from .errors import CheckError as CheckError

@@ -242,6 +242,9 @@ class _Table:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         at_fault = [source.line(fault.target[0].lineno) for fault in faults]
+        mended = self.mistakes[name].detail.get("line") if name in self.mistakes else None
+        if mended is not None and not at_fault:
+            at_fault = [source.line(mended)]
         return tuple(dict.fromkeys((*at_fault, *self._lines_of(name, source))))
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
@@ -313,7 +316,7 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:
     source = chosen.forward_source
-    if source is None:
+    if source is None or chosen.contract == "returned":  # names within it are not judged
         return []
     tensors = judged[0].draw.trace.tensors
     again = [n for n in tensors if "[" not in n and source.times_assigned(n) > 1]

@@ -190,6 +190,7 @@ class Report:
         precision: the dtype in which the verdict was made.
         draws: how many independent sets of inputs were tried.
         sheet: what a drawing needs besides: the code, the flow, small pictures; None where there is none.
+        truth: where the right gradients come from.
     """
 
     title: str
@@ -203,6 +204,7 @@ class Report:
     precision: str = "float64"
     draws: int = 1
     sheet: Sheet | None = field(default=None, repr=False, compare=False)
+    truth: str = "autograd"
 
     @property
     def ok(self) -> bool:

@@ -62,7 +62,7 @@ def headline(report: Report) -> str:
         good = sum(r.verdict == "right" for r in judged)
         agree = "1 gradient agrees" if good == 1 else f"{good} gradients agree"
         more = f", {len(judged) - good} vacuous" if len(judged) > good else ""
-        return f"{report.title}: right. {agree} with autograd{more}."
+        return f"{report.title}: right. {agree} with {report.truth}{more}."
     counts = [(len(report.culprits), "at fault"), (len(report.stress), "failed stress check(s)")]
     counts += [(sum(r.verdict == v for r in report.rows), v) for v in ("follows", "todo")]
     told = ", ".join(f"{n} {what}" for n, what in counts if n)

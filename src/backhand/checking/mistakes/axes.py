@@ -3,9 +3,11 @@
 import ast
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor
 
+from backhand.checking.mistakes.dialects import Reduction
 from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
@@ -15,44 +17,39 @@ FLATTENING = {"flatten", "ravel", "view", "reshape"}
 NO_SHAPES = {"expected": None, "got": None}
 
 
-def keepdims(place: Place, _: Scope) -> Iterator[Proposal]:
+def keepdims(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield reductions that keep their axis where this one loses it, or the other way round."""
-    node = place.node
+    node, keeping = place.node, scope.dialect.keeping
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
-    keep = next((k for k in node.keywords if k.arg == "keepdim"), None)
+    keep = next((k for k in node.keywords if k.arg == keeping), None)
     if keep is None and node.func.attr not in KEEPING:
         return
     rest = [k for k in node.keywords if k is not keep]
-    flipped = [ast.keyword("keepdim", ast.Constant(True))] if keep is None else []
-    words = "keepdim is lost or too many"
+    flipped = [ast.keyword(keeping, ast.Constant(True))] if keep is None else []
+    words = f"{keeping} is lost or too many"
     if place.role == "index":
         words = f"the index `{ast.unparse(node)}` has an axis too many or too few: beside another index"
         words += " it reaches every pair of the two"
     yield ast.Call(node.func, node.args, rest + flipped), Finding("shape", NO_SHAPES, words)
 
 
-def other_axes(place: Place, _: Scope) -> Iterator[Proposal]:
+def other_axes(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield sums and means over other axes, or none."""
-    node = place.node
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return
-    if node.func.attr not in REDUCTIONS:
+    found = Reduction.of(place.node)
+    if found is None or found.name not in REDUCTIONS:
         return
     mended = Finding("overreduced", {"axes": []}, "summed or averaged where nothing should be")
-    yield node.func.value, mended
-    other = ast.Attribute(node.func.value, REDUCTIONS[node.func.attr], ast.Load())
-    words = f"{node.func.attr} where a {other.attr} belongs"
-    yield (
-        ast.Call(other, node.args, node.keywords),
-        Finding("scale", {"factor": None, "guess": "1/n"}, words),
-    )
-    keepers = [[], [ast.keyword("keepdim", ast.Constant(True))]]
+    yield found.operand, mended
+    other = REDUCTIONS[found.name]
+    words = f"{found.name} where a {other} belongs"
+    yield replace(found, name=other).call(), Finding("scale", {"factor": None, "guess": "1/n"}, words)
+    keepers = [[], [ast.keyword(scope.dialect.keeping, ast.Constant(True))]]
     for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
         for kept in keepers:
             mended = Finding("overreduced", {"axes": [axis]}, f"summed over the wrong axis, not over {axis}")
             where = ast.parse(repr(axis), mode="eval").body
-            yield ast.Call(node.func, [where], list(kept)), mended
+            yield found.over(where, kept), mended
 
 
 def products(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -68,7 +65,7 @@ def products(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield operands transposed, or in the other order."""
-    node = place.node
+    node, turned = place.node, scope.dialect.transposed
     edit = Finding("transposed", {}, "an operand is transposed, or in the other order")
     if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
         yield node.value, edit
@@ -79,17 +76,16 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
     ):
         yield node.func.value, edit
     elif isinstance(node, ast.Name) and holds_tensor(scope.namespace.get(node.id)):
-        yield ast.Attribute(node, "mT", ast.Load()), edit
+        yield ast.Attribute(node, turned, ast.Load()), edit
         for axes in itertools.combinations(range(min(4, scope.namespace[node.id].dim())), 2):
-            called = ast.Attribute(node, "transpose", ast.Load())
-            yield ast.Call(called, [ast.Constant(a) for a in axes], []), edit
+            yield scope.dialect.exchanged(node, axes), edit
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         yield ast.BinOp(node.right, ast.MatMult(), node.left), edit
-        yield ast.Attribute(node, "mT", ast.Load()), edit
-        yield ast.BinOp(ast.Attribute(node.left, "mT", ast.Load()), ast.MatMult(), node.right), edit
-        yield ast.BinOp(node.left, ast.MatMult(), ast.Attribute(node.right, "mT", ast.Load())), edit
+        yield ast.Attribute(node, turned, ast.Load()), edit
+        yield ast.BinOp(ast.Attribute(node.left, turned, ast.Load()), ast.MatMult(), node.right), edit
+        yield ast.BinOp(node.left, ast.MatMult(), ast.Attribute(node.right, turned, ast.Load())), edit
     elif isinstance(node, ast.Call):
-        yield ast.Attribute(node, "mT", ast.Load()), edit
+        yield ast.Attribute(node, turned, ast.Load()), edit
         for i in range(len(node.args) - 1):
             arguments = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
             words = f"two arguments of `{ast.unparse(node.func)}` are in the other order"
@@ -121,8 +117,7 @@ def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     edit = Finding("shape", {"expected": None, "got": None}, f"`{ast.unparse(node)}` lacks an axis of size 1")
     for axis in (0, 1, 2, -1):
-        called = ast.Attribute(node, "unsqueeze", ast.Load())
-        yield ast.Call(called, [ast.Constant(axis)], []), edit
+        yield scope.dialect.with_axis(node, axis), edit
 
 
 def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -134,19 +129,18 @@ def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
     edit = Finding(
         "shape", {"expected": scope.shape, "got": None}, f"`{text}` should have shape {scope.shape}"
     )
-    shape: list[ast.expr] = [ast.Constant(n) for n in scope.shape]
     within = [node.func.value] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
     for part in (node, *within):
         for name in ("reshape", "expand"):
-            yield ast.Call(ast.Attribute(part, name, ast.Load()), list(shape), []), edit
+            yield scope.dialect.shaped(part, scope.shape, name), edit
 
 
-def sums(place: Place, _: Scope) -> Iterator[Proposal]:
+def sums(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield sums over an axis."""
     if not isinstance(place.node, ast.BinOp | ast.Name | ast.Call) or place.role != "value":
         return
     for axis in (0, 1, -1):
         summed = ast.Attribute(place.node, "sum", ast.Load())
-        for kept in ([], [ast.keyword("keepdim", ast.Constant(True))]):
+        for kept in ([], [ast.keyword(scope.dialect.keeping, ast.Constant(True))]):
             edit = Finding("unreduced", {"axes": [axis]}, f"not summed over axis {axis}")
             yield ast.Call(summed, [ast.Constant(axis)], list(kept)), edit

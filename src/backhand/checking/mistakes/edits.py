@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from backhand.checking.mistakes.dialects import TORCH, Dialect
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.names import flatten
 from backhand.checking.running.statements import writes_surely
@@ -82,6 +83,7 @@ class Scope:
         shape: that of the gradient.
         known: what autograd knows of this step: each tensor's variable, what it is, and the branch that it
             is, if it is a term and no factor.
+        dialect: how the statements call operations.
     """
 
     namespace: Mapping[str, Any]
@@ -90,6 +92,7 @@ class Scope:
     numbers: Sequence[float]
     shape: tuple[int, ...]
     known: Sequence[tuple[str, str, str | None]] = ()
+    dialect: Dialect = TORCH
 
     @cached_property
     def tensors(self) -> list[str]:
@@ -119,7 +122,8 @@ class Scope:
             value = eval(compile(ast.Expression(node), "<operand>", "eval"), dict(self.namespace))
         except Exception:  # it may be what raised
             return None
-        return tuple(value.shape) if isinstance(value, Tensor) else None
+        shape = getattr(value, "shape", None)  # NumPy's functions make arrays of tensors
+        return tuple(shape) if shape is not None else None
 
     def holds_no_tensor(self, node: ast.AST) -> bool:
         """Tell whether a node is a plain name, of something that is no floating-point tensor."""

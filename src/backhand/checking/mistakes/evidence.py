@@ -126,7 +126,8 @@ class Case:
         gradients |= {f"d{output}": output for output in trace.outputs}
         part = slice_of(source, path, [*seen.statements, *also], gradients)
         part = with_helpers(part, source, benches[0].namespace)
-        return Program.of(part, path, benches, gradients, numbers_of(self))
+        program = Program.of(part, path, benches, gradients, numbers_of(self))
+        return replace(program, over_numpy=self.chosen.runner is not None)
 
     @cached_property
     def at_fault(self) -> Program | None:
@@ -145,7 +146,7 @@ class Case:
         benches = [Bench(b.namespace, b.expected, known=known) for b in fault.benches]
         gradients = {where: tensor for tensor, where in self.paths.items()}
         program = Program.of([statement], variable, benches, gradients, numbers_of(self))
-        return replace(program, goes_on=True)
+        return replace(program, goes_on=True, over_numpy=self.chosen.runner is not None)
 
     @cached_property
     def is_assigned_twice(self) -> bool:

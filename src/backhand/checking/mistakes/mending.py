@@ -202,4 +202,7 @@ def _told(program: Program, statement: ast.stmt, found: Finding, budget: Budget)
     if statement not in program.own:
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
-    return found, replace(budget, suspect=program.originals.get(statement))
+    own = program.originals.get(statement)
+    if own is not None:
+        found = replace(found, detail={**found.detail, "line": own.lineno})
+    return found, replace(budget, suspect=own)

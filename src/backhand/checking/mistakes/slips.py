@@ -287,11 +287,11 @@ def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield ast.BinOp(node, ast.Add(), ast.Constant(number)), edit
 
 
-def _copies(place: Place, _: Scope) -> Iterator[Proposal]:
+def _copies(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield a copy of what is changed in place later, though it shares its memory."""
     if place.role == "value" and isinstance(place.node, VALUES):
         words = f"`{ast.unparse(place.node)}` shares its memory: a copy is needed"
-        copied = ast.Attribute(place.node, "clone", ast.Load())
+        copied = ast.Attribute(place.node, scope.dialect.copying, ast.Load())
         yield ast.Call(copied, [], []), Finding("aliased", {"with": ""}, words)
 
 

@@ -7,6 +7,7 @@ touched: edits are made in a copy.
 
 import ast
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +15,15 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.branches import constant_ratio
+from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
+from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source, definition_of
@@ -104,6 +108,7 @@ class Program:
         numbers: constants of the forward, which a line may lack.
         originals: each statement of the copy to the user's own.
         goes_on: whether the value may be made of what its variable held before.
+        over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
     """
 
     block: ast.Module
@@ -113,6 +118,7 @@ class Program:
     numbers: Sequence[float] = ()
     originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
     goes_on: bool = False
+    over_numpy: bool = False
 
     @staticmethod
     def of(
@@ -201,6 +207,8 @@ class Focus:
                 namespace.pop(program.variable, None)
             if knowing:
                 namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
+            if program.over_numpy:
+                namespace = {k: as_arrays(v) for k, v in namespace.items()}
             ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
             before.append(namespace if ran else None)
         return Focus(program, first, tuple(before), missing, careful, knowing)
@@ -228,6 +236,7 @@ class Focus:
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
+            dialect=NUMPY if self.program.over_numpy else TORCH,
         )
 
     def is_right(self, **more: Any) -> bool:
@@ -250,9 +259,10 @@ class Focus:
         ran = _run(self.below, namespace, careful=self.careful, bounded=self.program.bounded)
         if not ran or name not in namespace:
             return None
+        made = as_tensors(namespace[name]) if self.program.over_numpy else namespace[name]
         if self.program.path == name:
-            return as_gradient(namespace[name])
-        return as_gradient(flatten({name: namespace[name]}).get(self.program.path))
+            return as_gradient(made)
+        return as_gradient(flatten({name: made}).get(self.program.path))
 
     def first_right(self, edits: Iterable[Edit], budget: Budget) -> tuple[Edit | None, Budget]:
         """Return the first edit that makes the value right, and what is left of the budget."""
@@ -273,7 +283,7 @@ class Focus:
             if value is None or value.shape != bench.expected.shape or value.numel() < 2:
                 return None
             k = constant_ratio(value, bench.expected)
-            if not k or (found is not None and abs(k - found) > EXACT * abs(found)):
+            if not k or not math.isfinite(k) or (found is not None and abs(k - found) > EXACT * abs(found)):
                 return None
             if not close(value, k * bench.expected, abs(k) * bench.summands):
                 return None
@@ -315,7 +325,7 @@ def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool, bou
         for name in code.co_names if careful else ():
             if name in namespace:
                 namespace[name] = _fresh(namespace[name])
-        with torch.no_grad():
+        with torch.no_grad(), np.errstate(all="ignore"):
             if bounded:
                 run_statements(Source(tuple(statements), ()), namespace, _Bounded())
             else:
@@ -339,9 +349,11 @@ class _Bounded(Watcher):
 
 
 def _fresh(value: Any) -> Any:
-    """Return a copy of a tensor, or of a container of some; anything else as it is."""
+    """Return a copy of a tensor or an array, or of a container of some; anything else as it is."""
     if isinstance(value, Tensor):
         return value.clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
     if isinstance(value, dict):
         return {k: _fresh(v) for k, v in value.items()}
     return type(value)(map(_fresh, value)) if type(value) in (list, tuple) else value

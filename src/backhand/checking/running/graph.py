@@ -29,6 +29,7 @@ class Trace:
         outputs, upstream: the outputs, and the gradients that arrive at them, by `d<output>`.
         gradients: autograd's gradient of every one of `tensors`.
         wanted: the inputs that need a gradient, in the order in which they were given.
+        slack: how many times less precise the gradients are than autograd's.
     """
 
     inputs: dict[str, Any]
@@ -40,6 +41,7 @@ class Trace:
     gradients: dict[str, Tensor]
     wanted: tuple[str, ...]
     saved: dict[tuple[Node, str], Any] = field(default_factory=dict)
+    slack: float = 1.0
 
     @cached_property
     def edges(self) -> dict[str, Edge]:

@@ -179,6 +179,8 @@ def _elements(nodes: Iterable[Node], values: Mapping[str, Any]) -> int:
 def _forward(chosen: Pass, leaves: Mapping[str, Any], watcher: Watcher) -> object:
     """Run the forward, seen by a watcher where there is a source."""
     source = chosen.forward_source
+    if chosen.runner is not None:
+        return chosen.runner.forward(leaves, watcher)
     if source is None:
         return chosen.forward(**leaves)
     scope = getattr(chosen.forward, "scope", None)

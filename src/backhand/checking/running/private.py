@@ -5,6 +5,7 @@ release has moved it, the verdicts are the same, found more slowly, and mistakes
 `Tensor._version` is none of them: PyTorch's notes on in-place operations describe it.
 """
 
+import contextlib
 import importlib
 import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
@@ -285,3 +286,30 @@ def _quick_works(x: Tensor, _: Tensor, __: Any) -> bool:
 
 
 QUICK = _works(_quick_works)
+
+
+def numpy_layer() -> Any | None:
+    """Return torch's own NumPy, on which autograd follows code over arrays; None where there is none."""
+    try:
+        return importlib.import_module("torch._numpy")  # at its first use: torch's users do without
+    except ImportError:
+        return None
+
+
+def is_of_the_layer(value: object) -> bool:
+    """Tell whether a value is an array, or a scalar, of that layer."""
+    return type(value).__module__.startswith("torch._numpy")
+
+
+@contextlib.contextmanager
+def numpy_defaults() -> Iterator[None]:
+    """Tell the layer NumPy's default dtypes: to ask for them it imports the compiler, which takes seconds."""
+    inner = _named("torch._numpy", "_dtypes_impl")
+    before = getattr(inner, "_default_dtypes", ...)
+    if before is None:
+        inner._default_dtypes = inner.DefaultDTypes(torch.float64, torch.complex128, torch.int64)
+    try:
+        yield
+    finally:
+        if before is None:
+            inner._default_dtypes = None

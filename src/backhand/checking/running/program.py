@@ -12,7 +12,14 @@ from typing import Any
 
 from backhand.checking.report import Line
 from backhand.checking.running.returning import returned_variables, spell_out
-from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.statements import (
+    assigned,
+    gives_nothing,
+    reads,
+    simple_statements,
+    writes,
+    writes_surely,
+)
 from backhand.errors import CheckError
 
 Namespace = dict[str, Any]
@@ -95,7 +102,7 @@ class Source:
     def _writers(self) -> dict[str, tuple[Line, ...]]:
         numbers: dict[str, set[int]] = {}
         for s in simple_statements(self.statements):
-            for name in writes_surely(s):
+            for name in writes_surely(s) if not gives_nothing(s) else ():
                 numbers.setdefault(name, set()).add(s.lineno)
         return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
 

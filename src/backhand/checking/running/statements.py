@@ -59,6 +59,15 @@ def assigned(statement: ast.stmt) -> set[str]:
     return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
+def gives_nothing(statement: ast.stmt) -> bool:
+    """Tell whether a statement assigns None alone, as the stub of an exercise does: `dx, dw = None, None`."""
+    if not isinstance(statement, ast.Assign):
+        return False
+    value = statement.value
+    parts = value.elts if isinstance(value, ast.Tuple | ast.List) else [value]
+    return bool(parts) and all(isinstance(p, ast.Constant) and p.value is None for p in parts)
+
+
 @lru_cache(maxsize=4096)
 def writes(statement: ast.stmt) -> frozenset[str]:
     """Return the variables that a statement binds or may change in place: all that a bare call mentions."""

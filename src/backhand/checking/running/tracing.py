@@ -1,6 +1,7 @@
 """Run a forward once and keep its named tensors with autograd's graph."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def trace(
         CheckError: the forward does not fit the protocol.
     """
     parts = forwarded(chosen, leaf_inputs(inputs, dtype), dtype, seed, promote, lowest(inputs), upstream)
-    return from_graph(*parts, lenient=chosen.contract == "returned")
+    found = from_graph(*parts, lenient=chosen.contract == "returned")
+    return found if chosen.slack == 1 else replace(found, slack=chosen.slack)
 
 
 Forwarded = tuple[dict[str, Any], dict[str, Any], dict[str, Tensor], dict[str, Tensor]]

@@ -66,3 +66,27 @@ def computes_gradients(trees: Iterable[ast.Module], loss: str) -> bool:
     stored = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
     named = {node.id for node in nodes}
     return loss in stored and any(n.startswith("d") and n[1:].strip("_") in named - {n} for n in stored)
+
+
+def declares_layers(tree: ast.Module) -> bool:
+    """Tell by its text whether a module may have layers over NumPy.
+
+    >>> declares_layers(ast.parse("import numpy as np\\ndef relu_backward(dout, cache): ..."))
+    True
+    """
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    modules = {a.name for n in imports for a in n.names} | {getattr(n, "module", None) for n in imports}
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _has_both(n)]
+    plain = {"forward", "backward"} <= {n.name for n in functions}  # a pass of its own
+    backwards = [n for n in functions if "backward" in n.name]
+    if "torch" in modules:  # beside it, what computes over NumPy says so
+        backwards = [
+            n for n in backwards if any(getattr(m, "id", "") in ("np", "numpy") for m in ast.walk(n))
+        ]
+        classes = []
+    return "numpy" in modules and not plain and bool(classes or backwards)
+
+
+def _has_both(definition: ast.ClassDef) -> bool:
+    return {"forward", "backward"} <= {n.name for n in definition.body if isinstance(n, ast.FunctionDef)}

@@ -5,7 +5,7 @@ import contextlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
-from backhand.checking.sources.declaring import declared
+from backhand.checking.sources.declaring import declared, declares_layers
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
@@ -85,7 +85,7 @@ def check_file(
     folder = None if data is None else Path(data)
     options = Options(loss, stop_after, time_limit, draws, seed, dtype, rtol, atol, folder)
     with opened(Path(path), options, watch) as subjects:
-        if len(subjects) > 1:
+        if len(subjects) != 1:
             names = listed([subject.name for subject in subjects])
             raise CheckError(f"{path} holds several, {names}: backhand.check_files judges each of them.")
         return subjects[0].check()
@@ -107,6 +107,12 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
         yield [_script(kept, path, options, watch, goes_on=len(kept) < len(cells))]
         return
     tree = _parsed(text, path)
+    if declares_layers(tree):
+        from backhand.checking.sources.layers import layers_opened  # who checks torch does without
+
+        with _in_time(options.time_limit), layers_opened(path, options.draws, options.seed) as layers:
+            yield layers
+        return
     found = declared(tree)
     # a script that computes a loss is a script, whatever it defines on the way
     scripted = any(options.loss in writes_surely(s) for s in tree.body)
@@ -189,7 +195,8 @@ def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]
     try:
         with watching as watch, opened(path, options, watch) as subjects:
             several = len(subjects) > 1
-            return tuple(_checked(path, s if several else replace(s, name=""), page) for s in subjects)
+            found = [_checked(path, s if several else replace(s, name=""), page) for s in subjects]
+            return _with_callees(found, subjects)
     except BackhandError as error:
         return (Checked(path, problem=str(error)),)
     except Exception as error:  # a bug of the checker: shown whole, and told in a line
@@ -200,6 +207,20 @@ def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]
 @contextlib.contextmanager
 def _unwatched() -> Iterator[Watch]:
     yield lambda _: None
+
+
+def _with_callees(found: Sequence[Checked], subjects: Sequence[Subject]) -> tuple[Checked, ...]:
+    """Return the same, each wrong report with a note on what it calls that is wrong by itself."""
+    wrong = {one.name for one in found if one.name and one.state == "wrong"}
+    told = []
+    for one, subject in zip(found, subjects, strict=True):
+        callees = sorted(subject.calls & wrong - {one.name}) if one.name in wrong else []
+        if callees and one.report is not None:
+            are = "are wrong themselves: mend them" if len(callees) > 1 else "is wrong itself: mend it"
+            note = f"{one.name} calls {listed(callees)}, which {are} first."
+            one = replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
+        told.append(one)
+    return tuple(told)
 
 
 def _checked(path: Path, subject: Subject, page: bool) -> Checked:

@@ -2,18 +2,38 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import Asked
-from backhand.checking.running.program import Source, parameters_of, source_of
+from backhand.checking.running.program import Namespace, Source, parameters_of, source_of
 from backhand.errors import CheckError, in_short
 
 Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]
 Contract = Literal["named", "returned"]
+
+
+class Runner(Protocol):
+    """Runs what a door stands for, with each statement of the user's seen by a watcher of tensors.
+
+    It is for code that is not called as the pass is: a pair over NumPy, whose statements see arrays.
+    """
+
+    def forward(self, leaves: Mapping[str, Any], watcher: Watcher) -> object:
+        """Run the forward on the inputs, and return what `Pass.forward` returns."""
+        ...
+
+    def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
+        """Run the backward on what `Pass.backward` is given."""
+        ...
+
+    def around(self) -> Namespace:
+        """Return what the statements of the backward see besides their own variables."""
+        ...
 
 
 class ForwardError(CheckError):
@@ -59,6 +79,9 @@ class Pass:
         no_gradient: the inputs that have none on purpose, though autograd would give them one.
         usages: other ways in which a training job runs the backward, each by the kind of mistake that it
             shows, with how it is told; they take what the backward takes and must give what it gives.
+        runner: runs the two sources, where that is more than to call `forward` and `backward`; their
+            statements are over NumPy's arrays then.
+        slack: how many times less precise the true gradients are than autograd's: those found by differences.
     """
 
     forward: Callable[..., Any]
@@ -76,6 +99,8 @@ class Pass:
     asked: Asked = field(default_factory=Asked)
     no_gradient: frozenset[str] = frozenset()
     usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    runner: Runner | None = None
+    slack: float = 1.0
 
     @property
     def outputs(self) -> tuple[str, ...]:

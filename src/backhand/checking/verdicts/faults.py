@@ -167,7 +167,7 @@ class _Search:
             gained = self._gain(candidate) if candidate.target[1] else 1
             if gained <= 0:
                 continue
-            left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
+            left = self._left(candidate)
             if left is not None and left < (self.culprits if mends is None else mends[1]):
                 mends = candidate, left
                 if not left:
@@ -179,6 +179,13 @@ class _Search:
             return None
         mended = {**self.mended, best.target: best}
         return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
+
+    def _left(self, candidate: _Candidate) -> frozenset[str] | None:
+        """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""
+        left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
+        if left is None or not left <= self.culprits.union(self.runs.repair.culprits):
+            return None
+        return left & self.culprits
 
     def _candidates(self) -> list[_Candidate]:
         """Return what may be at fault: the likely first, then what goes into most, then the first in time."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -195,7 +196,10 @@ def watched(chosen: Pass, draw: Draw, watcher: Watcher) -> Run:
     source = chosen.backward_source
     assert source is not None
     given = backward_arguments(chosen, draw.trace, lent=not draw.changed)
-    with running(draw.dtype, draw.seed + 1, draw.promote), torch.no_grad():
+    with running(draw.dtype, chosen.seed_of_backward(draw.seed), draw.promote), torch.no_grad():
+        if chosen.runner is not None:
+            with np.errstate(all="ignore"):  # what is put there may make nonsense
+                return chosen.runner.backward(given, watcher)
         if chosen.scope is not None:
             return run_statements(source, chosen.scope(given), watcher)
         return run_function(chosen.backward, source, given, watcher)
@@ -209,6 +213,8 @@ def variables_of(chosen: Pass, draw: Draw) -> Variables:
 
 def around(chosen: Pass) -> Namespace:
     """Return what the statements of a backward see besides their own variables."""
+    if chosen.runner is not None:
+        return chosen.runner.around()
     return surroundings(chosen.backward) if chosen.scope is None else {}
 
 

@@ -81,7 +81,7 @@ class Summands(Mapping[str, float]):
         consumers = dict.fromkeys(c for n in names for c in trace.consumers(n))
         handed = {c: trace.gradients[c] for c in consumers}
         for name, terms in trace.arriving(handed, names, with_signs).items():
-            self.known[name] = root_mean_square(terms)
+            self.known[name] = trace.slack * root_mean_square(terms)
 
     def vacuous(self) -> frozenset[str]:
         """Return the gradients that are tiny beside their summands: zero but for rounding."""

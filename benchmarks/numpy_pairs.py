@@ -1,0 +1,218 @@
+"""The checker against right and wrong layers over NumPy: `python benchmarks/numpy_pairs.py [NAME]`.
+
+Each statement of each backward in `layers/` is made wrong by one slip at a time. A wrong one counts where a
+gradient that it gives is another than the right one's. Printed: false alarms, wrong ones detected, the line
+among at most three told, the line told first, and mistakes that have a name.
+"""
+
+import ast
+import copy
+import importlib.util
+import sys
+import tempfile
+import time
+import types
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from patterns import expression, filled, matched, statements
+
+from backhand.checking.report import Report
+from backhand.checking.sources.classes import Class
+from backhand.checking.sources.courses import inputs_for, made
+from backhand.checking.sources.layers import forward_of, is_layer, layers_of
+from backhand.checking.sources.pairs import Pair
+from backhand.errors import CheckError
+
+HERE = Path(__file__).parent / "layers"
+SEED = 3
+EXPRESSIONS = (
+    ("np.sum(_a, axis=_i)", "np.mean(_a, axis=_i)"),
+    ("np.sum(_a, axis=0)", "np.sum(_a, axis=1)"),
+    ("np.sum(_a, axis=0)", "np.sum(_a, axis=0, keepdims=True)"),
+    ("np.sum(_a, axis=0)", "np.sum(_a)"),
+    ("_a.sum(axis=_i)", "_a.mean(axis=_i)"),
+    ("_a.sum(axis=0)", "_a.sum(axis=1)"),
+    ("_a.sum(axis=0)", "_a.sum(axis=0, keepdims=True)"),
+    ("_a.mean(axis=_i, keepdims=True)", "_a.sum(axis=_i, keepdims=True)"),
+    ("_a.T", "_a"),
+    ("_a.dot(_b)", "_b.dot(_a)"),
+    ("_a @ _b", "_b @ _a"),
+    ("_a.reshape(___)", "_a"),
+    ("1 - _a ** 2", "1 - _a"),
+    ("_a * (1 - _a)", "1 - _a ** 2"),
+    ("_a > 0", "_a < 0"),
+    ("_a ** 2", "_a"),
+    ("-_a", "_a"),
+    ("_a + _b", "_a - _b"),
+    ("_a + _b", "_a"),
+    ("_a + _b", "_b"),
+    ("_a - _b", "_a"),
+    ("_a * _b", "_a"),
+    ("_a * _b", "_b"),
+    ("_a / _b", "_a"),
+    ("np.zeros_like(_a)", "np.ones_like(_a)"),
+    ("0.5", "1.0"),
+)
+STATEMENTS = (
+    ("_t += _v", "_t = _v"),
+    ("_t += _v", "_t -= _v"),
+    ("_t += _v", ""),
+    ("_t -= _v", "_t += _v"),
+    ("_t /= _v", ""),
+    ("np.add.at(_t, _i, _v)", "_t[_i] += _v"),
+)
+
+
+def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[int, ast.Module]]:
+    """Yield the module with one slip in a backward, with its line."""
+    nodes = [n for s in backward.body for n in ast.walk(s) if hasattr(n, "lineno")]
+    for node in nodes:
+        slips = STATEMENTS if isinstance(node, ast.stmt) else EXPRESSIONS
+        for old, new in slips:
+            pattern = statements(old)[0] if isinstance(node, ast.stmt) else expression(old)
+            bound = matched(pattern, node, {})
+            if bound is None or isinstance(getattr(node, "ctx", None), ast.Store):
+                continue
+            template = statements(new)[0] if isinstance(node, ast.stmt) else expression(new)
+            memo: dict[int, Any] = {}
+            changed = copy.deepcopy(tree, memo)
+            put = ast.copy_location(filled(template, bound), node)
+            _Swap(memo[id(node)], put).visit(changed)
+            yield node.lineno, ast.fix_missing_locations(changed)
+
+
+class _Swap(ast.NodeTransformer):
+    def __init__(self, old: ast.AST, new: ast.AST):
+        self.old, self.new = old, new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self.new if node is self.old else self.generic_visit(node)
+
+
+def module_of(text: str, folder: Path) -> types.ModuleType:
+    """Import a text."""
+    name = f"layers_{len(list(folder.iterdir()))}"
+    file = folder / f"{name}.py"
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def gradients(module: types.ModuleType, name: str) -> dict[str, Any] | None:
+    """Return what a layer gives on one set of inputs; None where it raises."""
+    value = getattr(module, name)
+    layer = made(value, {}) if is_layer(value) else None
+    forward = forward_of(name, vars(module)) if "backward" in name else name
+    called = layer.forward if layer is not None else getattr(module, str(forward))
+    draw: Any = inputs_for(called, name if layer is not None else None)
+    inputs = draw(np.random.default_rng(SEED))
+    try:
+        if layer is not None:
+            subject: Any = Class.of(layer, inputs, SEED)
+            rng = np.random.default_rng(SEED)
+            inputs |= {n: rng.normal(size=subject.shapes[n]) for n in subject.parameters}
+        else:
+            backward = value if "backward" in name else None
+            subject = Pair.of(called, backward, inputs, SEED)
+        outputs = subject.forward(copy.deepcopy(inputs))
+        rng = np.random.default_rng(SEED)
+        upstream = {
+            f"d{n}": rng.normal(size=np.shape(o))
+            for n, o in zip(subject.outputs, outputs.outputs, strict=True)
+        }
+        function, arguments = subject.backward(outputs, upstream)
+        return dict(subject.gradients(function(**arguments), outputs))
+    except Exception:  # a slip may well raise
+        return None
+
+
+def differ(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
+    """Tell whether two layers give other gradients."""
+    if a is None or b is None or a.keys() != b.keys():
+        return True
+    pairs = [(np.asarray(a[n]), np.asarray(b[n])) for n in a]
+    return any(x.shape != y.shape or not np.allclose(x, y, rtol=1e-6, atol=1e-9) for x, y in pairs)
+
+
+def report_on(module: types.ModuleType, name: str) -> Report | None:
+    """Return the report on one layer; None where it was refused."""
+    (layer,) = [layer for layer in layers_of(module) if layer.name == name]
+    try:
+        return layer.check()
+    except CheckError:
+        return None
+
+
+def measured(file: Path, only: str) -> Counter[str]:
+    """Count what is said of a file's layers, right and wrong."""
+    found: Counter[str] = Counter()
+    text = file.read_text()
+    tree = ast.parse(text)
+    with tempfile.TemporaryDirectory() as folder:
+        right = module_of(text, Path(folder))
+        for layer in layers_of(right):
+            if only not in layer.name:
+                continue
+            report = layer.check()
+            found["right"] += 1
+            found["false alarms"] += not report.ok
+            value = getattr(right, layer.name)
+            top = next(n for n in tree.body if getattr(n, "name", "") == layer.name)
+            inner = [n for n in ast.walk(top) if getattr(n, "name", "") in ("backward", layer.name)]
+            backward = next(n for n in reversed(inner) if isinstance(n, ast.FunctionDef))
+            expected = gradients(right, layer.name)
+            began = time.perf_counter()
+            for line, changed in wrong_ones(tree, backward):
+                module = module_of(ast.unparse(changed), Path(folder))
+                if differ(expected, gradients(module, layer.name)):
+                    _judge(found, report_on(module, layer.name), _text(text, line), layer.name)
+            print(f"{layer.name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
+            assert value is not None
+    return found
+
+
+def _text(text: str, line: int) -> str:
+    return text.splitlines()[line - 1].strip()
+
+
+def _judge(found: Counter[str], report: Report | None, line: str, name: str) -> None:
+    """Count what was said of one wrong layer, whose changed line began as `line`."""
+    found["wrong"] += 1
+    if report is None or report.ok:
+        found["undetected"] += 1
+        print(f"  undetected: {name}: {line}", file=sys.stderr)
+        return
+    target = line.partition(" = ")[0].partition(" += ")[0].partition(" -= ")[0].partition(" /= ")[0]
+    told = [line_.text for row in report.culprits for line_ in row.lines]
+    begins = [text.startswith(target) for text in told]
+    found["told"] += any(begins[:3])
+    found["first"] += any(row.lines and row.lines[0].text.startswith(target) for row in report.culprits)
+    found["named"] += any(row.mistake and row.mistake.kind != "unexplained" for row in report.culprits)
+    if not any(begins[:3]):
+        print(f"  not told: {name}: {line} | {told}", file=sys.stderr)
+
+
+def main() -> None:
+    """Print the figures."""
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    total: Counter[str] = Counter()
+    np.seterr(all="ignore")
+    for file in (HERE / "pairs.py", HERE / "classes.py"):
+        total += measured(file, only)
+    wrong = max(total["wrong"], 1)
+    print(f"{total['right']} right layers, {total['false alarms']} false alarms")
+    print(f"{total['wrong']} wrong ones, {total['undetected']} undetected")
+    for what in ("told", "first", "named"):
+        print(f"{what}: {total[what]} ({100 * total[what] / wrong:.1f}%)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Arrays as tensors, in the memory that they have: what looks at tensors then looks at code over NumPy."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backhand.checking.running.instrumenting import Watcher
+from backhand.checking.running.program import Namespace
+from backhand.checking.running.statements import may_change_in_place, reads, writes
+
+
+def as_tensor(array: np.ndarray | np.generic) -> Tensor | None:
+    """Return an array as a tensor that shares its memory where that can be; None for other dtypes."""
+    if array.dtype.kind not in "fiubc" or not isinstance(array, np.ndarray | np.generic):
+        return None
+    plain = np.asarray(array)
+    if any(step < 0 for step in plain.strides) or not plain.flags.writeable:
+        plain = plain.copy()
+    try:
+        return torch.from_numpy(plain)
+    except TypeError:  # uint16 and the like in older releases
+        return None
+
+
+def as_tensors(value: Any) -> Any:
+    """Return a value with its arrays as tensors, those in lists, tuples and dictionaries too.
+
+    >>> as_tensors([np.ones(2), "b"])
+    [tensor([1., 1.], dtype=torch.float64), 'b']
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        found = as_tensor(value)
+        return value if found is None else found
+    return _each(value, as_tensors)
+
+
+def as_arrays(value: Any) -> Any:
+    """Return a value with its tensors as arrays that share their memory; a scalar as NumPy makes them.
+
+    >>> as_arrays({"a": torch.ones(2), "b": torch.tensor(2.0)})
+    {'a': array([1., 1.], dtype=float32), 'b': np.float32(2.0)}
+    """
+    if isinstance(value, Tensor):
+        return value.detach().numpy()[()]
+    return _each(value, as_arrays)
+
+
+def _each(value: Any, change: Any) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(change(v) for v in value)
+    if type(value) is dict:
+        return {k: change(v) for k, v in value.items()}
+    return value
+
+
+class Seen(Mapping[str, Any]):
+    """A function's variables with their arrays as tensors: the same tensor for the same array, each time."""
+
+    def __init__(self, tensors: "Tensors", variables: Mapping[str, Any]):
+        self._tensors, self._variables = tensors, variables
+
+    def __getitem__(self, name: str) -> Any:
+        return self._tensors.of(self._variables[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._variables
+
+
+class Tensors:
+    """The tensors that stand for arrays in one run; both are kept, so that an identity is used only once."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, tuple[Any, Any]] = {}
+        self._arrays: dict[int, tuple[Any, Any]] = {}
+        self._containers: list[tuple[Any, Any]] = []
+
+    def of(self, value: Any) -> Any:
+        """Return what stands for a value."""
+        if isinstance(value, np.ndarray | np.generic):
+            if id(value) not in self._tensors:
+                tensor = as_tensor(value)
+                self._keep(value, value if tensor is None else tensor)
+            return self._tensors[id(value)][1]
+        if type(value) in (list, dict) and value:
+            shown = [self.of(v) for v in value] if type(value) is list else self._items(value)
+            self._containers.append((value, shown))
+            return shown
+        return tuple(map(self.of, value)) if type(value) is tuple else value
+
+    def _items(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        return {k: self.of(v) for k, v in value.items()}
+
+    def _keep(self, array: Any, tensor: Any) -> None:
+        self._tensors[id(array)] = array, tensor
+        self._arrays[id(tensor)] = tensor, array
+
+    def back(self, value: Any) -> Any:
+        """Return the array for a tensor: the one that it stands for, or a new one."""
+        if not isinstance(value, Tensor):
+            return _each(value, self.back)
+        if id(value) not in self._arrays:
+            self._keep(as_arrays(value), value)
+        return self._arrays[id(value)][1]
+
+    def put_back(self) -> None:
+        """Put into the user's own lists and dictionaries what was put into those shown in their place."""
+        for own, shown in self._containers:
+            for key, item in list(enumerate(shown)) if type(shown) is list else list(shown.items()):
+                there = key < len(own) if type(own) is list else key in own
+                if isinstance(item, Tensor) and (not there or item is not self.of(own[key])):
+                    own[key] = self.back(item)
+        self._containers.clear()
+
+    def changed(self, values: Iterable[Any]) -> None:
+        """Let every tensor count a change whose memory is that of one of these values.
+
+        torch counts what is changed through it; a write of nothing is counted as well.
+        """
+        changed = [v for v in values if isinstance(v, np.ndarray)]
+        for array, tensor in self._tensors.values():
+            shared = isinstance(array, np.ndarray) and isinstance(tensor, Tensor)
+            if shared and any(np.may_share_memory(array, other) for other in changed):
+                tensor.unsqueeze(0)[:0].zero_()
+
+
+class OnArrays(Watcher):
+    """Lets a watcher of tensors watch statements over arrays."""
+
+    def __init__(self, watcher: Watcher):
+        self.watcher: Watcher = watcher
+        self.tensors: Tensors = Tensors()
+
+    def ran(self, step: int, statement: Any, variables: Mapping[str, Any]) -> Namespace:
+        """Let it look, and replace."""
+        if may_change_in_place(statement):
+            self.tensors.changed(variables.get(n) for n in reads(statement) | writes(statement))
+        new = self.watcher.ran(step, statement, Seen(self.tensors, variables)) or {}
+        self.tensors.put_back()
+        return {name: self.tensors.back(value) for name, value in new.items()}
+
+    def added(self, step: int, statement: Any, value: Any) -> Any:
+        """Let it see what is added."""
+        return self.tensors.back(self.watcher.added(step, statement, self.tensors.of(value)))
+
+    def raised(self, step: int, statement: Any, error: Exception) -> None:
+        """Tell it."""
+        self.watcher.raised(step, statement, error)

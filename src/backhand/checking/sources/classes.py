@@ -1,0 +1,284 @@
+"""`check_class`: a layer over NumPy with `forward`, `backward` and its parameters on itself."""
+
+import ast
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from backhand.checking.report import Report
+from backhand.checking.running.program import Source, source_of
+from backhand.checking.running.sandbox import sandbox
+from backhand.checking.running.tracked import Tracked, wrapped
+from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.sources.pairs import Wiring, named_inputs
+from backhand.checking.sources.returned import (
+    assigned_to,
+    by_name,
+    count_returned,
+    names_returned,
+    tensor_named,
+)
+from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
+from backhand.errors import CheckError
+
+# Layers hold layers, in lists; deeper than this lies no parameter.
+DEPTH = 4
+
+
+def check_class(
+    layer: Any,
+    inputs: Mapping[str, Any] | Sequence[Any] | Callable[[np.random.Generator], Any],
+    *,
+    draws: int = 3,
+    seed: int = 0,
+) -> Report:
+    """Compare the backward of a layer with the true gradients, of its input and of its parameters.
+
+    Its parameters are the floating-point arrays on it that have a gradient there after the backward, as `W`
+    and `dW` are, `params[0]` and `grads[0]`, `gamma` and `grad_gamma`. They are drawn anew each time.
+
+    Args:
+        layer: an object with `forward(x)` and `backward(dout)`; it is copied for each call.
+        inputs: of `forward` by name or in order, or a function of a `numpy.random.Generator` that draws them.
+        draws: how many independent sets of inputs and parameters to try.
+        seed: of the draws and the upstream gradients.
+
+    Returns:
+        A frozen `Report` with a row for every input and parameter that has a gradient.
+
+    Raises:
+        CheckError: the layer cannot be run, or has no gradient.
+
+    >>> class Scale:
+    ...     def __init__(self, size):
+    ...         self.gain = np.ones(size)
+    ...     def forward(self, x):
+    ...         self.x = x
+    ...         return x * self.gain
+    ...     def backward(self, dout):
+    ...         self.dgain = dout.sum(axis=0)
+    ...         return dout * self.gain
+    >>> report = check_class(Scale(3), lambda rng: [rng.normal(size=(4, 3))])
+    >>> [(row.gradient, row.verdict) for row in report.rows]
+    [('dx', 'right'), ('dgain', 'wrong')]
+    """
+    named = named_inputs(layer.forward, inputs)
+    with sandbox():
+        found = Class.of(layer, drawn(named, seed), seed)
+
+        def draw(rng: np.random.Generator) -> dict[str, Any]:
+            given = drawn(named, int(rng.integers(2**31)))
+            parameters = {n: rng.normal(size=found.shapes[n]) for n in found.parameters}
+            return given | parameters
+
+        return OverNumpy.of(found, draw, seed).report(draws=draws, seed=seed)
+
+
+@dataclass(frozen=True)
+class Class:
+    """A layer, as `overnumpy.Subject`.
+
+    Attributes:
+        layer: the object, which is copied for each call.
+        wiring: what the backward's parameters receive.
+        outputs: the names of the outputs.
+        parameters: where on the layer each parameter lies, by its name.
+        shapes: of the parameters.
+        places: the name of each returned gradient that is judged, by its place.
+        stored: where on the layer each other gradient lies afterwards, by its name.
+        named: which input or parameter each gradient belongs to.
+        count: how many gradients are returned.
+    """
+
+    layer: Any
+    wiring: Wiring
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    places: Mapping[int, str]
+    stored: Mapping[str, str]
+    named: Mapping[str, str]
+    count: int
+
+    @property
+    def title(self) -> str:
+        """The class's name."""
+        return type(self.layer).__name__
+
+    @staticmethod
+    def of(layer: Any, inputs: Mapping[str, Any], seed: int) -> "Class":
+        """Return the layer, after one call has shown where its gradients are.
+
+        Raises:
+            CheckError: there are none.
+        """
+        wiring = Wiring.of(layer.backward, list(inputs), cached=False)
+        outputs = wiring.outputs(list(inputs))
+        plain = Class(layer, wiring, outputs, {}, {}, {}, {}, {}, 0)
+        outs = run_plainly(plain, inputs, seed)
+        after, returned = plain.tried(inputs, outs, seed)
+        floats = {n: v for n, v in inputs.items() if is_float(v)}
+        names = names_returned(layer.backward, len(returned))
+        judged = assigned_to(names, returned, floats)
+        taken = {*inputs, *outputs, *wiring.upstream}
+        places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
+        before = dict(arrays_of(layer))
+        parameters, stored, named = {}, {}, {}
+        for gradient, where in pairs_of(list(before), list(dict(arrays_of(after)))):
+            name, told = plain_name(where, inputs), plain_name(gradient, [*places.values(), *taken])
+            parameters[name], stored[told], named[told] = where, gradient, name
+        if not judged and not stored:
+            raise CheckError(f"{plain.title} returns no gradient, and leaves none on itself.")
+        return replace(
+            plain,
+            parameters=parameters,
+            shapes={n: before[where].shape for n, where in parameters.items()},
+            places=places,
+            stored=stored,
+            named={places[i]: n for i, n in judged.items()} | named,
+            count=len(returned),
+        )
+
+    def tried(
+        self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Call the two once; return the layer afterwards, and what was returned."""
+        rng = np.random.default_rng(seed)
+        called = self.forward(copy.deepcopy(dict(inputs)))
+        upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
+        backward, arguments = self.backward(called, upstream)
+        try:
+            return called.state[0], _as_tuple(plainly(backward, arguments))
+        except Exception:  # it will be told with its line
+            return called.state[0], (None,) * count_returned(self.layer.backward)
+
+    def functions(self) -> Sequence[Callable[..., Any]]:
+        """Return the two methods, the backward last."""
+        return self.layer.forward, self.layer.backward
+
+    def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
+        """Run the forward of a copy that has these parameters."""
+        layer = copy.deepcopy(self.layer)
+        if any(isinstance(v, Tracked) for v in inputs.values()):
+            for where, array in list(arrays_of(layer)):
+                put(layer, where, wrapped(array))
+        for name, where in self.parameters.items():
+            put(layer, where, inputs[name])
+        given = {n: v for n, v in inputs.items() if n not in self.parameters}
+        outputs = _as_tuple(call(layer.forward, given))[: len(self.outputs)]
+        return Called(outputs, (layer, given))
+
+    def backward(
+        self, called: Called, upstream: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the backward of that copy, with its arguments."""
+        pairs = zip(self.wiring.upstream, self.outputs, strict=False)
+        layer, inputs = called.state
+        arguments = {p: upstream[f"d{o}"] for p, o in pairs}
+        return layer.backward, arguments | {n: inputs[n] for n in self.wiring.shared}
+
+    def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
+        """Return what was returned, and what was left on the layer, by name."""
+        found = _as_tuple(returned)
+        given = {name: found[i] for i, name in self.places.items() if i < len(found)}
+        left = dict(arrays_of(called.state[0]))
+        return given | {name: left.get(where) for name, where in self.stored.items()}
+
+    @property
+    def source(self) -> Source | None:
+        """The backward's statements, at whose end the gradients are returned by name."""
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source | None:
+        source = source_of(self.layer.backward)
+        if source is None or source.definition is None:
+            return None
+        owner = source.definition.args.args[0].arg
+        also = {name: f"{owner}.{where}" for name, where in self.stored.items()}
+        return by_name(source, self.places, self.count, also=also)
+
+
+def _as_tuple(returned: Any) -> tuple[Any, ...]:
+    if returned is None:
+        return ()
+    return tuple(returned) if isinstance(returned, tuple) else (returned,)
+
+
+def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the floating-point arrays on an object, in lists and on objects that it holds, by their path."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "f":
+            yield path, value
+    elif depth <= DEPTH:
+        items: list[tuple[str, Any]] = []
+        if isinstance(value, dict):
+            items = [(f"{path}[{key!r}]", v) for key, v in value.items() if isinstance(key, str | int)]
+        elif isinstance(value, list | tuple):
+            items = [(f"{path}[{i}]", v) for i, v in enumerate(value)]
+        elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+            items = [(f"{path}.{name}" if path else name, v) for name, v in vars(value).items()]
+        for inner, item in items:
+            yield from arrays_of(item, inner, depth + 1)
+
+
+def put(layer: Any, path: str, value: Any) -> None:
+    """Put an array where another one is, wherever else that is held too."""
+    there = {"layer": layer}
+    old = eval(f"layer.{path}", there)
+    places = [where for where, array in arrays_of(layer) if array is old] or [path]
+    for where in places:
+        try:
+            exec(f"layer.{where} = value", there | {"value": value})
+        except TypeError:  # within a tuple: it is held elsewhere as well, or it is no parameter
+            continue
+
+
+def pairs_of(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each gradient's path with its parameter's.
+
+    >>> list(pairs_of(["W", "params[0]"], ["W", "params[0]", "dW", "grads[0]"]))
+    [('dW', 'W'), ('grads[0]', 'params[0]')]
+    """
+    taken: set[str] = set()
+    for gradient in after:
+        for where in _parameters_of(gradient):
+            if where in before and where not in taken and where != gradient:
+                taken.add(where)
+                yield gradient, where
+                break
+
+
+def _parameters_of(gradient: str) -> Iterator[str]:
+    """Yield where the parameter of a gradient may lie."""
+    match = re.fullmatch(r"((?:.*\.)?)(\w+)((?:\[[^]]*\])?)", gradient)
+    if match is None:
+        return
+    owner, name, item = match.groups()
+    if item and re.match(r"d|grad", name):
+        yield from (f"{owner}{container}{item}" for container in ("params", "parameters", "weights", "W"))
+        key = ast.literal_eval(item[1:-1])
+        if isinstance(key, str):
+            for tensor in (key, *tensor_named(key)):
+                yield from (f"{owner}{tensor}", f"{owner}params[{tensor!r}]")
+    if not item and name in ("grad", "gradient", "d"):
+        yield from (f"{owner}{value}" for value in ("value", "data", "weight", "w"))
+    if not item:
+        for tensor in (*tensor_named(name), *tensor_named(name.replace("gradient", "grad"))):
+            yield from (f"{owner}{tensor}", f"{owner}{tensor.rstrip('s')}", f"{owner}{tensor}s")
+
+
+def plain_name(path: str, taken: Sequence[str] | Mapping[str, Any]) -> str:
+    """Return a path as a name.
+
+    >>> plain_name("layers[0].W", []), plain_name("params['W1']", [])
+    ('layers_0_W', 'W1')
+    """
+    short = re.fullmatch(r"\w+\['(\w+)'\]", path)
+    name = short.group(1) if short else "_".join(re.findall(r"\w+", path))
+    return f"own_{name}" if name in taken else name

@@ -1,0 +1,203 @@
+"""Inputs for the layers that the courses set, told by the names of their functions and parameters.
+
+A row stands for what a course calls so. Of several rows that fit, the first is taken with which the forward
+runs. Sizes differ from each other, so that an exchanged axis cannot pass; parameters are drawn, never ones.
+"""
+
+import copy
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# A batch, steps, features, hidden units, channels, filters, classes, words.
+N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
+CONV = {"stride": 1, "pad": 1}
+POOL = {"pool_height": 2, "pool_width": 2, "stride": 2}
+IMAGES = (N, C, 6, 4)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An array of whole numbers below some."""
+
+    shape: tuple[int, ...]
+    below: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A signature.
+
+    Attributes:
+        names: what the function may be called, a pattern to be found in its name.
+        inputs: by parameter, in lower case: a shape of normal random numbers, whole numbers, or a value.
+    """
+
+    names: str
+    inputs: Mapping[str, Any]
+
+
+def _norm(x: tuple[int, ...], *parameters: int, **more: Any) -> dict[str, Any]:
+    shaped = dict.fromkeys(("gamma", "beta"), parameters)
+    options = {f"{kind}_param": {"mode": "train"} for kind in ("bn", "ln", "gn", "norm")}
+    return {"x": x, **shaped, **options, "eps": 1e-5, **more}
+
+
+def _recurrent(gates: int, **more: Any) -> dict[str, Any]:
+    bias = (gates * H,)
+    return {"wx": (D, gates * H), "wh": (H, gates * H), "b": bias, "bh": bias, **more}
+
+
+_STEP = {"x": (N, D), "prev_h": (N, H), "prev_c": (N, H)}
+_THROUGH_TIME = {"x": (N, T, D), "h0": (N, H)}
+_LABELS = {"y": Whole((N,), K)}
+ROWS = (
+    Row("lstm_step", _STEP | _recurrent(4)),
+    Row("lstm", _THROUGH_TIME | _recurrent(4)),
+    Row("rnn_step", _STEP | _recurrent(1)),
+    Row("rnn", _THROUGH_TIME | _recurrent(1)),
+    Row("embed", {"x": Whole((N, T), V), "w": (V, D)}),
+    Row("temporal_affine", {"x": (N, T, D), "w": (D, F), "b": (F,)}),
+    Row("temporal_softmax", {"x": (N, T, K), "y": Whole((N, T), K), "mask": Whole((N, T), 2)}),
+    Row("group", _norm((N, 6, 4, 5), 1, 6, 1, 1, g=2)),
+    Row("group", _norm((N, 6, 4, 5), 6, g=2)),
+    Row("spatial", _norm((N, C, 4, 5), C)),
+    Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV)),
+    Row("norm|_bn|bn_|^bn$", _norm((7, D), D, w=(D, H), b=(H,))),
+    Row("norm|_bn|bn_", _norm((7, D), H, w=(D, H), b=(H,))),
+    Row("conv", {"x": IMAGES, "w": (F, C, 3, 3), "b": (F,), "conv_param": CONV, "pool_param": POOL}),
+    Row("conv", {"x": IMAGES, "w": (F, C, 3, 3), "b": (F,), "stride": 1, "pad": 1, "padding": 1}),
+    Row("conv", {"a_prev": (N, 5, 4, C), "w": (2, 2, C, F), "b": (1, 1, 1, F), "hparameters": CONV}),
+    Row("pool", {"x": IMAGES, "pool_param": POOL}),
+    Row("pool", {"a_prev": (N, 4, 6, C), "hparameters": {"f": 2, "stride": 2}, "mode": "max"}),
+    Row("dropout", {"x": (N, D), "dropout_param": {"mode": "train", "p": 0.6, "seed": 1}, "p": 0.6}),
+    Row("conv|pool|flatten|2d", {"x": IMAGES}),
+    Row("softmax|svm|loss|entropy|hinge", {"x": (N, K), "scores": (N, K), "logits": (N, K), **_LABELS}),
+    Row("softmax|svm|loss", {"w": (D, K), "x": (N, D), "y": Whole((N,), K), "reg": 0.1}),
+    Row("mse|loss|squared", {"y_pred": (N, K), "pred": (N, K), "x": (N, K), "y": (N, K), "y_true": (N, K)}),
+    # of images, whose features are flattened, then of vectors; then as deeplearning.ai has it, in columns
+    Row("", {"x": (N, 2, 3), "w": (6, D), "b": (D,)}),
+    Row("", {"x": (N, D), "w": (D, H), "b": (H,)}),
+    Row("", {"a": (D, N), "a_prev": (D, N), "x": (D, N), "w": (H, D), "b": (H, 1)}),
+    Row("", {"x": (N, T, D)}),
+    Row("", {"z": (D, N), "x": (N, D), "a": (N, D), "alpha": 0.1, "negative_slope": 0.1, "slope": 0.1}),
+)
+# Other words for the same parameters.
+WORDS = {
+    "weight": "w",
+    "weights": "w",
+    "bias": "b",
+    "biases": "b",
+    "input": "x",
+    "inputs": "x",
+    "features": "x",
+    "labels": "y",
+    "target": "y",
+    "targets": "y",
+    "groups": "g",
+    "t": "y",
+    "input_tensor": "x",
+    "input_data": "x",
+    "data": "x",
+    "inp": "x",
+}
+
+# What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
+BUILT = (
+    ("conv", "w", (F, C, 3, 3)),
+    ("conv", "b", (F,)),
+    ("", "w", (D, H)),
+    ("", "b", (H,)),
+    ("", "gamma|beta", (D,)),
+    ("", "pool_?(h|w|size|height|width)|kernel(_size)?|stride", 2),
+    ("", "(n_?|num_?|d_?|dim_?|fan_?)?in(put)?s?(_?(size|dim|features|units|nodes|channels))?", D),
+    ("", "(n_?|num_?|d_?|dim_?|fan_?)?out(put)?s?(_?(size|dim|features|units|nodes|channels))?", H),
+    ("", "(n_?|num_?)?(hidden|units|neurons)(_?(size|dim|units))?", H),
+    ("", "(n_?|num_?)?(features|dim|size|channels|d|n)", D),
+    ("", "p|rate|ratio|dropout_ratio|keep_prob|prob", 0.5),
+)
+
+Draw = Callable[[np.random.Generator], dict[str, Any]]
+
+
+def made(layer: type, named: Mapping[str, Any]) -> Any | None:
+    """Return an instance of a class: one that the module has, or by its defaults and the usual sizes.
+
+    None where its constructor asks for something else, or raises.
+    """
+    instances = [value for value in named.values() if type(value) is layer]
+    if instances:
+        return instances[0]
+    parameters = [p for p in inspect.signature(layer).parameters.values() if p.default is p.empty]
+    parameters = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    given = {p.name: _built(layer.__name__, p.name) for p in parameters}
+    if None in given.values():
+        return None
+    try:
+        return layer(**{name: _drawn(value, np.random.default_rng(0)) for name, value in given.items()})
+    except Exception:  # it asks for something else under that name
+        return None
+
+
+def _built(layer: str, parameter: str) -> Any | None:
+    """Return what a constructor's parameter may be given."""
+    word = _word(parameter)
+    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, word))
+    return next(fits, None)
+
+
+def inputs_for(forward: Callable[..., Any], name: str | None = None) -> Draw | Exception | None:
+    """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
+
+    Args:
+        forward: a function, or a method.
+        name: what the layer is called; the function's own name by default.
+    """
+    raised: Exception | None = None
+    for row in _rows(forward, name or forward.__name__):
+        draw = _drawing(forward, row)
+        try:
+            np.random.seed(0)
+            with np.errstate(all="ignore"):
+                copy.deepcopy(forward)(**draw(np.random.default_rng(0)))
+        except Exception as error:  # another row may fit
+            raised = raised or error
+            continue
+        return draw
+    return raised
+
+
+def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
+    needed = {_word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
+    for row in ROWS:
+        if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
+            yield row
+
+
+def _word(parameter: str) -> str:
+    lower = parameter.lower()
+    return WORDS.get(lower, lower)
+
+
+def _drawing(forward: Callable[..., Any], row: Row) -> Draw:
+    parameters = inspect.signature(forward).parameters.values()
+    # options that have a default keep it, but for the dictionaries and the bias
+    wanted = [p.name for p in parameters if p.default is p.empty or p.name.endswith("_param")]
+    given = {name: row.inputs[_word(name)] for name in wanted if _word(name) in row.inputs}
+
+    def draw(rng: np.random.Generator) -> dict[str, Any]:
+        return {name: _drawn(value, rng) for name, value in given.items()}
+
+    return draw
+
+
+def _drawn(value: Any, rng: np.random.Generator) -> Any:
+    if isinstance(value, Whole):
+        return rng.integers(0, value.below, size=value.shape)
+    if isinstance(value, tuple):
+        return rng.normal(size=value)
+    return copy.deepcopy(value)

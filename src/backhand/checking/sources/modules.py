@@ -1,0 +1,48 @@
+"""A user's file as a module, with the packages that it stands in."""
+
+import ast
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from backhand.errors import CheckError, in_short
+
+
+def roots_of(path: Path) -> list[Path]:
+    """Return the folders from which a file may import: its own, and those above its packages."""
+    imports = [n for n in ast.walk(_parsed(path)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {alias.name for n in imports if isinstance(n, ast.Import) for alias in n.names}
+    names |= {n.module or "" for n in imports if isinstance(n, ast.ImportFrom) and not n.level}
+    packages = {name.partition(".")[0] for name in names}
+    own = path.resolve().parent
+    if any(isinstance(n, ast.ImportFrom) and n.level for n in imports):
+        packages.add(own.name)
+    return [folder.parent for folder in path.resolve().parents if folder.name in packages] + [own]
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CheckError(f"{path} cannot be read: {error.strerror}.") from error
+    except (SyntaxError, ValueError) as error:
+        raise CheckError(f"{path} is no Python: {in_short(error)}.") from error
+
+
+def module_of(path: Path) -> ModuleType:
+    """Import a file, as a part of its folder where it imports its neighbours by `from .`."""
+    tree = _parsed(path)
+    inside = any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree))
+    name = f"{path.resolve().parent.name}.{path.stem}" if inside else path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        if inside:
+            importlib.import_module(path.resolve().parent.name)
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise CheckError(f"{path} raised {in_short(error)}") from error
+    return module

@@ -1,0 +1,241 @@
+"""Whatever computes over NumPy, as a pass: its forward gives the truth, its backward runs in NumPy itself."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from traceback import walk_tb
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backhand.checking.judging import check_pass
+from backhand.checking.mistakes.finding import listed
+from backhand.checking.report import Report
+from backhand.checking.running.arrays import OnArrays, as_arrays, as_tensors
+from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
+from backhand.checking.running.program import Namespace, Source, plain_function, source_of
+from backhand.checking.running.returning import returned_so_far
+from backhand.checking.running.trials import StatementError
+from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.truths import (
+    Called,
+    Chosen,
+    Forward,
+    Truth,
+    choose,
+    plainly,
+    without_epsilons,
+)
+
+IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
+AT_KINK = "The inputs lay at a kink (relu at 0, a tie of max): they were moved off it."
+
+
+class Subject(Forward, Protocol):
+    """Something over NumPy that has a forward and a backward."""
+
+    def backward(
+        self, called: Called, upstream: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the user's backward, and its arguments by name."""
+        ...
+
+    def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
+        """Return the gradients by name, after the backward."""
+        ...
+
+    @property
+    def named(self) -> Mapping[str, str]:
+        """Which input each of these gradients belongs to."""
+        ...
+
+    @property
+    def source(self) -> Source | None:
+        """The backward's statements, at whose end they are returned by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """An input that is no tensor of the pass: kept as it is, copied at each call."""
+
+    value: Any
+
+
+Draw = Callable[[np.random.Generator], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class OverNumpy:
+    """A subject as a pass, which also runs it for those who watch.
+
+    Attributes:
+        subject: what is checked.
+        inputs: one set of inputs by name, or a function that draws them.
+        chosen: where the truth comes from.
+    """
+
+    subject: Subject
+    inputs: Mapping[str, Any] | Draw
+    chosen: Chosen
+
+    @staticmethod
+    def of(subject: Subject, inputs: Mapping[str, Any] | Draw, seed: int) -> "OverNumpy":
+        """Choose the truth, on one set of inputs; those that lie at a kink are moved off it."""
+        first = drawn(inputs, seed)
+        wanted = tuple(subject.named.values())
+        chosen = choose(subject, first, wanted, seed)
+        if chosen.at_kink and not callable(inputs):
+            rng = np.random.default_rng(seed)
+            inputs = {k: moved(v, rng) if k in wanted else v for k, v in inputs.items()}
+            chosen = replace(choose(subject, inputs, wanted, seed), at_kink=True)
+        return OverNumpy(subject, inputs, chosen)
+
+    def report(self, *, draws: int, seed: int) -> Report:
+        """Check it; what is wrong is looked at once more without the forward's tiny constants."""
+        report = self._report(draws, seed)
+        if report.ok:
+            return report
+        with without_epsilons(self.subject.functions()) as epsilons:
+            other = OverNumpy.of(self.subject, self.inputs, seed)._report(draws, seed) if epsilons else report
+        if not other.ok:
+            return report
+        note = f"Right but for {listed(epsilons)} in the forward, whose derivative is left out: it is tiny."
+        return replace(other, notes=(*other.notes, note))
+
+    def _report(self, draws: int, seed: int) -> Report:
+        report = check_pass(self.as_pass(), self.subject.title, draws=draws, seed=seed, stress=False)
+        notes = [IN_FLOAT32] * self.chosen.in_float32
+        notes += [AT_KINK] * (self.chosen.at_kink and not callable(self.inputs))
+        return replace(report, truth=self.truth.told, notes=(*report.notes, *notes, *self._unjudged()))
+
+    def _unjudged(self) -> list[str]:
+        floats = [n for n, v in drawn(self.inputs, 0).items() if is_float(v)]
+        left = [n for n in floats if n not in self.subject.named.values()]
+        return [f"not judged, for no gradient of it is returned: {', '.join(left)}"] if left else []
+
+    @property
+    def truth(self) -> Truth:
+        """Where the right gradients come from."""
+        return self.chosen.truth
+
+    def as_pass(self) -> Pass:
+        """Return the pass."""
+        source = self.subject.source
+        outputs = self.subject.outputs
+        functions = self.subject.functions()
+        return Pass(
+            forward=self._forward,
+            backward=self._backward,
+            inputs=(lambda g: self._tensors(drawn(self.inputs, _seed_from(g))))
+            if callable(self.inputs)
+            else self._tensors(self.inputs),
+            out=() if outputs == ("loss",) else outputs,
+            names=dict(self.subject.named),
+            wanted=None,
+            optional=frozenset(),
+            forward_source=source_of(functions[0]),
+            backward_source=source,
+            contract="returned",
+            promotes=False,
+            runner=self if source is not None else None,
+            slack=self.truth.slack,
+        )
+
+    def _tensors(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs as the pass has them: tensors that need a gradient, and what is held."""
+        dtype = torch.float32 if self.chosen.in_float32 else torch.float64
+        wanted = set(self.subject.named.values())
+        return {
+            k: torch.tensor(np.asarray(v), dtype=dtype, requires_grad=True) if k in wanted else Held(v)
+            for k, v in inputs.items()
+        }
+
+    def _forward(self, /, **leaves: Any) -> dict[str, Tensor]:
+        return self.forward(leaves, None)
+
+    def forward(self, leaves: Mapping[str, Any], watcher: Watcher | None) -> dict[str, Tensor]:
+        """Return the true outputs by name, with autograd's graph."""
+        inputs = {k: v.value if isinstance(v, Held) else v for k, v in leaves.items()}
+        call = plainly if watcher is None else _watched(watcher)
+        return dict(zip(self.subject.outputs, self.truth(inputs, call), strict=True))
+
+    def _called(self, inputs: Mapping[str, Any]) -> Called:
+        """Run the user's forward in NumPy."""
+        arrays = {k: v.value if isinstance(v, Held) else as_arrays(v) for k, v in inputs.items()}
+        return self.subject.forward(copy.deepcopy(arrays))
+
+    def _backward(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        called = self._called(inputs)
+        function, arguments = self.subject.backward(called, as_arrays(dict(upstream)))
+        try:
+            returned = plainly(function, arguments)
+        except Exception as error:  # the user's code may raise anything
+            raise self._halfway(function, error) from error
+        return self._precisely(as_tensors(dict(self.subject.gradients(returned, called))))
+
+    def _precisely(self, gradients: dict[str, Any]) -> dict[str, Any]:
+        """Return gradients in no more than the precision in which they were made."""
+        if not self.chosen.in_float32:
+            return gradients
+        return {n: g.float() if isinstance(g, Tensor) else g for n, g in gradients.items()}
+
+    def _halfway(self, function: Callable[..., Any], error: Exception) -> StatementError:
+        """Return an exception with what the backward had assigned until then, and its line."""
+        code, source = plain_function(function)[0].__code__, self.subject.source
+        frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code is code]
+        if not frames:
+            return StatementError(error, {}, code.co_firstlineno)
+        frame, line = frames[0]
+        given = returned_so_far(source.statements, frame.f_locals) if source is not None else {}
+        return StatementError(
+            error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line
+        )
+
+    def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
+        """Run the user's backward with its statements seen."""
+        called = self._called(given["inputs"])
+        function, arguments = self.subject.backward(called, as_arrays(dict(given["upstream"])))
+        source = self.subject.source
+        assert source is not None
+        run = run_function(function, source, arguments, OnArrays(watcher))
+        run.result = as_tensors(run.result)
+        return run
+
+    def around(self) -> Namespace:
+        """Return what the backward's statements see besides their own variables."""
+        return surroundings(self.subject.functions()[-1])
+
+
+def _watched(watcher: Watcher) -> Callable[..., Any]:
+    def call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        source = source_of(function)
+        if source is None:
+            return plainly(function, arguments)
+        return run_function(function, source, arguments, watcher).result
+
+    return call
+
+
+def drawn(inputs: Mapping[str, Any] | Draw, seed: int) -> dict[str, Any]:
+    """Return one set of inputs."""
+    return dict(inputs(np.random.default_rng(seed)) if callable(inputs) else inputs)
+
+
+def _seed_from(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator))
+
+
+def is_float(value: Any) -> bool:
+    """Tell whether an input is an array that may have a gradient."""
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def moved(value: Any, rng: np.random.Generator) -> Any:
+    """Return an array moved a little, by a tenth of its size: off a kink, and not near it."""
+    size = float(np.abs(value).max(initial=0.0)) or 1.0
+    return value + 0.1 * size * rng.uniform(-1, 1, size=value.shape)

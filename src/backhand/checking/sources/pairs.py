@@ -1,0 +1,240 @@
+"""`check_pair`: a pair over NumPy, `out, cache = f(x, w)` and `dx, dw = f_backward(dout, cache)`."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from backhand.checking.report import Report
+from backhand.checking.running.program import Source, parameters_of, source_of
+from backhand.checking.running.sandbox import sandbox
+from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.sources.returned import (
+    assigned_to,
+    by_name,
+    count_returned,
+    names_returned,
+    tensor_named,
+)
+from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
+from backhand.errors import CheckError
+
+
+def check_pair(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
+    inputs: Mapping[str, Any] | Sequence[Any] | Callable[[np.random.Generator], Any],
+    *,
+    draws: int = 3,
+    seed: int = 0,
+) -> Report:
+    """Compare a backward over NumPy with the true gradients, and find the line at fault.
+
+    The backward runs in NumPy, on random upstream gradients. The truth is autograd's, by running the forward
+    on torch's NumPy layer, where that gives the forward's own output and agrees with a difference in a random
+    direction; otherwise it is found by differences, element by element. The report says which.
+
+    Args:
+        forward: returns its outputs and, last, the cache: `out, cache = f(x, w, b)`.
+        backward: takes the upstream gradients and the cache, and returns the gradients of the inputs. None
+            where the forward itself returns a loss and its gradients, as `softmax_loss(x, y)` does.
+        inputs: the forward's arguments by name or in order, or a function of a `numpy.random.Generator` that
+            draws them.
+        draws: how many independent sets of inputs to try; given inputs are varied for the second and later.
+        seed: of the draws and the upstream gradients.
+
+    Returns:
+        A frozen `Report` with a row for every input of which a gradient is returned.
+
+    Raises:
+        CheckError: the two do not fit together, or the forward raises.
+
+    >>> def affine_forward(x, w, b):
+    ...     return x @ w + b, (x, w)
+    >>> def affine_backward(dout, cache):
+    ...     x, w = cache
+    ...     return dout @ w.T, x.T @ dout, dout.mean(axis=0)
+    >>> def inputs(rng):
+    ...     return rng.normal(size=(4, 3)), rng.normal(size=(3, 2)), rng.normal(size=2)
+    >>> report = check_pair(affine_forward, affine_backward, inputs)
+    >>> [row.gradient for row in report.culprits]
+    ['db']
+    """
+    named = named_inputs(forward, inputs)
+    with sandbox():
+        pair = Pair.of(forward, backward, drawn(named, seed), seed)
+        return OverNumpy.of(pair, named, seed).report(draws=draws, seed=seed)
+
+
+def named_inputs(forward: Callable[..., Any], inputs: Any) -> Any:
+    """Return inputs by the forward's parameter names, floating point in float64, or what draws such."""
+    if callable(inputs):
+        return lambda rng: named_inputs(forward, inputs(rng))
+    names = list(parameters_of(forward))
+    if isinstance(inputs, np.ndarray) and len(names) == 1:
+        inputs = [inputs]
+    if not isinstance(inputs, Mapping | Sequence):
+        raise CheckError(f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order.")
+    found = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
+    if strange := [n for n in found if n not in names]:
+        raise CheckError(
+            f"{forward.__name__} has no parameter {', '.join(strange)}: it has {', '.join(names)}."
+        )
+    return {k: v.astype(np.float64) if is_float(v) else v for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What the backward's parameters receive.
+
+    Attributes:
+        upstream: those that receive upstream gradients, one for each output.
+        cache: the one that receives what the forward returns last; empty where there is none.
+        shared: those that are called as an input of the forward, or as its output.
+    """
+
+    upstream: tuple[str, ...]
+    cache: str
+    shared: tuple[str, ...]
+
+    @staticmethod
+    def of(backward: Callable[..., Any], inputs: Sequence[str], *, cached: bool = True) -> "Wiring":
+        """Tell it from their names; where these do not tell, the cache comes last, if there is one."""
+        parameters = [
+            p for p in parameters_of(backward).values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        shared = tuple(p.name for p in parameters if p.name in inputs)
+        rest = [p.name for p in parameters if p.name not in inputs and p.default is p.empty]
+        if not cached:
+            return Wiring(tuple(rest), "", shared)
+        arriving = [n for n in rest if re.match(r"d_?[A-Za-z]|grad|upstream|delta", n)]
+        caches = [n for n in rest if n not in arriving]
+        if len(caches) > 1 or (not caches and not shared):
+            arriving, caches = rest[:-1], rest[-1:]
+        return Wiring(tuple(arriving), caches[0] if caches else "", shared)
+
+    def outputs(self, inputs: Sequence[str]) -> tuple[str, ...]:
+        """Return what the outputs are called by their upstream gradients; something else if it is taken."""
+        found = []
+        for i, name in enumerate(self.upstream):
+            told = [n for n in tensor_named(name) if n.isidentifier() and n not in inputs and n not in found]
+            found.append(told[0] if told else f"out{i}" if len(self.upstream) > 1 else "output")
+        return tuple(found) or ("loss",)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A forward and a backward over NumPy, as `overnumpy.Subject`.
+
+    Attributes:
+        forward_function, backward_function: the user's; without a backward the forward gives its gradients.
+        title: what it is called.
+        wiring: what the backward's parameters receive.
+        outputs: the names of the outputs.
+        places: the name of each returned gradient that is judged, by its place.
+        named: which input each of these belongs to.
+        count: how many gradients are returned.
+    """
+
+    forward_function: Callable[..., Any]
+    backward_function: Callable[..., Any] | None
+    title: str
+    wiring: Wiring | None
+    outputs: tuple[str, ...]
+    places: Mapping[int, str]
+    named: Mapping[str, str]
+    count: int
+
+    @staticmethod
+    def of(
+        forward: Callable[..., Any], backward: Callable[..., Any] | None, inputs: Mapping[str, Any], seed: int
+    ) -> "Pair":
+        """Return the pair, after one call of the two has shown how they fit together.
+
+        Raises:
+            CheckError: they do not.
+        """
+        wiring = Wiring.of(backward, list(inputs)) if backward is not None else None
+        outputs = wiring.outputs(list(inputs)) if wiring is not None else ("loss",)
+        pair = Pair(forward, backward, (backward or forward).__name__, wiring, outputs, {}, {}, 0)
+        given = pair.tried(inputs, seed)
+        if given and all(gradient is None for gradient in given):
+            raise CheckError(f"{pair.title} returns None: it is not written yet.")
+        given = given or [None] * count_returned(pair.functions()[-1])
+        names = names_returned(backward or forward, len(given), skip=0 if backward is not None else 1)
+        floats = {n: v for n, v in inputs.items() if is_float(v)}
+        judged = assigned_to(names, given, floats)
+        if not judged:
+            raise CheckError(
+                f"{pair.title} returns no gradient of {', '.join(floats) or 'a floating-point input'}."
+            )
+        taken = {*inputs, *outputs, *(wiring.upstream if wiring is not None else ())}
+        places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
+        return replace(pair, places=places, named={places[i]: n for i, n in judged.items()}, count=len(given))
+
+    def tried(self, inputs: Mapping[str, Any], seed: int) -> tuple[Any, ...]:
+        """Call the two once, and return the gradients; none where the backward raises."""
+        outputs = run_plainly(self, inputs, seed)
+        rng = np.random.default_rng(seed)
+        upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
+        called = self.forward(dict(inputs))
+        function, arguments = self.backward(called, upstream)
+        try:
+            return self._returned(plainly(function, arguments))
+        except Exception:  # it will be told with its line; what it would have returned stands in the text
+            return ()
+
+    def functions(self) -> Sequence[Callable[..., Any]]:
+        """Return the user's functions, the backward last."""
+        return (self.forward_function, self.backward_function or self.forward_function)
+
+    def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
+        """Call the forward, and tell its outputs from the cache."""
+        return self._split(call(self.forward_function, inputs), inputs)
+
+    def _split(self, found: Any, inputs: Mapping[str, Any]) -> Called:
+        if self.wiring is None:
+            if not isinstance(found, tuple) or len(found) < 2:
+                raise CheckError(f"{self.title} returns no loss with its gradients.")
+            return Called(found[:1], dict(inputs))
+        several = isinstance(found, tuple)
+        count = len(self.outputs)
+        if self.wiring.cache and not (several and len(found) > count):
+            forward = self.forward_function.__name__
+            raise CheckError(f"{self.title} asks for {self.wiring.cache}, which {forward} does not return.")
+        outputs = found[:count] if several else (found,)
+        return Called(outputs, {"cache": found[-1] if several else None, "inputs": dict(inputs)})
+
+    def backward(
+        self, called: Called, upstream: Mapping[str, Any]
+    ) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """Return the backward with its arguments; without one, the forward with its own."""
+        if self.wiring is None or self.backward_function is None:
+            return self.forward_function, called.state
+        arguments = {p: upstream[f"d{o}"] for p, o in zip(self.wiring.upstream, self.outputs, strict=False)}
+        if self.wiring.cache:
+            arguments[self.wiring.cache] = called.state["cache"]
+        return self.backward_function, arguments | {n: called.state["inputs"][n] for n in self.wiring.shared}
+
+    def _returned(self, returned: Any) -> tuple[Any, ...]:
+        found = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+        return found[1:] if self.wiring is None else found
+
+    def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
+        """Return the gradients by name."""
+        found = self._returned(returned)
+        return {name: found[i] for i, name in self.places.items() if i < len(found)}
+
+    @property
+    def source(self) -> Source | None:
+        """The backward's statements, at whose end the gradients are returned by name."""
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source | None:
+        source = source_of(self.functions()[-1])
+        skip = 1 if self.wiring is None else 0
+        return by_name(source, self.places, self.count, skip) if source is not None else None

@@ -1,0 +1,227 @@
+"""Layers over NumPy that are classes: where their gradients lie, and which line is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backhand import CheckError, check_class, check_files
+
+
+class Affine:
+    def __init__(self, inputs=5, outputs=3):
+        self.W = np.ones((inputs, outputs))
+        self.b = np.zeros(outputs)
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        self.dW = self.x.T @ dout
+        self.db = dout.sum(axis=0)
+        return dout @ self.W.T
+
+
+class InLists(Affine):
+    def __init__(self):
+        super().__init__()
+        self.params = [self.W, self.b]
+        self.grads = [np.zeros_like(self.W), np.zeros_like(self.b)]
+
+    def backward(self, dout):
+        self.grads[0][...] = self.x.T @ dout
+        self.grads[1] = dout.sum(axis=0)
+        return dout @ self.W.T
+
+
+class InDictionaries:
+    def __init__(self):
+        self.params = {"W": np.ones((5, 3)), "b": np.zeros(3)}
+        self.grads = {}
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.params["W"] + self.params["b"]
+
+    def backward(self, dout):
+        self.grads["W"] = self.x.T @ dout
+        self.grads["b"] = dout.sum(axis=0)
+        return dout @ self.params["W"].T
+
+
+class Parameter:
+    def __init__(self, value):
+        self.value = value
+        self.grad = np.zeros_like(value)
+
+
+class InObjects:
+    def __init__(self):
+        self.W = Parameter(np.ones((5, 3)))
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W.value
+
+    def backward(self, d_out):
+        self.W.grad += self.x.T @ d_out
+        return d_out @ self.W.value.T
+
+
+class InWords(Affine):
+    def __init__(self):
+        self.weights, self.bias = np.ones((5, 3)), np.zeros(3)
+
+    def forward(self, input_tensor):
+        self.x = input_tensor
+        return input_tensor @ self.weights + self.bias
+
+    def backward(self, error_tensor):
+        self.gradient_weights = self.x.T @ error_tensor
+        self.gradient_bias = error_tensor.sum(axis=0)
+        return error_tensor @ self.weights.T
+
+
+class Two:
+    def __init__(self):
+        self.layers = [Affine(5, 4), Affine(4, 3)]
+
+    def forward(self, x):
+        self.hidden = np.tanh(self.layers[0].forward(x))
+        return self.layers[1].forward(self.hidden)
+
+    def backward(self, dout):
+        dhidden = self.layers[1].backward(dout)
+        return self.layers[0].backward(dhidden * (1 - self.hidden**2))
+
+
+def rows(rng):
+    return [rng.normal(size=(4, 5))]
+
+
+@pytest.mark.parametrize(
+    ("layer", "count"),
+    [(Affine(), 3), (InLists(), 3), (InDictionaries(), 3), (InObjects(), 2), (InWords(), 3), (Two(), 5)],
+)
+def test_the_gradients_of_parameters_are_found_where_they_lie(layer, count: int):
+    report = check_class(layer, rows)
+    assert report.ok
+    assert len(report.rows) == count
+    assert {row.verdict for row in report.rows} == {"right"}
+
+
+def test_the_line_that_leaves_a_wrong_gradient_is_told():
+    class Wrong(InDictionaries):
+        def backward(self, dout):
+            self.grads["W"] = self.x.T @ dout
+            self.grads["b"] = dout.mean(axis=0)
+            return dout @ self.params["W"].T
+
+    (row,) = check_class(Wrong(), rows).culprits
+    assert row.name == "b"
+    assert row.mistake.kind == "scale"
+    assert row.lines[0].text == 'self.grads["b"] = dout.mean(axis=0)'
+
+
+def test_what_is_right_at_the_first_parameters_alone_is_wrong():
+    class Gain:
+        def __init__(self):
+            self.gamma = np.ones(5)
+
+        def forward(self, x):
+            self.x = x
+            return x * self.gamma
+
+        def backward(self, dout):
+            self.dgamma = (dout * self.x).sum(axis=0)
+            return dout  # right at gamma = 1
+
+    (row,) = check_class(Gain(), rows).culprits
+    assert row.gradient == "dx"
+
+
+class SoftmaxWithLoss:
+    def forward(self, x, t):
+        self.t = t
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        self.y = e / e.sum(axis=1, keepdims=True)
+        return -np.log(self.y[np.arange(len(t)), t] + 1e-7).mean()
+
+    def backward(self, dout=1):
+        dx = self.y.copy()
+        dx[np.arange(len(self.t)), self.t] -= 1
+        return dx * dout / len(self.t)
+
+
+def test_an_epsilon_within_a_logarithm_is_no_fault_and_is_told():
+    report = check_class(SoftmaxWithLoss(), lambda rng: (rng.normal(size=(4, 5)), rng.integers(0, 5, size=4)))
+    assert report.ok
+    assert any("1e-07" in note for note in report.notes)
+
+
+def test_a_layer_is_as_it_was_afterwards():
+    layer = Affine()
+    check_class(layer, rows)
+    assert set(vars(layer)) == {"W", "b"}
+    assert np.array_equal(layer.W, np.ones((5, 3)))
+
+
+def test_a_layer_without_gradients_is_refused():
+    class Nothing:
+        def forward(self, x):
+            return 2 * x
+
+        def backward(self, dout):
+            self.done = True
+
+    with pytest.raises(CheckError, match="Nothing returns no gradient, and leaves none on itself"):
+        check_class(Nothing(), rows)
+
+
+def test_the_classes_of_a_file_are_made_and_checked(tmp_path: Path):
+    file = tmp_path / "layers.py"
+    file.write_text("""import numpy as np
+
+class Layer:
+    def forward(self, x):
+        raise NotImplementedError
+
+    def backward(self, dout):
+        raise NotImplementedError
+
+class Tanh(Layer):
+    def forward(self, x):
+        self.out = np.tanh(x)
+        return self.out
+
+    def backward(self, dout):
+        return dout * (1 - self.out)
+
+class Linear(Layer):
+    def __init__(self, in_features, out_features):
+        self.W = np.random.randn(in_features, out_features)
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W
+
+    def backward(self, dout):
+        self.dW = self.x.T @ dout
+        return dout @ self.W.T
+
+class Strange(Layer):
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+    def forward(self, x):
+        return x
+
+    def backward(self, dout):
+        return dout
+""")
+    tanh, linear, strange = check_files([file])
+    assert (tanh.name, linear.name) == ("Tanh", "Linear")
+    assert not tanh.report.ok
+    assert linear.report.ok
+    assert strange.problem.startswith("how to make Strange(recipe) is not known")

@@ -1,0 +1,232 @@
+"""Files of layers over NumPy: what is found in them, with which inputs, and what is told of each."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import backhand
+from backhand import Checked, CheckError
+from backhand.checking.sources.courses import inputs_for
+from backhand.checking.sources.declaring import declares_layers
+
+RELU = """
+def relu_forward(x):
+    return np.maximum(0, x), x
+
+def relu_backward(dout, cache):
+    dx = dout * (cache > 0)
+    return dx
+"""
+AFFINE = """
+def affine_forward(x, w, b):
+    return x.reshape(len(x), -1) @ w + b, (x, w, b)
+
+def affine_backward(dout, cache):
+    x, w, b = cache
+    dx = (dout @ w.T).reshape(x.shape)
+    dw = x.reshape(len(x), -1).T @ dout
+    db = dout.mean(axis=0)
+    return dx, dw, db
+"""
+BOTH = """
+def affine_relu_forward(x, w, b):
+    a, linear = affine_forward(x, w, b)
+    out, relu = relu_forward(a)
+    return out, (linear, relu)
+
+def affine_relu_backward(dout, cache):
+    linear, relu = cache
+    return affine_backward(relu_backward(dout, relu), linear)
+"""
+
+
+def written(folder: Path, *parts: str, name: str = "layers.py") -> Path:
+    file = folder / name
+    file.write_text("import numpy as np\n" + "".join(parts))
+    return file
+
+
+def check_layers(file: Path) -> tuple[Checked, ...]:
+    return tuple(backhand.check_files([file]))
+
+
+def states(checked) -> dict[str, object]:
+    return {one.name: one.problem or one.report.ok for one in checked}
+
+
+def test_each_pair_of_a_file_has_a_report_of_its_own(tmp_path: Path):
+    checked = check_layers(written(tmp_path, RELU, AFFINE))
+    assert states(checked) == {"relu_backward": True, "affine_backward": False}
+    assert [row.gradient for row in checked[1].report.culprits] == ["db"]
+
+
+def test_what_calls_a_wrong_layer_says_so(tmp_path: Path):
+    *_, both = check_layers(written(tmp_path, RELU, AFFINE, BOTH))
+    assert not both.report.ok
+    assert (
+        "affine_relu_backward calls affine_backward, which is wrong itself: mend it first."
+        in both.report.notes
+    )
+
+
+def test_the_files_own_inputs_come_first(tmp_path: Path):
+    cube = """
+def cube_forward(p, q):
+    return p ** 3 * q, (p, q)
+
+def cube_backward(dout, cache):
+    p, q = cache
+    dp = 3 * p ** 2 * q * dout
+    dq = p ** 3 * dout
+    return dp, dq
+"""
+    inputs = """
+def inputs(rng):
+    return {"p": rng.normal(size=(3, 4)), "q": rng.normal(size=(3, 4)), "other": 1}
+"""
+    (unknown,) = check_layers(written(tmp_path, cube))
+    assert unknown.problem.startswith(
+        "inputs of cube_forward(p, q) are not known: write a function inputs(rng)"
+    )
+    assert states(check_layers(written(tmp_path, cube, inputs))) == {"": True}
+
+
+def test_a_backward_without_its_forward_is_named(tmp_path: Path):
+    (alone,) = check_layers(written(tmp_path, "def gate_backward(dout, cache):\n    return dout\n"))
+    assert alone.problem.startswith("gate_backward has no gate_forward")
+
+
+def test_a_second_way_is_checked_beside_the_same_forward(tmp_path: Path):
+    second = RELU.split("def relu_backward")[1].replace("(dout", "def relu_backward_alt(dout", 1)
+    checked = check_layers(written(tmp_path, RELU, second))
+    assert states(checked) == {"relu_backward": True, "relu_backward_alt": True}
+
+
+def test_a_loss_with_its_gradient_is_found(tmp_path: Path):
+    loss = """
+def svm_loss(x, y):
+    n = len(x)
+    margins = np.maximum(0, x - x[np.arange(n), y][:, None] + 1.0)
+    margins[np.arange(n), y] = 0
+    loss = margins.sum() / n
+    dx = (margins > 0).astype(float)
+    dx[np.arange(n), y] -= dx.sum(axis=1)
+    dx /= n
+    return loss, dx
+
+def accuracy(x, y):
+    return (x.argmax(1) == y).mean()
+"""
+    assert states(check_layers(written(tmp_path, loss))) == {"": True}
+
+
+def test_a_file_finds_its_package_and_its_neighbours(tmp_path: Path):
+    package = tmp_path / "course"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    written(package, RELU, AFFINE)
+    file = written(package, "from course.layers import *\n", BOTH, name="utils.py")
+    assert states(check_layers(file)) == {"": False}
+    file = written(package, "from .layers import *\n", BOTH, name="utils.py")
+    assert states(check_layers(file)) == {"": False}
+    assert "course" not in sys.modules
+
+
+def test_a_file_that_raises_is_refused(tmp_path: Path):
+    (file,) = check_layers(written(tmp_path, RELU, "1 / 0\n"))
+    assert "raised ZeroDivisionError" in file.problem
+
+
+def test_one_file_with_many_layers_is_no_single_pass(tmp_path: Path):
+    with pytest.raises(CheckError, match="check_files judges each"):
+        backhand.check_file(written(tmp_path, RELU, AFFINE))
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "backhand", "check", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_line_shows_a_line_each_and_the_wrong_ones_in_full(tmp_path: Path):
+    file = written(tmp_path, RELU, AFFINE)
+    done = run(file)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        f"{file}: relu_backward: right. 1 gradient agrees with autograd.",
+        f"{file}: affine_backward: wrong. 1 at fault.",
+    ]
+    assert any(line.endswith("| db = dout.mean(axis=0)") for line in lines)
+    assert lines[-1] == "2 checked: 1 right, 1 wrong."
+    assert done.returncode == 1
+
+
+@pytest.mark.slow
+def test_the_exit_status_tells_right_from_not_judged(tmp_path: Path):
+    assert run(written(tmp_path, RELU)).returncode == 0
+    assert run(written(tmp_path, RELU, "def gate_backward(dout, cache):\n    return dout\n")).returncode == 2
+    found = json.loads(run("--json", written(tmp_path, RELU, AFFINE)).stdout)
+    assert [(one["name"], one["ok"]) for one in found] == [
+        ("relu_backward", True),
+        ("affine_backward", False),
+    ]
+
+
+def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
+    size = prev_h.shape[1]
+    a = x @ Wx + prev_h @ Wh + b
+    gates = 1 / (1 + np.exp(-a[:, : 3 * size]))
+    i, f, o = gates[:, :size], gates[:, size : 2 * size], gates[:, 2 * size :]
+    next_c = f * prev_c + i * np.tanh(a[:, 3 * size :])
+    return o * np.tanh(next_c), next_c, (x, prev_h, prev_c, Wx, Wh, a, next_c)
+
+
+def conv_forward(x, w, b, conv_param):
+    stride, pad = conv_param["stride"], conv_param["pad"]
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    rows = (padded.shape[2] - w.shape[2]) // stride + 1
+    columns = (padded.shape[3] - w.shape[3]) // stride + 1
+    out = np.zeros((len(x), len(w), rows, columns))
+    for r in range(rows):
+        for c in range(columns):
+            part = padded[:, :, r * stride : r * stride + w.shape[2], c * stride : c * stride + w.shape[3]]
+            out[:, :, r, c] = np.tensordot(part, w, axes=([1, 2, 3], [1, 2, 3])) + b
+    return out, (padded, w, b, conv_param)
+
+
+@pytest.mark.parametrize("forward", [lstm_step_forward, conv_forward])
+def test_the_courses_layers_have_inputs(forward):
+    draw = inputs_for(forward)
+    drawn = draw(np.random.default_rng(0))
+    again = draw(np.random.default_rng(1))
+    name = next(n for n, v in drawn.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f")
+    assert not np.array_equal(drawn[name], again[name])
+    forward(**drawn)
+
+
+def test_parameters_are_drawn_and_sizes_differ():
+    def batchnorm_forward(x, gamma, beta, bn_param):
+        return gamma * x + beta, None
+
+    drawn = inputs_for(batchnorm_forward)(np.random.default_rng(0))
+    assert not np.allclose(drawn["gamma"], 1)
+    assert drawn["bn_param"] == {"mode": "train"}
+    assert len(set(drawn["x"].shape)) == 2
+
+
+def test_a_file_that_uses_torch_as_well_is_one_of_layers(tmp_path: Path):
+    relu = RELU.replace("dout * (cache > 0)", "np.multiply(dout, cache > 0)")
+    file = written(tmp_path, "import torch\n", relu)
+    assert states(check_layers(file)) == {"": True}
+    assert declares_layers(ast.parse(file.read_text()))
+    kernel = "import torch\n\nclass Double(torch.autograd.Function):\n    pass\n"
+    assert not declares_layers(ast.parse(f"import numpy as np\n{kernel}"))
+
+
+def test_a_file_that_is_no_python_is_refused(tmp_path: Path):
+    (file,) = check_layers(written(tmp_path, "def relu_backward(:\n"))
+    assert "line 2: invalid syntax" in file.problem

@@ -1,0 +1,304 @@
+"""Pairs over NumPy: what is judged, against which truth, and which line is told."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import backhand
+from backhand import CheckError, check_pair
+
+
+def affine_forward(x, w, b):
+    rows = x.reshape(x.shape[0], -1)
+    return rows @ w + b, (x, w)
+
+
+def affine_backward(dout, cache):
+    x, w = cache
+    dx = (dout @ w.T).reshape(x.shape)
+    dw = x.reshape(x.shape[0], -1).T @ dout
+    db = np.sum(dout, axis=0)
+    return dx, dw, db
+
+
+def affine_inputs(rng):
+    return rng.normal(size=(4, 2, 3)), rng.normal(size=(6, 5)), rng.normal(size=5)
+
+
+def norm_forward(x, gamma, beta):
+    mean = np.mean(x, axis=0)
+    centred = x - mean
+    std = np.sqrt(np.mean(centred**2, axis=0) + 1e-5)
+    hat = centred / std
+    return gamma * hat + beta, (hat, centred, std, gamma)
+
+
+def norm_inputs(rng):
+    return rng.normal(size=(6, 4)), rng.normal(size=4), rng.normal(size=4)
+
+
+def test_a_right_pair_is_right_and_the_report_names_its_truth():
+    report = check_pair(affine_forward, affine_backward, affine_inputs)
+    assert report.ok
+    assert report.truth == "autograd"
+    assert [(row.gradient, row.shape) for row in report.rows] == [
+        ("dx", (4, 2, 3)),
+        ("dw", (6, 5)),
+        ("db", (5,)),
+    ]
+    assert "3 gradients agree with autograd" in str(report)
+
+
+def test_the_line_that_spoils_a_gradient_further_down_is_told():
+    def backward(dout, cache):
+        hat, centred, std, gamma = cache
+        n = len(dout)
+        dbeta = dout.sum(axis=0)
+        dgamma = (dout * hat).sum(axis=0)
+        dhat = dout * gamma
+        dstd = np.sum(dhat * centred, axis=0) / std**2
+        dvar = 0.5 * dstd / std
+        dcentred = dhat / std + 2 / n * centred * dvar
+        dx = dcentred - dcentred.mean(axis=0)
+        return dx, dgamma, dbeta
+
+    report = check_pair(norm_forward, backward, norm_inputs)
+    assert [row.gradient for row in report.culprits] == ["dx"]
+    assert "dstd = " in report["dx"].lines[0].text
+    assert report["dx"].mistake.kind == "sign"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "kind"),
+    [
+        (lambda dout: dout.sum(axis=0, keepdims=True), "shape"),
+        (lambda dout: dout.mean(axis=0), "scale"),
+        (lambda dout: -dout.sum(axis=0), "sign"),
+        (lambda dout: None, "zero"),
+    ],
+)
+def test_a_wrong_bias_is_told_by_its_kind(gradient: Callable, kind: str):
+    def backward(dout, cache):
+        dx, dw, db = affine_backward(dout, cache)
+        db = gradient(dout)
+        return dx, dw, db
+
+    report = check_pair(affine_forward, backward, affine_inputs)
+    assert [(row.gradient, row.mistake.kind) for row in report.culprits] == [("db", kind)]
+
+
+def test_a_lost_axis_is_told_in_words_of_numpy():
+    def forward(x):
+        total = x.sum(axis=1, keepdims=True)
+        return x / total, (x, total)
+
+    def backward(dout, cache):
+        x, total = cache
+        dtotal = -(dout * x).sum(axis=1) / total[:, 0] ** 2
+        dx = dout / total + dtotal[:, None].sum(axis=0)
+        return dx
+
+    report = check_pair(forward, backward, lambda rng: [rng.uniform(1, 2, size=(4, 3))])
+    assert not report.ok
+    assert "keepdim " not in str(report)
+
+
+def test_gradients_are_told_apart_by_their_names_whatever_their_order():
+    def backward(dout, cache):
+        dx, dw, db = affine_backward(dout, cache)
+        return db, dw, dx
+
+    assert check_pair(affine_forward, backward, affine_inputs).ok
+
+
+def test_gradients_without_names_belong_to_the_inputs_in_order():
+    def backward(dout, cache):
+        return affine_backward(dout, cache)[0], cache[0].reshape(4, -1).T @ dout, dout.sum(0)
+
+    assert check_pair(affine_forward, backward, affine_inputs).ok
+
+
+def test_inner_names_are_no_contract():
+    def backward(dout, cache):
+        hat, _, std, gamma = cache
+        dgamma = (dout * hat).sum(0)
+        dbeta = dout.sum(0)
+        dcentred = -dout * gamma / std  # the sign is taken back below
+        dx = -(dcentred - dcentred.mean(0) - hat * (dcentred * hat).mean(0))
+        return dx, dgamma, dbeta
+
+    def forward(x, gamma, beta):  # without an epsilon the short formula is exact
+        centred = x - x.mean(0)
+        std = np.sqrt((centred**2).mean(0))
+        return gamma * centred / std + beta, (centred / std, centred, std, gamma)
+
+    assert check_pair(forward, backward, norm_inputs).ok
+
+
+def test_an_upstream_gradient_that_is_changed_in_place_is_no_fault():
+    def backward(dout, cache):
+        dx = dout
+        dx[cache <= 0] = 0
+        return dx
+
+    def forward(x):
+        cache = x.copy()
+        x[x < 0] = 0  # changes its input
+        return x, cache
+
+    x = np.random.default_rng(1).normal(size=(3, 5))
+    before = x.copy()
+    assert check_pair(forward, backward, {"x": x}).ok
+    assert np.array_equal(x, before)
+
+
+def test_several_outputs_have_an_upstream_gradient_each():
+    def forward(x, h, w):
+        new = np.tanh(x @ w + h)
+        return new, 2 * new, (x, w, new)
+
+    def right(dnew, dtwice, cache):
+        x, w, new = cache
+        dh = (dnew + 2 * dtwice) * (1 - new**2)
+        return dh @ w.T, dh, x.T @ dh
+
+    def wrong(dnew, dtwice, cache):
+        x, w, new = cache
+        dh = (dnew + dtwice) * (1 - new**2)
+        return dh @ w.T, dh, x.T @ dh
+
+    def inputs(rng):
+        return rng.normal(size=(3, 4)), rng.normal(size=(3, 5)), rng.normal(size=(4, 5))
+
+    assert check_pair(forward, right, inputs).ok
+    assert not check_pair(forward, wrong, inputs).ok
+
+
+def softmax_loss(x, y):
+    n = len(x)
+    probs = np.exp(x - x.max(axis=1, keepdims=True))
+    probs /= probs.sum(axis=1, keepdims=True)
+    loss = -np.log(probs[np.arange(n), y]).mean()
+    dx = probs.copy()
+    dx[np.arange(n), y] -= 1
+    dx /= n
+    return loss, dx
+
+
+def scores(rng):
+    return rng.normal(size=(4, 5)), rng.integers(0, 5, size=4)
+
+
+def test_a_loss_that_returns_its_gradient_is_a_pair_by_itself():
+    assert check_pair(softmax_loss, None, scores).ok
+
+
+def test_a_mean_that_is_forgotten_is_told():
+    def loss_of(x, y):
+        loss, dx = softmax_loss(x, y)
+        dx = dx * len(x)
+        return loss, dx
+
+    (row,) = check_pair(loss_of, None, scores).culprits
+    assert row.mistake.kind == "scale"
+
+
+def test_what_torchs_layer_does_not_know_is_judged_by_differences():
+    def forward(x):
+        return np.vectorize(np.arctan)(x), x
+
+    def right(dout, cache):
+        return dout / (1 + cache**2)
+
+    def wrong(dout, cache):
+        return dout / (1 + cache)
+
+    def inputs(rng):
+        return [rng.uniform(0.5, 2, size=(3, 4))]
+
+    report = check_pair(forward, right, inputs)
+    assert report.ok
+    assert report.truth == "central differences"
+    assert "agrees with central differences" in str(report)
+    assert not check_pair(forward, wrong, inputs).ok
+
+
+def test_float32_within_a_forward_is_judged_in_float32():
+    def forward(x, w):
+        out = np.zeros((x.shape[0], w.shape[1]), dtype=np.float32)
+        out[...] = x @ w
+        return out, (x, w)
+
+    def backward(dout, cache):
+        x, w = cache
+        return dout @ w.T, x.T @ dout
+
+    report = check_pair(forward, backward, lambda rng: (rng.normal(size=(3, 4)), rng.normal(size=(4, 5))))
+    assert report.ok
+    assert report.precision == "float32"
+
+
+def test_random_masks_are_the_same_in_both():
+    def forward(x):
+        mask = (np.random.rand(*x.shape) < 0.5) / 0.5
+        return x * mask, mask
+
+    report = check_pair(forward, lambda dout, cache: dout * cache, lambda rng: [rng.normal(size=(4, 5))])
+    assert report.ok
+
+
+def test_inputs_at_a_kink_are_moved_off_it():
+    def forward(x):
+        return np.maximum(x, 0), x
+
+    def backward(dout, cache):
+        return dout * (cache >= 0)  # at zero autograd says something else, and so may anyone
+
+    report = check_pair(forward, backward, {"x": np.array([[0.0, 1.0, -1.0], [2.0, 0.0, 0.5]])})
+    assert report.ok
+    assert any("kink" in note for note in report.notes)
+
+
+def test_a_backward_that_raises_is_told_with_its_line():
+    def backward(dout, cache):
+        x, w = cache
+        dx = (dout @ w).reshape(x.shape)
+        dw = x.reshape(4, -1).T @ dout
+        db = dout.sum(axis=0)
+        return dx, dw, db
+
+    report = check_pair(affine_forward, backward, affine_inputs)
+    assert report.raised is not None
+    assert "dx = (dout @ w)" in report.raised.line.text
+    assert [row.gradient for row in report.culprits] == ["dx"]
+    assert report["dw"].verdict == "follows"
+
+
+def test_what_is_not_written_yet_is_refused_in_one_line():
+    def blank(dout, cache):
+        dx, dw, db = None, None, None
+        return dx, dw, db
+
+    with pytest.raises(CheckError, match="blank returns None: it is not written yet"):
+        check_pair(affine_forward, blank, affine_inputs)
+    with pytest.raises(CheckError, match="gives NoneType, no array"):
+        check_pair(lambda x: (None, None), lambda dout, cache: dout, [np.ones(3)])
+
+
+def test_an_input_without_a_returned_gradient_is_named():
+    def backward(dout, cache):
+        x, _ = cache
+        dw = x.reshape(4, -1).T @ dout
+        return dw
+
+    report = check_pair(affine_forward, backward, affine_inputs)
+    assert report.ok
+    assert any("x, b" in note for note in report.notes)
+
+
+def test_the_users_modules_are_as_they_were_afterwards():
+    before = dict(globals())
+    check_pair(affine_forward, affine_backward, affine_inputs)
+    assert {k: v for k, v in globals().items() if v is not before.get(k)} == {}
+    assert backhand.check_pair is check_pair
