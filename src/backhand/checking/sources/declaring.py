@@ -79,13 +79,23 @@ def declares_layers(tree: ast.Module) -> bool:
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _has_both(n)]
     plain = {"forward", "backward"} <= {n.name for n in functions}  # a pass of its own
-    backwards = [n for n in functions if "backward" in n.name]
+    backwards = [n for n in functions if "backward" in n.name or _returns_gradients(n)]
     if "torch" in modules:  # beside it, what computes over NumPy says so
         backwards = [
             n for n in backwards if any(getattr(m, "id", "") in ("np", "numpy") for m in ast.walk(n))
         ]
         classes = []
     return "numpy" in modules and not plain and bool(classes or backwards)
+
+
+def _returns_gradients(function: ast.FunctionDef) -> bool:
+    """Tell whether a function returns gradients of its parameters after a value, such as `loss, dx`."""
+    parameters = {a.arg for a in function.args.args}
+    tuples = [
+        n.value for n in ast.walk(function) if isinstance(n, ast.Return) and isinstance(n.value, ast.Tuple)
+    ]
+    rest = [[part.id if isinstance(part, ast.Name) else "" for part in t.elts[1:]] for t in tuples]
+    return any(ids and all(i.startswith("d") and i[1:].strip("_") in parameters for i in ids) for ids in rest)
 
 
 def _has_both(definition: ast.ClassDef) -> bool:
