@@ -12,7 +12,14 @@ from typing import Any
 
 from backhand.checking.report import Line
 from backhand.checking.running.returning import returned_variables, spell_out
-from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.statements import (
+    assigned,
+    reads,
+    receiver,
+    simple_statements,
+    writes,
+    writes_surely,
+)
 
 Namespace = dict[str, Any]
 
@@ -51,6 +58,11 @@ class Source:
     def mentioned(self) -> frozenset[str]:
         """The variables in bare calls, which may change them or, as `print` does, only look at them."""
         return frozenset(n for s in simple_statements(self.statements) for n in writes(s) - writes_surely(s))
+
+    def fillers(self, name: str) -> tuple[Line, ...]:
+        """Return the lines that fill a container: they assign it, or call a method of it, as `append`."""
+        called = [s for s in simple_statements(self.statements) if name == receiver(s)]
+        return (*self.writers(name), *(self.line(s.lineno) for s in called))
 
     def readers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that use a variable in an assignment, innermost statements only."""
