@@ -15,6 +15,7 @@ from altered import altered, from_text
 from backhand.checking.sheet import pooled
 from backhand.errors import CheckError
 from backhand.passes import mlp_chunked, rnn
+from backhand.rendering.entries import entries_of
 from backhand.rendering.heatmaps import heat_map
 from backhand.rendering.html import as_fragment
 from browsing import browser
@@ -93,10 +94,27 @@ def test_several_tensors_of_one_line_have_a_row_each():
         assert f"hs[{t}]" in text
 
 
-def test_the_notebooks_display_is_a_frame_that_runs_nothing():
-    frame = forgotten_branch()._repr_html_()
-    assert frame.startswith("<iframe ")
-    assert " sandbox " in frame
+def test_in_a_notebook_the_page_around_it_says_whether_it_is_day_or_night():
+    text = forgotten_branch()._repr_html_()
+    assert "prefers-color-scheme" not in text
+    assert "--page: transparent" in text
+    first, second = (re.findall(r'<li id="([^"]+)"', forgotten_branch()._repr_html_()) for _ in range(2))
+    assert len(set(first + second)) == len(first + second), "two sheets on one page have places of their own"
+
+
+def test_the_sheet_opens_on_its_culprits_each_linked_to_its_line():
+    report = backhand.check(
+        altered(mlp_chunked, ("    dcounts += dcounts_sum", "    pass"), ("dhpreact = ", "dhpreact = -"))
+    )
+    text = html.unescape(report.to_html())
+    assert "<title>wrong: dcounts, dhpreact · " in text
+    opening, rows = text.split('<ol class="rows"')
+    for row in report.culprits:
+        place, name = re.search(rf'href="#(at-\d+)">({row.gradient})<', opening).groups()
+        assert row.mistake.message in opening
+        assert row.lines[0].text in opening
+        entry = rows.split(f'<li id="{place}" class="entry {row.verdict}">')[1].split("</li>")[0]
+        assert f"{name}: </span>" in entry
 
 
 def test_a_title_cannot_become_markup():
@@ -104,8 +122,6 @@ def test_a_title_cannot_become_markup():
     for text in (report.to_html(), report._repr_html_(), as_fragment(report)):
         assert "<img src=x" not in text
         assert "<script" not in text
-    frame = report._repr_html_()
-    assert frame.count("<") - frame.count("</") == 1, "one element, whatever the title is"
 
 
 def test_what_follows_a_cell_has_culprits_and_what_is_missing_in_words_and_every_verdict_as_a_word():
@@ -145,29 +161,20 @@ def test_a_heat_map_survives_values_that_are_not_finite():
     assert heat_map(((float("nan"), float("inf")), (0.0, 1.0)), 1.0).startswith("data:image/png;base64,")
 
 
-def rows_of(text: str) -> dict[str, list[str]]:
-    """Return the lines of the backward in each row of a sheet, by the gradient's name."""
-    rows = re.findall(r'<div class="backward">(.*?)</div>\s*<div class="state">(.*?)</div>', text, re.S)
-    return {
-        re.findall(r'class="hidden">(.*?): ', state)[0]: re.findall(
-            r"</span>(.*?)</pre>|shape-of..(.*?)</div>", html.unescape(f"{lines}</div>")
-        )
-        for lines, state in rows
-        if "hidden" in state
-    }
-
-
-def test_the_lines_of_a_list_stand_once_and_those_that_make_no_gradient_with_the_next_that_does():
-    text = backhand.check(rnn).to_html()
-    rows = {name: [code or same for code, same in lines] for name, lines in rows_of(text).items()}
-    assert [line.split("  #")[0] for line in rows["dhs[0]"]] == [
-        "dhs = [torch.zeros_like(h) for h in hs]",
-        "    dhs[t] += dys[t] @ Why.T",
-        "        dhs[t - 1] += dpre @ Whh.T",
-    ]
-    assert rows["dhs[1]"] == rows["dhs[3]"] == ["the lines of dhs[0]"]
-    assert rows["dWhy"][1:] == ["for t in reversed(range(len(hs))):", "    dWhy += hs[t].T @ dys[t]"]
-    assert "The other lines of the backward" not in text
+def test_the_turns_of_a_loop_are_one_line_that_shows_the_worst():
+    wrong = altered(rnn, ("dhs[t] += dys[t] @ Why.T", "dhs[t] = dys[t] @ Why.T"))
+    report = backhand.check(wrong)
+    turns = [row for row in report.rows if row.name.startswith("hs[")]
+    assert len(turns) == 4
+    (worst,) = [row for row in turns if row in report.culprits]
+    (entry,) = [e for e in entries_of(report)[0] if e.name.startswith("hs[")]
+    assert entry.name == worst.name
+    assert {t.name for t in entry.turns} == {row.name for row in turns if row != worst}
+    assert entry.lines, "the head of the loop and its lines stand beside it"
+    text = html.unescape(report.to_html())
+    for row in turns:
+        assert row.gradient in text
+    assert f"{worst.gradient} and 3 more, one a turn" in text
 
 
 @pytest.mark.slow

@@ -189,7 +189,7 @@ class _Table:
             approximate=facts and facts.approximate,
             maxdiff=facts and facts.maxdiff,
             multiple=facts and facts.multiple,
-            forward_line=(forward.writers(root(name)) or (None,))[-1] if forward else None,
+            forward_line=_maker(forward, name),
             lines=self._lines(name),
             used_by=forward.readers(root(name)) if forward else (),
             mistake=mistake,
@@ -312,6 +312,15 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
     frames = [f for f in frames if not f.filename.startswith(LIBRARIES)]  # the innermost is the user's own
     line = Line(frames[-1].lineno or 0, frames[-1].line or "", frames[-1].filename) if frames else None
     return Raised(in_short(draw.error), line)
+
+
+def _maker(forward: Source | None, name: str) -> Line | None:
+    """Return the last line of the forward that makes a tensor, or puts it into its list."""
+    if forward is None:
+        return None
+    owner = root(name)
+    lines = forward.writers(owner) if owner == name else forward.fillers(owner)
+    return lines[-1] if lines else None
 
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:

@@ -249,7 +249,7 @@ class Report:
         return text
 
     def _repr_html_(self) -> str:
-        return rendered("report.frame", self)
+        return rendered("report.inline", self)
 
     def explain(self, name: str) -> str:
         """Return the rule for the operations that use a tensor, with the user's names: this gives it away."""

@@ -7,6 +7,6 @@ from backhand.renderers import register
 
 register("report.text", "backhand.rendering.terminal:as_text")
 register("report.html", "backhand.rendering.html:as_html")
-register("report.frame", "backhand.rendering.html:as_frame")
+register("report.inline", "backhand.rendering.html:as_inline")
 register("check.progress", "backhand.rendering.progress:checking_progress")
 register("progress.text", "backhand.rendering.classroom:progress_as_text")

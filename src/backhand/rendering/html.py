@@ -1,70 +1,39 @@
-"""A report as one self-contained HTML page: code beside code, the flow in between, details on demand.
+"""A report as HTML, a page or what stands in a notebook: the culprits first, then code beside code.
 
 Nothing is loaded and no script runs: `details` elements open on a click or a key. Every name, line and
 message is escaped by the templates.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from html import escape
+from secrets import token_hex
 
 import jinja2
 
 from backhand.checking.meanings import VERDICTS
-from backhand.checking.report import Code, Line, Numbers, Pictures, Report, Row, Sheet
-from backhand.checking.running.names import root
+from backhand.checking.report import Report
+from backhand.rendering.entries import CAPTIONS, entries_of
 from backhand.rendering.harmless import harmless
-from backhand.rendering.heatmaps import Picture, heat_map, largest
-from backhand.rendering.lanes import Arc, Segment, State, segments
 from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, place, state
-
-CAPTIONS = ("value", "by hand", "autograd", "difference")
-
-
-@dataclass(frozen=True)
-class Image:
-    """One heat map."""
-
-    caption: str
-    uri: str
-    text: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the sheet: a statement of the forward, a tensor, its gradient; any part may be missing.
-
-    Attributes:
-        backward: the statements that make the gradient.
-        lines: those and the ones that stand with them.
-        same: instead of lines, the gradient whose lines make this one too, as in a list of them.
-    """
-
-    code: Code | None
-    name: str
-    row: Row | None
-    backward: tuple[Code, ...]
-    images: tuple[Image, ...]
-    missing: tuple[str, ...]
-    numbers: Numbers | None
-    feeds: tuple[str, ...]
-    output: bool
-    rule: str
-    lines: tuple[Code, ...] = ()
-    same: str = ""
-    flow: tuple[Segment, ...] = ()
 
 
 def as_html(report: Report) -> str:
-    """Return the report as a page of its own."""
+    """Return the report as a page of its own, light or dark as the reader's system is."""
+    return _sheet("sheet", report, "at")
+
+
+def as_inline(report: Report) -> str:
+    """Return the sheet as what a notebook shows: light or dark as the page around it is."""
+    return _sheet("inline", report, f"backhand-{token_hex(4)}")
+
+
+def _sheet(template: str, report: Report, prefix: str) -> str:
+    """Return the sheet; `prefix` sets its places apart from those of other sheets on one page."""
     report = harmless(report)
-    entries, lanes, rest = _entries(report)
     verdicts = [row.verdict for row in report.rows]
     counts = [(word, verdicts.count(word), m.meaning) for word, m in VERDICTS.items() if word in verdicts]
-    return _template("sheet").render(
+    entries, lanes, rest = entries_of(report)
+    return _template(template).render(
         report=report,
         entries=entries,
         lanes=lanes,
@@ -73,6 +42,9 @@ def as_html(report: Report) -> str:
         verdicts=VERDICTS,
         captions=CAPTIONS,
         state=state(report),
+        place=place,
+        prefix=prefix,
+        places={name: i for i, entry in enumerate(entries) for name in entry.names},
     )
 
 
@@ -90,16 +62,6 @@ def as_fragment(report: Report) -> str:
     )
 
 
-def as_frame(report: Report) -> str:
-    """Return the page in an iframe, so that a notebook's styles and the page's leave each other alone."""
-    height = min(900, 190 + 44 * len(report.rows))
-    page = escape(as_html(report), quote=True)
-    return (
-        f'<iframe title="{escape(report.title, quote=True)}" srcdoc="{page}" sandbox '
-        f'style="width:100%;height:{height}px;border:0"></iframe>'
-    )
-
-
 @cache
 def _template(name: str) -> jinja2.Template:
     loader = jinja2.PackageLoader("backhand.rendering", ".")
@@ -107,147 +69,3 @@ def _template(name: str) -> jinja2.Template:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template(f"{name}.html.j2")
-
-
-def _entries(report: Report) -> tuple[list[Entry], int, list[Code]]:
-    """Return the lines of the sheet from the forward's first to its last, with the flow beside them.
-
-    With them: how many lanes the flow has, and the lines of the backward that stand nowhere.
-    """
-    sheet = report.sheet or Sheet((), (), (), {}, {})
-    entries = [_entry(report, sheet, code, name) for code, name in _places(report, sheet)]
-    place = {e.name: i for i, e in enumerate(entries) if e.name}
-    flow, lanes = segments(_arcs(report, sheet), place, len(entries))
-    lines, same, rest = _beside(sheet, entries)
-    whole = [
-        replace(entry, lines=lines[i], same=same[i], flow=tuple(flow[i])) for i, entry in enumerate(entries)
-    ]
-    return whole, lanes, rest
-
-
-def _beside(sheet: Sheet, entries: Sequence[Entry]) -> tuple[list[tuple[Code, ...]], list[str], list[Code]]:
-    """Return which lines of the backward stand beside which entry; elements of one list share theirs.
-
-    A line that makes no gradient, such as the head of a loop, stands with the next one that does.
-    """
-    first: dict[tuple[str, tuple[Code, ...]], str] = {}
-    beside, same = [], []
-    for entry in entries:
-        gradient = entry.row.gradient if entry.row is not None else ""
-        other = first.setdefault((root(entry.name), entry.backward), gradient) if entry.backward else gradient
-        same.append("" if other == gradient else other)
-        beside.append([] if other != gradient else list(entry.backward))
-    owner = {_key(code): i for i in reversed(range(len(entries))) for code in beside[i]}
-    order = {_key(code): i for i, code in enumerate(sheet.backward)}
-    waiting: list[Code] = []
-    for code in sheet.backward:
-        if _key(code) not in owner:
-            waiting.append(code)
-        else:
-            beside[owner[_key(code)]] += waiting
-            waiting = []
-    lines = [tuple(sorted(codes, key=lambda c: order.get(_key(c), 0))) for codes in beside]
-    return lines, same, waiting
-
-
-def _key(code: Code | Line) -> tuple[str | None, int]:
-    """Return where a line stands."""
-    return code.file, code.number
-
-
-def _places(report: Report, sheet: Sheet) -> list[tuple[Code | None, str]]:
-    """Return statements and tensors in the order of the forward; an input stands before its first use."""
-    made: dict[tuple[str | None, int], list[str]] = {}
-    before: dict[tuple[str | None, int], list[str]] = {}
-    rows = {row.name: row for row in reversed(report.rows)}
-    known = {_key(c) for c in sheet.forward}
-    loose = []
-    for name, row in rows.items():
-        line = row.forward_line
-        if line is not None and _key(line) in known:
-            made.setdefault(_key(line), []).append(name)
-        elif used := [u for u in row.used_by if _key(u) in known]:
-            before.setdefault(_key(used[0]), []).append(name)
-        else:
-            loose.append(name)
-    places: list[tuple[Code | None, str]] = [(None, name) for name in loose]
-    for code in sheet.forward:
-        key = _key(code)
-        places += [(None, name) for name in before.get(key, ())]
-        names = made.get(key) or [_output(sheet, code)]
-        places += [(code if i == 0 else None, name) for i, name in enumerate(names)]
-    return places
-
-
-def _output(sheet: Sheet, code: Code) -> str:
-    """Return the output that a statement assigns, if it does."""
-    target = code.text.split("=", 1)[0].strip()
-    return target if target in sheet.outputs else ""
-
-
-def _entry(report: Report, sheet: Sheet, code: Code | None, name: str) -> Entry:
-    row = report[name] if any(r.name == name for r in report.rows) else None
-    mistake = row.mistake if row is not None else None
-    missing = ()
-    if mistake is not None and mistake.kind in ("missing_branch", "overwritten"):
-        missing = tuple(str(b) for b in mistake.detail.get("branches") or ())
-    return Entry(
-        code=code,
-        name=name,
-        row=row,
-        backward=_statements(sheet, row.lines) if row is not None else (),
-        images=_images(row, sheet.pictures.get(name)) if row is not None else (),
-        missing=missing,
-        numbers=sheet.pictures[name].numbers if name in sheet.pictures else None,
-        feeds=tuple(sheet.feeds.get(name, ())),
-        output=bool(name) and name in sheet.outputs,
-        rule=report.explain(name) if row is not None and row.used_by else "",
-    )
-
-
-def _statements(sheet: Sheet, lines: tuple[Line, ...]) -> tuple[Code, ...]:
-    """Return the whole statements that begin on some lines."""
-    known = {_key(c): c for c in sheet.backward}
-    return tuple(known.get(_key(line)) or Code(line.number, line.text, 0, line.file) for line in lines)
-
-
-def _arcs(report: Report, sheet: Sheet) -> list[Arc]:
-    """Return an arc for each use of a tensor, with what becomes of the gradient that it sends back."""
-    rows = {row.name: row for row in report.rows}
-    found = []
-    for name, consumers in sheet.feeds.items():
-        row = rows.get(name)
-        mistake = row.mistake if row is not None else None
-        absent = mistake.detail.get("branches") or () if mistake and mistake.kind == "missing_branch" else ()
-        for consumer in consumers:
-            state: State = "plain"
-            if consumer in absent:
-                state = "missing"
-            elif consumer in rows and VERDICTS[rows[consumer].verdict].spoilt:
-                state = "follows"
-            found.append(Arc(name, consumer, state))
-    return found
-
-
-def _images(row: Row, pictures: Pictures | None) -> tuple[Image, ...]:
-    if pictures is None:
-        return ()
-    scale = largest(pictures.autograd, None if row.verdict == "vacuous" else pictures.hand)
-    if row.verdict == "vacuous":
-        scale = float("inf")  # rounding: nothing to see
-    shown = (
-        (pictures.value, largest(pictures.value)),
-        (pictures.hand, scale),
-        (pictures.autograd, scale),
-        (pictures.difference, scale if row.verdict in ("right", "vacuous") else largest(pictures.difference)),
-    )
-    return tuple(
-        _image(caption, root(row.name), picture, its_scale)
-        for caption, (picture, its_scale) in zip(CAPTIONS, shown, strict=True)
-        if picture is not None
-    )
-
-
-def _image(caption: str, name: str, picture: Picture, scale: float) -> Image:
-    text = f"{caption} of {name}: largest size {largest(picture):.3g}"
-    return Image(caption, heat_map(picture, scale), text, len(picture[0]), len(picture))

@@ -10,6 +10,7 @@ from typing import Literal
 from backhand.checking.running.names import root
 
 State = Literal["plain", "follows", "missing"]
+STATES: tuple[State, ...] = ("plain", "follows", "missing")  # of arcs that are drawn as one, the last counts
 
 
 @dataclass(frozen=True)

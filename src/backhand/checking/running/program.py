@@ -16,6 +16,7 @@ from backhand.checking.running.statements import (
     assigned,
     gives_nothing,
     reads,
+    receiver,
     simple_statements,
     writes,
     writes_surely,
@@ -59,6 +60,11 @@ class Source:
     def mentioned(self) -> frozenset[str]:
         """The variables in bare calls, which may change them or, as `print` does, only look at them."""
         return frozenset(n for s in simple_statements(self.statements) for n in writes(s) - writes_surely(s))
+
+    def fillers(self, name: str) -> tuple[Line, ...]:
+        """Return the lines that fill a container: they assign it, or call a method of it, as `append`."""
+        called = [s for s in simple_statements(self.statements) if name == receiver(s)]
+        return (*self.writers(name), *(self.line(s.lineno) for s in called))
 
     def readers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that use a variable in an assignment, innermost statements only."""

@@ -103,6 +103,13 @@ def _written_by_call(node: ast.Call) -> list[str | None]:
     return roots
 
 
+def receiver(statement: ast.stmt) -> str | None:
+    """Return the variable whose method a statement calls and does nothing else, as `hs.append(h)` does."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    function = call.func if isinstance(call, ast.Call) else None
+    return root_of(function.value) if isinstance(function, ast.Attribute) else None
+
+
 @lru_cache(maxsize=4096)
 def reads(statement: ast.stmt) -> frozenset[str]:
     """Return the variables whose value a statement uses."""
