@@ -134,6 +134,8 @@ class Case:
         fault = self.culprit.fault
         if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
             return None
+        if self._runs_once(fault.statement):
+            return None
         statement, variable = fault.statement, fault.variable
         if not variable:  # it adds its value to something, or puts it there
             variable = "__value__"
@@ -146,6 +148,15 @@ class Case:
         gradients = {where: tensor for tensor, where in self.paths.items()}
         program = Program.of([statement], variable, benches, gradients, numbers_of(self))
         return replace(program, goes_on=True)
+
+    def _runs_once(self, statement: ast.stmt) -> bool:
+        """Tell whether a statement stands outside of loops, in what `program` runs as quickly.
+
+        There the temporaries that it reads are to be looked at as well, and the statements that complete what
+        it begins: what is missing in one of them might be made up for in another.
+        """
+        source, program = self.chosen.backward_source, self.program
+        return source is not None and program is not None and statement in source.statements
 
     @cached_property
     def is_assigned_twice(self) -> bool:
