@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -16,16 +17,15 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.omissions import OF_WHAT_IS_MISSING, upstream_factor
 from backhand.checking.mistakes.slips import (
     BESIDE,
     FEW,
-    OF_WHAT_IS_MISSING,
     OF_WHAT_IS_THERE,
     drop_term,
     put_upstream,
-    upstream_factor,
 )
-from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Budget, Focus, Program
+from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Focus, Program
 
 Mended = tuple[Finding | None, Budget]
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried.
