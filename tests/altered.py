@@ -1,10 +1,12 @@
-"""Passes with one piece of their source changed, so that the checker has something to find."""
+"""Passes with a piece of their source changed, so that the checker has something to find, and verdicts."""
 
 import inspect
 import linecache
 import types
 
 import torch
+
+import backhand
 
 torch.set_num_threads(1)  # the tensors are small: more threads only get in each other's way
 
@@ -27,3 +29,8 @@ def from_text(text: str) -> types.ModuleType:
     module = types.ModuleType("altered")
     exec(compile(text, name, "exec"), module.__dict__)
     return module
+
+
+def verdicts(report: backhand.Report) -> dict[str, str]:
+    """Return the verdict on each tensor."""
+    return {row.name: row.verdict for row in report.rows}

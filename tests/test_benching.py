@@ -174,6 +174,7 @@ def test_gradcheck_and_the_checker_agree_on_the_pass() -> None:
     assert [row.name for row in backhand.check(gradchecks.with_a_wrong_line()).culprits] == ["bndiff2"]
 
 
+@pytest.mark.slow
 def test_the_fast_mode_of_gradcheck_overlooks_a_forgotten_bessels_correction(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -183,6 +184,7 @@ def test_the_fast_mode_of_gradcheck_overlooks_a_forgotten_bessels_correction(
     assert not gradchecks.gradcheck(drawn, fast=False)
 
 
+@pytest.mark.slow
 def test_gradcheck_refuses_a_wrong_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     right = mlp_chunked.backward
 

@@ -211,6 +211,7 @@ def in_another_process(cache: Path, before: str = "") -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_run_that_compiles_and_one_that_loads_what_was_compiled_agree_bit_for_bit(tmp_path: Path) -> None:
     compiled, *first = in_another_process(tmp_path)
     assert compiled == "True"

@@ -82,6 +82,7 @@ def test_a_list_of_combined_letters_is_trained_and_sampled(tmp_path: Path) -> No
     assert run.sample(n=2, prefix="ae\u0301")[0].word.startswith("ae\u0301")
 
 
+@pytest.mark.slow
 def test_many_different_letters_take_little_memory(tmp_path: Path) -> None:
     letters = [chr(0x4E00 + i) for i in range(20_000)]
     vocabulary = backhand.Vocabulary("".join(letters))

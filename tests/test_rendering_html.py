@@ -17,7 +17,6 @@ from backhand.errors import CheckError
 from backhand.passes import mlp_chunked, rnn
 from backhand.rendering.heatmaps import heat_map
 from backhand.rendering.html import as_fragment
-from backhand.rendering.lanes import Arc, segments
 from browsing import browser
 from student_notebook import number, write_notebook
 
@@ -144,28 +143,6 @@ def test_pooling_keeps_one_large_element_among_many_small_ones():
 
 def test_a_heat_map_survives_values_that_are_not_finite():
     assert heat_map(((float("nan"), float("inf")), (0.0, 1.0)), 1.0).startswith("data:image/png;base64,")
-
-
-def test_arcs_that_overlap_have_lanes_of_their_own():
-    place = {"a": 0, "b": 1, "c": 2, "d": 3}
-    arcs = [Arc("a", "d"), Arc("b", "c"), Arc("a", "b"), Arc("c", "d"), Arc("a", "elsewhere")]
-    rows, lanes = segments(arcs, place, 4)
-    assert lanes == 2
-    assert [(s.part, s.lane) for s in rows[1]] == [("end", 0), ("begin", 0), ("pass", 1)]
-
-
-def test_arcs_to_the_elements_of_a_list_run_together():
-    place = {"W": 0, "hs[0]": 1, "hs[1]": 2, "y": 3}
-    arcs = [Arc("W", "hs[0]"), Arc("W", "hs[1]"), Arc("hs[0]", "hs[1]"), Arc("hs[0]", "y"), Arc("hs[1]", "y")]
-    rows, lanes = segments(arcs, place, 4)
-    assert lanes == 3
-    assert [[(s.part, s.arc.source) for s in sorted(row, key=lambda s: s.lane)] for row in rows] == [
-        [("begin", "W")],
-        [("begin", "hs[0]"), ("pass", "W"), ("end", "W"), ("begin", "hs[0]")],
-        [("end", "hs[0]"), ("end", "W"), ("pass", "hs[0]"), ("begin", "hs[0]")],
-        [("end", "hs[0]")],
-    ]
-    assert segments([Arc("a", "b"), Arc("a", "c")], {"a": 0, "b": 1, "c": 2}, 3)[1] == 2
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -315,17 +292,3 @@ def test_of_a_tensor_with_two_right_gradients_the_last_is_drawn(tmp_path: Path) 
     first = backhand.check_file(path, draws=1, stop_after=8).sheet.pictures["logits"].hand
     both = backhand.check_file(path, draws=1)
     assert both.sheet.pictures["logits"].hand != first
-
-
-def test_an_arc_may_begin_where_another_one_ends_in_the_same_lane() -> None:
-    place = {"a": 0, "b": 2, "c": 4}
-    shown, lanes = segments([Arc("a", "b"), Arc("b", "c")], place, 5)
-    assert lanes == 1
-    assert [sorted(s.part for s in row) for row in shown] == [
-        ["begin"],
-        ["pass"],
-        ["begin", "end"],
-        ["pass"],
-        ["end"],
-    ]
-    assert segments([Arc("a", "b"), Arc("a", "c")], place, 5)[1] == 2

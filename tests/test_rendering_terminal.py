@@ -34,6 +34,7 @@ def test_a_wrong_shape_is_shown_beside_the_right_one() -> None:
     assert "(1, 4), not (4,)" in str(backhand.check(wrong))
 
 
+@pytest.mark.slow
 def test_the_fixture_fails_with_the_table(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

@@ -1,3 +1,5 @@
+"""None"""
+
 import json
 import shutil
 import signal
@@ -9,42 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 import backhand
 from backhand import Run, TrainConfig
-from backhand.errors import BackhandError, ConfigError, NonFiniteError, RunError, WordsError
-from backhand.language.words import hash_words
-
-FILES = ["history.csv", "loss.png", "model.safetensors", "run.json", "samples.txt"]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def history(folder: Path) -> np.ndarray:
-    return np.genfromtxt(folder / "history.csv", delimiter=",", skip_header=1, usecols=range(3), ndmin=2)
-
-
-def test_the_run_folder_holds_what_it_should(small_run: Run) -> None:
-    assert sorted(contents(small_run.path)) == FILES
-    about = json.loads((small_run.path / "run.json").read_text())
-    assert about["configuration"]["n_hidden"] == 24
-    assert about["vocabulary"] == "abcdefghijklmnopqrstuvwxyz"
-    assert about["step"] == 400
-    assert about["words_sha256"] == hash_words(backhand.load_words("names"))
-    assert about["results"] == small_run.results
-    assert about["versions"]["torch"] == torch.__version__
-    assert 2147483647 in about["seeds"].values()
-    with safe_open(small_run.path / "model.safetensors", framework="pt") as file:
-        assert set(file.keys()) == {*small_run.model.parameters, "bnmean", "bnstd", "generator"}
-    assert (small_run.path / "samples.txt").read_text().split() == [
-        s.word for s in backhand.sample(small_run)
-    ]
-    assert imread(small_run.path / "loss.png").std() > 0.05
+from backhand.errors import ConfigError, NonFiniteError, RunError
+from run_folders import FILES, contents, history
 
 
 def test_the_history_has_a_row_a_step_with_loss_and_rate(small_run: Run) -> None:
@@ -53,15 +24,6 @@ def test_the_history_has_a_row_a_step_with_loss_and_rate(small_run: Run) -> None
     assert steps.tolist() == list(range(400))
     assert rates.tolist() == [0.1] * 200 + [0.01] * 200
     assert losses[:50].mean() - losses[-50:].mean() > 0.4
-
-
-def test_a_run_that_is_loaded_is_the_run_that_was_trained(small_run: Run) -> None:
-    loaded = Run.load(small_run.path)
-    assert loaded.config == small_run.config
-    assert (loaded.step, loaded.results, loaded.vocabulary) == (400, small_run.results, small_run.vocabulary)
-    for name, p in small_run.model.parameters.items():
-        assert torch.equal(loaded.model.parameters[name], p)
-    assert torch.equal(loaded.generator.get_state(), small_run.generator.get_state())
 
 
 def test_training_is_the_lectures_loop(tmp_path: Path) -> None:
@@ -131,6 +93,7 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
     pytest.fail("no checkpoint after a minute")
 
 
+@pytest.mark.slow  # test_breaking kills at any file operation; this is the whole way, in processes
 @pytest.mark.parametrize("batch_norm", ["calibrate", "running"])
 def test_a_killed_run_is_resumed_to_the_very_same_folder(tmp_path: Path, batch_norm: str) -> None:
     options = ("--steps", "2500", "--checkpoint-every", "300", "--batch-norm", batch_norm)
@@ -268,169 +231,3 @@ def test_tensorboard_that_is_not_installed_is_named(tmp_path: Path, monkeypatch:
     with pytest.raises(ConfigError, match=r"pip install 'backhand\[tensorboard\]'"):
         backhand.train(TrainConfig(n_hidden=8, steps=5, tensorboard=True), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_is_not_replaced_unless_asked(tmp_path: Path) -> None:
-    config = TrainConfig(n_hidden=8, steps=20)
-    folder = tmp_path / "run"
-    backhand.train(config, out=folder)
-    before = contents(folder)
-    with pytest.raises(
-        RunError, match="holds a run already: --resume goes on with it, --overwrite replaces it"
-    ):
-        backhand.train(config, out=folder)
-    assert contents(folder) == before
-    (folder / "notes.md").write_text("mine")
-    backhand.train(TrainConfig(n_hidden=8, steps=30), out=folder, overwrite=True)
-    assert Run.load(folder).step == 30
-    assert len(history(folder)) == 30
-    assert (folder / "notes.md").read_text() == "mine"
-
-
-def test_a_folder_with_other_things_is_never_touched(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_text("somebody else's")
-    for overwrite in (False, True):
-        with pytest.raises(RunError, match="holds other things than a run"):
-            backhand.train(TrainConfig(steps=5), out=tmp_path, overwrite=overwrite)
-    assert contents(tmp_path) == {"model.safetensors": b"somebody else's"}
-    with pytest.raises(RunError, match="is a file"):
-        backhand.train(TrainConfig(steps=5), out=tmp_path / "model.safetensors")
-
-
-def test_bad_words_leave_an_old_run_alone_even_with_overwrite(tmp_path: Path) -> None:
-    backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
-    before = contents(tmp_path / "run")
-    (tmp_path / "bad.txt").write_bytes(b"ann\n\xff\n")
-    (tmp_path / "few.txt").write_text("ann\nbob\n")
-    (tmp_path / "one.txt").write_text("aaa\naa\na\n" * 5)
-    for name, message in {"bad": "not UTF-8", "few": "too few", "one": "made of one letter, 'a'"}.items():
-        with pytest.raises(WordsError, match=message):
-            backhand.train(
-                TrainConfig(words=str(tmp_path / f"{name}.txt")), out=tmp_path / "run", overwrite=True
-            )
-        with pytest.raises(WordsError, match=message):
-            backhand.train(TrainConfig(words=str(tmp_path / f"{name}.txt")), out=tmp_path / "fresh")
-    with pytest.raises(ConfigError, match="--device 'toaster' cannot be used here"):
-        backhand.train(TrainConfig(device="toaster"), out=tmp_path / "run", overwrite=True)
-    assert contents(tmp_path / "run") == before
-    assert not (tmp_path / "fresh").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"block_size": 0}, "--block-size is 0; it must be a whole number from 1 up"),
-        ({"n_embd": 0}, "--n-embd"),
-        ({"n_hidden": -1}, "--n-hidden"),
-        ({"steps": 0}, "--steps"),
-        ({"steps": 2.5}, "--steps is 2.5"),
-        ({"checkpoint_every": 0}, "--checkpoint-every"),
-        ({"batch_size": 0}, "--batch-size is 0"),
-        ({"batch_size": 1}, "--batch-size is 1; batch norm needs at least 2"),
-        ({"rate": -0.1}, "--rate is -0.1"),
-        ({"final_rate": float("inf")}, "--final-rate is inf"),
-        ({"drop_at": 1.5}, "--drop-at is 1.5"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"split_seed": 2**64}, "--split-seed"),
-        ({"engine": "steam"}, "--engine is 'steam'; choose from"),
-        ({"batch_norm": "none"}, "--batch-norm is 'none'; choose from calibrate, running"),
-    ],
-)
-def test_options_that_cannot_work_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        TrainConfig(**options)
-    assert str(error.value).startswith(message)
-
-
-def test_resuming_refuses_what_contradicts_the_run(tmp_path: Path) -> None:
-    backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
-    before = contents(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"--steps is 40, but the run in .* has 20"):
-        backhand.train(TrainConfig(steps=40), out=tmp_path / "run", resume=True)
-    with pytest.raises(ConfigError, match="--words is 'municipios'"):
-        backhand.train(TrainConfig(words="municipios"), out=tmp_path / "run", resume=True)
-    with pytest.raises(ConfigError, match="exclude each other"):
-        backhand.train(TrainConfig(), out=tmp_path / "run", resume=True, overwrite=True)
-    with pytest.raises(RunError, match="is not a run folder"):
-        backhand.train(TrainConfig(), out=tmp_path / "nothing", resume=True)
-    assert contents(tmp_path / "run") == before
-
-
-def test_a_list_that_has_changed_is_noticed(tmp_path: Path) -> None:
-    words = backhand.load_words("names")[:200]
-    (tmp_path / "list.txt").write_text("\n".join(words))
-    run = backhand.train(
-        TrainConfig(words=str(tmp_path / "list.txt"), n_hidden=8, steps=20), out=tmp_path / "run"
-    )
-    assert run.words() == words
-    (tmp_path / "list.txt").write_text("\n".join(words[:-1]))
-    for verb in (backhand.evaluate, backhand.sample, backhand.inspect):
-        with pytest.raises(WordsError, match=r"list\.txt has changed since .*run was trained on it"):
-            verb(tmp_path / "run")
-    with pytest.raises(WordsError, match="has changed"):
-        backhand.train(TrainConfig(), out=tmp_path / "run", resume=True)
-    (tmp_path / "list.txt").unlink()
-    with pytest.raises(WordsError, match="there is no file"):
-        backhand.sample(tmp_path / "run")
-
-
-def damage(folder: Path, kind: str) -> None:
-    """Spoil a run folder in one of the ways that happen."""
-    model, about = folder / "model.safetensors", folder / "run.json"
-    tensors = load_file(model)
-    if kind == "cut model":
-        model.write_bytes(model.read_bytes()[:-100])
-    elif kind == "no model":
-        model.unlink()
-    elif kind == "foreign model":
-        save_file({"weight": torch.zeros(3)}, model)
-    elif kind == "missing tensor":
-        del tensors["W1"]
-        save_file(tensors, model, metadata={"step": "20"})
-    elif kind == "other shape":
-        tensors["W1"] = tensors["W1"].T.contiguous()
-        save_file(tensors, model, metadata={"step": "20"})
-    elif kind == "cut run.json":
-        about.write_text(about.read_text()[:50])
-    elif kind == "foreign run.json":
-        about.write_text('{"name": "something else"}')
-    elif kind == "a list":
-        about.write_text("[1, 2]")
-    elif kind == "odd values":
-        about.write_text(about.read_text().replace('"n_hidden": 8', '"n_hidden": "eight"'))
-    elif kind == "odd vocabulary":
-        about.write_text(about.read_text().replace('"abcdefghijklmnopqrstuvwxyz"', "26"))
-    elif kind == "binary run.json":
-        about.write_bytes(b"\xff\xfe\x00")
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "cut model",
-        "no model",
-        "foreign model",
-        "missing tensor",
-        "other shape",
-        "cut run.json",
-        "foreign run.json",
-        "a list",
-        "odd values",
-        "odd vocabulary",
-        "binary run.json",
-    ],
-)
-def test_a_damaged_or_foreign_run_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
-    backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
-    damage(tmp_path / "run", kind)
-    spoilt = (
-        "model.safetensors" if "model" in kind or kind in ("missing tensor", "other shape") else "run.json"
-    )
-    for use in (
-        lambda: backhand.sample(tmp_path / "run"),
-        lambda: backhand.train(TrainConfig(), out=tmp_path / "run", resume=True),
-    ):
-        with pytest.raises(BackhandError) as error:
-            use()
-        assert spoilt in str(error.value)
-        assert "\n" not in str(error.value)

@@ -173,3 +173,12 @@ def test_the_provenance_travels_with_the_data() -> None:
 def test_a_name_that_is_no_list_says_which_there_are() -> None:
     with pytest.raises(WordsError, match=r"'nmaes', nor an embedded list of that name .names, municipios."):
         load_words("nmaes")
+
+
+@pytest.mark.parametrize("text", ["ana; 3\nbea; 4\n", "ana\t3\nbea\t4\n", "ana,3\nbea,4\n"])
+def test_a_table_is_no_list_of_words_though_its_fields_begin_with_a_space(text: str, tmp_path: Path) -> None:
+    (tmp_path / "table.txt").write_text(text)
+    with pytest.raises(WordsError, match="is a table; choose one with --column"):
+        read_words(tmp_path / "table.txt")
+    (tmp_path / "list.txt").write_text("Bonillo, El\nOrxa, l'\n")
+    assert read_words(tmp_path / "list.txt") == ["Bonillo, El", "Orxa, l'"]

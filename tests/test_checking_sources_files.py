@@ -1,6 +1,5 @@
 """Files as they are: functions, scripts, notebooks; and the habits of those who write them."""
 
-import json
 import textwrap
 from pathlib import Path
 
@@ -9,60 +8,7 @@ import torch
 
 import backhand
 from backhand.errors import CheckError
-
-SETUP = """\
-import torch
-import matplotlib.pyplot as plt
-g = torch.Generator().manual_seed(1)
-x = torch.randn(6, 4, generator=g)
-y = torch.randint(0, 5, (6,), generator=g)
-W = torch.randn(4, 5, generator=g)
-b = torch.randn(5, generator=g) * 0.1
-for p in [W, b]:
-    p.requires_grad = True
-def cmp(name, d, t):
-    print(name, (d == t.grad).all())
-"""
-FORWARD = """\
-logits = x @ W + b
-counts = logits.exp()
-counts_sum = counts.sum(1, keepdim=True)
-counts_sum_inv = counts_sum**-1
-probs = counts * counts_sum_inv
-logprobs = probs.log()
-loss = -logprobs[range(6), y].mean()
-for t in [logits, counts, counts_sum, probs, logprobs]:
-    t.retain_grad()
-loss.backward()
-loss
-"""
-FIRST = """\
-dlogprobs = torch.zeros_like(logprobs)
-dlogprobs[range(6), y] = -1.0 / 6
-dprobs = dlogprobs / probs
-dcounts_sum_inv = (dprobs * counts).sum(1, keepdim=True)
-dcounts = dprobs * counts_sum_inv
-cmp("probs", dprobs, probs)
-"""
-SECOND = """\
-dcounts_sum = -counts_sum**-2 * dcounts_sum_inv
-dcounts += dcounts_sum
-dlogits = dcounts * counts
-dW = x.T @ dlogits
-db = dlogits.sum(0)
-cmp("W", dW, W)
-"""
-
-
-def notebook(path: Path, *cells: str) -> Path:
-    found = [{"cell_type": "markdown", "source": ["# exercise"], "metadata": {}}]
-    for text in cells:
-        lines = text.splitlines(keepends=True)
-        found.append(
-            {"cell_type": "code", "source": lines, "metadata": {}, "outputs": [], "execution_count": None}
-        )
-    path.write_text(json.dumps({"cells": found, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    return path
+from lecture_cells import FIRST, FORWARD, SECOND, SETUP, notebook
 
 
 def test_a_notebook_is_checked_as_it_is(tmp_path: Path) -> None:
@@ -267,10 +213,14 @@ class Scaled(torch.autograd.Function):
         x, gain = ctx.saved_tensors
         return dy * gain, (dy * x).sum(0)
 """
+
+
 REFERENCE = """
 def reference(x, gain):
     return gain * x
 """
+
+
 ARGUMENTS = """
 def inputs(generator):
     return {"x": torch.randn(6, 5, generator=generator), "gain": torch.randn(5, generator=generator)}
@@ -363,19 +313,6 @@ def test_a_bad_file_gives_one_clear_line(tmp_path: Path, name: str, text: str | 
     assert "\n" not in str(caught.value)
 
 
-def test_a_live_namespace_is_judged_by_its_graph() -> None:
-    names: dict = {}
-    exec(
-        SETUP + FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)") + FIRST + SECOND, names
-    )
-    report = backhand.check_namespace(names)
-    assert report.ok, str(report)
-    names["dlogits"] = -names["dlogits"]
-    report = backhand.check_namespace(names)
-    assert "logits" in {row.name for row in report.culprits}
-    assert report["logits"].mistake.kind == "sign"
-
-
 def test_what_was_retained_in_a_live_namespace_is_left_as_it_is() -> None:
     names: dict = {}
     exec(
@@ -385,23 +322,3 @@ def test_what_was_retained_in_a_live_namespace_is_left_as_it_is() -> None:
     before = {name: names[name].grad.clone() for name in ("logits", "probs", "W")}
     backhand.check_namespace(names)
     assert all(torch.equal(names[name].grad, gradient) for name, gradient in before.items())
-
-
-def test_the_sheet_of_a_live_namespace_shows_what_was_judged_then() -> None:
-    names: dict = {}
-    exec(
-        SETUP + FORWARD.replace("loss.backward()", "loss.backward(retain_graph=True)") + FIRST + SECOND, names
-    )
-    report = backhand.check_namespace(names)
-    names["dlogits"] *= 0
-    hand = report.sheet.pictures["logits"].hand
-    assert any(value for row in hand for value in row)
-
-
-def test_a_namespace_without_a_graph_is_refused() -> None:
-    names: dict = {}
-    exec(SETUP + FORWARD + FIRST, names)
-    with pytest.raises(CheckError, match="retain_graph=True"):
-        backhand.check_namespace(names)
-    with pytest.raises(CheckError, match="expected a scalar"):
-        backhand.check_namespace({"loss": torch.ones(3)})

@@ -1,0 +1,139 @@
+"""A whole backward under stress: every layout, a budget of rounding, the formula of the other mode."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd import Function
+
+import backhand
+from kernels import first, operation, product
+
+
+@pytest.mark.parametrize(("units", "right"), [(4, True), (25, False)])
+def test_the_error_in_the_inputs_own_dtype_has_a_budget_of_a_few_units_of_rounding(
+    units: int, right: bool
+) -> None:
+    class Rounded(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, w)
+            return x @ w
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple:
+            x, w = ctx.saved_tensors
+            lost = units * torch.finfo(g.dtype).eps if g.dtype == torch.float32 else 0.0
+            return g @ w.T * (1 + lost), x.T @ g
+
+    inputs = [torch.randn(6, 5), torch.randn(5, 4)]
+    report = backhand.check_function(Rounded, lambda x, w: x @ w, inputs)
+    assert report.ok == right, str(report)
+    assert [m.kind for m in report.stress] == ([] if right else ["dtype"])
+    if not right:
+        assert report.stress[0].message.startswith("d")
+        assert units / 2 < report.stress[0].detail["multiple"] < 2 * units
+
+
+def contiguous_only(g: torch.Tensor) -> torch.Tensor:
+    return g.as_strided(g.shape, torch.empty(g.shape).stride(), g.storage_offset())
+
+
+def without_its_offset(g: torch.Tensor) -> torch.Tensor:
+    return g.as_strided(g.shape, g.stride(), 0)
+
+
+def with_an_inner_stride_of_1(g: torch.Tensor) -> torch.Tensor:
+    inner = min(g.stride()) or 1
+    return g.as_strided(g.shape, [s // inner for s in g.stride()], g.storage_offset())
+
+
+def without_strides_of_0(g: torch.Tensor) -> torch.Tensor:
+    return g if all(g.stride()) else g.as_strided(g.shape, [1] * g.dim(), g.storage_offset())
+
+
+@pytest.mark.parametrize(
+    ("read", "layout"),
+    [
+        (contiguous_only, "transposed"),
+        (with_an_inner_stride_of_1, "strided"),
+        (without_its_offset, "offset"),
+        (without_strides_of_0, "expanded"),
+        (lambda g: g, None),
+    ],
+)
+@pytest.mark.parametrize("of", ["dy", "w"])
+def test_each_layout_is_tried_and_told(read: Callable, layout: str | None, of: str) -> None:
+    def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
+        return (read(g) if of == "dy" else g) * (read(w) if of == "w" else w), g * x
+
+    inputs = {"x": torch.randn(6, 5), "w": torch.randn(6, 5)}
+    report = backhand.check_function(operation(backward), product, inputs)
+    told = [(m.kind, m.detail["layout"]) for m in report.stress]
+    if of == "w" and layout == "expanded":  # only an upstream gradient comes expanded
+        layout = None
+    assert told == ([("layout", layout)] if layout else [])
+    assert not report.culprits
+    assert report.ok == (layout is None)
+    if layout:
+        assert report.stress[0].message.startswith(f"a {layout} {of}")
+
+
+def test_a_function_that_reads_one_element_of_its_upstream_says_so_on_each_row() -> None:
+    report = backhand.check_function(operation(first), product, [torch.randn(6, 5), torch.randn(6, 5)])
+    assert [row.mistake.kind for row in report.culprits] == ["ignores_upstream", "ignores_upstream"]
+    assert report["x"].mistake.message.startswith("dx: only the first element of dy is read")
+
+
+def batch_norm(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def in_training(x: torch.Tensor) -> torch.Tensor:
+    return batch_norm(x, x.mean(0), x.var(0, correction=0))
+
+
+def in_evaluation(x: torch.Tensor) -> torch.Tensor:
+    columns = torch.arange(x.shape[1], dtype=x.dtype)
+    return batch_norm(x, 0.1 * columns, 0.5 + columns)
+
+
+def training_formula(g: torch.Tensor, y: torch.Tensor, inv_std: torch.Tensor) -> torch.Tensor:
+    return inv_std * (g - g.mean(0) - y * (g * y).mean(0))
+
+
+def evaluation_formula(g: torch.Tensor, y: torch.Tensor, inv_std: torch.Tensor) -> torch.Tensor:
+    return inv_std * g
+
+
+def normalising(reference: Callable, formula: Callable) -> type[Function]:
+    class Norm(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            y = reference(x)
+            ctx.save_for_backward(y, (y[0] - y[1]) / (x[0] - x[1]))
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+            return formula(g, *ctx.saved_tensors)
+
+    return Norm
+
+
+@pytest.mark.parametrize(
+    ("reference", "formula", "kind"),
+    [
+        (in_training, evaluation_formula, "missing_branch"),
+        (in_evaluation, training_formula, "repeated_branch"),
+        (in_training, training_formula, None),
+        (in_evaluation, evaluation_formula, None),
+    ],
+)
+def test_the_formula_of_the_other_mode_is_named(reference: Callable, formula: Callable, kind: str) -> None:
+    report = backhand.check_function(normalising(reference, formula), reference, {"x": torch.randn(8, 5)})
+    assert [row.mistake.kind for row in report.culprits] == ([kind] if kind else [])
+    if kind:
+        assert report["x"].mistake.detail["axes"] == [0]
+        assert "along axis 0" in report["x"].mistake.message

@@ -1,0 +1,62 @@
+"""Exercises made from the textbook: whole, without an answer, and short enough."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attempting import judged
+from backhand.learning.blanking import answer, asked, blank, solved
+from backhand.learning.course import Exercise, course, find
+from backhand.learning.hints import hints
+
+EXERCISES = pytest.mark.parametrize("exercise", course(), ids=lambda e: e.name)
+
+
+@EXERCISES
+def test_the_solution_of_every_exercise_passes(exercise: Exercise, tmp_path: Path):
+    attempt = judged(tmp_path, exercise, solved(exercise))
+    assert attempt.done, attempt.to_dict()
+    assert attempt.credit == 1
+    assert hints(attempt) == ()
+
+
+@EXERCISES
+def test_the_blank_of_every_exercise_is_all_todo(exercise: Exercise, tmp_path: Path):
+    attempt = judged(tmp_path, exercise, blank(exercise))
+    assert {g.verdict for g in attempt.gradients} == {"todo"}
+    assert not attempt.problem
+    assert (attempt.done, attempt.credit) == (False, 0)
+
+
+@EXERCISES
+def test_a_blank_gives_every_shape_and_no_answer(exercise: Exercise):
+    assert all(asked(exercise).values())
+    backward = blank(exercise).split("def backward", 1)[1].split("def inputs", 1)[0]
+    for name in asked(exercise):
+        assert re.findall(rf"^    {name} .*", backward, re.M) == [
+            f"    {name} = ...  # {asked(exercise)[name]}"
+        ]
+        for line in answer(exercise, name):
+            code = line.split("#")[0].strip()
+            if code.startswith(f"{name} = "):
+                assert code not in f"{backward} {exercise.story} {exercise.question}"
+
+
+@EXERCISES
+def test_an_exercise_fits_the_editor(exercise: Exercise):
+    assert max(len(line) for line in blank(exercise).splitlines()) <= 120
+    compile(blank(exercise), exercise.file_name, "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient", "lines"),
+    [
+        ("matrix_product", "dx", ("dx = dz @ W.T",)),
+        ("matrix_product", "dW", ("dW = x.T @ dz",)),
+        ("used_twice", "da", ("da = b * dp - dq",)),
+    ],
+)
+def test_the_answer_is_the_gradients_own_lines_without_those_of_others(name, gradient, lines):
+    told = answer(find(name), gradient)
+    assert tuple(line.split("  #")[0].rstrip() for line in told) == lines

@@ -1,0 +1,64 @@
+"""A learner's folder: nobody's work is lost, and a grader can read it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import backhand
+from attempting import changed
+from backhand.errors import LearnError
+from backhand.learning.blanking import blank, solved
+from backhand.learning.course import find
+from backhand.learning.folder import judge_folder, reset_exercise, write_course
+
+
+def test_files_that_are_there_are_never_overwritten(tmp_path: Path):
+    write_course(tmp_path)
+    mine = tmp_path / "01_product.py"
+    mine.write_text("# my work")
+    (tmp_path / "02_used_twice.py").unlink()
+    assert [p.name for p in write_course(tmp_path)] == ["02_used_twice.py"]
+    assert mine.read_text() == "# my work"
+
+
+def test_a_reset_keeps_the_old_file_beside_the_new_one(tmp_path: Path):
+    write_course(tmp_path)
+    path = tmp_path / "01_product.py"
+    assert reset_exercise(tmp_path, "1") is None
+    path.write_text("# first")
+    assert reset_exercise(tmp_path, "1").read_text() == "# first"
+    path.write_text("# second")
+    assert reset_exercise(tmp_path, "product").read_text() == "# second"
+    assert path.read_text() == blank(find("1"))
+
+
+def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
+    write_course(tmp_path)
+    (tmp_path / "01_product.py").write_text(solved(find("1")))
+    twice = changed(find("2"), ("dp = q * dy + dq", "dp = q * dy"))
+    (tmp_path / "02_used_twice.py").write_text(twice)
+    data = json.loads(json.dumps(judge_folder(tmp_path).to_dict()))
+    assert (data["done"], data["solved"], len(data["exercises"])) == (False, 1, 20)
+    second = data["exercises"][1]
+    assert second["credit"] == 0.75
+    assert data["credit"] == pytest.approx(1.75 / 20, abs=1e-4)
+    assert second["gradients"][1]["mistake"] == "missing_branch"
+    assert "branch" in second["gradients"][1]["reason"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path):
+    with pytest.raises(LearnError, match="is no folder"):
+        judge_folder(tmp_path / "nowhere")
+    with pytest.raises(LearnError, match=r"no exercise 'produkt'; did you mean product"):
+        find("produkt")
+    with pytest.raises(LearnError, match=r"no exercise '99'; there are product, used_twice"):
+        find("99")
+
+
+def test_learn_without_watching_writes_and_judges(tmp_path: Path):
+    progress = backhand.learn(tmp_path / "learn")
+    assert progress.solved == 0
+    lines = str(progress).splitlines()
+    assert "0/20" in lines[0]
+    assert max(len(line) for line in lines) <= 80

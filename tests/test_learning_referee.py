@@ -1,0 +1,69 @@
+"""A process of its own judges: whatever a file does, the next one is judged."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attempting import changed
+from backhand.learning.blanking import solved
+from backhand.learning.course import find
+from backhand.learning.referee import LIMIT, Referee
+
+
+@pytest.fixture(scope="module")
+def referee() -> Iterator[Referee]:
+    with Referee() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("os.system('echo hello')", ""),
+        ("os.abort()", "line 22: it ended Python itself (Aborted)"),
+        ("os._exit(0)", "it ended Python itself"),
+        ("exit()", "line 22: `exit()` raised"),
+        ("input('name? ')", "line 22: `input('name? ')` raised EOFError"),
+    ],
+)
+def test_whatever_a_file_does_the_next_one_is_judged(line, told, tmp_path: Path, referee: Referee):
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    path.write_text(
+        changed(exercise, ("    da =", f"    {line}\n    da =")).replace("\nimport", "\nimport os,")
+    )
+    attempt = referee.judge(exercise, path)
+    assert told in attempt.problem
+    assert attempt.done == (not told)
+    path.write_text(solved(exercise))
+    assert referee.judge(exercise, path).done
+    path.unlink()
+    assert "01_product.py is not there" in referee.judge(exercise, path).problem
+
+
+def test_a_loop_that_never_ends_is_stopped_and_told_by_its_line(tmp_path: Path):
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    path.write_text(changed(exercise, ("    da =", "    while True: pass\n    da =")))
+    with Referee(limit=2) as referee:
+        told = referee.judge(exercise, path).problem
+        assert told.startswith("line 22: still running after 2 s, so it was stopped.")
+        referee.limit = 60
+        path.write_text(solved(exercise))
+        assert referee.judge(exercise, path).done
+
+
+def test_time_counts_only_while_a_file_is_judged(tmp_path: Path, referee: Referee):
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    path.write_text(solved(exercise))
+    assert referee.judge(exercise, path).done
+    referee.limit = 1.0
+    try:
+        assert referee.judge(exercise, path).done
+        time.sleep(1.3)  # the learner thinks
+    finally:
+        referee.limit = LIMIT
+    assert referee.judge(exercise, path).done
