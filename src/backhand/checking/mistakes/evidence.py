@@ -10,8 +10,9 @@ from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
-from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.slicing import plain_slice_of, slice_of
 from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
+from backhand.checking.running.trials import backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import fit_shape
 from backhand.checking.verdicts.localising import Culprit, Judgement
@@ -98,6 +99,15 @@ class Case:
         return statements_of(self, self.name)
 
     @cached_property
+    def suspects(self) -> tuple[ast.stmt, ...]:
+        """The same, where it is not known which of them is at fault, but for loops."""
+        source, seen = self.chosen.backward_source, self.seen
+        if source is None or seen is None or self.name not in self.paths:
+            return ()
+        known = {root(path): tensor for tensor, path in self.paths.items()}
+        return plain_slice_of(source, self.paths[self.name], seen.statements, known, seen.namespace)
+
+    @cached_property
     def read(self) -> frozenset[str] | None:
         """The variables that these statements read; None without source."""
         return names_read(self, self.name)
@@ -117,7 +127,7 @@ class Case:
         source, seen = self.chosen.backward_source, self.seen
         if source is None or seen is None or self.name not in self.paths:
             return None
-        benches = [b for j in self.judged if (b := _bench(j, self.name)) is not None]
+        benches = [b for j in self.judged if (b := _bench(self.chosen, j, self.name)) is not None]
         if not benches or any(j.repair is None or self.name not in j.repair.observed for j in self.judged):
             return None
         path, trace = self.paths[self.name], self.first.draw.trace
@@ -183,15 +193,18 @@ def numbers_of(case: Case) -> set[float]:
     return numbers | (numbers_in(forward.statements) if forward is not None else set())
 
 
-def _bench(judgement: Judgement, name: str) -> Bench | None:
+def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     """Return the variables at the moment when a gradient was complete, and what it should have been."""
     seen = judgement.repair.observed.get(name) if judgement.repair is not None else None
     if seen is None or not seen.namespace:
         return None
-    culprit = judgement.culprits[name]
+    culprit, draw = judgement.culprits[name], judgement.draw
+    # what the statements change in place, they find as it was
+    changed = set(draw.changed) - {f"d{output}" for output in draw.trace.outputs}
+    unspoilt = backward_arguments(chosen, draw.trace, changed) if changed else {}
     there = name in judgement.draw.trace.tensors
     known = partial(derived, scene_of(judgement, name)) if there else tuple
-    return Bench(seen.namespace, culprit.expected, culprit.summands, known)
+    return Bench(seen.namespace | unspoilt, culprit.expected, culprit.summands, known)
 
 
 def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:

@@ -5,9 +5,11 @@ into the right one; or it *mends* the user's statements, which then give the rig
 so on every draw. A new mistake is a row of the table.
 """
 
+import ast
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,8 +45,10 @@ from backhand.checking.mistakes.mending import (
     Mended,
     by_accumulating,
     by_constant,
+    by_copy,
     by_edit,
     by_edit_and_factor,
+    by_factor_and_constant,
     by_other_upstream,
     by_two_edits,
 )
@@ -81,6 +85,7 @@ from backhand.checking.mistakes.upstreams import (
 )
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
+from backhand.checking.running.precision import Promoting
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -120,6 +125,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("an output that does not depend on it", nothing_depends_on_it),
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
+    mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
     mends("`=` for `+=`", by_accumulating),
     Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
     # the shape
@@ -151,6 +157,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # the statements
     mends("a small edit", by_edit),
     mends("a constant factor within the line", by_constant, _is_not_pinned),
+    mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
     mends_fault("a constant factor within the line", by_constant),
     predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
@@ -175,12 +182,20 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Named:
+    """A mistake, and the statements to look at: those at fault, or all that may be."""
+
+    mistake: Mistake
+    at: tuple[ast.stmt, ...]
+
+
 def name_mistakes(
     chosen: Pass,
     blamed: Mapping[str, Sequence[Judgement]],
     budget: Budget | None = None,
     probes: Probes | None = None,
-) -> dict[str, Mistake]:
+) -> dict[str, Named]:
     """Return the mistake in each wrong gradient.
 
     Args:
@@ -194,19 +209,14 @@ def name_mistakes(
     for name, judged in blamed.items():
         case, share = Case(chosen, name, tuple(judged), probes), budget.share()
         finding, left = find(case, share)
-        found[name] = in_words(case, finding)
+        found[name] = Named(in_words(case, finding), finding.at or case.suspects)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     return found
 
 
-def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistake:
-    """Return the mistake in one gradient, from the draws on which it is wrong."""
-    return name_mistakes(chosen, {name: judged})[name]
-
-
 def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     """Return the first hypothesis that holds, and what is left of the budget."""
-    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # an edit may well make nonsense
+    with _as_it_ran(case):
         tried: list[str] = []
         for i, hypothesis in enumerate(HYPOTHESES):
             if not hypothesis.when(case):
@@ -218,6 +228,14 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     error = why_it_raised(case)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
+
+
+@contextlib.contextmanager
+def _as_it_ran(case: Case) -> Iterator[None]:
+    """Run statements as the draw was run; an edit may well make nonsense, which is no reason to warn."""
+    promoting = Promoting() if case.first.draw.promote else contextlib.nullcontext()
+    with warnings.catch_warnings(action="ignore"), torch.no_grad(), promoting:
+        yield
 
 
 def _with_more(case: Case, found: Finding, later: Sequence[Hypothesis]) -> Finding:

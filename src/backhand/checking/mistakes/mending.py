@@ -17,19 +17,21 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.omissions import OF_WHAT_IS_MISSING, upstream_factor
+from backhand.checking.mistakes.omissions import OF_WHAT_IS_MISSING, missing_factors, upstream_factor
 from backhand.checking.mistakes.slips import (
-    BESIDE,
     FEW,
     OF_WHAT_IS_THERE,
+    copies,
     drop_term,
+    not_in_place,
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Focus, Program
 
 Mended = tuple[Finding | None, Budget]
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried.
-PAIRS = 2_000
+PAIRS = 6_000
+BESIDE = (*FEW, missing_factors)
 
 
 def mend(
@@ -64,7 +66,17 @@ def by_accumulating(program: Program, budget: Budget) -> Mended:
     for edit in accumulating(program.block, program.variable):
         with edit.made():
             if focus.is_right(**{program.variable: 0.0}):
-                return edit.mends, budget
+                return _told(program, edit.place.node, edit.mends, budget)
+    return None, budget
+
+
+def by_copy(program: Program, budget: Budget) -> Mended:
+    """Find a change in place of a tensor that is read again; the line may be that of another gradient."""
+    for statement in program.simple:
+        focus = Focus.on(program, statement)
+        edit, budget = focus.first_right(edits_of(statement, focus.scope, (not_in_place, copies)), budget)
+        if edit is not None:
+            return _told(program, statement, edit.mends, budget)
     return None, budget
 
 
@@ -77,7 +89,7 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
         if edit is not None:
-            return edit.mends, budget
+            return _told(program, statement, edit.mends, budget)
     return None, budget
 
 
@@ -145,6 +157,27 @@ def by_constant(program: Program, budget: Budget) -> Mended:
     return None, budget
 
 
+def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
+    """Find a tensor and a constant that some expression lacks as factors, both at once."""
+    if program.is_right:
+        return None, budget
+    for statement in program.own:
+        focus = Focus.on(program, statement)
+        for edit in edits_of(statement, focus.scope, (missing_factors,)):
+            if budget.is_spent:
+                return None, budget
+            if edit.mends.kind == "scale" or not isinstance(edit.node, ast.expr):
+                continue  # a number as a factor is a constant itself
+            budget = budget.less(2 * focus.cost)
+            unknown = ast.BinOp(edit.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load()))
+            with replace(edit, node=unknown).made():
+                k = focus.constant()
+            if k is not None:
+                words = f"{edit.mends.words}, and a constant factor of {k:.6g}"
+                return _told(program, statement, replace(edit.mends, words=words), budget)
+    return None, budget
+
+
 def _times_unknown(place: Place) -> Edit:
     return Edit(place, ast.BinOp(place.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load())), Finding("scale"))
 
@@ -199,7 +232,10 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
 
 def _told(program: Program, statement: ast.stmt, found: Finding, budget: Budget) -> Mended:
     """Return a finding, with its statement where that is a temporary; it is suspected from now on."""
+    original = program.originals.get(statement)
     if statement not in program.own:
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
-    return found, replace(budget, suspect=program.originals.get(statement))
+    # what is put right in its own statement may as well be wrong in a temporary that this reads
+    sure = original is not None and not (statement in program.own and program.temporary)
+    return replace(found, at=(original,) if sure else ()), replace(budget, suspect=original)

@@ -3,19 +3,23 @@
 import ast
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from backhand.checking.mistakes.axes import axes_of_size_one, shapes, sums
 from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
 
-def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
+def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a tensor or a number more as a factor or divisor."""
     if not isinstance(place.node, VALUES) or place.role != "value":
         return
     if scope.holds_no_tensor(place.node):
         return
     for name in scope.names:
         value = scope.namespace.get(name)
-        tensor = holds_tensor(value)
+        tensor = holds_tensor(value) or (isinstance(value, Tensor) and value.dtype == torch.bool)
         if not tensor and (not isinstance(value, int | float) or isinstance(value, bool)):
             continue
         kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
@@ -23,6 +27,24 @@ def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
         edit = Finding(kind, detail, f"the factor {name} is missing")
         for op in (ast.Mult(), ast.Div()):
             yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
+
+
+def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield `1 - h` and `1 - h ** 2` as a factor more, or where a 1 stands: a sigmoid's or a tanh's."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES | ast.Constant):
+        return
+    if scope.holds_no_tensor(node) or (isinstance(node, ast.Constant) and node.value != 1):
+        return
+    for name in scope.tensors:
+        own = scope.expression(name)
+        for power in (own, ast.BinOp(own, ast.Pow(), ast.Constant(2))):
+            factor = ast.BinOp(ast.Constant(1), ast.Sub(), power)
+            text = ast.unparse(factor)
+            missing = Finding(
+                "wrong_point", {"used": None, "expected": text}, f"the factor `{text}` is missing"
+            )
+            yield factor if isinstance(node, ast.Constant) else ast.BinOp(node, ast.Mult(), factor), missing
 
 
 def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
@@ -102,12 +124,13 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
-    _missing_factors,
+    missing_factors,
     _powers,
     _missing_numbers,
     axes_of_size_one,
     shapes,
     _derivatives,
     sums,
+    _missing_complements,
     _missing_terms,
 )

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 
 from backhand.checking.mistakes.axes import (
+    KEEPING,
+    RESHAPING,
     keepdims,
     other_axes,
     products,
@@ -12,6 +14,7 @@ from backhand.checking.mistakes.axes import (
 )
 from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.statements import root_of
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -37,8 +40,16 @@ def _off(place: Place) -> Finding:
     if place.role == "index":
         return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":
-        return Finding("shape", {"expected": None, "got": None}, f"an axis is off at `{text}`")
+        return Finding(_of_axis(place.parent), {}, f"an axis is off at `{text}`")
     return Finding("scale", {"factor": None, "guess": ""}, f"a factor is off at `{text}`")
+
+
+def _of_axis(parent: ast.AST) -> str:
+    """Return the kind of a wrong axis, by what is called: a sum, a reshaping, or what normalises along it."""
+    called = (
+        parent.func.attr if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute) else ""
+    )
+    return "overreduced" if called in KEEPING else "shape" if called in RESHAPING else "wrong_point"
 
 
 def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -205,7 +216,20 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
             yield kept, Finding("repeated_branch", {"branches": []}, words)
 
 
-def _copies(place: Place, _: Scope) -> Iterator[Proposal]:
+def not_in_place(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield the operation that makes a new tensor where this one writes into what others read."""
+    node = place.node
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    called = node.func.attr
+    if called.endswith("_") and called[0] != "_" and holds_tensor(scope.namespace.get(root_of(node) or "")):
+        changed = ast.unparse(node.func.value)
+        words = f"`{ast.unparse(node)}` changes {changed} in place, which is read again below"
+        new = ast.Call(ast.Attribute(node.func.value, called[:-1], ast.Load()), node.args, node.keywords)
+        yield new, Finding("modifies_input", {"argument": changed}, words)
+
+
+def copies(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield a copy of what is changed in place later, though it shares its memory."""
     if place.role == "value" and isinstance(place.node, VALUES):
         words = f"`{ast.unparse(place.node)}` shares its memory: a copy is needed"
@@ -229,10 +253,18 @@ def _precisions(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.Call(node.func, node.args, rest), Finding("dtype", {}, f"`{text}` has another precision")
 
 
-def _beginnings(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield zeros where a sum begins with ones."""
+def _beginnings(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield zeros where a sum begins with ones, and the tensor itself where something of its shape stands."""
     node = place.node
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "ones" in node.func.attr:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    if node.func.attr in ("ones_like", "zeros_like") and node.args:
+        text, whole = ast.unparse(node), ast.unparse(node.args[0])
+        graded = any(scope.is_gradient(n.id) for n in ast.walk(node.args[0]) if isinstance(n, ast.Name))
+        kind = "zero" if node.func.attr == "zeros_like" else "wrong_upstream" if graded else "wrong_point"
+        detail = {} if kind == "zero" else {"used": text, "expected": whole}
+        yield node.args[0], Finding(kind, detail, f"`{text}` stands where `{whole}` belongs")
+    if "ones" in node.func.attr:
         zeros = ast.Attribute(node.func.value, node.func.attr.replace("ones", "zeros"), ast.Load())
         words = f"the term `{ast.unparse(node)}` is one too many"
         mended = Finding("repeated_branch", {"branches": []}, f"{words}: it begins with ones, not zeros")
@@ -253,7 +285,7 @@ def _methods(place: Place, _: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
-    _copies,
+    copies,
     _signs,
     keepdims,
     other_axes,
@@ -271,5 +303,15 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     drop_term,
 )
 # Of which two may stand in one line; beside one of them, another name.
-FEW: tuple[Rule, ...] = (_signs, keepdims, other_axes, transposes, products, _numbers, _complements)
-BESIDE: tuple[Rule, ...] = (*FEW, _names)
+FEW: tuple[Rule, ...] = (
+    _beginnings,
+    slices,
+    keepdims,
+    _signs,
+    other_axes,
+    transposes,
+    products,
+    _numbers,
+    _complements,
+    _names,
+)
