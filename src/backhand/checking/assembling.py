@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.meanings import KINDS
+from backhand.checking.mistakes.facts import where_they_met
 from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
@@ -141,8 +142,15 @@ class _Table:
 
     @cached_property
     def named(self) -> dict[str, Named]:
-        """The mistakes, those of precision too."""
-        return self.lowered | self.mistakes
+        """The mistakes, those of precision too; of one line that has spoilt several gradients, the first."""
+        lines = [(named.at, name) for name, named in self.mistakes.items() if len(named.at) == 1]
+        first: dict[tuple[ast.stmt, ...], str] = dict(reversed(lines))
+        mistakes = {n: m for n, m in self.mistakes.items() if first.get(m.at, n) == n}
+        return self.lowered | mistakes
+
+    def _is_echo(self, name: str) -> bool:
+        """Tell whether a gradient is wrong for the line for which another one is blamed."""
+        return name in self.mistakes and name not in self.named
 
     @cached_property
     def _lives(self) -> Lives:
@@ -158,7 +166,7 @@ class _Table:
         named = self.named.get(name)
         if name in self.lowered:
             verdict, note = "wrong", ""
-        elif verdict in ("right", "vacuous") and name in self.imprecise:
+        elif (verdict in ("right", "vacuous") and name in self.imprecise) or self._is_echo(name):
             verdict, note = "follows", ""
         return Row(
             name=name,
@@ -200,7 +208,7 @@ class _Table:
         if self.chosen.backward_source is None:
             found = {n: self.imprecise[n] for n in right if right.isdisjoint(self.draw.trace.consumers(n))}
         elif self.imprecise or (self.shown.error is not None and self.draw.error is None):
-            found = lost_by_themselves(self.chosen, self._measure, self._lives, fails=bool(right))
+            found = lost_by_themselves(self.chosen, self._measure, fails=bool(right))
         else:
             return {}
         # what is wrong in float64 as well is no question of precision
@@ -213,9 +221,13 @@ class _Table:
 
     def _lowered(self, name: str, loss: Loss) -> Named:
         gradient, hint = self.names.get(name, f"d{name}"), KINDS["dtype"].hint
-        if loss.is_of_dtype:
+        facts: dict[str, Any]
+        if loss.error is not None:
+            message = f"{gradient}: in {loss.dtype} the line raises {in_short(loss.error)}."
+            facts = {"expected": str(loss.dtype)}
+        elif loss.is_of_dtype:
             message = f"{gradient} has dtype {loss.got}, but {name} has {loss.dtype}."
-            facts: dict[str, Any] = {"expected": str(loss.dtype), "got": str(loss.got)}
+            facts = {"expected": str(loss.dtype), "got": str(loss.got)}
         else:
             times = f"{loss.times:.0f} times the error of autograd's"
             message, facts = (
@@ -232,15 +244,17 @@ class _Table:
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         named = self.named.get(name)
         told = named.at if named is not None else ()
-        lines = [
-            source.line(statement.lineno) for statement in (*told, *(fault.statement for fault in faults))
-        ]
+        if (alias := self.judged[0].shared.get(name)) is not None:
+            told = (*where_they_met(source, alias), alias.statement)
+        at_fault = (*told, *(fault.statement for fault in faults))
+        lines = [source.line(statement.lineno) for statement in at_fault]
         return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:
             variable = root(self.paths[name])
-            if variable not in source.mentioned:
+            is_item = self.paths[name] != variable and name in self.named
+            if variable not in source.mentioned and not is_item:  # so that nothing has to be run for it
                 return source.writers(variable)
             numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
             return tuple(source.line(n) for n in sorted(numbers))

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -56,6 +56,14 @@ class Edit:
     place: Place
     node: ast.AST
     mends: Finding
+
+    def told(self, words: str) -> "Edit":
+        """Return it with other words for the same mistake."""
+        return self.because(replace(self.mends, words=words))
+
+    def because(self, mends: Finding) -> "Edit":
+        """Return it as what mends another mistake."""
+        return replace(self, mends=mends)
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.names import nearest
+from backhand.checking.running.program import Source
 from backhand.checking.running.statements import assigned, begins_anew, simple_statements
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.repairing import Alias
@@ -22,13 +23,12 @@ def changed_through_another_name(case: Case) -> Finding | None:
         return None
     alias = repair.aliased[case.name]
     through = alias.through
-    at = (*_where_they_met(case, alias), alias.statement)
+    at = (*where_they_met(case.chosen.backward_source, alias), alias.statement)
     return Finding("aliased", {"with": through}, f"changed in place through {through}", at=at)
 
 
-def _where_they_met(case: Case, alias: Alias) -> tuple[ast.stmt, ...]:
+def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:
     """Return the statement that gave the memory its second name: the later one of those that named it."""
-    source = case.chosen.backward_source
     written = simple_statements(source.statements) if source is not None else []
     above = [s for s in written if s.lineno < alias.statement.lineno and begins_anew(s, alias.through)]
     return tuple(sorted((*above[-1:], *alias.made[-1:]), key=lambda s: s.lineno)[-1:])

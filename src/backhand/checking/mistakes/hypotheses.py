@@ -82,10 +82,12 @@ from backhand.checking.mistakes.upstreams import (
     extra_factor,
     handed_on,
     overwritten,
+    product_left_out,
 )
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
 from backhand.checking.running.precision import Promoting
+from backhand.checking.running.statements import assigned
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -151,6 +153,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a missing local derivative", handed_on),
     predicts("another point", another_point),
     predicts("a factor too many or too few", extra_factor),
+    predicts("two factors too few", product_left_out),
     predicts("another tensor's gradient", another_gradient, also=True),
     predicts("a path of a branch", paths),
     tells("a guard against infinities", finite_by_a_guard),
@@ -209,7 +212,7 @@ def name_mistakes(
     for name, judged in blamed.items():
         case, share = Case(chosen, name, tuple(judged), probes), budget.share()
         finding, left = find(case, share)
-        found[name] = Named(in_words(case, finding), finding.at or case.suspects)
+        found[name] = Named(in_words(case, finding), finding.at or _to_look_at(case, finding))
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     return found
 
@@ -228,6 +231,13 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     error = why_it_raised(case)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
+
+
+def _to_look_at(case: Case, found: Finding) -> tuple[ast.stmt, ...]:
+    """Return the statements that may be at fault: of what is overwritten, those that write a part of it."""
+    seen = case.seen
+    parts = [s for s in (seen.statements if seen is not None else ()) if case.gradient not in assigned(s)]
+    return tuple(parts) if found.kind == "overwritten" and parts else case.suspects
 
 
 @contextlib.contextmanager

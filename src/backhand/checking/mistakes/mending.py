@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.edits import (
     VALUES,
@@ -27,11 +28,13 @@ from backhand.checking.mistakes.slips import (
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Focus, Program
+from backhand.checking.running.statements import writes_surely
 
 Mended = tuple[Finding | None, Budget]
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried.
 PAIRS = 6_000
-BESIDE = (*FEW, missing_factors)
+# What may be missing beside one of them.
+BESIDE: tuple[Rule, ...] = (missing_factors, sums)
 
 
 def mend(
@@ -66,7 +69,7 @@ def by_accumulating(program: Program, budget: Budget) -> Mended:
     for edit in accumulating(program.block, program.variable):
         with edit.made():
             if focus.is_right(**{program.variable: 0.0}):
-                return _told(program, edit.place.node, edit.mends, budget)
+                return _told(program, edit.place.node, edit, budget)
     return None, budget
 
 
@@ -76,7 +79,7 @@ def by_copy(program: Program, budget: Budget) -> Mended:
         focus = Focus.on(program, statement)
         edit, budget = focus.first_right(edits_of(statement, focus.scope, (not_in_place, copies)), budget)
         if edit is not None:
-            return _told(program, statement, edit.mends, budget)
+            return _told(program, statement, edit, budget)
     return None, budget
 
 
@@ -89,7 +92,7 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
         if edit is not None:
-            return _told(program, statement, edit.mends, budget)
+            return _told(program, statement, edit, budget)
     return None, budget
 
 
@@ -132,7 +135,7 @@ def by_edit(program: Program, budget: Budget) -> Mended:
             focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
             edit, budget = focus.first_right(edits_of(statement, focus.scope, its), budget)
             if edit is not None:
-                return _told(program, statement, edit.mends, budget)
+                return _told(program, statement, edit, budget)
             if budget.is_spent:
                 return None, budget
     return None, budget
@@ -150,10 +153,11 @@ def by_constant(program: Program, budget: Budget) -> Mended:
             if place.role != "value" or not isinstance(place.node, VALUES):
                 continue
             budget = budget.less(2 * focus.cost)
-            with _times_unknown(place).made():
+            unknown = _times_unknown(place)
+            with unknown.made():
                 k = focus.constant()
             if k is not None:
-                return _told(program, statement, _off_by(k, ast.unparse(place.node)), budget)
+                return _told(program, statement, unknown.because(_off_by(k, ast.unparse(place.node))), budget)
     return None, budget
 
 
@@ -174,7 +178,7 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
                 k = focus.constant()
             if k is not None:
                 words = f"{edit.mends.words}, and a constant factor of {k:.6g}"
-                return _told(program, statement, replace(edit.mends, words=words), budget)
+                return _told(program, statement, edit.told(words), budget)
     return None, budget
 
 
@@ -207,7 +211,7 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
                 words = (
                     f"two slips in one line: {edit.mends.words}, and it is {k:.6g} times what it should be"
                 )
-                return _told(program, statement, replace(edit.mends, words=words), budget)
+                return _told(program, statement, edit.told(words), budget)
     return None, budget
 
 
@@ -216,26 +220,29 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
     if program.is_right:
         return None, budget
     left = budget.at_most(PAIRS)
-    for statement in program.own:
+    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW)] + [(rule, BESIDE) for rule in FEW]
+    for statement in (*program.own, *program.temporary):
         focus = Focus.on(program, statement)
-        for first in edits_of(statement, focus.scope, FEW):
-            with first.made():
-                second, after = focus.first_right(edits_of(statement, focus.scope, BESIDE), left)
-            budget, left = budget.less(left.tries - after.tries), after
-            if second is not None:
-                words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"
-                return _told(program, statement, replace(first.mends, words=words), budget)
-            if left.is_spent:
-                return None, budget
+        for rule, others in pairs:
+            for first in edits_of(statement, focus.scope, (rule,)):
+                with first.made():
+                    second, after = focus.first_right(edits_of(statement, focus.scope, others), left)
+                budget, left = budget.less(left.tries - after.tries), after
+                if second is not None:
+                    words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"
+                    return _told(program, statement, first.told(words), budget)
+                if left.is_spent:
+                    return None, budget
     return None, budget
 
 
-def _told(program: Program, statement: ast.stmt, found: Finding, budget: Budget) -> Mended:
-    """Return a finding, with its statement where that is a temporary; it is suspected from now on."""
-    original = program.originals.get(statement)
+def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> Mended:
+    """Return what an edit mends, with its statement if that is a temporary; it is suspected from now on."""
+    original, found, node = program.originals.get(statement), edit.mends, edit.place.node
     if statement not in program.own:
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
-    # what is put right in its own statement may as well be wrong in a temporary that this reads
-    sure = original is not None and not (statement in program.own and program.temporary)
+    # what is put right where a temporary is read may as well be wrong where that is made
+    made = {name for s in program.temporary for name in writes_surely(s)}
+    sure = original is not None and not (isinstance(node, ast.Name) and node.id in made)
     return replace(found, at=(original,) if sure else ()), replace(budget, suspect=original)

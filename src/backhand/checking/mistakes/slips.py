@@ -16,6 +16,8 @@ from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scop
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.statements import root_of
 
+TURNED = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE}
+
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
     node, edit = place.node, Finding("sign", {"branches": []}, "a term or factor has the opposite sign")
@@ -30,6 +32,16 @@ def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.BinOp(node.left, other, node.right), edit
     if isinstance(node, ast.Name | ast.BinOp | ast.Constant):
         yield ast.UnaryOp(ast.USub(), node), edit
+
+
+def _comparisons(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield comparisons the other way round: a mask of the other half."""
+    node = place.node
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in TURNED:
+        turned = ast.Compare(node.left, [TURNED[type(node.ops[0])]()], node.comparators)
+        words = f"`{ast.unparse(node)}` stands where `{ast.unparse(turned)}` belongs"
+        detail = {"used": ast.unparse(node), "expected": ast.unparse(turned)}
+        yield turned, Finding("wrong_point", detail, words)
 
 
 def _off(place: Place) -> Finding:
@@ -286,6 +298,7 @@ def _methods(place: Place, _: Scope) -> Iterator[Proposal]:
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     copies,
+    _comparisons,
     _signs,
     keepdims,
     other_axes,

@@ -43,15 +43,18 @@ def plain_slice_of(
     gradients: Mapping[str, str],
     namespace: Mapping[str, Any],
 ) -> tuple[ast.stmt, ...]:
-    """Return those of them that make tensors, where no loop or condition is among them.
+    """Return those of them that make tensors, its own first, where no loop or condition is among them.
 
     Otherwise nothing: it would tell too little.
     """
     found = slice_of(source, path, statements, gradients)
     if found != simple_statements(found):
         return ()
+    # of what the variable held before, or holds beside it in a dictionary, nothing is to be seen
+    others = {s for s in found if root(path) in writes_surely(s) and s not in statements}
     numbers = {n for n, value in namespace.items() if isinstance(value, int | float | torch.Size)}
-    return tuple(s for s in found if not writes(s) <= numbers)
+    kept = [s for s in found if s not in others and not writes(s) <= numbers]
+    return tuple(sorted(kept, key=lambda s: s not in statements))
 
 
 def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:

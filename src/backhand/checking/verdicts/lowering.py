@@ -18,8 +18,8 @@ from backhand.checking.running.slicing import plain_slice_of
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import largest_difference
-from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.repairing import Observed, repair, variables_of
+from backhand.checking.verdicts.lives import Lives, on_arrival
+from backhand.checking.verdicts.repairing import Observed, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Truth
 
 TINY = torch.finfo(torch.float64).tiny
@@ -32,12 +32,14 @@ class Loss:
     Attributes:
         dtype, got: that of the tensor, and that of its gradient.
         times: its error as a multiple of autograd's.
+        error: what its line raises in the dtype of the given inputs, if it does.
         statements: those that may be at fault, where they are known.
     """
 
     dtype: torch.dtype
     got: torch.dtype
     times: float
+    error: Exception | None = None
     statements: tuple[ast.stmt, ...] = ()
 
     @property
@@ -48,7 +50,7 @@ class Loss:
     @property
     def matters(self) -> bool:
         """Whether more is lost than by another order of the same operations."""
-        return self.is_of_dtype or LOWERED < self.times < float("inf")
+        return self.error is not None or self.is_of_dtype or LOWERED < self.times < float("inf")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Measure:
 
     @staticmethod
     def of(drawn: Draw, shown: Draw, truth: Truth | None) -> "Measure":
-        """Return the measure: float64, if the forward runs in it, or does where all that it asks for is that."""
+        """Return the measure: float64, if the forward runs in it, or if it does where it asks for no less."""
         trace = shown.trace
         if truth is not None and trace is not truth.trace and trace.layout is truth.trace.layout:
             right = truth.trace.gradients
@@ -76,9 +78,11 @@ class Measure:
             )
         return Measure(shown, drawn.trace.gradients if drawn.promote else {}, {})
 
-    def loss(self, name: str, value: Tensor | None) -> Loss | None:
+    def loss(self, name: str, value: Tensor | None, error: Exception | None = None) -> Loss | None:
         """Return how precise a gradient is; None where there is nothing to measure it by."""
         tensor = self.shown.trace.tensors.get(name)
+        if error is not None and tensor is not None:
+            return Loss(tensor.dtype, tensor.dtype, 0.0, error)
         if tensor is None or value is None or not value.dim() or not value.is_floating_point():
             return None
         times, right = 0.0, self.truth.get(name)
@@ -101,26 +105,38 @@ def may_have_lost(drawn: Draw, shown: Draw, name: str, multiple: float | None) -
     return multiple > LOWERED if multiple is not None else drawn.promote
 
 
-def lost_by_themselves(chosen: Pass, measure: Measure, lives: Lives, *, fails: bool) -> dict[str, Loss]:
+def lost_by_themselves(chosen: Pass, measure: Measure, *, fails: bool) -> dict[str, Loss]:
     """Return the gradients that lose precision by their own lines; of those that one line makes, the first.
 
     Args:
         chosen: the pass, with its source.
         measure: what their precision is measured by.
-        lives: when the backward completes each gradient.
         fails: whether some gradient has lost precision for certain.
     """
-    shown = measure.shown
-    replaced = shown.trace.gradients
-    seen = repair(chosen, shown, lambda name, value: name not in replaced, lives).observed
-    in_time = sorted(seen, key=lambda n: seen[n].step)
-    own = {n: loss for n in in_time if (loss := measure.loss(n, seen[n].value)) is not None}
+    lives = recorded(chosen, measure.shown)  # in float64, `g.half()` would be `g` itself
+    ways = [lives]
+    if any(life.arrived for its in lives.values() for life in its):
+        ways.append(on_arrival(lives))  # as where the verdicts are made: the way that leaves fewer to blame
+    own, seen = min((_alone(chosen, measure, way) for way in ways), key=lambda found: len(_bad(found[0])))
     by_line: dict[ast.stmt | str, str] = {}
-    for name in (n for n, loss in own.items() if loss.matters):
+    for name in _bad(own):
         by_line.setdefault(seen[name].statements[-1] if seen[name].statements else name, name)
     # each loses too little by itself, and what is made of it cancels: then it is that which loses most
     chief = list(by_line.values()) or sorted(own, key=lambda n: -own[n].times)[:fails]
-    return {n: replace(own[n], statements=_suspects(chosen, shown, n, seen[n])) for n in chief}
+    return {n: replace(own[n], statements=_suspects(chosen, measure.shown, n, seen[n])) for n in chief}
+
+
+def _alone(chosen: Pass, measure: Measure, lives: Lives) -> tuple[dict[str, Loss], Mapping[str, Observed]]:
+    """Return how precise each gradient is if all that it is made of is autograd's, in order of time."""
+    right = measure.shown.trace.gradients
+    seen = repair(chosen, measure.shown, lambda name, value: name not in right, lives).observed
+    in_time = sorted(seen, key=lambda n: seen[n].step)
+    losses = {n: measure.loss(n, seen[n].value, seen[n].error) for n in in_time}
+    return {n: loss for n, loss in losses.items() if loss is not None}, seen
+
+
+def _bad(losses: Mapping[str, Loss]) -> list[str]:
+    return [name for name, loss in losses.items() if loss.matters]
 
 
 def _suspects(chosen: Pass, shown: Draw, name: str, seen: Observed) -> tuple[ast.stmt, ...]:
