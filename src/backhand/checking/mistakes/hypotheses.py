@@ -160,7 +160,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # the statements
     mends("a small edit", by_edit),
     mends("a constant factor within the line", by_constant, _is_not_pinned),
-    mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
     mends_fault("a constant factor within the line", by_constant),
     predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
@@ -174,6 +173,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends_fault("a small edit and a factor", by_edit_and_factor),
     mends("two small edits of one line", by_two_edits, _is_not_pinned),
     mends_fault("two small edits of one line", by_two_edits),
+    mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
     predicts("a term that couples elements", coupling),
     tells("an upstream gradient that is not read", upstream_not_read),
     predicts("some rows only", partly),
