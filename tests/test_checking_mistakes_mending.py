@@ -1,4 +1,4 @@
-"""What is mended in a line, on the textbook's passes: two slips at once, what is missing, what is written into."""
+"""What is mended in a line of the textbook: two slips at once, what is missing, what is written into."""
 
 import pytest
 
