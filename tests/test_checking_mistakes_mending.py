@@ -35,14 +35,6 @@ SLIPS = {
         "ignores_upstream",
         "two slips in one line",
     ),
-    "ones for the upstream gradient and a mean for a sum": (
-        batch_norm_fused,
-        "dbnbias = dhpreact.sum(0",
-        "dbnbias = torch.ones_like(dhpreact).mean(0",
-        "bnbias",
-        "wrong_upstream",
-        "two slips in one line",
-    ),
     "another axis of a softmax": (
         mlp_fused,
         "F.softmax(logits, 1)",

@@ -59,11 +59,7 @@ class Edit:
 
     def told(self, words: str) -> "Edit":
         """Return it with other words for the same mistake."""
-        return self.because(replace(self.mends, words=words))
-
-    def because(self, mends: Finding) -> "Edit":
-        """Return it as what mends another mistake."""
-        return replace(self, mends=mends)
+        return replace(self, mends=replace(self.mends, words=words))
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:

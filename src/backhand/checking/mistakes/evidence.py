@@ -79,11 +79,6 @@ class Case:
         repair = self.first.repair
         return repair.observed.get(self.name) if repair is not None else None
 
-    @property
-    def is_sourced(self) -> bool:
-        """Whether there are statements to be looked at."""
-        return self.seen is not None and self.chosen.backward_source is not None
-
     @cached_property
     def raised(self) -> tuple[ast.stmt, Exception] | None:
         """The statement that writes the gradient but raised, within a loop as a rule, with its error."""

@@ -1,11 +1,12 @@
 """Explain a gradient by mending its statements: an edit counts if with it they give the right tensor."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
+from backhand.checking.mistakes.calls import copies, not_in_place
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -22,12 +23,10 @@ from backhand.checking.mistakes.omissions import OF_WHAT_IS_MISSING, missing_fac
 from backhand.checking.mistakes.slips import (
     FEW,
     OF_WHAT_IS_THERE,
-    copies,
     drop_term,
-    not_in_place,
     put_upstream,
 )
-from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Focus, Program
+from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
 from backhand.checking.running.statements import writes_surely
 
 Mended = tuple[Finding | None, Budget]
@@ -35,32 +34,6 @@ Mended = tuple[Finding | None, Budget]
 PAIRS = 6_000
 # What may be missing beside one of them.
 BESIDE: tuple[Rule, ...] = (missing_factors, sums)
-
-
-def mend(
-    statement: ast.stmt,
-    path: str,
-    benches: Sequence[Bench],
-    budget: Budget,
-    *,
-    gradients: Mapping[str, str] | None = None,
-    numbers: Sequence[float] = (),
-) -> Mended:
-    """Return the first slip that, mended, makes one statement right on all benches.
-
-    Only this statement is compiled and run, so that it is cheap; a statement of a loop has a bench a turn.
-
-    Args:
-        statement: the one at fault.
-        path: what it writes, as an expression over its variables.
-        benches: the variables before it, each with the value that belongs there.
-        budget: how much may be tried.
-        gradients: variable to tensor name, of the variables that hold gradients.
-        numbers: constants of the forward, which the statement may lack.
-    """
-    program = Program.of([statement], path, benches, gradients or {}, numbers)
-    found, budget = by_edit(program, budget)
-    return (found, budget) if found is not None else by_two_edits(program, budget)
 
 
 def by_accumulating(program: Program, budget: Budget) -> Mended:
@@ -157,7 +130,8 @@ def by_constant(program: Program, budget: Budget) -> Mended:
             with unknown.made():
                 k = focus.constant()
             if k is not None:
-                return _told(program, statement, unknown.because(_off_by(k, ast.unparse(place.node))), budget)
+                mended = replace(unknown, mends=_off_by(k, ast.unparse(place.node)))
+                return _told(program, statement, mended, budget)
     return None, budget
 
 
