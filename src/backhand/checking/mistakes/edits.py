@@ -102,6 +102,13 @@ class Scope:
         mappings = {n: v for n, v in there.items() if isinstance(v, Mapping)}
         return [n for n, v in (there | flatten(mappings)).items() if holds_tensor(v)]
 
+    @cached_property
+    def squashed(self) -> list[str]:
+        """The variables that may be what a tanh, a sigmoid or a softmax gave: none is larger than 1."""
+        held = {n: self.namespace.get(n) for n in self.tensors}
+        alike = {n: v for n, v in held.items() if isinstance(v, Tensor) and tuple(v.shape) == self.shape}
+        return [n for n, v in alike.items() if not bool((v.abs() > 1).any())]
+
     def expression(self, name: str) -> ast.expr:
         """Return the expression that reads one of these tensors."""
         return ast.parse(name, mode="eval").body

@@ -36,7 +36,7 @@ def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     if scope.holds_no_tensor(node) or (isinstance(node, ast.Constant) and node.value != 1):
         return
-    for name in scope.tensors:
+    for name in scope.squashed:
         own = scope.expression(name)
         for power in (own, ast.BinOp(own, ast.Pow(), ast.Constant(2))):
             factor = ast.BinOp(ast.Constant(1), ast.Sub(), power)
