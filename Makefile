@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# The tests are shared out to a process a core, each of some hundred MB: four at most.
+SHARED := -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test slow clean
 
@@ -17,11 +19,11 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest $(SHARED)
 
 # The long tests as well: 200,000 steps on the lecture's list among them (about ten minutes).
 slow: $(READY)
-	$(BIN)/pytest -m 'slow or not slow'
+	$(BIN)/pytest $(SHARED) -m 'slow or not slow'
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch is large, so this takes a minute or more) ..."

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import backhand
+from backhand.checking.verdicts.comparing import close, largest_difference, worst_element
 
 
 def scaled(factor: Tensor) -> Callable[[Tensor], dict[str, Any]]:
@@ -174,3 +175,30 @@ def test_the_numbers_of_the_sheet_count_what_differs_at_the_lectures_tolerance()
     numbers = report.sheet.pictures["x"].numbers
     assert (numbers.differing, numbers.total, numbers.worst) == (3, 6, (5,))
     assert (numbers.rtol, numbers.atol) == (1e-5, 1e-8)
+
+
+@pytest.mark.parametrize("at", [0, 40_000, 99_999])
+@pytest.mark.parametrize(
+    ("value", "expected", "is_same"),
+    [
+        (1.0, 1.0, True),
+        (1.0 + 1e-7, 1.0, False),
+        (float("nan"), 1.0, False),
+        (float("inf"), 1.0, False),
+        (1.0, float("inf"), False),
+        (-float("inf"), float("inf"), False),
+        (float("inf"), float("inf"), True),
+        (float("nan"), float("nan"), True),
+    ],
+)
+def test_every_element_of_a_long_tensor_is_compared(
+    at: int, value: float, expected: float, is_same: bool
+) -> None:
+    right = torch.randn(100_000, dtype=torch.float64)
+    right[at] = expected
+    user = right * (1 + 1e-13)
+    user[at] = value
+    assert close(user, right) is is_same
+    assert (largest_difference(user, right) < 1e-9) is is_same
+    if not is_same:
+        assert worst_element(user.view(400, 250), right.view(400, 250)) == divmod(at, 250)

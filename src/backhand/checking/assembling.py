@@ -3,12 +3,11 @@
 import ast
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +16,13 @@ from backhand.checking.mistakes.facts import where_they_met
 from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
-from backhand.checking.running.names import root
-from backhand.checking.running.precision import APPROXIMATE, lowest
+from backhand.checking.running.names import flatten, root
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import differences
+from backhand.checking.verdicts.figures import figures
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.lowering import Loss, Measure, lost_by_themselves, may_have_lost
@@ -32,7 +31,6 @@ from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
-INFINITY = float("inf")
 # What is not the user's own code in a traceback.
 LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
 
@@ -86,6 +84,32 @@ def assemble(
             chosen.forward_source, chosen.backward_source, first.draw.trace, shown.trace, shown.user
         ),
     )
+
+
+def of_the_whole(report: Report, whole: Draw, part: Draw) -> Report:
+    """Return the report on a part of large inputs, with the shapes and the table's figures of all of them."""
+    facts = figures(None, whole)
+    tensors = whole.trace.tensors | whole.trace.unreached
+
+    def row_of(row: Row) -> Row:
+        user, its = whole.user.get(row.name), facts.get(row.name)
+        return replace(
+            row,
+            shape=tuple(tensors[row.name].shape),
+            got=None if user is None else tuple(user.shape),
+            exact=its and its.exact,
+            approximate=its and its.approximate,
+            maxdiff=its and its.maxdiff,
+        )
+
+    large = [v for v in flatten(whole.trace.inputs).values() if isinstance(v, Tensor)]
+    tried = next(v for v in flatten(part.trace.inputs).values() if isinstance(v, Tensor))
+    of_which = f"{tuple(tried.shape)} of {tuple(large[0].shape)}"
+    note = (
+        f"Large inputs ({sum(t.numel() for t in large):,} elements): tried on a part, {of_which}; "
+        f"compared once on all of them, in {str(lowest(whole.trace.inputs)).removeprefix('torch.')}."
+    )
+    return replace(report, rows=tuple(map(row_of, report.rows)), notes=(*report.notes, note))
 
 
 def _precision(trials: Trials) -> torch.dtype:
@@ -325,57 +349,3 @@ def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:
     tensors = judged[0].draw.trace.tensors
     again = [n for n in tensors if "[" not in n and source.times_assigned(n) > 1]
     return [f"forward assigns {', '.join(again)} more than once: the last value counts."] if again else []
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What the lecture's `cmp` shows of one gradient, and the error as a multiple of autograd's own."""
-
-    exact: bool = False
-    approximate: bool = False
-    maxdiff: float = INFINITY
-    multiple: float | None = None
-
-
-def figures(truth: Truth | None, shown: Draw) -> dict[str, Figures]:
-    """Return the figures of every gradient that has one to be compared with.
-
-    Args:
-        truth: the measure of autograd's own error, in float64.
-        shown: the run in the user's dtype.
-    """
-    trace, user = shown.trace, shown.user
-    compared = [n for n in user if n in trace.gradients]
-    alike = {n: user[n] for n in compared if user[n].shape == trace.gradients[n].shape}
-    tolerances = [_tolerance(alike.get(n, g)) for n, g in trace.gradients.items()]
-    allowed = np.abs(trace.joined) * trace.layout.spread(rtol for rtol, _ in tolerances)
-    allowed += trace.layout.spread(atol for _, atol in tolerances)
-    joined = trace.joined_with(alike)
-    difference = differences(joined, trace.joined)
-    maxdiff, exceeds = trace.layout.largest(difference), trace.layout.largest(difference > allowed)
-    multiple = _multiples(truth, shown, joined)
-    return {
-        n: Figures(
-            maxdiff[n] == 0,
-            not exceeds[n] and maxdiff[n] < INFINITY,
-            maxdiff[n],
-            multiple.get(n) if maxdiff[n] < INFINITY else None,
-        )
-        if n in alike
-        else Figures()
-        for n in compared
-    }
-
-
-def _tolerance(gradient: Tensor) -> tuple[float, float]:
-    return APPROXIMATE.get(gradient.dtype, APPROXIMATE[torch.float64])
-
-
-def _multiples(truth: Truth | None, shown: Draw, joined: np.ndarray) -> dict[str, float]:
-    """Return the error against float64 as a multiple of the one that autograd makes in the dtype shown."""
-    layout = shown.trace.layout
-    if truth is None or shown.trace is truth.trace or layout is not truth.trace.layout:
-        return {}
-    own = layout.largest(differences(shown.trace.joined, truth.trace.joined))
-    user = layout.largest(differences(joined, truth.trace.joined))
-    return {n: user[n] / own[n] for n in own if 0 < own[n] < INFINITY}

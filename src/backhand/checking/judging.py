@@ -1,19 +1,21 @@
 """The one pipeline: a pass, whichever door it came through, is tried, judged, explained and reported."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking import stressing
-from backhand.checking.assembling import Trials, assemble
+from backhand.checking.assembling import Trials, assemble, of_the_whole
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Mistake, Report
+from backhand.checking.running.cropping import parts_of
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.tracing import trace
-from backhand.checking.running.trials import Draw, draw, is_finite, sets_of
+from backhand.checking.running.trials import Draw, draw, draw_large, is_finite, sets_of
 from backhand.checking.sources.protocol import ForwardError, Inputs, Pass, by_name, resolve
 from backhand.checking.verdicts.cancelling import with_cancelling
 from backhand.checking.verdicts.comparing import close
@@ -79,8 +81,47 @@ def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool 
     """Check a pass whose parts are known already; see `check`."""
     sets = sets_of(chosen.inputs, by_name, draws, seed)
     first = next(sets)
+    for part in parts_of(first) if chosen.scope is None else ():  # a script's sizes stand in its statements
+        report = _by_a_part(chosen, title, first, part, draws=draws, seed=seed, stress=stress)
+        if report is not None:
+            return report
     with threads_for(first):
         return report_on(chosen, title, tried(chosen, first, sets, seed), stress)
+
+
+def _by_a_part(
+    chosen: Pass,
+    title: str,
+    inputs: Mapping[str, Any],
+    part: dict[str, Any],
+    *,
+    draws: int,
+    seed: int,
+    stress: bool | None,
+) -> Report | None:
+    """Return the report on large inputs, of which a part is tried in full, and all once in their own dtype.
+
+    None if the code does not take that part or changes it in place, or if the two do not agree on every
+    gradient, for a size may stand in the code, or an error be below what that dtype shows.
+    """
+    smaller = replace(chosen, inputs=part)
+    sets = sets_of(part, by_name, draws, seed)
+    try:
+        with threads_for(part):
+            trials = tried(smaller, next(sets), sets, seed)
+            report = report_on(smaller, title, trials, stress)
+    except CheckError:
+        return None
+    if report.raised is not None or trials.judged[0].draw.changed:
+        return None
+    try:
+        whole = draw_large(chosen, inputs, seed)
+    except Exception:  # the user's code may raise anything, of which the full check tells
+        return None
+    is_right = {n: all(j.right.get(n, True) for j in trials.judged) for n in trials.judged[0].right}
+    if whole.error is not None or compared(whole, Summands(whole)) != is_right:
+        return None
+    return of_the_whole(report, whole, trials.shown)
 
 
 def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = None) -> Report:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from backhand.checking.report import Code, Numbers, Picture, Pictures, Sheet
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.program import Source
-from backhand.checking.verdicts.comparing import differences, elements
+from backhand.checking.verdicts.comparing import worst_element
 
 ROWS, COLUMNS = 10, 18
 LECTURE = 1e-5, 1e-8  # rtol and atol of `torch.allclose`
@@ -115,9 +115,8 @@ def numbers(hand: Tensor, autograd: Tensor) -> Numbers:
     a, b = hand.detach().double(), autograd.detach().double()
     rtol, atol = LECTURE
     differing = int((~torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)).sum())
-    at = int(differences(elements(a), elements(b)).argmax())
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(at), a.shape))
-    return Numbers(differing, a.numel(), index, float(b.flatten()[at]), float(a.flatten()[at]), rtol, atol)
+    index = worst_element(a, b)
+    return Numbers(differing, a.numel(), index, float(b[index]), float(a[index]), rtol, atol)
 
 
 def pooled(tensor: Tensor) -> Picture | None:

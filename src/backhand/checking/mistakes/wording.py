@@ -1,12 +1,10 @@
 """Put a finding into words: what is wrong, expected and found, the likely cause, what to try."""
 
-from torch import Tensor
-
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case, names_read
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.report import Mistake
-from backhand.checking.verdicts.comparing import close, differences, elements
+from backhand.checking.verdicts.comparing import close, worst_element
 
 
 def in_words(case: Case, found: Finding) -> Mistake:
@@ -25,19 +23,9 @@ def _numbers(case: Case) -> str:
     user, expected = case.culprit.value, case.culprit.expected
     if user is None or user.shape != expected.shape or not expected.numel():
         return ""
-    at = _worst(user, expected)
+    at = worst_element(user, expected)
     where = f" at [{', '.join(map(str, at))}]" if at else ""
     return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}{_luck(case)}."
-
-
-def _worst(user: Tensor, expected: Tensor) -> tuple[int, ...]:
-    """Return the index of the element that is furthest off."""
-    worst = int(differences(elements(user), elements(expected)).argmax())
-    index: list[int] = []
-    for size in reversed(expected.shape):
-        index.insert(0, worst % size)
-        worst //= size
-    return tuple(index)
 
 
 def _luck(case: Case) -> str:

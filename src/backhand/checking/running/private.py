@@ -24,23 +24,24 @@ _number: Callable[[Node], int] = operator.methodcaller("_sequence_nr")
 
 
 def differentiated(
-    outputs: Iterable[Tensor], upstream: Iterable[Tensor], tensors: Iterable[Tensor]
+    outputs: Iterable[Tensor | GradientEdge], upstream: Iterable[Tensor], tensors: Iterable[Tensor]
 ) -> Sequence[Tensor | None]:
     """Return the gradients of tensors, given those of the outputs; None where nothing depends on one.
 
     The engine is what `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and
     with `grad_outputs` its first use imports SymPy, which takes a third of a second.
     """
-    outputs, upstream, tensors = tuple(outputs), tuple(upstream), tuple(tensors)
+    ends: Any = tuple(outputs)  # PyTorch's own annotation has one or the other, not both
+    upstream, tensors = tuple(upstream), tuple(tensors)
     if ENGINE:
-        return _by_the_engine(outputs, upstream, tensors)
+        return _by_the_engine(ends, upstream, tensors)
     if not tensors:
         return ()
-    return torch.autograd.grad(outputs, tensors, upstream, retain_graph=True, allow_unused=True)
+    return torch.autograd.grad(ends, tensors, upstream, retain_graph=True, allow_unused=True)
 
 
 def _by_the_engine(
-    outputs: Sequence[Tensor], upstream: Sequence[Tensor], tensors: Sequence[Tensor]
+    outputs: Sequence[Tensor | GradientEdge], upstream: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> Sequence[Tensor | None]:
     keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
     return _engine.run_backward(

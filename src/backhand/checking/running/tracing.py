@@ -28,14 +28,23 @@ def trace(
     Raises:
         CheckError: the forward does not fit the protocol.
     """
-    leaves = leaf_inputs(inputs, dtype)
+    parts = forwarded(chosen, leaf_inputs(inputs, dtype), dtype, seed, promote)
+    return from_graph(*parts, lenient=chosen.contract == "returned")
+
+
+Forwarded = tuple[dict[str, Any], dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
+
+
+def forwarded(
+    chosen: Pass, leaves: dict[str, Any], dtype: torch.dtype | None, seed: int, promote: bool = False
+) -> Forwarded:
+    """Run the forward; return its inputs, its names, its outputs and the gradients that arrive at them."""
     with running(dtype, seed, promote), torch.enable_grad():
         returned = _called(chosen, leaves)
     values = named_values(returned, leaves)
     new = [k for k in values if k not in leaves]
     outputs = _outputs(chosen, values) if chosen.out is not None else {k: values[k] for k in new}
-    upstream = _upstream(chosen, outputs, seed)
-    return from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
+    return leaves, values, outputs, _upstream(chosen, outputs, seed)
 
 
 def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
@@ -48,8 +57,13 @@ def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
     return chosen.forward(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in leaves.items()})
 
 
-def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:
-    """Return copies of the inputs, those that need a gradient as leaves that require one."""
+def leaf_inputs(
+    inputs: Mapping[str, Any], dtype: torch.dtype | None, *, lent: bool = False
+) -> dict[str, Any]:
+    """Return copies of the inputs, those that need a gradient as leaves that require one.
+
+    Such leaves may be lent instead: the forward cannot change them in place.
+    """
     tensors = [v for v in flatten(inputs).values() if isinstance(v, Tensor)]
     chosen_by_user = any(t.requires_grad for t in tensors)
 
@@ -57,6 +71,8 @@ def leaf_inputs(inputs: Mapping[str, Any], dtype: torch.dtype | None) -> dict[st
         if isinstance(value, Tensor):
             chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
             needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+            if lent and needs:
+                return value.detach().to(chosen).requires_grad_()
             copy = value.clone() if value.dtype == chosen else value.to(chosen)
             return copy.requires_grad_() if needs else copy
         if isinstance(value, Mapping):

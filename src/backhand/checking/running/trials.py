@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.graph import Trace
+from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import as_gradient, flatten, gradient_names, root
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.tracing import trace
+from backhand.checking.running.tracing import forwarded, leaf_inputs, trace
 from backhand.checking.sources.protocol import Halfway, Pass, arguments, drawn_once
 from backhand.errors import CheckError, in_short
 
@@ -79,6 +79,20 @@ def draw(
     return judged(chosen, traced, given, seed, promote, error, line, changed, dtype)
 
 
+def draw_large(chosen: Pass, inputs: Mapping[str, Any], seed: int) -> Draw:
+    """Run the forward and the user's backward once in the dtype of the inputs, in little memory.
+
+    Nothing is copied, so the backward must be known to change none of its arguments. Autograd's gradients are
+    made last, so that they do not lie beside what the user's code makes on its way.
+    """
+    parts = forwarded(chosen, leaf_inputs(inputs, None, lent=True), None, seed)
+    leaves, values, outputs, upstream = parts
+    undifferentiated = Trace(leaves, values, {}, {}, outputs, upstream, {}, ())
+    given, error, line, changed = call_backward(chosen, undifferentiated, None, seed, lent=True)
+    traced = from_graph(*parts, lenient=chosen.contract == "returned")
+    return judged(chosen, traced, given, seed, error=error, line=line, changed=changed)
+
+
 def judged(
     chosen: Pass,
     traced: Trace,
@@ -111,7 +125,7 @@ def backward_arguments(
     if chosen.contract == "returned":  # which differentiates what it is given, and so asks for leaves
         copy = _leaf_lent if lent else _leaf
     with torch.no_grad():
-        copies = {n: _each(v, copy) for n, v in wanted.items() if used is None or n in used}
+        copies = {n: each_tensor(v, copy) for n, v in wanted.items() if used is None or n in used}
     if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
         for name, value in copies.items():
             if isinstance(value, Tensor) and name in traced.gradients:
@@ -127,15 +141,16 @@ def _leaf_lent(value: Tensor) -> Tensor:
     return value.detach().requires_grad_(value.requires_grad)
 
 
-def _each(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
+def each_tensor(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
+    """Return a value, or containers of values, with something else for each tensor."""
     if isinstance(value, Tensor):
         return copy(value)
     if isinstance(value, Mapping):
-        return {k: _each(v, copy) for k, v in value.items()}
+        return {k: each_tensor(v, copy) for k, v in value.items()}
     if isinstance(value, list):
-        return [_each(v, copy) for v in value]
+        return [each_tensor(v, copy) for v in value]
     if type(value) is tuple:
-        return tuple(_each(v, copy) for v in value)
+        return tuple(each_tensor(v, copy) for v in value)
     return value
 
 
@@ -150,7 +165,8 @@ def call_backward(
 ) -> tuple[dict[str, Any], Exception | None, int | None, tuple[str, ...]]:
     """Call the user's backward; where it raises, return what it had assigned until then."""
     offered = backward_arguments(chosen, traced, lent=lent)
-    before = {k: (v, v._version) for k, v in flatten(offered).items() if isinstance(v, Tensor)}
+    asked = offered if chosen.contract == "named" else offered["inputs"] | offered["upstream"]
+    before = {k: (v, v._version) for k, v in flatten(asked).items() if isinstance(v, Tensor)}
     error, line = None, None
     try:
         with running(dtype, chosen.seed_of_backward(seed), promote), torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
@@ -131,11 +132,12 @@ class Function:
         # other random numbers each time: the forward's were the same, and a backward needs none of its own
         torch.default_generator.manual_seed(next(self._turns))
         arriving = {n: upstream[f"d{n}"] for n in own if f"d{n}" in upstream}
-        own = {n: own[n] for n in arriving}
+        ends = {n: get_gradient_edge(own[n]) for n in arriving}
+        del own  # a large output need not lie beside what the backward makes
         try:
-            found = differentiated(own.values(), arriving.values(), leaves.values())
+            found = differentiated(ends.values(), arriving.values(), leaves.values())
         except RuntimeError as error:
-            returned = _returned(self.fn, leaves, own, arriving)
+            returned = _returned(self.fn, leaves, ends, arriving)
             if not returned:
                 raise
             raise Halfway(returned, error) from error
@@ -190,12 +192,14 @@ def _is_taken(stem: str, name: str) -> bool:
     return re.fullmatch(rf"d?{stem}\d*", name) is not None
 
 
-def _returned(fn: object, leaves: Tensors, outputs: Tensors, upstream: Tensors) -> dict[str, Tensor | None]:
+def _returned(
+    fn: object, leaves: Tensors, outputs: Mapping[str, GradientEdge], upstream: Tensors
+) -> dict[str, Tensor | None]:
     """Return what a custom Function's backward itself returns, before autograd looks at the shapes.
 
     Only where the outputs are those of one Function, and only for the arguments that go into it as they are.
     """
-    nodes = {r.grad_fn for r in outputs.values()}
+    nodes = {r.node for r in outputs.values()}
     node: Any = nodes.pop()
     backward = backward_of(node, fn)
     if nodes or backward is None:

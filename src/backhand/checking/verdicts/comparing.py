@@ -1,6 +1,7 @@
 """Compare two gradients: present, shape, dtype, finite, exact, close. Nothing here broadcasts."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -8,6 +9,10 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
+
+# A comparison makes several arrays in float64; as many of this length fit a core's cache, and PyTorch leaves
+# them to one thread, which waits for no other.
+PIECE = 2**15
 
 
 def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
@@ -25,18 +30,44 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0) -> bool:
         return True
     if expected.numel() == 0:
         return True
-    dtype = coarser(user.dtype, expected.dtype)
-    user, expected = user.to(torch.float64), expected.to(torch.float64)
-    largest = float(expected.abs().max())
+    dtype, largest = coarser(user.dtype, expected.dtype), largest_of(expected)
+    size = max(summands, largest) if summands < math.inf else largest
     if not math.isfinite(largest):
         finite = expected.isfinite()
-        if not torch.allclose(user[~finite], expected[~finite], equal_nan=True):
+        if not torch.allclose(user[~finite], expected[~finite].to(user.dtype), equal_nan=True):
             return False
-        user, expected = user[finite], expected[finite]
-        largest = float(expected.abs().amax()) if expected.numel() else 0.0
-    size = max(summands, largest) if summands < math.inf else largest
-    allowed = expected.abs().mul_(RELATIVE[dtype]).add_(OF_SUMMANDS[dtype] * size)
+        return close(user[finite], expected[finite], summands)
+    return within(user, expected, RELATIVE[dtype], OF_SUMMANDS[dtype] * size)
+
+
+def within(user: Tensor, expected: Tensor, relative: float, absolute: float) -> bool:
+    """Tell whether no element is off by more than a part of the right one and an absolute amount.
+
+    The tensors have one shape, and the right one is finite.
+    """
+    return all(_within(a, b, relative, absolute) for a, b in pieces(user, expected))
+
+
+def _within(user: Tensor, expected: Tensor, relative: float, absolute: float) -> bool:
+    user, expected = user.to(torch.float64), expected.to(torch.float64)
+    allowed = expected.abs().mul_(relative).add_(absolute)
     return bool((user - expected).abs_().le(allowed).all())
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield tensors of one shape piece by piece, for what takes several arrays of their length to compare."""
+    if tensors[0].numel() <= PIECE:
+        yield tensors
+        return
+    yield from zip(*(t.detach().reshape(-1).split(PIECE) for t in tensors), strict=True)
+
+
+def largest_of(tensor: Tensor) -> float:
+    """Return the size of the largest element; NaN where there is one."""
+    if not tensor.numel():
+        return 0.0
+    low, high = tensor.detach().aminmax()
+    return max(-float(low), float(high))
 
 
 @lru_cache(maxsize=64)
@@ -50,7 +81,14 @@ def largest_difference(user: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference; infinity where the shapes differ."""
     if user.shape != expected.shape:
         return math.inf
-    return float(differences(elements(user), elements(expected)).max(initial=0.0))
+    found = (differences(elements(a), elements(b)).max(initial=0.0) for a, b in pieces(user, expected))
+    return float(max(found))
+
+
+def worst_element(user: Tensor, expected: Tensor) -> tuple[int, ...]:
+    """Return the index of the element that is furthest off, of two tensors of one shape that has any."""
+    at = int(differences(elements(user), elements(expected)).argmax())
+    return tuple(int(i) for i in np.unravel_index(at, expected.shape))
 
 
 def elements(tensor: Tensor) -> np.ndarray:
