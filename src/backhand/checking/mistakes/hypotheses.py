@@ -212,7 +212,7 @@ def name_mistakes(
     for name, judged in blamed.items():
         case, share = Case(chosen, name, tuple(judged), probes), budget.share()
         finding, left = find(case, share)
-        found[name] = Named(in_words(case, finding), finding.at or _to_look_at(case, finding))
+        found[name] = Named(in_words(case, finding), finding.at or _to_look_at(case))
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     return found
 
@@ -233,11 +233,11 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
 
-def _to_look_at(case: Case, found: Finding) -> tuple[ast.stmt, ...]:
-    """Return the statements that may be at fault: of what is overwritten, those that write a part of it."""
+def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
+    """Return the statements that may be at fault; what a gradient begins with, often zeros, comes last."""
     seen = case.seen
     parts = [s for s in (seen.statements if seen is not None else ()) if case.gradient not in assigned(s)]
-    return tuple(parts) if found.kind == "overwritten" and parts else case.suspects
+    return (*parts, *case.suspects)
 
 
 @contextlib.contextmanager
