@@ -4,7 +4,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from patterns import expression, filled, matched, statements
 from reading import mark, names_in, written_by
@@ -121,7 +121,7 @@ def _of_numbers(value: ast.AST, subject: "Subject") -> set[int]:
     """Return the nodes that lie within the exponent of something without a tensor."""
     powers = [n for n in ast.walk(value) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
     tensors = set(subject.values) | set(subject.own)
-    return {id(inner) for p in powers if not names_in(p.left) & tensors for inner in ast.walk(p.right)}
+    return {id(inner) for p in powers if not _values_in(p.left) & tensors for inner in ast.walk(p.right)}
 
 
 def _expressions(node: ast.AST, subject: "Subject", value: ast.AST) -> Expressions:
@@ -135,7 +135,8 @@ def _expressions(node: ast.AST, subject: "Subject", value: ast.AST) -> Expressio
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         kinds_ = {"wrong_point"} if id(node) in exponent else {"sign"}
         if isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, int):
-            kinds_ |= {"overreduced", "wrong_point"}  # an axis or an item, counted from the end
+            # an axis or an item, counted from the end
+            kinds_ |= {"overreduced", "wrong_point", "transposed", "partial", "shape"}
         yield "no minus", node.operand, kinds_
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         yield from _constants(node, id(node) in exponent, id(node) in _of_numbers(value, subject))
@@ -164,19 +165,29 @@ def _operators(node: ast.BinOp, subject: "Subject") -> Expressions:
 
 def _kinds_without(lost: ast.expr, subject: "Subject") -> set[str]:
     """Return the kinds that name a factor that was left out."""
-    sizes = [n for n in ast.walk(lost) if isinstance(n, ast.Attribute) and n.attr in ("shape", "numel")]
-    measured = {id(inner) for n in sizes for inner in ast.walk(n)}
-    names = {n.id for n in ast.walk(lost) if isinstance(n, ast.Name) and id(n) not in measured}
+    names = _values_in(lost)
     if names & subject.masks:
         return {"wrong_point", "wrong_upstream", "partial"}
     if names & (subject.gradients | subject.upstream):
-        return {"wrong_upstream"}
+        return {"wrong_upstream"} | ({"wrong_point"} if names & set(subject.values) else set())
     if names & set(subject.values) and not isinstance(lost, ast.Attribute):
         a_sum = any(isinstance(n, ast.Add | ast.Sub) for n in ast.walk(lost))
         return {"wrong_point", "wrong_upstream"} | ({"missing_branch"} if a_sum else set())
     if names & set(subject.own):
         return {"scale", "wrong_point", "wrong_upstream"}
     return {"scale", "sign"}
+
+
+def _values_in(node: ast.expr) -> set[str]:
+    """Return the names of the values of an expression, keys too; not those of which only the size counts."""
+    sizes = [n for n in ast.walk(node) if isinstance(n, ast.Attribute) and n.attr in ("shape", "numel")]
+    measured = {id(inner) for n in sizes for inner in ast.walk(n)}
+    keys = [n.slice.value for n in ast.walk(node) if isinstance(n, ast.Subscript) and _is_key(n.slice)]
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and id(n) not in measured} | {*keys}
+
+
+def _is_key(node: ast.expr) -> TypeGuard[ast.Constant]:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _constants(node: ast.Constant, within_power: bool, of_number: bool) -> Expressions:

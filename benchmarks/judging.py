@@ -82,7 +82,7 @@ def judged_mutant(mutant: Mutant, original: Any) -> Outcome:
         one, named = at_line, at_line
     else:
         one = bool(blamed) and blamed <= mutant.culprits and len(blamed) <= mutant.most
-        named = bool(kinds) and kinds <= mutant.kinds | ({"nonfinite"} if _is_infinite(changed) else set())
+        named = bool(kinds) and kinds <= mutant.kinds | _true_besides(original, changed)
     return Outcome(
         "right" if report.ok and not warned else "wrong",
         one=one,
@@ -110,8 +110,13 @@ def judged_rewrite(module: types.ModuleType, inputs: Any, original: Any) -> Outc
     return Outcome("right" if right else "wrong", seconds=seconds, told="" if right else f"\n{report}")
 
 
-def _is_infinite(runs: Any) -> bool:
-    return runs is not None and any(not g.isfinite().all() for run in runs for g in run.values())
+def _true_besides(original: Any, changed: Any) -> set[str]:
+    """Return what is true of gradients whatever was done: that they are not finite, or zero."""
+    runs = changed or ()
+    infinite = any(not g.isfinite().all() for run in runs for g in run.values())
+    pairs = [(a[n], b[n]) for a, b in zip(original, runs, strict=False) for n in a.keys() & b.keys()]
+    zero = any(bool(a.any()) and not bool(b.any()) for a, b in pairs)
+    return {kind for kind, is_true in (("nonfinite", infinite), ("zero", zero)) if is_true}
 
 
 def _root(name: str) -> str:

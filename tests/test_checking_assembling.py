@@ -121,4 +121,5 @@ def test_the_lines_of_a_gradient_are_those_that_change_it_not_those_that_look_at
     assert [line.text for line in report["w"].lines] == ["dw = torch.empty_like(w)", "filled(dw, dy * x)"]
     assert report["y"].forward_line.text == "y = x * w"
     (row,) = backhand.check(forward, wrong, inputs=inputs).culprits
-    assert [line.text for line in row.lines] == ["dw = torch.empty_like(w)", "filled(dw, dy * w)"]
+    # of a wrong one what it begins with comes after what is put into it
+    assert [line.text for line in row.lines] == ["filled(dw, dy * w)", "dw = torch.empty_like(w)"]

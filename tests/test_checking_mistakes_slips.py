@@ -8,7 +8,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
-from backhand.checking.mistakes.workbench import Budget
+from backhand.checking.mistakes.budget import Budget
 from backhand.passes import mlp_chunked, rnn
 
 GATE = """
@@ -295,7 +295,7 @@ def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pyte
     report = backhand.check(odd, stress=False, draws=1)
     assert time.process_time() - began < 6
     assert {row.mistake.kind for row in report.culprits} == {"unexplained"}
-    monkeypatch.setattr("backhand.checking.mistakes.workbench.TRIES", 0)
+    monkeypatch.setattr("backhand.checking.mistakes.budget.TRIES", 0)
     given_up = backhand.check(altered(rnn, ("(1 - hs[t] ** 2)", "(1 - hs[t] ** 3)")), stress=False, draws=1)
     assert "unexplained" in {row.mistake.kind for row in given_up.culprits}
 

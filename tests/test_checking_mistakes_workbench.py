@@ -5,7 +5,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
-from backhand.passes import attention, rnn
+from backhand.passes import attention, batch_norm, mlp_chunked, rnn
 
 LOSSES = """
 import torch
@@ -110,7 +110,7 @@ SUBTLE = {
         "inner = dz",
         {"We"},
         "wrong_point",
-        "the derivative of the sigmoid in z is missing as a factor of `",
+        "in `inner = dz`, the derivative of the sigmoid in `z = torch.sigmoid(x @ We)` is missing",
     ),
     "a constant inside a sum": (
         LOSSES,
@@ -301,3 +301,131 @@ def backward(dy, x, w):
     (culprit,) = backhand.check(from_text(text), inputs=inputs, out="y").culprits
     assert (culprit.name, culprit.mistake.kind) == ("x", "transposed")
     assert "the line raises RuntimeError" in culprit.mistake.message
+
+
+FIRST = "dlogprobs[torch.arange(n, device=Xb.device), Yb] = -1 / n\n    dprobs = dlogprobs / probs"
+AT = "dlogprobs[torch.arange(n), Yb]"
+
+# (pass, the line, a slip in it, the culprit, the kind, words of the message, then a near miss that is right)
+LESS_SIMPLE = {
+    "a product without @": (
+        mlp_chunked,
+        "dh = dlogits @ W2.T",
+        "dh = dlogits * W2.T",
+        "h",
+        "product",
+        "`dlogits * W2.T` multiplies element by element, (32, 27) by (27, 64), where the matrix product `@`",
+        "dh = (dlogits[:, None] * W2).sum(2)",
+    ),
+    "a power left out": (
+        mlp_chunked,
+        "-(counts_sum**-2) * dcounts_sum_inv",
+        "-1 * dcounts_sum_inv",
+        "counts_sum",
+        "wrong_point",
+        "of the derivative of counts_sum_inv, what depends on counts_sum is missing",
+        "-1 * dcounts_sum_inv / counts_sum**2",
+    ),
+    "a derivative a line too early": (
+        mlp_chunked,
+        FIRST,
+        f"{AT} = -1 / n / probs[torch.arange(n), Yb]\n    dprobs = dlogprobs",
+        "logprobs",
+        "wrong_upstream",
+        "it is dprobs already: the derivative of logprobs is multiplied in a line too early",
+        f"{AT} = -1 / n\n    dprobs = 1 / probs * dlogprobs",
+    ),
+    "two slips in one line": (
+        mlp_chunked,
+        "dhpreact = (1 - h**2) * dh",
+        "dhpreact = -(1 - h) * dh",
+        "hpreact",
+        "wrong_point",
+        "two slips in one line: `1 - h` stands where `1 - h ** 2` belongs, and it is -1 times what it",
+        "dhpreact = -(h**2 - 1) * dh",
+    ),
+    "one element of the upstream gradient": (
+        batch_norm,
+        "dbias = dy.sum(0)",
+        "dbias = dy.flatten()[-1].sum(0)",
+        "bias",
+        "ignores_upstream",
+        "`dy.flatten()[-1]` is one element of dy, where all of it belongs",
+        "dbias = dy.flatten().view(dy.shape).sum(0)",
+    ),
+    "ones for zeros": (
+        mlp_chunked,
+        "dlogprobs = torch.zeros_like(probs)",
+        "dlogprobs = torch.ones_like(probs)",
+        "logprobs",
+        "repeated_branch",
+        "the term `torch.ones_like(probs)` is one too many: it begins with ones, not zeros",
+        "dlogprobs = torch.ones_like(probs) * 0",
+    ),
+    "another name and a factor": (
+        batch_norm,
+        "dx = dcentered + dmean / n",
+        "dx = dcentered + dvar / (n - 1)",
+        "x",
+        "scale",
+        "two slips in one line: a factor is off at `n - 1`, and dvar is used where another",
+        "dx = dcentered + dmean / (n - 1) * (n - 1) / n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LESS_SIMPLE)
+def test_a_less_simple_slip_is_named_and_a_right_near_miss_is_not(name: str) -> None:
+    module, line, wrong, culprit, kind, words, right = LESS_SIMPLE[name]
+    report = backhand.check(altered(module, (line, wrong)), stress=False)
+    mistake = report[culprit].mistake
+    assert mistake is not None
+    assert mistake.kind == kind, mistake
+    assert words in mistake.message
+    near = backhand.check(altered(module, (line, right)), stress=False)
+    assert near.ok, str(near)
+
+
+def test_a_missing_branch_is_told_with_the_slip_beside_it() -> None:
+    wrong = altered(
+        mlp_chunked,
+        ("dbndiff = bnvar_inv * dbnraw", "dbndiff = bnvar * dbnraw"),
+        ("dbndiff += 2 * bndiff * dbndiff2", "pass"),
+    )
+    mistake = backhand.check(wrong, stress=False)["bndiff"].mistake
+    assert mistake.kind == "missing_branch"
+    assert "the branch through bndiff2 is missing, and in what is there the derivative is" in mistake.message
+    assert "evaluated at bnvar, not at bnvar_inv" in mistake.message
+
+
+INDEXED = """
+import torch
+
+out = "y"
+
+def forward(x):
+    top = x.max(1, keepdim=True).values
+    y = x * top
+    return locals()
+
+def backward(dy, x, top):
+    dtop = (x * dy).sum(1, keepdim=True)
+    one = torch.zeros_like(x)
+    one[range(len(x)), x.max(1).indices] = 1
+    dx = top * dy + one * dtop
+    return locals()
+
+def inputs(generator):
+    return {"x": torch.randn(5, 4, generator=generator)}
+"""
+
+
+def test_an_index_that_reaches_every_pair_is_told_as_one_with_an_axis_too_many() -> None:
+    assert backhand.check(from_text(INDEXED), stress=False).ok
+    report = backhand.check(
+        from_text(INDEXED.replace("x.max(1).ind", "x.max(1, keepdim=True).ind")), stress=False
+    )
+    mistake = report["x"].mistake
+    assert mistake.kind == "shape"
+    assert "the index `x.max(1, keepdim=True)` has an axis too many or too few" in mistake.message
+    assert "every pair" in mistake.message

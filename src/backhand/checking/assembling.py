@@ -6,31 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.meanings import KINDS
-from backhand.checking.mistakes.hypotheses import name_mistakes
+from backhand.checking.mistakes.facts import where_they_met
+from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import flatten, root
-from backhand.checking.running.precision import LOWERED, lowest, unit
+from backhand.checking.running.precision import lowest
 from backhand.checking.running.program import Source
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.figures import figures
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
+from backhand.checking.verdicts.lowering import Loss, Measure, lost_by_themselves, may_have_lost
 from backhand.checking.verdicts.repairing import recorded
 from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.truths import overflow
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
-TINY = torch.finfo(torch.float64).tiny
 # What is not the user's own code in a traceback.
 LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
 
@@ -149,7 +150,8 @@ class _Table:
     """What the rows have in common."""
 
     def __init__(self, chosen: Pass, trials: Trials, probes: Probes | None):
-        self.chosen, self.judged, self.shown, self.probes = chosen, trials.judged, trials.shown, probes
+        self.chosen, self.trials, self.probes = chosen, trials, probes
+        self.judged, self.shown = trials.judged, trials.shown
         self.draw = self.judged[0].draw
         self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
         source = chosen.backward_source
@@ -157,11 +159,23 @@ class _Table:
         self.paths = Variables(source, self.names).path if source else {}
 
     @cached_property
-    def mistakes(self) -> dict[str, Mistake]:
+    def mistakes(self) -> dict[str, Named]:
         """The mistake in each wrong gradient, in the order of the backward."""
         order = backward_order(self.chosen, self.draw)
         blamed = {n: [j for j in self.judged if n in j.culprits] for n in order}
         return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its}, probes=self.probes)
+
+    @cached_property
+    def named(self) -> dict[str, Named]:
+        """The mistakes, those of precision too; of one line that has spoilt several gradients, the first."""
+        lines = [(named.at, name) for name, named in self.mistakes.items() if len(named.at) == 1]
+        first: dict[tuple[ast.stmt, ...], str] = dict(reversed(lines))
+        mistakes = {n: m for n, m in self.mistakes.items() if first.get(m.at, n) == n}
+        return self.lowered | mistakes
+
+    def _is_echo(self, name: str) -> bool:
+        """Tell whether a gradient is wrong for the line for which another one is blamed."""
+        return name in self.mistakes and name not in self.named
 
     @cached_property
     def _lives(self) -> Lives:
@@ -174,10 +188,11 @@ class _Table:
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
         verdict, note = _verdict(name, self.judged)
-        mistake = self.mistakes.get(name)
-        if verdict in ("right", "vacuous") and name in self.lowered:
-            made_of = [c for c in self.draw.trace.consumers(name) if c in self.lowered]
-            verdict, note, mistake = ("follows", "", None) if made_of else ("wrong", "", self.lowered[name])
+        named = self.named.get(name)
+        if name in self.lowered:
+            verdict, note = "wrong", ""
+        elif (verdict in ("right", "vacuous") and name in self.imprecise) or self._is_echo(name):
+            verdict, note = "follows", ""
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -192,48 +207,74 @@ class _Table:
             forward_line=_maker(forward, name),
             lines=self._lines(name),
             used_by=forward.readers(root(name)) if forward else (),
-            mistake=mistake,
+            mistake=named.mistake if named is not None else None,
             note=note,
         )
 
     @cached_property
-    def lowered(self) -> dict[str, Mistake]:
-        """The gradients that overflow or lose precision in the user's dtype, with what is told of them."""
-        found = {name: self._lowered(name) for name in self.shown.user}
-        return {name: mistake for name, mistake in found.items() if mistake is not None}
+    def _measure(self) -> Measure:
+        return Measure.of(self.draw, self.shown, self.trials.truth)
 
-    def _lowered(self, name: str) -> Mistake | None:
-        """Find a gradient of a lower dtype than its tensor, or one that is computed in one on the way."""
-        tensor, user = self.shown.trace.tensors.get(name), self.shown.user.get(name)
-        if tensor is None or user is None or not user.dim() or not user.is_floating_point():
-            return None
+    @cached_property
+    def imprecise(self) -> dict[str, Loss]:
+        """The gradients that have lost precision, by their own lines or by those of another gradient."""
+        figured = {n: facts.multiple for n, facts in self.figures.items()}
+        suspects = [n for n in self.shown.user if may_have_lost(self.draw, self.shown, n, figured.get(n))]
+        found = self._measure.losses(suspects) if suspects else {}
+        # what is returned has a budget of its own
+        return {
+            n: loss for n, loss in found.items() if loss.is_of_dtype or self.chosen.contract != "returned"
+        }
+
+    @cached_property
+    def lowered(self) -> dict[str, Named]:
+        """Those that have lost it by their own lines, with what is told of them."""
+        right = {n for n in self.imprecise if all(j.right.get(n, True) for j in self.judged)}
+        if self.chosen.backward_source is None:
+            found = {n: self.imprecise[n] for n in right if right.isdisjoint(self.draw.trace.consumers(n))}
+        elif self.imprecise or (self.shown.error is not None and self.draw.error is None):
+            found = lost_by_themselves(self.chosen, self._measure, fails=bool(right))
+        else:
+            found = {}
+        # what is wrong in float64 as well is no question of precision
+        wrong = {
+            n
+            for j in self.judged
+            for n in (*j.culprits, *j.followers, *(j.repair.culprits if j.repair else ()))
+        }
+        lost = {n: self._lowered(n, loss) for n, loss in found.items() if n not in wrong}
+        return lost | self._overflowed()
+
+    def _overflowed(self) -> dict[str, Named]:
+        """The gradients that are not finite in the user's dtype where the right ones are."""
+        found = {}
+        for name, user in self.shown.user.items():
+            at = overflow(user, self.truth.trace.gradients.get(name)) if self.truth is not None else None
+            if at is not None:
+                gradient = self.names.get(name, f"d{name}")
+                where = f"NaN or infinity at {list(at)} in {user.dtype}, where the right one is finite"
+                mistake = Mistake(
+                    "nonfinite", f"{gradient}: {where}.", KINDS["nonfinite"].hint, {"origin": gradient}
+                )
+                found[name] = Named(mistake, ())
+        return found
+
+    def _lowered(self, name: str, loss: Loss) -> Named:
         gradient, hint = self.names.get(name, f"d{name}"), KINDS["dtype"].hint
-        at = overflow(user, self.truth.trace.gradients.get(name)) if self.truth is not None else None
-        if at is not None:
-            message = (
-                f"{gradient}: NaN or infinity at {list(at)} in {user.dtype}, where the right one is finite."
+        facts: dict[str, Any]
+        if loss.error is not None:
+            message = f"{gradient}: in {loss.dtype} the line raises {in_short(loss.error)}."
+            facts = {"expected": str(loss.dtype)}
+        elif loss.is_of_dtype:
+            message = f"{gradient} has dtype {loss.got}, but {name} has {loss.dtype}."
+            facts = {"expected": str(loss.dtype), "got": str(loss.got)}
+        else:
+            times = f"{loss.times:.0f} times the error of autograd's"
+            message, facts = (
+                f"{gradient} is off by {times}: a part is computed in less.",
+                {"multiple": loss.times},
             )
-            return Mistake("nonfinite", message, KINDS["nonfinite"].hint, {"origin": gradient})
-        if unit(user.dtype) > unit(tensor.dtype):
-            message = f"{gradient} has dtype {user.dtype}, but {name} has {tensor.dtype}."
-            return Mistake("dtype", message, hint, {"expected": str(tensor.dtype), "got": str(user.dtype)})
-        times = self._error(name, user, tensor.dtype)
-        if times <= LOWERED or self.chosen.contract == "returned":  # what is returned has a budget of its own
-            return None
-        message = (
-            f"{gradient} is off by {times:.0f} times the error of autograd's: a part is computed in less."
-        )
-        return Mistake("dtype", message, hint, {"multiple": times})
-
-    def _error(self, name: str, user: Tensor, dtype: torch.dtype) -> float:
-        """Return the error of a gradient as a multiple of autograd's own, or of the rounding of its dtype."""
-        facts = self.figures.get(name)
-        if facts is not None and facts.multiple is not None:
-            return facts.multiple
-        right = self.draw.trace.gradients.get(name)
-        if right is None or not self.draw.promote or right.shape != user.shape or not right.numel():
-            return 0.0
-        return largest_difference(user, right) / max(unit(dtype) * float(right.abs().max()), TINY)
+        return Named(Mistake("dtype", message, hint, facts), loss.statements)
 
     def _lines(self, name: str) -> tuple[Line, ...]:
         """Return the lines of the backward that make a gradient."""
@@ -241,16 +282,19 @@ class _Table:
         if source is None or name not in self.names:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
-        at_fault = [source.line(fault.target[0].lineno) for fault in faults]
-        mended = self.mistakes[name].detail.get("line") if name in self.mistakes else None
-        if mended is not None and not at_fault:
-            at_fault = [source.line(mended)]
-        return tuple(dict.fromkeys((*at_fault, *self._lines_of(name, source))))
+        named = self.named.get(name)
+        told = named.at if named is not None else ()
+        if (alias := self.judged[0].shared.get(name)) is not None:
+            told = (*where_they_met(source, alias), alias.statement)
+        at_fault = (*told, *(fault.statement for fault in faults))
+        lines = [source.line(statement.lineno) for statement in at_fault]
+        return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:
             variable = root(self.paths[name])
-            if variable not in source.mentioned:
+            is_item = self.paths[name] != variable and name in self.named
+            if variable not in source.mentioned and not is_item:  # so that nothing has to be run for it
                 return source.writers(variable)
             numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
             return tuple(source.line(n) for n in sorted(numbers))

@@ -12,6 +12,7 @@ from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw, draw, is_finite
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Pass
 from backhand.checking.verdicts.cancelling import with_cancelling
+from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement, compared, judge
 from backhand.checking.verdicts.rounding import Summands, Truth
 from backhand.checking.verdicts.truths import against_truth, forward_error, is_rounding
@@ -95,9 +96,10 @@ def _own_precision(chosen: Pass, values: Mapping[str, Any], judgement: Judgement
 
 
 def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
-    """Return the judgement with float64 also where the code asks for less, if less is wrong then.
+    """Return the judgement with float64 also where the code asks for less, if no more is wrong then.
 
-    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs.
+    What is left of the difference is the precision of the code, to be looked at in the dtype of its inputs;
+    and what is wrong in a line that asks for less can be told only without that.
     """
     drawn = judgement.draw
     able = chosen.promotes and drawn.dtype == torch.float64 and not drawn.promote and drawn.error is None
@@ -108,7 +110,8 @@ def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> 
     except Exception:  # the user's code may raise anything
         return judgement
     right = compared(other, Summands(other))
-    if other.error is not None or sum(right.values()) <= sum(judgement.right.values()):
+    asks = any(n in drawn.user and not close(g, drawn.user[n]) for n, g in other.user.items())
+    if other.error is not None or not asks or sum(right.values()) < sum(judgement.right.values()):
         return judgement
     return judge(chosen, other)
 

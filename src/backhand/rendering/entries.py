@@ -214,7 +214,8 @@ def _arcs(report: Report, sheet: Sheet, shown: Mapping[str, str]) -> list[Arc]:
             elif consumer in rows and VERDICTS[rows[consumer].verdict].spoilt:
                 state = "follows"
             ends = shown.get(name, name), shown.get(consumer, consumer)
-            found[ends] = max(found.get(ends, "plain"), state, key=STATES.index)
+            if STATES.index(state) >= STATES.index(found.get(ends, "plain")):
+                found[ends] = state
     return [Arc(*ends, state) for ends, state in found.items()]
 
 

@@ -13,6 +13,7 @@ from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
 KEEPING = {*REDUCTIONS, "max", "min", "amax", "amin", "argmax", "argmin", "prod", "norm", "var", "std"}
+RESHAPING = {"unsqueeze", "squeeze", "expand", "view", "reshape", "flatten", "permute", "transpose"}
 FLATTENING = {"flatten", "ravel", "view", "reshape"}
 NO_SHAPES = {"expected": None, "got": None}
 
@@ -99,13 +100,13 @@ def slices(place: Place, _: Scope) -> Iterator[Proposal]:
     if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
         yield ast.Slice(None, None, node.step), edit
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-        yield node.value, edit
         flat = node.value.func if isinstance(node.value, ast.Call) else None
         if isinstance(flat, ast.Attribute) and flat.attr in FLATTENING:
             words = (
                 f"`{ast.unparse(node)}` is one element of {ast.unparse(flat.value)}, where all of it belongs"
             )
             yield flat.value, Finding("ignores_upstream", {"gradients": []}, words)
+        yield node.value, edit
 
 
 def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -136,11 +137,12 @@ def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def sums(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield sums over an axis."""
+    """Yield sums and means over an axis."""
     if not isinstance(place.node, ast.BinOp | ast.Name | ast.Call) or place.role != "value":
         return
-    for axis in (0, 1, -1):
-        summed = ast.Attribute(place.node, "sum", ast.Load())
-        for kept in ([], [ast.keyword(scope.dialect.keeping, ast.Constant(True))]):
-            edit = Finding("unreduced", {"axes": [axis]}, f"not summed over axis {axis}")
-            yield ast.Call(summed, [ast.Constant(axis)], list(kept)), edit
+    for called, told in (("sum", "summed"), ("mean", "averaged")):
+        reduced = ast.Attribute(place.node, called, ast.Load())
+        for axis in (0, 1, -1):
+            for kept in ([], [ast.keyword(scope.dialect.keeping, ast.Constant(True))]):
+                edit = Finding("unreduced", {"axes": [axis]}, f"not {told} over axis {axis}")
+                yield ast.Call(reduced, [ast.Constant(axis)], list(kept)), edit

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -58,6 +58,10 @@ class Edit:
     node: ast.AST
     mends: Finding
 
+    def told(self, words: str) -> "Edit":
+        """Return it with other words for the same mistake."""
+        return replace(self, mends=replace(self.mends, words=words))
+
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
         """Have it in force within a block."""
@@ -100,6 +104,13 @@ class Scope:
         there = {n: self.namespace[n] for n in self.names if n in self.namespace}
         mappings = {n: v for n, v in there.items() if isinstance(v, Mapping)}
         return [n for n, v in (there | flatten(mappings)).items() if holds_tensor(v)]
+
+    @cached_property
+    def squashed(self) -> list[str]:
+        """The variables that may be what a tanh, a sigmoid or a softmax gave: none is larger than 1."""
+        held = {n: self.namespace.get(n) for n in self.tensors}
+        alike = {n: v for n, v in held.items() if isinstance(v, Tensor) and tuple(v.shape) == self.shape}
+        return [n for n, v in alike.items() if not bool((v.abs() > 1).any())]
 
     def expression(self, name: str) -> ast.expr:
         """Return the expression that reads one of these tensors."""

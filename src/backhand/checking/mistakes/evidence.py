@@ -10,8 +10,9 @@ from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
-from backhand.checking.running.slicing import slice_of
+from backhand.checking.running.slicing import plain_slice_of, slice_of
 from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
+from backhand.checking.running.trials import backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import fit_shape
 from backhand.checking.verdicts.localising import Culprit, Judgement
@@ -78,11 +79,6 @@ class Case:
         repair = self.first.repair
         return repair.observed.get(self.name) if repair is not None else None
 
-    @property
-    def is_sourced(self) -> bool:
-        """Whether there are statements to be looked at."""
-        return self.seen is not None and self.chosen.backward_source is not None
-
     @cached_property
     def raised(self) -> tuple[ast.stmt, Exception] | None:
         """The statement that writes the gradient but raised, within a loop as a rule, with its error."""
@@ -96,6 +92,15 @@ class Case:
     def statements(self) -> tuple[ast.stmt, ...] | None:
         """The statements that make the gradient and its temporaries; None without source."""
         return statements_of(self, self.name)
+
+    @cached_property
+    def suspects(self) -> tuple[ast.stmt, ...]:
+        """The same, where it is not known which of them is at fault, but for loops."""
+        source, seen = self.chosen.backward_source, self.seen
+        if source is None or seen is None or self.name not in self.paths:
+            return ()
+        known = {root(path): tensor for tensor, path in self.paths.items()}
+        return plain_slice_of(source, self.paths[self.name], seen.statements, known, seen.namespace)
 
     @cached_property
     def read(self) -> frozenset[str] | None:
@@ -117,7 +122,7 @@ class Case:
         source, seen = self.chosen.backward_source, self.seen
         if source is None or seen is None or self.name not in self.paths:
             return None
-        benches = [b for j in self.judged if (b := _bench(j, self.name)) is not None]
+        benches = [b for j in self.judged if (b := _bench(self.chosen, j, self.name)) is not None]
         if not benches or any(j.repair is None or self.name not in j.repair.observed for j in self.judged):
             return None
         path, trace = self.paths[self.name], self.first.draw.trace
@@ -135,6 +140,8 @@ class Case:
         fault = self.culprit.fault
         if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
             return None
+        if self._runs_once(fault.statement):
+            return None
         statement, variable = fault.statement, fault.variable
         if not variable:  # it adds its value to something, or puts it there
             variable = "__value__"
@@ -147,6 +154,15 @@ class Case:
         gradients = {where: tensor for tensor, where in self.paths.items()}
         program = Program.of([statement], variable, benches, gradients, numbers_of(self))
         return replace(program, goes_on=True, over_numpy=self.chosen.runner is not None)
+
+    def _runs_once(self, statement: ast.stmt) -> bool:
+        """Tell whether a statement stands outside of loops, in what `program` runs as quickly.
+
+        There the temporaries that it reads are to be looked at as well, and the statements that complete what
+        it begins: what is missing in one of them might be made up for in another.
+        """
+        source, program = self.chosen.backward_source, self.program
+        return source is not None and program is not None and statement in source.statements
 
     @cached_property
     def is_assigned_twice(self) -> bool:
@@ -173,15 +189,18 @@ def numbers_of(case: Case) -> set[float]:
     return numbers | (numbers_in(forward.statements) if forward is not None else set())
 
 
-def _bench(judgement: Judgement, name: str) -> Bench | None:
+def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     """Return the variables at the moment when a gradient was complete, and what it should have been."""
     seen = judgement.repair.observed.get(name) if judgement.repair is not None else None
     if seen is None or not seen.namespace:
         return None
-    culprit = judgement.culprits[name]
+    culprit, draw = judgement.culprits[name], judgement.draw
+    # what the statements change in place, they find as it was
+    changed = set(draw.changed) - {f"d{output}" for output in draw.trace.outputs}
+    unspoilt = backward_arguments(chosen, draw.trace, changed) if changed else {}
     there = name in judgement.draw.trace.tensors
     known = partial(derived, scene_of(judgement, name)) if there else tuple
-    return Bench(seen.namespace, culprit.expected, culprit.summands, known)
+    return Bench(seen.namespace | unspoilt, culprit.expected, culprit.summands, known)
 
 
 def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:

@@ -9,8 +9,10 @@ from torch import Tensor
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.names import nearest
-from backhand.checking.running.statements import assigned
+from backhand.checking.running.program import Source
+from backhand.checking.running.statements import assigned, begins_anew, simple_statements
 from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.repairing import Alias
 from backhand.errors import in_short
 
 
@@ -19,8 +21,17 @@ def changed_through_another_name(case: Case) -> Finding | None:
     repair = case.first.repair
     if repair is None or case.name not in repair.aliased:
         return None
-    through = repair.aliased[case.name].through
-    return Finding("aliased", {"with": through}, f"changed in place through {through}")
+    alias = repair.aliased[case.name]
+    through = alias.through
+    at = (*where_they_met(case.chosen.backward_source, alias), alias.statement)
+    return Finding("aliased", {"with": through}, f"changed in place through {through}", at=at)
+
+
+def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:
+    """Return the statement that gave the memory its second name: the later one of those that named it."""
+    written = simple_statements(source.statements) if source is not None else []
+    above = [s for s in written if s.lineno < alias.statement.lineno and begins_anew(s, alias.through)]
+    return tuple(sorted((*above[-1:], *alias.made[-1:]), key=lambda s: s.lineno)[-1:])
 
 
 def shares_its_memory(case: Case) -> Finding | None:

@@ -1,5 +1,6 @@
 """A mistake that was found: its kind and its facts, before it is put into words."""
 
+import ast
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ class Finding:
 
     Attributes:
         also: another explanation that fits as well, as a clause.
+        at: the statements at fault, where they are known.
     """
 
     kind: str
@@ -17,6 +19,7 @@ class Finding:
     words: str = ""
     also: str = ""
     hint: str = ""
+    at: tuple[ast.stmt, ...] = ()
 
 
 def listed(names: list[str]) -> str:

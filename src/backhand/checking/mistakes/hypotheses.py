@@ -6,9 +6,9 @@ so on every draw. A new mistake is a row of the table.
 """
 
 import ast
-import math
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,10 +21,10 @@ from backhand.checking.mistakes.branches import (
     branches_above,
     branches_scaled,
     coupling,
-    doubled,
     paths,
     whole_factor,
 )
+from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.facts import (
     changed_through_another_name,
@@ -45,9 +45,10 @@ from backhand.checking.mistakes.mending import (
     Mended,
     by_accumulating,
     by_constant,
-    by_dropped_term,
+    by_copy,
     by_edit,
     by_edit_and_factor,
+    by_factor_and_constant,
     by_other_upstream,
     by_two_edits,
 )
@@ -63,6 +64,16 @@ from backhand.checking.mistakes.shapes import (
     transposed,
     unreduced,
 )
+from backhand.checking.mistakes.targets import (
+    Hypothesis,
+    mends,
+    mends_fault,
+    predicts,
+    predicts_fault,
+    predicts_shape,
+    tells,
+    with_its_line,
+)
 from backhand.checking.mistakes.upstreams import (
     another_gradient,
     another_point,
@@ -71,159 +82,19 @@ from backhand.checking.mistakes.upstreams import (
     extra_factor,
     handed_on,
     overwritten,
+    product_left_out,
 )
 from backhand.checking.mistakes.wording import in_words
-from backhand.checking.mistakes.workbench import Budget, Program
 from backhand.checking.report import Mistake
-from backhand.checking.running.names import root
-from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.precision import Promoting
+from backhand.checking.running.statements import assigned
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
-
-# Two draws agree on a factor to rounding; in a low precision each of them has its own.
-SAME_FACTOR = 1e-9
-TWICE = 2.0
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One way in which a gradient can have become wrong.
-
-    Attributes:
-        name: what is said to be ruled out where it does not hold.
-        asked: looks whether it holds, and returns what is left of the budget.
-        when: whether it can apply at all.
-        also: whether it is worth mentioning beside a simpler one that holds as well.
-    """
-
-    name: str
-    asked: Callable[[Case, Budget], Mended]
-    when: Callable[[Case], bool] = lambda case: True
-    also: bool = False
-
-
-def _as_read(case: Case, found: Finding) -> Finding | None:
-    """Return a prediction as the statements can have made it true, or None; without source, as it is.
-
-    They must read what is said to be used; and a branch is there twice only if a term of theirs can go, else
-    it is multiplied by two.
-    """
-    if case.read is None:
-        return found
-    if found.kind == "repeated_branch" and case.program is not None:
-        return found if by_dropped_term(case.program, Budget())[0] is not None else doubled(found)
-    used = found.detail.get("used")
-    if not isinstance(used, str) or not used[:1].isidentifier():
-        return found
-    tensors = {gradient: tensor for tensor, gradient in case.first.draw.matched.items()}
-    variable = root(case.paths.get(tensors.get(used, ""), used)).removesuffix(".T")
-    return found if variable in case.read else None
-
-
-def _predicted(finder: Callable[[Scene], Finding | None], scenes: Sequence[Scene]) -> Finding | None:
-    """Return what a finder finds on every one of these scenes."""
-    found = finder(scenes[0]) if scenes else None
-    if found is None or not all(_agrees(found, finder(s), s) for s in scenes[1:]):
-        return None
-    return found
-
-
-def _agrees(found: Finding, other: Finding | None, scene: Scene) -> bool:
-    """Tell whether two draws gave the same explanation: the same kind, and the same constant factor."""
-    if other is None or other.kind != found.kind:
-        return False
-    a, b = found.detail.get("factor"), other.detail.get("factor")
-    same = TWICE * scene.exact if scene.noise < math.inf else SAME_FACTOR
-    return a is None or b is None or abs(a - b) <= same * abs(a)
-
-
-def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:
-    """Return a hypothesis that the run itself tells."""
-    return Hypothesis(name, lambda case, budget: (fact(case), budget))
-
-
-def predicts(
-    name: str,
-    finder: Callable[[Scene], Finding | None],
-    when: Callable[[Case], bool] = lambda case: True,
-    *,
-    also: bool = False,
-) -> Hypothesis:
-    """Return a hypothesis that predicts the user's tensor, brought into the right shape if need be."""
-
-    def asked(case: Case, budget: Budget) -> Mended:
-        found = _predicted(finder, case.fitted)
-        found = _as_read(case, found) if found is not None else None
-        if found is not None and not case.scenes[0].has_its_shape:
-            shape = tuple(case.scenes[0].value.shape)
-            found = replace(found, words=f"{found.words}; besides, its shape is {shape}")
-        return found, budget
-
-    return Hypothesis(name, asked, lambda case: bool(case.fitted) and when(case), also)
-
-
-def predicts_shape(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
-    """Return a hypothesis that predicts a tensor of a wrong shape."""
-    return Hypothesis(
-        name,
-        lambda case, budget: (_predicted(finder, case.scenes), budget),
-        lambda case: _has_wrong_shape(case),
-    )
-
-
-def mends(
-    name: str,
-    mender: Callable[[Program, Budget], Mended],
-    when: Callable[[Case], bool] = lambda case: True,
-) -> Hypothesis:
-    """Return a hypothesis that mends the user's statements."""
-
-    def asked(case: Case, budget: Budget) -> Mended:
-        return mender(case.program, budget) if case.program is not None else (None, budget)
-
-    return Hypothesis(name, asked, lambda case: case.program is not None and when(case))
-
-
-def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypothesis:
-    """Return a hypothesis that mends the one statement at fault, where that is known: cheap, and exact."""
-
-    def asked(case: Case, budget: Budget) -> Mended:
-        fault = case.culprit.fault
-        if case.at_fault is None or fault is None:
-            return None, budget
-        found, budget = mender(case.at_fault, budget)
-        return _with_its_line(case, found), budget
-
-    return Hypothesis(name, asked, lambda case: case.at_fault is not None)
-
-
-def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
-    """Return a hypothesis that predicts what the statement at fault gives, where that is known."""
-    return Hypothesis(
-        name,
-        lambda case, budget: (_with_its_line(case, _predicted(finder, case.at_turns)), budget),
-        lambda case: bool(case.at_turns),
-    )
-
-
-def _with_its_line(case: Case, found: Finding | None) -> Finding | None:
-    """Return a finding with the line at fault, where that is not the gradient's own."""
-    fault = case.culprit.fault
-    if found is None or fault is None:
-        return found
-    if root(case.paths.get(case.name, "")) in writes_surely(fault.statement):
-        return found
-    line = ast.unparse(fault.statement).splitlines()[0]
-    return replace(found, words=f"in `{line}`, {found.words}")
 
 
 def _is_not_pinned(case: Case) -> bool:
     """Tell whether the statement at fault is not known: all that make the gradient are to be looked at."""
     return case.at_fault is None
-
-
-def _has_wrong_shape(case: Case) -> bool:
-    return bool(case.scenes) and not case.scenes[0].has_its_shape
 
 
 def _raised_beside_others(case: Case) -> bool:
@@ -256,6 +127,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("an output that does not depend on it", nothing_depends_on_it),
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
+    mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
     mends("`=` for `+=`", by_accumulating),
     Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
     # the shape
@@ -273,7 +145,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch of an unnamed gradient", branches_above),
     predicts_fault("zeros", all_zero),
     mends_fault("a small edit", by_edit),
-    tells("what is right elsewhere", another_known_value),
+    tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", transposed, also=True),
     predicts("repeated indices", overwritten),
     predicts("a block that is left out", cut_short),
@@ -281,6 +153,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a missing local derivative", handed_on),
     predicts("another point", another_point),
     predicts("a factor too many or too few", extra_factor),
+    predicts("two factors too few", product_left_out),
     predicts("another tensor's gradient", another_gradient, also=True),
     predicts("a path of a branch", paths),
     tells("a guard against infinities", finite_by_a_guard),
@@ -296,11 +169,12 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_fault("a transpose", transposed),
     predicts_fault("some rows only", partly),
     tells("shared memory", shares_its_memory),
-    predicts("a term that couples elements", coupling),
+    mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
     mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
     mends_fault("a small edit and a factor", by_edit_and_factor),
     mends("two small edits of one line", by_two_edits, _is_not_pinned),
     mends_fault("two small edits of one line", by_two_edits),
+    predicts("a term that couples elements", coupling),
     tells("an upstream gradient that is not read", upstream_not_read),
     predicts("some rows only", partly),
     predicts("values in other places", rearranged),
@@ -311,12 +185,20 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Named:
+    """A mistake, and the statements to look at: those at fault, or all that may be."""
+
+    mistake: Mistake
+    at: tuple[ast.stmt, ...]
+
+
 def name_mistakes(
     chosen: Pass,
     blamed: Mapping[str, Sequence[Judgement]],
     budget: Budget | None = None,
     probes: Probes | None = None,
-) -> dict[str, Mistake]:
+) -> dict[str, Named]:
     """Return the mistake in each wrong gradient.
 
     Args:
@@ -330,19 +212,14 @@ def name_mistakes(
     for name, judged in blamed.items():
         case, share = Case(chosen, name, tuple(judged), probes), budget.share()
         finding, left = find(case, share)
-        found[name] = in_words(case, finding)
+        found[name] = Named(in_words(case, finding), finding.at or _to_look_at(case))
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     return found
 
 
-def name_mistake(chosen: Pass, name: str, judged: Sequence[Judgement]) -> Mistake:
-    """Return the mistake in one gradient, from the draws on which it is wrong."""
-    return name_mistakes(chosen, {name: judged})[name]
-
-
 def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     """Return the first hypothesis that holds, and what is left of the budget."""
-    with warnings.catch_warnings(action="ignore"), torch.no_grad():  # an edit may well make nonsense
+    with _as_it_ran(case):
         tried: list[str] = []
         for i, hypothesis in enumerate(HYPOTHESES):
             if not hypothesis.when(case):
@@ -354,6 +231,21 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     error = why_it_raised(case)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
+
+
+def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
+    """Return the statements that may be at fault; what a gradient begins with, often zeros, comes last."""
+    seen = case.seen
+    parts = [s for s in (seen.statements if seen is not None else ()) if case.gradient not in assigned(s)]
+    return (*parts, *case.suspects)
+
+
+@contextlib.contextmanager
+def _as_it_ran(case: Case) -> Iterator[None]:
+    """Run statements as the draw was run; an edit may well make nonsense, which is no reason to warn."""
+    promoting = Promoting() if case.first.draw.promote else contextlib.nullcontext()
+    with warnings.catch_warnings(action="ignore"), torch.no_grad(), promoting:
+        yield
 
 
 def _with_more(case: Case, found: Finding, later: Sequence[Hypothesis]) -> Finding:

@@ -1,9 +1,12 @@
 """Explain a gradient by mending its statements: an edit counts if with it they give the right tensor."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from backhand.checking.mistakes.axes import sums
+from backhand.checking.mistakes.budget import Budget
+from backhand.checking.mistakes.calls import copies, not_in_place
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -16,46 +19,21 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.omissions import OF_WHAT_IS_MISSING, missing_factors, upstream_factor
 from backhand.checking.mistakes.slips import (
-    BESIDE,
     FEW,
-    OF_WHAT_IS_MISSING,
     OF_WHAT_IS_THERE,
     drop_term,
     put_upstream,
-    upstream_factor,
 )
-from backhand.checking.mistakes.workbench import UNKNOWN, Bench, Budget, Focus, Program
+from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
+from backhand.checking.running.statements import writes_surely
 
 Mended = tuple[Finding | None, Budget]
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried.
-PAIRS = 2_000
-
-
-def mend(
-    statement: ast.stmt,
-    path: str,
-    benches: Sequence[Bench],
-    budget: Budget,
-    *,
-    gradients: Mapping[str, str] | None = None,
-    numbers: Sequence[float] = (),
-) -> Mended:
-    """Return the first slip that, mended, makes one statement right on all benches.
-
-    Only this statement is compiled and run, so that it is cheap; a statement of a loop has a bench a turn.
-
-    Args:
-        statement: the one at fault.
-        path: what it writes, as an expression over its variables.
-        benches: the variables before it, each with the value that belongs there.
-        budget: how much may be tried.
-        gradients: variable to tensor name, of the variables that hold gradients.
-        numbers: constants of the forward, which the statement may lack.
-    """
-    program = Program.of([statement], path, benches, gradients or {}, numbers)
-    found, budget = by_edit(program, budget)
-    return (found, budget) if found is not None else by_two_edits(program, budget)
+PAIRS = 6_000
+# What may be missing beside one of them.
+BESIDE: tuple[Rule, ...] = (missing_factors, sums)
 
 
 def by_accumulating(program: Program, budget: Budget) -> Mended:
@@ -64,7 +42,17 @@ def by_accumulating(program: Program, budget: Budget) -> Mended:
     for edit in accumulating(program.block, program.variable):
         with edit.made():
             if focus.is_right(**{program.variable: 0.0}):
-                return edit.mends, budget
+                return _told(program, edit.place.node, edit, budget)
+    return None, budget
+
+
+def by_copy(program: Program, budget: Budget) -> Mended:
+    """Find a change in place of a tensor that is read again; the line may be that of another gradient."""
+    for statement in program.simple:
+        focus = Focus.on(program, statement)
+        edit, budget = focus.first_right(edits_of(statement, focus.scope, (not_in_place, copies)), budget)
+        if edit is not None:
+            return _told(program, statement, edit, budget)
     return None, budget
 
 
@@ -77,7 +65,7 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
         if edit is not None:
-            return edit.mends, budget
+            return _told(program, statement, edit, budget)
     return None, budget
 
 
@@ -120,7 +108,7 @@ def by_edit(program: Program, budget: Budget) -> Mended:
             focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
             edit, budget = focus.first_right(edits_of(statement, focus.scope, its), budget)
             if edit is not None:
-                return _told(program, statement, edit.mends, budget)
+                return _told(program, statement, edit, budget)
             if budget.is_spent:
                 return None, budget
     return None, budget
@@ -138,10 +126,33 @@ def by_constant(program: Program, budget: Budget) -> Mended:
             if place.role != "value" or not isinstance(place.node, VALUES):
                 continue
             budget = budget.less(2 * focus.cost)
-            with _times_unknown(place).made():
+            unknown = _times_unknown(place)
+            with unknown.made():
                 k = focus.constant()
             if k is not None:
-                return _told(program, statement, _off_by(k, ast.unparse(place.node)), budget)
+                mended = replace(unknown, mends=_off_by(k, ast.unparse(place.node)))
+                return _told(program, statement, mended, budget)
+    return None, budget
+
+
+def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
+    """Find a tensor and a constant that some expression lacks as factors, both at once."""
+    if program.is_right:
+        return None, budget
+    for statement in program.own:
+        focus = Focus.on(program, statement)
+        for edit in edits_of(statement, focus.scope, (missing_factors,)):
+            if budget.is_spent:
+                return None, budget
+            if edit.mends.kind == "scale" or not isinstance(edit.node, ast.expr):
+                continue  # a number as a factor is a constant itself
+            budget = budget.less(2 * focus.cost)
+            unknown = ast.BinOp(edit.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load()))
+            with replace(edit, node=unknown).made():
+                k = focus.constant()
+            if k is not None:
+                words = f"{edit.mends.words}, and a constant factor of {k:.6g}"
+                return _told(program, statement, edit.told(words), budget)
     return None, budget
 
 
@@ -174,7 +185,7 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
                 words = (
                     f"two slips in one line: {edit.mends.words}, and it is {k:.6g} times what it should be"
                 )
-                return _told(program, statement, replace(edit.mends, words=words), budget)
+                return _told(program, statement, edit.told(words), budget)
     return None, budget
 
 
@@ -183,26 +194,30 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
     if program.is_right:
         return None, budget
     left = budget.at_most(PAIRS)
-    for statement in program.own:
+    # the last of the rules puts other names: two of these would make anything of anything
+    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [(rule, BESIDE) for rule in FEW]
+    for statement in (*program.own, *program.temporary):
         focus = Focus.on(program, statement)
-        for first in edits_of(statement, focus.scope, FEW):
-            with first.made():
-                second, after = focus.first_right(edits_of(statement, focus.scope, BESIDE), left)
-            budget, left = budget.less(left.tries - after.tries), after
-            if second is not None:
-                words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"
-                return _told(program, statement, replace(first.mends, words=words), budget)
-            if left.is_spent:
-                return None, budget
+        for rule, others in pairs:
+            for first in edits_of(statement, focus.scope, (rule,)):
+                with first.made():
+                    second, after = focus.first_right(edits_of(statement, focus.scope, others), left)
+                budget, left = budget.less(left.tries - after.tries), after
+                if second is not None:
+                    words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"
+                    return _told(program, statement, first.told(words), budget)
+                if left.is_spent:
+                    return None, budget
     return None, budget
 
 
-def _told(program: Program, statement: ast.stmt, found: Finding, budget: Budget) -> Mended:
-    """Return a finding, with its statement where that is a temporary; it is suspected from now on."""
+def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> Mended:
+    """Return what an edit mends, with its statement if that is a temporary; it is suspected from now on."""
+    original, found, node = program.originals.get(statement), edit.mends, edit.place.node
     if statement not in program.own:
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
-    own = program.originals.get(statement)
-    if own is not None:
-        found = replace(found, detail={**found.detail, "line": own.lineno})
-    return found, replace(budget, suspect=own)
+    # what is put right where a temporary is read may as well be wrong where that is made
+    made = {name for s in program.temporary for name in writes_surely(s)}
+    sure = original is not None and not (isinstance(node, ast.Name) and node.id in made)
+    return replace(found, at=(original,) if sure else ()), replace(budget, suspect=original)

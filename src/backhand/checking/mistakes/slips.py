@@ -4,17 +4,19 @@ import ast
 from collections.abc import Iterator
 
 from backhand.checking.mistakes.axes import (
-    axes_of_size_one,
+    KEEPING,
+    RESHAPING,
     keepdims,
     other_axes,
     products,
-    shapes,
     slices,
-    sums,
     transposes,
 )
-from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.calls import accumulations, beginnings, copies, precisions
+from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
+
+TURNED = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE}
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -32,6 +34,16 @@ def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.UnaryOp(ast.USub(), node), edit
 
 
+def _comparisons(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield comparisons the other way round: a mask of the other half."""
+    node = place.node
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in TURNED:
+        turned = ast.Compare(node.left, [TURNED[type(node.ops[0])]()], node.comparators)
+        words = f"`{ast.unparse(node)}` stands where `{ast.unparse(turned)}` belongs"
+        detail = {"used": ast.unparse(node), "expected": ast.unparse(turned)}
+        yield turned, Finding("wrong_point", detail, words)
+
+
 def _off(place: Place) -> Finding:
     """Return the mistake of a number that is not the right one."""
     text = ast.unparse(place.node)
@@ -40,8 +52,16 @@ def _off(place: Place) -> Finding:
     if place.role == "index":
         return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":
-        return Finding("shape", {"expected": None, "got": None}, f"an axis is off at `{text}`")
+        return Finding(_of_axis(place.parent), {}, f"an axis is off at `{text}`")
     return Finding("scale", {"factor": None, "guess": ""}, f"a factor is off at `{text}`")
+
+
+def _of_axis(parent: ast.AST) -> str:
+    """Return the kind of a wrong axis, by what is called: a sum, a reshaping, or what normalises along it."""
+    called = (
+        parent.func.attr if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute) else ""
+    )
+    return "overreduced" if called in KEEPING else "shape" if called in RESHAPING else "wrong_point"
 
 
 def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -186,23 +206,6 @@ def _factor_mended(lost: ast.expr, scope: Scope, words: str) -> Finding:
     return Finding("scale", {"factor": None, "guess": ast.unparse(lost)}, words)
 
 
-def _missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
-    if not isinstance(place.node, VALUES) or place.role != "value":
-        return
-    if scope.holds_no_tensor(place.node):
-        return
-    for name in scope.names:
-        value = scope.namespace.get(name)
-        tensor = holds_tensor(value)
-        if not tensor and (not isinstance(value, int | float) or isinstance(value, bool)):
-            continue
-        kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
-        detail = {"used": None, "expected": name} if tensor else {"factor": None, "guess": name}
-        edit = Finding(kind, detail, f"the factor {name} is missing")
-        for op in (ast.Mult(), ast.Div()):
-            yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
-
-
 def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
     """Yield a gradient in the place of another tensor."""
     node = place.node
@@ -216,42 +219,6 @@ def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal
         yield ast.Name(upstream, ast.Load()), edit
 
 
-def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
-    """Yield a gradient as a factor more."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES) or scope.is_one(upstream):
-        return
-    own = ast.Name(upstream, ast.Load())
-    words = f"{upstream}, the upstream gradient, is not used"
-    edit = Finding("wrong_upstream", {"used": None, "expected": upstream}, words)
-    for factor in (own, ast.UnaryOp(ast.USub(), own)):
-        yield ast.BinOp(node, ast.Mult(), factor), edit
-
-
-def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield what autograd knows of this step: a local derivative as a factor, or a branch as a term."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    if scope.holds_no_tensor(node):
-        return
-    text = ast.unparse(node)
-    for variable, what, branch in scope.known:
-        own = ast.Name(variable, ast.Load())
-        if branch is not None:
-            mended = Finding(
-                "missing_branch", {"branches": [branch]}, f"the branch through {branch} is missing"
-            )
-            yield ast.BinOp(node, ast.Add(), own), mended
-            continue
-        detail = {"used": None, "expected": what}
-        missing = Finding("wrong_point", detail, f"{what} is missing as a factor of `{text}`")
-        for factor in (own, ast.UnaryOp(ast.USub(), own)):
-            yield ast.BinOp(node, ast.Mult(), factor), missing
-        words = f"`{text}` stands where {what} belongs"
-        yield own, Finding("wrong_point", {"used": text, "expected": what}, words)
-
-
 def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield sums with one of their two terms left out."""
     node = place.node
@@ -261,103 +228,19 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
             yield kept, Finding("repeated_branch", {"branches": []}, words)
 
 
-def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    if scope.holds_no_tensor(node):
-        return
-    for name in scope.tensors:
-        if scope.is_one(name):  # such as the loss's own gradient: no term of another one
-            continue
-        edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
-        for op in (ast.Sub(), ast.Add()):
-            yield ast.BinOp(node, op, scope.expression(name)), edit
-
-
-def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield sums with a constant of the forward, such as an epsilon."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    text = ast.unparse(node)
-    for number in scope.numbers:
-        detail = {"used": text, "expected": f"{text} + {number}"}
-        edit = Finding("wrong_point", detail, f"`{text}` lacks the {number} that the forward adds")
-        yield ast.BinOp(node, ast.Add(), ast.Constant(number)), edit
-
-
-def _copies(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield a copy of what is changed in place later, though it shares its memory."""
-    if place.role == "value" and isinstance(place.node, VALUES):
-        words = f"`{ast.unparse(place.node)}` shares its memory: a copy is needed"
-        copied = ast.Attribute(place.node, scope.dialect.copying, ast.Load())
-        yield ast.Call(copied, [], []), Finding("aliased", {"with": ""}, words)
-
-
-LOW = {"half", "bfloat16", "float"}
-
-
-def _precisions(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield what is computed in the precision that it came in, not in a lower one."""
-    node = place.node
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return
-    text = ast.unparse(node)
-    if node.func.attr in LOW and not node.args:
-        yield node.func.value, Finding("dtype", {}, f"`{text}` computes in a lower precision")
-    elif any(k.arg == "dtype" for k in node.keywords):
-        rest = [k for k in node.keywords if k.arg != "dtype"]
-        yield ast.Call(node.func, node.args, rest), Finding("dtype", {}, f"`{text}` has another precision")
-
-
-def _beginnings(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield zeros where a sum begins with ones."""
-    node = place.node
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and "ones" in node.func.attr:
-        zeros = ast.Attribute(node.func.value, node.func.attr.replace("ones", "zeros"), ast.Load())
-        words = f"the term `{ast.unparse(node)}` is one too many"
-        mended = Finding("repeated_branch", {"branches": []}, f"{words}: it begins with ones, not zeros")
-        yield ast.Call(zeros, node.args, node.keywords), mended
-
-
-ACCUMULATING = {"copy_": "add_", "scatter_": "scatter_add_", "index_copy_": "index_add_"}
-
-
-def _methods(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield calls in place that add where this one writes over what is there."""
-    node = place.node
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ACCUMULATING:
-        adding = ast.Attribute(node.func.value, ACCUMULATING[node.func.attr], ast.Load())
-        words = f"{node.func.attr} writes over what is there, where {adding.attr} belongs"
-        yield ast.Call(adding, node.args, node.keywords), Finding("overwritten", {}, words)
-
-
-def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield powers of a tensor: what was brought down or left out may be a power of it."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    text = ast.unparse(node)
-    edit = Finding("wrong_point", {"used": text, "expected": None}, f"a power of `{text}` is missing")
-    if scope.holds_no_tensor(node):
-        return
-    for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
-        yield ast.BinOp(node, ast.Pow(), ast.Constant(k)), edit
-
-
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
-    _copies,
+    copies,
+    _comparisons,
     _signs,
     keepdims,
     other_axes,
     transposes,
     products,
     slices,
-    _precisions,
-    _beginnings,
-    _methods,
+    precisions,
+    beginnings,
+    accumulations,
     _complements,
     _items,
     _numbers,
@@ -365,16 +248,16 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _factors,
     drop_term,
 )
-OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
-    _missing_factors,
-    _powers,
-    _missing_numbers,
-    axes_of_size_one,
-    shapes,
-    _derivatives,
-    sums,
-    _missing_terms,
-)
 # Of which two may stand in one line; beside one of them, another name.
-FEW: tuple[Rule, ...] = (_signs, keepdims, other_axes, transposes, products, _numbers, _complements)
-BESIDE: tuple[Rule, ...] = (*FEW, _names)
+FEW: tuple[Rule, ...] = (
+    beginnings,
+    slices,
+    keepdims,
+    _signs,
+    other_axes,
+    transposes,
+    products,
+    _numbers,
+    _complements,
+    _names,
+)

@@ -1,5 +1,6 @@
 """Explain a gradient by putting another tensor in a right one's place: a wrong upstream, a wrong point."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -7,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.mistakes.branches import OF, whole_factor
+from backhand.checking.mistakes.branches import OF, constant_ratio, whole_factor
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.neighbourhood import Saved, Scene
+from backhand.checking.mistakes.neighbourhood import EXACT, NEAR, Saved, Scene
 from backhand.checking.running import private
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.private import Gradients, step
@@ -133,6 +134,21 @@ def extra_factor(scene: Scene) -> Finding | None:
             if scene.same(user * value, right):
                 detail = {"used": None, "expected": name}
                 return Finding("wrong_point", detail, f"the factor {name} is missing{branch}")
+    return None
+
+
+def product_left_out(scene: Scene) -> Finding | None:
+    """Find two tensors that are missing as factors of the whole, with a constant besides."""
+    user, right = scene.value, scene.expected
+    fitting = {n: v for n, v in scene.values.items() if v.numel() > 1 and fits(v, right)}
+    if user.numel() < 2 or user.shape != right.shape:
+        return None
+    for (a, first), (b, second) in itertools.combinations(list(fitting.items())[:NEAR], 2):
+        factor = constant_ratio(right, user * first * second)
+        if factor and scene.same(right, factor * user * first * second):
+            more = "" if abs(factor - 1) < EXACT else f", and a constant factor of {factor:.6g}"
+            detail = {"used": None, "expected": f"{a} * {b}"}
+            return Finding("wrong_point", detail, f"the factors {a} and {b} are missing{more}")
     return None
 
 

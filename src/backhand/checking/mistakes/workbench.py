@@ -8,9 +8,8 @@ touched: edits are made in a copy.
 import ast
 import copy
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import FunctionType
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.branches import constant_ratio
+from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
@@ -38,45 +38,8 @@ from backhand.checking.running.statements import (
 from backhand.checking.verdicts.comparing import close
 
 UNKNOWN = "__unknown__"  # a factor to be found
-# What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
-# tries come to an end first, unless the tensors are large.
-TRIES = 30_000
-SECONDS = 6.0
 # More statements than any backward runs that is worth an edit.
 MOST_STEPS = 10_000
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much may still be tried, for all gradients of a report together.
-
-    Attributes:
-        tries: how many statements may be compiled and run.
-        until: the processor time at which it is enough.
-        suspect: the statement in which a mistake was found already; it may have spoilt several gradients.
-    """
-
-    tries: int = field(default_factory=lambda: TRIES)
-    until: float = field(default_factory=lambda: time.process_time() + SECONDS)
-    suspect: ast.stmt | None = None
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether it is enough."""
-        return self.tries <= 0 or time.process_time() >= self.until
-
-    def share(self) -> "Budget":
-        """Return half of it, for one gradient: the other half is for those that follow."""
-        now = time.process_time()
-        return replace(self, tries=self.tries // 2, until=now + (self.until - now) / 2)
-
-    def at_most(self, tries: int) -> "Budget":
-        """Return as much of it."""
-        return replace(self, tries=min(self.tries, tries))
-
-    def less(self, tries: int) -> "Budget":
-        """Return what is left after so many tries."""
-        return replace(self, tries=self.tries - tries)
 
 
 @dataclass(frozen=True)

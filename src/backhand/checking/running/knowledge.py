@@ -20,7 +20,7 @@ from torch.autograd.graph import Node
 
 from backhand.checking.running.instrumenting import Watcher, run_function, run_statements
 from backhand.checking.running.names import flatten
-from backhand.checking.running.private import Clock, results
+from backhand.checking.running.private import Clock, differentiated, results
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import leaf_inputs, named_values
 from backhand.checking.running.trials import Draw
@@ -165,7 +165,7 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
         node.register_hook(found.hook(node))
     named = {n: flat[n] for n in draw.trace.wanted if n in flat and flat[n].requires_grad}
     upstream = [draw.trace.upstream[f"d{name}"] for name in draw.trace.outputs]
-    gradients = torch.autograd.grad(outputs, list(named.values()), upstream, allow_unused=True)
+    gradients = differentiated(outputs, upstream, named.values())
     inputs = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
     return found.sequences(inputs)
 

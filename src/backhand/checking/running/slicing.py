@@ -3,7 +3,9 @@
 import ast
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
+
+import torch
 
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
@@ -32,6 +34,27 @@ def slice_of(
         grows = not used - known <= needed
         needed |= used - known
     return [_pruned(s, needed) for s in found]
+
+
+def plain_slice_of(
+    source: Source,
+    path: str,
+    statements: Sequence[ast.stmt],
+    gradients: Mapping[str, str],
+    namespace: Mapping[str, Any],
+) -> tuple[ast.stmt, ...]:
+    """Return those of them that make tensors, its own first, where no loop or condition is among them.
+
+    Otherwise nothing: it would tell too little.
+    """
+    found = slice_of(source, path, statements, gradients)
+    if found != simple_statements(found):
+        return ()
+    # of what the variable held before, or holds beside it in a dictionary, nothing is to be seen
+    others = {s for s in found if root(path) in writes_surely(s) and s not in statements}
+    numbers = {n for n, value in namespace.items() if isinstance(value, int | float | torch.Size)}
+    kept = [s for s in found if s not in others and not writes(s) <= numbers]
+    return tuple(sorted(kept, key=lambda s: s not in statements))
 
 
 def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:

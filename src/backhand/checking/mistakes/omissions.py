@@ -1,0 +1,136 @@
+"""What a statement may lack, each as the rule that puts it in: a factor, a power, a term, an axis, a sum."""
+
+import ast
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from backhand.checking.mistakes.axes import axes_of_size_one, shapes, sums
+from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.finding import Finding
+
+
+def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a tensor or a number more as a factor or divisor."""
+    if not isinstance(place.node, VALUES) or place.role != "value":
+        return
+    if scope.holds_no_tensor(place.node):
+        return
+    for name in scope.names:
+        value = scope.namespace.get(name)
+        tensor = holds_tensor(value) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+        if not tensor and (not isinstance(value, int | float) or isinstance(value, bool)):
+            continue
+        kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
+        detail = {"used": None, "expected": name} if tensor else {"factor": None, "guess": name}
+        edit = Finding(kind, detail, f"the factor {name} is missing")
+        for op in (ast.Mult(), ast.Div()):
+            yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
+
+
+def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield `1 - h` and `1 - h ** 2` as a factor more, or where a 1 stands: a sigmoid's or a tanh's."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES | ast.Constant):
+        return
+    if scope.holds_no_tensor(node) or (isinstance(node, ast.Constant) and node.value != 1):
+        return
+    for name in scope.squashed:
+        own = scope.expression(name)
+        for power in (own, ast.BinOp(own, ast.Pow(), ast.Constant(2))):
+            factor = ast.BinOp(ast.Constant(1), ast.Sub(), power)
+            text = ast.unparse(factor)
+            missing = Finding(
+                "wrong_point", {"used": None, "expected": text}, f"the factor `{text}` is missing"
+            )
+            yield factor if isinstance(node, ast.Constant) else ast.BinOp(node, ast.Mult(), factor), missing
+
+
+def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
+    """Yield a gradient as a factor more."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES) or scope.is_one(upstream):
+        return
+    own = ast.Name(upstream, ast.Load())
+    words = f"{upstream}, the upstream gradient, is not used"
+    edit = Finding("wrong_upstream", {"used": None, "expected": upstream}, words)
+    for factor in (own, ast.UnaryOp(ast.USub(), own)):
+        yield ast.BinOp(node, ast.Mult(), factor), edit
+
+
+def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what autograd knows of this step: a local derivative as a factor, or a branch as a term."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    if scope.holds_no_tensor(node):
+        return
+    text = ast.unparse(node)
+    for variable, what, branch in scope.known:
+        own = ast.Name(variable, ast.Load())
+        if branch is not None:
+            mended = Finding(
+                "missing_branch", {"branches": [branch]}, f"the branch through {branch} is missing"
+            )
+            yield ast.BinOp(node, ast.Add(), own), mended
+            continue
+        detail = {"used": None, "expected": what}
+        missing = Finding("wrong_point", detail, f"{what} is missing as a factor of `{text}`")
+        for factor in (own, ast.UnaryOp(ast.USub(), own)):
+            yield ast.BinOp(node, ast.Mult(), factor), missing
+        words = f"`{text}` stands where {what} belongs"
+        yield own, Finding("wrong_point", {"used": text, "expected": what}, words)
+
+
+def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    if scope.holds_no_tensor(node):
+        return
+    for name in scope.tensors:
+        if scope.is_one(name):  # such as the loss's own gradient: no term of another one
+            continue
+        edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
+        for op in (ast.Sub(), ast.Add()):
+            yield ast.BinOp(node, op, scope.expression(name)), edit
+
+
+def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield sums with a constant of the forward, such as an epsilon."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    text = ast.unparse(node)
+    for number in scope.numbers:
+        detail = {"used": text, "expected": f"{text} + {number}"}
+        edit = Finding("wrong_point", detail, f"`{text}` lacks the {number} that the forward adds")
+        yield ast.BinOp(node, ast.Add(), ast.Constant(number)), edit
+
+
+def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield powers of a tensor: what was brought down or left out may be a power of it."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES):
+        return
+    text = ast.unparse(node)
+    edit = Finding("wrong_point", {"used": text, "expected": None}, f"a power of `{text}` is missing")
+    if scope.holds_no_tensor(node):
+        return
+    for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
+        yield ast.BinOp(node, ast.Pow(), ast.Constant(k)), edit
+
+
+# In this order: the first rule that mends the gradient names the mistake.
+OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
+    missing_factors,
+    _powers,
+    _missing_numbers,
+    axes_of_size_one,
+    shapes,
+    _derivatives,
+    sums,
+    _missing_complements,
+    _missing_terms,
+)

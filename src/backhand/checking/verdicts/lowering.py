@@ -1,0 +1,147 @@
+"""Which gradients lose precision by a line of their own.
+
+What is right in float64 may be computed in less on the way. The backward runs once more in the dtype of the
+given inputs, each gradient replaced by autograd's before anything reads it: what is imprecise even so is by
+its own lines, and what was so only because it is made of another gradient is not.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from backhand.checking.running.names import root
+from backhand.checking.running.precision import LOWERED, unit
+from backhand.checking.running.slicing import plain_slice_of
+from backhand.checking.running.trials import Draw
+from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import largest_difference
+from backhand.checking.verdicts.lives import Lives, on_arrival
+from backhand.checking.verdicts.repairing import Observed, recorded, repair, variables_of
+from backhand.checking.verdicts.rounding import Truth
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How precise a gradient is.
+
+    Attributes:
+        dtype, got: that of the tensor, and that of its gradient.
+        times: its error as a multiple of autograd's.
+        error: what its line raises in the dtype of the given inputs, if it does.
+        statements: those that may be at fault, where they are known.
+    """
+
+    dtype: torch.dtype
+    got: torch.dtype
+    times: float
+    error: Exception | None = None
+    statements: tuple[ast.stmt, ...] = ()
+
+    @property
+    def is_of_dtype(self) -> bool:
+        """Whether the gradient itself has a lower dtype than its tensor."""
+        return unit(self.got) > unit(self.dtype)
+
+    @property
+    def matters(self) -> bool:
+        """Whether more is lost than by another order of the same operations."""
+        return self.error is not None or self.is_of_dtype or LOWERED < self.times < float("inf")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a gradient's precision is measured by.
+
+    Attributes:
+        shown: the run in the user's dtype.
+        truth: the right gradients in float64, as far as they are known.
+        own: the error of autograd's own gradients in the user's dtype; by its rounding where there is none.
+    """
+
+    shown: Draw
+    truth: Mapping[str, Tensor]
+    own: Mapping[str, float]
+
+    @staticmethod
+    def of(drawn: Draw, shown: Draw, truth: Truth | None) -> "Measure":
+        """Return the measure: float64, if the forward runs in it, or if it does where it asks for no less."""
+        trace = shown.trace
+        if truth is not None and trace is not truth.trace and trace.layout is truth.trace.layout:
+            right = truth.trace.gradients
+            return Measure(
+                shown, right, {n: largest_difference(g, right[n]) for n, g in trace.gradients.items()}
+            )
+        return Measure(shown, drawn.trace.gradients if drawn.promote else {}, {})
+
+    def loss(self, name: str, value: Tensor | None, error: Exception | None = None) -> Loss | None:
+        """Return how precise a gradient is; None where there is nothing to measure it by."""
+        tensor = self.shown.trace.tensors.get(name)
+        if error is not None and tensor is not None:
+            return Loss(tensor.dtype, tensor.dtype, 0.0, error)
+        if tensor is None or value is None or not value.dim() or not value.is_floating_point():
+            return None
+        times, right = 0.0, self.truth.get(name)
+        if right is not None and right.shape == value.shape and right.numel():
+            rounding = unit(tensor.dtype) * float(right.abs().max())
+            times = largest_difference(value, right) / max(self.own.get(name) or rounding, TINY)
+        return Loss(tensor.dtype, value.dtype, times)
+
+    def losses(self, names: Iterable[str]) -> dict[str, Loss]:
+        """Return the gradients of the run that have lost precision, of these."""
+        found = {n: self.loss(n, self.shown.user.get(n)) for n in names}
+        return {n: loss for n, loss in found.items() if loss is not None and loss.matters}
+
+
+def may_have_lost(drawn: Draw, shown: Draw, name: str, multiple: float | None) -> bool:
+    """Tell whether a gradient is worth a measure, by its dtype and by the figure that the table has of it."""
+    tensor = shown.trace.tensors.get(name)
+    if tensor is not None and shown.user[name].dtype != tensor.dtype:
+        return True
+    return multiple > LOWERED if multiple is not None else drawn.promote
+
+
+def lost_by_themselves(chosen: Pass, measure: Measure, *, fails: bool) -> dict[str, Loss]:
+    """Return the gradients that lose precision by their own lines; of those that one line makes, the first.
+
+    Args:
+        chosen: the pass, with its source.
+        measure: what their precision is measured by.
+        fails: whether some gradient has lost precision for certain.
+    """
+    lives = recorded(chosen, measure.shown)  # in float64, `g.half()` would be `g` itself
+    ways = [lives]
+    if any(life.arrived for its in lives.values() for life in its):
+        ways.append(on_arrival(lives))  # as where the verdicts are made: the way that leaves fewer to blame
+    own, seen = min((_alone(chosen, measure, way) for way in ways), key=lambda found: len(_bad(found[0])))
+    by_line: dict[ast.stmt | str, str] = {}
+    for name in _bad(own):
+        by_line.setdefault(seen[name].statements[-1] if seen[name].statements else name, name)
+    # each loses too little by itself, and what is made of it cancels: then it is that which loses most
+    chief = list(by_line.values()) or sorted(own, key=lambda n: -own[n].times)[:fails]
+    return {n: replace(own[n], statements=_suspects(chosen, measure.shown, n, seen[n])) for n in chief}
+
+
+def _alone(chosen: Pass, measure: Measure, lives: Lives) -> tuple[dict[str, Loss], Mapping[str, Observed]]:
+    """Return how precise each gradient is if all that it is made of is autograd's, in order of time."""
+    right = measure.shown.trace.gradients
+    seen = repair(chosen, measure.shown, lambda name, value: name not in right, lives).observed
+    in_time = sorted(seen, key=lambda n: seen[n].step)
+    losses = {n: measure.loss(n, seen[n].value, seen[n].error) for n in in_time}
+    return {n: loss for n, loss in losses.items() if loss is not None}, seen
+
+
+def _bad(losses: Mapping[str, Loss]) -> list[str]:
+    return [name for name, loss in losses.items() if loss.matters]
+
+
+def _suspects(chosen: Pass, shown: Draw, name: str, seen: Observed) -> tuple[ast.stmt, ...]:
+    source, paths = chosen.backward_source, variables_of(chosen, shown).path
+    if source is None or name not in paths:
+        return ()
+    known = {root(path): tensor for tensor, path in paths.items()}
+    return plain_slice_of(source, paths[name], seen.statements, known, seen.namespace)

@@ -1,0 +1,166 @@
+"""What is mended in a line of the textbook: two slips at once, what is missing, what is written into."""
+
+import pytest
+
+import backhand
+from altered import altered, from_text
+from backhand.passes import (
+    attention,
+    batch_norm,
+    batch_norm_fused,
+    embedding,
+    gru,
+    layer_norm,
+    maximum,
+    mlp_fused,
+    product,
+    swiglu,
+)
+
+# a pass, what is written, what stands there instead, the culprit, the kind, words of the message
+SLIPS = {
+    "one element of the upstream gradient": (
+        product,
+        "db = a * dy",
+        "db = a * dy.flatten()[-1]",
+        "b",
+        "ignores_upstream",
+        "is one element of dy, where all of it belongs",
+    ),
+    "one element and the wrong axis": (
+        batch_norm,
+        "(xhat * dy).sum(0)",
+        "(xhat * dy.flatten()[-1]).sum(1)",
+        "gain",
+        "ignores_upstream",
+        "two slips in one line",
+    ),
+    "another axis of a softmax": (
+        mlp_fused,
+        "F.softmax(logits, 1)",
+        "F.softmax(logits, 0)",
+        "logits",
+        "wrong_point",
+        "an axis is off at `0`",
+    ),
+    "a mean that is left out": (
+        layer_norm,
+        "(dxhat * xhat).mean(-1, keepdim=True)",
+        "(dxhat * xhat)",
+        "x",
+        "unreduced",
+        "not averaged over axis",
+    ),
+    "1 for 1 - s": (swiglu, "silu * (1 - s)", "silu * 1", "gate", "wrong_point", "1 - s"),
+    "a tensor and a constant as factors": (
+        batch_norm_fused,
+        "n / (n - 1) * bnraw * dbngain",
+        "dbngain",
+        "hprebn",
+        "wrong_point",
+        "the factor bnraw is missing, and a constant factor of",
+    ),
+    "two tensors and a constant as factors": (
+        batch_norm_fused,
+        "bngain * bnvar_inv / n * (",
+        "(",
+        "hprebn",
+        "wrong_point",
+        "the factors bngain and bnvar_inv are missing",
+    ),
+    "a saved tensor that is changed in place": (
+        attention,
+        "(weights * dweights).sum(-1",
+        "weights.mul_(dweights).sum(-1",
+        "masked",
+        "modifies_input",
+        "changes weights in place, which is read again below",
+    ),
+    "zeros in a temporary": (
+        attention,
+        "row = (weights * dweights).sum(-1, keepdim=True)",
+        "row = torch.zeros_like(weights.sum(-1, keepdim=True))",
+        "masked",
+        "missing_branch",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_is_named_and_its_line_shown(name: str) -> None:
+    subject, old, new, culprit, kind, words = SLIPS[name]
+    report = backhand.check(altered(subject, (old, new)), stress=False)
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [(culprit, kind)], str(report)
+    assert words in report[culprit].mistake.message, report[culprit].mistake.message
+    assert any(new in line.text for line in report[culprit].lines)
+
+
+RELU = """
+import torch
+
+out = "y"
+
+def forward(x, keep, w):
+    h = torch.relu(x)
+    kept = h * keep / 0.6
+    y = kept @ w
+    return locals()
+
+def backward(dy, x, keep, w, kept):
+    dkept = dy @ w.T
+    dw = kept.T @ dy
+    dh = dkept * keep / 0.6
+    dx = dh * (x > 0)
+    return locals()
+
+def inputs(generator):
+    x, w = torch.randn(6, 4, generator=generator), torch.randn(4, 3, generator=generator)
+    return {"x": x, "keep": torch.rand(6, 4, generator=generator) > 0.4, "w": w}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "culprit", "words"),
+    [
+        ("(x > 0)", "(x < 0)", "x", "`x < 0` stands where `x > 0` belongs"),
+        ("dkept * keep", "dkept", "h", "the factor keep is missing"),
+    ],
+)
+def test_a_mask_that_is_turned_round_or_left_out_is_a_wrong_point(old, new, culprit, words) -> None:
+    (row,) = backhand.check(from_text(RELU.replace(old, new)), stress=False).culprits
+    assert (row.name, row.mistake.kind) == (culprit, "wrong_point"), row.mistake
+    assert words in row.mistake.message
+
+
+def test_of_an_alias_the_lines_that_made_it_and_that_changed_it_are_shown_first() -> None:
+    (row,) = backhand.check(altered(batch_norm, ("dx = dcentered + ", "dx = dcentered\n    dx += "))).culprits
+    assert (row.name, row.mistake.kind) == ("centered", "aliased")
+    assert row.lines[0].text.startswith("dx = dcentered")
+    assert row.lines[1].text.startswith("dx += ")
+
+
+def test_of_an_alias_whose_change_is_below_rounding_they_are_shown_too() -> None:
+    report = backhand.check(altered(maximum, ("dx = dbelow.clone()", "dx = dbelow")), stress=False)
+    (warning,) = [*report.warnings, *(row.mistake for row in report.culprits)]
+    assert warning.kind == "aliased"
+    assert report["below"].lines[0].text.startswith("dx = dbelow")
+
+
+def test_where_repeated_indices_overwrite_the_line_that_writes_comes_first() -> None:
+    old = "dtable.index_add_(0, tokens.flatten(), dword.flatten(0, 1))"
+    (row,) = backhand.check(altered(embedding, (old, "dtable[tokens] = dword")), stress=False).culprits
+    assert (row.name, row.mistake.kind) == ("table", "overwritten")
+    assert row.lines[0].text == "dtable[tokens] = dword"
+
+
+def test_of_two_gradients_that_one_line_has_spoilt_the_second_follows() -> None:
+    wrong = altered(
+        gru,
+        ("dz = (h - candidate) * dy", "dz = torch.zeros_like((h - candidate) * dy)"),
+        ("update = z * (1 - z) * dz", "update = z * (1 - candidate) * dz"),
+    )
+    report = backhand.check(wrong, stress=False)
+    lines = {row.lines[0].text.split(" = ")[0] for row in report.culprits}
+    assert lines == {"dz", "update"}, str(report)
+    assert len(report.culprits) == 2
