@@ -182,7 +182,7 @@ def test_every_context_manager_of_a_backward_is_left_however_it_ends(line: str) 
     try:
         backhand.check(module, inputs={"x": torch.randn(2, 3)}, out="y")
     except backhand.CheckError:
-        assert line == "return 3"  # is no dictionary of gradients
+        assert line in ("return 3", "exit()")  # no dictionary of gradients; what ends Python is not judged
     assert managed.entered > 1
     assert managed.left == managed.entered
 

@@ -31,24 +31,12 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return call
 
 
-def test_a_cell_that_raises_ends_a_check_of_right_gradients_with_status_2(run_cli, tmp_path: Path) -> None:
+def test_a_cell_that_raises_far_from_any_gradient_is_a_note(run_cli, tmp_path: Path) -> None:
     path = str(write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "plt.plot(lost)")))
     status, out, err = run_cli("check", path, "--draws", "1")
-    assert (status, out.split("\n")[0]) == (2, "n.ipynb: right. 26 gradients agree with autograd, 2 vacuous.")
-    assert err == (
-        "backhand: cell 13, line 3 raised NameError: name 'lost' is not defined, "
-        "so not everything was judged: mend it, or try --stop-after 12.\n"
-    )
-    status, out, again = run_cli("check", path, "--draws", "1", "--json")
-    assert (status, json.loads(out)["ok"], again) == (2, True, err)
-    assert run_cli("check", path, "--draws", "1", "--stop-after", "12")[::2] == (0, "")
-
-
-def test_a_cell_that_raises_before_all_gradients_cannot_be_left_out(run_cli, tmp_path: Path) -> None:
-    change = "utility", "# utility", "lost\n# utility"  # `cmp` is not defined then, and later cells raise too
-    err = run_cli("check", str(write_notebook(tmp_path / "n.ipynb", change)), "--draws", "1")[2]
-    assert "cell 2, line 1 raised NameError: name 'lost' is not defined (and 4 more), so" in err
-    assert err.endswith("judged: mend it.\n")
+    assert (status, err) == (0, "")
+    assert out.startswith("n.ipynb: right. 29 gradients agree with autograd, 2 vacuous.")
+    assert "cell 13 raised NameError: name 'lost' is not defined" in out
 
 
 @pytest.mark.parametrize(("lost", "advice"), [(4, ", or try --stop-after 3.\n"), (3, ".\n")])
@@ -61,7 +49,7 @@ def test_to_stop_before_is_advised_where_a_gradient_is_left_to_judge(
         "dx = 2 * x",
         "print(x)",
     ]
-    cells.insert(lost - 1, "lost")
+    cells.insert(lost - 1, "raise SystemExit('no')")
     found = [
         {"cell_type": "code", "source": [text], "metadata": {}, "outputs": [], "execution_count": None}
         for text in cells
@@ -70,7 +58,7 @@ def test_to_stop_before_is_advised_where_a_gradient_is_left_to_judge(
     path.write_text(json.dumps({"cells": found, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
     status, _, err = run_cli("check", str(path), "--draws", "1")
     assert status == 2
-    assert err.startswith(f"backhand: cell {lost}, line 1 raised NameError")
+    assert err.startswith(f"backhand: cell {lost}, line 1 raised SystemExit")
     assert err.endswith(f"mend it{advice}")
 
 
@@ -83,11 +71,7 @@ def test_wrong_gradients_stay_status_1_though_a_cell_raises(run_cli, tmp_path: P
 @pytest.mark.parametrize(
     ("end", "status", "error"),
     [
-        (
-            "print(lost)",
-            2,
-            "s.py, line 5 raised NameError: name 'lost' is not defined, so not everything was",
-        ),
+        ("print(lost)", 0, ""),
         ("raise SystemExit('no')", 2, "s.py, line 5 raised SystemExit: no, so not everything was judged"),
         ("raise SystemExit", 0, ""),
     ],

@@ -83,12 +83,12 @@ def _judged(
 
 
 def _not_judged(played: Played, rows: Sequence[Row]) -> tuple[Unfinished, ...]:
-    """Return the cells that raised before they had assigned a gradient that is judged nowhere else."""
+    """Return the cells that ended Python, or raised before a gradient that is judged nowhere else."""
     missing = {root(row.gradient) for row in rows} - {
         root(row.gradient) for row in rows if row.verdict not in ("skipped", "todo")
     }
     told = zip(played.unfinished, played.lost, strict=True)
-    return tuple(cell for cell, lost in told if lost & missing)
+    return tuple(cell for cell, lost in told if lost is None or lost & missing)
 
 
 def _own_rows(played: Played, chapter: Chapter, report: Report, goes_on: bool) -> list[Row]:

@@ -84,7 +84,7 @@ def _steps(
         row = rows.get(name)
         if row is None or root(name) == name:
             return name or place
-        return root(name), row.forward_line and _key(row.forward_line), tuple(map(_key, row.lines))
+        return root(name), row.forward_line and _key(row.forward_line), frozenset(map(_key, row.lines))
 
     found = []
     for _, group in groupby(places, loop):

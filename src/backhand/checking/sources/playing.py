@@ -48,7 +48,7 @@ class Played:
         losses: each assignment of the loss.
         final: the variables at the end.
         unfinished: the cells that raised.
-        lost: what each of those would have assigned, had it gone on.
+        lost: what each of those would have assigned, had it gone on; None of what ends Python.
         notes: what went wrong on the way.
     """
 
@@ -58,7 +58,7 @@ class Played:
     losses: tuple[Loss, ...] = ()
     final: Namespace = field(default_factory=dict)
     unfinished: tuple[Unfinished, ...] = ()
-    lost: tuple[frozenset[str], ...] = ()
+    lost: tuple[frozenset[str] | None, ...] = ()
     notes: tuple[str, ...] = ()
 
     def after(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> "Played":
@@ -137,7 +137,7 @@ class _Player:
         self._unread = file.unread
         self.left = False
         self._not_run: list[ast.stmt] = []
-        self._raised: list[tuple[Unfinished, frozenset[str]]] = []
+        self._raised: list[tuple[Unfinished, frozenset[str] | None]] = []
         self.namespace: Namespace = {"__name__": "__main__", "__builtins__": __builtins__}
         self.namespace |= {"get_ipython": Absent(), "display": Absent()}  # what a notebook has
         if source.file:
@@ -194,7 +194,8 @@ class _Player:
             line.line.file for line in self._unread
         }:  # what was left out may be all that it lacks
             self.note(f"{raised.cell or raised.line.file} raised {raised.error}{help_}")
-        self._raised += () if self.left else ((raised, lost),)
+        told = lost if isinstance(error, Exception) else None
+        self._raised += () if self.left and told is not None else ((raised, told),)
 
     def _is_made(self, number: int) -> bool:
         """Tell whether a loop has made its loss; in a function, where it cannot be seen, one turn does."""
