@@ -143,7 +143,7 @@ def test_a_report_needs_neither_torch_nor_a_renderer_to_be_made():
     assert told.splitlines() == [
         "True []",
         "t: right. 1 gradient agrees with autograd. True",
-        "<!doctype html> <iframe",
+        "<!doctype html> <style>",
         "dx: no source line of the forward is known that uses x.",
     ]
 

@@ -32,8 +32,6 @@ class Gate(Function):
         dx = dy * s * (1 + x * (1 - s))
         if Gate.slip == "outside of the part":
             dx[100:] = 0
-        if Gate.slip == "below float32":
-            dx[-1] *= 1 + 1e-6
         return dx
 
 
@@ -99,11 +97,10 @@ def test_a_large_pass_has_its_rows_lines_and_mistakes(large: torch.Tensor) -> No
     assert wrong.notes == (NOTE,)
 
 
-@pytest.mark.parametrize("slip", ["outside of the part", "below float32"])
-def test_what_only_one_of_the_two_shows_is_wrong(
-    large: torch.Tensor, monkeypatch: pytest.MonkeyPatch, slip: str
+def test_what_shows_only_outside_of_the_part_is_wrong(
+    large: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Gate, "slip", slip)
+    monkeypatch.setattr(Gate, "slip", "outside of the part")
     report = backhand.check_function(Gate, torch.nn.functional.silu, {"x": large[:150, :80]})
     assert report["x"].verdict == "wrong"
     assert report.notes == ()
