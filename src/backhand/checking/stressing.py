@@ -182,7 +182,7 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
     bad = probe.differing(scaled, {n: -2 * g for n, g in base.items() if n in scaled})
     if bad:
         unmoved = [n for n in bad if probe.same(n, scaled[n], base[n])]
-        told = "does not change" if unmoved == bad else "does not do so too"
+        told = "does not change" if unmoved == bad else "does not become -2 times itself"
         message = f"{', '.join(bad)} {told} when the upstream gradient {arriving} is multiplied by -2."
         yield _mistake("ignores_upstream", message, {"gradients": bad})
         return
