@@ -286,7 +286,7 @@ class _Table:
         told = named.at if named is not None else ()
         if (alias := self.judged[0].shared.get(name)) is not None:
             told = (*where_they_met(source, alias), alias.statement)
-        at_fault = (*told, *(fault.statement for fault in faults))
+        at_fault = (*(fault.statement for fault in faults), *told)
         lines = [source.line(statement.lineno) for statement in at_fault]
         return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
 
