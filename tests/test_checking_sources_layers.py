@@ -12,7 +12,7 @@ import pytest
 import backhand
 from backhand import Checked, CheckError
 from backhand.checking.sources.courses import inputs_for
-from backhand.checking.sources.declaring import declares_layers
+from backhand.checking.sources.declaring import declared
 
 RELU = """
 def relu_forward(x):
@@ -147,6 +147,40 @@ def test_one_file_with_many_layers_is_no_single_pass(tmp_path: Path):
         backhand.check_file(written(tmp_path, RELU, AFFINE))
 
 
+def test_a_file_with_nothing_to_judge_is_never_right(tmp_path: Path):
+    interface = """
+class Layer:
+    def forward(self, x):
+        raise NotImplementedError
+
+    def backward(self, dout):
+        raise NotImplementedError
+"""
+    (nothing,) = check_layers(written(tmp_path, interface))
+    assert (nothing.state, nothing.report) == ("not judged", None)
+    assert "has no backward that computes something" in nothing.problem
+
+
+def test_a_script_over_torch_is_one_whatever_it_has_over_numpy(tmp_path: Path):
+    script = """
+import torch
+
+def gate_backward(dout, cache):
+    return np.asarray(dout) * cache
+
+x = torch.randn(4, 3, requires_grad=True)
+loss = (x * x).sum()
+dx = -2 * x
+"""
+    report = backhand.check_file(written(tmp_path, script, name="script.py"))
+    assert report["x"].mistake.kind == "sign"
+
+
+def test_layers_are_judged_in_the_precision_that_they_have(tmp_path: Path):
+    (refused,) = backhand.check_files([written(tmp_path, RELU)], rtol=1e-3)
+    assert refused.problem.endswith("dtype, rtol and atol are for a pass or a custom Function.")
+
+
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "backhand", "check", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
@@ -222,9 +256,9 @@ def test_a_file_that_uses_torch_as_well_is_one_of_layers(tmp_path: Path):
     relu = RELU.replace("dout * (cache > 0)", "np.multiply(dout, cache > 0)")
     file = written(tmp_path, "import torch\n", relu)
     assert states(check_layers(file)) == {"": True}
-    assert declares_layers(ast.parse(file.read_text()))
+    assert declared(ast.parse(file.read_text())).layers
     kernel = "import torch\n\nclass Double(torch.autograd.Function):\n    pass\n"
-    assert not declares_layers(ast.parse(f"import numpy as np\n{kernel}"))
+    assert not declared(ast.parse(f"import numpy as np\n{kernel}")).layers
 
 
 def test_a_file_that_is_no_python_is_refused(tmp_path: Path):

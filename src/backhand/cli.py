@@ -70,8 +70,9 @@ def check(
 
     from .checking.sources.batches import is_folder
 
+    precision = None if dtype is None else getattr(import_module("torch"), dtype)
     if not files:
-        report = backhand.check_file(draws=draws, seed=seed)
+        report = backhand.check_file(draws=draws, seed=seed, dtype=precision, rtol=rtol, atol=atol)
         show_report(report, report.to_html() if html is not None else "", html, json)
         return
     checked = backhand.check_files(
@@ -82,7 +83,7 @@ def check(
         time_limit=time_limit,
         draws=draws,
         seed=seed,
-        dtype=None if dtype is None else getattr(import_module("torch"), dtype),
+        dtype=precision,
         rtol=rtol,
         atol=atol,
         data=data,

@@ -15,7 +15,7 @@ import torch
 
 from backhand.apart import Apart, EndedError
 from backhand.checking.report import Report
-from backhand.checking.sources.declaring import computes_gradients, declared, declares_layers
+from backhand.checking.sources.declaring import computes_gradients, declared
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.reading import parsed, read
 from backhand.errors import CheckError
@@ -169,8 +169,8 @@ def _holds_something(file: Path, loss: str) -> bool:
     except CheckError:  # told when it is checked
         return True
     found = declared(tree)
-    several = found.passes or found.kernels or declares_layers(tree)
-    return bool(several) or computes_gradients([tree], loss)
+    declares = bool(found.passes or found.kernels or found.layers)
+    return declares or computes_gradients([tree], loss)
 
 
 def _each(files: list[Path], jobs: int, check: Any) -> Iterator[Checked]:

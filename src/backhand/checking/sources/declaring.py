@@ -13,10 +13,14 @@ class Declared:
         passes: pairs of functions, by what their names have beside `forward` and `backward`: `norm` for
             `norm_forward` or `forward_norm`; empty for those two names alone.
         kernels: the names of custom autograd Functions.
+        layers: whether it may have layers over NumPy.
+        over_torch: whether it imports torch.
     """
 
     passes: tuple[str, ...]
     kernels: tuple[str, ...]
+    layers: bool
+    over_torch: bool
 
 
 def declared(tree: ast.Module) -> Declared:
@@ -28,13 +32,16 @@ def declared(tree: ast.Module) -> Declared:
     """
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     kernels = tuple(n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n))
+    modules = _imported(tree)
+    over_torch = "torch" in modules
     if {"forward", "backward"} <= set(functions):
-        return Declared(("",), kernels)
+        return Declared(("",), kernels, False, over_torch)
     names = {plain_name(name) for name in (*functions, *_assigned(tree))}
     stems = [_stem(name, "forward") for name in functions]
     pairs = [s for s in stems if s and names & {plain_name(f"{s}backward"), plain_name(f"backward{s}")}]
     drawn = any("inputs" in name for name in names)  # without them, they are parts of something else
-    return Declared(tuple(pairs) if drawn else (), kernels)
+    layers = "numpy" in modules and _has_layers(tree, over_torch)
+    return Declared(tuple(pairs) if drawn else (), kernels, layers, over_torch)
 
 
 def _assigned(tree: ast.Module) -> set[str]:
@@ -68,24 +75,18 @@ def computes_gradients(trees: Iterable[ast.Module], loss: str) -> bool:
     return loss in stored and any(n.startswith("d") and n[1:].strip("_") in named - {n} for n in stored)
 
 
-def declares_layers(tree: ast.Module) -> bool:
-    """Tell by its text whether a module may have layers over NumPy.
-
-    >>> declares_layers(ast.parse("import numpy as np\\ndef relu_backward(dout, cache): ..."))
-    True
-    """
+def _imported(tree: ast.Module) -> set[str | None]:
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    modules = {a.name for n in imports for a in n.names} | {getattr(n, "module", None) for n in imports}
+    return {a.name for n in imports for a in n.names} | {getattr(n, "module", None) for n in imports}
+
+
+def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
+    """Tell whether a module has backwards, or classes with one; beside torch, those that say `np`."""
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and _has_both(n)]
-    plain = {"forward", "backward"} <= {n.name for n in functions}  # a pass of its own
     backwards = [n for n in functions if "backward" in n.name or _returns_gradients(n)]
-    if "torch" in modules:  # beside it, what computes over NumPy says so
-        backwards = [
-            n for n in backwards if any(getattr(m, "id", "") in ("np", "numpy") for m in ast.walk(n))
-        ]
-        classes = []
-    return "numpy" in modules and not plain and bool(classes or backwards)
+    if over_torch:
+        return any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
+    return bool(backwards) or any(isinstance(n, ast.ClassDef) and _has_both(n) for n in tree.body)
 
 
 def _returns_gradients(function: ast.FunctionDef) -> bool:

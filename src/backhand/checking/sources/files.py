@@ -23,7 +23,7 @@ from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
-from backhand.checking.sources.declaring import declared, declares_layers
+from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
@@ -78,14 +78,14 @@ def check_file(
     >>> report["x"].mistake.kind, report["x"].lines[0].number
     ('scale', 4)
     """
+    folder = None if data is None else Path(data)
+    options = Options(loss, stop_after, time_limit, draws, seed, dtype, rtol, atol, folder)
     if path is None:  # what the project itself is about
         from backhand.passes import mlp_chunked
 
-        return check(mlp_chunked, draws=draws, seed=seed)
-    folder = None if data is None else Path(data)
-    options = Options(loss, stop_after, time_limit, draws, seed, dtype, rtol, atol, folder)
+        return check(mlp_chunked, **options.of_the_check)
     with opened(Path(path), options, watch) as subjects:
-        if len(subjects) != 1:
+        if len(subjects) > 1:
             names = listed([subject.name for subject in subjects])
             raise CheckError(f"{path} holds several, {names}: backhand.check_files judges each of them.")
         return subjects[0].check()
@@ -107,22 +107,27 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
         yield [_script(kept, path, options, watch, goes_on=len(kept) < len(cells))]
         return
     tree = _parsed(text, path)
-    if declares_layers(tree):
-        from backhand.checking.sources.layers import layers_opened  # who checks torch does without
-
-        with _in_time(options.time_limit), layers_opened(path, options.draws, options.seed) as layers:
-            yield layers
-        return
     found = declared(tree)
     # a script that computes a loss is a script, whatever it defines on the way
     scripted = any(options.loss in writes_surely(s) for s in tree.body)
+    if found.layers and not (scripted and found.over_torch):
+        from backhand.checking.sources.layers import layers_opened  # who checks torch does without
+
+        _refuse_precision(path, options, "has layers over NumPy")
+        with _in_time(options.time_limit), layers_opened(path, options.draws, options.seed) as layers:
+            yield layers
+        return
     if "" not in found.passes and (scripted or not (found.passes or found.kernels)):
-        if (options.dtype, options.rtol, options.atol) != (None, None, None):
-            raise CheckError(f"{path} is a script; dtype, rtol and atol are for a pass or a custom Function.")
+        _refuse_precision(path, options, "is a script")
         yield [_script([(path.name, text)], path, options, watch, goes_on=False)]
         return
     with sandbox(), imports_from(path.parent), _in_time(options.time_limit):
         yield subjects_of(_module(path), path, found, options.of_the_check)
+
+
+def _refuse_precision(path: Path, options: Options, what: str) -> None:
+    if (options.dtype, options.rtol, options.atol) != (None, None, None):
+        raise CheckError(f"{path} {what}; dtype, rtol and atol are for a pass or a custom Function.")
 
 
 def _parsed(text: str, path: Path) -> ast.Module:

@@ -158,4 +158,9 @@ def layers_opened(path: Path, draws: int, seed: int) -> Iterator[list[Subject]]:
     with sandbox(), contextlib.ExitStack() as folders:
         for folder in roots_of(path):
             folders.enter_context(imports_from(folder))
-        yield layers_of(module_of(path), draws=draws, seed=seed)
+        layers = layers_of(module_of(path), draws=draws, seed=seed)
+        if not layers:
+            raise CheckError(
+                f"{path} has no backward that computes something, only what is to be derived from."
+            )
+        yield layers
