@@ -17,16 +17,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from types import TracebackType
 from typing import IO, Any, NoReturn
 
-SIZE = struct.Struct(
-    "!Q"
-)  # of an answer, before it: a process that the user's code leaves keeps the pipe open
+# Of an answer, before it: a process that the user's code leaves keeps the pipe open.
+SIZE = struct.Struct("!Q")
 GONE = 1.0  # seconds that a child may take to end after it has closed its pipe
 _leave = os._exit  # the user's code may put another one there
 
@@ -245,28 +244,33 @@ def end_if_forked() -> None:
 
 
 @contextlib.contextmanager
-def ends_after(seconds: float | None) -> Iterator[None]:
+def ends_after(seconds: float | None) -> Iterator[Callable[[], None]]:
     """End this process if a block takes longer; only in a process of `Apart`, elsewhere nothing happens.
 
     It is a thread of C that watches: neither code that catches everything nor one long operation is spared.
+    What is given begins the time anew.
     """
     if seconds is None or not _watchdog:
-        yield
+        yield lambda: None
         return
-    _watchdog[-1].write(f"{seconds:g} s\n".encode())
-    _watchdog[-1].flush()
-    faulthandler.dump_traceback_later(seconds, exit=True, file=_watchdog[-1])
+    limit, said = seconds, _watchdog[-1]
+    said.write(f"{limit:g} s\n".encode())
+    said.flush()
+
+    def begin() -> None:
+        faulthandler.dump_traceback_later(limit, exit=True, file=said)
+
+    begin()
     try:
-        yield
+        yield begin
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
 def _last_words(said: str, status: int | None, file: str) -> EndedError:
     """Return why a process ended, with the line of the file that it was at, if it said so."""
-    name = (
-        re.escape(Path(file).name) if file.endswith(".py") else r"\0"
-    )  # a notebook's are not its cells' own
+    # a notebook's lines are not its cells' own
+    name = re.escape(Path(file).name) if file.endswith(".py") else r"\0"
     found = re.search(rf'{name}", line (\d+)', said)  # the innermost call comes first
     line = int(found.group(1)) if found else None
     if timed := re.search(r"^([\d.e+]+) s\nTimeout", said, re.MULTILINE):

@@ -56,18 +56,19 @@ def limited(seconds: float | None) -> Iterator[None]:
     if seconds is None or not _able_to_ring():
         yield
         return
-    began, before = time.thread_time(), time.process_time()
-
-    def ring(_: int, __: FrameType | None) -> None:
-        nonlocal before
-        left, now = seconds - (time.thread_time() - began), time.process_time()
-        if left <= 0 or now - before < IDLE * seconds:
-            raise OutOfTimeError
-        before = now
-        signal.setitimer(signal.ITIMER_REAL, max(left, IDLE * seconds))
-
     # once more the time, and a second: one long operation may end by itself, and only its cell be left
-    with ends_after(2 * seconds + 1), alarm_kept():
+    with ends_after(2 * seconds + 1) as begin_anew, alarm_kept():
+        began, before = time.thread_time(), time.process_time()
+
+        def ring(_: int, __: FrameType | None) -> None:
+            nonlocal before
+            left, now = seconds - (time.thread_time() - began), time.process_time()
+            if left <= 0 or now - before < IDLE * seconds:
+                raise OutOfTimeError
+            before = now
+            begin_anew()  # on a busy machine the processor time takes longer than the clock's
+            signal.setitimer(signal.ITIMER_REAL, max(left, IDLE * seconds))
+
         signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield

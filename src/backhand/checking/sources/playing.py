@@ -190,9 +190,8 @@ class _Player:
         """Take note of an exception, and of what was not assigned because of it."""
         raised = self._unfinished(statement, error)
         help_ = how_to_get(error, self._played.source.lines)
-        if raised.line.file not in {
-            line.line.file for line in self._unread
-        }:  # what was left out may be all that it lacks
+        incomplete = {unread.line.file for unread in self._unread}
+        if raised.line.file not in incomplete:  # what was left out may be all that it lacks
             self.note(f"{raised.cell or raised.line.file} raised {raised.error}{help_}")
         told = lost if isinstance(error, Exception) else None
         self._raised += () if self.left and told is not None else ((raised, told),)
