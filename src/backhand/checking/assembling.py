@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.facts import where_they_met
 from backhand.checking.mistakes.hypotheses import Named, name_mistakes
+from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import flatten, root
@@ -25,10 +24,9 @@ from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.figures import figures
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
-from backhand.checking.verdicts.lowering import Loss, Measure, lost_by_themselves, may_have_lost
+from backhand.checking.verdicts.lowering import Loss, Measure
 from backhand.checking.verdicts.repairing import recorded
 from backhand.checking.verdicts.rounding import Truth
-from backhand.checking.verdicts.truths import overflow
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
@@ -213,68 +211,18 @@ class _Table:
 
     @cached_property
     def _measure(self) -> Measure:
-        return Measure.of(self.draw, self.shown, self.trials.truth)
+        return Measure.of(self.draw, self.shown, self.truth)
 
     @cached_property
     def imprecise(self) -> dict[str, Loss]:
         """The gradients that have lost precision, by their own lines or by those of another gradient."""
-        figured = {n: facts.multiple for n, facts in self.figures.items()}
-        suspects = [n for n in self.shown.user if may_have_lost(self.draw, self.shown, n, figured.get(n))]
-        found = self._measure.losses(suspects) if suspects else {}
-        # what is returned has a budget of its own
-        return {
-            n: loss for n, loss in found.items() if loss.is_of_dtype or self.chosen.contract != "returned"
-        }
+        return imprecise(self.chosen, self.draw, self.shown, self._measure, self.figures)
 
     @cached_property
     def lowered(self) -> dict[str, Named]:
-        """Those that have lost it by their own lines, with what is told of them."""
-        right = {n for n in self.imprecise if all(j.right.get(n, True) for j in self.judged)}
-        if self.chosen.backward_source is None:
-            found = {n: self.imprecise[n] for n in right if right.isdisjoint(self.draw.trace.consumers(n))}
-        elif self.imprecise or (self.shown.error is not None and self.draw.error is None):
-            found = lost_by_themselves(self.chosen, self._measure, fails=bool(right))
-        else:
-            found = {}
-        # what is wrong in float64 as well is no question of precision
-        wrong = {
-            n
-            for j in self.judged
-            for n in (*j.culprits, *j.followers, *(j.repair.culprits if j.repair else ()))
-        }
-        lost = {n: self._lowered(n, loss) for n, loss in found.items() if n not in wrong}
-        return lost | self._overflowed()
-
-    def _overflowed(self) -> dict[str, Named]:
-        """The gradients that are not finite in the user's dtype where the right ones are."""
-        found = {}
-        for name, user in self.shown.user.items():
-            at = overflow(user, self.truth.trace.gradients.get(name)) if self.truth is not None else None
-            if at is not None:
-                gradient = self.names.get(name, f"d{name}")
-                where = f"NaN or infinity at {list(at)} in {user.dtype}, where the right one is finite"
-                mistake = Mistake(
-                    "nonfinite", f"{gradient}: {where}.", KINDS["nonfinite"].hint, {"origin": gradient}
-                )
-                found[name] = Named(mistake, ())
-        return found
-
-    def _lowered(self, name: str, loss: Loss) -> Named:
-        gradient, hint = self.names.get(name, f"d{name}"), KINDS["dtype"].hint
-        facts: dict[str, Any]
-        if loss.error is not None:
-            message = f"{gradient}: in {loss.dtype} the line raises {in_short(loss.error)}."
-            facts = {"expected": str(loss.dtype)}
-        elif loss.is_of_dtype:
-            message = f"{gradient} has dtype {loss.got}, but {name} has {loss.dtype}."
-            facts = {"expected": str(loss.dtype), "got": str(loss.got)}
-        else:
-            times = f"{loss.times:.0f} times the error of autograd's"
-            message, facts = (
-                f"{gradient} is off by {times}: a part is computed in less.",
-                {"multiple": loss.times},
-            )
-        return Named(Mistake("dtype", message, hint, facts), loss.statements)
+        """Those that have lost it, or overflowed, by their own lines, with what is told of them."""
+        lost = lowered(self.chosen, self.judged, self.shown, self._measure, self.imprecise, self.names)
+        return lost | overflowed(self.shown, self.truth, self.names)
 
     def _lines(self, name: str) -> tuple[Line, ...]:
         """Return the lines of the backward that make a gradient."""
@@ -282,11 +230,11 @@ class _Table:
         if source is None or name not in self.names:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
-        named = self.named.get(name)
-        told = named.at if named is not None else ()
+        at_fault, named = [fault.statement for fault in faults], self.named.get(name)
         if (alias := self.judged[0].shared.get(name)) is not None:
-            told = (*where_they_met(source, alias), alias.statement)
-        at_fault = (*(fault.statement for fault in faults), *told)
+            at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
+        elif named is not None:
+            at_fault += named.at
         lines = [source.line(statement.lineno) for statement in at_fault]
         return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
 

@@ -9,6 +9,7 @@ import torch
 from backhand.checking import stressing
 from backhand.checking.assembling import Trials, assemble, of_the_whole
 from backhand.checking.mistakes.reading import Probes
+from backhand.checking.probing import probe_of
 from backhand.checking.report import Mistake, Report
 from backhand.checking.running.cropping import parts_of
 from backhand.checking.running.precision import Asked
@@ -140,7 +141,7 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
     wanted = stress is None and not chosen.ends_in_loss
     probes = None
     if (stress or wanted) and trials.judged[0].draw.error is None:
-        probe = stressing.probe_of(chosen, trials.judged[0])
+        probe = probe_of(chosen, trials.judged[0])
         failures = tuple(stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth))
         probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))

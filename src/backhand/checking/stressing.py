@@ -4,9 +4,7 @@ They are one list for whatever is checked, and look at it through a *probe*: the
 named tensors to named gradients. What they find of a single gradient may explain it too.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,103 +12,15 @@ from torch import Tensor
 
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.finding import listed
+from backhand.checking.probing import Gradients, Probe, is_strided
 from backhand.checking.report import Mistake
-from backhand.checking.running.names import as_gradient, flatten
-from backhand.checking.running.precision import ANOTHER_ORDER, ERROR_BUDGET, lowest
-from backhand.checking.running.sandbox import running
+from backhand.checking.running.precision import ERROR_BUDGET, lowest
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass, arguments
-from backhand.checking.verdicts.comparing import close, largest_difference
+from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.rounding import Summands, Truth
 from backhand.errors import in_short
-
-Gradients = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A backward, to be called on other tensors than those of the forward.
-
-    Attributes:
-        call: runs it on named arguments; it changes none of them by itself. It may be given inputs that are
-            `frozen`, another `usage` than to be run once, and a `later` seed.
-        given: the arguments.
-        upstream: which of them are upstream gradients.
-        sizes: of the summands of each gradient, by which its rounding is measured.
-        several: try several layouts of each argument, not one; large tensors have no time for that.
-        usages: see `Pass`.
-        needed: the arguments that need a gradient.
-    """
-
-    call: Callable[..., Gradients]
-    given: Mapping[str, Any]
-    upstream: tuple[str, ...]
-    sizes: Mapping[str, float]
-    several: bool = True
-    usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
-    needed: tuple[str, ...] = ()
-
-    def __call__(self, **changed: Tensor) -> Gradients | None:
-        """Return the gradients with some arguments changed; None where the backward raises."""
-        try:
-            return self.call({**self.given, **changed})
-        except Exception:  # the user's code may raise anything; told by the check that looks for it
-            return None
-
-    def same(self, name: str, a: Tensor, b: Tensor) -> bool:
-        """Tell whether two runs gave the same gradient, but for the order in which its sums were made."""
-        size = float(b.abs().max()) if b.numel() else 0.0
-        return close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0)))
-
-    def differing(self, found: Gradients | None, expected: Gradients) -> list[str]:
-        """Return the gradients that another run did not give, or not the same."""
-        found = found or {}
-        return sorted(n for n, g in expected.items() if n not in found or not self.same(n, found[n], g))
-
-
-def probe_of(chosen: Pass, judgement: Judgement, *, several: bool = True) -> Probe:
-    """Return the probe of a pass, on the tensors of one draw."""
-    drawn = judgement.draw
-    traced = drawn.seen
-    offered = arguments(chosen, traced.values, traced.upstream)
-    returns = chosen.contract == "returned"
-    given = offered["inputs"] | offered["upstream"] if returns else offered
-    turns = itertools.count()  # a backward that draws numbers of its own gives another answer each time
-    needed = {k for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
-
-    def call(
-        values: Mapping[str, Any], frozen: str = "", usage: Callable[..., Any] | None = None, later: int = 0
-    ) -> Gradients:
-        asked = values
-        if returns:
-            leaves = {
-                k: v.detach().requires_grad_(k != frozen) if k in needed else v
-                for k, v in values.items()
-                if k in offered["inputs"]
-            }
-            upstream = {k: values[k] for k in traced.upstream if k in values}
-            asked = {"inputs": leaves, "outputs": {}, "upstream": upstream}
-        seed = chosen.seed_of_backward(drawn.seed) + later + (0 if returns else next(turns))
-        with running(drawn.dtype, seed, drawn.promote), torch.no_grad():
-            flat = flatten((usage or chosen.backward)(**asked))
-        found = {gradient: as_gradient(flat.get(gradient)) for gradient in drawn.matched.values()}
-        return {n: g.clone() for n, g in found.items() if g is not None}
-
-    return Probe(
-        call,
-        {k: v.detach().contiguous() if is_strided(v) else v for k, v in given.items()},
-        tuple(u for u in traced.upstream if u in given),
-        {drawn.matched[n]: judgement.summands.get(n, 0.0) for n in drawn.matched},
-        several,
-        chosen.usages,
-        tuple(needed) if returns else (),
-    )
-
-
-def is_strided(value: object) -> bool:
-    """Tell whether a value is a tensor with strides, not a sparse one."""
-    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def stress(
@@ -253,7 +163,7 @@ def _layouts(probe: Probe, base: Gradients) -> Iterator[Mistake]:
 
 def _ways(probe: Probe, name: str, value: Tensor, base: Gradients) -> Iterator[tuple[str, Tensor, Gradients]]:
     """Yield one argument in other layouts, each with what the backward should make of it."""
-    for label, make in LAYOUTS.items() if probe.several else list(LAYOUTS.items())[:1]:
+    for label, make in LAYOUTS.items():
         changed = make(value)
         if changed is not None:
             yield label, changed, base

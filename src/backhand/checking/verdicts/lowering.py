@@ -8,6 +8,7 @@ its own lines, and what was so only because it is made of another gradient is no
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,23 +61,26 @@ class Measure:
     Attributes:
         shown: the run in the user's dtype.
         truth: the right gradients in float64, as far as they are known.
-        own: the error of autograd's own gradients in the user's dtype; by its rounding where there is none.
+        beside_autograd: autograd's own gradients in the user's dtype have them as their truth, too.
     """
 
     shown: Draw
     truth: Mapping[str, Tensor]
-    own: Mapping[str, float]
+    beside_autograd: bool = False
 
     @staticmethod
     def of(drawn: Draw, shown: Draw, truth: Truth | None) -> "Measure":
         """Return the measure: float64, if the forward runs in it, or if it does where it asks for no less."""
         trace = shown.trace
         if truth is not None and trace is not truth.trace and trace.layout is truth.trace.layout:
-            right = truth.trace.gradients
-            return Measure(
-                shown, right, {n: largest_difference(g, right[n]) for n, g in trace.gradients.items()}
-            )
-        return Measure(shown, drawn.trace.gradients if drawn.promote else {}, {})
+            return Measure(shown, truth.trace.gradients, beside_autograd=True)
+        return Measure(shown, drawn.trace.gradients if drawn.promote else {})
+
+    @cached_property
+    def own(self) -> Mapping[str, float]:
+        """The error of autograd's own gradients in the user's dtype."""
+        its = self.shown.trace.gradients if self.beside_autograd else {}
+        return {n: largest_difference(g, self.truth[n]) for n, g in its.items()}
 
     def loss(self, name: str, value: Tensor | None, error: Exception | None = None) -> Loss | None:
         """Return how precise a gradient is; None where there is nothing to measure it by."""
