@@ -367,3 +367,28 @@ def test_a_course_is_done_with_status_0_when_asked_and_listed_with_0_in_any_case
     assert run_cli("learn", "--list")[:2] == (0, "how far\n")
     Progress.done = True
     assert run_cli("learn", "--check")[:2] == (0, "how far\n")
+
+
+def test_a_check_that_takes_long_says_so_and_finds_the_data(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "words.txt").write_text("abc\n")
+    (tmp_path / "s.py").write_text(
+        "import time, torch\nwords = open('words.txt').read()\nx = torch.randn(3, requires_grad=True)\n"
+        "loss = (x * x).sum()\ntime.sleep(2.2)\ndx = 2 * x\n"
+    )
+    command = [sys.executable, "-m", "backhand", "check", "s.py", "--data", "there", "--draws", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(".")[1]) == (0, "py: right")
+    assert done.stderr == "still at it: s.py\n"
+
+
+def test_the_precision_of_a_comparison_is_an_option(run_cli, tmp_path: Path) -> None:
+    text = "import torch\nout = 'y'\ndef inputs(g): return {'x': torch.randn(4, 3, generator=g)}\n"
+    text += "def forward(x):\n    y = x * x\n    return locals()\n"
+    text += "def backward(dy, x):\n    dx = 2.001 * x * dy\n    return locals()\n"
+    (tmp_path / "p.py").write_text(text)
+    assert run_cli("check", "p.py")[0] == 1
+    status, out, _ = run_cli("check", "p.py", "--rtol", "0.01")
+    assert status == 0
+    assert "Judged in float64" in out
+    assert "Judged in float32" in run_cli("check", "p.py", "--dtype", "float32")[1]

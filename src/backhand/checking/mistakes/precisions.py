@@ -31,8 +31,13 @@ def imprecise(
     multiples = {n: facts.multiple for n, facts in figures.items()}
     suspects = [n for n in shown.user if may_have_lost(drawn, shown, n, multiples.get(n))]
     found = measure.losses(suspects) if suspects else {}
-    # what is returned has a budget of its own
-    return {n: loss for n, loss in found.items() if loss.is_of_dtype or chosen.contract != "returned"}
+    return {n: loss for n, loss in found.items() if _counts(chosen, loss)}
+
+
+def _counts(chosen: Pass, loss: Loss) -> bool:
+    """Tell whether a loss is a mistake: what is returned, or compared by what was asked, has another budget."""
+    budgeted = chosen.contract == "returned" or chosen.asked.tolerance is not None
+    return loss.error is not None or loss.is_of_dtype or not budgeted
 
 
 def lowered(
@@ -65,7 +70,8 @@ def lowered(
     wrong = {n for j in judged for n in (*j.culprits, *j.followers)} | {
         n for r in repairs for n in r.culprits
     }
-    return {n: _told(names.get(n, f"d{n}"), n, loss) for n, loss in found.items() if n not in wrong}
+    own = {n: loss for n, loss in found.items() if n not in wrong and _counts(chosen, loss)}
+    return {n: _told(names.get(n, f"d{n}"), n, loss) for n, loss in own.items()}
 
 
 def _told(gradient: str, name: str, loss: Loss) -> Named:
