@@ -198,6 +198,16 @@ def test_an_alarm_that_ran_out_meanwhile_rings_at_once():
         signal.signal(signal.SIGALRM, before)
 
 
+def test_a_time_limit_counts_what_is_computed_not_what_a_busy_machine_takes():
+    with limited(0.3):
+        until = time.thread_time() + 0.15
+        while time.thread_time() < until:  # an eighth of the clock's time at most
+            pause = time.thread_time() + 0.005
+            while time.thread_time() < pause:
+                pass
+            time.sleep(0.035)
+
+
 class Cuda:
     """A CUDA device in use, as torch would show it."""
 

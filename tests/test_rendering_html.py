@@ -177,6 +177,33 @@ def test_the_turns_of_a_loop_are_one_line_that_shows_the_worst():
     assert f"{worst.gradient} and 3 more, one a turn" in text
 
 
+TURNS = """
+def forward(x, w):
+    ys = []
+    for k in range(3):
+        ys.append((k + 1) * x * w)
+    loss = sum(y.sin().sum() for y in ys)
+    return {"ys": ys, "loss": loss}
+
+def backward(x, w, ys):
+    dys = [y.cos() for y in ys]
+    dx = sum((k + 1) * w * dy for k, dy in enumerate(dys))
+    dw = x * dys[0] + 3 * x * dys[2]
+    return locals()
+"""
+
+
+def test_a_loop_stands_at_the_line_that_fills_its_list_and_an_arc_to_one_of_its_turns_can_be_missing():
+    module = from_text(TURNS)
+    inputs = {"x": torch.randn(4, 3), "w": torch.randn(4, 3)}
+    report = backhand.check(module.forward, module.backward, inputs=inputs)
+    assert report["w"].mistake.detail["branches"] == ["ys[1]"]
+    entries = entries_of(report)[0]
+    assert [e.code.text for e in entries if e.name.startswith("ys[")] == ["ys.append((k + 1) * x * w)"]
+    arcs = {(s.arc.source, s.arc.state) for entry in entries for s in entry.flow}
+    assert ("w", "missing") in arcs
+
+
 @pytest.mark.slow
 def test_on_paper_a_culprit_is_open_and_the_others_are_closed(tmp_path: Path):
     forgotten_branch().to_html(tmp_path / "sheet.html")

@@ -35,7 +35,7 @@ def imprecise(
 
 
 def _counts(chosen: Pass, loss: Loss) -> bool:
-    """Tell whether a loss is a mistake: what is returned, or compared by what was asked, has another budget."""
+    """Tell whether a loss is a mistake: what is returned, or compared as was asked, has another budget."""
     budgeted = chosen.contract == "returned" or chosen.asked.tolerance is not None
     return loss.error is not None or loss.is_of_dtype or not budgeted
 

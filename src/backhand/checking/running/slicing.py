@@ -54,7 +54,13 @@ def plain_slice_of(
     others = {s for s in found if root(path) in writes_surely(s) and s not in statements}
     numbers = {n for n, value in namespace.items() if isinstance(value, int | float | torch.Size)}
     kept = [s for s in found if s not in others and not writes(s) <= numbers]
+    kept = [s for s in kept if s in statements or not _only_names(s)]
     return tuple(sorted(kept, key=lambda s: s not in statements))
+
+
+def _only_names(statement: ast.stmt) -> bool:
+    """Tell whether a statement gives names to what is there, as `x, w = cache` does, and makes no tensor."""
+    return isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name | ast.Attribute)
 
 
 def _branches(node: ast.AST) -> TypeGuard[ast.For | ast.If | ast.While]:
