@@ -204,17 +204,20 @@ def _call_works(x: Tensor, y: Tensor, node: Any) -> bool:
     return all(torch.equal(handed_on, x) for handed_on in node(torch.ones_like(y)))
 
 
+class _Triple(Function):
+    """A custom Function to try the parts on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 3 * x
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # type: ignore[override]
+        return 3 * dy
+
+
 def _apply_works(x: Tensor, _: Tensor, __: Any) -> bool:
-    class Triple(Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return 3 * x
-
-        @staticmethod
-        def backward(ctx: Any, dy: Tensor) -> Tensor:  # type: ignore[override]
-            return 3 * dy
-
-    node: Any = Triple.apply(x).grad_fn  # type: ignore[union-attr]
+    node: Any = _Triple.apply(x).grad_fn  # type: ignore[union-attr]
     handed_on = node.apply(torch.ones_like(x))
     return isinstance(node, FunctionCtx) and torch.equal(handed_on, torch.full_like(x, 3))
 
@@ -272,16 +275,7 @@ def quickest(function: type[Function]) -> Callable[..., Any]:
 
 
 def _quick_works(x: Tensor, _: Tensor, __: Any) -> bool:
-    class Triple(Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return 3 * x
-
-        @staticmethod
-        def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
-            return 3 * dy
-
-    made = super(Function, Triple).apply(_unwrapped(x))  # type: ignore[misc]
+    made = super(Function, _Triple).apply(_unwrapped(x))  # type: ignore[misc]
     return torch.equal(torch.autograd.grad(made.sum(), x)[0], torch.full_like(x, 3))
 
 
