@@ -1,17 +1,14 @@
 """The command line: one short function a verb. Exit status: 0 right, 1 wrong or failed, 2 misused."""
 
-import json as jsonlib
 import logging
 import os
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console, RenderableType
@@ -19,11 +16,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from .errors import BackhandError, CheckError
 from .language.config import CleaningStep, SplitName, TrainConfig, described
-from .rendering.output import drop_output, of_the_machine, ready_output
-
-if TYPE_CHECKING:
-    from .checking.report import Report
-    from .checking.sources.batches import Checked
+from .rendering.output import drop_output, leave, of_the_machine, ready_output, show_json
 
 Options = Annotated[TrainConfig, arg(name="")]
 RunPath = Annotated[Path, Positional, arg(metavar="RUN", help="a run folder")]
@@ -69,6 +62,7 @@ def check(
     import backhand
 
     from .checking.sources.batches import is_folder
+    from .rendering.outcomes import show_checked, show_report, show_several
 
     precision = None if dtype is None else getattr(import_module("torch"), dtype)
     if not files:
@@ -99,53 +93,6 @@ def check(
     if html is not None:
         raise CheckError("--html is for one sheet; name one file that has one thing to check.")
     show_several(checked, json)
-
-
-def show_checked(checked: "Checked", html: Path | None, json: bool) -> None:
-    """Show what became of the only file that was checked, and leave with its status."""
-    if checked.report is None:
-        raise CheckError(checked.problem)
-    show_report(checked.report, checked.page, html, json)
-
-
-def show_report(report: "Report", page: str, html: Path | None, json: bool) -> None:
-    """Show a report, write its page if a file is named for it, and leave with its status."""
-    from .checking.report import write_page
-    from .rendering.terminal import as_text, unfinished
-
-    if html is not None:
-        write_page(html, page)
-    if json:
-        show_json(report.to_dict())
-    else:
-        print(as_text(report))
-    sys.stdout.flush()
-    if not report.ok:
-        sys.exit(1)
-    if report.unfinished:
-        leave(unfinished(report), 2)
-
-
-def show_several(checked: "Iterable[Checked]", json: bool) -> None:
-    """Show a line for each as it comes, then the reports of those that are wrong, and leave with a status."""
-    from .rendering.terminal import as_text, line_of, summary
-
-    console, found = Console(), []
-    for one in checked:
-        found.append(one)
-        if not json:
-            console.print(line_of(one), soft_wrap=True)
-    states = Counter(one.state for one in found)
-    if json:
-        show_json([one.to_dict() for one in found])
-    else:
-        for one in found:
-            if one.report is not None and one.state == "wrong":
-                print("", as_text(replace(one.report, title=one.title)), sep="\n")
-        print("", summary(states), sep="\n")
-    sys.stdout.flush()
-    if states["wrong"] or states["not judged"]:
-        sys.exit(1 if states["wrong"] else 2)
 
 
 def train(
@@ -340,11 +287,6 @@ def show(*what: RenderableType) -> None:
         console.print(each)
 
 
-def show_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
-    print(jsonlib.dumps(value, indent=2, ensure_ascii=False))
-
-
 def main() -> None:
     """Run the verb that the command line names."""
     # PyTorch reads it when it is imported. These tensors are small: on a busy machine, a second thread makes
@@ -388,11 +330,3 @@ def log_shown() -> Iterator[None]:
             yield
     finally:
         log.removeHandler(handler)
-
-
-def leave(message: str, status: int) -> None:
-    """Print one line on standard error and exit."""
-    from .showing import plain
-
-    print(f"backhand: {plain(message)}", file=sys.stderr)
-    sys.exit(status)

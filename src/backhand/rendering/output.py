@@ -1,10 +1,13 @@
 """Standard output and standard error as they may be: closed, full, or unable to write what is not ASCII."""
 
 import io
+import json
 import os
 import sys
+from typing import Any, NoReturn
 
 from backhand.errors import BackhandError
+from backhand.showing import plain
 
 
 def ready_output() -> None:
@@ -40,3 +43,14 @@ def of_the_machine(error: Exception) -> str:
         drop_output()  # nothing but standard output has no name
         where = "cannot write on standard output: "
     return f"{where}{error.strerror or error}"
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def leave(message: str, status: int) -> NoReturn:
+    """Print one line on standard error and exit."""
+    print(f"backhand: {plain(message)}", file=sys.stderr)
+    sys.exit(status)
