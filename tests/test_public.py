@@ -45,7 +45,6 @@ def test_whatever_a_report_holds_can_be_imported():
     assert held <= set(PUBLIC)
 
 
-@pytest.mark.slow
 def test_every_type_of_the_public_face_is_known():
     pytest.importorskip("pyright")
     command = [sys.executable, "-m", "pyright", "--verifytypes", "backhand", "--ignoreexternal"]

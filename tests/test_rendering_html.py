@@ -222,7 +222,8 @@ def test_on_paper_a_culprit_is_open_and_the_others_are_closed(tmp_path: Path):
         assert height(other) == 0
         assert page.locator("li.wrong .more summary").count() == 1
         assert height(page.locator("li.wrong .more summary")) == 0  # the rule gives it away
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        ground = page.locator(".backhand").evaluate("e => getComputedStyle(e).backgroundColor")
+        assert ground == "rgb(255, 255, 255)"
         assert page.evaluate("document.documentElement.scrollWidth") <= 700
         forward, backward = (
             page.locator(f"li.wrong .{side}").bounding_box() for side in ("forward", "backward")

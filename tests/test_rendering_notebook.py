@@ -228,7 +228,7 @@ def test_a_kernel_shows_verdicts_as_html_and_as_text(path: Path):
         shows_what_it_says(source, "".join(data["text/plain"] for data in outputs))
         for data in outputs:
             if "verdict" in data["text/plain"]:
-                assert "</table>" in data["text/html"] or "<iframe" in data["text/html"]
+                assert "</table>" in data["text/html"] or 'class="backhand"' in data["text/html"]
 
 
 def test_in_jupyter_a_table_is_text_too(monkeypatch: pytest.MonkeyPatch):

@@ -16,7 +16,7 @@ from backhand.checking.running.names import as_gradient, flatten, nearest
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
-kind_of = attrgetter("shape", "dtype")
+kind_of: Callable[[Tensor], tuple[torch.Size, torch.dtype]] = attrgetter("shape", "dtype")
 
 
 CONTAINERS = (list, tuple, Mapping)

@@ -1,7 +1,7 @@
 """Slips of the pen, each as the rule that takes it back: a sign, a name, a factor, a power, a term."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from backhand.checking.mistakes.axes import (
     KEEPING,
@@ -16,7 +16,12 @@ from backhand.checking.mistakes.calls import accumulations, beginnings, copies, 
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
-TURNED = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE}
+TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt,
+    ast.Gt: ast.Lt,
+    ast.LtE: ast.GtE,
+    ast.GtE: ast.LtE,
+}
 
 
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:

@@ -21,7 +21,7 @@ class Layout:
     def __init__(self, shapes: Shapes):
         self.shapes: dict[str, torch.Size] = dict(shapes)
         self._lengths = [shape.numel() for shape in self.shapes.values()]
-        self.size = sum(self._lengths)
+        self.size: int = sum(self._lengths)
         self._filled = [name for name, length in zip(self.shapes, self._lengths, strict=True) if length]
 
     @classmethod

@@ -8,7 +8,7 @@ value that was changed after it was used; and of floating point there is float64
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ class Tracked:
         changed: what is to be told when they change, for a view: the array that it is a view of.
     """
 
-    __array_priority__ = 1000.0  # `ndarray * tracked` is for this class to answer
-    __hash__ = None  # type: ignore[assignment]  # compared element by element, like an array
+    __array_priority__: float = 1000.0  # `ndarray * tracked` is for this class to answer
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]  # compared element by element, like an array
 
     def __init__(self, tensor: Tensor, changed: Changed | None = None):
         self.tensor: Tensor = tensor
