@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import backhand
+from altered import from_text
 
 
 def test_two_dtypes_side_by_side_are_compared_by_the_coarser() -> None:
@@ -123,3 +124,14 @@ def test_the_lines_of_a_gradient_are_those_that_change_it_not_those_that_look_at
     (row,) = backhand.check(forward, wrong, inputs=inputs).culprits
     # of a wrong one what it begins with comes after what is put into it
     assert [line.text for line in row.lines] == ["filled(dw, dy * w)", "dw = torch.empty_like(w)"]
+
+
+def test_a_gradient_that_was_left_at_none_is_shown_where_it_is_set():
+    module = from_text(
+        "def forward(x, w):\n    y = x * w\n    loss = y.square().mean()\n    return locals()\n\n"
+        "def backward(x, w, y):\n    dy = 2 * y / y.numel()\n    dx = None\n    dw = None\n    dw = -dy * x\n"
+        "    return {'dx': dx, 'dw': dw, 'dy': dy}\n"
+    )
+    report = backhand.check(module, inputs={"x": torch.randn(4, 3), "w": torch.randn(4, 3)})
+    assert [line.text for line in report["x"].lines] == ["dx = None"]
+    assert "dw = None" not in [line.text for line in report["w"].lines], "a stub that is filled in later"

@@ -234,10 +234,13 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
 
 
 def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
-    """Return the statements that may be at fault; what a gradient begins with, often zeros, comes last."""
+    """Return the statements that may be at fault; what a gradient begins with, often zeros, comes last.
+
+    A `return` is none of them: what it hands on was made above it.
+    """
     seen = case.seen
     parts = [s for s in (seen.statements if seen is not None else ()) if case.gradient not in assigned(s)]
-    return (*parts, *case.suspects)
+    return tuple(s for s in (*parts, *case.suspects) if not isinstance(s, ast.Return))
 
 
 @contextlib.contextmanager

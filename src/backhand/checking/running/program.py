@@ -14,6 +14,7 @@ from backhand.checking.report import Line
 from backhand.checking.running.returning import returned_variables, spell_out
 from backhand.checking.running.statements import (
     assigned,
+    begins_anew,
     gives_nothing,
     reads,
     receiver,
@@ -106,11 +107,14 @@ class Source:
 
     @cached_property
     def _writers(self) -> dict[str, tuple[Line, ...]]:
-        numbers: dict[str, set[int]] = {}
+        found: dict[str, list[ast.stmt]] = {}
         for s in simple_statements(self.statements):
-            for name in writes_surely(s) if not gives_nothing(s) else ():
-                numbers.setdefault(name, set()).add(s.lineno)
-        return {name: tuple(self.line(n) for n in sorted(found)) for name, found in numbers.items()}
+            for name in writes_surely(s):
+                found.setdefault(name, []).append(s)
+        return {name: self._lines(_without_stubs(its, name)) for name, its in found.items()}
+
+    def _lines(self, statements: Iterable[ast.stmt]) -> tuple[Line, ...]:
+        return tuple(self.line(n) for n in sorted({s.lineno for s in statements}))
 
     @cached_property
     def _readers(self) -> dict[str, tuple[Line, ...]]:
@@ -130,6 +134,12 @@ class Source:
                 for name in assigned(s):
                     count[name] += 2 if looped else 1
         return count
+
+
+def _without_stubs(writers: list[ast.stmt], name: str) -> list[ast.stmt]:
+    """Leave out `dx = None` where `dx` is given a value later; what only hands it on gives it none."""
+    real = [s for s in writers if not gives_nothing(s)]
+    return real if any(begins_anew(s, name) for s in real) else writers
 
 
 @lru_cache(maxsize=256)
