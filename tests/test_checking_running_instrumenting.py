@@ -223,3 +223,15 @@ def test_a_finally_runs_once_each_time_that_the_backward_does() -> None:
 
     assert backhand.check(forward, backward, inputs={"x": torch.randn(3)}, out="y").ok
     assert calls == ["began", "ended"] * (len(calls) // 2)
+
+
+def test_a_loop_that_only_an_exception_ends_is_judged_up_to_it() -> None:
+    module = from_text(
+        "import torch\n\ndef forward(x):\n    y = 2 * x\n    return locals()\n\n"
+        "def backward(dy, x):\n    dx = torch.zeros_like(x)\n    t = len(x) - 1\n"
+        "    while t >= 0:\n        dx[t] = 2 * dy[t]\n        t += 1\n    return {'dx': dx}\n"
+    )
+    report = backhand.check(module, inputs={"x": torch.randn(3, 4)}, out="y")
+    assert report.raised is not None
+    assert report.raised.error.startswith("IndexError")
+    assert report["x"].verdict == "wrong"

@@ -7,6 +7,7 @@ unless the user's own `try` is there to catch it.
 """
 
 import ast
+import contextlib
 import copy
 import inspect
 import re
@@ -58,8 +59,12 @@ class Instrumented:
     statements: tuple[ast.stmt, ...]
 
 
+class _EnoughError(BaseException):
+    """Too many statements have raised; not an `Exception`, which the user's code may catch."""
+
+
 class Run:
-    """One run of a source.
+    """One run of a source; one in which too many statements raise ends early.
 
     Attributes:
         errors: each statement that raised and was passed over, with its exception, in order.
@@ -92,7 +97,7 @@ class Run:
 
         def raised(number: int, error: Exception) -> None:
             if len(self.errors) >= MOST_ERRORS:
-                raise error
+                raise _EnoughError
             if isinstance(error, UnboundLocalError) and not error.name:  # other NameErrors tell it
                 error.name = next(iter(re.findall(r"'(\w+)'", str(error))), "")
             self.errors.append((statements[number], error))
@@ -122,7 +127,8 @@ def run_function(
         made.code, plain.__globals__ | run.hooks(), plain.__name__, plain.__defaults__, closure
     )
     own.__kwdefaults__ = plain.__kwdefaults__
-    run.result = own(*first, **arguments)
+    with contextlib.suppress(_EnoughError):
+        run.result = own(*first, **arguments)
     return run
 
 
@@ -137,7 +143,8 @@ def run_statements(source: Source, namespace: Namespace, watcher: Watcher) -> Ru
     made = instrumented(source)
     run = Run(watcher, made.statements)
     namespace |= run.hooks()
-    exec(made.code, namespace)
+    with contextlib.suppress(_EnoughError):
+        exec(made.code, namespace)
     return run
 
 
