@@ -6,7 +6,7 @@ its own lines, and what was so only because it is made of another gradient is no
 """
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from backhand.checking.running.precision import LOWERED, unit
 from backhand.checking.running.slicing import plain_slice_of
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.asking import spoilt_by
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Observed, recorded, repair, variables_of
@@ -109,15 +110,21 @@ def may_have_lost(drawn: Draw, shown: Draw, name: str, multiple: float | None) -
     return multiple > LOWERED if multiple is not None else drawn.promote
 
 
-def lost_by_themselves(chosen: Pass, measure: Measure, *, fails: bool) -> dict[str, Loss]:
+def lost_by_themselves(
+    chosen: Pass, measure: Measure, drawn: Draw, losses: Mapping[str, Loss], *, fails: bool
+) -> dict[str, Loss]:
     """Return the gradients that lose precision by their own lines; of those that one line makes, the first.
 
     Args:
         chosen: the pass, with its source.
         measure: what their precision is measured by.
+        drawn: the first run, in float64 if the code runs there.
+        losses: the gradients that have lost precision, and that may be blamed.
         fails: whether some gradient has lost precision for certain.
     """
     lives = recorded(chosen, measure.shown)  # in float64, `g.half()` would be `g` itself
+    if drawn.promote and (asked := _by_asking(spoilt_by(chosen, drawn, lives), losses)):
+        return asked
     ways = [lives]
     if any(life.arrived for its in lives.values() for life in its):
         ways.append(on_arrival(lives))  # as where the verdicts are made: the way that leaves fewer to blame
@@ -128,6 +135,19 @@ def lost_by_themselves(chosen: Pass, measure: Measure, *, fails: bool) -> dict[s
     # each loses too little by itself, and what is made of it cancels: then it is that which loses most
     chief = list(by_line.values()) or sorted(own, key=lambda n: -own[n].times)[:fails]
     return {n: replace(own[n], statements=_suspects(chosen, measure.shown, n, seen[n])) for n in chief}
+
+
+def _by_asking(spoilt: Mapping[ast.stmt, Sequence[str]], losses: Mapping[str, Loss]) -> dict[str, Loss]:
+    """Return for each line that asks for less the first gradient that it spoils, and no other line does.
+
+    A line that spoils few is asked first: what it spoils follows from one above it as well.
+    """
+    found: dict[str, Loss] = {}
+    for statement, names in sorted(spoilt.items(), key=lambda item: len(item[1])):
+        first = next((n for n in names if n in losses and n not in found), None)
+        if first is not None:
+            found[first] = replace(losses[first], statements=(statement,))
+    return found
 
 
 def _alone(chosen: Pass, measure: Measure, lives: Lives) -> tuple[dict[str, Loss], Mapping[str, Observed]]:
