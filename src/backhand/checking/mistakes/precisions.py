@@ -59,19 +59,18 @@ def lowered(
         names: tensor name to gradient name.
     """
     drawn = judged[0].draw
-    right = {n for n in losses if all(j.right.get(n, True) for j in judged)}
     repairs = [j.repair for j in judged if j.repair is not None]
     wrong = {n for j in judged for n in (*j.culprits, *j.followers)} | {
         n for r in repairs for n in r.culprits
     }
+    right = {n for n in losses if all(j.right.get(n, True) for j in judged)}
     if chosen.backward_source is None:
-        found = {n: losses[n] for n in right if right.isdisjoint(drawn.trace.consumers(n))}
+        found = {n: losses[n] for n in right - wrong if right.isdisjoint(drawn.trace.consumers(n))}
     elif losses or (shown.error is not None and drawn.error is None):
-        to_blame = {n: loss for n, loss in losses.items() if n not in wrong}
-        found = lost_by_themselves(chosen, measure, drawn, to_blame, fails=bool(right))
+        found = lost_by_themselves(chosen, measure, drawn, losses, wrong, fails=bool(right))
     else:
         return {}
-    own = {n: loss for n, loss in found.items() if n not in wrong and _counts(chosen, loss)}
+    own = {n: loss for n, loss in found.items() if _counts(chosen, loss)}
     return {n: _told(names.get(n, f"d{n}"), n, loss) for n, loss in own.items()}
 
 
