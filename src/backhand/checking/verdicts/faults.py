@@ -171,11 +171,12 @@ class _Search:
         """Return the statements, the first in time; None where none can be known."""
         best, most = None, 0
         mends: tuple[_Candidate, frozenset[str]] | None = None
-        for candidate in self._candidates():
+        candidates = self._candidates()
+        for candidate in candidates:
             if time.process_time() > self.ends:
                 break
             if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
-                break  # nothing that follows makes more wrong than that
+                continue  # it makes no more wrong than that
             # what is only added up shows at the end
             gained = self._gain(candidate) if candidate.target[1] else 1
             if gained <= 0:
@@ -187,11 +188,27 @@ class _Search:
                     break
             best, most = (candidate, gained) if gained > most else (best, most)
         if mends is not None:
-            return self._told(mends[0], self.culprits - mends[1])
+            return self._told(self._source_of(mends[0], mends[1], candidates), self.culprits - mends[1])
         if best is None or len(self.mended) + 1 >= MOST_FAULTS:
             return None
         mended = {**self.mended, best.target: best}
         return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
+
+    def _source_of(
+        self, found: _Candidate, left: frozenset[str], candidates: Sequence[_Candidate]
+    ) -> _Candidate:
+        """Return the statement that makes a value which the one found reads, if that is enough to be mended.
+
+        Then it is at fault: had it been right, nothing else in its place would be.
+        """
+        read = reads(found.target[0])
+        for other in candidates:
+            if other.known.is_value and other.target[1] in read and other.step < found.step:
+                if time.process_time() > self.ends:
+                    break
+                if self._left(other) == left:
+                    return other
+        return found
 
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
         """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""
