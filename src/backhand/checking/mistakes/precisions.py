@@ -17,19 +17,20 @@ from backhand.errors import in_short
 
 
 def imprecise(
-    chosen: Pass, drawn: Draw, shown: Draw, measure: Measure, figures: Mapping[str, Figures]
+    chosen: Pass, first: Judgement, shown: Draw, measure: Measure, figures: Mapping[str, Figures]
 ) -> dict[str, Loss]:
     """Return the gradients that have lost precision, by their own lines or by those of another gradient.
 
     Args:
         chosen: the pass.
-        drawn: the first run, in float64 if the code runs there.
+        first: the verdict on the first run, in float64 if the code runs there.
         shown: the run in the user's dtype.
         measure: what their precision is measured by.
         figures: those of the table.
     """
     multiples = {n: facts.multiple for n, facts in figures.items()}
-    suspects = [n for n in shown.user if may_have_lost(drawn, shown, n, multiples.get(n))]
+    judged = [n for n in shown.user if n not in first.ambiguous]
+    suspects = [n for n in judged if may_have_lost(first.draw, shown, n, multiples.get(n))]
     found = measure.losses(suspects) if suspects else {}
     return {n: loss for n, loss in found.items() if _counts(chosen, loss)}
 
@@ -60,7 +61,7 @@ def lowered(
     """
     drawn = judged[0].draw
     repairs = [j.repair for j in judged if j.repair is not None]
-    wrong = {n for j in judged for n in (*j.culprits, *j.followers)} | {
+    wrong = {n for j in judged for n in (*j.culprits, *j.followers, *j.ambiguous)} | {
         n for r in repairs for n in r.culprits
     }
     right = {n for n in losses if all(j.right.get(n, True) for j in judged)}

@@ -24,6 +24,8 @@ from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Observed, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Truth
 
+# Another order of the same operations may lose as much, and is no loss to be told of.
+A_DIGIT = 10.0
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -142,7 +144,8 @@ def lost_by_themselves(
     for name in _bad(own):
         by_line.setdefault(seen[name].statements[-1] if seen[name].statements else name, name)
     # each loses too little by itself, and what is made of it cancels: then it is that which loses most
-    chief = list(by_line.values()) or sorted(own, key=lambda n: -own[n].times)[:fails]
+    most = sorted((n for n in own if own[n].times > A_DIGIT), key=lambda n: -own[n].times)
+    chief = list(by_line.values()) or most[:fails]
     found = {n: replace(own[n], statements=_suspects(chosen, measure.shown, n, seen[n])) for n in chief}
     return {n: loss for n, loss in found.items() if n not in wrong}
 
