@@ -239,8 +239,10 @@ def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
     A `return` is none of them: what it hands on was made above it.
     """
     seen = case.seen
+    fault = case.culprit.fault
     parts = [s for s in (seen.statements if seen is not None else ()) if case.gradient not in assigned(s)]
-    return tuple(s for s in (*parts, *case.suspects) if not isinstance(s, ast.Return))
+    parts = [*(fault.temporaries if fault is not None else ()), *parts, *case.suspects]
+    return tuple(s for s in parts if not isinstance(s, ast.Return))
 
 
 @contextlib.contextmanager

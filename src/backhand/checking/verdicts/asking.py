@@ -1,8 +1,8 @@
 """Which statements of a backward ask for less precision, and which gradients are made less precise by each.
 
-The backward runs in float64 with every request for less overruled, and once more for each statement that makes
-one, with that statement's requests granted: the gradients that change are those that it spoils. So one line is
-one culprit, however often it runs and whatever it feeds.
+The backward runs in float64 with every request for less overruled, and once more for each statement that
+makes one, with that statement's requests granted: the gradients that change are those that it spoils. So one
+line is one culprit, however often it runs and whatever it feeds.
 """
 
 import ast
@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from backhand.checking.running.precision import Promoting, lowest, unit
+from backhand.checking.running.precision import Promoting, unit
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
@@ -26,7 +26,7 @@ MOST_LINES = 12
 
 
 class Granting(Promoting):
-    """Grants the requests of some steps, overrules all others, and notes which steps ask for less than `own`."""
+    """Grants the requests of some steps, overrules the others, and notes who asks for less than `own`."""
 
     def __init__(self, own: torch.dtype, granted: frozenset[int] = frozenset()):
         super().__init__()
@@ -59,15 +59,15 @@ class _InStep(Shadow):
         return new
 
 
-def spoilt_by(chosen: Pass, draw: Draw, lives: Lives) -> dict[ast.stmt, tuple[str, ...]]:
+def spoilt_by(chosen: Pass, draw: Draw, own: torch.dtype, lives: Lives) -> dict[ast.stmt, tuple[str, ...]]:
     """Return the statements that ask for less, each with the gradients that it spoils, in order of time.
 
     Args:
         chosen: the pass, with the source of its backward.
         draw: a run in float64, in which requests for less are overruled.
+        own: the dtype of the user's inputs; a request for this one is no request for less.
         lives: recorded of the backward.
     """
-    own = lowest(draw.trace.inputs)
     mode = Granting(own)
     exact, statements = _run(chosen, draw, lives, mode)
     steps: dict[ast.stmt, set[int]] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
-from backhand.checking.running.knowledge import signature
+from backhand.checking.running.known import signature
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import given_to, writes_surely
 from backhand.checking.verdicts.repairing import Repairer, snapshot
@@ -32,6 +32,13 @@ class Event:
     step: int
     shape: torch.Size | None
     sign: float
+
+
+def event_of(step: int, value: Any) -> Event:
+    """Return what a value is, as an event."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return Event(step, value.shape, signature(value))
+    return Event(step, None, 0.0)
 
 
 class Shadow(Watcher):
@@ -116,7 +123,7 @@ class Log(Putting):
         """Note what a target gives."""
         its = self.events.setdefault(target, [])
         if not its or its[-1].step != step:
-            its.append(Event(step, value.shape, signature(value)))
+            its.append(event_of(step, value))
 
 
 class Before(Putting):
