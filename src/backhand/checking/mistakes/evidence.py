@@ -136,7 +136,10 @@ class Case:
 
     @cached_property
     def at_fault(self) -> Program | None:
-        """The one statement that is at fault, if it is known, with some of its turns to try an edit on."""
+        """The one statement that is at fault, if it is known, with some of its turns to try an edit on.
+
+        What it is made of stands above it, where that is not known to be right.
+        """
         fault = self.culprit.fault
         if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
             return None
@@ -150,10 +153,14 @@ class Case:
             statement = ast.fix_missing_locations(ast.copy_location(put, statement))
         alone = len(fault.benches) == 1 and self.name in self.first.draw.trace.tensors
         known = partial(derived, scene_of(self.first, self.name)) if alone else tuple
-        benches = [Bench(b.namespace, b.expected, known=known) for b in fault.benches]
+        benches = [Bench(b.namespace, b.expected, known=known) for b in (*fault.benches, *fault.others)]
         gradients = {where: tensor for tensor, where in self.paths.items()}
-        program = Program.of([statement], variable, benches, gradients, numbers_of(self))
-        return replace(program, goes_on=True, over_numpy=self.chosen.runner is not None)
+        parts = [(*fault.temporaries, statement), (statement,)]
+        programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
+        programs = [replace(p, goes_on=True, over_numpy=self.chosen.runner is not None) for p in programs]
+        # a temporary may be made of something that has changed by then
+        with_temporaries = programs[0].gives(fault.benches[0].value)
+        return programs[0] if with_temporaries else programs[1]
 
     def _runs_once(self, statement: ast.stmt) -> bool:
         """Tell whether a statement stands outside of loops, in what `program` runs as quickly.

@@ -30,6 +30,7 @@ from backhand.checking.mistakes.facts import (
     changed_through_another_name,
     finite_by_a_guard,
     no_value,
+    not_carried_on,
     not_finite,
     nothing_depends_on_it,
     shares_its_memory,
@@ -123,6 +124,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a change through another name", changed_through_another_name),
     tells("no value", no_value),
     tells("a variable that is not there", unassigned),
+    tells("a variable that is not carried on", not_carried_on),
     tells("infinities", not_finite),
     tells("an output that does not depend on it", nothing_depends_on_it),
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
@@ -239,8 +241,10 @@ def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
     A `return` is none of them: what it hands on was made above it.
     """
     seen = case.seen
+    fault = case.culprit.fault
     parts = [s for s in (seen.statements if seen is not None else ()) if case.gradient not in assigned(s)]
-    return tuple(s for s in (*parts, *case.suspects) if not isinstance(s, ast.Return))
+    parts = [*(fault.temporaries if fault is not None else ()), *parts, *case.suspects]
+    return tuple(s for s in parts if not isinstance(s, ast.Return))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import ast
 
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding, listed
-from backhand.checking.running.knowledge import Known, Label
+from backhand.checking.running.known import Known, Label
 
 
 def another_known_value(case: Case) -> Finding | None:

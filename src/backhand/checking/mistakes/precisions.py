@@ -17,19 +17,20 @@ from backhand.errors import in_short
 
 
 def imprecise(
-    chosen: Pass, drawn: Draw, shown: Draw, measure: Measure, figures: Mapping[str, Figures]
+    chosen: Pass, first: Judgement, shown: Draw, measure: Measure, figures: Mapping[str, Figures]
 ) -> dict[str, Loss]:
     """Return the gradients that have lost precision, by their own lines or by those of another gradient.
 
     Args:
         chosen: the pass.
-        drawn: the first run, in float64 if the code runs there.
+        first: the verdict on the first run, in float64 if the code runs there.
         shown: the run in the user's dtype.
         measure: what their precision is measured by.
         figures: those of the table.
     """
     multiples = {n: facts.multiple for n, facts in figures.items()}
-    suspects = [n for n in shown.user if may_have_lost(drawn, shown, n, multiples.get(n))]
+    judged = [n for n in shown.user if n not in first.ambiguous]
+    suspects = [n for n in judged if may_have_lost(first.draw, shown, n, multiples.get(n))]
     found = measure.losses(suspects) if suspects else {}
     return {n: loss for n, loss in found.items() if _counts(chosen, loss)}
 
@@ -59,18 +60,18 @@ def lowered(
         names: tensor name to gradient name.
     """
     drawn = judged[0].draw
-    right = {n for n in losses if all(j.right.get(n, True) for j in judged)}
-    if chosen.backward_source is None:
-        found = {n: losses[n] for n in right if right.isdisjoint(drawn.trace.consumers(n))}
-    elif losses or (shown.error is not None and drawn.error is None):
-        found = lost_by_themselves(chosen, measure, fails=bool(right))
-    else:
-        return {}
     repairs = [j.repair for j in judged if j.repair is not None]
-    wrong = {n for j in judged for n in (*j.culprits, *j.followers)} | {
+    wrong = {n for j in judged for n in (*j.culprits, *j.followers, *j.ambiguous)} | {
         n for r in repairs for n in r.culprits
     }
-    own = {n: loss for n, loss in found.items() if n not in wrong and _counts(chosen, loss)}
+    right = {n for n in losses if all(j.right.get(n, True) for j in judged)}
+    if chosen.backward_source is None:
+        found = {n: losses[n] for n in right - wrong if right.isdisjoint(drawn.trace.consumers(n))}
+    elif losses or (shown.error is not None and drawn.error is None):
+        found = lost_by_themselves(chosen, measure, drawn, losses, wrong, fails=bool(right))
+    else:
+        return {}
+    own = {n: loss for n, loss in found.items() if _counts(chosen, loss)}
     return {n: _told(names.get(n, f"d{n}"), n, loss) for n, loss in own.items()}
 
 

@@ -135,6 +135,13 @@ class Program:
         """Whether the statements are right as they are: what raised is not among them."""
         return Focus.on(self, None).is_right()
 
+    def gives(self, value: Tensor | None) -> bool:
+        """Tell whether the statements, as they are, give a value on the first bench."""
+        made = Focus.on(self, None).value(0)
+        if made is None or value is None:
+            return made is value
+        return made.dtype == value.dtype and close(made, value)
+
 
 @dataclass(frozen=True, eq=False)
 class Focus:

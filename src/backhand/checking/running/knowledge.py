@@ -10,149 +10,41 @@ import collections
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
 from backhand.checking.running.instrumenting import Watcher, run_function, run_statements
+from backhand.checking.running.known import Known, Label, Seen, each_once
 from backhand.checking.running.names import flatten
 from backhand.checking.running.private import Clock, differentiated, results
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import leaf_inputs, named_values
 from backhand.checking.running.trials import Draw
+from backhand.checking.running.values import Values
 from backhand.checking.running.walking import Edge
 from backhand.checking.sources.protocol import Pass
 
-Kind = Literal["result", "operand", "part", "input"]
 # A tensor with more consumers than this has too many sums of some of them; few have more than four.
 CONSUMERS = 5
-# Gates that lie in one tensor are four at most; a batch is no part of this kind.
-PARTS = 4
 # No operation has more operands that play different parts.
 MANY = 3
-# Two tensors are taken for one if their random projections agree to this part; rounding is far below.
-ALIKE = 1e-9
 # Everything that autograd hands on is kept for a while: no more of it than fits a laptop (512 MB of float64).
 MOST_ELEMENTS = 2**26
 
 
-@dataclass(frozen=True)
-class Label:
-    """What a known tensor is.
-
-    Attributes:
-        kind: the gradient of an operation's `result`, what it sends back to an `operand`, the sum of some
-            of those (`part`), or the gradient of an `input` of the forward.
-        operations: of the forward, each with the statement in which it stands, where that is known.
-        name: of the input.
-    """
-
-    kind: Kind
-    operations: tuple[tuple[ast.stmt | None, str], ...] = ()
-    name: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """A sequence of tensors, one for each turn of the forward's loop; a single one outside of loops.
-
-    Attributes:
-        labels: what they are, under all names.
-        values: the latest first.
-        signatures: of the values, see `signature`.
-        turns: in which turn of the forward each was made, counted from 0.
-        of: the tensors of which they are the gradient, or a part of it.
-    """
-
-    labels: tuple[Label, ...]
-    values: tuple[Tensor, ...]
-    signatures: tuple[float, ...]
-    turns: tuple[int, ...]
-    of: frozenset[Any]
-
-    @property
-    def label(self) -> Label:
-        """What they are."""
-        return self.labels[0]
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape of the values."""
-        return self.values[0].shape
-
-    def agrees(self, turn: int, shape: torch.Size, sign: float) -> bool:
-        """Tell whether a tensor with this shape and signature is the one of a turn."""
-        if turn >= len(self.values) or self.values[turn].shape != shape:
-            return False
-        return alike(sign, self.signatures[turn], self.values[turn].numel())
-
-    def is_near(self, other: "Known") -> bool:
-        """Tell whether one is made of the other by one operation, or both are parts of one gradient."""
-        if not self.of.isdisjoint(other.of):
-            return True
-        steps = {(label.kind, label.operations) for label in other.labels if len(label.operations) == 1}
-        return any(
-            (kind, label.operations) in steps
-            for label in self.labels
-            for kind in ("result", "operand")
-            if label.kind != kind and len(label.operations) == 1
-        )
-
-    def find(self, shape: torch.Size, sign: float) -> int | None:
-        """Return which of the values is a tensor with this shape and signature."""
-        return next((i for i in range(len(self.values)) if self.agrees(i, shape, sign)), None)
-
-
-def signature(tensor: Tensor) -> float:
-    """Return a random projection of a tensor: equal for equal tensors, and for no others but by chance."""
-    flat = tensor.detach().to("cpu", torch.float64).reshape(-1)
-    return float(flat @ _direction(flat.numel()))
-
-
-def alike(a: float, b: float, elements: int) -> bool:
-    """Tell whether two signatures are those of one tensor, computed in different orders."""
-    return abs(a - b) <= ALIKE * (abs(a) + abs(b)) + 1e-13 * elements**0.5
-
-
-@lru_cache(maxsize=128)
-def _direction(elements: int) -> Tensor:
-    generator = torch.Generator().manual_seed(elements)
-    return torch.randn(elements, generator=generator, dtype=torch.float64)
-
-
-def may_stand_for(shape: torch.Size, known: torch.Size) -> bool:
-    """Tell whether a tensor may have been made for one of another shape: reshaped, or not reduced."""
-    if shape.numel() == known.numel():
-        return True
-    small, large = sorted((shape, known), key=lambda s: s.numel())
-    return all(a in (1, b) for a, b in zip(reversed(small), reversed(large), strict=False))
-
-
-def parts(known: Known, shape: torch.Size) -> list[Known]:
-    """Return the equal parts, along one axis, of this shape into which a sequence can be cut."""
-    if len(known.shape) != len(shape):
-        return []
-    differ = [axis for axis, (a, b) in enumerate(zip(known.shape, shape, strict=True)) if a != b]
-    if len(differ) != 1 or not shape[differ[0]] or known.shape[differ[0]] % shape[differ[0]]:
-        return []
-    axis, size = differ[0], shape[differ[0]]
-    cut = [value.split(size, axis) for value in known.values if value.shape == known.shape]
-    if len(cut) < len(known.values) or len(cut[0]) > PARTS:
-        return []
-    return [
-        replace(known, values=own, signatures=tuple(map(signature, own))) for own in zip(*cut, strict=True)
-    ]
-
-
 def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
-    """Return the sequences that autograd knows for a draw; none where there is too much to be kept."""
-    turns = _Turns()
+    """Return the sequences that autograd knows for a draw; none where there is too much to be kept.
+
+    The values that the forward itself makes come last.
+    """
+    made = Values()
+    turns = _Turns(made)
     leaves = leaf_inputs(draw.trace.inputs, None)
-    with running(draw.dtype, draw.seed, draw.promote), torch.enable_grad():
+    with running(draw.dtype, draw.seed, draw.promote), torch.enable_grad(), made:
         values = named_values(_forward(chosen, leaves, turns), leaves)
     flat = flatten(values)
     outputs = [flat[name] for name in draw.trace.outputs]
@@ -167,7 +59,7 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
     upstream = [draw.trace.upstream[f"d{name}"] for name in draw.trace.outputs]
     gradients = differentiated(outputs, upstream, named.values())
     inputs = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
-    return found.sequences(inputs)
+    return found.sequences(inputs) + made.sequences()
 
 
 def _elements(nodes: Iterable[Node], values: Mapping[str, Any]) -> int:
@@ -194,13 +86,15 @@ def _forward(chosen: Pass, leaves: Mapping[str, Any], watcher: Watcher) -> objec
 class _Turns(Watcher):
     """Notes after each statement of the forward what time it is, in operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: Values) -> None:
+        self.made = made
         self.clock = Clock()
         self.seen: list[tuple[int, ast.stmt]] = []
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Take note of a statement."""
         self.seen.append((self.clock.now(variables), statement))
+        self.made.ended(statement)
 
     def labelled(self, nodes: Iterable[Node]) -> "dict[Node, _Place]":
         """Return where each operation stands."""
@@ -260,35 +154,35 @@ class _Found:
 
     def sequences(self, inputs: Mapping[str, Tensor]) -> list[Known]:
         """Return what was seen, turn by turn, with the gradients of the inputs."""
-        found: dict[Any, list[_Seen]] = {}
+        found: dict[Any, list[Seen]] = {}
         labels: dict[Any, tuple[Label, Any]] = {}
 
-        def add(key: Any, label: Label, of: Any, seen: _Seen) -> None:
+        def add(key: Any, label: Label, of: Any, seen: Seen) -> None:
             found.setdefault(key, []).append(seen)
             labels.setdefault(key, (label, of))
 
         for name, value in inputs.items():
-            add(("input", name), Label("input", name=name), name, _Seen(0, 0, value))
+            add(("input", name), Label("input", name=name), name, Seen(0, 0, value))
         for kind, seen in (("result", self.results), ("operand", self.operands)):
             for node, i, value in seen:
                 place = self.places[node]
                 label = Label(kind, ((place.statement, place.operation),))  # type: ignore[arg-type]
-                one = _Seen(place.age, place.turn, value)
+                one = Seen(place.age, place.turn, value)
                 of = self._of((node, i) if kind == "result" else node.next_functions[i])
                 add((kind, place.in_all_turns, i), label, of, one)
                 # all of one name within a statement as well, for a forward whose loop is in an expression;
                 # and all that is sent to the operands of a `stack`, for these are the turns of a loop
                 add((kind, place.statement, place.operation, "all", i), label, of, one)
                 if kind == "operand" and len(node.next_functions) > MANY:
-                    add((kind, place, "operands"), label, of, _Seen(i, i, value))
+                    add((kind, place, "operands"), label, of, Seen(i, i, value))
         for edge, consumers in self.sent.items():
             for some in _sums(sorted(consumers, key=lambda consumer: self.places[consumer[0]].age)):
                 places = tuple(self.places[node] for node, _ in some)
                 label = Label("part", tuple((place.statement, place.operation) for place in places))
                 total = torch.stack([value for _, value in some]).sum(0)
-                one = _Seen(places[0].age, places[0].turn, total)
+                one = Seen(places[0].age, places[0].turn, total)
                 add(("part", tuple(place.in_all_turns for place in places)), label, self._of(edge), one)
-        return _each_once(found, labels)
+        return each_once(found, labels)
 
     def _of(self, edge: tuple[Node | None, int]) -> Any:
         """Return what stands for a tensor in all turns: the operation that makes it, or its leaf."""
@@ -298,41 +192,11 @@ class _Found:
         return self.places[node].in_all_turns, number
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A tensor that a hook saw: how late in the forward its operation ran, and in which turn."""
-
-    age: int
-    turn: int
-    value: Tensor
-
-
 def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Tensor], ...]]:
     """Yield the sets of consumers whose sum a running gradient may hold before the others are added."""
     if 2 <= len(consumers) <= CONSUMERS:
         for size in range(2, len(consumers) + 1):
             yield from itertools.combinations(consumers, size)
-
-
-def _each_once(found: Mapping[Any, list[_Seen]], labels: Mapping[Any, tuple[Label, Any]]) -> list[Known]:
-    """Return the sequences, of those with the same tensors one."""
-    signs: dict[int, float] = {}
-    known: dict[tuple[Any, ...], Known] = {}
-    for key, seen in found.items():
-        ordered = sorted(seen, key=lambda one: -one.age)
-        for one in ordered:
-            if id(one.value) not in signs:
-                signs[id(one.value)] = signature(one.value)
-        values = tuple(one.value for one in ordered)
-        own = tuple(signs[id(value)] for value in values)
-        marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
-        label, of = labels[key]
-        if marks not in known:
-            known[marks] = Known((label,), values, own, tuple(one.turn for one in ordered), frozenset([of]))
-        else:
-            same = known[marks]
-            known[marks] = replace(same, labels=(*same.labels, label), of=same.of | {of})
-    return list(known.values())
 
 
 def _nodes(outputs: Iterable[Tensor]) -> set[Node]:

@@ -84,17 +84,26 @@ def lowest(values: Mapping[str, Any]) -> torch.dtype:
     return min(found, key=lambda d: -torch.finfo(d).eps, default=torch.float64)
 
 
+# The methods whose name is the dtype that they ask for.
+NAMED = {Tensor.float: torch.float32, Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16}
+
+
 class Promoting(TorchFunctionMode):
     """Turns requests for a lower floating-point dtype (`.float()`, `dtype=torch.float16`) into float64."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = {k: torch.float64 if v in LOW else v for k, v in (kwargs or {}).items() if k == "dtype"} | {
-            k: v for k, v in (kwargs or {}).items() if k != "dtype"
-        }
-        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+        kwargs = kwargs or {}
+        wanted = [v for v in (*args, *kwargs.values(), NAMED.get(func)) if isinstance(v, torch.dtype)]
+        if any(v in LOW and not self.overrules(v) for v in wanted):
+            return func(*args, **kwargs)
+        if func in NAMED:
             return args[0].to(torch.float64)
-        args = tuple(_raised(a) for a in args)
-        return func(*args, **kwargs)
+        named = {k: _raised(v) if isinstance(v, torch.dtype) else v for k, v in kwargs.items()}
+        return func(*map(_raised, args), **named)
+
+    def overrules(self, dtype: torch.dtype) -> bool:
+        """Tell whether to overrule a request for a dtype."""
+        return True
 
 
 def _raised(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a statement writes and reads, and which statements stand within it."""
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 
@@ -124,12 +124,45 @@ def needs(statement: ast.stmt) -> frozenset[str]:
     if not isinstance(statement, ast.For | ast.While):
         return reads(statement)
     head = statement.iter if isinstance(statement, ast.For) else statement.test
-    found = {n.id for n in ast.walk(head) if isinstance(n, ast.Name)}
+    found = _named(head)
     bound = assigned(statement)
     for s in (*statement.body, *statement.orelse):
         found |= needs(s) - bound
         bound |= assigned(s)
     return frozenset(found)
+
+
+def running_variables(statements: Sequence[ast.stmt]) -> dict[ast.stmt, tuple[str, ...]]:
+    """Return by the last statement of each loop the variables that a turn takes over from the one before.
+
+    They are begun outside of it, and a statement in it uses them for something else.
+    """
+    found = {}
+    loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For | ast.While)]
+    for loop in loops:
+        inner, last = simple_statements(loop.body), loop.body[-1]
+        outside = [s for s in simple_statements(statements) if s not in inner]
+        begun = {name for s in outside for name in assigned(s)}
+        used = {name for s in inner for name in reads(s) - writes(s)}
+        if not is_compound(last):
+            found[last] = tuple(sorted(needs(loop) & begun & used - writes(last)))
+    return found
+
+
+def made_of(statements: Sequence[ast.stmt], names: Iterable[str]) -> frozenset[str]:
+    """Return these variables, and those that are made of them, directly or by way of others."""
+    pairs = [(reads(s), writes(s)) for s in simple_statements(statements)]
+    loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For)]
+    pairs += [(needs(s) & _named(s.iter), assigned(s)) for s in loops]
+    found, before = frozenset(names), frozenset[str]()
+    while found != before:
+        before = found
+        found = found.union(*(written for read, written in pairs if read & found))
+    return found
+
+
+def _named(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def given_to(statement: ast.stmt) -> ast.Call | None:

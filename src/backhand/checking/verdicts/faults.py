@@ -12,17 +12,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from backhand.checking.running.knowledge import Known, knowledge
+from backhand.checking.running.knowledge import knowledge
+from backhand.checking.running.known import Known
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace
-from backhand.checking.running.statements import assigned
+from backhand.checking.running.statements import assigned, made_of, reads, simple_statements, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.recognising import Order, Recogniser
 from backhand.checking.verdicts.repairing import Repair, around
 from backhand.checking.verdicts.reruns import IsRight, Reruns
-from backhand.checking.verdicts.shadowing import Event, Give, Target
+from backhand.checking.verdicts.shadowing import Event, Give, Target, event_of
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths.
 MOST_SECONDS = 2.0
@@ -30,6 +31,10 @@ MOST_SECONDS = 2.0
 BENCHES = 2
 # So many lines at once may be wrong in one loop before what they do can no longer be told apart.
 MOST_FAULTS = 2
+
+
+# What begins a variable and what carries it on; with more, they are no help to look at.
+MAKERS = 2
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,27 @@ class Fault:
         target: it, and the variable that it assigns; empty where it adds to something, or puts into it.
         belongs: what autograd knows to belong there.
         taken_for: what its own value is known as, if it is known.
-        benches: some of its turns.
+        benches: some of the turns in which it is wrong.
+        others: one in which it is right, if there is one before.
+        temporaries: the statements that make what it is made of, of what is not known to be right.
     """
 
     target: Target
     belongs: Known
     taken_for: tuple[Known, ...]
     benches: tuple[Bench, ...]
+    others: tuple[Bench, ...] = ()
+    temporaries: tuple[ast.stmt, ...] = ()
 
     @property
     def statement(self) -> ast.stmt:
-        """The statement."""
-        return self.target[0]
+        """The statement; of a variable that is not carried on the one that began it."""
+        return self.temporaries[0] if self.is_carried and self.temporaries else self.target[0]
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether a loop should have given its variable a new value, and no statement of it is at fault."""
+        return self.target[1] != "" and self.target[1] not in writes_surely(self.target[0])
 
     @property
     def variable(self) -> str:
@@ -93,7 +107,7 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     """
     left = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
     left.sort(key=lambda n: repair.observed[n].step)
-    recogniser = Recogniser(knowledge(chosen, draw), draw.trace.values)
+    recogniser = Recogniser(knowledge(chosen, draw), draw.trace.values, _gradients(chosen, draw))
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
     ends = time.process_time() + MOST_SECONDS
     found: list[Explained] = []
@@ -103,6 +117,13 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         gone = one.gradients if one is not None else left[:1]
         left = [n for n in left if n not in gone]
     return found
+
+
+def _gradients(chosen: Pass, draw: Draw) -> frozenset[str] | None:
+    """Return the variables that are made of the upstream gradients; None where none is asked for."""
+    source = chosen.backward_source
+    asked = [n for n in draw.trace.upstream if chosen.wanted is not None and n in chosen.wanted]
+    return made_of(source.statements, asked) if source is not None and asked else None
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,8 @@ class _Search:
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
         self.events = runs.logged(self.puts)
         recogniser.learn_orders(self.events)
+        written = [n for (s, name) in self.events for n in ((name,) if name else writes_surely(s))]
+        self._begun = {name for name in written if written.count(name) > 1}
         self._counts: dict[tuple[int, int], int] = {}
         self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
 
@@ -158,11 +181,12 @@ class _Search:
         """Return the statements, the first in time; None where none can be known."""
         best, most = None, 0
         mends: tuple[_Candidate, frozenset[str]] | None = None
-        for candidate in self._candidates():
+        candidates = self._candidates()
+        for candidate in candidates:
             if time.process_time() > self.ends:
                 break
             if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
-                break  # nothing that follows makes more wrong than that
+                continue  # it makes no more wrong than that
             # what is only added up shows at the end
             gained = self._gain(candidate) if candidate.target[1] else 1
             if gained <= 0:
@@ -174,11 +198,27 @@ class _Search:
                     break
             best, most = (candidate, gained) if gained > most else (best, most)
         if mends is not None:
-            return self._told(mends[0], self.culprits - mends[1])
+            return self._told(self._source_of(mends[0], mends[1], candidates), self.culprits - mends[1])
         if best is None or len(self.mended) + 1 >= MOST_FAULTS:
             return None
         mended = {**self.mended, best.target: best}
         return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
+
+    def _source_of(
+        self, found: _Candidate, left: frozenset[str], candidates: Sequence[_Candidate]
+    ) -> _Candidate:
+        """Return the statement that makes a value which the one found reads, if that is enough to be mended.
+
+        Then it is at fault: had it been right, nothing else in its place would be.
+        """
+        read = reads(found.target[0])
+        for other in candidates:
+            if other.known.is_value and other.target[1] in read and other.step < found.step:
+                if time.process_time() > self.ends:
+                    break
+                if self._left(other) == left:
+                    return other
+        return found
 
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
         """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""
@@ -194,7 +234,7 @@ class _Search:
         for target, events in self.events.items():
             if events[0].step > complete or target in self.mended:
                 continue
-            for known in self.recogniser.belonging(events):
+            for known in self.recogniser.belonging(target, events):
                 for order in self.recogniser.orders(len(events), known):
                     turns = _deviations(events, known, order)
                     step = events[turns[0]].step if turns else complete + 1
@@ -223,6 +263,12 @@ class _Search:
 
         One whose value is known as something else may have left out one operation, or a part of a sum.
         """
+        if target[1] and target[1] not in writes_surely(target[0]):  # a statement may be what is missing
+            return 3 if len({event.sign for event in self.events[target]}) > 1 else -1
+        if known.is_value:
+            return 2 if self.recogniser.is_known(event) else 0
+        if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
+            return 3 if target[1] in self._begun and len(self.events[target]) == 1 else -1
         taken_for = self.recogniser.taken_for(event)
         if any(_is_named_for(target, one) for one in taken_for):
             return 4
@@ -254,16 +300,48 @@ class _Search:
 
     def _fault(self, candidate: _Candidate) -> Fault:
         target, turn = candidate.target, candidate.turn
-        events = self.events[target][turn : turn + BENCHES]
+        turns = range(max(0, turn - 1), turn + BENCHES)
+        events = self.events[target][turns.start : turns.stop]
         puts = {**self.puts, target: candidate.give}  # so that the variables of its later turns are right
         seen = self.runs.benches(puts, target, [event.step for event in events])
-        outside, taken_for = around(self.runs.chosen), self.recogniser.taken_for(events[0])
-        belongs = map(candidate.belongs, range(turn, turn + BENCHES))
-        rows = zip(seen.before, seen.made, belongs, strict=False)
-        benches = tuple(
-            Bench(outside | before, made, right) for before, made, right in rows if right is not None
+        outside = around(self.runs.chosen)
+        rows = zip(turns, seen.before, seen.made, map(candidate.belongs, turns), strict=False)
+        benches = {
+            now: Bench(outside | before, made, right)
+            for now, before, made, right in rows
+            if right is not None
+        }
+        wrong = [bench for now, bench in benches.items() if now >= turn]
+        return Fault(
+            target,
+            candidate.known,
+            tuple(self.recogniser.taken_for(self.events[target][turn])),
+            tuple(wrong),
+            tuple(bench for now, bench in benches.items() if now < turn),
+            tuple(self._made_of(target, wrong[-1].namespace)) if wrong else (),
         )
-        return Fault(target, candidate.known, tuple(taken_for), tuple(benches))
+
+    def _made_of(self, target: Target, variables: Namespace) -> list[ast.stmt]:
+        source, name = self.runs.chosen.backward_source, target[1]
+        if source is not None and name and name not in writes_surely(target[0]):
+            return [s for s in simple_statements(source.statements) if name in writes_surely(s)]
+        return self._temporaries(target[0], variables)
+
+    def _temporaries(self, statement: ast.stmt, variables: Namespace) -> list[ast.stmt]:
+        """Return the statements, in order of the text, that make what one reads, but for what is known."""
+        source = self.runs.chosen.backward_source
+        written = simple_statements(source.statements) if source is not None else []
+        found: set[ast.stmt] = set()
+        left = [statement]
+        while left:
+            for name in reads(left.pop()):
+                makers = {s for s in written if name in writes_surely(s)}
+                value = event_of(0, variables.get(name))
+                is_known = value.sign != 0 and self.recogniser.is_known(value)
+                if len(makers) <= MAKERS and statement not in makers and not is_known:
+                    left += makers - found
+                    found |= makers
+        return sorted(found, key=lambda s: s.lineno)
 
 
 def _is_named_for(target: Target, known: Known) -> bool:

@@ -6,7 +6,7 @@ its own lines, and what was so only because it is made of another gradient is no
 """
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.names import root
-from backhand.checking.running.precision import LOWERED, unit
+from backhand.checking.running.precision import LOWERED, lowest, unit
 from backhand.checking.running.slicing import plain_slice_of
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.asking import spoilt_by
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Observed, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Truth
 
+# Another order of the same operations may lose as much, and is no loss to be told of.
+A_DIGIT = 10.0
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -109,15 +112,30 @@ def may_have_lost(drawn: Draw, shown: Draw, name: str, multiple: float | None) -
     return multiple > LOWERED if multiple is not None else drawn.promote
 
 
-def lost_by_themselves(chosen: Pass, measure: Measure, *, fails: bool) -> dict[str, Loss]:
+def lost_by_themselves(
+    chosen: Pass,
+    measure: Measure,
+    drawn: Draw,
+    losses: Mapping[str, Loss],
+    wrong: Container[str],
+    *,
+    fails: bool,
+) -> dict[str, Loss]:
     """Return the gradients that lose precision by their own lines; of those that one line makes, the first.
 
     Args:
         chosen: the pass, with its source.
         measure: what their precision is measured by.
-        fails: whether some gradient has lost precision for certain.
+        drawn: the first run, in float64 if the code runs there.
+        losses: all that have lost precision.
+        wrong: those that are so in float64 by a line of their own: no question of precision.
+        fails: whether one has lost it that is right in float64.
     """
     lives = recorded(chosen, measure.shown)  # in float64, `g.half()` would be `g` itself
+    if drawn.promote:
+        spoilt = spoilt_by(chosen, drawn, lowest(measure.shown.trace.inputs), lives)
+        if asked := _by_asking(spoilt, measure, losses, wrong):
+            return asked
     ways = [lives]
     if any(life.arrived for its in lives.values() for life in its):
         ways.append(on_arrival(lives))  # as where the verdicts are made: the way that leaves fewer to blame
@@ -126,8 +144,32 @@ def lost_by_themselves(chosen: Pass, measure: Measure, *, fails: bool) -> dict[s
     for name in _bad(own):
         by_line.setdefault(seen[name].statements[-1] if seen[name].statements else name, name)
     # each loses too little by itself, and what is made of it cancels: then it is that which loses most
-    chief = list(by_line.values()) or sorted(own, key=lambda n: -own[n].times)[:fails]
-    return {n: replace(own[n], statements=_suspects(chosen, measure.shown, n, seen[n])) for n in chief}
+    most = sorted((n for n in own if own[n].times > A_DIGIT), key=lambda n: -own[n].times)
+    chief = list(by_line.values()) or most[:fails]
+    found = {n: replace(own[n], statements=_suspects(chosen, measure.shown, n, seen[n])) for n in chief}
+    return {n: loss for n, loss in found.items() if n not in wrong}
+
+
+def _by_asking(
+    spoilt: Mapping[ast.stmt, Sequence[str]],
+    measure: Measure,
+    losses: Mapping[str, Loss],
+    wrong: Container[str],
+) -> dict[str, Loss]:
+    """Return for each line that asks for less the first gradient that it spoils, and no other line does.
+
+    A line that spoils few is asked first: what it spoils follows from one above it as well. The first may
+    lose little, and what is made of it all the more.
+    """
+    found: dict[str, Loss] = {}
+    for statement, names in sorted(spoilt.items(), key=lambda item: len(item[1])):
+        own = {n: measure.loss(n, measure.shown.user.get(n)) for n in names if n not in wrong}
+        first = next((n for n, loss in own.items() if loss is not None and n not in found), None)
+        if first is not None and any(n in losses for n in own):
+            loss = own[first]
+            assert loss is not None
+            found[first] = replace(loss, statements=(statement,))
+    return found
 
 
 def _alone(chosen: Pass, measure: Measure, lives: Lives) -> tuple[dict[str, Loss], Mapping[str, Observed]]:

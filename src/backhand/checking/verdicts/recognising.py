@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.knowledge import Known, alike, may_stand_for, parts, signature
+from backhand.checking.running.known import Known, alike, may_stand_for, parts, signature
 from backhand.checking.running.names import flatten
+from backhand.checking.running.statements import writes
 from backhand.checking.verdicts.shadowing import Event, Target
 
 # Which of some known values belongs in each turn of a statement.
@@ -19,11 +20,16 @@ class Recogniser:
     """Tells what a tensor of the backward is known as.
 
     Attributes:
-        known: what autograd knows.
+        known: what autograd knows, and what the forward makes.
+        gradients: the variables that are made of upstream gradients; None where none is asked for, so that it
+            cannot be told from the text what is a gradient and what a value of the forward.
     """
 
-    def __init__(self, known: Sequence[Known], forward: Mapping[str, Any]):
+    def __init__(
+        self, known: Sequence[Known], forward: Mapping[str, Any], gradients: frozenset[str] | None = None
+    ):
         self.known = known
+        self.gradients = gradients
         self._signs = _Signs(
             (value.shape, sign, (one, turn))
             for one in known
@@ -42,18 +48,25 @@ class Recogniser:
         """Tell whether a value is one of the forward's tensors."""
         return event.sign != 0 and bool(self._forward.alike(event))
 
-    def belonging(self, events: Sequence[Event]) -> list[Known]:
-        """Return what may belong in the place of a statement's values, by its shape.
+    def belonging(self, target: Target, events: Sequence[Event]) -> list[Known]:
+        """Return what may belong in the place of a statement's values, by its shape and its variable.
 
-        Besides what autograd knows these are parts of it, such as one of gates that lie in one tensor.
+        Besides what is known these are parts of it, such as one of gates that lie in one tensor.
         """
         shape = events[0].shape
-        whole = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
-        if shape is None:
-            return whole
-        if shape not in self._parts:
-            self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
-        return whole + self._parts[shape]
+        found = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
+        if shape is not None:
+            if shape not in self._parts:
+                self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
+            found += self._parts[shape]
+        return [known for known in found if self._may_hold(target, known)]
+
+    def _may_hold(self, target: Target, known: Known) -> bool:
+        """Tell whether a statement may make a gradient, or a value of the forward, whichever is known."""
+        if self.gradients is None:
+            return True
+        variables = {target[1]} if target[1] else writes(target[0])
+        return known.is_value == self.gradients.isdisjoint(variables)
 
     def learn_orders(self, events: Mapping[Target, Sequence[Event]]) -> None:
         """See from statements whose values are known how a loop goes through the forward's turns."""

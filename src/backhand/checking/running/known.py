@@ -1,0 +1,159 @@
+"""Known tensors: sequences, one for each turn of the forward's loop, told by their signatures."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["result", "operand", "part", "input", "value"]
+# Gates that lie in one tensor are four at most; a batch is no part of this kind.
+PARTS = 4
+# Two tensors are taken for one if their random projections agree to this part; rounding is far below.
+ALIKE = 1e-9
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a known tensor is.
+
+    Attributes:
+        kind: the gradient of an operation's `result`, what it sends back to an `operand`, the sum of some
+            of those (`part`), the gradient of an `input` of the forward, or a `value` of the forward itself.
+        operations: of the forward, each with the statement in which it stands, where that is known.
+        name: of the input.
+    """
+
+    kind: Kind
+    operations: tuple[tuple[ast.stmt | None, str], ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A sequence of tensors, one for each turn of the forward's loop; a single one outside of loops.
+
+    Attributes:
+        labels: what they are, under all names.
+        values: the latest first.
+        signatures: of the values, see `signature`.
+        turns: in which turn of the forward each was made, counted from 0.
+        of: the tensors of which they are the gradient, or a part of it.
+    """
+
+    labels: tuple[Label, ...]
+    values: tuple[Tensor, ...]
+    signatures: tuple[float, ...]
+    turns: tuple[int, ...]
+    of: frozenset[Any]
+
+    @property
+    def label(self) -> Label:
+        """What they are."""
+        return self.labels[0]
+
+    @property
+    def is_value(self) -> bool:
+        """Whether they are values of the forward, and no gradients."""
+        return self.label.kind == "value"
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the values."""
+        return self.values[0].shape
+
+    def agrees(self, turn: int, shape: torch.Size, sign: float) -> bool:
+        """Tell whether a tensor with this shape and signature is the one of a turn."""
+        if turn >= len(self.values) or self.values[turn].shape != shape:
+            return False
+        return alike(sign, self.signatures[turn], self.values[turn].numel())
+
+    def is_near(self, other: "Known") -> bool:
+        """Tell whether one is made of the other by one operation, or both are parts of one gradient."""
+        if not self.of.isdisjoint(other.of):
+            return True
+        steps = {(label.kind, label.operations) for label in other.labels if len(label.operations) == 1}
+        return any(
+            (kind, label.operations) in steps
+            for label in self.labels
+            for kind in ("result", "operand")
+            if label.kind != kind and len(label.operations) == 1
+        )
+
+    def find(self, shape: torch.Size, sign: float) -> int | None:
+        """Return which of the values is a tensor with this shape and signature."""
+        return next((i for i in range(len(self.values)) if self.agrees(i, shape, sign)), None)
+
+
+def signature(tensor: Tensor) -> float:
+    """Return a random projection of a tensor: equal for equal tensors, and for no others but by chance."""
+    flat = tensor.detach().to("cpu", torch.float64).reshape(-1)
+    return float(flat @ _direction(flat.numel()))
+
+
+def alike(a: float, b: float, elements: int) -> bool:
+    """Tell whether two signatures are those of one tensor, computed in different orders."""
+    return abs(a - b) <= ALIKE * (abs(a) + abs(b)) + 1e-13 * elements**0.5
+
+
+@lru_cache(maxsize=128)
+def _direction(elements: int) -> Tensor:
+    generator = torch.Generator().manual_seed(elements)
+    return torch.randn(elements, generator=generator, dtype=torch.float64)
+
+
+def may_stand_for(shape: torch.Size, known: torch.Size) -> bool:
+    """Tell whether a tensor may have been made for one of another shape: reshaped, or not reduced."""
+    if shape.numel() == known.numel():
+        return True
+    small, large = sorted((shape, known), key=lambda s: s.numel())
+    return all(a in (1, b) for a, b in zip(reversed(small), reversed(large), strict=False))
+
+
+def parts(known: Known, shape: torch.Size) -> list[Known]:
+    """Return the equal parts, along one axis, of this shape into which a sequence can be cut."""
+    if len(known.shape) != len(shape):
+        return []
+    differ = [axis for axis, (a, b) in enumerate(zip(known.shape, shape, strict=True)) if a != b]
+    if len(differ) != 1 or not shape[differ[0]] or known.shape[differ[0]] % shape[differ[0]]:
+        return []
+    axis, size = differ[0], shape[differ[0]]
+    cut = [value.split(size, axis) for value in known.values if value.shape == known.shape]
+    if len(cut) < len(known.values) or len(cut[0]) > PARTS:
+        return []
+    return [
+        replace(known, values=own, signatures=tuple(map(signature, own))) for own in zip(*cut, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor that was seen: how late in the forward its operation ran, and in which turn."""
+
+    age: int
+    turn: int
+    value: Tensor
+
+
+def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label, Any]]) -> list[Known]:
+    """Return the sequences, of those with the same tensors one."""
+    signs: dict[int, float] = {}
+    known: dict[tuple[Any, ...], Known] = {}
+    for key, seen in found.items():
+        ordered = sorted(seen, key=lambda one: -one.age)
+        for one in ordered:
+            if id(one.value) not in signs:
+                signs[id(one.value)] = signature(one.value)
+        values = tuple(one.value for one in ordered)
+        own = tuple(signs[id(value)] for value in values)
+        marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
+        label, of = labels[key]
+        if marks not in known:
+            known[marks] = Known((label,), values, own, tuple(one.turn for one in ordered), frozenset([of]))
+        else:
+            same = known[marks]
+            known[marks] = replace(same, labels=(*same.labels, label), of=same.of | {of})
+    return list(known.values())
