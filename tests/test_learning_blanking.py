@@ -42,7 +42,7 @@ def test_a_blank_gives_every_shape_and_no_answer(exercise: Exercise):
         for line in answer(exercise, name):
             code = line.split("#")[0].strip()
             if code.startswith(f"{name} = "):
-                assert code not in f"{backward} {exercise.story} {exercise.question}"
+                assert code not in f"{backward} {exercise.story} {exercise.questions}"
 
 
 @EXERCISES

@@ -1,4 +1,4 @@
-"""Which gradients of a learner's backward are still `...`, in whole or part, and which lines wait for them."""
+"""Which gradients of a learner's backward are still `...`, wholly or partly, and what waits for them."""
 
 import ast
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _open_stages(statements: Sequence[ast.stmt]) -> list[ast.AugAssign]:
 
 
 def without_open_stages(text: str, function: str) -> tuple[str, frozenset[str]]:
-    """Return a file's text with `pass` for each blank stage of a function, and the gradients that have one.
+    r"""Return a file's text with `pass` for each blank stage of a function, and the gradients that have one.
 
     So what is there already can run.
 
