@@ -72,7 +72,7 @@ def masks(X: Tensor, layers: int, width: int, *, rate: float, seed: int, step: i
     >>> torch.equal(mask[0, :2], mask[1, :2]), torch.equal(mask[0, 2], mask[1, 2])
     (True, False)
     """
-    n, T = X.shape
+    T = X.shape[1]
     alike = (X[:, None] == X).to(torch.uint8).cumprod(2, dtype=torch.uint8)  # (n, n, T)
     firsts = alike.argmax(1)  # (n, T), of equal ones the first
     rows = firsts * T + torch.arange(T, device=X.device)

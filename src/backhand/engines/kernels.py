@@ -231,3 +231,12 @@ def exp(
     r = x - k * LN2
     power = np.int32((np.int32(k) + np.int32(127)) << np.int32(23)).view(np.float32)
     return power * (ONE + r * (ONE + r * (E2 + r * (E3 + r * (E4 + r * (E5 + r * E6))))))
+
+
+@inlined
+def sigmoid(
+    x: np.float32,
+) -> np.float32:
+    """1 / (1 + e^-x), by the one of e^x and e^-x that is at most 1."""
+    small = exp(-abs(x))
+    return (ONE if x >= 0 else small) / (ONE + small)

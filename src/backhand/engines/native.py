@@ -59,28 +59,28 @@ def why_not(parameters: Parameters) -> str | None:
 
 
 @cache
-def steps() -> ModuleType | str:
-    """Import `native_steps`; return it, or why machine code cannot be made here."""
+def steps(name: str = "native_steps") -> ModuleType | str:
+    """Import the module of a model's steps; return it, or why machine code cannot be made here."""
     try:
-        module = importlib.import_module(".native_steps", __package__)
+        module, tiles = (importlib.import_module(f".{each}", __package__) for each in (name, "tiles"))
     except ImportError as error:
         return f"the native engine needs Numba, which cannot be imported ({error}; try: pip install numba)"
-    if not module.HAS_VECTORS:
+    if not tiles.HAS_VECTORS:
         return "the native engine needs a CPU with AVX2 or NEON, and this has neither"
     return module
 
 
 @cache
-def machine_code() -> Callable[..., None]:
-    """Return the steps as machine code, compiled now unless that has been done on this machine.
+def machine_code(name: str = "native_steps") -> Callable[..., None]:
+    """Return a model's steps as machine code, compiled now unless that has been done on this machine.
 
     Compiling is told to the log of this module, because it takes some seconds.
     """
-    module = steps()
+    module = steps(name)
     assert isinstance(module, ModuleType)
-    if not module.is_compiled():
+    if not module.STEPS.is_kept():
         LOG.info("compiling the native engine, once; this takes some seconds")
-    return module.machine_code()
+    return module.STEPS.machine_code()
 
 
 def warm() -> None:

@@ -1,17 +1,11 @@
 """The native engine's training step: forward, backward and update, in the order and the names of the pass."""
 
-import hashlib
-import math
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, typeof
 
+from .compiling import Compiled
 from .kernels import (
-    FAST,
     ONE,
     Indices,
     Row,
@@ -33,17 +27,13 @@ from .layers import (
     look_up,
     merge,
 )
-from .tiles import HAS_VECTORS, LANES
+from .padding import padded, zeros
 
 MOMENTUM = np.float32(0.001)
 """How far the running statistics of batch norm move towards those of a minibatch."""
 
 Sizes = tuple[int, int, int]
 """vocabulary, n_embd, n_hidden"""
-
-__all__ = ["HAS_VECTORS", "is_compiled", "machine_code", "make_scratch", "make_weights"]
-
-SOURCES = ("tiles.py", "kernels.py", "layers.py", "native_steps.py")
 
 
 class Weights(NamedTuple):
@@ -87,19 +77,6 @@ class Scratch(NamedTuple):
     dbngain: np.ndarray
     dbnbias: np.ndarray
     db2: np.ndarray  # (vocabulary,)
-
-
-def padded(size: int) -> int:
-    """Return the next multiple of LANES."""
-    return -(-size // LANES) * LANES
-
-
-def zeros(*shape: int) -> np.ndarray:
-    """Return float32 zeros that begin at a multiple of 64 bytes, as cache lines do."""
-    size = math.prod(shape)
-    room = np.zeros(size + LANES, np.float32)
-    begin = -room.ctypes.data // 4 % LANES
-    return room[begin : begin + size].reshape(shape)
 
 
 def make_weights(vocabulary: int, block_size: int, n_embd: int, n_hidden: int) -> Weights:
@@ -217,47 +194,13 @@ def take_steps(
                 bnstd[k] += MOMENTUM * (np.sqrt(s.bnvar[k]) - bnstd[k])
 
 
-def fingerprint() -> str:
-    """Return a name for the sources that the machine code is made of.
-
-    Numba's cache looks at the date of the file of `take_steps` alone; so its name tells the others apart.
-    """
-    sources = (Path(__file__).with_name(name).read_bytes() for name in SOURCES)
-    return "take_steps_" + hashlib.sha256(b"".join(sources)).hexdigest()[:12]
-
-
-def dispatcher(keep: bool) -> Any:
-    """Return `take_steps` for Numba to compile; with `keep`, or to load as it was compiled before."""
-    take_steps.__qualname__ = fingerprint()
-    return njit(nogil=True, fastmath=FAST, error_model="numpy", cache=keep)(take_steps)
-
-
-@cache
-def machine_code() -> Callable[..., None]:
-    """Return `take_steps` as machine code: compiled in some seconds, or from the cache in less than one.
-
-    Where no folder can be written that Numba keeps such things in, it is compiled anew in every process.
-    """
+def example() -> tuple[Any, ...]:
+    """Return arguments of `take_steps`, as small as they can be."""
     sizes = (2, 1, 1, 1)
     line = np.zeros(1, np.float32)
     integers = np.zeros((1, 1, 1), np.int64)
     arguments = (integers, integers[0], line, line, make_weights(*sizes))
-    arguments += (make_scratch(2, *sizes), (1, 1, 1), True, line, line)
-    signature = tuple(map(typeof, arguments))
-    try:
-        compiled = dispatcher(keep=True)
-        compiled.compile(signature)
-    except (RuntimeError, OSError):
-        compiled = dispatcher(keep=False)
-        compiled.compile(signature)
-    compiled.disable_compile()  # arguments of other kinds would be compiled for, without a word
-    return compiled
+    return (*arguments, make_scratch(2, *sizes), (1, 1, 1), True, line, line)
 
 
-def is_compiled() -> bool:
-    """Return whether machine code of these sources is in the cache."""
-    try:
-        folder = Path(dispatcher(keep=True).stats.cache_path)
-    except (RuntimeError, OSError):
-        return False
-    return any(folder.glob(f"*{fingerprint()}*.nbc"))
+STEPS = Compiled(take_steps, ("tiles", "kernels", "layers", "native_steps"), example)

@@ -1,0 +1,93 @@
+"""Machine code of a model's steps as an engine: room for its numbers is made, filled, and read back."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .compiling import Compiled
+from .native_words import Moments, Settings
+from .padding import Room, Sizes, inner, make_room, sizes_of, views
+from .stepping import Parameters
+from .word_layers import paces
+
+SOURCES = ("tiles", "kernels", "layers", "tries", "word_layers")
+"""Modules whose kernels are in the machine code of every such model."""
+
+Extras = tuple[Any, ...]
+"""What the steps of one model take beside minibatches, losses and parameters."""
+
+
+@dataclass(frozen=True)
+class WordModel:
+    """A model whose steps can be taken in machine code.
+
+    Args:
+        function: takes the steps: (Xs, Ys, paces, losses, room, *extras).
+        axes: what the letters of each parameter's shape are, as `padding.blocks` reads them.
+        weights: a named tuple of the parameters.
+        extras: returns room for what a step writes, and whatever else the function takes last; for n words
+            of T positions.
+        sources: modules whose kernels are in its machine code, beside SOURCES.
+    """
+
+    function: Callable[..., None]
+    axes: Mapping[str, str]
+    weights: Any
+    extras: Callable[[int, int, Sizes, Settings], Extras]
+    sources: tuple[str, ...]
+
+    @cached_property
+    def steps(self) -> Compiled:
+        """The machine code of the steps, and where it is kept."""
+        return Compiled(self.function, (*SOURCES, *self.sources), self.example)
+
+    def example(self) -> Sequence[Any]:
+        """Return arguments of the steps, as small as they can be."""
+        letters = {axis[-1] for axes in self.axes.values() for axis in axes.split()}
+        sizes = dict.fromkeys(letters, 1)
+        integers, line = np.zeros((1, 1, 1), np.int64), np.zeros(1, np.float32)
+        room = make_room(self.weights, self.axes, sizes)
+        return integers, integers, line[None], line, room, *self.extras(1, 1, sizes, Settings())
+
+    def take_steps(
+        self,
+        parameters: Parameters,
+        Xs: Tensor,
+        Ys: Tensor,
+        rates: Sequence[float],
+        moments: Moments,
+        settings: Settings,
+    ) -> Tensor:
+        """Copy parameters and moments into padded arrays, take the steps, and copy them back."""
+        n, T = Xs.shape[1:]
+        sizes = sizes_of(self.axes, {name: parameters[name].shape for name in self.axes})
+        room = make_room(self.weights, self.axes, sizes)
+        pairs = list(self.beside(room, sizes, parameters, moments))
+        for values, part in pairs:
+            part[:] = values.reshape(part.shape)
+        losses = np.empty(len(rates), np.float32)
+        self.steps.machine_code()(
+            np.ascontiguousarray(Xs.numpy()),
+            np.ascontiguousarray(Ys.numpy()),
+            paces(rates, settings.steps_before, settings.weight_decay),
+            losses,
+            room,
+            *self.extras(n, T, sizes, settings),
+        )
+        for values, part in pairs:
+            values[:] = part.reshape(values.shape)
+        return torch.from_numpy(losses)
+
+    def beside(
+        self, room: Room, sizes: Sizes, parameters: Parameters, moments: Moments
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each parameter and moment with the part of the room that is kept for it."""
+        shapes = {name: getattr(room.p, name).shape for name in self.axes}
+        for tensors, flat in zip((parameters, *moments), (room.flat, room.first, room.second), strict=True):
+            for name, whole in views(flat, shapes).items():
+                yield tensors[name].detach().numpy(), inner(self.axes[name], sizes, whole)

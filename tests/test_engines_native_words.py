@@ -1,0 +1,109 @@
+"""The native engines of the models of whole words, held to plain PyTorch: autograd and torch's AdamW."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import word_models
+from backhand import load_words
+from backhand.engines.native_words import Moments, Settings, take_steps
+
+KINDS = ("rnn", "gru")
+
+
+def model(kind: str) -> word_models.Model:
+    """The logits of a model, for its parameters, words and the number of the step."""
+    plain = {"rnn": word_models.rnn, "gru": word_models.gru}[kind]
+    return lambda p, X, step: plain(p, X)
+
+
+def fresh(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], Moments]:
+    """A copy of the parameters, and moments as they are at first."""
+    zeros = [{name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2)]
+    return {name: p.clone() for name, p in parameters.items()}, Moments(*zeros)
+
+
+def name_batches(steps: int, n: int, T: int) -> tuple[Tensor, Tensor]:
+    """Minibatches of the embedded names."""
+    words = load_words("names")
+    letters = {letter: 1 + i for i, letter in enumerate(sorted(set("".join(words))))}
+    X, Y = word_models.batch([[letters[letter] for letter in word] for word in words], T)
+    which = torch.randint(0, len(X), (steps, n))
+    return X[which], Y[which]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_200_steps_on_names_give_the_losses_of_plain_pytorch(kind: str) -> None:
+    Xs, Ys = name_batches(200, 32, 16)
+    initial = word_models.draw(word_models.shapes_of(kind, V=27, e=64, m=64))
+    rates = [4e-3 * (1 - step / 400) for step in range(200)]
+    expected, _ = word_models.train(model(kind), initial, Xs, Ys, rates, 0.1)
+    parameters, moments = fresh(initial)
+    losses = take_steps(kind, parameters, Xs, Ys, rates, moments, Settings(weight_decay=0.1))
+    assert losses.dtype == torch.float32
+    assert (losses.double() - expected).abs().max() < 2e-6
+    assert losses[-50:].mean() < losses[:50].mean() - 0.2  # it has learnt something meanwhile
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "sizes", [{"V": 5, "e": 7, "m": 3}, {"V": 17, "e": 16, "m": 33}, {"V": 2, "e": 1, "m": 1}]
+)
+@pytest.mark.parametrize(("n", "T"), [(1, 1), (2, 9), (45, 5)])
+def test_any_sizes_give_the_parameters_of_plain_pytorch(
+    kind: str, sizes: dict[str, int], n: int, T: int
+) -> None:
+    initial = word_models.draw(word_models.shapes_of(kind, **sizes))
+    Xs, Ys = word_models.random_batches(3, n, T, sizes["V"])
+    rates = [0.01, 0.02, 0.03]
+    losses, expected = word_models.train(model(kind), initial, Xs, Ys, rates, 0.2)
+    parameters, moments = fresh(initial)
+    found = take_steps(kind, parameters, Xs, Ys, rates, moments, Settings(weight_decay=0.2))
+    assert (found.double() - losses).abs().max() < 2e-6
+    for name, p in parameters.items():
+        # AdamW divides by the root of the second moment: where a gradient is as small as its rounding, a
+        # parameter may go the other way, by as much as the rate
+        sound = moments.second[name].sqrt() > 1e-5
+        assert ((p - expected[name]).abs() * sound).max() < 1e-4, name
+        assert ((p - expected[name]).abs() <= 2 * sum(rates)).all(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_the_same_bit_for_bit_however_they_are_cut_into_calls(kind: str) -> None:
+    initial = word_models.draw(word_models.shapes_of(kind, V=9, e=6, m=18))
+    Xs, Ys = word_models.random_batches(12, 10, 6, 9)
+    rates = [0.01] * 12
+    at_once, moments = fresh(initial)
+    losses = take_steps(kind, at_once, Xs, Ys, rates, moments, Settings())
+    cut, kept = fresh(initial)
+    parts = [
+        take_steps(kind, cut, Xs[a:b], Ys[a:b], rates[a:b], kept, Settings(steps_before=a))
+        for a, b in ((0, 1), (1, 8), (8, 12))
+    ]
+    assert torch.equal(torch.cat(parts), losses)
+    for ours, theirs in zip((at_once, *moments), (cut, *kept), strict=True):
+        assert all(torch.equal(p, theirs[name]) for name, p in ours.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_in_another_order_give_the_same_step(kind: str) -> None:
+    initial = word_models.draw(word_models.shapes_of(kind, V=9, e=6, m=18))
+    Xs, Ys = word_models.random_batches(1, 40, 6, 9)
+    order = torch.randperm(40)
+    losses = [
+        take_steps(kind, *fresh(initial)[:1], Xs[:, way], Ys[:, way], [0.0], fresh(initial)[1], Settings())
+        for way in (torch.arange(40), order)
+    ]
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-6)
+
+
+def test_a_symbol_beyond_the_vocabulary_is_refused() -> None:
+    initial = word_models.draw(word_models.shapes_of("rnn", V=9, e=6, m=18))
+    parameters, moments = fresh(initial)
+    for beyond in (9, -2):
+        for wrong in range(2):
+            batches = word_models.random_batches(2, 4, 6, 9)
+            batches[wrong][1, 2, 0] = beyond
+            with pytest.raises(IndexError, match="from 0 to 8"):
+                take_steps("rnn", parameters, *batches, [0.1] * 2, moments, Settings())
+    assert all(torch.equal(p, initial[name]) for name, p in parameters.items())
