@@ -123,7 +123,7 @@ class Subject:
                 frozenset().union(*blamed),
                 frozenset().union(*kinds),
                 lines,
-                most=len(made.changes),
+                most=len(made.alone),
                 parts=alone,
                 raises=False,
             )

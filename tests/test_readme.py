@@ -1,9 +1,14 @@
 """What the README and the pages of docs/ show is what happens."""
 
+import contextlib
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,49 +17,86 @@ import torch
 import backhand
 
 FOLDERS = ("src", "tests", "benchmarks", "examples", "docs")
-README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
-def blocks(page: Path = README) -> list[tuple[str, str]]:
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    title: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found) for found in FENCE.findall(page.read_text(encoding="utf-8"))]
+
+
+def stripped(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def output_of(file: Path) -> list[str]:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(str(file), run_name="__main__")
+    return stripped(printed.getvalue())
+
+
+def output_of_tests(file: Path) -> list[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file.name]
+    result = subprocess.run(command, cwd=file.parent, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    return stripped(result.stdout)
+
+
+def outputs_of_commands(session: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """What each command of a terminal session printed, and what stands below it."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "100",
+    }
+    for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE):
+        result = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        yield result.stdout, shown
 
 
 @pytest.mark.parametrize(
-    "page",
-    [
-        README,
-        README.parent / "docs" / "checking.md",
-        README.parent / "docs" / "language.md",
-        README.parent / "docs" / "numpy.md",
-    ],
-    ids=lambda path: path.name,
+    "page", [page for page in PAGES if "```" in page.read_text(encoding="utf-8")], ids=named
 )
-def test_the_example_prints_what_stands_below_it(page: Path, tmp_path: Path) -> None:
-    (language, code), (_, shown) = blocks(page)[:2]
-    assert language == "python"
-    (tmp_path / "example.py").write_text(code)
-    command = [sys.executable, "example.py"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()
+def test_a_page_shows_what_happens(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints the text block right below it; a block with a title is that file, for the commands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = blocks(page)
+    for number, (block, following) in enumerate(zip(found, [*found[1:], None], strict=True)):
+        file = tmp_path / (block.title or f"example_{number}.py")
+        if block.title or block.language == "python":
+            file.write_text(block.text, encoding="utf-8")
+        if block.language == "python":
+            printed = (output_of_tests if file.name.startswith("test_") else output_of)(file)
+            if following is not None and following.language == "text":
+                assert printed == stripped(following.text)
+        if block.language == "console":
+            for printed, shown in outputs_of_commands(block.text, tmp_path):
+                assert stripped(printed) == stripped(shown)
 
 
-def test_the_pair_of_the_readme_is_right(tmp_path: Path) -> None:
-    (code,) = [text for language, text in blocks() if language == "python" and "check_pair(" in text]
-    (tmp_path / "pair.py").write_text(code)
-    subprocess.run([sys.executable, "pair.py"], cwd=tmp_path, check=True)
-
-
-def test_the_test_of_a_suite_passes(tmp_path: Path) -> None:
-    (code,) = [text for _, text in blocks(README.parent / "docs" / "checking.md") if "check_pass" in text]
-    (tmp_path / "test_suite.py").write_text(code)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_suite.py"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert "1 passed" in result.stdout
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=named)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
 def test_the_keys_for_a_program_are_those_that_stand_there() -> None:
-    page = (README.parent / "docs" / "checking.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "checking.md").read_text(encoding="utf-8")
     text = page.split("## For a program")[1].split("##")[0]
 
     def backward(dy):
@@ -67,25 +109,13 @@ def test_the_keys_for_a_program_are_those_that_stand_there() -> None:
         assert f"`{key}`" in text
 
 
-def test_the_commands_print_what_stands_below_them(tmp_path: Path) -> None:
-    (session,) = [text for language, text in blocks() if language == "console"]
-    entries = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
-    assert len(entries) == 3
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command, shown in entries:
-        shell = ["bash", "-c", command]
-        result = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.rstrip() == shown.rstrip()
-
-
 def test_the_file_tree_names_every_module() -> None:
-    (tree,) = [text for language, text in blocks() if language == "text" and "src/backhand" in text]
-    source = README.parent / "src" / "backhand"
+    (tree,) = [block.text for block in blocks(ROOT / "CONTRIBUTING.md") if "src/backhand" in block.text]
+    source = ROOT / "src" / "backhand"
     for file in source.rglob("*.py"):
         if file.name not in ("__init__.py", "__main__.py"):
             assert re.search(rf"^\s*{re.escape(file.name)}\s+\S", tree, re.MULTILINE), file.name
-    roots = [README.parent / name for name in FOLDERS]
+    roots = [ROOT / name for name in FOLDERS]
     there = {path.name for root in roots for path in [root, *root.rglob("*")]}
     for line in tree.splitlines():
         name = line.split()[0].rstrip("/").rpartition("/")[2]
@@ -93,7 +123,7 @@ def test_the_file_tree_names_every_module() -> None:
 
 
 # notebooks, kept as text, are run by IPython in test_rendering_notebook.py
-SCRIPTS = [path for path in (README.parent / "examples").glob("*.py") if "%load_ext" not in path.read_text()]
+SCRIPTS = [path for path in (ROOT / "examples").glob("*.py") if "%load_ext" not in path.read_text()]
 
 
 @pytest.mark.parametrize("example", SCRIPTS, ids=lambda path: path.name)

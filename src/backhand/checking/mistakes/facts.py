@@ -54,6 +54,15 @@ def no_value(case: Case) -> Finding | None:
     return Finding("zero", {}, "None")
 
 
+def not_carried_on(case: Case) -> Finding | None:
+    """Find that a loop leaves a variable as it is that its next turn should find changed."""
+    fault = case.culprit.fault
+    if fault is None or not fault.is_carried:
+        return None
+    words = f"no turn of the loop leaves in {fault.variable} what the next one should find there"
+    return Finding("missing_branch", {"branches": []}, words, at=fault.temporaries)
+
+
 def unassigned(case: Case) -> Finding | None:
     """Find a variable that a gradient's line uses though nothing above has assigned it."""
     error, source, seen = why_it_raised(case), case.chosen.backward_source, case.seen

@@ -132,6 +132,23 @@ def needs(statement: ast.stmt) -> frozenset[str]:
     return frozenset(found)
 
 
+def running_variables(statements: Sequence[ast.stmt]) -> dict[ast.stmt, tuple[str, ...]]:
+    """Return by the last statement of each loop the variables that a turn takes over from the one before.
+
+    They are begun outside of it, and a statement in it uses them for something else.
+    """
+    found = {}
+    loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For | ast.While)]
+    for loop in loops:
+        inner, last = simple_statements(loop.body), loop.body[-1]
+        outside = [s for s in simple_statements(statements) if s not in inner]
+        begun = {name for s in outside for name in assigned(s)}
+        used = {name for s in inner for name in reads(s) - writes(s)}
+        if not is_compound(last):
+            found[last] = tuple(sorted(needs(loop) & begun & used - writes(last)))
+    return found
+
+
 def made_of(statements: Sequence[ast.stmt], names: Iterable[str]) -> frozenset[str]:
     """Return these variables, and those that are made of them, directly or by way of others."""
     pairs = [(reads(s), writes(s)) for s in simple_statements(statements)]

@@ -33,6 +33,10 @@ BENCHES = 2
 MOST_FAULTS = 2
 
 
+# What begins a variable and what carries it on; with more, they are no help to look at.
+MAKERS = 2
+
+
 @dataclass(frozen=True)
 class Bench:
     """One turn of a statement.
@@ -70,8 +74,13 @@ class Fault:
 
     @property
     def statement(self) -> ast.stmt:
-        """The statement."""
-        return self.target[0]
+        """The statement; of a variable that is not carried on the one that began it."""
+        return self.temporaries[0] if self.is_carried and self.temporaries else self.target[0]
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether a loop should have given its variable a new value, and no statement of it is at fault."""
+        return self.target[1] != "" and self.target[1] not in writes_surely(self.target[0])
 
     @property
     def variable(self) -> str:
@@ -163,7 +172,8 @@ class _Search:
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
         self.events = runs.logged(self.puts)
         recogniser.learn_orders(self.events)
-        self._added_to = {n for (s, name) in self.events if not name for n in writes_surely(s)}
+        written = [n for (s, name) in self.events for n in ((name,) if name else writes_surely(s))]
+        self._begun = {name for name in written if written.count(name) > 1}
         self._counts: dict[tuple[int, int], int] = {}
         self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
 
@@ -253,10 +263,12 @@ class _Search:
 
         One whose value is known as something else may have left out one operation, or a part of a sum.
         """
+        if target[1] and target[1] not in writes_surely(target[0]):  # a statement may be what is missing
+            return 3 if len({event.sign for event in self.events[target]}) > 1 else -1
         if known.is_value:
             return 2 if self.recogniser.is_known(event) else 0
-        if event.sign == 0 and target[1] in self._added_to:
-            return 3  # what is added up begins with zeros
+        if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
+            return 3 if target[1] in self._begun else -1
         taken_for = self.recogniser.taken_for(event)
         if any(_is_named_for(target, one) for one in taken_for):
             return 4
@@ -306,19 +318,30 @@ class _Search:
             tuple(self.recogniser.taken_for(self.events[target][turn])),
             tuple(wrong),
             tuple(bench for now, bench in benches.items() if now < turn),
-            tuple(self._temporaries(target[0], wrong[0].namespace)) if wrong else (),
+            tuple(self._made_of(target, wrong[-1].namespace)) if wrong else (),
         )
 
-    def _temporaries(self, statement: ast.stmt, variables: Namespace) -> dict[ast.stmt, None]:
-        """Return the statements, in order, that make what one reads, but for what is known."""
+    def _made_of(self, target: Target, variables: Namespace) -> list[ast.stmt]:
+        source, name = self.runs.chosen.backward_source, target[1]
+        if source is not None and name and name not in writes_surely(target[0]):
+            return [s for s in simple_statements(source.statements) if name in writes_surely(s)]
+        return self._temporaries(target[0], variables)
+
+    def _temporaries(self, statement: ast.stmt, variables: Namespace) -> list[ast.stmt]:
+        """Return the statements, in order of the text, that make what one reads, but for what is known."""
         source = self.runs.chosen.backward_source
-        found: dict[ast.stmt, None] = {}
-        for name in sorted(reads(statement)) if source is not None else ():
-            makers = [s for s in simple_statements(source.statements) if name in writes_surely(s)]
-            is_known = self.recogniser.is_known(event_of(0, variables.get(name)))
-            if len(makers) == 1 and makers[0] is not statement and not is_known:
-                found |= self._temporaries(makers[0], variables) | {makers[0]: None}
-        return found
+        written = simple_statements(source.statements) if source is not None else []
+        found: set[ast.stmt] = set()
+        left = [statement]
+        while left:
+            for name in reads(left.pop()):
+                makers = {s for s in written if name in writes_surely(s)}
+                value = event_of(0, variables.get(name))
+                is_known = value.sign != 0 and self.recogniser.is_known(value)
+                if len(makers) <= MAKERS and statement not in makers and not is_known:
+                    left += makers - found
+                    found |= makers
+        return sorted(found, key=lambda s: s.lineno)
 
 
 def _is_named_for(target: Target, known: Known) -> bool:

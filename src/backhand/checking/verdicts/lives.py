@@ -55,6 +55,7 @@ class Recorder(Watcher):
         self._kept: list[Any] = []
         self._holder: dict[int, str] = {}
         self._raised: ast.stmt | None = None
+        self.last: dict[ast.stmt, int] = {}  # the step in which each statement ran last
 
     @property
     def lives(self) -> Lives:
@@ -67,6 +68,7 @@ class Recorder(Watcher):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Look at what a statement has written."""
+        self.last[statement] = step
         if self._raised is statement:
             self._raised = None
             for tensor in self.variables.aimed_at(statement, variables):

@@ -7,7 +7,7 @@ because of a line above it is not.
 
 import ast
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.statements import may_change_in_place, writes, writes_surely
+from backhand.checking.running.statements import may_change_in_place, running_variables, writes, writes_surely
 from backhand.checking.running.trials import Draw, backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
@@ -226,7 +226,26 @@ def recorded(chosen: Pass, draw: Draw) -> Lives:
     assert source is not None
     # what a variable that runs through a loop holds in between is the gradient of something else
     runs = {t for t, its in recorder.lives.items() if its[-1].statements[-1] not in source.statements}
-    return {t: its[-1:] if t in runs else its for t, its in recorder.lives.items()}
+    ends = _ends_of_loops(recorder, source)
+    return {
+        t: tuple(
+            replace(life, last=max(life.last, ends.get(t, 0))) for life in (its[-1:] if t in runs else its)
+        )
+        for t, its in recorder.lives.items()
+    }
+
+
+def _ends_of_loops(recorder: Recorder, source: Source) -> dict[str, int]:
+    """Return when the loops have ended that carry on a variable which is a gradient only in the end.
+
+    That is one of another name, as `dh_next` is, in which the gradient of the first state is returned.
+    """
+    found = {}
+    for last, names in running_variables(source.statements).items():
+        for tensor in recorder.variables.held_by(names):
+            if recorder.variables.is_renamed(tensor) and last in recorder.last:
+                found[tensor] = recorder.last[last]
+    return found
 
 
 def run_replaced(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Run
+from backhand.checking.running.statements import running_variables
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
@@ -49,6 +50,8 @@ class Reruns:
         self.repair: Repair = repair
         self._recogniser = recogniser
         self._variables = variables_of(chosen, draw)
+        source = chosen.backward_source
+        self._carried = running_variables(source.statements) if source is not None else {}
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
         """Return what is handed on in the place of a value: the right one, where it is wrong."""
@@ -60,7 +63,7 @@ class Reruns:
 
     def logged(self, puts: Mapping[Target, Give]) -> dict[Target, list[Event]]:
         """Return what each statement gives in the repaired run."""
-        log = Log(self.repairer(self.mended), puts)
+        log = Log(self.repairer(self.mended), puts, self._carried)
         watched(self.chosen, self.draw, log)
         return log.events
 

@@ -14,7 +14,8 @@ from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import given_to, writes_surely
 from backhand.checking.verdicts.repairing import Repairer, snapshot
 
-# A statement, and the variable that it assigns; empty for what it adds to something, or puts into it.
+# A statement, and the variable that it assigns; empty for what it adds to something, or puts into it. Or the
+# last one of a loop, and a variable that the next turn takes over.
 Target = tuple[ast.stmt, str]
 # What is put in the place of a value, by the turn and the value.
 Give = Callable[[int, Any], Any]
@@ -87,10 +88,21 @@ class Putting(Shadow):
 
 
 class Log(Putting):
-    """Notes what each statement gives."""
+    """Notes what each statement gives.
 
-    def __init__(self, repairer: Repairer, puts: Mapping[Target, Give]):
+    Args:
+        carried: by the last statement of a loop the variables that its next turn takes over, whatever gave
+            them their value.
+    """
+
+    def __init__(
+        self,
+        repairer: Repairer,
+        puts: Mapping[Target, Give],
+        carried: Mapping[ast.stmt, Sequence[str]] | None = None,
+    ):
         super().__init__(repairer, puts)
+        self.carried: Mapping[ast.stmt, Sequence[str]] = carried or {}
         self.events: dict[Target, list[Event]] = {}
         self._raised = -1
 
@@ -107,6 +119,10 @@ class Log(Putting):
         for name, value in assigned_tensors(statement, variables) if step != self._raised else ():
             put = new[name] if (statement, name) in self.puts and name in new else value
             self.note(step, (statement, name), put)
+        for name in self.carried.get(statement, ()):
+            value = new.get(name, variables.get(name))
+            if isinstance(value, Tensor) and value.is_floating_point():
+                self.note(step, (statement, name), value)
         return new
 
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:

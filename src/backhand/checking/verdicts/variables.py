@@ -20,6 +20,7 @@ class Variables:
 
     def __init__(self, source: Source, matched: Mapping[str, str]):
         self.path: dict[str, str] = {}
+        self._matched = matched
         renamed = returned_variables(source.statements)
         container = returned_container(source.statements)
         for tensor, gradient in matched.items():
@@ -38,6 +39,10 @@ class Variables:
         """Return the tensors whose gradients lie in these variables."""
         found = [held for v in variables if v in self._of_root for held in self._of_root[v]]
         return [tensor for _, tensor in sorted(found)]
+
+    def is_renamed(self, tensor: str) -> bool:
+        """Tell whether a gradient lies in a variable of another name than it is returned under."""
+        return root(self.path[tensor]) != root(self._matched[tensor])
 
     def aimed_at(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> list[str]:
         """Return the tensors whose gradients a statement would have written, had it not raised."""
