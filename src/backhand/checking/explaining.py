@@ -1,4 +1,4 @@
-"""The rule for the operations that a tensor goes into, with the user's names, and their derivatives in words."""
+"""The rule for the operations that a tensor goes into, with the user's names, and its derivative in words."""
 
 import ast
 import contextlib
