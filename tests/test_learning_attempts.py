@@ -101,6 +101,7 @@ def test_what_a_file_prints_is_kept_and_stays_off_the_screen(tmp_path: Path, cap
 def test_a_backward_that_changes_its_input_is_not_done(tmp_path: Path):
     attempt = judged(tmp_path, find("product"), changed(find("product"), ("da = b * dy", "da = b.mul_(dy)")))
     assert not attempt.done
+    assert attempt.credit < 1
 
 
 def test_of_several_states_under_one_name_a_wrong_one_is_told(tmp_path: Path):

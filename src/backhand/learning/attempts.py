@@ -92,8 +92,13 @@ class Attempt:
 
     @property
     def credit(self) -> float:
-        """The part of the gradients whose own line is right, from 0 to 1."""
-        return sum(VERDICTS[g.verdict].credit for g in self.gradients) / len(self.gradients)
+        """The part of the gradients whose own line is right, from 0 to 1; 1 only where it is solved.
+
+        Right gradients with a failure besides, such as an input that is changed, lose as a wrong shape does.
+        """
+        earned = sum(VERDICTS[g.verdict].credit for g in self.gradients)
+        most = len(self.gradients) - (0 if self.done else 1 - VERDICTS["shape"].credit)
+        return min(earned, most) / len(self.gradients)
 
     @property
     def next_gradient(self) -> Gradient | None:

@@ -26,6 +26,9 @@ def load(exercise: Exercise, path: Path) -> tuple[ModuleType, frozenset[str]]:
         text = path.read_text(encoding="utf-8")
         ast.parse(text, str(path))
     except FileNotFoundError:
+        if path.is_symlink():
+            told = f"{path.name} is a link to {path.readlink()}, which is not there."
+            raise Problem(told) from None
         raise Problem(f"{path.name} is not there; `backhand learn` writes it when it begins.") from None
     except OSError as error:
         raise Problem(f"{path.name} cannot be read: {error.strerror}.") from None
