@@ -268,7 +268,7 @@ class _Search:
         if known.is_value:
             return 2 if self.recogniser.is_known(event) else 0
         if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
-            return 3 if target[1] in self._begun else -1
+            return 3 if target[1] in self._begun and len(self.events[target]) == 1 else -1
         taken_for = self.recogniser.taken_for(event)
         if any(_is_named_for(target, one) for one in taken_for):
             return 4
