@@ -1,5 +1,6 @@
 """Large inputs: a part of them is tried in full, all of them once, and nothing wrong escapes."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -151,3 +152,22 @@ def test_a_part_keeps_lengths_apart_and_what_needs_a_gradient(large: torch.Tenso
 def test_small_inputs_are_tried_as_they_are() -> None:
     report = backhand.check_function(Gate, torch.nn.functional.silu, {"x": torch.randn(21, 17)})
     assert (report.draws, report.notes) == (3, ())
+
+
+def test_what_the_backward_does_not_ask_for_does_not_lie_beside_it(large: torch.Tensor) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    beside: list[int] = []
+
+    def forward(x: torch.Tensor) -> dict[str, Any]:
+        y = x * torch.sigmoid(x)
+        made.append(weakref.ref(y))
+        return {"y": y}
+
+    def backward(dy: torch.Tensor, x: torch.Tensor) -> dict[str, Any]:
+        if x.shape == large.shape:
+            beside.append(sum(y() is not None and y().shape == x.shape for y in made))  # type: ignore[union-attr]
+        s = torch.sigmoid(x)
+        return {"dx": dy * s * (1 + x * (1 - s))}
+
+    assert backhand.check(forward, backward, inputs={"x": large}, out="y").ok
+    assert beside == [0]

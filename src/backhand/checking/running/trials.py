@@ -96,13 +96,18 @@ def draw_large(chosen: Pass, inputs: Mapping[str, Any], seed: int) -> Draw:
     """Run the forward and the user's backward once in the dtype of the inputs, in little memory.
 
     Nothing is copied, so the backward must be known to change none of its arguments. Autograd's gradients are
-    made last, so that they do not lie beside what the user's code makes on its way.
+    made last, so that they do not lie beside what the user's code makes on its way; nor does what the forward
+    makes, where the backward asks for none of it: then it is made once more for them.
     """
-    parts = forwarded(chosen, leaf_inputs(inputs, None, lent=True), None, seed)
-    leaves, values, outputs, upstream = parts
+    leaves, values, outputs, upstream = forwarded(chosen, leaf_inputs(inputs, None, lent=True), None, seed)
+    again = chosen.wanted is not None and not any(n in values and n not in leaves for n in chosen.wanted)
+    if again:
+        values, outputs = leaves, {}
     undifferentiated = Trace(leaves, values, {}, {}, outputs, upstream, {}, ())
     given, error, line, changed = call_backward(chosen, undifferentiated, None, seed, lent=True)
-    traced = from_graph(*parts, lenient=chosen.contract == "returned")
+    if again:
+        leaves, values, outputs, upstream = forwarded(chosen, leaves, None, seed, upstream=upstream)
+    traced = from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
     return judged(chosen, traced, given, seed, error=error, line=line, changed=changed)
 
 
