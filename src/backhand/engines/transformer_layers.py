@@ -5,6 +5,8 @@ A node's keys and values are those of the nodes on its path from the root, so at
 Shapes: R nodes, d numbers in a row, heads of k = d / heads numbers, T positions.
 """
 
+from typing import Any
+
 import numpy as np
 
 from . import dropping
@@ -16,8 +18,8 @@ EPS = np.float32(1e-5)
 # GELU in its tanh form, as in passes/gelu.py
 SLOPE, CUBIC, CUBIC3 = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715), np.float32(3 * 0.044715)
 
-mix = inlined(dropping.mix)
-upper = inlined(dropping.upper)
+mix: Any = inlined(dropping.mix)
+upper: Any = inlined(dropping.upper)
 
 
 @kernel
