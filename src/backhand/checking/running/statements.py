@@ -1,7 +1,7 @@
 """What a statement writes and reads, and which statements stand within it."""
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 
@@ -132,7 +132,8 @@ def needs(statement: ast.stmt) -> frozenset[str]:
     return frozenset(found)
 
 
-def running_variables(statements: Sequence[ast.stmt]) -> dict[ast.stmt, tuple[str, ...]]:
+@lru_cache(maxsize=256)
+def running_variables(statements: tuple[ast.stmt, ...]) -> Mapping[ast.stmt, tuple[str, ...]]:
     """Return by the last statement of each loop the variables that a turn takes over from the one before.
 
     They are begun outside of it, and a statement in it uses them for something else.
