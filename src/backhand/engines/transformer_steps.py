@@ -18,15 +18,13 @@ from .kernels import (
 )
 from .native_words import Settings
 from .padding import Room
+from .path_attention import attend, attend_backward, find_paths
 from .tiles import stand_alone
 from .transformer_layers import (
     add_kept,
-    attend,
-    attend_backward,
     embed,
     embed_backward,
     find_elements,
-    find_paths,
     gelu,
     keep,
     layer_norm,
@@ -183,6 +181,6 @@ def transformer_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-SOURCES = ("dropping", "transformer_layers", "transformer_steps")
+SOURCES = ("dropping", "path_attention", "transformer_layers", "transformer_steps")
 MODEL = WordModel(transformer_steps, axes, Weights, make_extras, SOURCES)
 STEPS = MODEL.steps
