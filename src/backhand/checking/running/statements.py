@@ -141,7 +141,8 @@ def running_variables(statements: tuple[ast.stmt, ...]) -> Mapping[ast.stmt, tup
     found = {}
     loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For | ast.While)]
     for loop in loops:
-        inner, last = simple_statements(loop.body), loop.body[-1]
+        inner = simple_statements(loop.body)
+        last = next((s for s in reversed(loop.body) if not isinstance(s, ast.Pass)), loop)
         outside = [s for s in simple_statements(statements) if s not in inner]
         begun = {name for s in outside for name in assigned(s)}
         used = {name for s in inner for name in reads(s) - writes(s)}
