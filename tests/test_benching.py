@@ -2,6 +2,7 @@ import functools
 import io
 import json
 import math
+import re
 import runpy
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 import backhand
-from backhand.benching import BenchReport, Errand, bench, bridging, errands, gradchecks, timing
+from backhand.benching import BenchReport, Errand, bench, bridging, errands, gradchecks, timing, word_timing
 from backhand.benching.plotting import plot_bench
 from backhand.engines import ENGINES, Running
 from backhand.errors import ConfigError
@@ -27,7 +28,14 @@ QUICK = ("lecture's loop", "fused", "native")
 @pytest.fixture(scope="module")
 def report() -> BenchReport:
     return bench(
-        sizes=[(3, 16)], batches=[16, 64], hidden=[8], contenders=QUICK, rounds=2, seconds=0.01, errands=False
+        sizes=[(3, 16)],
+        batches=[16, 64],
+        hidden=[8],
+        types=[],
+        contenders=QUICK,
+        rounds=2,
+        seconds=0.01,
+        errands=False,
     )
 
 
@@ -64,6 +72,7 @@ def test_a_contender_that_trains_wrongly_is_not_timed(monkeypatch: pytest.Monkey
         sizes=[(3, 16)],
         batches=[16],
         hidden=[],
+        types=[],
         contenders=["uphill", "missing"],
         rounds=1,
         seconds=0.01,
@@ -106,6 +115,7 @@ def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_has_
         sizes=[(3, 16)],
         batches=[16],
         hidden=[],
+        types=[],
         contenders=["sloppy", "slow"],
         rounds=1,
         seconds=0.001,
@@ -116,6 +126,33 @@ def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_has_
     assert off.loss_error == pytest.approx(3e-5, rel=0.1)
     assert late.failure is None
     assert late.ratio < 0.5
+
+
+def test_types_of_models_are_timed_beside_eager_pytorch_once_their_losses_are_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hasty(kind: str, parameters: dict[str, Tensor], Xs: Tensor, Ys: Tensor) -> Tensor:
+        return word_timing.native(kind, parameters, Xs, Ys) + 2 * word_timing.CLOSE_ENOUGH
+
+    monkeypatch.setattr(word_timing, "CONTENDERS", word_timing.CONTENDERS | {"hasty": hasty})
+    monkeypatch.setattr(word_timing, "CHECKED_STEPS", 5)
+    monkeypatch.setattr(word_timing, "WIDTH", 8)
+    told: list[str] = []
+    found = word_timing.measure_types(["rnn"], "names", ["native", "hasty"], 2, 0.001, told.append)
+    eager, native, off = found
+    assert told == ["rnn, batch 32"]
+    assert (eager.name, eager.ratio, native.name) == (word_timing.EAGER, 1, "native")
+    assert 0 < native.low <= native.microseconds <= native.high
+    assert native.ratio > 1
+    assert native.loss_error < word_timing.CLOSE_ENOUGH
+    assert "a loss is off by 2" in (off.failure or "")
+    file = io.StringIO()
+    report = BenchReport({}, 1.0, (), types=(eager, native, off))
+    Console(width=80, file=file).print(bench_tables(report))
+    text = file.getvalue()
+    assert re.search(r"^native .*\d\.\d", text, re.MULTILINE)
+    assert re.search(r"^hasty +not timed", text, re.MULTILINE)
+    assert "not the same training" in text
 
 
 def test_what_an_errand_returns_in_seconds_is_its_time() -> None:
@@ -221,7 +258,14 @@ def test_the_peers_train_as_the_engines_do(name: str) -> None:
     if name.startswith("JAX"):
         pytest.importorskip("jax")
     found = bench(
-        sizes=[(3, 16)], batches=[16], hidden=[], contenders=[name], rounds=1, seconds=0.01, errands=False
+        sizes=[(3, 16)],
+        batches=[16],
+        hidden=[],
+        types=[],
+        contenders=[name],
+        rounds=1,
+        seconds=0.01,
+        errands=False,
     ).timings[1]
     assert found.failure is None
     assert found.loss_error < timing.CLOSE_ENOUGH

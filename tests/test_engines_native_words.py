@@ -7,24 +7,25 @@ import pytest
 import torch
 from torch import Tensor
 
-import word_models
-from backhand import load_words
+from backhand import Vocabulary, load_words
+from backhand.benching import word_peers
+from backhand.benching.word_timing import batch
 from backhand.engines import dropping
 from backhand.engines.native_words import Moments, Settings, take_steps
+from word_batches import random_batches
 
 KINDS = ("rnn", "gru", "transformer")
 
 
-def model(kind: str, settings: Settings) -> word_models.Model:
+def model(kind: str, settings: Settings) -> word_peers.Model:
     """The logits of a model, for its parameters, words and the number of the step."""
     if kind != "transformer":
-        plain = {"rnn": word_models.rnn, "gru": word_models.gru}[kind]
-        return lambda p, X, step: plain(p, X)
+        return word_peers.plain_model(kind)
 
     def logits(p: dict[str, Tensor], X: Tensor, step: int) -> Tensor:
         ask = {"rate": settings.dropout, "seed": settings.seed, "step": settings.steps_before + step}
         masks = dropping.masks(X, *p["gain1"].shape, **ask) if settings.dropout else None
-        return word_models.transformer(p, X, settings.heads, masks)
+        return word_peers.transformer(p, X, settings.heads, masks)
 
     return logits
 
@@ -38,8 +39,7 @@ def fresh(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], Moments]:
 def name_batches(steps: int, n: int, T: int) -> tuple[Tensor, Tensor]:
     """Minibatches of the embedded names."""
     words = load_words("names")
-    letters = {letter: 1 + i for i, letter in enumerate(sorted(set("".join(words))))}
-    X, Y = word_models.batch([[letters[letter] for letter in word] for word in words], T)
+    X, Y = batch(list(map(Vocabulary.of(words).encode, words)), T)
     which = torch.randint(0, len(X), (steps, n))
     return X[which], Y[which]
 
@@ -55,10 +55,10 @@ CASES = [
 @pytest.mark.parametrize(("kind", "more"), CASES)
 def test_200_steps_on_names_give_the_losses_of_plain_pytorch(kind: str, more: dict[str, Any]) -> None:
     Xs, Ys = name_batches(200, 16, 12)
-    initial = word_models.draw(word_models.shapes_of(kind, V=27, e=24, m=24))
+    initial = word_peers.draw(word_peers.shapes_of(kind, V=27, e=24, m=24))
     rates = [4e-3 * (1 - step / 400) for step in range(200)]
     settings = Settings(weight_decay=0.1, **more)
-    expected, _ = word_models.train(model(kind, settings), initial, Xs, Ys, rates, 0.1)
+    expected, _ = word_peers.train(model(kind, settings), initial, Xs, Ys, rates, 0.1)
     parameters, moments = fresh(initial)
     losses = take_steps(kind, parameters, Xs, Ys, rates, moments, settings)
     assert losses.dtype == torch.float32
@@ -75,11 +75,11 @@ SIZES = [{"V": 5, "e": 7, "m": 3}, {"V": 17, "e": 16, "m": 33}, {"V": 2, "e": 1,
 def test_any_sizes_give_the_parameters_of_plain_pytorch(
     kind: str, sizes: dict[str, int], n: int, T: int
 ) -> None:
-    initial = word_models.draw(word_models.shapes_of(kind, **sizes, T=9))
-    Xs, Ys = word_models.random_batches(3, n, T, sizes["V"])
+    initial = word_peers.draw(word_peers.shapes_of(kind, **sizes, T=9))
+    Xs, Ys = random_batches(3, n, T, sizes["V"])
     rates = [0.01, 0.02, 0.03]
     settings = Settings(weight_decay=0.2, heads=3 if sizes["m"] % 3 == 0 else 1, dropout=0.3, seed=n)
-    losses, expected = word_models.train(model(kind, settings), initial, Xs, Ys, rates, 0.2)
+    losses, expected = word_peers.train(model(kind, settings), initial, Xs, Ys, rates, 0.2)
     parameters, moments = fresh(initial)
     found = take_steps(kind, parameters, Xs, Ys, rates, moments, settings)
     assert (found.double() - losses).abs().max() < 2e-6
@@ -93,8 +93,8 @@ def test_any_sizes_give_the_parameters_of_plain_pytorch(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_are_the_same_bit_for_bit_however_they_are_cut_into_calls(kind: str) -> None:
-    initial = word_models.draw(word_models.shapes_of(kind, V=9, e=6, m=18))
-    Xs, Ys = word_models.random_batches(12, 10, 6, 9)
+    initial = word_peers.draw(word_peers.shapes_of(kind, V=9, e=6, m=18))
+    Xs, Ys = random_batches(12, 10, 6, 9)
     rates = [0.01] * 12
     at_once, moments = fresh(initial)
     settings = Settings(heads=2, dropout=0.5)
@@ -111,8 +111,8 @@ def test_steps_are_the_same_bit_for_bit_however_they_are_cut_into_calls(kind: st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_in_another_order_give_the_same_step(kind: str) -> None:
-    initial = word_models.draw(word_models.shapes_of(kind, V=9, e=6, m=18))
-    Xs, Ys = word_models.random_batches(1, 40, 6, 9)
+    initial = word_peers.draw(word_peers.shapes_of(kind, V=9, e=6, m=18))
+    Xs, Ys = random_batches(1, 40, 6, 9)
     order = torch.randperm(40)
     losses = [
         take_steps(kind, *fresh(initial)[:1], Xs[:, way], Ys[:, way], [0.0], fresh(initial)[1], Settings())
@@ -122,11 +122,11 @@ def test_words_in_another_order_give_the_same_step(kind: str) -> None:
 
 
 def test_a_symbol_beyond_the_vocabulary_is_refused() -> None:
-    initial = word_models.draw(word_models.shapes_of("rnn", V=9, e=6, m=18))
+    initial = word_peers.draw(word_peers.shapes_of("rnn", V=9, e=6, m=18))
     parameters, moments = fresh(initial)
     for beyond in (9, -2):
         for wrong in range(2):
-            batches = word_models.random_batches(2, 4, 6, 9)
+            batches = random_batches(2, 4, 6, 9)
             batches[wrong][1, 2, 0] = beyond
             with pytest.raises(IndexError, match="from 0 to 8"):
                 take_steps("rnn", parameters, *batches, [0.1] * 2, moments, Settings())
@@ -134,12 +134,12 @@ def test_a_symbol_beyond_the_vocabulary_is_refused() -> None:
 
 
 def test_words_with_more_positions_than_the_transformer_has_are_refused() -> None:
-    initial = word_models.draw(word_models.shapes_of("transformer", V=9, e=6, m=6, T=5))
+    initial = word_peers.draw(word_peers.shapes_of("transformer", V=9, e=6, m=6, T=5))
     with pytest.raises(IndexError, match="words of 6 positions, in a model of 5"):
         take_steps(
             "transformer",
             *fresh(initial)[:1],
-            *word_models.random_batches(1, 4, 6, 9),
+            *random_batches(1, 4, 6, 9),
             [0.1],
             fresh(initial)[1],
             Settings(),

@@ -2,6 +2,7 @@ from .benching.report import BenchReport as BenchReport
 from .benching.report import Errand as Errand
 from .benching.report import Overhead as Overhead
 from .benching.report import Timing as Timing
+from .benching.report import WordTiming as WordTiming
 from .benching.timing import bench as bench
 from .checking.judging import check as check
 from .checking.meanings import KINDS as KINDS

@@ -38,6 +38,33 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class WordTiming:
+    """One contender on one type of model of whole words, of makemore's size.
+
+    Attributes:
+        name: the native engine, or what one would use instead.
+        kind: the type of model.
+        batch_size: how many words a minibatch has.
+        loss_error: the largest difference from the losses of a float64 run on the same minibatches.
+        microseconds: the median time of a step, and its quartiles.
+        low: first quartile.
+        high: third quartile.
+        ratio: the median of how many times faster than PyTorch's eager mode, round by round.
+        failure: why it was not timed: the losses are wrong, or there are none. The times are NaN then.
+    """
+
+    name: str
+    kind: str
+    batch_size: int
+    loss_error: float = float("nan")
+    microseconds: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    ratio: float = float("nan")
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class Errand:
     """What is done beside the steps of training.
 
@@ -90,6 +117,7 @@ class BenchReport:
         peak_memory: megabytes of a process that trains with a contender at the largest batch size.
         overheads: what `differentiable` costs.
         kept: the bytes that passes keep between forward and backward, as `memory` tells them.
+        types: every contender with every type of model of whole words.
     """
 
     machine: dict[str, str]
@@ -99,6 +127,7 @@ class BenchReport:
     peak_memory: dict[str, float] = field(default_factory=dict)
     overheads: tuple[Overhead, ...] = ()
     kept: dict[str, Memory] = field(default_factory=dict)
+    types: tuple[WordTiming, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it: what was not measured is None."""

@@ -26,6 +26,7 @@ from .memory import measure_memory
 from .peers import PEERS
 from .plotting import plot_bench
 from .report import BenchReport, Timing
+from .word_timing import TYPES, measure_types
 
 SIZES = ((10, 200), (30, 300))
 BATCHES = (32, 128, 1024, 8192)
@@ -76,6 +77,7 @@ def bench(
     sizes: Sequence[tuple[int, int]] = SIZES,
     batches: Sequence[int] = BATCHES,
     hidden: Sequence[int] = HIDDEN,
+    types: Sequence[str] = TYPES,
     contenders: Sequence[str] = tuple(CONTENDERS),
     rounds: int = 7,
     seconds: float = 0.2,
@@ -95,6 +97,7 @@ def bench(
         batches: minibatch sizes.
         hidden: more hidden sizes, with the first of the embedding and batch sizes, for the contenders in
             GROWING.
+        types: models of whole words to time as well, of makemore's size.
         contenders: names, from CONTENDERS; the lecture's loop is always among them.
         rounds: how often each is timed.
         seconds: about how long each time.
@@ -106,7 +109,7 @@ def bench(
         ConfigError: an unknown contender, or no rounds.
         RunError: the file cannot be written.
 
-    >>> small = dict(sizes=[(2, 8)], batches=[16], hidden=[], contenders=["fused"], errands=False)
+    >>> small = dict(sizes=[(2, 8)], batches=[16], hidden=[], types=[], contenders=["fused"], errands=False)
     >>> [timing.name for timing in bench(rounds=1, seconds=0.001, **small).timings]
     ["lecture's loop", 'fused']
     """
@@ -126,11 +129,12 @@ def bench(
             watch(f"model ({n_embd}, {n_hidden}), batch {batch_size:,}")
             case = make_case(words, n_embd, n_hidden, batch_size)
             timings += time_case(case, taken, rounds, seconds, peak)
+        typed = tuple(measure_types(types, words, names, rounds, seconds, watch))
         watch("differentiable beside a bare Function")
         overheads, kept = measure_overheads(max(3, rounds)), measure_passes()
         found = measure_errands(words, watch) if errands else ()
     memory = measure_memory(names, max(batches), watch) if errands else {}
-    report = BenchReport(describe_machine(), peak, tuple(timings), found, memory, overheads, kept)
+    report = BenchReport(describe_machine(), peak, tuple(timings), found, memory, overheads, kept, typed)
     if png is not None:
         write_atomically(Path(png), plot_bench(report))
     return report

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from backhand.benching import BenchReport, Errand, Timing
+from backhand.benching import BenchReport, Errand, Timing, WordTiming
 
 LEGEND = """ratio: how many times as fast as the lecture's loop
 of peak: the dense work of a plain step, at the rate of a large matrix product
@@ -23,6 +23,8 @@ def bench_tables(report: BenchReport) -> RenderableType:
     parts.append(Text(LEGEND, style="dim"))
     for (n_embd, n_hidden), timings in groupby(report.timings, lambda t: (t.n_embd, t.n_hidden)):
         parts += [Text(), Text(f"embedding {n_embd}, hidden {n_hidden}"), timing_table(list(timings))]
+    for kind, timings in groupby(report.types, lambda t: t.kind):
+        parts += [Text(), Text(f"{kind}, ratio to PyTorch's eager mode"), type_table(list(timings))]
     if report.errands:
         parts += [Text(), errand_table(report.errands)]
     if report.peak_memory:
@@ -67,6 +69,17 @@ def cells(t: Timing) -> Iterator[str]:
     yield f"{t.ratio:.1f}"
     yield f"{t.share_of_peak:.0%}"
     yield f"{t.loss_error:.0e}"
+
+
+def type_table(timings: list[WordTiming]) -> RenderableType:
+    """Show one row a contender, and why some were not timed."""
+    table = plain_table("", "us a step", "quartiles", "ratio", "off by")
+    for t in timings:
+        spread = f"{figure(t.low)} to {figure(t.high)}"
+        shown = (figure(t.microseconds), spread, f"{t.ratio:.1f}", f"{t.loss_error:.0e}")
+        table.add_row(t.name, *(("not timed",) if t.failure is not None else shown))
+    failures = [f"{t.name}: {t.failure}" for t in timings if t.failure is not None]
+    return Group(table, *(Text(line, style="red") for line in failures))
 
 
 def errand_table(errands: tuple[Errand, ...]) -> Table:

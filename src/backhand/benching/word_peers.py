@@ -1,4 +1,4 @@
-"""The models of whole words as one would write them in PyTorch, trained by autograd and torch's AdamW."""
+"""The models of whole words as one would write them in PyTorch: autograd, torch's AdamW, torch.compile."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,10 @@ Model = Callable[[Parameters, Tensor, int], Tensor]
 """Returns logits (n, T, V) for parameters, words (n, T) and the number of the step."""
 
 
-def shapes_of(kind: str, *, V: int, e: int, m: int, T: int = 16) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's parameters; of a transformer, m numbers in a row of each of two layers."""
+def shapes_of(kind: str, *, V: int, e: int, m: int, T: int = 16, L: int = 2) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters; a transformer has rows of m numbers, T positions and L layers."""
     if kind == "transformer":
-        return transformer_shapes(V, T, 2, m)
+        return transformer_shapes(V, T, L, m)
     ends = {"Wo": (m, V), "bo": (V,)}
     if kind == "rnn":
         return {"E": (V, e), "h0": (1, m), "Wx": (e, m), "Wh": (m, m), "b": (m,), **ends}
@@ -32,9 +32,9 @@ def transformer_shapes(V: int, T: int, L: int, d: int) -> dict[str, tuple[int, .
     return {"E": (V, d), "P": (T, d), **norms[0], **attention, **norms[1], **wide, **ends}
 
 
-def draw(shapes: dict[str, tuple[int, ...]]) -> Parameters:
+def draw(shapes: dict[str, tuple[int, ...]], generator: torch.Generator | None = None) -> Parameters:
     """Random parameters, of a size with which a model learns."""
-    return {name: torch.randn(shape) * 0.2 for name, shape in shapes.items()}
+    return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
 
 
 def rnn(p: Parameters, X: Tensor) -> Tensor:
@@ -78,6 +78,14 @@ def transformer(p: Parameters, X: Tensor, heads: int, masks: Tensor | None = Non
     return F.layer_norm(x, (d,), p["gainf"], p["biasf"]) @ p["Wo"]
 
 
+def plain_model(kind: str, heads: int = 4) -> Model:
+    """Return the logits of a model without dropout."""
+    if kind == "transformer":
+        return lambda p, X, step: transformer(p, X, heads)
+    recurrent = {"rnn": rnn, "gru": gru}[kind]
+    return lambda p, X, step: recurrent(p, X)
+
+
 def train(
     model: Model,
     parameters: Parameters,
@@ -88,7 +96,7 @@ def train(
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Parameters]:
     """Train a copy by autograd and AdamW; return the losses, and the copy."""
-    p = {name: values.to(dtype).requires_grad_() for name, values in parameters.items()}
+    p = {name: values.detach().clone().to(dtype).requires_grad_() for name, values in parameters.items()}
     adamw = torch.optim.AdamW(p.values(), betas=(0.9, 0.99), eps=1e-8, weight_decay=weight_decay)
     losses = []
     for step, (X, Y, rate) in enumerate(zip(Xs, Ys, rates, strict=True)):
@@ -99,24 +107,3 @@ def train(
         adamw.step()
         losses.append(loss.detach())
     return torch.stack(losses), {name: values.detach() for name, values in p.items()}
-
-
-def batch(words: Sequence[Sequence[int]], T: int) -> tuple[Tensor, Tensor]:
-    """Words of symbols from 1 as X and Y (n, T), as makemore has them; what is longer than T - 1 is cut."""
-    X, Y = torch.zeros(len(words), T, dtype=torch.int64), torch.full((len(words), T), -1)
-    for i, whole in enumerate(words):
-        word = torch.tensor(list(whole[: T - 1]), dtype=torch.int64)
-        X[i, 1 : len(word) + 1] = Y[i, : len(word)] = word
-        Y[i, len(word)] = 0
-    return X, Y
-
-
-def random_batches(steps: int, n: int, T: int, V: int) -> tuple[Tensor, Tensor]:
-    """Minibatches of random words, from empty ones to those that fill all positions, many beginning alike."""
-    batches = []
-    for _ in range(steps):
-        words = [torch.randint(1, V, (size,)).tolist() for size in torch.randint(0, T, (n,)).tolist()]
-        for i in range(1, n, 3):
-            words[i] = words[i - 1][: len(words[i])] + words[i]
-        batches.append(batch(words, T))
-    return torch.stack([X for X, _ in batches]), torch.stack([Y for _, Y in batches])
