@@ -101,6 +101,9 @@ def train(
     out: Annotated[Path | None, described("run folder (default: runs/ and the list's name)", "RUN")] = None,
     resume: Annotated[bool, described("go on with the run in the folder, with its own options")] = False,
     overwrite: Annotated[bool, described("replace the run in the folder")] = False,
+    backward: Annotated[
+        Path | None, described("train with your own backward, once it is checked: your mlp_fused.py", "FILE")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a model on a list of words, into a run folder."""
@@ -110,9 +113,20 @@ def train(
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
+    engine = None
+    if backward is not None:
+        from .learning.training import engine_of
+
+        engine = engine_of(backward)
     with training_progress(Console(stderr=True)) as watch:
         run = backhand.train(
-            config, out=out, resume=resume, overwrite=overwrite, watch=watch.steps, watch_dev=watch.dev
+            config,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            engine=engine,
+            watch=watch.steps,
+            watch_dev=watch.dev,
         )
     scores = backhand.evaluate(run)
     if json:
@@ -248,6 +262,8 @@ def learn(
         sys.stdout.flush()
         if check and not progress.done:
             sys.exit(1)
+    elif sys.stdin is None or not sys.stdin.isatty():  # nobody is there to press a key
+        print(backhand.learn(folder))
     else:
         from .learning.watching import keys_need_enter
         from .rendering.classroom import Screen
