@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console, RenderableType
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from .errors import BackhandError, CheckError
+from .errors import BackhandError, CheckError, WrongGradientError
 from .language.config import CleaningStep, SplitName, TrainConfig, described
 from .rendering.output import drop_output, leave, of_the_machine, ready_output, show_json
 
@@ -117,7 +117,11 @@ def train(
     if backward is not None:
         from .learning.training import engine_of
 
-        engine = engine_of(backward)
+        try:
+            engine = engine_of(backward)
+        except WrongGradientError as wrong:  # many lines: its report
+            print(wrong, file=sys.stderr)
+            sys.exit(wrong.exit_status)
     with training_progress(Console(stderr=True)) as watch:
         run = backhand.train(
             config,
