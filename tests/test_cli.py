@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -392,3 +393,18 @@ def test_the_precision_of_a_comparison_is_an_option(run_cli, tmp_path: Path) -> 
     assert status == 0
     assert "Judged in float64" in out
     assert "Judged in float32" in run_cli("check", "p.py", "--dtype", "float32")[1]
+
+
+def test_learn_without_a_terminal_judges_once_and_leaves(run_cli, monkeypatch: pytest.MonkeyPatch):
+    called: list[tuple[object, dict]] = []
+
+    def learn(folder: Path, **options: object) -> str:
+        called.append((folder, options))
+        return "how far"
+
+    monkeypatch.setattr("backhand.learn", learn)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert run_cli("learn", "exercises")[:2] == (0, "how far\n")
+    monkeypatch.setattr("sys.stdin", None)
+    assert run_cli("learn", "exercises")[:2] == (0, "how far\n")
+    assert called == [(Path("exercises"), {})] * 2

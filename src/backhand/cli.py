@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console, RenderableType
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from .errors import BackhandError, CheckError
+from .errors import BackhandError, CheckError, WrongGradientError
 from .language.config import CleaningStep, SplitName, TrainConfig, described
 from .rendering.output import drop_output, leave, of_the_machine, ready_output, show_json
 
@@ -101,6 +101,9 @@ def train(
     out: Annotated[Path | None, described("run folder (default: runs/ and the list's name)", "RUN")] = None,
     resume: Annotated[bool, described("go on with the run in the folder, with its own options")] = False,
     overwrite: Annotated[bool, described("replace the run in the folder")] = False,
+    backward: Annotated[
+        Path | None, described("train with your own backward, once it is checked: your mlp_fused.py", "FILE")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a model on a list of words, into a run folder."""
@@ -110,9 +113,24 @@ def train(
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
+    engine = None
+    if backward is not None:
+        from .learning.training import engine_of
+
+        try:
+            engine = engine_of(backward)
+        except WrongGradientError as wrong:  # many lines: its report
+            print(wrong, file=sys.stderr)
+            sys.exit(wrong.exit_status)
     with training_progress(Console(stderr=True)) as watch:
         run = backhand.train(
-            config, out=out, resume=resume, overwrite=overwrite, watch=watch.steps, watch_dev=watch.dev
+            config,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            engine=engine,
+            watch=watch.steps,
+            watch_dev=watch.dev,
         )
     scores = backhand.evaluate(run)
     if json:
@@ -248,6 +266,8 @@ def learn(
         sys.stdout.flush()
         if check and not progress.done:
             sys.exit(1)
+    elif sys.stdin is None or not sys.stdin.isatty():  # nobody is there to press a key
+        print(backhand.learn(folder))
     else:
         from .learning.watching import keys_need_enter
         from .rendering.classroom import Screen

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from backhand.engines import ENGINES, Running
+from backhand.engines import ENGINES, Engine, Running
 from backhand.engines.nonfinite import first_nonfinite
 from backhand.errors import NonFiniteError
 from backhand.showing import plain
@@ -50,6 +50,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    engine: Engine | None = None,
     watch: Watch = lambda step, steps, loss: None,
     watch_dev: WatchDev = lambda step, dev: None,
 ) -> Run:
@@ -61,6 +62,7 @@ def train(
         resume: go on with the run in the folder, to the same end, bit for bit, as without the interruption.
             Its own configuration holds; an option that contradicts it is refused.
         overwrite: replace the run in the folder.
+        engine: takes the steps in place of the configuration's, such as one with a learner's own backward.
         watch: called some ten times a second with the steps done, the steps in all, and the mean loss since
             the last call.
         watch_dev: called up to fifty times in a run with the steps done and the development loss, of at most
@@ -91,7 +93,7 @@ def train(
             TensorBoardLog(run.path / TENSORBOARD, run.config.tensorboard) as log,
         ):
             while run.step < steps_of(run):
-                advance(run, splits, history, log, interrupted, watch, watch_dev)
+                advance(run, splits, history, log, interrupted, watch, watch_dev, engine)
         finish(run, splits, history)
     return run
 
@@ -110,6 +112,7 @@ def advance(
     interrupted: threading.Event,
     watch: Watch,
     watch_dev: WatchDev,
+    engine: Engine | None,
 ) -> None:
     """Train up to the next checkpoint, measuring the development loss on the way, and save."""
     config, steps, saved = run.config, steps_of(run), run.step
@@ -119,7 +122,7 @@ def advance(
     checkpoint_at = min(steps, (run.step // config.checkpoint_every + 1) * config.checkpoint_every)
     while run.step < checkpoint_at and not interrupted.is_set():
         stop = min(checkpoint_at, (run.step // every + 1) * every)
-        for block in blocks(run, splits.train, stop):
+        for block in blocks(run, splits.train, stop, engine):
             losses += block
             watch(run.step, steps, sum(block) / len(block))
             if interrupted.is_set():
@@ -165,14 +168,14 @@ def measure(run: Run, splits: Splits[Contexts]) -> float:
     return dev
 
 
-def blocks(run: Run, contexts: Contexts, stop: int) -> Iterator[list[float]]:
+def blocks(run: Run, contexts: Contexts, stop: int, engine: Engine | None) -> Iterator[list[float]]:
     """Train up to a step, and yield the losses of about a tenth of a second at a time.
 
     How many steps that is depends on the machine; the result does not: the indices of k minibatches drawn at
     once are those of k draws, and the generator is left in the same state.
     """
     config, parameters = run.config, run.latest.parameters
-    engine = ENGINES[config.engine]
+    engine = engine or ENGINES[config.engine]
     running = Running(run.latest.bnmean, run.latest.bnstd) if config.batch_norm == "running" else None
     most = max(1, AT_ONCE // (config.batch_size * max(8, config.block_size)))
     steps = 1

@@ -1,24 +1,32 @@
 """Exercise 4 of the lecture: train the language model with the learner's own backward, autograd unused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from backhand.checking.verdicts.comparing import largest_difference
-from backhand.engines.stepping import by_autograd, by_hand, descend
-from backhand.errors import in_short
+from backhand.engines.stepping import Engine, by_autograd, by_hand, descend
+from backhand.errors import LearnError, WrongGradientError, in_short
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts
-from backhand.language.model import draw_parameters
+from backhand.language.drawing import LECTURE_SEED, draw_words
+from backhand.language.model import Model, calibrate, draw_parameters
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
+from backhand.learning.course import course
 
 STEPS = 200
 WORDS = 2000
 RATE = 0.1
+# After so many steps more, names come out that one can read; it takes about a second.
+MORE = 1500
+DRAWN = 8
+WHOLE = ("mlp_fused", "mlp_chunked")
 # Two right backward passes differ by rounding, which training amplifies; in float64 far below this.
 TOLERANCE = 1e-6
 
@@ -32,12 +40,14 @@ class Training:
         expected: with autograd.
         difference: the largest one between the two.
         error: the exception in which the learner's training ended, or an empty string.
+        words: what the model makes up after some more steps with the learner's backward.
     """
 
     losses: tuple[float, ...]
     expected: tuple[float, ...]
     difference: float
     error: str = ""
+    words: tuple[str, ...] = ()
 
     @property
     def matches(self) -> bool:
@@ -51,6 +61,9 @@ class _Start:
     Xs: Tensor
     Ys: Tensor
     expected: Tensor
+    vocabulary: Vocabulary
+    contexts: Contexts
+    more: tuple[Tensor, Tensor]
 
 
 @cache
@@ -65,9 +78,10 @@ def _start() -> _Start:
     contexts = Contexts(words, vocabulary, config.block_size)
     rows = torch.randint(0, len(contexts), (STEPS, config.batch_size), generator=generator)
     Xs, Ys = contexts[rows]
+    more = contexts[torch.randint(0, len(contexts), (MORE, config.batch_size), generator=generator)]
     copies = {name: p.clone() for name, p in parameters.items()}
     expected = descend(by_autograd)(copies, Xs, Ys, [RATE] * STEPS)
-    return _Start(parameters, Xs, Ys, expected)
+    return _Start(parameters, Xs, Ys, expected, vocabulary, contexts, more)
 
 
 def train_with(module: ModuleType) -> Training:
@@ -76,7 +90,40 @@ def train_with(module: ModuleType) -> Training:
     copies = {name: p.clone() for name, p in start.parameters.items()}
     expected = tuple(start.expected.tolist())
     try:
-        losses = descend(by_hand(module))(copies, start.Xs, start.Ys, [RATE] * STEPS)
+        engine = descend(by_hand(module))
+        losses = engine(copies, start.Xs, start.Ys, [RATE] * STEPS)
+        trained = Training(tuple(losses.tolist()), expected, largest_difference(losses, start.expected))
+        return replace(trained, words=_words(engine, copies, start)) if trained.matches else trained
     except Exception as error:  # the learner's code may raise anything
         return Training((), expected, float("inf"), in_short(error))
-    return Training(tuple(losses.tolist()), expected, largest_difference(losses, start.expected))
+
+
+def _words(engine: Engine, parameters: dict[str, Tensor], start: _Start) -> tuple[str, ...]:
+    """Go on training until names come out, and return some."""
+    engine(parameters, *start.more, [RATE] * MORE)
+    model = Model(start.vocabulary, parameters, *calibrate(parameters, start.contexts))
+    return tuple(islice(draw_words(model, torch.Generator().manual_seed(LECTURE_SEED)), DRAWN))
+
+
+def engine_of(path: Path) -> Engine:
+    """Return the engine that trains with the backward of a learner's file, once it is found to be right.
+
+    Raises:
+        LearnError: the file is not one of the exercises with the whole language model, or cannot be judged.
+        WrongGradientError: a gradient is wrong or missing; the message is the report.
+    """
+    from backhand.learning.loading import load
+    from backhand.learning.referee import Referee
+
+    found = [e for e in course() if path.stem.endswith(e.name) and e.name in WHOLE]
+    if not found:
+        raise LearnError(f"{path} is none of the exercises {' and '.join(WHOLE)}, which are a whole model.")
+    with Referee() as referee:
+        attempt = referee.judge(found[0], path)
+    if attempt.problem or attempt.report is None:
+        raise LearnError(f"{path}: {attempt.problem}")
+    missing = [g.name for g in attempt.gradients if g.verdict not in ("right", "vacuous")]
+    if missing or not attempt.report.ok:
+        raise WrongGradientError(f"{path} is not trained with before it is right.\n\n{attempt.report}")
+    module, _ = load(found[0], path)
+    return descend(by_hand(module))

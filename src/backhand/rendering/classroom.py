@@ -134,6 +134,7 @@ def _solved(lesson: Lesson) -> list[RenderableType]:
     training = lesson.progress[exercise.name].training
     if training is not None:
         parts.append(Text(f"  {training_in_words(training.losses, training.difference)}"))
+        parts.append(Text(f"  Names from your own backward: {', '.join(training.words)}"))
     if lesson.progress.done:
         parts.append(Text("That was the last one: all exercises are solved."))
     return parts
