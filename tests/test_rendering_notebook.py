@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -306,3 +307,15 @@ def test_functions_are_the_users_own_again_after_unloading(run: Run):
     run("%unload_ext backhand")
     assert run("print(hasattr(affine_backward, '__wrapped__'))") == "False\n"
     assert "wrong" not in run(CALLS)
+
+
+def test_a_module_that_autoreload_has_changed_is_judged_by_its_new_text(
+    run: Run, tmp_path: Path, monkeypatch
+):
+    run("%load_ext autoreload\n%autoreload 2")
+    run(imported(tmp_path, monkeypatch, "layers_reloaded", LAYERS))
+    assert "affine_backward: right" in run(CALLS)
+    file = tmp_path / "layers_reloaded.py"
+    file.write_text(WRONG)
+    os.utime(file, (time.time() + 10,) * 2)  # a clock's tick may be longer than the test
+    assert re.search(r"\bdb +wrong", run(CALLS))

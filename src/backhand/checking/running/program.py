@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from backhand.checking.report import Line
@@ -142,14 +142,17 @@ def _without_stubs(writers: list[ast.stmt], name: str) -> list[ast.stmt]:
     return real if any(begins_anew(s, name) for s in real) else writers
 
 
-@lru_cache(maxsize=256)
 def source_of(function: Callable[..., Any]) -> Source | None:
     """Return the source of a plain Python function, or None where there is none to be had."""
     function = inspect.unwrap(function)
     if inspect.ismethod(function):
         function = function.__func__
-    if not inspect.isfunction(function):
-        return None
+    return _source_of(function, function.__code__) if inspect.isfunction(function) else None
+
+
+@lru_cache(maxsize=256)
+def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
+    """Return it; `%autoreload` gives the same function other code, which has another text."""
     try:
         lines, first = inspect.getsourcelines(function)
         tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -188,13 +191,18 @@ def plain_function(function: Callable[..., Any]) -> tuple[FunctionType, tuple[An
     return plain, first
 
 
-@lru_cache(maxsize=256)
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a function by name.
 
     Raises:
         CheckError: it does not tell them.
     """
+    return _parameters_of(function, getattr(inspect.unwrap(function), "__code__", None))
+
+
+@lru_cache(maxsize=256)
+def _parameters_of(function: Callable[..., Any], _code: CodeType | None) -> Mapping[str, inspect.Parameter]:
+    """Return them; `%autoreload` gives the same function other code."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError) as error:  # compiled, as by torch.jit
