@@ -318,4 +318,6 @@ def test_a_module_that_autoreload_has_changed_is_judged_by_its_new_text(
     file = tmp_path / "layers_reloaded.py"
     file.write_text(WRONG)
     os.utime(file, (time.time() + 10,) * 2)  # a clock's tick may be longer than the test
-    assert re.search(r"\bdb +wrong", run(CALLS))
+    shown = run(CALLS)
+    assert re.search(r"\bdb +wrong", shown)
+    assert "11 | db = dout.mean(axis=0)" in shown

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import linecache
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -150,6 +151,25 @@ def source_of(function: Callable[..., Any]) -> Source | None:
     return _source_of(function, function.__code__) if inspect.isfunction(function) else None
 
 
+def _text_of(function: FunctionType) -> tuple[list[str], int] | None:
+    """Return the lines of the definition in its file that gives this very code, and the first one's number.
+
+    `%autoreload` compiles a function that has changed by itself, so that its code begins at line 1.
+    """
+    lines = linecache.getlines(function.__code__.co_filename) or linecache.getlines(inspect.getfile(function))
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
+            alone = compile(ast.Module([node], []), "<alone>", "exec").co_consts
+            codes = [c for c in alone if isinstance(c, CodeType) and c.co_name == node.name]
+            if any(c.co_code == function.__code__.co_code for c in codes):
+                return lines[node.lineno - 1 : node.end_lineno], node.lineno
+    return None
+
+
 @lru_cache(maxsize=256)
 def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
     """Return it; `%autoreload` gives the same function other code, which has another text."""
@@ -161,7 +181,12 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
     first = max(first, 1)
     definition = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
     if definition is None or definition.name != function.__name__:
-        return None
+        found = _text_of(function)
+        if found is None:
+            return None
+        lines, first = found
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+        definition = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
     if _yields(definition) or _passes_on(definition):
         return None
     ast.increment_lineno(tree, first - 1)
