@@ -49,11 +49,9 @@ class Watching:
     so that a training loop does not wait.
 
     >>> import numpy as np
-    >>> def scale_forward(x, w):
-    ...     return x * w, (x, w)
-    >>> def scale_backward(dout, cache):
-    ...     return dout * cache[1], dout * cache[1]
-    >>> space = {"scale_forward": scale_forward, "scale_backward": scale_backward}
+    >>> space = {"__name__": "__main__"}
+    >>> exec("def scale_forward(x, w): return x * w, (x, w)", space)
+    >>> exec("def scale_backward(dout, cache): return dout * cache[1], dout * cache[0]", space)
     >>> watching = Watching()
     >>> watching.watch(space)
     >>> out, cache = space["scale_forward"](np.arange(3.0) + 1, np.ones(3))
