@@ -10,7 +10,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 UNKNOWN: Shapes = MappingProxyType({})
 # What these make has the shape of what they are given.
 ELEMENTWISE = frozenset(
-    ["tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sin", "cos", "abs", "relu", "clamp", "softplus", "silu", "square", "sqrt", "rsqrt", "reciprocal", "softmax", "log_softmax", "clone", "contiguous"]
+    {"tanh", "sigmoid", "exp", "expm1", "log", "log1p", "sin", "cos", "abs", "relu", "clamp", "softplus"}
+    | {"silu", "square", "sqrt", "rsqrt", "reciprocal", "softmax", "log_softmax", "clone", "contiguous"}
 )
 BROADCASTING = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 
