@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -236,3 +237,87 @@ def test_in_jupyter_a_table_is_text_too(monkeypatch: pytest.MonkeyPatch):
     text = str(backhand.check(product))
     assert "da" in text
     assert len(text.splitlines()) > 3
+
+
+LAYERS = """
+import numpy as np
+
+def affine_forward(x, w, b):
+    return x.reshape(x.shape[0], -1) @ w + b, (x, w, b)
+
+def affine_backward(dout, cache):
+    x, w, b = cache
+    dx = (dout @ w.T).reshape(x.shape)
+    dw = x.reshape(x.shape[0], -1).T @ dout
+    db = dout.sum(axis=0)
+    return dx, dw, db
+
+def square_loss(x, y):
+    dx = 2 * (x - y)
+    return np.sum((x - y) ** 2), dx
+"""
+WRONG = LAYERS.replace("db = dout.sum(axis=0)", "db = dout.mean(axis=0)")
+CALLS = """
+rng = np.random.default_rng(0)
+x, w, b, y = rng.normal(size=(4, 2, 3)), rng.normal(size=(6, 5)), rng.normal(size=5), rng.normal(size=(4, 5))
+out, cache = affine_forward(x, w, b)
+for _ in range(100):
+    dx, dw, db = affine_backward(2 * (out - y), cache)
+"""
+
+
+def imported(tmp_path: Path, monkeypatch, name: str, text: str) -> str:
+    """Write a module, and return the cell that imports all of it."""
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"from {name} import *"
+
+
+def test_a_numpy_backward_that_a_cell_calls_is_judged_once(run: Run, tmp_path: Path, monkeypatch):
+    assert run(imported(tmp_path, monkeypatch, "layers_wrong", WRONG)) == ""
+    shown = run(CALLS)
+    assert shown.count("affine_backward: wrong") == 1
+    assert "db = dout.mean(axis=0)" in shown
+    assert re.search(r"\bdw +right", shown)
+
+
+def test_a_numpy_backward_that_is_mended_is_judged_anew(run: Run, tmp_path: Path, monkeypatch):
+    run(imported(tmp_path, monkeypatch, "layers_mended", WRONG))
+    assert "affine_backward: wrong" in run(CALLS)
+    run(LAYERS)
+    assert "affine_backward: right" in run(CALLS)
+
+
+def test_a_numpy_loss_with_its_gradients_is_judged_on_the_users_numbers(run: Run):
+    run(LAYERS.replace("dx = 2 * (x - y)", "dx = x - y"))
+    run(CALLS)
+    shown = run("loss, dx = square_loss(out, y)")
+    assert "square_loss: wrong" in shown
+    assert "dx = x - y" in shown
+    assert re.search(r"\(4, 5\)", shown)
+
+
+def test_a_cell_that_raises_after_its_numpy_backward_is_judged(run: Run):
+    run(WRONG)
+    assert "affine_backward: wrong" in run(CALLS + "1 / 0")
+
+
+def test_functions_are_the_users_own_again_after_unloading(run: Run):
+    run(WRONG)
+    run("%unload_ext backhand")
+    assert run("print(hasattr(affine_backward, '__wrapped__'))") == "False\n"
+    assert "wrong" not in run(CALLS)
+
+
+def test_a_module_that_autoreload_has_changed_is_judged_by_its_new_text(
+    run: Run, tmp_path: Path, monkeypatch
+):
+    run("%load_ext autoreload\n%autoreload 2")
+    run(imported(tmp_path, monkeypatch, "layers_reloaded", LAYERS))
+    assert "affine_backward: right" in run(CALLS)
+    file = tmp_path / "layers_reloaded.py"
+    file.write_text(WRONG)
+    os.utime(file, (time.time() + 10,) * 2)  # a clock's tick may be longer than the test
+    shown = run(CALLS)
+    assert re.search(r"\bdb +wrong", shown)
+    assert "11 | db = dout.mean(axis=0)" in shown

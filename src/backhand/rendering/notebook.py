@@ -1,16 +1,25 @@
-"""The IPython extension: after `%load_ext backhand`, verdicts follow every cell that assigns gradients."""
+"""The IPython extension: after `%load_ext backhand`, verdicts follow every cell that assigns gradients.
+
+So they do a cell that calls a backward over NumPy.
+"""
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backhand.checking.merging import check_played
 from backhand.checking.report import Report
 from backhand.checking.running.names import root
 from backhand.checking.sources.namespaces import check_namespace
 from backhand.checking.sources.sessions import Recording
+from backhand.errors import CheckError
 from backhand.rendering.terminal import as_text
 
+if TYPE_CHECKING:
+    from backhand.checking.sources.watching import Watching
+
+# What a pair over NumPy is called, or a loss that returns its gradients.
+MAY_BE_NUMPY = re.compile(r"backward|loss")
 MAY_ASSIGN = re.compile(r"\bd\w")
 USAGE = (
     "%backhand shows the sheet; %backhand loss=NAME chooses the loss; %backhand off and on stop and go on."
@@ -39,11 +48,30 @@ class Extension:
         self.shell = shell
         self.recording: Recording = Recording()
         self.active: bool = True
+        self.watching: Watching | None = None
+
+    def watch(self) -> None:
+        """Watch the pairs over NumPy that the session has now."""
+        space = self.shell.user_ns
+        if not any(callable(value) and MAY_BE_NUMPY.search(name) for name, value in space.items()):
+            return
+        from backhand.checking.sources.watching import Watching  # who checks torch does without
+
+        self.watching = self.watching or Watching()
+        self.watching.watch(space)
+
+    def release(self) -> None:
+        """Watch nothing any more."""
+        if self.watching is not None:
+            self.watching.release(self.shell.user_ns)
 
     def after_cell(self, result: Any) -> None:
-        """Judge what a cell assigned; whatever goes wrong in here is one line."""
+        """Judge what a cell assigned or called; whatever goes wrong in here is one line."""
         try:
             text = result.info.raw_cell if result.info is not None else ""
+            if self.active and text:
+                self.watch()
+                self._judge_calls()
             if not self.active or not text or not result.success:
                 return
             label = f"In[{result.execution_count or self.shell.execution_count}]"
@@ -52,6 +80,20 @@ class Extension:
                 self._show(Verdicts(self._of_cell(label, gradients)))
         except Exception as error:  # never break a cell
             print(f"backhand: {_one_line(error)}")  # noqa: T201
+
+    def _judge_calls(self) -> None:
+        """Show a verdict for each pair that the cell called, also if it raised after that."""
+        if self.watching is None:
+            return
+        self.watching.paused = True  # what the checker calls is no call of the user's
+        try:
+            for seen in self.watching.take():
+                try:
+                    self._show(Verdicts(seen.check()))
+                except CheckError as error:
+                    print(f"backhand: {_one_line(error)}")  # noqa: T201
+        finally:
+            self.watching.paused = False
 
     def _report(self, draws: int) -> Report:
         if self.recording.knows_the_loss():
@@ -106,6 +148,7 @@ def load_ipython_extension(shell: Any) -> None:
     unload_ipython_extension(shell)
     extension = Extension(shell)
     shell.backhand_extension = extension
+    extension.watch()
     shell.events.register("post_run_cell", extension.after_cell)
     shell.register_magic_function(extension.magic, "line", "backhand")
 
@@ -123,4 +166,5 @@ def unload_ipython_extension(shell: Any) -> None:
     extension = getattr(shell, "backhand_extension", None)
     if extension is not None:
         shell.events.unregister("post_run_cell", extension.after_cell)
+        extension.release()
         shell.backhand_extension = None

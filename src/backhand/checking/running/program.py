@@ -2,12 +2,13 @@
 
 import ast
 import inspect
+import linecache
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from backhand.checking.report import Line
@@ -142,14 +143,36 @@ def _without_stubs(writers: list[ast.stmt], name: str) -> list[ast.stmt]:
     return real if any(begins_anew(s, name) for s in real) else writers
 
 
-@lru_cache(maxsize=256)
 def source_of(function: Callable[..., Any]) -> Source | None:
     """Return the source of a plain Python function, or None where there is none to be had."""
     function = inspect.unwrap(function)
     if inspect.ismethod(function):
         function = function.__func__
-    if not inspect.isfunction(function):
+    return _source_of(function, function.__code__) if inspect.isfunction(function) else None
+
+
+def _text_of(function: FunctionType) -> tuple[list[str], int] | None:
+    """Return the lines of the definition in its file that gives this very code, and the first one's number.
+
+    `%autoreload` compiles a function that has changed by itself, so that its code begins at line 1.
+    """
+    lines = linecache.getlines(function.__code__.co_filename) or linecache.getlines(inspect.getfile(function))
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:
         return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
+            alone = compile(ast.Module([node], []), "<alone>", "exec").co_consts
+            codes = [c for c in alone if isinstance(c, CodeType) and c.co_name == node.name]
+            if any(c.co_code == function.__code__.co_code for c in codes):
+                return lines[node.lineno - 1 : node.end_lineno], node.lineno
+    return None
+
+
+@lru_cache(maxsize=256)
+def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
+    """Return it; `%autoreload` gives the same function other code, which has another text."""
     try:
         lines, first = inspect.getsourcelines(function)
         tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -158,7 +181,12 @@ def source_of(function: Callable[..., Any]) -> Source | None:
     first = max(first, 1)
     definition = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
     if definition is None or definition.name != function.__name__:
-        return None
+        found = _text_of(function)
+        if found is None:
+            return None
+        lines, first = found
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+        definition = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
     if _yields(definition) or _passes_on(definition):
         return None
     ast.increment_lineno(tree, first - 1)
@@ -188,13 +216,18 @@ def plain_function(function: Callable[..., Any]) -> tuple[FunctionType, tuple[An
     return plain, first
 
 
-@lru_cache(maxsize=256)
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a function by name.
 
     Raises:
         CheckError: it does not tell them.
     """
+    return _parameters_of(function, getattr(inspect.unwrap(function), "__code__", None))
+
+
+@lru_cache(maxsize=256)
+def _parameters_of(function: Callable[..., Any], _code: CodeType | None) -> Mapping[str, inspect.Parameter]:
+    """Return them; `%autoreload` gives the same function other code."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError) as error:  # compiled, as by torch.jit

@@ -242,7 +242,7 @@ def spaces_of(functions: Sequence[Callable[..., Any]]) -> list[MutableMapping[st
     while stack and len(found) < MOST_SPACES:
         value = stack.pop()
         for space in _spaces(value):
-            if id(space) not in found and _is_the_users(space):
+            if id(space) not in found and is_the_users(space):
                 found[id(space)] = space
                 stack += [v for v in list(space.values()) if isinstance(v, FunctionType | type | ModuleType)]
     return list(found.values())
@@ -276,7 +276,7 @@ def _reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
         owner = getattr(value, "__self__", None)
         stack += [f for f in vars(type(owner)).values() if isinstance(f, FunctionType)] if owner else []
         plain = plain_function(value)[0]
-        if plain not in found and _is_the_users(plain.__globals__):
+        if plain not in found and is_the_users(plain.__globals__):
             found.add(plain)
             called = (plain.__globals__.get(name) for name in plain.__code__.co_names)
             stack += [f for f in called if isinstance(f, FunctionType)]
@@ -292,7 +292,7 @@ def _spaces(value: Any) -> list[MutableMapping[str, Any]]:
     return [plain.__globals__] if plain is not None else []
 
 
-def _is_the_users(space: Mapping[str, Any]) -> bool:
+def is_the_users(space: Mapping[str, Any]) -> bool:
     """Tell whether a module uses NumPy by itself, and is none of an installed package."""
     file = str(space.get("__file__") or "")
     installed = "site-packages" in file or "dist-packages" in file or "/lib/python" in file
