@@ -1,11 +1,11 @@
-# Two commands: `make demo` and `make test`. Each makes .venv by itself; nothing else needs to be installed.
+# `make demo`, `make test`, `make docs`. Each makes .venv by itself; nothing else needs to be installed.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 # The tests are shared out to a process a core, each of some hundred MB: four at most.
 SHARED := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test slow clean
+.PHONY: demo test slow docs clean
 
 # The main job: compare the 26 hand-written gradients with autograd's, train on the embedded names, draw 20 new ones.
 demo: $(READY)
@@ -25,6 +25,11 @@ test: $(READY)
 slow: $(READY)
 	$(BIN)/pytest $(SHARED) -m 'slow or not slow'
 
+# The documentation as a site, in site/; a warning, such as a link that leads nowhere, is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Built: site/index.html"
+
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch is large, so this takes a minute or more) ..."
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("backhand needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
@@ -36,4 +41,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist site

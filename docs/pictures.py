@@ -5,16 +5,15 @@ Needs JupyterLab, playwright and a Chromium; run from the project's folder:
 """
 
 import contextlib
-import inspect
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import jupytext
 from nbclient import NotebookClient
@@ -27,29 +26,24 @@ from backhand.learning.blanking import solved
 from backhand.learning.course import course
 from backhand.learning.folder import judge_all, write_course
 from backhand.learning.lesson import Lesson
-from backhand.passes import mlp_chunked
 from backhand.rendering.classroom import Screen
 
-
-def forgotten_branch(folder: Path) -> ModuleType:
-    """Write the lecture's pass without one of its lines, and import it."""
-    text = inspect.getsource(mlp_chunked).replace("    dcounts += dcounts_sum  # second branch", "    #")
-    (folder / "lecture.py").write_text(text)
-    sys.path.insert(0, str(folder))
-    import lecture  # pyright: ignore[reportMissingImports]
-
-    return lecture
+EXAMPLE = re.compile(r"```python\n(.*?)print\(.*?```", re.DOTALL)
 
 
 def sheet(folder: Path, images: Path, chromium: str) -> None:
-    """Picture the sheet of the lecture's pass with a forgotten branch."""
-    backhand.check(forgotten_branch(folder)).to_html(folder / "sheet.html")
+    """Picture the sheet of the README's example."""
+    found = EXAMPLE.search((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8"))
+    assert found is not None
+    (folder / "softmax.py").write_text(f'{found[1]}\nout = "y"\n', encoding="utf-8")
+    backhand.check_file(folder / "softmax.py").to_html(folder / "sheet.html")
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for scheme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 1240, "height": 760}, color_scheme=scheme)
+            page = browser.new_page(
+                viewport={"width": 1000, "height": 640}, color_scheme=scheme, device_scale_factor=1.5
+            )
             page.goto((folder / "sheet.html").as_uri())
-            page.evaluate("document.querySelector('li.wrong').scrollIntoView({block: 'center'})")
             page.screenshot(path=images / f"sheet-{scheme}.png")
         browser.close()
 

@@ -1,20 +1,32 @@
 """The native engines of the models of whole words, held to plain PyTorch: autograd and torch's AdamW."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import word_models
 from backhand import load_words
+from backhand.engines import dropping
 from backhand.engines.native_words import Moments, Settings, take_steps
 
-KINDS = ("rnn", "gru")
+KINDS = ("rnn", "gru", "transformer")
 
 
-def model(kind: str) -> word_models.Model:
+def model(kind: str, settings: Settings) -> word_models.Model:
     """The logits of a model, for its parameters, words and the number of the step."""
-    plain = {"rnn": word_models.rnn, "gru": word_models.gru}[kind]
-    return lambda p, X, step: plain(p, X)
+    if kind != "transformer":
+        plain = {"rnn": word_models.rnn, "gru": word_models.gru}[kind]
+        return lambda p, X, step: plain(p, X)
+
+    def logits(p: dict[str, Tensor], X: Tensor, step: int) -> Tensor:
+        ask = {"rate": settings.dropout, "seed": settings.seed, "step": settings.steps_before + step}
+        masks = dropping.masks(X, *p["gain1"].shape, **ask) if settings.dropout else None
+        return word_models.transformer(p, X, settings.heads, masks)
+
+    return logits
 
 
 def fresh(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], Moments]:
@@ -32,33 +44,44 @@ def name_batches(steps: int, n: int, T: int) -> tuple[Tensor, Tensor]:
     return X[which], Y[which]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_200_steps_on_names_give_the_losses_of_plain_pytorch(kind: str) -> None:
-    Xs, Ys = name_batches(200, 32, 16)
-    initial = word_models.draw(word_models.shapes_of(kind, V=27, e=64, m=64))
+CASES = [
+    ("rnn", {}),
+    ("gru", {}),
+    ("transformer", {"heads": 4}),
+    ("transformer", {"heads": 4, "dropout": 0.2, "seed": 2**40 + 1}),
+]
+
+
+@pytest.mark.parametrize(("kind", "more"), CASES)
+def test_200_steps_on_names_give_the_losses_of_plain_pytorch(kind: str, more: dict[str, Any]) -> None:
+    Xs, Ys = name_batches(200, 16, 12)
+    initial = word_models.draw(word_models.shapes_of(kind, V=27, e=24, m=24))
     rates = [4e-3 * (1 - step / 400) for step in range(200)]
-    expected, _ = word_models.train(model(kind), initial, Xs, Ys, rates, 0.1)
+    settings = Settings(weight_decay=0.1, **more)
+    expected, _ = word_models.train(model(kind, settings), initial, Xs, Ys, rates, 0.1)
     parameters, moments = fresh(initial)
-    losses = take_steps(kind, parameters, Xs, Ys, rates, moments, Settings(weight_decay=0.1))
+    losses = take_steps(kind, parameters, Xs, Ys, rates, moments, settings)
     assert losses.dtype == torch.float32
-    assert (losses.double() - expected).abs().max() < 2e-6
-    assert losses[-50:].mean() < losses[:50].mean() - 0.2  # it has learnt something meanwhile
+    assert (losses.double() - expected).abs().max() < 1e-5
+    assert losses[-50:].mean() < losses[:50].mean() - 0.1  # it has learnt something meanwhile
+
+
+SIZES = [{"V": 5, "e": 7, "m": 3}, {"V": 17, "e": 16, "m": 33}, {"V": 2, "e": 1, "m": 1}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "sizes", [{"V": 5, "e": 7, "m": 3}, {"V": 17, "e": 16, "m": 33}, {"V": 2, "e": 1, "m": 1}]
-)
+@pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize(("n", "T"), [(1, 1), (2, 9), (45, 5)])
 def test_any_sizes_give_the_parameters_of_plain_pytorch(
     kind: str, sizes: dict[str, int], n: int, T: int
 ) -> None:
-    initial = word_models.draw(word_models.shapes_of(kind, **sizes))
+    initial = word_models.draw(word_models.shapes_of(kind, **sizes, T=9))
     Xs, Ys = word_models.random_batches(3, n, T, sizes["V"])
     rates = [0.01, 0.02, 0.03]
-    losses, expected = word_models.train(model(kind), initial, Xs, Ys, rates, 0.2)
+    settings = Settings(weight_decay=0.2, heads=3 if sizes["m"] % 3 == 0 else 1, dropout=0.3, seed=n)
+    losses, expected = word_models.train(model(kind, settings), initial, Xs, Ys, rates, 0.2)
     parameters, moments = fresh(initial)
-    found = take_steps(kind, parameters, Xs, Ys, rates, moments, Settings(weight_decay=0.2))
+    found = take_steps(kind, parameters, Xs, Ys, rates, moments, settings)
     assert (found.double() - losses).abs().max() < 2e-6
     for name, p in parameters.items():
         # AdamW divides by the root of the second moment: where a gradient is as small as its rounding, a
@@ -74,10 +97,11 @@ def test_steps_are_the_same_bit_for_bit_however_they_are_cut_into_calls(kind: st
     Xs, Ys = word_models.random_batches(12, 10, 6, 9)
     rates = [0.01] * 12
     at_once, moments = fresh(initial)
-    losses = take_steps(kind, at_once, Xs, Ys, rates, moments, Settings())
+    settings = Settings(heads=2, dropout=0.5)
+    losses = take_steps(kind, at_once, Xs, Ys, rates, moments, settings)
     cut, kept = fresh(initial)
     parts = [
-        take_steps(kind, cut, Xs[a:b], Ys[a:b], rates[a:b], kept, Settings(steps_before=a))
+        take_steps(kind, cut, Xs[a:b], Ys[a:b], rates[a:b], kept, replace(settings, steps_before=a))
         for a, b in ((0, 1), (1, 8), (8, 12))
     ]
     assert torch.equal(torch.cat(parts), losses)
@@ -107,3 +131,16 @@ def test_a_symbol_beyond_the_vocabulary_is_refused() -> None:
             with pytest.raises(IndexError, match="from 0 to 8"):
                 take_steps("rnn", parameters, *batches, [0.1] * 2, moments, Settings())
     assert all(torch.equal(p, initial[name]) for name, p in parameters.items())
+
+
+def test_words_with_more_positions_than_the_transformer_has_are_refused() -> None:
+    initial = word_models.draw(word_models.shapes_of("transformer", V=9, e=6, m=6, T=5))
+    with pytest.raises(IndexError, match="words of 6 positions, in a model of 5"):
+        take_steps(
+            "transformer",
+            *fresh(initial)[:1],
+            *word_models.random_batches(1, 4, 6, 9),
+            [0.1],
+            fresh(initial)[1],
+            Settings(),
+        )

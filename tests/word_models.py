@@ -12,13 +12,24 @@ Model = Callable[[Parameters, Tensor, int], Tensor]
 """Returns logits (n, T, V) for parameters, words (n, T) and the number of the step."""
 
 
-def shapes_of(kind: str, *, V: int, e: int, m: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's parameters."""
+def shapes_of(kind: str, *, V: int, e: int, m: int, T: int = 16) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's parameters; of a transformer, m numbers in a row of each of two layers."""
+    if kind == "transformer":
+        return transformer_shapes(V, T, 2, m)
     ends = {"Wo": (m, V), "bo": (V,)}
     if kind == "rnn":
         return {"E": (V, e), "h0": (1, m), "Wx": (e, m), "Wh": (m, m), "b": (m,), **ends}
     gates = {"Wx": (e, 3 * m), "Wh": (m, 2 * m), "Wn": (m, m), "b": (3 * m,)}
     return {"E": (V, e), "h0": (1, m), **gates, **ends}
+
+
+def transformer_shapes(V: int, T: int, L: int, d: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a transformer's parameters."""
+    attention = {"Wqkv": (L, d, 3 * d), "bqkv": (L, 3 * d), "Wproj": (L, d, d), "bproj": (L, d)}
+    wide = {"Wfc": (L, d, 4 * d), "bfc": (L, 4 * d), "Wout": (L, 4 * d, d), "bout": (L, d)}
+    norms = [{f"gain{i}": (L, d), f"bias{i}": (L, d)} for i in (1, 2)]
+    ends = {"gainf": (d,), "biasf": (d,), "Wo": (d, V)}
+    return {"E": (V, d), "P": (T, d), **norms[0], **attention, **norms[1], **wide, **ends}
 
 
 def draw(shapes: dict[str, tuple[int, ...]]) -> Parameters:
@@ -46,6 +57,25 @@ def gru(p: Parameters, X: Tensor) -> Tensor:
         h = (1 - z) * h + z * candidate
         states.append(h)
     return torch.stack(states, 1) @ p["Wo"] + p["bo"]
+
+
+def transformer(p: Parameters, X: Tensor, heads: int, masks: Tensor | None = None) -> Tensor:
+    """Logits of makemore's transformer, whose branches are multiplied with masks (L, 2, n, T, d)."""
+    (n, T), (L, d) = X.shape, p["gain1"].shape
+    x = p["E"][X] + p["P"][:T]
+    later = torch.ones(T, T, dtype=torch.bool).triu(1)
+    for i in range(L):
+        first, second = (1, 1) if masks is None else masks[i]
+        y = F.layer_norm(x, (d,), p["gain1"][i], p["bias1"][i])
+        parts = (y @ p["Wqkv"][i] + p["bqkv"][i]).split(d, 2)
+        q, k, v = (part.view(n, T, heads, d // heads).transpose(1, 2) for part in parts)
+        scores = (q @ k.mT * (d // heads) ** -0.5).masked_fill(later, -torch.inf)
+        mixed = (scores.softmax(3) @ v).transpose(1, 2).reshape(n, T, d)
+        x = x + first * (mixed @ p["Wproj"][i] + p["bproj"][i])
+        y = F.layer_norm(x, (d,), p["gain2"][i], p["bias2"][i])
+        y = F.gelu(y @ p["Wfc"][i] + p["bfc"][i], approximate="tanh")
+        x = x + second * (y @ p["Wout"][i] + p["bout"][i])
+    return F.layer_norm(x, (d,), p["gainf"], p["biasf"]) @ p["Wo"]
 
 
 def train(

@@ -56,8 +56,11 @@ class Gates(NamedTuple):
     WnT: np.ndarray  # (m, m)
 
 
-def make_extras(n: int, T: int, sizes: Sizes, settings: Settings) -> tuple[States, Gates, int, int]:
-    """Return room for a step on n words of T positions, and the sizes that are not padded."""
+def make_extras(
+    shape: tuple[int, int, int], sizes: Sizes, settings: Settings
+) -> tuple[States, Gates, int, int]:
+    """Return room for a step on minibatches of this shape, and the sizes that are not padded."""
+    _, n, T = shape
     rows, m = padded(n * T), padded(sizes["m"])
     V, e = sizes["V"], sizes["e"]
     states = make_states(n, T, V, e, sizes["m"], gates=3)
@@ -218,5 +221,5 @@ def gru_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-MODEL = WordModel(gru_steps, AXES, Weights, make_extras, ("recurrent_layers", "gru_steps"))
+MODEL = WordModel(gru_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "gru_steps"))
 STEPS = MODEL.steps

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
-from .tiles import LANES, ROWS, dot_tile, low_tile, tall_tile, transpose_tile
+from .tiles import LANES, ROWS, dot_tile, low_tile, stand_alone, tall_tile, transpose_tile
 
 DEPTH = 256
 """Rows of the right operand that a product takes at a time, so that they stay in cache."""
@@ -50,7 +50,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     For what leaves LLVM no choice in the order of a sum: the process that compiles calls the copy that LLVM
     made of it alone, later processes the copy beside its caller, and both must round alike.
     """
-    return njit(fastmath=FAST, error_model="numpy", **QUICK)(function)
+    return njit(fastmath=FAST, error_model="numpy", forceinline=False, **QUICK)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,6 +79,7 @@ def add_tiles(
     keep: bool,
 ) -> None:
     """out = scale * a @ b, or, to keep what is there, out += scale * a @ b; a is (rows, depth)."""
+    stand_alone()
     low = ROWS // 2
     tall = (rows + low - 1) // ROWS * ROWS  # rows in tall tiles; the rest fits a low one
     for begin in range(0, depth, DEPTH):
@@ -137,6 +138,7 @@ def transpose(
     out: Matrix,
 ) -> None:
     """out = a.T, both padded."""
+    stand_alone()
     for i in range(0, a.shape[0], LANES):
         for j in range(0, a.shape[1], LANES):
             transpose_tile(a, out, i, j)
@@ -174,6 +176,7 @@ def sum_rows(
     out: Row,
 ) -> None:
     """out = (w * x).sum(0), for w (m,) and x (m, k), in blocks of rows."""
+    stand_alone()
     for k in range(len(out)):
         out[k] = 0
     for begin in range(0, m, BLOCK):

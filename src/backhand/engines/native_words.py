@@ -65,12 +65,14 @@ def take_steps(
         The loss of each step before its update, (steps,): the mean over all targets.
 
     Raises:
-        IndexError: a symbol is not in the vocabulary.
+        IndexError: a symbol is not in the vocabulary, or the words have more positions than a transformer.
     """
     vocabulary = len(parameters["E"])
     for symbols, least in ((Xs, 0), (Ys, -1)):
         if symbols.numel() and not least <= symbols.min() <= symbols.max() < vocabulary:
             raise IndexError(f"symbols are numbered from 0 to {vocabulary - 1}; there is one beyond")
+    if "P" in parameters and Xs.shape[2] > len(parameters["P"]):
+        raise IndexError(f"words of {Xs.shape[2]} positions, in a model of {len(parameters['P'])}")
     native.machine_code(f"{kind}_steps")
     module = native.steps(f"{kind}_steps")
     assert isinstance(module, ModuleType)

@@ -48,6 +48,9 @@ def sizes_of(axes: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> di
     {'V': 27, 'e': 10, 'm': 20, '1': 1}
     """
     pairs = [(a, n) for name, each in axes.items() for a, n in zip(each.split(), shapes[name], strict=True)]
+    for axis, size in pairs:
+        if size % int(axis[:-1] or 1):
+            raise ValueError(f"{size} numbers cannot be cut into {axis[:-1]} parts")
     return {axis[-1]: size // int(axis[:-1] or 1) for axis, size in pairs}
 
 

@@ -20,8 +20,11 @@ AXES = {"E": "V e", "h0": "1 m", "Wx": "e m", "Wh": "m m", "b": "m", "Wo": "m V"
 Weights: Any = namedtuple("Weights", AXES)
 
 
-def make_extras(n: int, T: int, sizes: Sizes, settings: Settings) -> tuple[States, np.ndarray, int, int]:
-    """Return room for a step on n words of T positions, WhT (m, m) and the sizes that are not padded."""
+def make_extras(
+    shape: tuple[int, int, int], sizes: Sizes, settings: Settings
+) -> tuple[States, np.ndarray, int, int]:
+    """Return room for a step on minibatches of this shape, WhT (m, m) and the sizes that are not padded."""
+    _, n, T = shape
     V, e, m = (sizes[letter] for letter in "Vem")
     return make_states(n, T, V, e, m, gates=1), zeros(padded(m), padded(m)), V, e
 
@@ -110,5 +113,5 @@ def rnn_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-MODEL = WordModel(rnn_steps, AXES, Weights, make_extras, ("recurrent_layers", "rnn_steps"))
+MODEL = WordModel(rnn_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "rnn_steps"))
 STEPS = MODEL.steps

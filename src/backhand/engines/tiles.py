@@ -38,6 +38,21 @@ def operation(emitter: Callable[..., Any]) -> Any:
     return intrinsic(emitter)
 
 
+@operation
+def stand_alone(typingctx: Any) -> Any:
+    """Keep LLVM from copying the function in which this stands into its callers, over and over.
+
+    A large kernel that is called in many places takes a fraction of the time to compile so, and no longer to
+    run.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
 def address(builder: Any, array: Any, i: Any, j: Any, kind: Any) -> Any:
     """Return a pointer to array[i, j], in LLVM's language."""
     strides = cgutils.unpack_tuple(builder, array.strides, 2)
@@ -109,6 +124,14 @@ def add_product(builder: Any, total: Any, a: Any, b: Any) -> Any:
     return builder.fadd(total, builder.fmul(a, b, flags=("contract",)), flags=("contract",))
 
 
+def add_lanes(builder: Any, vector: Any) -> Any:
+    """Return the sum of a vector's numbers, in an order that suits the CPU."""
+    kind = ir.FunctionType(SINGLE, [SINGLE, VECTOR])
+    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+    add = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(add, [SINGLE(0.0), vector], fastmath=("reassoc",))
+
+
 tall_tile: Any = product_tile(ROWS)
 low_tile: Any = product_tile(ROWS // 2)
 
@@ -129,13 +152,9 @@ def dot_tile(typingctx: Any, a: Any, b: Any, out: Any, i: Any, j: Any, depth: An
                 ours = load(builder, a, r, k, VECTOR)
                 for line, total in zip(lines, totals, strict=True):
                     builder.store(add_product(builder, builder.load(total), ours, line), total)
-        kind = ir.FunctionType(SINGLE, [SINGLE, VECTOR])
-        add_lanes = cgutils.get_or_insert_function(
-            builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32"
-        )
         for r, totals in zip(rows, sums, strict=True):
             for c, total in zip(columns, totals, strict=True):
-                one = builder.call(add_lanes, [SINGLE(0.0), builder.load(total)], fastmath=("reassoc",))
+                one = add_lanes(builder, builder.load(total))
                 builder.store(one, address(builder, out, r, c, SINGLE), align=4)
         return context.get_dummy_value()
 
@@ -164,3 +183,38 @@ def transpose_tile(typingctx: Any, a: Any, out: Any, i: Any, j: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(a, out, i, j), emit
+
+
+@operation
+def dot_part(typingctx: Any, a: Any, i: Any, j: Any, b: Any, r: Any, c: Any, depth: Any) -> Any:
+    """a[i, j : j + depth] @ b[r, c : c + depth], for a depth that is a multiple of LANES."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, b = arrays(context, builder, signature, arguments)
+        _, i, j, _, r, c, depth = arguments
+        (total,) = zeros(builder, 1)
+        with cgutils.for_range_slice(builder, WORD(0), depth, WORD(LANES), WORD) as (k, _):
+            ours = load(builder, a, i, builder.add(j, k), VECTOR)
+            theirs = load(builder, b, r, builder.add(c, k), VECTOR)
+            builder.store(add_product(builder, builder.load(total), ours, theirs), total)
+        return add_lanes(builder, builder.load(total))
+
+    return types.float32(a, i, j, b, r, c, depth), emit
+
+
+@operation
+def add_part(typingctx: Any, scale: Any, a: Any, i: Any, j: Any, out: Any, r: Any, c: Any, depth: Any) -> Any:
+    """out[r, c : c + depth] += scale * a[i, j : j + depth], for a depth that is a multiple of LANES."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, out = arrays(context, builder, signature, arguments)
+        scale, _, i, j, _, r, c, depth = arguments
+        factor = spread(builder, scale)
+        with cgutils.for_range_slice(builder, WORD(0), depth, WORD(LANES), WORD) as (k, _):
+            line = load(builder, a, i, builder.add(j, k), VECTOR)
+            at = address(builder, out, r, builder.add(c, k), VECTOR)
+            before = builder.load(at, align=4, typ=VECTOR)
+            builder.store(add_product(builder, before, factor, line), at, align=4)
+        return context.get_dummy_value()
+
+    return types.void(scale, a, i, j, out, r, c, depth), emit

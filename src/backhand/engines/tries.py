@@ -15,6 +15,7 @@ import numpy as np
 
 from .kernels import ONE, Indices, Matrix, kernel, number, once
 from .padding import padded, zeros
+from .tiles import stand_alone
 
 
 class Trie(NamedTuple):
@@ -85,6 +86,7 @@ def grow(
     trie: Trie,
 ) -> tuple[int, int]:
     """Make the trie of the words X, up to their last target in Y; return its levels' and targets' number."""
+    stand_alone()
     n, T = Y.shape
     levels = 0
     for i in range(n):

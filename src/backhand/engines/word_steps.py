@@ -28,17 +28,17 @@ class WordModel:
 
     Args:
         function: takes the steps: (Xs, Ys, paces, losses, room, *extras).
-        axes: what the letters of each parameter's shape are, as `padding.blocks` reads them.
+        axes: returns what the axes of each parameter are, as `padding.blocks` reads them.
         weights: a named tuple of the parameters.
-        extras: returns room for what a step writes, and whatever else the function takes last; for n words
-            of T positions.
+        extras: returns room for what a step writes, and whatever else the function takes last; for
+            minibatches of a shape (steps, n, T).
         sources: modules whose kernels are in its machine code, beside SOURCES.
     """
 
     function: Callable[..., None]
-    axes: Mapping[str, str]
+    axes: Callable[[Settings], Mapping[str, str]]
     weights: Any
-    extras: Callable[[int, int, Sizes, Settings], Extras]
+    extras: Callable[[tuple[int, int, int], Sizes, Settings], Extras]
     sources: tuple[str, ...]
 
     @cached_property
@@ -48,11 +48,12 @@ class WordModel:
 
     def example(self) -> Sequence[Any]:
         """Return arguments of the steps, as small as they can be."""
-        letters = {axis[-1] for axes in self.axes.values() for axis in axes.split()}
+        axes = self.axes(Settings())
+        letters = {axis[-1] for each in axes.values() for axis in each.split()}
         sizes = dict.fromkeys(letters, 1)
         integers, line = np.zeros((1, 1, 1), np.int64), np.zeros(1, np.float32)
-        room = make_room(self.weights, self.axes, sizes)
-        return integers, integers, line[None], line, room, *self.extras(1, 1, sizes, Settings())
+        room = make_room(self.weights, axes, sizes)
+        return integers, integers, line[None], line, room, *self.extras((1, 1, 1), sizes, Settings())
 
     def take_steps(
         self,
@@ -64,10 +65,11 @@ class WordModel:
         settings: Settings,
     ) -> Tensor:
         """Copy parameters and moments into padded arrays, take the steps, and copy them back."""
-        n, T = Xs.shape[1:]
-        sizes = sizes_of(self.axes, {name: parameters[name].shape for name in self.axes})
-        room = make_room(self.weights, self.axes, sizes)
-        pairs = list(self.beside(room, sizes, parameters, moments))
+        steps, n, T = Xs.shape
+        axes = self.axes(settings)
+        sizes = sizes_of(axes, {name: parameters[name].shape for name in axes})
+        room = make_room(self.weights, axes, sizes)
+        pairs = list(beside(room, axes, sizes, parameters, moments))
         for values, part in pairs:
             part[:] = values.reshape(part.shape)
         losses = np.empty(len(rates), np.float32)
@@ -77,17 +79,18 @@ class WordModel:
             paces(rates, settings.steps_before, settings.weight_decay),
             losses,
             room,
-            *self.extras(n, T, sizes, settings),
+            *self.extras((steps, n, T), sizes, settings),
         )
         for values, part in pairs:
             values[:] = part.reshape(values.shape)
         return torch.from_numpy(losses)
 
-    def beside(
-        self, room: Room, sizes: Sizes, parameters: Parameters, moments: Moments
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each parameter and moment with the part of the room that is kept for it."""
-        shapes = {name: getattr(room.p, name).shape for name in self.axes}
-        for tensors, flat in zip((parameters, *moments), (room.flat, room.first, room.second), strict=True):
-            for name, whole in views(flat, shapes).items():
-                yield tensors[name].detach().numpy(), inner(self.axes[name], sizes, whole)
+
+def beside(
+    room: Room, axes: Mapping[str, str], sizes: Sizes, parameters: Parameters, moments: Moments
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each parameter and moment with the part of the room that is kept for it."""
+    shapes = {name: getattr(room.p, name).shape for name in axes}
+    for tensors, flat in zip((parameters, *moments), (room.flat, room.first, room.second), strict=True):
+        for name, whole in views(flat, shapes).items():
+            yield tensors[name].detach().numpy(), inner(axes[name], sizes, whole)

@@ -51,7 +51,10 @@ def no_value(case: Case) -> Finding | None:
     """Find that nothing was made though nothing raised: None."""
     if case.culprit.value is not None or why_it_raised(case) is not None:
         return None
-    return Finding("zero", {}, "None")
+    source, path = case.chosen.backward_source, case.paths.get(case.name, "")
+    written = simple_statements(source.statements) if source is not None else []
+    last = [s for s in written if path in assigned(s)][-1:]
+    return Finding("zero", {}, "None", at=tuple(last))
 
 
 def not_carried_on(case: Case) -> Finding | None:
