@@ -5,7 +5,7 @@ READY := .venv/ready
 # The tests are shared out to a process a core, each of some hundred MB: four at most.
 SHARED := -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test slow docs clean
+.PHONY: demo test slow docs notebooks dist clean
 
 # The main job: compare the 26 hand-written gradients with autograd's, train on the embedded names, draw 20 new ones.
 demo: $(READY)
@@ -29,6 +29,16 @@ slow: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Built: site/index.html"
+
+# A wheel and an sdist in dist/, tried outside this folder: the sdist's tests on the installed wheel.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -c 'import hatchling.build as b; b.build_wheel("dist"); b.build_sdist("dist")'
+	$(BIN)/pytest -m slow tests/test_distribution.py
+
+# The notebooks of notebooks/, from the course and from notebooks/layers.py.
+notebooks: $(READY)
+	$(BIN)/python notebooks/make.py
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; PyTorch is large, so this takes a minute or more) ..."

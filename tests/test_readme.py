@@ -16,7 +16,7 @@ import torch
 import backhand
 from backhand import cli
 
-FOLDERS = ("src", "tests", "benchmarks", "examples", "docs")
+FOLDERS = ("src", "tests", "benchmarks", "examples", "notebooks", "docs")
 ROOT = Path(__file__).parents[1]
 SLOW = ("words.md",)  # it trains
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

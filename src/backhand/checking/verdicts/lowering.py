@@ -159,10 +159,12 @@ def _by_asking(
     """Return for each line that asks for less the first gradient that it spoils, and no other line does.
 
     A line that spoils few is asked first: what it spoils follows from one above it as well. The first may
-    lose little, and what is made of it all the more.
+    lose little, and what is made of it all the more. Where it is wrong its line is told of already.
     """
     found: dict[str, Loss] = {}
     for statement, names in sorted(spoilt.items(), key=lambda item: len(item[1])):
+        if names and names[0] in wrong:
+            continue
         own = {n: measure.loss(n, measure.shown.user.get(n)) for n in names if n not in wrong}
         first = next((n for n, loss in own.items() if loss is not None and n not in found), None)
         if first is not None and any(n in losses for n in own):
