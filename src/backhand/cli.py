@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from .errors import BackhandError, CheckError, WrongGradientError
 from .language.config import CleaningStep, SplitName, TrainConfig, described
+from .language.recipes import CONFIGS
 from .rendering.output import drop_output, leave, of_the_machine, ready_output, show_json
 
 Options = Annotated[TrainConfig, arg(name="")]
@@ -317,6 +318,7 @@ def main() -> None:
 
         print(f"backhand {version('backhand')}")
         return
+    train.__annotations__["config"] = Annotated[options_of(sys.argv[1:]), arg(name="")]
     verbs = {verb.__name__: verb for verb in (check, learn, train, evaluate, sample, inspect, bench)}
     try:
         ready_output()
@@ -336,6 +338,17 @@ def main() -> None:
         drop_output()
     except (MemoryError, OSError, RuntimeError) as error:
         leave(of_the_machine(error), 1)
+
+
+def options_of(arguments: list[str]) -> type[TrainConfig]:
+    """Return the options of the type of model that the command line names: each has defaults of its own."""
+    kind = TrainConfig.type
+    for i, argument in enumerate(arguments):
+        if argument == "--type":
+            kind = "".join(arguments[i + 1 : i + 2])
+        elif argument.startswith("--type="):
+            kind = argument.removeprefix("--type=")
+    return CONFIGS.get(kind, TrainConfig)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from backhand.errors import RunError
 from .about import About
 from .config import TrainConfig
 from .files import refuse_no_file, write_atomically
-from .model import Model, parameter_shapes
+from .model_types import AnyModel, model_of, state_shapes
 from .vocabulary import Vocabulary
 
 MODEL = "model.safetensors"
@@ -45,8 +45,8 @@ class Checkpoint:
     """
 
     step: int
-    model: Model
-    latest: Model
+    model: AnyModel
+    latest: AnyModel
     generator: torch.Generator
     kept: int
     dev: float
@@ -91,22 +91,15 @@ class Checkpoint:
             reason = str(error).splitlines()[0]
             raise RunError(f"{path} is damaged, or does not fit run.json: {reason}{HINT}") from None
         vocabulary = about.vocabulary
-        model = model_of(tensors, vocabulary)
+        model = model_of(about.config, tensors, vocabulary)
         ahead = {name.removeprefix(LATEST): t for name, t in tensors.items() if name.startswith(LATEST)}
-        latest = model_of(ahead, vocabulary) if ahead else model
+        latest = model_of(about.config, ahead, vocabulary) if ahead else model
         return cls(state[0], model, latest, generator, *state[1:])
 
 
-def tensors_of(model: Model) -> dict[str, Tensor]:
-    """Return parameters and statistics by name, on the CPU."""
-    tensors = model.parameters | {"bnmean": model.bnmean, "bnstd": model.bnstd}
-    return {name: t.cpu().contiguous() for name, t in tensors.items()}
-
-
-def model_of(tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> Model:
-    """Return the model that these tensors are."""
-    names = ("C", "W1", "b1", "W2", "b2", "bngain", "bnbias")
-    return Model(vocabulary, {name: tensors[name] for name in names}, tensors["bnmean"], tensors["bnstd"])
+def tensors_of(model: AnyModel) -> dict[str, Tensor]:
+    """Return all that a checkpoint holds of a model by name, on the CPU."""
+    return {name: t.cpu().contiguous() for name, t in model.tensors.items()}
 
 
 def digest(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -148,8 +141,7 @@ def refuse_other_tensors(
     tensors: Mapping[str, Tensor], config: TrainConfig, vocabulary: Vocabulary, generator: torch.Generator
 ) -> None:
     """Raise unless the tensors are those of a run's model, or of two, and all are finite."""
-    shapes = parameter_shapes(config, len(vocabulary))
-    shapes |= {"bnmean": shapes["bngain"], "bnstd": shapes["bngain"]}
+    shapes = state_shapes(config, len(vocabulary))
     ahead = {LATEST + name: shape for name, shape in shapes.items()}
     shapes |= ahead if ahead.keys() & tensors.keys() else {}
     shapes[GENERATOR] = tuple(generator.get_state().shape)

@@ -2,21 +2,20 @@
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import tyro
 
 from backhand.errors import ConfigError
 
 EngineName = Literal["autograd", "chunked", "fused", "native"]
+ModelType = Literal["bigram", "mlp", "rnn", "gru", "transformer"]
 BatchNorm = Literal["calibrate", "running"]
 Keep = Literal["best", "last"]
 CleaningStep = Literal["first", "swap", "ascii", "lower", "strip", "dots", "nfc"]
 SplitName = Literal["train", "dev", "test", "all"]
 
 LECTURE_STEPS = 200_000
-PASSES = 35
-"""How often the lecture's 200,000 steps go through its training contexts."""
 
 
 def described(text: str, metavar: str | None = None, name: str | None = None) -> Any:
@@ -34,6 +33,14 @@ class TrainConfig:
     >>> TrainConfig(n_hidden=64).rate_at(150_000)
     0.01
     """
+
+    passes: ClassVar[int] = 35
+    """How often the lecture's 200,000 steps go through its training contexts."""
+
+    most_steps: ClassVar[int] = LECTURE_STEPS
+
+    type: ModelType = "mlp"
+    """the model, by makemore's name; each has its own defaults: --type gru --help"""
 
     words: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[WORDS]")] = "names"
     """a file with one word a line, a CSV file (with --column), or an embedded list: names, municipios"""
@@ -117,7 +124,9 @@ class TrainConfig:
                 continue
             if not is_whole(value) or value < 1:
                 raise ConfigError(f"{flag(name)} is {value!r:.50}; it must be a whole number from 1 up")
-        if self.batch_size == 1:
+        if self.type != self.__class__.type:
+            raise ConfigError(f"a {self.__class__.__name__} is of the type {self.__class__.type}")
+        if self.batch_size == 1 and self.type == "mlp":
             raise ConfigError("--batch-size is 1; batch norm needs at least 2 examples to have a variance")
         for name in ("rate", "final_rate"):
             value = getattr(self, name)
@@ -159,23 +168,30 @@ class TrainConfig:
     def fitting_steps(self, contexts: int) -> int:
         """Return how many steps go through so many training contexts 35 times, at most the lecture's 200,000.
 
+        Another type's recipe has numbers of its own.
+
         Rounded up to two digits: the lecture's 182,625 contexts would else take 199,746.
 
         >>> TrainConfig().fitting_steps(182_625), TrainConfig().fitting_steps(2_800)
         (200000, 3100)
         """
-        steps = math.ceil(PASSES * contexts / self.batch_size)
+        steps = math.ceil(self.passes * contexts / self.batch_size)
         unit = 10 ** max(0, len(str(steps)) - 2)
-        return min(LECTURE_STEPS, -(-steps // unit) * unit)
+        return min(self.most_steps, -(-steps // unit) * unit)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON can hold it."""
-        return dataclasses.asdict(self) | {"clean": list(self.clean)}
+        values = dataclasses.asdict(self) | {"clean": list(self.clean)}
+        if self.type == "mlp":
+            del values["type"]  # so that run folders of before there were types are like those of today
+        return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Return the configuration that `to_dict` was called on; raise ValueError for other fields."""
         fields = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(values, dict):
+            values = {"type": "mlp", **values}
         if not isinstance(values, dict) or values.keys() != fields or not isinstance(values["clean"], list):
             raise ValueError("the configuration lacks an option, or has one too many")
         return cls(**{**values, "clean": tuple(values["clean"])})

@@ -87,7 +87,8 @@ class Contexts:
             part.flat = self.flat[: count + self.block_size]
             part.windows = self.windows[:count]
             part._first = {}
-            part.__dict__.pop("merged", None)  # that of all contexts
+            for cached in ("merged", "whole"):  # those of all contexts
+                part.__dict__.pop(cached, None)
             self._first[count] = part
         return self._first[count]
 
@@ -103,6 +104,21 @@ class Contexts:
         """Yield all contexts and targets in order, a limited number at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+    @cached_property
+    def whole(self) -> "Words":
+        """The words of these contexts; where the last one's end is not among them, what there is of it."""
+        flat = self.flat[self.block_size :].long()  # (len(self),)
+        ends = (flat == 0).nonzero()[:, 0]  # (words,)
+        if not len(ends) or ends[-1] != len(flat) - 1:
+            ends = torch.cat([ends, torch.tensor([len(flat) - 1], device=flat.device)])
+        sizes = ends.diff(prepend=ends.new_tensor([-1]))  # (n,)
+        rows = torch.arange(len(sizes), device=flat.device).repeat_interleave(sizes)
+        t = torch.arange(len(flat), device=flat.device) - (ends - sizes + 1)[rows]
+        Y = flat.new_full((len(sizes), max(self.block_size + 1, int(sizes.max()))), -1)  # (n, T)
+        Y[rows, t] = flat
+        X = torch.cat([torch.zeros_like(Y[:, :1]), Y[:, :-1].clamp(min=0)], 1)  # (n, T)
+        return Words(X, Y, sizes)
 
     @cached_property
     def merged(self) -> "Merged":
@@ -121,6 +137,19 @@ class Contexts:
         X = torch.from_numpy(X).to(self.flat)
         rows, Y, counts = (torch.from_numpy(a).to(self.flat.device) for a in (rows, codes % base, counts))
         return Merged(X, rows, Y, counts)
+
+
+class Words(NamedTuple):
+    """Whole words, as the models take them that read them whole.
+
+    X: 0, the word's symbols, and 0 where it has ended, int64 (n, T).
+    Y: the word's symbols, 0 for its end, and -1 after it, int64 (n, T).
+    sizes: how many symbols of each are to be predicted, (n,).
+    """
+
+    X: Tensor
+    Y: Tensor
+    sizes: Tensor
 
 
 def count_distinct(chunks: Iterable[np.ndarray], below: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from backhand.errors import ConfigError
 
-from .model import Model, rows_at_once
+from .model import rows_at_once
+from .model_types import AnyModel
 
 LONGEST = 100
 """Letters after which a word ends in any case, so that a model that never ends one cannot go on for ever."""
@@ -42,7 +43,7 @@ class Sample:
 
 
 def draw_samples(
-    model: Model,
+    model: AnyModel,
     known: Collection[str],
     *,
     n: int,
@@ -82,7 +83,7 @@ def draw_samples(
 
 
 def draw_words(
-    model: Model,
+    model: AnyModel,
     generator: torch.Generator,
     *,
     temperature: float = 1.0,
@@ -118,7 +119,7 @@ def draw_words(
 
 
 def draw_word(
-    model: Model, distributions: Distributions, begin: list[int], generator: torch.Generator
+    model: AnyModel, distributions: Distributions, begin: list[int], generator: torch.Generator
 ) -> str:
     """Draw one word with `torch.multinomial`, a symbol at a time."""
     word = list(begin)
@@ -132,7 +133,7 @@ def draw_word(
     return model.vocabulary.decode(word)
 
 
-def tabulate(model: Model, distributions: Distributions) -> Distributions:
+def tabulate(model: AnyModel, distributions: Distributions) -> Distributions:
     """Return the same distributions from a table of all contexts, if there are few enough of them."""
     base, block_size = len(model.vocabulary), model.block_size
     if base**block_size > TABLE or base ** (block_size + 1) > TABLED:
@@ -144,7 +145,7 @@ def tabulate(model: Model, distributions: Distributions) -> Distributions:
 
 
 def draw_block(
-    model: Model, distributions: Distributions, begin: list[int], generator: torch.Generator
+    model: AnyModel, distributions: Distributions, begin: list[int], generator: torch.Generator
 ) -> list[str]:
     """Draw BLOCK words side by side, each symbol by inverting its cumulative distribution."""
     words = torch.zeros(BLOCK, model.block_size + max(LONGEST, len(begin)), dtype=torch.int64)
@@ -173,7 +174,7 @@ def invert(probs: Tensor, chances: Tensor) -> Tensor:
     return (cumulative <= chances * cumulative[:, -1:]).sum(1)
 
 
-def as_text(words: Tensor, model: Model) -> list[str]:
+def as_text(words: Tensor, model: AnyModel) -> list[str]:
     """Return each row of symbols as a word, without the zeros at its end."""
     if model.vocabulary.clusters:
         return [model.vocabulary.decode(filter(None, row)) for row in words.tolist()]

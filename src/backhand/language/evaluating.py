@@ -144,8 +144,9 @@ def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | N
         tries.append("--keep best")
     if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
         tries.append("fewer --steps")
-    tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
-    if config.block_size > 2:
+    if config.type in ("mlp", "rnn", "gru"):
+        tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
+    if config.type == "mlp" and config.block_size > 2:
         tries.append(f"a shorter context (--block-size {config.block_size - 1})")
     low, high = (dev.uniform, dev.loss) if dev.loss > dev.uniform else (dev.bigram, dev.loss)
     return f"worse than {than}: dev loss {high:.3f}, not {low:.3f}. Try {', '.join(tries)}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.engines.stepping import by_hand
+from backhand.errors import ConfigError
 from backhand.passes import mlp_chunked
 
 from .about import ABOUT
@@ -99,6 +100,8 @@ def inspect(what: Run | TrainConfig | str | Path, *, png: str | Path | None = No
     torch.Size([32, 8])
     """
     run = find_run(what)
+    if run.config.type != "mlp":
+        raise ConfigError(f"{run.path} is of the type {run.config.type}; inspect looks into the mlp alone")
     contexts = run.contexts().train
     generator = torch.Generator()
     generator.set_state(run.generator.get_state())  # the run itself goes on undisturbed

@@ -78,6 +78,11 @@ class Model:
         """How many symbols of context the model sees."""
         return self.parameters["W1"].shape[0] // self.parameters["C"].shape[1]
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and statistics, by name."""
+        return self.parameters | {"bnmean": self.bnmean, "bnstd": self.bnstd}
+
     def to(self, device: str) -> "Model":
         """Return the model on a device."""
         parameters = {name: p.to(device) for name, p in self.parameters.items()}

@@ -14,7 +14,7 @@ from .checkpoint import MODEL, Checkpoint
 from .config import TrainConfig
 from .contexts import Contexts, Splits, split_words
 from .drawing import LECTURE_SEED, Sample, draw_samples
-from .model import Model
+from .model_types import AnyModel
 from .vocabulary import Vocabulary
 from .words import hash_words, load_words
 
@@ -46,8 +46,8 @@ class Run:
     vocabulary: Vocabulary
     words_sha256: str
     step: int
-    model: Model
-    latest: Model
+    model: AnyModel
+    latest: AnyModel
     generator: torch.Generator
     kept: int = 0
     dev: float = inf

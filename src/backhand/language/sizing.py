@@ -1,11 +1,12 @@
 """Refusing models that this machine's memory cannot hold, before it is asked to."""
 
+import math
 import os
 
 from backhand.errors import ConfigError
 
 from .config import TrainConfig
-from .model import parameter_shapes
+from .model_types import shapes_of
 
 COPIES = 4
 """Parameters, the engine's padded ones, a copy to look for what went wrong, and one that is kept."""
@@ -13,10 +14,7 @@ COPIES = 4
 
 def refuse_size(config: TrainConfig, vocab_size: int) -> None:
     """Raise if a model, or a step of its training, needs more memory than there is."""
-    numbers = 0
-    for shape in parameter_shapes(config, vocab_size).values():
-        rows, *columns = shape
-        numbers += rows * (columns[0] if columns else 1)
+    numbers = sum(math.prod(shape) for shape in shapes_of(config, vocab_size).values())
     inputs = config.block_size * (config.n_embd + 4)  # int64 contexts, twice, beside the embedding
     step = config.batch_size * (inputs + 4 * config.n_hidden + 3 * vocab_size)
     needed, there = 4 * (COPIES * numbers + step), memory()

@@ -17,7 +17,8 @@ from .checkpoint import MODEL
 from .config import TrainConfig, flag
 from .contexts import Contexts, Splits
 from .locking import LOCK, locked, refuse_held
-from .model import Model, draw_parameters
+from .model_types import draw_model
+from .recipes import WordConfig
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run, make_contexts
 from .sizing import refuse_size
 from .tensorboard import writer_class
@@ -97,6 +98,8 @@ def new_run(config: TrainConfig, path: Path, words: list[str]) -> tuple[Run, Spl
         raise WordsError(
             f"{config.words}: all words are made of one letter, {vocabulary.letters!r}; nothing to learn"
         )
+    if isinstance(config, WordConfig):
+        config = dataclasses.replace(config, block_size=max(len(vocabulary.encode(word)) for word in words))
     refuse_size(config, len(vocabulary))
     splits = make_contexts(words, vocabulary, config, config.device)
     words_sha256 = hash_words(words)
@@ -107,9 +110,7 @@ def new_run(config: TrainConfig, path: Path, words: list[str]) -> tuple[Run, Spl
         keep=config.keep or ("last" if lecture else "best"),
     )
     generator = torch.Generator().manual_seed(config.seed)
-    parameters = draw_parameters(config, len(vocabulary), generator)
-    bnmean, bnstd = torch.zeros(1, config.n_hidden), torch.ones(1, config.n_hidden)
-    model = Model(vocabulary, parameters, bnmean, bnstd).to(config.device)
+    model = draw_model(config, vocabulary, generator).to(config.device)
     return Run(path, config, vocabulary, words_sha256, 0, model, model, generator), splits
 
 
@@ -131,8 +132,8 @@ def absolute(words: str) -> str:
 
 def refuse_contradiction(config: TrainConfig, run: Run) -> None:
     """Raise unless every option is as the run has it, or left at its default."""
-    for field in dataclasses.fields(TrainConfig):
-        given, there = getattr(config, field.name), getattr(run.config, field.name)
+    for field in dataclasses.fields(config):
+        given, there = getattr(config, field.name), getattr(run.config, field.name, None)
         if field.name == "words":
             given = absolute(given)
         if given not in (there, field.default):

@@ -10,9 +10,11 @@ from math import inf
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from backhand.engines import ENGINES, Engine, Running
 from backhand.engines.nonfinite import first_nonfinite
+from backhand.engines.word_engines import WORD_ENGINES
 from backhand.errors import NonFiniteError
 from backhand.showing import plain
 
@@ -26,6 +28,7 @@ from .plotting import plot_history
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run
 from .starting import started
 from .tensorboard import TensorBoardLog
+from .word_models import WordModel
 
 Watch = Callable[[int, int, float], None]
 WatchDev = Callable[[int, float], None]
@@ -158,7 +161,7 @@ def measure(run: Run, splits: Splits[Contexts]) -> float:
     first words are a sample of them all.
     """
     latest = run.latest
-    if run.config.batch_norm == "calibrate":
+    if isinstance(latest, Model) and run.config.batch_norm == "calibrate":
         statistics = calibrate(latest.parameters, splits.train.first(ENOUGH))
         latest = Model(run.vocabulary, latest.parameters, *statistics)
     dev = latest.loss(splits.dev.first(ENOUGH))
@@ -175,25 +178,42 @@ def blocks(run: Run, contexts: Contexts, stop: int, engine: Engine | None) -> It
     once are those of k draws, and the generator is left in the same state.
     """
     config, parameters = run.config, run.latest.parameters
-    engine = engine or ENGINES[config.engine]
-    running = Running(run.latest.bnmean, run.latest.bnstd) if config.batch_norm == "running" else None
+    whole = contexts.whole if isinstance(run.latest, WordModel) else None
+    examples = len(contexts) if whole is None else len(whole.X)
     most = max(1, AT_ONCE // (config.batch_size * max(8, config.block_size)))
     steps = 1
     while run.step < stop:
         steps = min(steps, stop - run.step)
         began = time.perf_counter()
-        rows = torch.randint(0, len(contexts), (steps, config.batch_size), generator=run.generator)
-        Xs, Ys = contexts[rows.to(contexts.flat.device)]  # (steps, n, block_size), (steps, n)
+        rows = torch.randint(0, examples, (steps, config.batch_size), generator=run.generator)
+        rows = rows.to(contexts.flat.device)
+        # (steps, n, block_size) and (steps, n), or both (steps, n, T)
+        Xs, Ys = contexts[rows] if whole is None else (whole.X[rows], whole.Y[rows])
         rates = [config.rate_at(step) for step in range(run.step, run.step + steps)]
         before = {name: p.clone() for name, p in parameters.items()}
-        losses = engine(parameters, Xs, Ys, rates, running)
+        losses = take_steps(run, Xs, Ys, rates, engine)
         if not all(tensor.isfinite().all() for tensor in (losses, *parameters.values())):
-            origin = first_nonfinite(config.engine, before, Xs, Ys, rates)
+            origin = first_nonfinite(config.engine, before, Xs, Ys, rates) if whole is None else None
             raise NonFiniteError(explain_nonfinite(run, origin))
         run.step += steps
         yield losses.tolist()
         pace = steps / (time.perf_counter() - began)
         steps = max(1, min(2 * steps, round(0.1 * pace), most))
+
+
+def take_steps(run: Run, Xs: Tensor, Ys: Tensor, rates: list[float], engine: Engine | None = None) -> Tensor:
+    """Train the latest model on some minibatches, by the configuration's engine unless another is given.
+
+    Returns:
+        Their losses.
+    """
+    config, latest = run.config, run.latest
+    if isinstance(latest, WordModel):
+        state = latest.parameters, Xs, Ys, rates, latest.moments, latest.settings(run.step)
+        return WORD_ENGINES[config.engine](config.type, *state)
+    running = Running(latest.bnmean, latest.bnstd) if config.batch_norm == "running" else None
+    engine = engine or ENGINES[config.engine]
+    return engine(latest.parameters, Xs, Ys, rates, running)
 
 
 def explain_nonfinite(run: Run, origin: tuple[int, str] | None) -> str:
@@ -209,7 +229,7 @@ def checkpoint(run: Run, contexts: Contexts, history: History) -> None:
     """Save the run with a usable model: calibrated, unless it keeps running statistics."""
     if run.config.keep == "last" or run.dev == inf or run.step == steps_of(run) == run.kept:
         run.model, run.kept = run.latest, run.step
-    if run.config.batch_norm == "calibrate":
+    if isinstance(run.model, Model) and run.config.batch_norm == "calibrate":
         same = run.model is run.latest
         bnmean, bnstd = calibrate(run.model.parameters, contexts)
         run.model = Model(run.vocabulary, run.model.parameters, bnmean, bnstd)

@@ -30,11 +30,14 @@ def score_table(scores: Sequence[Score]) -> RenderableType:
 
 def run_line(run: Run) -> Text:
     """Show in a sentence what was trained and where it is."""
-    how = "calibrated over the training split" if run.config.batch_norm == "calibrate" else "running"
+    how = f"{run.config.type}, {run.config.engine} engine"
+    if run.config.type == "mlp":
+        kind = "calibrated over the training split" if run.config.batch_norm == "calibrate" else "running"
+        how = f"{run.config.engine} engine, batch norm {kind}"
     kept = f", the best of which is kept: step {run.kept:,}" if run.kept != run.step else ""
     return Text(
         f"{count_parameters(run.model.parameters):,} parameters after {run.step:,} steps{kept} "
-        f"({run.config.engine} engine, batch norm {how}), saved in {plain(str(run.path))}"
+        f"({how}), saved in {plain(str(run.path))}"
     )
 
 

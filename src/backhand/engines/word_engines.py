@@ -1,0 +1,144 @@
+"""Steps of AdamW for the models that read whole words: one engine a way to get the gradients."""
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from backhand.passes import bigram_model, gru_model, rnn_model, transformer_model
+
+from . import adamw, native, native_words
+from .dropping import BRANCHES, masks
+from .native_words import Moments, Settings
+from .stepping import Parameters
+
+TEXTBOOKS: Mapping[str, ModuleType] = {
+    "bigram": bigram_model,
+    "rnn": rnn_model,
+    "gru": gru_model,
+    "transformer": transformer_model,
+}
+"""The pass of each type."""
+
+MACHINE_CODE = frozenset({"rnn", "gru", "transformer"})
+"""Types whose steps exist as machine code; the others' are taken by the chunked engine."""
+
+
+class WordEngine(Protocol):
+    """Some steps of training: updates parameters and moments in place, returns the losses."""
+
+    def __call__(
+        self,
+        kind: str,
+        parameters: Parameters,
+        Xs: Tensor,
+        Ys: Tensor,
+        rates: Sequence[float],
+        moments: Moments,
+        settings: Settings,
+    ) -> Tensor:
+        """Take one step for each minibatch, as `native_words.take_steps` does."""
+        ...
+
+
+def extras(kind: str, parameters: Parameters, X: Tensor, settings: Settings, step: int) -> dict[str, Any]:
+    """Return what a pass is given beside words and parameters."""
+    if kind != "transformer":
+        return {}
+    layers, width = parameters["gain1"].shape
+    if not settings.dropout:
+        kept = torch.ones(layers, BRANCHES, 1, 1, 1, dtype=torch.bool, device=X.device)
+    else:
+        drawn = masks(X, layers, width, rate=settings.dropout, seed=settings.seed, step=step)
+        kept = drawn != 0
+    return {"heads": settings.heads, "kept": kept, "dropout": settings.dropout}
+
+
+def trimmed(X: Tensor, Y: Tensor, more: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Return a minibatch without the positions at which all words have ended."""
+    used = int((Y >= 0).sum(1).max())
+    if "kept" in more:
+        more = more | {"kept": more["kept"][:, :, :, :used]}
+    return X[:, :used], Y[:, :used], more
+
+
+def by_autograd(kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]):
+    """Return the loss and PyTorch's own gradients."""
+    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+    with torch.enable_grad():
+        loss = TEXTBOOKS[kind].forward(X, Y, **leaves, **more)["loss"]
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    return loss.detach(), {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+
+def by_hand(kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]):
+    """Return the loss and the hand-written gradients."""
+    textbook = TEXTBOOKS[kind]
+    tensors = textbook.forward(X, Y, **parameters, **more)
+    saved = inspect.signature(textbook.backward).parameters
+    return tensors["loss"], textbook.backward(**{name: tensors[name] for name in saved})
+
+
+def descend(gradients_of: Any) -> WordEngine:
+    """Return the engine that takes its gradients from one of the two."""
+
+    @torch.no_grad()
+    def engine(
+        kind: str,
+        parameters: Parameters,
+        Xs: Tensor,
+        Ys: Tensor,
+        rates: Sequence[float],
+        moments: Moments,
+        settings: Settings,
+    ) -> Tensor:
+        losses = []
+        for i, (X, Y, rate) in enumerate(zip(Xs, Ys, rates, strict=True)):
+            step = settings.steps_before + i
+            minibatch = trimmed(X, Y, extras(kind, parameters, X, settings, step))
+            loss, gradients = gradients_of(kind, parameters, *minibatch)
+            adamw.update(
+                parameters, gradients, *moments, rate=rate, weight_decay=settings.weight_decay, step=step + 1
+            )
+            losses.append(loss)
+        return torch.stack(losses)
+
+    return engine
+
+
+chunked = descend(by_hand)
+
+
+def machine_code(
+    kind: str,
+    parameters: Parameters,
+    Xs: Tensor,
+    Ys: Tensor,
+    rates: Sequence[float],
+    moments: Moments,
+    settings: Settings,
+) -> Tensor:
+    """Take some steps in machine code; where that cannot be, the chunked engine does.
+
+    It says so in a NativeEngineWarning, unless it is because of the type or a GPU.
+    """
+    take = chunked
+    if kind in MACHINE_CODE and next(iter(parameters.values())).device.type == "cpu":
+        reason = native.why_not(parameters)
+        if reason is None:
+            take = native_words.take_steps
+        else:
+            text = f"{reason}; the chunked engine takes its place"
+            warnings.warn(text, native.NativeEngineWarning, stacklevel=2)
+    return take(kind, parameters, Xs, Ys, rates, moments, settings)
+
+
+WORD_ENGINES: Mapping[str, WordEngine] = {
+    "autograd": descend(by_autograd),
+    "chunked": chunked,
+    "native": machine_code,
+}

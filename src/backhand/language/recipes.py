@@ -1,0 +1,136 @@
+"""The options of the models that read whole words: a configuration a type, whose defaults are its recipe."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import tyro
+
+from backhand.errors import ConfigError
+
+from .config import BatchNorm, EngineName, ModelType, TrainConfig, flag, is_number, is_whole
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordConfig(TrainConfig):
+    """One training run of a model that reads whole words, by AdamW.
+
+    Of the options of the lecture's model, those that have no meaning here are left at their defaults:
+    `block_size` becomes the length of the longest word, and there is no batch norm.
+
+    >>> [round(CONFIGS["gru"](steps=100).rate_at(step), 6) for step in (0, 50, 99)]
+    [0.002, 0.001, 0.0]
+    """
+
+    passes: ClassVar[int] = 7  # fifty times through the lecture's words, of seven symbols each
+    most_steps: ClassVar[int] = 40_000
+
+    block_size: Annotated[int, tyro.conf.Suppress] = 3
+    drop_at: Annotated[float, tyro.conf.Suppress] = 0.5
+    batch_norm: Annotated[BatchNorm, tyro.conf.Suppress] = "calibrate"
+    batch_size: int = 32
+    """words in a minibatch"""
+
+    n_embd: int = 64
+    """size of the embedding of one symbol; of a transformer, of everything"""
+
+    n_hidden: int = 64
+    """numbers in a state of an rnn or gru"""
+
+    rate: float = 2e-3
+    """learning rate at first; it falls along half a cosine"""
+
+    final_rate: float = 0.0
+    """learning rate in the end"""
+
+    weight_decay: float = 0.01
+    """what share of a parameter a step takes away, in learning rates"""
+
+    layers: int = 4
+    """of a transformer"""
+
+    heads: int = 4
+    """of a transformer's attention"""
+
+    dropout: float = 0.0
+    """share of the numbers that a transformer's branches drop in training"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.type == "bigram" and self.engine == "native":
+            raise ConfigError("--engine native has no --type bigram; choose autograd or chunked")
+        if self.engine == "fused":
+            raise ConfigError(f"--engine fused is of the type mlp; --type {self.type} has the others")
+        for name in ("layers", "heads"):
+            value = getattr(self, name)
+            if not is_whole(value) or value < 1:
+                raise ConfigError(f"{flag(name)} is {value!r:.50}; it must be a whole number from 1 up")
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise ConfigError(f"--dropout is {self.dropout!r:.50}; it is a share, at least 0 and below 1")
+        if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"--weight-decay is {self.weight_decay!r:.50}; it must be a number from 0 up")
+        if self.type == "transformer" and self.n_embd % self.heads:
+            raise ConfigError(
+                f"--n-embd is {self.n_embd}; {self.heads} heads cannot share it, take a multiple of --heads"
+            )
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        done = step / (self.steps or self.most_steps)
+        return self.final_rate + (self.rate - self.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BigramConfig(WordConfig):
+    """A run of the bigram model."""
+
+    type: ModelType = "bigram"
+    """the model, by makemore's name"""
+    engine: EngineName = "chunked"
+    """whose backward pass: PyTorch's, or the one by hand; there is no machine code of it"""
+    rate: float = 0.02
+    """learning rate at first; it falls along half a cosine"""
+    weight_decay: float = 0.0
+    """what share of a parameter a step takes away, in learning rates"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RnnConfig(WordConfig):
+    """A run of the rnn."""
+
+    type: ModelType = "rnn"
+    """the model, by makemore's name"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GruConfig(WordConfig):
+    """A run of the gru."""
+
+    type: ModelType = "gru"
+    """the model, by makemore's name"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(WordConfig):
+    """A run of the transformer: without dropout and weight decay it overfits the lecture's list."""
+
+    most_steps: ClassVar[int] = 20_000
+    type: ModelType = "transformer"
+    """the model, by makemore's name"""
+    batch_size: int = 64
+    """words in a minibatch"""
+    dropout: float = 0.2
+    """share of the numbers that a transformer's branches drop in training"""
+    weight_decay: float = 0.1
+    """what share of a parameter a step takes away, in learning rates"""
+
+
+CONFIGS: Mapping[str, type[TrainConfig]] = {
+    "bigram": BigramConfig,
+    "mlp": TrainConfig,
+    "rnn": RnnConfig,
+    "gru": GruConfig,
+    "transformer": TransformerConfig,
+}
+"""The options of each type of model."""

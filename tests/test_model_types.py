@@ -1,0 +1,82 @@
+import dataclasses
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from backhand import ConfigError, Run, TrainConfig, evaluate, sample, train
+from backhand.language.recipes import CONFIGS, WordConfig
+from backhand.language.training import TrainingInterrupted
+
+TYPES = ("bigram", "rnn", "gru", "transformer")
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    path = tmp_path / "words.txt"
+    stems = ("ana", "bel", "cora", "dan", "eli", "fen")
+    path.write_text("\n".join(a + b for a in stems for b in stems))
+    return path
+
+
+def small(kind: str, words: Path, **more: object) -> WordConfig:
+    config = CONFIGS[kind](words=str(words), engine="chunked", n_embd=8, n_hidden=9, batch_size=5, steps=40)
+    assert isinstance(config, WordConfig)
+    return dataclasses.replace(config, layers=2, heads=2, **more)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_run_of_each_type_is_trained_saved_measured_and_sampled(
+    kind: str, words: Path, tmp_path: Path
+) -> None:
+    run = train(small(kind, words), out=tmp_path / "run")
+    again = Run.load(tmp_path / "run")
+    assert again.config == run.config
+    losses = {score.words: score.loss for score in evaluate(again)}
+    assert losses == pytest.approx(run.results)
+    assert losses["train"] < 2.45  # ln 12 = 2.48 of guessing blindly
+    assert len(sample(again, n=3, prefix="be")) == 3
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_loss_is_that_of_the_probabilities_from_which_words_are_drawn(
+    kind: str, words: Path, tmp_path: Path
+) -> None:
+    run = train(small(kind, words), out=tmp_path / "run")
+    dev = run.contexts().dev
+    X, Y = dev[:]
+    logprobs = run.model.logits(X).log_softmax(1)
+    assert -logprobs[torch.arange(len(Y)), Y].mean().item() == pytest.approx(run.results["dev"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_autograd_trains_to_the_same_loss(kind: str, words: Path, tmp_path: Path) -> None:
+    runs = [train(small(kind, words, engine=e), out=tmp_path / e) for e in ("chunked", "autograd")]
+    assert runs[0].results["dev"] == pytest.approx(runs[1].results["dev"], abs=1e-4)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(words: Path, tmp_path: Path) -> None:
+    whole = train(small("transformer", words), out=tmp_path / "whole")
+
+    def interrupt(step: int, steps: int, loss: float) -> None:
+        if step >= 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingInterrupted):
+        train(small("transformer", words), out=tmp_path / "cut", watch=interrupt)
+    resumed = train(TrainConfig(words=str(words)), out=tmp_path / "cut", resume=True)
+    assert all(torch.equal(p, resumed.model.parameters[name]) for name, p in whole.model.parameters.items())
+
+
+def test_options_that_a_type_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="fused"):
+        CONFIGS["gru"](engine="fused")
+    with pytest.raises(ConfigError, match="heads"):
+        CONFIGS["transformer"](n_embd=10)
+    with pytest.raises(ConfigError, match="type mlp"):
+        TrainConfig(type="rnn")
+
+
+def test_run_json_of_the_lectures_model_is_what_it_was() -> None:
+    assert "type" not in TrainConfig().to_dict()
