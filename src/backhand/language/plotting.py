@@ -11,6 +11,9 @@ from torch import Tensor
 from .config import TrainConfig
 from .history import Curves
 
+MARKS = 12
+"""Changes of the rate that are marked at most: more labels would cover one another, and take minutes."""
+
 
 def plot_history(curves: Curves, config: TrainConfig, kept: int | None) -> bytes:
     """Draw the loss, raw and smoothed, and the development loss, on a log axis; return a PNG.
@@ -35,8 +38,7 @@ def plot_history(curves: Curves, config: TrainConfig, kept: int | None) -> bytes
     if kept is not None:
         where = np.flatnonzero(measured == kept)
         axes.plot(measured[where], devs[where], "o", color="#31a354", label=f"kept: step {kept:,}")
-    drops = [0, *(np.flatnonzero(np.diff(rates)) + 1)]
-    for start in drops:
+    for start in rate_marks(rates):
         if start:
             axes.axvline(start, color="#d95f02", linewidth=1, linestyle="--")
         axes.annotate(
@@ -60,6 +62,18 @@ def plot_history(curves: Curves, config: TrainConfig, kept: int | None) -> bytes
     )
     axes.legend(loc="upper right")
     return to_png(figure)
+
+
+def rate_marks(rates: np.ndarray) -> list[int]:
+    """Return the steps at which the learning rate is marked: the first, and each where it changes.
+
+    Of a rate that falls along a curve, which is another one at almost every step, the first and the last.
+
+    >>> rate_marks(np.array([0.1, 0.1, 0.1, 0.01])), rate_marks(np.linspace(1, 0, 100))
+    ([0, 3], [0, 99])
+    """
+    marks = [0, *(np.flatnonzero(np.diff(rates)) + 1).tolist()]
+    return marks if len(marks) <= MARKS else [0, len(rates) - 1]
 
 
 def plot_heat_maps(tensors: Mapping[str, Tensor]) -> bytes:
