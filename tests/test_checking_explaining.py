@@ -124,7 +124,8 @@ def test_an_operation_without_a_rule_is_answered_by_autograds_own_product() -> N
 def test_a_line_with_several_operations_is_explained_from_the_outermost_inwards() -> None:
     assert rules("h = torch.tanh(embcat @ W1 + b1)", "W1") == [
         "tanh: with r1 for `embcat @ W1 + b1`: dr1 gets (1 - h ** 2) * dh",
-        "with r2 for `embcat @ W1`: dr2 gets dr1, summed over the axes along which it was broadcast",
+        "with r2 for `embcat @ W1`: dr2 gets dr1, summed over the axes along which it was broadcast, if it "
+        "was",
         "dW1 gets embcat.T @ dr2",
     ]
 
@@ -143,3 +144,14 @@ def test_without_source_there_is_no_rule() -> None:
     exec("def forward(x):\n    loss = (x * x).sum()\n    return locals()\n", module)
     report = backhand.check(module["forward"], lambda x: {"dx": 2 * x}, inputs={"x": torch.randn(3)})
     assert report.explain("x") == "dx: no source line of the forward is known that uses x."
+
+
+def test_a_rule_sums_over_the_axes_of_the_broadcast_and_over_none_where_the_shapes_are_the_same() -> None:
+    shapes = {"x": (5, 3), "W": (3, 4), "b": (4,), "z": (5, 4), "s": (5, 1), "y": (5, 4)}
+    assert rules("z = x @ W + b", "b", shapes) == ["db gets dz, summed over axis 0"]
+    assert rules("z = x @ W + b", "W", shapes)[0].endswith("dr1 gets dz")
+    assert rules("y = z * s", "s", shapes) == ["ds gets z * dy, summed over axis 1"]
+    assert rules("y = z * s", "z", shapes) == ["dz gets s * dy"]
+    explained = backhand.check(mlp_chunked).explain("bndiff")
+    assert "dbndiff gets bnvar_inv * dbnraw" in explained
+    assert "summed" not in explained

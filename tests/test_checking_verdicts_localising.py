@@ -230,3 +230,19 @@ def test_a_gradient_found_wrong_on_a_later_draw_alone_is_wrong() -> None:
     )
     assert [row.name for row in report.culprits] == ["x"]
     assert report.draws == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "name"), [("dh = dlogits @ W2.T", "h"), ("dprobs = dlogprobs / probs", "probs")]
+)
+def test_lines_that_fail_for_a_gradient_left_at_none_are_no_culprits(line: str, name: str) -> None:
+    report = backhand.check(altered(mlp_chunked, (line, f"d{name} = None")))
+    assert report.raised is not None
+    assert [(row.name, row.mistake and row.mistake.kind) for row in report.culprits] == [(name, "zero")]
+
+
+def test_a_gradient_that_is_none_until_a_line_asks_for_it_is_no_culprit() -> None:
+    filled = "dh = None\n    if dh is None:\n        dh = dlogits @ W2.T"
+    wrong = ("(1 - h**2) * dh", "undefined * dh")
+    report = backhand.check(altered(mlp_chunked, ("dh = dlogits @ W2.T", filled), wrong))
+    assert [row.name for row in report.culprits] == ["hpreact"]

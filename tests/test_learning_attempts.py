@@ -101,6 +101,7 @@ def test_what_a_file_prints_is_kept_and_stays_off_the_screen(tmp_path: Path, cap
 def test_a_backward_that_changes_its_input_is_not_done(tmp_path: Path):
     attempt = judged(tmp_path, find("product"), changed(find("product"), ("da = b * dy", "da = b.mul_(dy)")))
     assert not attempt.done
+    assert attempt.credit < 1
 
 
 def test_of_several_states_under_one_name_a_wrong_one_is_told(tmp_path: Path):
@@ -140,3 +141,51 @@ def test_a_file_that_prints_without_end_floods_neither_screen_nor_memory(tmp_pat
     assert sum(len(line) for line in attempt.printed) < 2000
     assert "end" not in attempt.printed  # only the beginning was kept
     assert capfd.readouterr() == ("", "")
+
+
+TOP_DOWN = (
+    ("dlogprobs = ...", "dlogprobs = -F.one_hot(Yb, probs.shape[1]) / n"),
+    ("dprobs = ...", "dprobs = dlogprobs / probs"),
+    ("dcounts_sum_inv = ...", "dcounts_sum_inv = (counts * dprobs).sum(1, keepdim=True)"),
+)
+HALF = ("dcounts = ...", "dcounts = counts_sum_inv * dprobs")
+SUM = ("dcounts_sum = ...", "dcounts_sum = -(counts_sum**-2) * dcounts_sum_inv")
+REST = ("dcounts += ...", "dcounts += dcounts_sum")
+WHOLE = ("dcounts = ...", "dcounts = counts_sum_inv * dprobs - counts_sum**-2 * dcounts_sum_inv")
+BELOW = ("dnorm_logits = ...", "dnorm_logits = counts * dcounts")
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdict", "so_far", "next_name"),
+    [
+        ((HALF,), "todo", True, "dcounts_sum"),
+        ((HALF, SUM), "todo", True, "dcounts"),
+        ((HALF, SUM, REST), "right", False, "dnorm_logits"),
+        ((WHOLE,), "right", False, "dcounts_sum"),
+        ((WHOLE, BELOW), "right", False, "dcounts_sum"),
+        ((WHOLE, SUM, ("    dcounts += ...  # what comes through another path\n", "")), "right", False, None),
+        ((HALF, SUM, ("    dcounts += ...  # what comes through another path\n", "")), "wrong", False, None),
+        ((("dcounts = ...", "dcounts = -counts_sum_inv * dprobs"),), "wrong", False, "dcounts"),
+    ],
+)
+def test_a_gradient_of_two_stages_is_right_so_far_in_any_order(lines, verdict, so_far, next_name, tmp_path):
+    exercise = find("mlp_chunked")
+    text = blank(exercise).replace("\nimport torch", "\nimport torch\nimport torch.nn.functional as F")
+    for old, new in (*TOP_DOWN, *lines):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    attempt = judged(tmp_path, exercise, text)
+    dcounts = next(g for g in attempt.gradients if g.name == "dcounts")
+    assert (dcounts.verdict, dcounts.so_far) == (verdict, so_far)
+    assert ("right so far" in dcounts.reason) == so_far
+    assert next_name is None or attempt.next_gradient.name == next_name
+    assert not attempt.problem
+
+
+def test_a_blank_stage_keeps_the_numbers_of_the_lines_below_it(tmp_path: Path):
+    exercise = find("mlp_chunked")
+    text = blank(exercise).replace("dcounts += ...", "dcounts += (\n        ...\n    )")
+    text = text.replace("dnorm_logits = ...", "dnorm_logits = 1 / 0")
+    attempt = judged(tmp_path, exercise, text)
+    number = text.splitlines().index("    dnorm_logits = 1 / 0  # (n, vocabulary)") + 1
+    assert f"line {number}: " in attempt.problem

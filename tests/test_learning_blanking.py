@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attempting import judged
-from backhand.learning.blanking import answer, asked, blank, solved
+from backhand.learning.blanking import answer, asked, blank, second_stages, solved
 from backhand.learning.course import Exercise, course, find
 from backhand.learning.hints import hints
 
@@ -34,13 +34,15 @@ def test_a_blank_gives_every_shape_and_no_answer(exercise: Exercise):
     assert all(asked(exercise).values())
     backward = blank(exercise).split("def backward", 1)[1].split("def inputs", 1)[0]
     for name in asked(exercise):
-        assert re.findall(rf"^    {name} .*", backward, re.M) == [
-            f"    {name} = ...  # {asked(exercise)[name]}"
-        ]
+        later = second_stages(exercise)
+        first = f"    {name} = ...  # {asked(exercise)[name]}"
+        expected = [f"{first}, so far: more is added below"] if name in later else [first]
+        expected += [f"    {name} += ...  # what comes through another path"] if name in later else []
+        assert re.findall(rf"^    {name} .*", backward, re.M) == expected
         for line in answer(exercise, name):
             code = line.split("#")[0].strip()
             if code.startswith(f"{name} = "):
-                assert code not in f"{backward} {exercise.story} {exercise.question}"
+                assert code not in f"{backward} {exercise.story} {exercise.questions}"
 
 
 @EXERCISES

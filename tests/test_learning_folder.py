@@ -33,6 +33,31 @@ def test_a_reset_keeps_the_old_file_beside_the_new_one(tmp_path: Path):
     assert path.read_text() == blank(find("1"))
 
 
+def test_a_disk_that_is_full_leaves_no_empty_exercise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(LearnError, match="No space left on device"):
+        write_course(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_nothing_is_not_written_through(tmp_path: Path):
+    folder, outside = tmp_path / "learn", tmp_path / "outside.py"
+    folder.mkdir()
+    link = folder / "01_product.py"
+    link.symlink_to(outside)
+    write_course(folder)
+    assert not outside.exists()
+    assert "is a link to" in judge_folder(folder)["product"].problem
+    kept = reset_exercise(folder, "1")
+    assert kept is not None
+    assert kept.is_symlink()
+    assert link.read_text() == blank(find("1"))
+    assert not outside.exists()
+
+
 def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
     write_course(tmp_path)
     (tmp_path / "01_product.py").write_text(solved(find("1")))

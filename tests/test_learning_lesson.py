@@ -19,7 +19,7 @@ def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path)
     path.write_text(blank(find("1")).replace("da = ...", "da = b"))
     lesson.save(path)
     assert "wrong upstream" in shown(lesson)
-    for kind in ("the question", "the rule", "the answer"):
+    for kind in ("the question", "the shapes", "the derivative", "the rule", "the answer"):
         assert kind not in shown(lesson)
         lesson.press("h")
         assert kind in shown(lesson)

@@ -67,3 +67,50 @@ def test_time_counts_only_while_a_file_is_judged(tmp_path: Path, referee: Refere
     finally:
         referee.limit = LIMIT
     assert referee.judge(exercise, path).done
+
+
+STUBBORN = {
+    "stops the process that watches it": "os.kill(os.getppid(), 19)",
+    "forks, and waits for ever": "os.fork(); __import__('time').sleep(60)",
+    "takes its own watch away": "__import__('faulthandler').cancel_dump_traceback_later()\n"
+    "    while True: pass",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", STUBBORN.values(), ids=STUBBORN)
+def test_the_one_who_asks_has_a_limit_of_its_own(line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backhand.apart.STARTS", 20.0)
+    monkeypatch.setattr("backhand.apart.LATER", 0.5)
+    exercise = find("product")
+    path = tmp_path / exercise.file_name
+    with Referee(limit=1) as referee:
+        path.write_text(solved(exercise))
+        assert referee.judge(exercise, path).done  # torch is imported
+        monkeypatch.setattr("backhand.apart.STARTS", 2.0)
+        path.write_text(
+            changed(exercise, ("    da =", f"    {line}\n    da =")).replace("\nimport", "\nimport os,")
+        )
+        begun = time.monotonic()
+        attempt = referee.judge(exercise, path)
+        assert time.monotonic() - begun < 10
+        assert attempt.problem
+        assert not attempt.done
+        monkeypatch.setattr("backhand.apart.STARTS", 60.0)
+        referee.limit = LIMIT
+        path.write_text(solved(exercise))
+        assert referee.judge(exercise, path).done
+
+
+def test_what_one_file_does_to_its_process_is_not_there_for_the_next(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = find("product"), find("used_twice")
+    patch = "import backhand.learning.attempts as judge\njudge._all_right = lambda gradients: True\n"
+    away = "import os\nos.chdir('/')\n"
+    Path(first.file_name).write_text(solved(first).replace("\nimport torch", f"\n{away}{patch}import torch"))
+    Path(second.file_name).write_text(changed(second, ("dq = p * dy", "dq = dy")))
+    with Referee() as referee:
+        assert referee.judge(first, Path(first.file_name)).done
+        assert not referee.judge(second, Path(second.file_name)).done
+        Path(second.file_name).write_text(solved(second))
+        assert referee.judge(second, Path(second.file_name)).done

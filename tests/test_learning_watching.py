@@ -111,3 +111,21 @@ def test_keys_come_one_by_one_from_a_terminal_that_is_left_as_it_was(tmp_path: P
             assert [next(happened), next(happened)] == [Pressed("h"), Pressed("l")]
         assert termios.tcgetattr(terminal) == before
     os.close(learner)
+
+
+def test_a_folder_that_goes_and_comes_back_is_watched_again(tmp_path: Path):
+    folder, aside = tmp_path / "learn", tmp_path / "aside"
+    write_course(folder)
+    with events(folder) as happened:
+        time.sleep(0.3)  # until the watcher listens
+        folder.rename(aside)
+        time.sleep(0.6)
+        aside.rename(folder)
+        path = folder / "01_product.py"
+        came_back = [next(happened)]
+        while came_back[-1] != Saved(path):
+            came_back.append(next(happened))
+        time.sleep(0.6)
+        path.write_text(solved(find("1")))
+        while next(happened) != Saved(path):
+            pass

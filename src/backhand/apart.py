@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from typing import IO, Any, NoReturn
 # Of an answer, before it: a process that the user's code leaves keeps the pipe open.
 SIZE = struct.Struct("!Q")
 GONE = 1.0  # seconds that a child may take to end after it has closed its pipe
+LATER = 2.0  # seconds after its limit in which a child ends itself, and tells its line
+STARTS = 60.0  # seconds that the other process may take to import torch, on a busy machine
 _leave = os._exit  # the user's code may put another one there
 
 
@@ -40,6 +43,7 @@ class _Call:
     folder: str
     path: tuple[str, ...]
     environment: dict[str, str]
+    limit: float | None
 
 
 class EndedError(Exception):
@@ -71,7 +75,9 @@ class Apart:
         self._modules = modules
         self._process: subprocess.Popen[bytes] | None = None
 
-    def call(self, function: str, *arguments: Any, file: Path | None = None) -> Any:
+    def call(
+        self, function: str, *arguments: Any, file: Path | None = None, limit: float | None = None
+    ) -> Any:
         """Return what a function of a module returns, called in a process of its own.
 
         It finds the folder, the environment and the import path as they are here, no input, and what it
@@ -81,6 +87,8 @@ class Apart:
             function: as `module:name`, so that its module need not be imported here.
             arguments: can be pickled, as its result can.
             file: whose line is told if it ends without an answer.
+            limit: seconds in which it answers by itself, as with `ends_after`; a little later it is ended
+                here, whatever became of its own watch.
 
         Raises:
             EndedError: it ended without an answer.
@@ -88,13 +96,15 @@ class Apart:
         if not hasattr(os, "fork"):
             return resolve_name(function)(*arguments)
         folder, environment = os.getcwd(), dict(os.environ)  # noqa: PTH109
-        call = _Call(function, arguments, str(file or ""), folder, tuple(sys.path), environment)
+        call = _Call(function, arguments, str(file or ""), folder, tuple(sys.path), environment, limit)
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             pickle.dump(call, process.stdin)
             process.stdin.flush()
+            if limit is not None and not select.select([process.stdout], [], [], limit + STARTS)[0]:
+                process.kill()  # it may have been stopped
             answer = pickle.load(process.stdout)
         except (EOFError, OSError, pickle.UnpicklingError):
             self.close()
@@ -158,6 +168,7 @@ def _answer(call: _Call, asked: IO[bytes], answers: IO[bytes]) -> bytes | EndedE
     """Fork a child that answers, and wait for it."""
     reading, writing = os.pipe()
     with tempfile.TemporaryFile() as traces:
+        late = False
         child = os.fork()
         if child == 0:
             asked.close()
@@ -168,7 +179,9 @@ def _answer(call: _Call, asked: IO[bytes], answers: IO[bytes]) -> bytes | EndedE
         with contextlib.suppress(OSError):
             os.setpgid(child, child)  # so does the child; whoever is first
         try:
-            answer, status = _received(child, reading, asked.fileno())
+            answer, status = _received(child, reading, asked.fileno(), call.limit)
+        except TimeoutError:
+            answer, status, late = None, None, True
         finally:
             os.close(reading)
             for end in (os.killpg, os.kill):  # with all that it has started
@@ -178,14 +191,23 @@ def _answer(call: _Call, asked: IO[bytes], answers: IO[bytes]) -> bytes | EndedE
             os.waitpid(child, 0)
         if answer is not None:
             return answer
+        if late:
+            return EndedError("it was still running", None, call.limit)
         traces.seek(0)
         return _last_words(traces.read().decode(errors="replace"), status, call.file)
 
 
-def _received(child: int, reading: int, asked: int) -> tuple[bytes | None, int | None]:
-    """Return a child's answer, or None and with which status it ended or stopped; None if it goes on mute."""
+def _received(child: int, reading: int, asked: int, limit: float | None) -> tuple[bytes | None, int | None]:
+    """Return a child's answer, or None and with which status it ended or stopped; None if it goes on mute.
+
+    Raises:
+        TimeoutError: it is over its limit, and has not ended itself.
+    """
     data, closed = b"", False
+    last = float("inf") if limit is None else time.monotonic() + limit + LATER
     while True:
+        if time.monotonic() > last:
+            raise TimeoutError
         ready, _, _ = select.select([asked, *([] if closed else [reading])], [], [], GONE)
         if asked in ready:  # nothing is asked before the answer: the one who asks has gone
             os.killpg(child, signal.SIGKILL)

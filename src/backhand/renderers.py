@@ -19,12 +19,12 @@ def register(name: str, place: str) -> None:
     _places[name] = place
 
 
-def rendered(name: str, value: object) -> Any:
-    """Return a value as its renderer of this name shows it.
+def rendered(name: str, *value: object) -> Any:
+    """Return a value, with what its renderer needs besides, as the renderer of this name shows it.
 
     >>> rendered("progress.text", None)
     Traceback (most recent call last):
     AttributeError: 'NoneType' object has no attribute 'attempts'
     """
     # the packages that register are imported with `backhand`, so that the name is always there
-    return resolve_name(_places[name])(value)
+    return resolve_name(_places[name])(*value)

@@ -261,6 +261,8 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
             return "follows", ""
         if any(name in j.balanced for j in judged):
             return "right", "with a wrong upstream gradient; with the right one it is not"
+        if all(j.draw.user[name].numel() == 0 for j in judged if name in j.draw.user):
+            return "vacuous", "it has no elements here"
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
     if first.repair and name in first.repair.observed and first.draw.error is not None:

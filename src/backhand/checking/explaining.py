@@ -1,8 +1,11 @@
-"""The rule for the operations that a tensor goes into, with the user's names. This gives the answer away."""
+"""The rule for the operations that a tensor goes into, with the user's names, and its derivative in words."""
 
 import ast
 import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from backhand.checking.broadcasts import UNKNOWN, Shapes, axes_of_broadcast, shape_of
 from backhand.checking.report import Row
 
 # What x gets from y = f(x), by the name of f. Other operations are answered by autograd's own product.
@@ -59,7 +62,36 @@ FUNCTIONS = {
     "clone": "{dy}",
     "contiguous": "{dy}",
 }
-SUMMED = ", summed over the axes along which it was broadcast"
+SUMMED = ", summed over the axes along which it was broadcast, if it was"
+# The derivative of a function in words, for a hint that leaves the formula to the reader.
+IN_WORDS = {
+    "tanh": "tanh: its slope is 1 where it is 0 and falls to 0 where it saturates; its own value tells it",
+    "sigmoid": "sigmoid: its slope is the product of its value and of what that lacks to 1",
+    "exp": "exp: it is its own derivative, and its value is there already",
+    "log": "log: its derivative is one over what it was taken of",
+    "square": "a square: its derivative is twice what was squared",
+    "sqrt": "a root: its derivative is one over twice its own value",
+    "rsqrt": "one over a root is a power with the exponent -1/2, which comes down and becomes one less",
+    "sum": "a sum: every summand moves it by as much, so each receives the same, expanded to its shape",
+    "mean": "a mean of n: each of the n moves it by one n-th",
+    "var": "a variance: a mean of squares about the mean, with its own divisor",
+    "max": "a maximum: only the place where it was found moves it",
+    "softmax": "softmax: a row's elements all depend on all; raising one lowers the others",
+    "cross_entropy": "cross entropy: what is predicted less what is right, and the mean over the rows",
+    "masked_fill": "a mask: what was masked has no influence",
+    "cat": "put together from parts: each part receives its own slice",
+    "stack": "put together from parts: each part receives its own slice",
+}
+MOVED = "nothing is computed here, the elements only move: move the gradient's back"
+IN_WORDS |= dict.fromkeys(("view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose"), MOVED)
+OPERATORS_IN_WORDS: dict[type[ast.operator], str] = {
+    ast.Add: "a sum: its derivative by each of its terms is 1",
+    ast.Sub: "a difference: its derivative is 1 by what stands before the minus, -1 by what stands after it",
+    ast.Mult: "a product: its derivative by one factor is the other factor",
+    ast.Div: "a quotient a / b: 1 / b by a, and -a / b^2 by b",
+    ast.Pow: "a power: the exponent comes down as a factor, and becomes one less",
+    ast.MatMult: "a matrix product: the other matrix, transposed, on the side where it stood",
+}
 # What a and b get from y = a op b.
 OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
     ast.Add: ("{dy}" + SUMMED, "{dy}" + SUMMED),
@@ -71,20 +103,25 @@ OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
 }
 
 
-def explain(row: Row) -> str:
+def explain(row: Row, shapes: Shapes = UNKNOWN) -> str:
     """Return what a tensor's gradient is made of: one rule for each forward line that uses it."""
     if not row.used_by:
         return f"{row.gradient}: no source line of the forward is known that uses {row.name}."
-    count = len(row.used_by)
-    begin = f"{row.name} is used in {count} line{'s' if count > 1 else ''} of the forward"
-    told = [f"{begin}, and {row.gradient} is {'the sum of what each sends back' if count > 1 else 'this'}:"]
-    for line in row.used_by:
-        told.append(f"  {line.text}")
-        told += [f"    {rule}" for rule in rules(line.text, row.name)]
+    return explain_uses(row.name, row.gradient, [line.text for line in row.used_by], shapes)
+
+
+def explain_uses(name: str, gradient: str, lines: Sequence[str], shapes: Shapes = UNKNOWN) -> str:
+    """Return what the gradient of a tensor is made of that some lines of the forward use."""
+    count = len(lines)
+    begin = f"{name} is used in {count} line{'s' if count > 1 else ''} of the forward"
+    told = [f"{begin}, and {gradient} is {'the sum of what each sends back' if count > 1 else 'this'}:"]
+    for line in lines:
+        told.append(f"  {line}")
+        told += [f"    {rule}" for rule in rules(line, name, shapes)]
     return "\n".join(told)
 
 
-def rules(text: str, name: str) -> list[str]:
+def rules(text: str, name: str, shapes: Shapes = UNKNOWN) -> list[str]:
     """Return the rules for the operations around a name in one line of code, from the outermost inwards.
 
     An operation within another one has a result without a name, which is called r1, r2 and so on.
@@ -96,34 +133,75 @@ def rules(text: str, name: str) -> list[str]:
     with r1 for `x.exp()`: dr1 gets -dy
     exp: dx gets r1 * dr1
     """
+    found = []
+    for step in _steps(text, name, shapes):
+        told, label = _operation(step.node), name
+        if step.label != name:
+            label = step.label
+            told += f"with {label} for `{ast.unparse(step.operand)}`: "
+        found.append(f"{told}{_gradient(label)} gets {step.gets.replace(HERE, label)}")
+    return found
+
+
+def derivatives(text: str, name: str) -> list[str]:
+    """Return the derivatives of the operations around a name in one line of code, in words, each once.
+
+    >>> derivatives("q = p - a", "a")
+    ['a difference: its derivative is 1 by what stands before the minus, -1 by what stands after it']
+    """
+    told = (_in_words(step.node) for step in _steps(text, name, UNKNOWN))
+    return list(dict.fromkeys(words for words in told if words))
+
+
+def _in_words(node: ast.expr) -> str:
+    if isinstance(node, ast.BinOp):
+        return OPERATORS_IN_WORDS.get(type(node.op), "")
+    if isinstance(node, ast.UnaryOp):
+        return "a minus: its derivative is -1" if isinstance(node.op, ast.USub) else ""
+    if isinstance(node, ast.Subscript):
+        return "indexing: what was read several times receives several gradients, and they add up"
+    if isinstance(node, ast.Call):
+        return IN_WORDS.get(_called(node), "")
+    return ""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation on the way to a name: which operand holds it, what that is called, and what it gets."""
+
+    node: ast.expr
+    operand: ast.expr
+    label: str
+    gets: str
+
+
+def _steps(text: str, name: str, shapes: Shapes) -> Iterator[_Step]:
+    """Yield the operations around a name in one line of code, from the outermost inwards."""
     try:
         statement = ast.parse(text).body[0]
     except (SyntaxError, IndexError):
-        return []
+        return
     value = getattr(statement, "value", None)
     if value is None or not _mentions(value, name):
-        return []
+        return
     to = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
     target = ast.unparse(to) if to is not None else "the result"
     labels: dict[ast.expr, str] = {value: target}
-    found: list[str] = []
     for node in ast.walk(value):  # breadth first: the outer before the inner
         if not isinstance(node, ast.expr) or node not in labels:
             continue
-        for operand, gets in _operands(node, name, labels[node]):
-            told, label = _operation(node), name
+        for operand, gets in _operands(node, name, labels[node], shapes):
+            label = name
             if not (isinstance(operand, ast.Name) and operand.id == name):
                 label = f"r{len(labels)}"
                 labels[operand] = label
-                told += f"with {label} for `{ast.unparse(operand)}`: "
-            found.append(f"{told}{_gradient(label)} gets {gets.replace(HERE, label)}")
-    return found
+            yield _Step(node, operand, label, gets)
 
 
 HERE = "\0"  # stands for the operand until it has a name
 
 
-def _operands(node: ast.expr, name: str, result: str) -> list[tuple[ast.expr, str]]:
+def _operands(node: ast.expr, name: str, result: str, shapes: Shapes) -> list[tuple[ast.expr, str]]:
     """Return the operands that hold a name, each with what it gets."""
     dy = _gradient(result)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
@@ -133,8 +211,7 @@ def _operands(node: ast.expr, name: str, result: str) -> list[tuple[ast.expr, st
             less = str(ast.literal_eval(node.right) - 1)
         sides = zip((node.left, node.right), OPERATORS[type(node.op)], strict=True)
         told = [(n, r.format(a=a, b=b, less=less, y=result, dy=dy)) for n, r in sides if _mentions(n, name)]
-        alone = any(isinstance(n, ast.Constant) for n in (node.left, node.right))
-        return [(n, r.removesuffix(SUMMED) if alone else r) for n, r in told]
+        return [(n, _reduced(r, n, node, shapes)) for n, r in told]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return [(node.operand, f"-{dy}")]
     if isinstance(node, ast.Subscript) and _mentions(node.value, name):
@@ -148,10 +225,24 @@ def _operands(node: ast.expr, name: str, result: str) -> list[tuple[ast.expr, st
     return [(n, f"its own part of {dy}") for n in children]  # a list, a condition
 
 
+def _reduced(rule: str, operand: ast.expr, node: ast.BinOp, shapes: Shapes) -> str:
+    """Say of a rule over which axes its value is summed: none where the shapes are known to be the same."""
+    alone = any(isinstance(n, ast.Constant) for n in (node.left, node.right))
+    own, whole = shape_of(operand, shapes), shape_of(node, shapes)
+    if not rule.endswith(SUMMED) or alone or (own is not None and own == whole):
+        return rule.removesuffix(SUMMED)
+    if own is None or whole is None:
+        return rule
+    axes = [str(axis) for axis in axes_of_broadcast(own, whole)]
+    return (
+        f"{rule.removesuffix(SUMMED)}, summed over ax{'is' if len(axes) == 1 else 'es'} {' and '.join(axes)}"
+    )
+
+
 def _of_call(node: ast.Call, name: str, result: str) -> list[tuple[ast.expr, str]]:
     """Return the arguments that hold a name; an operation without a rule here is answered by autograd."""
     method = isinstance(node.func, ast.Attribute) and _mentions(node.func.value, name)
-    called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+    called = _called(node)
     places = [*node.args, *(k.value for k in node.keywords)]
     operands = [n for n in places if _mentions(n, name)]
     if method and isinstance(node.func, ast.Attribute):
@@ -168,8 +259,12 @@ def _operation(node: ast.expr) -> str:
     """Return the name of a function that has a rule here, as the beginning of what is told."""
     if not isinstance(node, ast.Call):
         return ""
-    called = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+    called = _called(node)
     return f"{called}: " if called in FUNCTIONS else ""
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
 
 
 def _gradient(text: str) -> str:

@@ -142,7 +142,9 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
     probes = None
     if (stress or wanted) and trials.judged[0].draw.error is None:
         probe = probe_of(chosen, trials.judged[0])
-        failures = tuple(stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth))
+        found = stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth)
+        failures = tuple(f for f in found if not stressing.is_allowed(chosen, f))
+        trials = replace(trials, notes=(*trials.notes, *stressing.untried(chosen, found)))
         probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)

@@ -253,7 +253,7 @@ class Report:
 
     def explain(self, name: str) -> str:
         """Return the rule for the operations that use a tensor, with the user's names: this gives it away."""
-        return rendered("row.rule", self[name])
+        return rendered("row.rule", self[name], {row.name: row.shape for row in self.rows})
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))  # what IPython shows on a terminal

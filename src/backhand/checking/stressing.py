@@ -4,7 +4,7 @@ They are one list for whatever is checked, and look at it through a *probe*: the
 named tensors to named gradients. What they find of a single gradient may explain it too.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from backhand.checking.sources.protocol import Pass, arguments
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.rounding import Summands, Truth
-from backhand.errors import in_short
+from backhand.errors import CheckError, in_short
 
 
 def stress(
@@ -41,6 +41,32 @@ def stress(
         *wrong_dtypes(shown),
         *coarse(chosen, truth, shown, list(judgement.culprits)),
     ]
+
+
+# What a backward may refuse with an exception, rather than give wrong numbers.
+REFUSABLE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state")
+
+
+def refusable(kinds: Collection[str]) -> frozenset[str]:
+    """Return these kinds of failure; raise `CheckError` where one is none that code can refuse."""
+    for kind in [kinds] if isinstance(kinds, str) else kinds:
+        if kind not in REFUSABLE:
+            raise CheckError(f"allow names {kind!r}; what may be refused is one of {', '.join(REFUSABLE)}.")
+    return frozenset([kinds] if isinstance(kinds, str) else kinds)
+
+
+def is_allowed(chosen: Pass, failure: Mistake) -> bool:
+    """Tell whether a failure is an exception that the caller lets pass."""
+    return failure.kind in chosen.allow and "refuses" in failure.detail
+
+
+def untried(chosen: Pass, failures: Sequence[Mistake]) -> Iterator[str]:
+    """Tell in a line what was not looked at of code whose backward somebody else's training depends on."""
+    if chosen.contract != "returned" or chosen.runner is not None:
+        return
+    refused = [f"{f.kind} ({f.message.rstrip('.')})" for f in failures if is_allowed(chosen, f)]
+    rest = ["second derivatives", "forward mode", "vmap", "other devices"]
+    yield f"Not tried: {'; '.join([*refused, ', '.join(rest)])}."
 
 
 def _of_probe(probe: Probe, right: bool) -> list[Mistake]:
@@ -130,7 +156,8 @@ def _told(
     try:
         found = probe.call(given, **how)
     except Exception as error:  # the user's code may raise anything
-        yield _mistake(kind, f"{when} it raises {in_short(error)}.", {"gradients": sorted(expected)})
+        facts = {"gradients": sorted(expected), "refuses": in_short(error)}
+        yield _mistake(kind, f"{when} it raises {in_short(error)}.", facts)
         return
     zeros = {n: g for n, g in expected.items() if n not in found and not bool(g.any())}  # None will do there
     bad = probe.differing({**found, **zeros}, expected)
@@ -153,12 +180,20 @@ def _layouts(probe: Probe, base: Gradients) -> Iterator[Mistake]:
     for name, value in given.items():
         if not is_strided(value) or not value.is_floating_point() or value.numel() < 2:
             continue
+        found: list[Mistake] = []
         for label, changed, expected in _ways(probe, name, value, base):
-            message = _differs(probe, name, changed, expected)
+            message, refuses = _differs(probe, name, changed, expected)
             if message:
                 told = f"a {label} {name} {message}; a contiguous one with the same values does not."
-                yield _mistake("layout", told, {"argument": name, "layout": label})
-                break
+                facts = {"argument": name, "layout": label}
+                found.append(_mistake("layout", told, facts | ({"refuses": message} if refuses else {})))
+        yield from _first_of_each(found)
+
+
+def _first_of_each(found: Sequence[Mistake]) -> Iterator[Mistake]:
+    """Yield the first that gives wrong numbers, and the first that is refused."""
+    for refuses in (False, True):
+        yield from [mistake for mistake in found if ("refuses" in mistake.detail) is refuses][:1]
 
 
 def _ways(probe: Probe, name: str, value: Tensor, base: Gradients) -> Iterator[tuple[str, Tensor, Gradients]]:
@@ -183,13 +218,14 @@ LAYOUTS: Mapping[str, Callable[[Tensor], Tensor | None]] = {
 }
 
 
-def _differs(probe: Probe, name: str, changed: Tensor, expected: Gradients) -> str:
+def _differs(probe: Probe, name: str, changed: Tensor, expected: Gradients) -> tuple[str, bool]:
+    """Return what is different, or nothing, and whether the code refuses that argument with an exception."""
     try:
         found = probe.call({**probe.given, name: changed})
     except Exception as error:  # the user's code may raise anything
-        return f"raises {in_short(error)}"
+        return f"raises {in_short(error)}", True
     bad = probe.differing(found, expected)
-    return f"gives a wrong {', '.join(bad)}" if bad else ""
+    return (f"gives a wrong {', '.join(bad)}" if bad else ""), False
 
 
 # What makes a tolerance useless is the choice of inputs, not the kernel: a hint of its own.

@@ -112,7 +112,7 @@ def backward(levels: int, rows: int, p: Any, g: Any, gates: Gates, s: States, V:
     sum_rows(s.trie.ones, s.head.logits, rows, s.part, g.bo)  # (V,)
     transpose(p.Wh, WhT)
     transpose(p.Wn, WnT)
-    clear(dh0)
+    clear(dh0, 1)
     for t in range(levels - 1, -1, -1):
         begin, end = begins[t], begins[t + 1]
         update_backward(dh, rz, before, n, begin, end, drz, dn, dbefore)
@@ -122,7 +122,7 @@ def backward(levels: int, rows: int, p: Any, g: Any, gates: Gates, s: States, V:
         add_into_rows(dbefore, parents, begin, end, 0 * m, dh if t > 0 else dh0)
     product(before.T, drz, g.Wh, m, rows)  # (m, 2 m)
     product(rh.T, dn, g.Wn, m, rows)  # (m, m)
-    clear(table)
+    clear(table, V)
     add_into_rows(drz, symbols, begins[0], rows, 0 * m, table)
     add_into_rows(dn, symbols, begins[0], rows, 2 * m, table)  # (V, 3 m)
     table_backward(p.E, p.Wx, g.E, g.Wx, g.b, V, e, table, s.trie.ones, s.part, s.WxT)

@@ -56,14 +56,14 @@ def backward(levels: int, rows: int, p: Any, g: Any, s: States, WhT: Matrix, V: 
     head_backward(h, p.Wo, g.Wo, rows, V, m, s.head)
     sum_rows(s.trie.ones, s.head.logits, rows, s.part, g.bo)  # (V,)
     transpose(p.Wh, WhT)
-    clear(dh0)
+    clear(dh0, 1)
     for t in range(levels - 1, -1, -1):
         begin, end = begins[t], begins[t + 1]
         tanh_backward(h, begin, end, dh)
         product(dh[begin:], WhT, dbefore, end - begin, m)  # (R, m)
         add_into_rows(dbefore, parents, begin, end, 0, dh if t > 0 else dh0)
     product(before.T, dh, g.Wh, m, rows)  # (m, m)
-    clear(table)
+    clear(table, V)
     add_into_rows(dh, symbols, begins[0], rows, 0, table)  # (V, m)
     table_backward(p.E, p.Wx, g.E, g.Wx, g.b, V, e, table, s.trie.ones, s.part, s.WxT)
 

@@ -81,19 +81,27 @@ def layer_norm(
     scales: Row,
     y: Matrix,
 ) -> None:
-    """xhat = (x - mean) / sqrt(var + eps), whose last factor is `scales`, and y = xhat * gain + bias."""
+    """xhat = (x - mean) / sqrt(var + eps), whose last factor is `scales`, and y = xhat * gain + bias.
+
+    Each loop goes over all rows, so that one row's sum need not wait for the root of another's.
+    """
     stand_alone()
     for r in range(rows):
-        row, hat, out = x[r], xhat[r], y[r]
-        mean = var = np.float32(0)
+        row, hat, mean = x[r], xhat[r], np.float32(0)
         for k in range(d):
             mean += row[k]
         mean /= np.float32(d)
         for k in range(d):
-            var += (row[k] - mean) * (row[k] - mean)
-        scale = scales[r] = ONE / np.sqrt(var / np.float32(d) + EPS)
+            hat[k] = row[k] - mean
+    for r in range(rows):
+        hat, var = xhat[r], np.float32(0)
         for k in range(d):
-            hat[k] = (row[k] - mean) * scale
+            var += hat[k] * hat[k]
+        scales[r] = ONE / np.sqrt(var / np.float32(d) + EPS)
+    for r in range(rows):
+        hat, out, scale = xhat[r], y[r], scales[r]
+        for k in range(d):
+            hat[k] *= scale
             out[k] = hat[k] * gain[k] + bias[k]
 
 
@@ -254,7 +262,7 @@ def multiply(
 @kernel
 def add_kept(
     branch: Matrix,
-    first: Indices,
+    elements: Indices,
     rows: int,
     d: int,
     key: int,
@@ -262,19 +270,22 @@ def add_kept(
     scale: np.float32,
     x: Matrix,
 ) -> None:
-    """x += branch * mask, by `dropping`; `first` is a row's first element there."""
+    """x += branch * mask, by `dropping`; `elements` are the numbers of the rows' first elements there."""
     stand_alone()
     for r in range(rows):
-        row, line = x[r], branch[r]
-        for k in range(d):
-            kept = upper(mix(key ^ (first[r] + k))) >= threshold
-            row[k] += scale * line[k] if kept else np.float32(0)
+        row, line, first = x[r], branch[r], elements[r]
+        if threshold == 0:
+            for k in range(d):
+                row[k] += line[k]
+        else:
+            for k in range(d):
+                row[k] += scale * line[k] if is_kept(key, first + k, threshold) else np.float32(0)
 
 
 @kernel
 def keep(
     dx: Matrix,
-    first: Indices,
+    elements: Indices,
     rows: int,
     d: int,
     key: int,
@@ -285,10 +296,23 @@ def keep(
     """dbranch = dx * mask: the gradient of `add_kept`."""
     stand_alone()
     for r in range(rows):
-        row, line = dx[r], dbranch[r]
-        for k in range(d):
-            kept = upper(mix(key ^ (first[r] + k))) >= threshold
-            line[k] = scale * row[k] if kept else np.float32(0)
+        row, line, first = dx[r], dbranch[r], elements[r]
+        if threshold == 0:
+            for k in range(d):
+                line[k] = row[k]
+        else:
+            for k in range(d):
+                line[k] = scale * row[k] if is_kept(key, first + k, threshold) else np.float32(0)
+
+
+@inlined
+def is_kept(
+    key: int,
+    element: int,
+    threshold: int,
+) -> bool:
+    """Whether `dropping` keeps an element."""
+    return upper(mix(key ^ element)) >= threshold
 
 
 @kernel

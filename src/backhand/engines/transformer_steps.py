@@ -258,7 +258,7 @@ def backward(
     WqkvT, WprojT, WfcT, WoutT, part, slopes = s[11:]
     begins, symbols, ones, (keys, threshold, scale) = trie.begins, trie.symbols, trie.ones, drop
     head_backward(y, Wo, g.Wo, rows, counts.V, y.shape[1], head)
-    clear(dx)
+    clear(dx, rows)
     layer_norm_backward(head.dh, xhat, scales, gainf, rows, d, g.gainf, g.biasf, dx)
     for i in range(len(gain1) - 1, -1, -1):
         keep(dx, elements, rows, d, keys[step, i, 1], threshold, scale, dbranch)
@@ -268,12 +268,12 @@ def backward(
         layer_norm_backward(dy, xhat2[i], scale2[i], gain2[i], rows, d, dgain2[i], dbias2[i], dx)
         keep(dx, elements, rows, d, keys[step, i, 0], threshold, scale, dbranch)
         linear_backward(dbranch, mixed[i], Wproj[i], rows, ones, part, WprojT, dWproj[i], dbproj[i], dmixed)
-        clear(dqkv)
+        clear(dqkv, rows)
         attend_backward(dmixed, qkv[i], weights[i], paths, begins, levels, heads, sharpness, slopes, dqkv)
         linear_backward(dqkv, y1[i], Wqkv[i], rows, ones, part, WqkvT, dWqkv[i], dbqkv[i], dy)
         layer_norm_backward(dy, xhat1[i], scale1[i], gain1[i], rows, d, dgain1[i], dbias1[i], dx)
-    clear(dE)
-    clear(dP)
+    clear(dE, len(dE))
+    clear(dP, len(dP))
     embed_backward(dx, symbols, begins, levels, dE, dP)
 
 

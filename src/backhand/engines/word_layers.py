@@ -78,9 +78,10 @@ def copy_row(
 @kernel
 def clear(
     x: Matrix,
+    rows: int,
 ) -> None:
-    """x = 0."""
-    for i in range(x.shape[0]):
+    """x[:rows] = 0."""
+    for i in range(rows):
         row = x[i]
         for k in range(len(row)):
             row[k] = 0

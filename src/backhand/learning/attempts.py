@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ class Gradient:
         verdict: as in a report, but a gradient that is left out is `todo`.
         row: the report's row; None where nothing could be judged.
         waits_for: an unfinished gradient that this one uses, or an empty string.
+        so_far: it is right as far as it goes, and what is missing has its place further down.
     """
 
     name: str
@@ -44,12 +45,19 @@ class Gradient:
     verdict: Verdict
     row: Row | None = None
     waits_for: str = ""
+    so_far: bool = False
 
     @property
     def reason(self) -> str:
-        """Why it is not right, in words; empty where it is."""
+        """Why it is not right, in words; empty where it is, and where nothing is written yet."""
+        if self.so_far and self.row is not None:
+            through = " and ".join(_branches(self.row))
+            after = f", once {self.waits_for} is there" if self.waits_for else ""
+            return f"right so far; add what comes through {through}{after}"
         if self.waits_for:
             return f"uses {self.waits_for}, which is still missing"
+        if self.verdict == "todo":
+            return ""
         if self.row is not None and self.row.mistake is not None:
             return self.row.mistake.message
         return self.row.note if self.row is not None else ""
@@ -84,12 +92,17 @@ class Attempt:
 
     @property
     def credit(self) -> float:
-        """The part of the gradients whose own line is right, from 0 to 1."""
-        return sum(VERDICTS[g.verdict].credit for g in self.gradients) / len(self.gradients)
+        """The part of the gradients whose own line is right, from 0 to 1; 1 only where it is solved.
+
+        Right gradients with a failure besides, such as an input that is changed, lose as a wrong shape does.
+        """
+        earned = sum(VERDICTS[g.verdict].credit for g in self.gradients)
+        most = len(self.gradients) - (0 if self.done else 1 - VERDICTS["shape"].credit)
+        return min(earned, most) / len(self.gradients)
 
     @property
     def next_gradient(self) -> Gradient | None:
-        """The gradient to work on: the first culprit, else the first that is missing."""
+        """The gradient to work on: the first culprit, else the first that is missing or only so far right."""
         open_ = [g for g in self.gradients if not g.waits_for]
         culprit = next((g for g in open_ if VERDICTS[g.verdict].at_fault), None)
         return culprit or next((g for g in open_ if g.verdict == "todo"), None)
@@ -144,7 +157,7 @@ def unjudged(exercise: Exercise, path: Path, problem: str) -> Attempt:
 
 def _judge(exercise: Exercise, path: Path) -> Attempt:
     try:
-        module = load(exercise, path)
+        module, open_stages = load(exercise, path)
         out = getattr(exercise.solution, "out", None)
         report = check(module.forward, module.backward, inputs=exercise.solution.inputs, out=out)
     except (Problem, CheckError) as error:
@@ -153,7 +166,9 @@ def _judge(exercise: Exercise, path: Path) -> Attempt:
         return unjudged(exercise, path, in_one_line(error, path))
     source = source_of(module.backward)
     waiting = unfinished(source, set(asked(exercise))) if source is not None else {}
-    gradients = tuple(_gradient(name, shape, report, waiting) for name, shape in asked(exercise).items())
+    names = asked(exercise)
+    so_far = {r.gradient for r in report.rows if _is_right_so_far(r, waiting, open_stages)}
+    gradients = tuple(_gradient(name, shape, report, waiting, so_far) for name, shape in names.items())
     problem = _raised(report, waiting_lines(source, waiting) if source is not None else set())
     training = None
     if exercise.trains and report.ok and _all_right(gradients):
@@ -174,17 +189,34 @@ def _all_right(gradients: Sequence[Gradient]) -> bool:
     return all(g.verdict in ("right", "vacuous") for g in gradients)
 
 
-def _gradient(name: str, shape: str, report: Report, waiting: dict[str, str]) -> Gradient:
+def _is_right_so_far(row: Row, waiting: Mapping[str, str], open_stages: frozenset[str]) -> bool:
+    """Tell whether all that a gradient lacks are branches that are still to be written further down."""
+    branches = _branches(row)
+    return bool(branches) and (row.gradient in open_stages or all(f"d{b}" in waiting for b in branches))
+
+
+def _gradient(
+    name: str, shape: str, report: Report, waiting: Mapping[str, str], so_far: Collection[str]
+) -> Gradient:
     """Return the verdict on a gradient: the worst of its rows, where a list holds several."""
     rows = [row for row in report.rows if root(row.gradient) == name or row.gradient == name]
     if not rows or name in waiting:
         return Gradient(name, shape, "todo", rows[0] if rows else None, waiting.get(name, ""))
-    verdicts: list[Verdict] = [_of_row(row, report, waiting) for row in rows]
+    if name in so_far:
+        missing = next((f"d{b}" for b in _branches(rows[0]) if f"d{b}" in waiting), "")
+        return Gradient(name, shape, "todo", rows[0], missing, so_far=True)
+    verdicts: list[Verdict] = [_of_row(row, report, {*waiting, *so_far}) for row in rows]
     worst = min(verdicts, key=WORST.index)
     return Gradient(name, shape, worst, rows[verdicts.index(worst)])
 
 
-def _of_row(row: Row, report: Report, waiting: dict[str, str]) -> Verdict:
+def _branches(row: Row) -> Sequence[str]:
+    """Return the consumers whose branches are missing, if that is what is wrong with a gradient."""
+    mistake = row.mistake
+    return mistake.detail["branches"] if mistake is not None and mistake.kind == "missing_branch" else ()
+
+
+def _of_row(row: Row, report: Report, waiting: Collection[str]) -> Verdict:
     """Return the verdict on one row.
 
     One that was not reached, because a line before it waits for an unfinished gradient, inherits no mistake:

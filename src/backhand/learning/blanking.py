@@ -60,6 +60,27 @@ def asked(exercise: Exercise) -> dict[str, str]:
     return found
 
 
+@cache
+def second_stages(exercise: Exercise) -> dict[str, str]:
+    """Return the gradients that the solution adds to later, each with the gradient after which it does so.
+
+    Only where another gradient has to be known first: `dcounts`, whose second branch needs `dcounts_sum`.
+
+    >>> from backhand.learning.course import find
+    >>> second_stages(find("mlp_chunked"))
+    {'dcounts': 'dcounts_sum', 'dbndiff': 'dbndiff2'}
+    """
+    gradients = asked(exercise)
+    order: list[str] = []
+    found: dict[str, str] = {}
+    for statement in textbook(exercise).function("backward").body:
+        names = [n for n in gradients if n in writes_surely(statement)]
+        if isinstance(statement, ast.AugAssign) and names and names[0] != order[-1]:
+            found[names[0]] = order[-1]
+        order += [n for n in names if n not in order]
+    return found
+
+
 def _names_of(forward: ast.FunctionDef) -> set[str]:
     """Return the names of the forward: parameters and whatever it assigns or returns."""
     names = {a.arg for a in forward.args.args}
@@ -140,7 +161,7 @@ def _blanked(book: Textbook, exercise: Exercise) -> str:
     """Return the body of the backward with `...` for each gradient.
 
     Statements before the first gradient that are about sizes only (`n = x.shape[0]`) stay, and so does the
-    `return`.
+    `return`. A gradient of two stages has two places.
     """
     body = book.function("backward").body
     upstream = {a.arg for a in book.function("backward").args.args if a.arg.startswith("d")}
@@ -151,7 +172,13 @@ def _blanked(book: Textbook, exercise: Exercise) -> str:
             break
         if isinstance(statement, ast.Assign) and not reads(statement) & upstream:
             kept.append(textwrap.dedent(book.text(statement)))
-    lines = [f"{name} = ..." + (f"  # {shape}" if shape else "") for name, shape in gradients.items()]
+    stages = {before: name for name, before in second_stages(exercise).items()}
+    lines: list[str] = []
+    for name, shape in gradients.items():
+        remark = ", so far: more is added below" if name in stages.values() else ""
+        lines.append(f"{name} = ..." + (f"  # {shape}{remark}" if shape else ""))
+        if name in stages:
+            lines.append(f"{stages[name]} += ...  # what comes through another path")
     return textwrap.indent("\n".join([*kept, *lines, textwrap.dedent(book.text(body[-1]))]), "    ")
 
 

@@ -2,7 +2,8 @@
 
 import importlib
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,7 @@ class Exercise:
         name: the module in `backhand.passes` that holds its solution.
         title: a few words.
         story: what it is about, without the answer.
-        question: the first hint.
+        questions: the first hint for a gradient, where what its tensor goes into does not ask it by itself.
         trains: the finished backward has to train the language model as well.
     """
 
@@ -29,7 +30,7 @@ class Exercise:
     name: str
     title: str
     story: str
-    question: str
+    questions: Mapping[str, str] = field(default_factory=dict, hash=False)
     trains: bool = False
 
     @property

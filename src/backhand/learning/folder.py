@@ -1,13 +1,15 @@
 """A learner's folder: the files of the course, written, judged and reset. Nothing else is stored."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from backhand.errors import LearnError
 from backhand.learning.blanking import blank
-from backhand.learning.course import course, find
+from backhand.learning.course import Exercise, course, find
 from backhand.learning.progress import Judge, Progress
 from backhand.learning.referee import Referee
+from backhand.writing import write_whole
 
 
 def write_course(folder: Path) -> tuple[Path, ...]:
@@ -29,8 +31,8 @@ def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                path.write_text(text, encoding="utf-8")
+            if not os.path.lexists(path):  # a link to nothing is not written through
+                write_whole(path, text.encode())
                 written.append(path)
         except OSError as error:
             raise LearnError(
@@ -91,17 +93,24 @@ def reset_exercise(folder: str | Path, name: str) -> Path | None:
     path = folder / exercise.file_name
     try:
         kept = None
-        if path.exists() and path.read_text(encoding="utf-8", errors="replace") != blank(exercise):
+        if os.path.lexists(path) and not _is_blank(path, exercise):
             kept = _free(path)
             path.rename(kept)
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(blank(exercise), encoding="utf-8")
+        write_whole(path, blank(exercise).encode())
     except OSError as error:
         raise LearnError(f"cannot write {path}: {error.strerror}.") from None
     return kept
 
 
+def _is_blank(path: Path, exercise: Exercise) -> bool:
+    """Tell whether a file is as it was written; a link is the learner's own."""
+    if path.is_symlink():
+        return False
+    return path.read_text(encoding="utf-8", errors="replace") == blank(exercise)
+
+
 def _free(path: Path) -> Path:
     """Return a name beside a file that is not taken: 01_product.py.old, 01_product.py.old2 and so on."""
     candidates = (path.with_name(f"{path.name}.old{n if n > 1 else ''}") for n in range(1, 10_000))
-    return next(p for p in candidates if not p.exists())
+    return next(p for p in candidates if not os.path.lexists(p))

@@ -1,10 +1,18 @@
-"""Hints in steps for the gradient to work on: first a question, then the rule, then the answer."""
+"""Hints in steps for one gradient: a question, the shapes, the derivative in words, the rule, the answer."""
 
+import ast
 from dataclasses import dataclass
+from functools import cache
 
-from backhand.checking.explaining import explain
-from backhand.learning.attempts import Attempt
-from backhand.learning.blanking import answer
+import torch
+from torch import Tensor
+
+from backhand.checking.broadcasts import Shapes, axes_of_broadcast
+from backhand.checking.explaining import derivatives, explain_uses
+from backhand.checking.running.statements import reads, simple_statements, writes_surely
+from backhand.learning.attempts import Attempt, Gradient
+from backhand.learning.blanking import answer, textbook
+from backhand.learning.course import Exercise
 
 
 @dataclass(frozen=True)
@@ -20,13 +28,95 @@ def hints(attempt: Attempt) -> tuple[Hint, ...]:
     gradient = attempt.next_gradient
     if gradient is None:
         return ()
-    row = gradient.row
-    mistake = row.mistake if row is not None else None
-    question = attempt.exercise.question
-    if mistake is not None and mistake.hint:
-        question = f"{mistake.hint}\n{question}"
-    steps = [Hint("question", f"{gradient.name}: {question}")]
-    if row is not None and row.used_by:
-        steps.append(Hint("rule", explain(row)))
-    steps.append(Hint("answer", "\n".join(answer(attempt.exercise, gradient.name))))
+    exercise, tensor = attempt.exercise, gradient.name[1:]
+    lines = uses(exercise, tensor)
+    steps = [Hint("question", _question(exercise, gradient, lines))]
+    if lines:
+        shapes = shapes_of(exercise)
+        steps.append(Hint("shapes", _shapes(tensor, lines, shapes)))
+        words = list(dict.fromkeys(w for line in lines for w in derivatives(line, tensor)))
+        if words:
+            steps.append(Hint("derivative", "\n".join(words)))
+        steps.append(Hint("rule", explain_uses(tensor, gradient.name, lines, shapes)))
+    steps.append(Hint("answer", "\n".join(answer(exercise, gradient.name))))
     return tuple(steps)
+
+
+@cache
+def uses(exercise: Exercise, name: str) -> tuple[str, ...]:
+    """Return the lines of an exercise's forward that make something of a tensor, without their comments.
+
+    >>> from backhand.learning.course import find
+    >>> uses(find("used_twice"), "p")
+    ('q = p - a', 'y = p * q')
+    """
+    statements = simple_statements(textbook(exercise).function("forward").body)
+    made = [s for s in statements if isinstance(s, ast.Assign | ast.AugAssign) and name in reads(s)]
+    text = "\n".join(textbook(exercise).lines)
+    return tuple(ast.get_source_segment(text, s) or "" for s in made if not _is_about_sizes(s))
+
+
+def _is_about_sizes(statement: ast.stmt) -> bool:
+    """Tell whether a statement reads nothing of its tensors but their shape, as `n = x.shape[0]` does."""
+    value = getattr(statement, "value", None)
+    inner = value.value if isinstance(value, ast.Subscript) else value
+    return isinstance(inner, ast.Attribute) and inner.attr == "shape"
+
+
+@cache
+def shapes_of(exercise: Exercise) -> Shapes:
+    """Return the shape of every tensor of an exercise's forward, for the inputs that it is judged with."""
+    solution = exercise.solution
+    drawn = solution.inputs(torch.Generator().manual_seed(0))
+    values = {**drawn, **solution.forward(**drawn)}
+    return {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _question(exercise: Exercise, gradient: Gradient, lines: tuple[str, ...]) -> str:
+    """Ask what leads to a gradient; for one that is wrong, say first what to look at."""
+    mistake = gradient.row.mistake if gradient.row is not None and gradient.verdict != "todo" else None
+    told = [mistake.hint] if mistake is not None and mistake.hint else []
+    tensor = gradient.name[1:]
+    asked = exercise.questions.get(gradient.name)
+    if gradient.so_far:
+        told.append(f"{gradient.reason[0].upper()}{gradient.reason[1:]}.")
+    elif asked is not None:
+        told.append(asked)
+    elif len(lines) == 1:
+        target = _target(lines[0])
+        told.append(
+            f"`{lines[0]}`: one element of {tensor} grows a little; what of {target} moves, by how much?"
+        )
+    elif lines:
+        told.append(
+            f"{len(lines)} lines of the forward read {tensor}. Which are they, and what does each send back?"
+        )
+    return f"{gradient.name}: " + "\n".join(told)
+
+
+def _target(line: str) -> str:
+    return ", ".join(sorted(writes_surely(ast.parse(line).body[0])))
+
+
+def _shapes(tensor: str, lines: tuple[str, ...], shapes: Shapes) -> str:
+    """Tell the shapes of what stands in the lines that use a tensor, and where it was repeated to fit."""
+    told = [f"d{tensor} has the shape of {tensor}, {shapes[tensor]}."] if tensor in shapes else []
+    for line in lines:
+        statement = ast.parse(line).body[0]
+        target = _target(line)
+        names = dict.fromkeys([*sorted(reads(statement)), target])
+        known = [f"{name} {shapes[name]}" for name in names if name in shapes]
+        told.append(f"`{line}`" + (f": {', '.join(known)}" if known else ""))
+        if tensor in _operands(statement) and tensor in shapes and target in shapes:
+            axes = axes_of_broadcast(shapes[tensor], shapes[target])
+            if axes:
+                told.append(f"  {tensor} was repeated along axis {' and '.join(map(str, axes))} to fit.")
+    return "\n".join(told)
+
+
+def _operands(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement's last operation combines element by element."""
+    value = getattr(statement, "value", None)
+    if not isinstance(value, ast.BinOp) or isinstance(value.op, ast.MatMult):
+        return []
+    return [n.id for n in (value.left, value.right) if isinstance(n, ast.Name)]

@@ -1,6 +1,7 @@
 """Reading a learner's file: what does not parse or raises is told by its line."""
 
 import ast
+import linecache
 import sys
 import traceback
 from pathlib import Path
@@ -8,22 +9,26 @@ from types import ModuleType
 
 from backhand.learning.blanking import textbook
 from backhand.learning.course import Exercise
+from backhand.learning.unfinished import without_open_stages
 
 
 class Problem(Exception):  # noqa: N818  (told to the learner, not an error of the program)
     """Why a file cannot be judged, in one line."""
 
 
-def load(exercise: Exercise, path: Path) -> ModuleType:
-    """Run a learner's file and return it as a module.
+def load(exercise: Exercise, path: Path) -> tuple[ModuleType, frozenset[str]]:
+    """Run a learner's file; return it as a module, and the gradients with a stage that is still blank.
 
     Raises:
         Problem: it cannot be read, does not parse, raises, or is no longer the exercise.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        tree = ast.parse(text, str(path))
+        ast.parse(text, str(path))
     except FileNotFoundError:
+        if path.is_symlink():
+            told = f"{path.name} is a link to {path.readlink()}, which is not there."
+            raise Problem(told) from None
         raise Problem(f"{path.name} is not there; `backhand learn` writes it when it begins.") from None
     except OSError as error:
         raise Problem(f"{path.name} cannot be read: {error.strerror}.") from None
@@ -32,7 +37,11 @@ def load(exercise: Exercise, path: Path) -> ModuleType:
     except SyntaxError as error:
         shown = (error.text or "").strip()
         raise Problem(f"line {error.lineno}: {error.msg}{f': {shown}' if shown else ''}") from None
+    text, open_stages = without_open_stages(text, "backward")
+    tree = ast.parse(text, str(path))
     refuse_another_forward(exercise, tree)
+    # the check reads the source of what runs, so it is this text, not the file's
+    linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True), str(path))
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     try:
@@ -41,7 +50,7 @@ def load(exercise: Exercise, path: Path) -> ModuleType:
         raise Problem(in_one_line(error, path)) from None
     if not callable(getattr(module, "backward", None)):
         raise Problem("there is no function `backward` in the file.")
-    return module
+    return module, open_stages
 
 
 def in_one_line(error: BaseException, path: Path) -> str:

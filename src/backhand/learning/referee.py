@@ -26,7 +26,9 @@ class Referee:
     def judge(self, exercise: Exercise, path: Path) -> Attempt:
         """Judge one file of a course; nothing in it makes this raise, hang or print."""
         try:
-            return self._apart.call(f"{__name__}:judge_by_name", exercise.name, path, self.limit, file=path)
+            path = path.absolute()  # the file may change the folder
+            judge = f"{__name__}:judge_by_name"
+            return self._apart.call(judge, exercise.name, path, self.limit, file=path, limit=self.limit)
         except EndedError as ended:
             return unjudged(exercise, path, self._told(ended))
 

@@ -7,7 +7,7 @@ import select
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +47,48 @@ def events(folder: Path) -> Iterator[Iterator[Event]]:
 
 
 def _watch(folder: Path, happened: "queue.Queue[Event]", stop: threading.Event) -> None:
+    """Watch a folder until told to stop; one that goes and comes back is watched anew."""
+    watched: tuple[int, int] | None = None
+    while not stop.is_set():
+        there = _identity(folder)
+        if there is None:
+            stop.wait(0.2)
+            continue
+        if watched is not None:
+            for path in sorted(folder.glob("*.py")):
+                happened.put(Saved(path))
+        watched = there
+        with suppress(FileNotFoundError):  # it has gone in between
+            _watch_while(there, folder, happened, stop)
+
+
+def _watch_while(
+    there: tuple[int, int], folder: Path, happened: "queue.Queue[Event]", stop: threading.Event
+) -> None:
+    """Watch a folder as long as its name stands for the same one."""
     changes = watchfiles.watch(
-        folder, watch_filter=_is_python, stop_event=stop, debounce=200, step=20, rust_timeout=200
+        folder,
+        watch_filter=_is_python,
+        stop_event=stop,
+        debounce=200,
+        step=20,
+        rust_timeout=200,
+        yield_on_timeout=True,
     )
     for batch in changes:
         for path in sorted({Path(name) for _, name in batch}):
             happened.put(Saved(path))
+        if _identity(folder) != there:
+            return
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one under its name; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_python(_: watchfiles.Change, path: str) -> bool:

@@ -203,6 +203,8 @@ def _cells(gradient: Gradient, *, short: bool) -> list[Text]:
     if gradient.row is not None and gradient.verdict == "shape":
         shape = f"{gradient.row.got}, not {gradient.row.shape}"
     waits = f"waits for {gradient.waits_for}" if gradient.waits_for else ""
+    if gradient.so_far:
+        waits = gradient.reason
     return [*cells, Text(shape, style="dim"), Text(waits, style="dim")]
 
 

@@ -58,20 +58,21 @@ def as_text(report: Report, *, colour: bool | None = None, width: int | None = N
 def headline(report: Report) -> str:
     """Return what was checked, and in a few words how it is."""
     judged = [r for r in report.rows if not VERDICTS[r.verdict].open]
-    if report.ok:
+    if state(report) == "right":
         good = sum(r.verdict == "right" for r in judged)
         agree = "1 gradient agrees" if good == 1 else f"{good} gradients agree"
         more = f", {len(judged) - good} vacuous" if len(judged) > good else ""
         return f"{report.title}: right. {agree} with {report.truth}{more}."
     counts = [(len(report.culprits), "at fault"), (len(report.stress), "failed stress check(s)")]
     counts += [(sum(r.verdict == v for r in report.rows), v) for v in ("follows", "todo")]
+    counts += [(sum(r.verdict == "vacuous" for r in judged), "vacuous")] if report.ok else []
     told = ", ".join(f"{n} {what}" for n, what in counts if n)
     return f"{report.title}: {state(report)}. {told or 'the backward raised'}."
 
 
 def state(report: Report) -> str:
-    """Return one of `STATES`: what is only missing is not wrong."""
-    if report.ok:
+    """Return one of `STATES`: what is only missing is not wrong, and what is no evidence is not right."""
+    if report.ok and any(row.verdict == "right" for row in report.rows):
         return "right"
     faulty = report.culprits or report.stress or report.raised is not None
     return "wrong" if faulty else "nothing wrong so far"

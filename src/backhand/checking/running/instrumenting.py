@@ -18,7 +18,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from backhand.checking.running.program import Namespace, Source, plain_function
-from backhand.checking.running.statements import given_to, is_compound, writes
+from backhand.checking.running.statements import given_to, is_compound, running_variables, writes
 
 PROBE, ADDED, RAISED = "__probe__", "__added__", "__raised__"
 NEW, LOCALS, ERROR = "__new__", "__locals__", "__error__"
@@ -182,6 +182,7 @@ class _Probes:
 
     def __init__(self, source: Source):
         self._local = source.local_names if source.definition is not None else None
+        self._carried = running_variables(source.statements)
         self.statements: list[ast.stmt] = []
         self._caught = 0  # how many `try` of the user stand around
 
@@ -244,10 +245,14 @@ class _Probes:
         return _at(s, ast.Try([run], [caught], [], []))
 
     def _probe(self, s: ast.stmt, number: int) -> list[ast.stmt]:
-        """Return the probe after a statement, which puts new values into the variables that it writes."""
+        """Return the probe after a statement, which puts new values into the variables that it writes.
+
+        At the end of a loop's turn also into those that the next one takes over.
+        """
         test = _call(PROBE, ast.Constant(number), ast.Call(ast.Name(LOCALS, ast.Load()), [], []))
-        names = sorted(writes(s) if self._local is None else writes(s) & self._local)
-        replace: list[ast.stmt] = [_replacement(name) for name in names]
+        names = writes(s).union(self._carried.get(s, ()))
+        names = names if self._local is None else names & self._local
+        replace: list[ast.stmt] = [_replacement(name) for name in sorted(names)]
         return [_at(s, ast.If(test, replace, []) if replace else ast.Expr(test))]
 
 

@@ -1,7 +1,7 @@
 """What a statement writes and reads, and which statements stand within it."""
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 
@@ -132,7 +132,8 @@ def needs(statement: ast.stmt) -> frozenset[str]:
     return frozenset(found)
 
 
-def running_variables(statements: Sequence[ast.stmt]) -> dict[ast.stmt, tuple[str, ...]]:
+@lru_cache(maxsize=256)
+def running_variables(statements: tuple[ast.stmt, ...]) -> Mapping[ast.stmt, tuple[str, ...]]:
     """Return by the last statement of each loop the variables that a turn takes over from the one before.
 
     They are begun outside of it, and a statement in it uses them for something else.
@@ -140,7 +141,8 @@ def running_variables(statements: Sequence[ast.stmt]) -> dict[ast.stmt, tuple[st
     found = {}
     loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For | ast.While)]
     for loop in loops:
-        inner, last = simple_statements(loop.body), loop.body[-1]
+        inner = simple_statements(loop.body)
+        last = next((s for s in reversed(loop.body) if not isinstance(s, ast.Pass)), loop)
         outside = [s for s in simple_statements(statements) if s not in inner]
         begun = {name for s in outside for name in assigned(s)}
         used = {name for s in inner for name in reads(s) - writes(s)}

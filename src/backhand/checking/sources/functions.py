@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from backhand.checking.judging import check_pass
@@ -16,7 +16,9 @@ from backhand.checking.report import Report
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.sources.parameters import in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
+from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
 
@@ -34,6 +36,7 @@ def check_function(
     rtol: float | None = None,
     atol: float | None = None,
     no_gradient: Collection[str] = (),
+    allow: Collection[str] = (),
 ) -> Report:
     """Compare a function that has its own backward with a plain reference that autograd differentiates.
 
@@ -42,8 +45,10 @@ def check_function(
     dtypes and the error in the inputs' own dtype against the reference's.
 
     Args:
-        fn: a subclass of `torch.autograd.Function`, or a callable.
-        reference: a callable of the same arguments, in plain torch operations.
+        fn: a subclass of `torch.autograd.Function`, a callable, or a module: then its parameters are judged
+            as well, by their names.
+        reference: a callable of the same arguments, in plain torch operations; beside a module one with the
+            same parameters. What it closes over, it may hold in another dtype.
         inputs: the arguments, by the reference's parameter names or in order, or a function that draws them.
         draws: how many independent sets of inputs to try.
         seed: of the draws and the upstream gradients.
@@ -51,6 +56,8 @@ def check_function(
         rtol, atol: how far each element may be off, `atol + rtol * |expected|`; by default a small multiple
             of the error that the reference itself makes in that dtype.
         no_gradient: the inputs that have none on purpose, though autograd would give them one: a target.
+        allow: what the function may refuse with an exception, such as `"layout"`: the kinds of failure under
+            stress. It is then said to be untried; what gives wrong numbers fails all the same.
 
     Returns:
         A `Report` with a row for every floating-point input.
@@ -69,7 +76,8 @@ def check_function(
     'scale'
     """
     function = Function(fn, reference, frozenset(no_gradient))
-    chosen = replace(function.as_pass(inputs), asked=Asked(dtype, rtol, atol))
+    chosen = function.as_pass(inputs)
+    chosen = replace(chosen, asked=Asked(dtype, rtol, atol), allow=refusable(allow))
     return check_pass(chosen, function.title, draws=draws, seed=seed)
 
 
@@ -81,6 +89,7 @@ class Function:
         call, reference: the two, as plain callables.
         title: the function's name.
         no_gradient: the inputs that have none on purpose.
+        parameters: those of a module beside a module, by name.
     """
 
     def __init__(self, fn: Any, reference: Callable[..., Any], no_gradient: frozenset[str] = frozenset()):
@@ -88,6 +97,10 @@ class Function:
         self.call: Callable[..., Any] = fn.apply if custom else fn
         self.fn: Any = fn
         self.reference: Callable[..., Any] = reference
+        self.parameters: dict[str, Tensor] = {}
+        if isinstance(fn, nn.Module) and isinstance(reference, nn.Module):
+            self.parameters, self.call, self.reference = with_parameters(fn, reference)
+        self._named = reference.forward if isinstance(reference, nn.Module) else reference
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
         self._turns = itertools.count(1)
@@ -116,7 +129,21 @@ class Function:
         )
 
     def named(self, inputs: Any) -> dict[str, Any]:
-        """Return the arguments by name, in order; raise `CheckError` where they are none."""
+        """Return the arguments by name, in order, then the parameters of a module.
+
+        Beside parameters all arguments are to have a gradient too, unless some are said to.
+
+        Raises:
+            CheckError: the inputs are no arguments, or one has the name of a parameter.
+        """
+        found = self._arguments(inputs)
+        if self.parameters and not any(isinstance(v, Tensor) and v.requires_grad for v in found.values()):
+            found = {n: _wanted(v) for n, v in found.items()}
+        if both := found.keys() & self.parameters.keys():
+            raise CheckError(f"{', '.join(sorted(both))} is the name of an input and of a parameter.")
+        return found | self.parameters
+
+    def _arguments(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
             return dict(inputs)
         if isinstance(inputs, Tensor):
@@ -126,7 +153,7 @@ class Function:
                 f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order."
             )
         try:
-            names = list(inspect.signature(self.reference).parameters)
+            names = list(inspect.signature(self._named).parameters)
         except ValueError:  # a builtin, such as torch.matmul, does not tell them
             names = []
         return {names[i] if i < len(names) else f"input{i}": value for i, value in enumerate(inputs)}
@@ -184,14 +211,14 @@ class Function:
         """Return the gradients of a second backward on one graph, as `retain_graph=True` allows it."""
         ends, leaves, arriving = self._graph(inputs, upstream)
         differentiated(ends, arriving, leaves.values())
-        return self._named(leaves, differentiated(ends, arriving, leaves.values()))
+        return self._by_name(leaves, differentiated(ends, arriving, leaves.values()))
 
     def interleaved(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
         """Return the gradients of a call after which there was another, as of a layer that is used twice."""
         ends, leaves, arriving = self._graph(inputs, upstream)
         others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
         self._graph({**inputs, **{n: v for n, v in others.items() if n in inputs}}, upstream)
-        return self._named(leaves, differentiated(ends, arriving, leaves.values()))
+        return self._by_name(leaves, differentiated(ends, arriving, leaves.values()))
 
     def _graph(
         self, inputs: Mapping[str, Any], upstream: Tensors
@@ -203,13 +230,14 @@ class Function:
         names = [n for n in own if f"d{n}" in upstream]
         return [own[n] for n in names], leaves, [upstream[f"d{n}"] for n in names]
 
-    def _named(self, leaves: Tensors, found: Sequence[Tensor | None]) -> dict[str, Any]:
+    def _by_name(self, leaves: Tensors, found: Sequence[Tensor | None]) -> dict[str, Any]:
         return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
         try:
-            result = call(*inputs.values())
+            values = list(inputs.values())
+            result = (in_dtype_of(call, values) if call is self.reference else call)(*values)
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
         results = result if isinstance(result, tuple | list) else [result]
@@ -236,6 +264,11 @@ class Function:
                     "forward first, or give the reference that is meant, or the dtype in which it computes "
                     "as dtype=."
                 )
+
+
+def _wanted(value: Any) -> Any:
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return value.detach().clone().requires_grad_() if is_float else value
 
 
 def _differentiable(outputs: Tensors) -> dict[str, Tensor]:

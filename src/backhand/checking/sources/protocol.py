@@ -79,6 +79,7 @@ class Pass:
         no_gradient: the inputs that have none on purpose, though autograd would give them one.
         usages: other ways in which a training job runs the backward, each by the kind of mistake that it
             shows, with how it is told; they take what the backward takes and must give what it gives.
+        allow: the kinds of failure under stress that are let pass where the code refuses with an exception.
         runner: runs the two sources, where that is more than to call `forward` and `backward`; their
             statements are over NumPy's arrays then.
         slack: how many times less precise the true gradients are than autograd's: those found by differences.
@@ -99,6 +100,7 @@ class Pass:
     asked: Asked = field(default_factory=Asked)
     no_gradient: frozenset[str] = frozenset()
     usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    allow: frozenset[str] = frozenset()
     runner: Runner | None = None
     slack: float = 1.0
 

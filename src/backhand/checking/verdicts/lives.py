@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
-from backhand.checking.running.statements import begins_anew, writes
-from backhand.checking.verdicts.variables import Variables
+from backhand.checking.running.statements import assigned, begins_anew, writes
+from backhand.checking.verdicts.variables import Variables, at_place
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,33 @@ class _Made:
 
 
 class Recorder(Watcher):
-    """Watches a run: when is each gradient written, and by which statements."""
+    """Watches a run: when is each gradient written, and by which statements.
 
-    def __init__(self, variables: Variables):
+    Args:
+        variables: where the gradients lie.
+        none_is_left: whether one that is left at None is complete there.
+    """
+
+    def __init__(self, variables: Variables, *, none_is_left: bool = False):
         self.variables = variables
+        self._none_is_left = none_is_left
         self._lives: dict[str, list[Life]] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._made: dict[int, _Made] = {}  # by identity, each tensor kept so that no identity is used twice
         self._kept: list[Any] = []
         self._holder: dict[int, str] = {}
         self._raised: ast.stmt | None = None
+        self._empty: dict[str, Life] = {}  # of gradients that were set to None
         self.last: dict[ast.stmt, int] = {}  # the step in which each statement ran last
 
     @property
     def lives(self) -> Lives:
-        """What was seen."""
-        return {tensor: tuple(its) for tensor, its in self._lives.items()}
+        """What was seen; a gradient that is left at None is complete where it was set to that.
+
+        One that gets a value after all is not, for a line may ask whether it is still None.
+        """
+        left = {tensor: (life,) for tensor, life in self._empty.items() if tensor not in self._lives}
+        return {tensor: tuple(its) for tensor, its in self._lives.items()} | left
 
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a statement that raised, and so wrote nothing."""
@@ -75,6 +86,9 @@ class Recorder(Watcher):
                 self._goes_on(tensor, step, statement, self.variables.path[tensor])
             return
         self._note_makers(step, statement, variables)
+        for tensor in self.variables.held_by(assigned(statement)) if self._none_is_left else ():
+            if at_place(variables, self.variables.path[tensor]) is None:
+                self._empty[tensor] = Life(step, self.variables.path[tensor], (statement,))
         for tensor, value in self._changed(statement, variables):
             self._seen[tensor] = _mark(value)
             self._kept.append(value)

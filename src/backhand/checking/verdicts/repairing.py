@@ -220,7 +220,9 @@ def around(chosen: Pass) -> Namespace:
 
 def recorded(chosen: Pass, draw: Draw) -> Lives:
     """Return which statements of the backward write which gradient, and when."""
-    recorder = Recorder(variables_of(chosen, draw))
+    # in a script a None is yet to be written; one that no line fails on may be meant
+    none_is_left = chosen.scope is None and draw.error is not None
+    recorder = Recorder(variables_of(chosen, draw), none_is_left=none_is_left)
     watched(chosen, draw, recorder)
     source = chosen.backward_source
     assert source is not None

@@ -1,0 +1,117 @@
+"""Modules beside modules, what a reference closes over, and what a function may refuse."""
+
+import pytest
+import torch
+from torch import nn
+
+import backhand
+
+
+class Scaled(torch.autograd.Function):
+    """x * weight; its backward is off by `factor` in weight, and may refuse what does not lie contiguous."""
+
+    @staticmethod
+    def forward(ctx, x, weight, factor, strict):
+        ctx.save_for_backward(x, weight)
+        ctx.factor, ctx.strict = factor, strict
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        if ctx.strict and not dy.is_contiguous():
+            raise ValueError("dy must be contiguous")
+        return dy * weight, ctx.factor * (dy * x).sum(0), None, None
+
+
+class Scale(nn.Module):
+    """A layer of one parameter, and a buffer in float32 that it counts its calls in."""
+
+    def __init__(self, factor=1.0, strict=False, custom=True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((4,), 1.5))
+        self.register_buffer("calls", torch.zeros(()))
+        self.factor, self.strict, self.custom = factor, strict, custom
+
+    def forward(self, x):
+        self.calls += 1
+        return Scaled.apply(x, self.weight, self.factor, self.strict) if self.custom else x * self.weight
+
+
+X = torch.linspace(-1, 1, 12).view(3, 4)
+
+
+def test_a_module_is_judged_by_its_parameters_too() -> None:
+    module = Scale(factor=1.5)
+    report = backhand.check_function(module, Scale(custom=False), {"x": X})
+    assert {row.name: row.verdict for row in report.rows} == {"x": "right", "weight": "wrong"}
+    assert report["weight"].mistake.kind == "scale"
+    assert report.precision == "float64"
+    assert module.calls == 0  # its own state is as it was
+    assert backhand.check_function(Scale(), Scale(custom=False), [X]).ok
+
+
+def test_modules_with_other_parameters_are_refused_in_one_line() -> None:
+    with pytest.raises(backhand.CheckError, match="only the reference has bias"):
+        backhand.check_function(Scale(), nn.Linear(4, 4), {"x": X})
+    with pytest.raises(backhand.CheckError, match="the parameter weight has the shapes"):
+        backhand.check_function(Scale(), nn.Linear(4, 4, bias=False), {"x": X})
+
+
+@pytest.mark.parametrize("held", [torch.linspace(1, 2, 4), nn.Linear(4, 4)])
+def test_what_a_reference_holds_does_not_lower_the_verdict(held) -> None:
+    def reference(x):
+        return held(x) if isinstance(held, nn.Module) else x * held
+
+    def own(x):
+        if isinstance(held, nn.Module):
+            return nn.functional.linear(x, held.weight.to(x.dtype), held.bias.to(x.dtype))
+        return x * held.to(x.dtype)
+
+    report = backhand.check_function(own, reference, {"x": X})
+    assert report.ok
+    assert report.precision == "float64"
+    bare = backhand.check_function(own, held, {"x": X}) if isinstance(held, nn.Module) else report
+    assert bare.precision == "float64"
+
+
+def test_an_exception_can_be_allowed_and_is_said_to_be_untried() -> None:
+    modules = Scale(strict=True), Scale(custom=False)
+    refused = backhand.check_function(*modules, {"x": X})
+    assert [failure.kind for failure in refused.stress] == ["layout"]
+    allowed = backhand.check_function(*modules, {"x": X}, allow=("layout",))
+    assert allowed.ok
+    assert "dy must be contiguous" in allowed.notes[-1]
+    with pytest.raises(backhand.CheckError, match="'layuot'"):
+        backhand.check_function(*modules, {"x": X}, allow=("layuot",))
+
+
+class AsItLies(torch.autograd.Function):
+    """2 * x, by a backward that reads its upstream gradient as if it lay contiguous, and refuses offsets."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        if dy.storage_offset():
+            raise ValueError("no offsets")
+        return 2 * torch.as_strided(dy, dy.shape, (dy.shape[1], 1))
+
+
+def test_wrong_numbers_are_never_allowed() -> None:
+    report = backhand.check_function(AsItLies, lambda x: 2 * x, {"x": X}, allow=("layout",))
+    assert not report.ok
+    assert all("wrong" in failure.message for failure in report.stress)
+
+
+def test_what_has_no_elements_is_not_right() -> None:
+    report = backhand.check_function(AsItLies, lambda x: 2 * x, {"x": torch.randn(0, 4)})
+    assert report["x"].verdict == "vacuous"
+    assert "right" not in str(report).splitlines()[0]
+
+
+def test_a_report_on_a_function_says_what_was_not_tried() -> None:
+    report = backhand.check_function(Scale(), Scale(custom=False), {"x": X})
+    assert "second derivatives" in report.notes[-1]
