@@ -302,3 +302,19 @@ def test_the_users_modules_are_as_they_were_afterwards():
     check_pair(affine_forward, affine_backward, affine_inputs)
     assert {k: v for k, v in globals().items() if v is not before.get(k)} == {}
     assert backhand.check_pair is check_pair
+
+
+def loop_relu_forward(x):
+    return np.array([[max(v, 0.0) for v in row] for row in x.tolist()]), x  # autograd does not follow it
+
+
+def loop_relu_backward(dout, cache):
+    return dout * (cache > 0)
+
+
+@pytest.mark.parametrize("near", [0.004, -0.0007])
+def test_differences_do_not_step_over_a_kink_near_an_input(near: float) -> None:
+    x = np.array([[1.3, near, -0.8], [0.4, -1.1, 2.0]])
+    report = backhand.check_pair(loop_relu_forward, loop_relu_backward, {"x": x}, draws=1)
+    assert report.truth == "central differences"
+    assert report.ok, report
