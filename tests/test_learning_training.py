@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from attempting import changed, judged
-from backhand.errors import LearnError, WrongGradientError
+from backhand.errors import ConfigError, LearnError, WrongGradientError
 from backhand.language.config import TrainConfig
+from backhand.language.recipes import RnnConfig
 from backhand.language.training import train
 from backhand.learning.blanking import solved
 from backhand.learning.course import find
@@ -68,3 +69,10 @@ def test_a_file_that_is_no_language_model_is_refused(tmp_path: Path):
         engine_of(file)
     with pytest.raises(LearnError, match="is not there"):
         engine_of(tmp_path / "13_mlp_fused.py")
+
+
+def test_a_backward_of_ones_own_trains_no_other_type(tmp_path: Path) -> None:
+    config = RnnConfig(words="municipios", steps=2)
+    with pytest.raises(ConfigError, match="not the rnn"):
+        train(config, out=tmp_path / "run", engine=lambda *given: given[0])
+    assert not (tmp_path / "run").exists()

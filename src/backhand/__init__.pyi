@@ -42,6 +42,10 @@ from .language.evaluating import Score as Score
 from .language.evaluating import evaluate as evaluate
 from .language.inspecting import Inspection as Inspection
 from .language.inspecting import inspect as inspect
+from .language.recipes import BigramConfig as BigramConfig
+from .language.recipes import GruConfig as GruConfig
+from .language.recipes import RnnConfig as RnnConfig
+from .language.recipes import TransformerConfig as TransformerConfig
 from .language.sampling import sample as sample
 from .language.saving import Run as Run
 from .language.training import train as train

@@ -15,7 +15,7 @@ from torch import Tensor
 from backhand.engines import ENGINES, Engine, Running
 from backhand.engines.nonfinite import first_nonfinite
 from backhand.engines.word_engines import WORD_ENGINES
-from backhand.errors import NonFiniteError
+from backhand.errors import ConfigError, NonFiniteError
 from backhand.showing import plain
 
 from .config import TrainConfig
@@ -86,6 +86,8 @@ def train(
     >>> run.step, sorted(file.name for file in folder.iterdir())
     (20, ['history.csv', 'loss.png', 'model.safetensors', 'run.json', 'samples.txt'])
     """
+    if engine is not None and config.type != "mlp":
+        raise ConfigError(f"a backward of your own trains the mlp, not the {config.type}; leave out --type.")
     with started(config, out, resume=resume, overwrite=overwrite) as (run, splits):
         history = History(run.path / HISTORY)
         history.cut(run.step, run.history)
