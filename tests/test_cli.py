@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import subprocess
@@ -164,7 +165,7 @@ def test_training_from_the_command_line_in_a_log_is_short(run_cli, tmp_path: Pat
 
 def test_every_option_of_training_is_a_flag(run_cli) -> None:
     _, out, _ = run_cli("train", "--help")
-    for name in backhand.TrainConfig.__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(backhand.TrainConfig)):
         assert name == "words" or "--" + name.replace("_", "-") in out
 
 

@@ -11,7 +11,7 @@ from backhand.language.recipes import RnnConfig
 from backhand.language.training import train
 from backhand.learning.blanking import solved
 from backhand.learning.course import find
-from backhand.learning.training import engine_of
+from backhand.learning.engine import engine_of
 
 
 def test_training_with_ones_own_backward_gives_autograds_curve(tmp_path: Path):

@@ -116,7 +116,7 @@ def train(
 
     engine = None
     if backward is not None:
-        from .learning.training import engine_of
+        from .learning.engine import engine_of
 
         try:
             engine = engine_of(backward)

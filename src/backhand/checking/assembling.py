@@ -108,7 +108,7 @@ def of_the_whole(report: Report, whole: Draw, part: Draw) -> Report:
         f"Large inputs ({sum(t.numel() for t in large):,} elements): tried on a part, {of_which}; "
         f"compared once on all of them, in {str(lowest(whole.trace.inputs)).removeprefix('torch.')}."
     )
-    return replace(report, rows=tuple(map(row_of, report.rows)), notes=(*report.notes, note))
+    return replace(report, rows=tuple(map(row_of, report.rows)), notes=(note, *report.notes))
 
 
 def _precision(trials: Trials) -> torch.dtype:

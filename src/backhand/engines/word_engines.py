@@ -66,7 +66,9 @@ def trimmed(X: Tensor, Y: Tensor, more: dict[str, Any]) -> tuple[Tensor, Tensor,
     return X[:, :used], Y[:, :used], more
 
 
-def by_autograd(kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]):
+def by_autograd(
+    kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and PyTorch's own gradients."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     with torch.enable_grad():
@@ -75,7 +77,9 @@ def by_autograd(kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: d
     return loss.detach(), {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-def by_hand(kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]):
+def by_hand(
+    kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and the hand-written gradients."""
     textbook = TEXTBOOKS[kind]
     tensors = textbook.forward(X, Y, **parameters, **more)
@@ -110,7 +114,7 @@ def descend(gradients_of: Any) -> WordEngine:
     return engine
 
 
-chunked = descend(by_hand)
+chunked: WordEngine = descend(by_hand)
 
 
 def machine_code(

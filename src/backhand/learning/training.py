@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -11,14 +10,13 @@ from torch import Tensor
 
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.engines.stepping import Engine, by_autograd, by_hand, descend
-from backhand.errors import LearnError, WrongGradientError, in_short
+from backhand.errors import in_short
 from backhand.language.config import TrainConfig
 from backhand.language.contexts import Contexts
 from backhand.language.drawing import LECTURE_SEED, draw_words
 from backhand.language.model import Model, calibrate, draw_parameters
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
-from backhand.learning.course import course
 
 STEPS = 200
 WORDS = 2000
@@ -26,7 +24,6 @@ RATE = 0.1
 # After so many steps more, names come out that one can read; it takes about a second.
 MORE = 1500
 DRAWN = 8
-WHOLE = ("mlp_fused", "mlp_chunked")
 # Two right backward passes differ by rounding, which training amplifies; in float64 far below this.
 TOLERANCE = 1e-6
 
@@ -103,27 +100,3 @@ def _words(engine: Engine, parameters: dict[str, Tensor], start: _Start) -> tupl
     engine(parameters, *start.more, [RATE] * MORE)
     model = Model(start.vocabulary, parameters, *calibrate(parameters, start.contexts))
     return tuple(islice(draw_words(model, torch.Generator().manual_seed(LECTURE_SEED)), DRAWN))
-
-
-def engine_of(path: Path) -> Engine:
-    """Return the engine that trains with the backward of a learner's file, once it is found to be right.
-
-    Raises:
-        LearnError: the file is not one of the exercises with the whole language model, or cannot be judged.
-        WrongGradientError: a gradient is wrong or missing; the message is the report.
-    """
-    from backhand.learning.loading import load
-    from backhand.learning.referee import Referee
-
-    found = [e for e in course() if path.stem.endswith(e.name) and e.name in WHOLE]
-    if not found:
-        raise LearnError(f"{path} is none of the exercises {' and '.join(WHOLE)}, which are a whole model.")
-    with Referee() as referee:
-        attempt = referee.judge(found[0], path)
-    if attempt.problem or attempt.report is None:
-        raise LearnError(f"{path}: {attempt.problem}")
-    missing = [g.name for g in attempt.gradients if g.verdict not in ("right", "vacuous")]
-    if missing or not attempt.report.ok:
-        raise WrongGradientError(f"{path} is not trained with before it is right.\n\n{attempt.report}")
-    module, _ = load(found[0], path)
-    return descend(by_hand(module))
