@@ -5,7 +5,6 @@ then right, and nothing else is wrong that was not, that statement is a candidat
 deviates first in time is at fault. It needs no names, so that it holds for running variables and temporaries.
 """
 
-import ast
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,85 +14,21 @@ from torch import Tensor
 from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known
 from backhand.checking.running.names import root
-from backhand.checking.running.program import Namespace
-from backhand.checking.running.statements import assigned, made_of, reads, simple_statements, writes_surely
+from backhand.checking.running.statements import made_of, reads
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.fault import BENCHES, Bench, Explained, Fault, origins
 from backhand.checking.verdicts.lives import Lives
+from backhand.checking.verdicts.ranking import begun_elsewhere, rank
 from backhand.checking.verdicts.recognising import Order, Recogniser
 from backhand.checking.verdicts.repairing import Repair, around
 from backhand.checking.verdicts.reruns import IsRight, Reruns
-from backhand.checking.verdicts.shadowing import Event, Give, Target, event_of
+from backhand.checking.verdicts.shadowing import Event, Give, Target
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths.
 MOST_SECONDS = 2.0
-# So many turns are enough to tell what a line does; all others are alike.
-BENCHES = 2
 # So many lines at once may be wrong in one loop before what they do can no longer be told apart.
 MOST_FAULTS = 2
-
-
-# What begins a variable and what carries it on; with more, they are no help to look at.
-MAKERS = 2
-
-
-@dataclass(frozen=True)
-class Bench:
-    """One turn of a statement.
-
-    Attributes:
-        namespace: the variables before it.
-        value: what it made; None where it raised.
-        expected: what belongs there.
-    """
-
-    namespace: Namespace
-    value: Tensor | None
-    expected: Tensor
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A statement that is wrong, given right upstream gradients.
-
-    Attributes:
-        target: it, and the variable that it assigns; empty where it adds to something, or puts into it.
-        belongs: what autograd knows to belong there.
-        taken_for: what its own value is known as, if it is known.
-        benches: some of the turns in which it is wrong.
-        others: one in which it is right, if there is one before.
-        temporaries: the statements that make what it is made of, of what is not known to be right.
-    """
-
-    target: Target
-    belongs: Known
-    taken_for: tuple[Known, ...]
-    benches: tuple[Bench, ...]
-    others: tuple[Bench, ...] = ()
-    temporaries: tuple[ast.stmt, ...] = ()
-
-    @property
-    def statement(self) -> ast.stmt:
-        """The statement; of a variable that is not carried on the one that began it."""
-        return self.temporaries[0] if self.is_carried and self.temporaries else self.target[0]
-
-    @property
-    def is_carried(self) -> bool:
-        """Whether a loop should have given its variable a new value, and no statement of it is at fault."""
-        return self.target[1] != "" and self.target[1] not in writes_surely(self.target[0])
-
-    @property
-    def variable(self) -> str:
-        """What it assigns, if it assigns a variable."""
-        return self.target[1]
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Wrong gradients, in the order in which they are complete, and the statements that make them wrong."""
-
-    gradients: tuple[str, ...]
-    faults: tuple[Fault, ...]
 
 
 def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair) -> list[Explained]:
@@ -172,8 +107,7 @@ class _Search:
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
         self.events = runs.logged(self.puts)
         recogniser.learn_orders(self.events)
-        written = [n for (s, name) in self.events for n in ((name,) if name else writes_surely(s))]
-        self._begun = {name for name in written if written.count(name) > 1}
+        self._begun = begun_elsewhere(self.events)
         self._counts: dict[tuple[int, int], int] = {}
         self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
 
@@ -240,9 +174,9 @@ class _Search:
                     step = events[turns[0]].step if turns else complete + 1
                     reaches = self._reach(target, events, turns) if step <= complete else 0
                     if reaches:
-                        rank = self._rank(target, events[turns[0]], known)
+                        first = rank(self.recogniser, target, events, events[turns[0]], known, self._begun)
                         one = _Candidate(target, known, order, turns[0], step, reaches)
-                        found.append((rank, -reaches, step, len(found), one))
+                        found.append((first, -reaches, step, len(found), one))
         return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
 
     def _reach(self, target: Target, events: Sequence[Event], turns: tuple[int, ...]) -> int:
@@ -257,26 +191,6 @@ class _Search:
             is_made_of_it = self.name in moved and moved <= self.culprits
             self._reaches[target, turns] = len(moved) if is_made_of_it else 0
         return self._reaches[target, turns]
-
-    def _rank(self, target: Target, event: Event, known: Known) -> int:
-        """Return how unlikely a statement is to be at fault: the lower, the sooner it is tried.
-
-        One whose value is known as something else may have left out one operation, or a part of a sum.
-        """
-        if target[1] and target[1] not in writes_surely(target[0]):  # a statement may be what is missing
-            return 3 if len({event.sign for event in self.events[target]}) > 1 else -1
-        if known.is_value:
-            return 2 if self.recogniser.is_known(event) else 0
-        if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
-            return 3 if target[1] in self._begun and len(self.events[target]) == 1 else -1
-        taken_for = self.recogniser.taken_for(event)
-        if any(_is_named_for(target, one) for one in taken_for):
-            return 4
-        if event.shape is not None and event.shape != known.shape:
-            return 3
-        if self.recogniser.is_of_the_forward(event) and not _is_named_for(target, known):
-            return 2
-        return int(bool(taken_for) and not any(known.is_near(other) for other in taken_for))
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
@@ -304,7 +218,7 @@ class _Search:
         events = self.events[target][turns.start : turns.stop]
         puts = {**self.puts, target: candidate.give}  # so that the variables of its later turns are right
         seen = self.runs.benches(puts, target, [event.step for event in events])
-        outside = around(self.runs.chosen)
+        outside, source = around(self.runs.chosen), self.runs.chosen.backward_source
         rows = zip(turns, seen.before, seen.made, map(candidate.belongs, turns), strict=False)
         benches = {
             now: Bench(outside | before, made, right)
@@ -318,37 +232,8 @@ class _Search:
             tuple(self.recogniser.taken_for(self.events[target][turn])),
             tuple(wrong),
             tuple(bench for now, bench in benches.items() if now < turn),
-            tuple(self._made_of(target, wrong[-1].namespace)) if wrong else (),
+            tuple(origins(source, target, wrong[-1].namespace, self.recogniser)) if wrong and source else (),
         )
-
-    def _made_of(self, target: Target, variables: Namespace) -> list[ast.stmt]:
-        source, name = self.runs.chosen.backward_source, target[1]
-        if source is not None and name and name not in writes_surely(target[0]):
-            return [s for s in simple_statements(source.statements) if name in writes_surely(s)]
-        return self._temporaries(target[0], variables)
-
-    def _temporaries(self, statement: ast.stmt, variables: Namespace) -> list[ast.stmt]:
-        """Return the statements, in order of the text, that make what one reads, but for what is known."""
-        source = self.runs.chosen.backward_source
-        written = simple_statements(source.statements) if source is not None else []
-        found: set[ast.stmt] = set()
-        left = [statement]
-        while left:
-            for name in reads(left.pop()):
-                makers = {s for s in written if name in writes_surely(s)}
-                value = event_of(0, variables.get(name))
-                is_known = value.sign != 0 and self.recogniser.is_known(value)
-                if len(makers) <= MAKERS and statement not in makers and not is_known:
-                    left += makers - found
-                    found |= makers
-        return sorted(found, key=lambda s: s.lineno)
-
-
-def _is_named_for(target: Target, known: Known) -> bool:
-    """Tell whether a variable is called as the gradient of what a statement of the forward makes."""
-    results = [label for label in known.labels if label.kind == "result"]
-    made = {n for label in results for s, _ in label.operations if s is not None for n in assigned(s)}
-    return target[1].removeprefix("d").removeprefix("_") in made and target[1].startswith("d")
 
 
 def _deviations(events: Sequence[Event], known: Known, order: Order) -> tuple[int, ...]:

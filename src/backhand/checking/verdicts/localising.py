@@ -22,7 +22,8 @@ from backhand.checking.verdicts.comparing import (
     fit_shape,
     right_but_for_shape,
 )
-from backhand.checking.verdicts.faults import Fault, explained
+from backhand.checking.verdicts.fault import Fault
+from backhand.checking.verdicts.faults import explained
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands

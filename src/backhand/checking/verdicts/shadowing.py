@@ -21,6 +21,11 @@ Target = tuple[ast.stmt, str]
 Give = Callable[[int, Any], Any]
 
 
+def is_carried(target: Target) -> bool:
+    """Tell whether a target is what a loop's next turn takes over, and no statement gives it at the end."""
+    return target[1] != "" and target[1] not in writes_surely(target[0])
+
+
 @dataclass(frozen=True)
 class Event:
     """What a target gives in one turn.

@@ -1,0 +1,97 @@
+"""A statement at fault: what it gives in some of its turns, what belongs there, and what it is made of."""
+
+import ast
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from backhand.checking.running.known import Known
+from backhand.checking.running.program import Namespace, Source
+from backhand.checking.running.statements import reads, simple_statements, writes_surely
+from backhand.checking.verdicts.recognising import Recogniser
+from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
+
+# So many turns are enough to tell what a line does; all others are alike.
+BENCHES = 2
+# What begins a variable and what carries it on; with more, they are no help to look at.
+MAKERS = 2
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One turn of a statement.
+
+    Attributes:
+        namespace: the variables before it.
+        value: what it made; None where it raised.
+        expected: what belongs there.
+    """
+
+    namespace: Namespace
+    value: Tensor | None
+    expected: Tensor
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A statement that is wrong, given right upstream gradients.
+
+    Attributes:
+        target: it, and the variable that it assigns; empty where it adds to something, or puts into it.
+        belongs: what autograd knows to belong there.
+        taken_for: what its own value is known as, if it is known.
+        benches: some of the turns in which it is wrong.
+        others: one in which it is right, if there is one before.
+        temporaries: the statements that make what it is made of, of what is not known to be right.
+    """
+
+    target: Target
+    belongs: Known
+    taken_for: tuple[Known, ...]
+    benches: tuple[Bench, ...]
+    others: tuple[Bench, ...] = ()
+    temporaries: tuple[ast.stmt, ...] = ()
+
+    @property
+    def statement(self) -> ast.stmt:
+        """The statement; of a variable that is not carried on the one that began it."""
+        return self.temporaries[0] if self.is_carried and self.temporaries else self.target[0]
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether a loop should have given its variable a new value, and no statement of it is at fault."""
+        return is_carried(self.target)
+
+    @property
+    def variable(self) -> str:
+        """What it assigns, if it assigns a variable."""
+        return self.target[1]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Wrong gradients, in the order in which they are complete, and the statements that make them wrong."""
+
+    gradients: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+
+def origins(source: Source, target: Target, variables: Namespace, recogniser: Recogniser) -> list[ast.stmt]:
+    """Return the statements, in order of the text, that make what one reads, but for what is known.
+
+    Of a variable that is not carried on they are those that give it a value at all.
+    """
+    written = simple_statements(source.statements)
+    if is_carried(target):
+        return [s for s in written if target[1] in writes_surely(s)]
+    found: set[ast.stmt] = set()
+    left = [target[0]]
+    while left:
+        for name in reads(left.pop()):
+            makers = {s for s in written if name in writes_surely(s)}
+            value = event_of(0, variables.get(name))
+            is_known = value.sign != 0 and recogniser.is_known(value)
+            if len(makers) <= MAKERS and target[0] not in makers and not is_known:
+                left += makers - found
+                found |= makers
+    return sorted(found, key=lambda s: s.lineno)

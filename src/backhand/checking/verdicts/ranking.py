@@ -1,0 +1,70 @@
+"""Which statements to try first: how likely each is to be at fault, by what it gives and may have to give."""
+
+from collections.abc import Container, Mapping, Sequence
+from enum import IntEnum
+
+from backhand.checking.running.known import Known
+from backhand.checking.running.statements import assigned, writes_surely
+from backhand.checking.verdicts.recognising import Recogniser
+from backhand.checking.verdicts.shadowing import Event, Target, is_carried
+
+
+class Rank(IntEnum):
+    """The lower, the sooner a statement is tried."""
+
+    NOTHING = 0  # zeros in a loop, or a variable that no turn changes
+    UNKNOWN = 1  # nothing that autograd or the forward has made, or a near miss of what belongs there
+    ELSEWHERE = 2  # right, but far from here
+    OF_THE_FORWARD = 3  # one of the forward's values
+    OTHERWISE = 4  # of another shape, or what a sum begins with
+    RIGHT_BY_NAME = 5  # what its variable is called for
+
+
+def rank(
+    recogniser: Recogniser,
+    target: Target,
+    events: Sequence[Event],
+    event: Event,
+    known: Known,
+    begun: Container[str],
+) -> Rank:
+    """Return how unlikely a statement is to be at fault.
+
+    One whose value is known as something else may have left out one operation, or a part of a sum.
+
+    Args:
+        recogniser: tells what a value is known as.
+        target: the statement.
+        events: what it gives in all turns.
+        event: what it gives in the first turn in which that is not what may belong there.
+        known: what may belong there.
+        begun: the variables that several statements write.
+    """
+    if is_carried(target):
+        return Rank.OTHERWISE if len({each.sign for each in events}) > 1 else Rank.NOTHING
+    if known.is_value:
+        return Rank.OF_THE_FORWARD if recogniser.is_known(event) else Rank.UNKNOWN
+    if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
+        return Rank.OTHERWISE if target[1] in begun and len(events) == 1 else Rank.NOTHING
+    taken_for = recogniser.taken_for(event)
+    if any(_is_named_for(target, one) for one in taken_for):
+        return Rank.RIGHT_BY_NAME
+    if event.shape is not None and event.shape != known.shape:
+        return Rank.OTHERWISE
+    if recogniser.is_of_the_forward(event) and not _is_named_for(target, known):
+        return Rank.OF_THE_FORWARD
+    is_far = bool(taken_for) and not any(known.is_near(other) for other in taken_for)
+    return Rank.ELSEWHERE if is_far else Rank.UNKNOWN
+
+
+def begun_elsewhere(events: Mapping[Target, Sequence[Event]]) -> frozenset[str]:
+    """Return the variables that several statements write: one begins them, others go on."""
+    written = [n for target in events for n in ((target[1],) if target[1] else writes_surely(target[0]))]
+    return frozenset(name for name in written if written.count(name) > 1)
+
+
+def _is_named_for(target: Target, known: Known) -> bool:
+    """Tell whether a variable is called as the gradient of what a statement of the forward makes."""
+    results = [label for label in known.labels if label.kind == "result"]
+    made = {n for label in results for s, _ in label.operations if s is not None for n in assigned(s)}
+    return target[1].removeprefix("d").removeprefix("_") in made and target[1].startswith("d")
