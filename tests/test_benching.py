@@ -15,7 +15,18 @@ from rich.console import Console
 from torch import Tensor
 
 import backhand
-from backhand.benching import BenchReport, Errand, bench, bridging, errands, gradchecks, timing, word_timing
+from backhand.benching import (
+    BenchReport,
+    Errand,
+    Timing,
+    bench,
+    bridging,
+    errands,
+    gradchecks,
+    racing,
+    timing,
+    word_timing,
+)
 from backhand.benching.plotting import plot_bench
 from backhand.engines import ENGINES, Running
 from backhand.errors import ConfigError
@@ -106,7 +117,7 @@ def slow(
     return ENGINES["fused"](parameters, Xs, Ys, rates, running)
 
 
-def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_has_a_ratio_below_1(
+def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(timing, "CONTENDERS", {**timing.CONTENDERS, "sloppy": sloppy, "slow": slow})
@@ -125,7 +136,24 @@ def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_has_
     assert off.failure is not None
     assert off.loss_error == pytest.approx(3e-5, rel=0.1)
     assert late.failure is None
-    assert late.ratio < 0.5
+    assert late.microseconds >= 20_000  # it sleeps for as long
+
+
+def test_contenders_are_timed_in_turn_and_a_ratio_is_taken_round_by_round() -> None:
+    clock = {"slow": iter([4.0, 9.0]), "lecture": iter([2.0, 3.0])}
+    asked = []
+
+    def pace(name: str, steps: int) -> float:
+        asked.append((name, steps))
+        return next(clock[name])
+
+    times = racing.raced(pace, {"lecture": 5, "slow": 2}, rounds=2)
+    assert asked == [("lecture", 5), ("slow", 2)] * 2
+    blank = Timing(name="slow", n_embd=3, n_hidden=16, batch_size=16)
+    found = racing.summarised(blank, times, "lecture")
+    assert found.ratio == pytest.approx((2 / 4 + 3 / 9) / 2)
+    assert (found.microseconds, found.low < found.microseconds < found.high) == (6.5e6, True)
+    assert racing.summarised(replace(blank, name="absent"), times, "lecture").failure is None
 
 
 def test_types_of_models_are_timed_beside_eager_pytorch_once_their_losses_are_right(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from backhand import Vocabulary, load_words
 from backhand.benching import word_peers
-from backhand.benching.word_timing import batch
 from backhand.engines import dropping
 from backhand.engines.native_words import Moments, Settings, take_steps
+from backhand.language.contexts import Contexts
 from word_batches import random_batches
 
 KINDS = ("rnn", "gru", "transformer")
@@ -39,7 +39,7 @@ def fresh(parameters: dict[str, Tensor]) -> tuple[dict[str, Tensor], Moments]:
 def name_batches(steps: int, n: int, T: int) -> tuple[Tensor, Tensor]:
     """Minibatches of the embedded names."""
     words = load_words("names")
-    X, Y = batch(list(map(Vocabulary.of(words).encode, words)), T)
+    X, Y, _ = Contexts(words, Vocabulary.of(words), T - 1).whole
     which = torch.randint(0, len(X), (steps, n))
     return X[which], Y[which]
 

@@ -3,7 +3,15 @@
 import torch
 from torch import Tensor
 
-from backhand.benching.word_timing import batch
+
+def batch(words: list[list[int]], T: int) -> tuple[Tensor, Tensor]:
+    """Words of symbols from 1 as inputs and targets (n, T); what is longer than T - 1 is cut."""
+    X, Y = torch.zeros(len(words), T, dtype=torch.int64), torch.full((len(words), T), -1)
+    for i, whole in enumerate(words):
+        word = torch.tensor(whole[: T - 1], dtype=torch.int64)
+        X[i, 1 : len(word) + 1] = Y[i, : len(word)] = word
+        Y[i, len(word)] = 0
+    return X, Y
 
 
 def random_batches(steps: int, n: int, T: int, V: int) -> tuple[Tensor, Tensor]:

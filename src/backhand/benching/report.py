@@ -6,62 +6,57 @@ from typing import Any
 from backhand.remembering import Memory
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One contender on one model size and batch size.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How fast one contender is, and that it does what the others do.
 
     Attributes:
-        name: the engine or peer.
-        n_embd, n_hidden, batch_size: the sizes.
+        name: the engine, or what one would use instead.
         loss_error: the largest difference from the losses of a float64 run on the same minibatches.
         microseconds: the median time of a step, and its quartiles.
         low: first quartile.
         high: third quartile.
-        ratio: the median of how many times faster than the lecture's loop, round by round.
-        share_of_peak: the dense work of a step (6 n (block_size n_embd + vocabulary) n_hidden floating point
-            operations), by the time, by what a large matrix product reaches. Above 1 is possible where
-            repeated work is left out.
+        ratio: the median of how many times faster than the baseline, round by round.
         failure: why it was not timed: not installed, or the losses are wrong. The times are NaN then.
     """
 
     name: str
+    loss_error: float = float("nan")
+    microseconds: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    ratio: float = float("nan")
+    failure: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing(Measured):
+    """One contender on one model size and batch size, beside the lecture's loop.
+
+    Attributes:
+        n_embd, n_hidden, batch_size: the sizes.
+        share_of_peak: the dense work of a step (6 n (block_size n_embd + vocabulary) n_hidden floating point
+            operations), by the time, by what a large matrix product reaches. Above 1 is possible where
+            repeated work is left out.
+    """
+
     n_embd: int
     n_hidden: int
     batch_size: int
-    loss_error: float = float("nan")
-    microseconds: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-    ratio: float = float("nan")
     share_of_peak: float = float("nan")
-    failure: str | None = None
 
 
-@dataclass(frozen=True)
-class WordTiming:
-    """One contender on one type of model of whole words, of makemore's size.
+@dataclass(frozen=True, kw_only=True)
+class WordTiming(Measured):
+    """One contender on one type of model of whole words, of makemore's size, beside PyTorch's eager mode.
 
     Attributes:
-        name: the native engine, or what one would use instead.
         kind: the type of model.
         batch_size: how many words a minibatch has.
-        loss_error: the largest difference from the losses of a float64 run on the same minibatches.
-        microseconds: the median time of a step, and its quartiles.
-        low: first quartile.
-        high: third quartile.
-        ratio: the median of how many times faster than PyTorch's eager mode, round by round.
-        failure: why it was not timed: the losses are wrong, or there are none. The times are NaN then.
     """
 
-    name: str
     kind: str
     batch_size: int
-    loss_error: float = float("nan")
-    microseconds: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-    ratio: float = float("nan")
-    failure: str | None = None
 
 
 @dataclass(frozen=True)

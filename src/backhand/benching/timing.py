@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from .machine import describe_machine, sgemm_gflops
 from .memory import measure_memory
 from .peers import PEERS
 from .plotting import plot_bench
+from .racing import checked, raced, steps_in, summarised
 from .report import BenchReport, Timing
 from .word_timing import TYPES, measure_types
 
@@ -159,52 +159,23 @@ def time_case(
     """Check the contenders on one case, warm them up, and time them in turn."""
     double = replace(case, parameters={key: p.double() for key, p in case.parameters.items()})
     expected, _ = double.run(ENGINES["fused"], CHECKED_STEPS)
-    checked = [check(case, name, expected) for name in names]
-    sound = [timing.name for timing in checked if timing.failure is None]
-    steps = {name: warm_up(case, CONTENDERS[name], seconds) for name in sound}
-    times = {name: np.empty(rounds) for name in sound}
-    for r in range(rounds):
-        for name in sound:
-            times[name][r] = case.run(CONTENDERS[name], steps[name])[1]
-    return [
-        summarised(timing, times, case.flops() / peak_gflops / 1e9) if timing.name in times else timing
-        for timing in checked
-    ]
-
-
-def check(case: Case, name: str, expected: Tensor) -> Timing:
-    """Compare a contender's first losses with those of a float64 run."""
     c = case.config
-    blank = Timing(name, c.n_embd, c.n_hidden, c.batch_size)
-    try:
-        losses, _ = case.run(CONTENDERS[name], CHECKED_STEPS)
-    except Exception as error:  # whatever a compiler or a missing package may raise
-        return replace(blank, failure=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
-    loss_error = (losses - expected).abs().max().item()
-    if not loss_error < CLOSE_ENOUGH:
-        failure = f"a loss is off by {loss_error:.2g}, above {CLOSE_ENOUGH:g}: not the same training"
-        return replace(blank, loss_error=loss_error, failure=failure)
-    return replace(blank, loss_error=loss_error)
 
+    def losses_of(name: str) -> Tensor:
+        return case.run(CONTENDERS[name], CHECKED_STEPS)[0]
 
-def warm_up(case: Case, engine: Engine, seconds: float) -> int:
-    """Return how many steps take about as long, after as many were taken."""
-    steps = CHECKED_STEPS
-    pace = case.run(engine, steps)[1]
-    steps = max(2, min(20_000, round(seconds / pace)))
-    case.run(engine, steps)  # JAX compiles anew for another number of steps
-    return steps
+    def pace(name: str, steps: int) -> float:
+        return case.run(CONTENDERS[name], steps)[1]
 
+    def warm_up(name: str) -> int:
+        steps = steps_in(seconds, pace(name, CHECKED_STEPS))
+        pace(name, steps)  # JAX compiles anew for another number of steps
+        return steps
 
-def summarised(timing: Timing, times: Mapping[str, np.ndarray], seconds_at_peak: float) -> Timing:
-    """Return a timing with medians and quartiles, in microseconds."""
-    own = times[timing.name]
-    low, median, high = np.quantile(own, [0.25, 0.5, 0.75]).tolist()
-    return replace(
-        timing,
-        microseconds=median * 1e6,
-        low=low * 1e6,
-        high=high * 1e6,
-        ratio=float(np.median(times[BASELINE] / own)),
-        share_of_peak=seconds_at_peak / median,
-    )
+    blank = Timing(name="", n_embd=c.n_embd, n_hidden=c.n_hidden, batch_size=c.batch_size)
+    blanks = [replace(blank, name=name) for name in names]
+    timings = [checked(blank, losses_of, expected, CLOSE_ENOUGH) for blank in blanks]
+    times = raced(pace, {t.name: warm_up(t.name) for t in timings if t.failure is None}, rounds)
+    at_peak = case.flops() / peak_gflops / 1e3  # microseconds
+    found = [summarised(timing, times, BASELINE) for timing in timings]
+    return [replace(t, share_of_peak=at_peak / t.microseconds) for t in found]

@@ -1,10 +1,14 @@
 """The models of whole words as one would write them in PyTorch: autograd, torch's AdamW, torch.compile."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from backhand.language.recipes import CONFIGS, WordConfig
+from backhand.language.word_models import SHAPES
 
 Parameters = dict[str, Tensor]
 
@@ -14,22 +18,11 @@ Model = Callable[[Parameters, Tensor, int], Tensor]
 
 def shapes_of(kind: str, *, V: int, e: int, m: int, T: int = 16, L: int = 2) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters; a transformer has rows of m numbers, T positions and L layers."""
-    if kind == "transformer":
-        return transformer_shapes(V, T, L, m)
-    ends = {"Wo": (m, V), "bo": (V,)}
-    if kind == "rnn":
-        return {"E": (V, e), "h0": (1, m), "Wx": (e, m), "Wh": (m, m), "b": (m,), **ends}
-    gates = {"Wx": (e, 3 * m), "Wh": (m, 2 * m), "Wn": (m, m), "b": (3 * m,)}
-    return {"E": (V, e), "h0": (1, m), **gates, **ends}
-
-
-def transformer_shapes(V: int, T: int, L: int, d: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of a transformer's parameters."""
-    attention = {"Wqkv": (L, d, 3 * d), "bqkv": (L, 3 * d), "Wproj": (L, d, d), "bproj": (L, d)}
-    wide = {"Wfc": (L, d, 4 * d), "bfc": (L, 4 * d), "Wout": (L, 4 * d, d), "bout": (L, d)}
-    norms = [{f"gain{i}": (L, d), f"bias{i}": (L, d)} for i in (1, 2)]
-    ends = {"gainf": (d,), "biasf": (d,), "Wo": (d, V)}
-    return {"E": (V, d), "P": (T, d), **norms[0], **attention, **norms[1], **wide, **ends}
+    blank = CONFIGS[kind](words="")
+    assert isinstance(blank, WordConfig)
+    width = m if kind == "transformer" else e
+    config = replace(blank, n_embd=width, n_hidden=m, layers=L, heads=1, block_size=T - 1)
+    return SHAPES[kind](config, V)
 
 
 def draw(shapes: dict[str, tuple[int, ...]], generator: torch.Generator | None = None) -> Parameters:

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from backhand.engines.native_words import Moments, Settings, take_steps
-from backhand.language.contexts import split_words
+from backhand.language.contexts import Contexts, split_words
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
 
+from .racing import checked, raced, steps_in, summarised
 from .report import WordTiming
 from .word_peers import Model, Parameters, draw, plain_model, shapes_of, train
 
@@ -29,20 +29,6 @@ gradients by small roots, float32 rounding leaves about 1e-6."""
 
 EAGER = "PyTorch, eager"
 Contender = Callable[[str, Parameters, Tensor, Tensor], Tensor]
-
-
-def batch(words: Sequence[Sequence[int]], T: int) -> tuple[Tensor, Tensor]:
-    """Return words of symbols from 1 as inputs and targets (n, T); what is longer than T - 1 is cut.
-
-    >>> batch([[5, 2], [7]], 4)[1].tolist()
-    [[5, 2, 0, -1], [7, 0, -1, -1]]
-    """
-    X, Y = torch.zeros(len(words), T, dtype=torch.int64), torch.full((len(words), T), -1)
-    for i, whole in enumerate(words):
-        word = torch.tensor(whole[: T - 1], dtype=torch.int64)
-        X[i, 1 : len(word) + 1] = Y[i, : len(word)] = word
-        Y[i, len(word)] = 0
-    return X, Y
 
 
 def eager(kind: str, parameters: Parameters, Xs: Tensor, Ys: Tensor) -> Tensor:
@@ -101,10 +87,10 @@ def make_case(kind: str, words: str) -> WordCase:
     """Return a model of makemore's size, and minibatches of a list's training words."""
     listed = load_words(words)
     vocabulary = Vocabulary.of(listed)
-    X, Y = batch(list(map(vocabulary.encode, split_words(listed).train)), POSITIONS)
+    X, Y, _ = Contexts(split_words(listed).train, vocabulary, POSITIONS - 1).whole
     generator = torch.Generator().manual_seed(42)
     which = torch.randint(0, len(X), (CHECKED_STEPS, BATCH), generator=generator)
-    sizes = {"V": len(vocabulary), "e": WIDTH, "m": WIDTH, "T": POSITIONS, "L": LAYERS}
+    sizes = {"V": len(vocabulary), "e": WIDTH, "m": WIDTH, "T": X.shape[1], "L": LAYERS}
     return WordCase(kind, draw(shapes_of(kind, **sizes), generator), X[which], Y[which])
 
 
@@ -127,39 +113,15 @@ def time_case(case: WordCase, names: Sequence[str], rounds: int, seconds: float)
     """Check the contenders on one case, and time them in turn."""
     double = replace(case, parameters={name: p.double() for name, p in case.parameters.items()})
     expected, _ = double.run(eager, CHECKED_STEPS)
-    checked = [check(case, name, expected) for name in names]
-    sound = [timing.name for timing in checked if timing.failure is None]
-    steps = {name: steps_in(case, CONTENDERS[name], seconds) for name in sound}
-    times = {name: np.empty(rounds) for name in sound}
-    for r in range(rounds):
-        for name in sound:
-            times[name][r] = case.run(CONTENDERS[name], steps[name])[1]
-    return [summarised(timing, times) if timing.name in times else timing for timing in checked]
 
+    def losses_of(name: str) -> Tensor:
+        return case.run(CONTENDERS[name], CHECKED_STEPS)[0]
 
-def check(case: WordCase, name: str, expected: Tensor) -> WordTiming:
-    """Compare a contender's losses with those of a float64 run."""
-    blank = WordTiming(name, case.kind, case.Xs.shape[1])
-    try:
-        losses, _ = case.run(CONTENDERS[name], CHECKED_STEPS)
-    except Exception as error:  # whatever a compiler or a missing package may raise
-        return replace(blank, failure=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
-    loss_error = (losses - expected).abs().max().item()
-    if not loss_error < CLOSE_ENOUGH:
-        failure = f"a loss is off by {loss_error:.2g}, above {CLOSE_ENOUGH:g}: not the same training"
-        return replace(blank, loss_error=loss_error, failure=failure)
-    return replace(blank, loss_error=loss_error)
+    def pace(name: str, steps: int) -> float:
+        return case.run(CONTENDERS[name], steps)[1]
 
-
-def steps_in(case: WordCase, contender: Contender, seconds: float) -> int:
-    """Return how many steps take about as long."""
-    pace = case.run(contender, 10)[1]
-    return max(2, min(20_000, round(seconds / pace)))
-
-
-def summarised(timing: WordTiming, times: dict[str, np.ndarray]) -> WordTiming:
-    """Return a timing with its median and quartiles, in microseconds."""
-    own = times[timing.name]
-    low, median, high = (np.quantile(own, [0.25, 0.5, 0.75]) * 1e6).tolist()
-    ratio = float(np.median(times[EAGER] / own)) if EAGER in times else float("nan")
-    return replace(timing, microseconds=median, low=low, high=high, ratio=ratio)
+    blanks = [WordTiming(name=name, kind=case.kind, batch_size=case.Xs.shape[1]) for name in names]
+    timings = [checked(blank, losses_of, expected, CLOSE_ENOUGH) for blank in blanks]
+    sound = [timing.name for timing in timings if timing.failure is None]
+    times = raced(pace, {name: steps_in(seconds, pace(name, 10)) for name in sound}, rounds)
+    return [summarised(timing, times, EAGER) for timing in timings]

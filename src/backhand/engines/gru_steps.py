@@ -28,7 +28,7 @@ from .padding import Room, Sizes, padded, zeros
 from .recurrent_layers import States, fill_table, make_states, table_backward
 from .tries import add_into_rows, grow, take_rows
 from .word_layers import adamw, clear, copy_row, head_backward, head_loss
-from .word_steps import WordModel
+from .word_steps import NativeModel
 
 AXES = {
     "E": "V e",
@@ -221,5 +221,5 @@ def gru_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-MODEL = WordModel(gru_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "gru_steps"))
+MODEL = NativeModel(gru_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "gru_steps"))
 STEPS = MODEL.steps

@@ -14,7 +14,7 @@ from .padding import Room, Sizes, padded, zeros
 from .recurrent_layers import States, fill_table, make_states, table_backward
 from .tries import add_into_rows, grow, take_rows
 from .word_layers import adamw, clear, copy_row, head_backward, head_loss
-from .word_steps import WordModel
+from .word_steps import NativeModel
 
 AXES = {"E": "V e", "h0": "1 m", "Wx": "e m", "Wh": "m m", "b": "m", "Wo": "m V", "bo": "V"}
 Weights: Any = namedtuple("Weights", AXES)
@@ -113,5 +113,5 @@ def rnn_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-MODEL = WordModel(rnn_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "rnn_steps"))
+MODEL = NativeModel(rnn_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "rnn_steps"))
 STEPS = MODEL.steps

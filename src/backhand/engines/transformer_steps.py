@@ -34,7 +34,7 @@ from .transformer_layers import (
 from .transformer_rooms import Counts, Dropping, Kept, Scratch, make_extras
 from .tries import Trie, grow
 from .word_layers import Head, adamw, clear, head_backward, head_loss
-from .word_steps import WordModel
+from .word_steps import NativeModel
 
 
 def axes(settings: Settings) -> dict[str, str]:
@@ -182,5 +182,5 @@ def transformer_steps(
 
 
 SOURCES = ("dropping", "path_attention", "transformer_layers", "transformer_steps")
-MODEL = WordModel(transformer_steps, axes, Weights, make_extras, SOURCES)
+MODEL = NativeModel(transformer_steps, axes, Weights, make_extras, SOURCES)
 STEPS = MODEL.steps

@@ -23,7 +23,7 @@ Extras = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class WordModel:
+class NativeModel:
     """A model whose steps can be taken in machine code.
 
     Args:
