@@ -65,15 +65,21 @@ def by_autograd(
     return tensors, {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-def by_hand(textbook: ModuleType) -> Gradients:
-    """Return the function that computes gradients with a hand-written pass: its names wire the backward."""
+def wired(textbook: ModuleType) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """Return the backward of a pass as a function of the tensors of its forward, wired by names."""
     saved = tuple(inspect.signature(textbook.backward).parameters)
+    return lambda tensors: textbook.backward(**{name: tensors[name] for name in saved})
+
+
+def by_hand(textbook: ModuleType) -> Gradients:
+    """Return the function that computes gradients with a hand-written pass."""
+    backward = wired(textbook)
 
     def gradients(
         parameters: Parameters, Xb: Tensor, Yb: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         tensors = textbook.forward(Xb, Yb, **parameters)
-        return tensors, textbook.backward(**{name: tensors[name] for name in saved})
+        return tensors, backward(tensors)
 
     return gradients
 

@@ -1,6 +1,6 @@
 """Steps of AdamW for the models that read whole words: one engine a way to get the gradients."""
 
-import inspect
+import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -14,7 +14,7 @@ from backhand.passes import bigram_model, gru_model, rnn_model, transformer_mode
 from . import adamw, native, native_words
 from .dropping import BRANCHES, masks
 from .native_words import Moments, Settings
-from .stepping import Parameters
+from .stepping import Parameters, wired
 
 TEXTBOOKS: Mapping[str, ModuleType] = {
     "bigram": bigram_model,
@@ -23,9 +23,6 @@ TEXTBOOKS: Mapping[str, ModuleType] = {
     "transformer": transformer_model,
 }
 """The pass of each type."""
-
-MACHINE_CODE = frozenset({"rnn", "gru", "transformer"})
-"""Types whose steps exist as machine code; the others' are taken by the chunked engine."""
 
 
 class WordEngine(Protocol):
@@ -81,10 +78,8 @@ def by_hand(
     kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and the hand-written gradients."""
-    textbook = TEXTBOOKS[kind]
-    tensors = textbook.forward(X, Y, **parameters, **more)
-    saved = inspect.signature(textbook.backward).parameters
-    return tensors["loss"], textbook.backward(**{name: tensors[name] for name in saved})
+    tensors = TEXTBOOKS[kind].forward(X, Y, **parameters, **more)
+    return tensors["loss"], wired(TEXTBOOKS[kind])(tensors)
 
 
 def descend(gradients_of: Any) -> WordEngine:
@@ -131,7 +126,8 @@ def machine_code(
     It says so in a NativeEngineWarning, unless it is because of the type or a GPU.
     """
     take = chunked
-    if kind in MACHINE_CODE and next(iter(parameters.values())).device.type == "cpu":
+    there = importlib.util.find_spec(f".{kind}_steps", __package__) is not None
+    if there and next(iter(parameters.values())).device.type == "cpu":
         reason = native.why_not(parameters)
         if reason is None:
             take = native_words.take_steps
