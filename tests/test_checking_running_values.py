@@ -1,9 +1,13 @@
 """Lines that make values of the forward, or carry a gradient on: one culprit, that line first."""
 
+import ast
+
 import pytest
+import torch
 
 import backhand
 from altered import from_text
+from backhand.checking.running.values import Values
 
 # The states are read in two ways, and the last gradient of the cell is returned under another name.
 CELL = """
@@ -102,3 +106,99 @@ def test_a_line_that_computes_in_less_is_one_culprit_whatever_it_feeds(old: str,
     row = judged(old, new)
     assert row.mistake.kind == "dtype"
     assert row.lines[0].text.startswith(line)
+
+
+def test_an_edit_must_hold_in_the_turns_that_are_right_too() -> None:
+    """Of `t == t` many an edit would be right in the one turn in which the condition matters."""
+    row = judged("if t > 0 else c0", "if t == t else c0")
+    assert row.lines[0].text.startswith("before =")
+    assert row.mistake.kind not in ("sign", "scale")
+
+
+# Layers that are divided by their length; `row` is nothing that autograd knows.
+LENGTHS = """
+import torch
+
+out = "y"
+
+def forward(x, g):
+    y, hats, inverses = x, [], []
+    for i in range(3):
+        inverse = y.square().mean(1, keepdim=True).rsqrt()
+        hat = y * inverse
+        y = hat * g[i]
+        hats.append(hat)
+        inverses.append(inverse)
+    return {"hats": hats, "inverses": inverses, "y": y}
+
+def backward(dy, x, g, hats, inverses):
+    dg, d = torch.zeros_like(g), dy
+    for i in reversed(range(3)):
+        dg[i] = (d * hats[i]).sum(0)
+        scaled = d * g[i]
+        row = (scaled * hats[i]).mean(1, keepdim=True)
+        d = inverses[i] * (scaled - hats[i] * row)
+    return {"dx": d, "dg": dg}
+
+def inputs(generator):
+    draw = lambda *shape: torch.randn(*shape, generator=generator)
+    return {"x": draw(5, 4), "g": draw(3, 4)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        (".mean(1, keepdim=True)\n        d =", ".sum(1, keepdim=True)\n        d =", "scale"),
+        ("(scaled * hats[i]).mean(1, keepdim=True)", "scaled * hats[i]", "unreduced"),
+        ("(scaled * hats[i]).mean", "(scaled * hats[i] * hats[i]).exp().mean", "unexplained"),
+    ],
+)
+def test_a_temporary_that_nobody_knows_is_edited_and_shown(old: str, new: str, kind: str) -> None:
+    assert backhand.check(from_text(LENGTHS), stress=False).ok
+    assert LENGTHS.count(old) == 1
+    report = backhand.check(from_text(LENGTHS.replace(old, new)), stress=False)
+    (row,) = report.culprits
+    assert row.mistake is not None
+    assert row.mistake.kind == kind
+    assert any(line.text.startswith("row =") for line in row.lines[:2]), str(report)
+
+
+SHARED = """
+import torch
+
+out = "y"
+
+def forward(x, W):
+    s = x.sum(0) @ W
+    y = s * s
+    return {"s": s, "y": y}
+
+def backward(dy, x, W, s):
+    ds = 2 * s * dy
+    dW = torch.outer(x.sum(0), ds)
+    dx = torch.zeros_like(x)
+    for i in range(len(x)):
+        dx[i] = W @ ds
+    return {"ds": ds, "dW": dW, "dx": dx}
+
+def inputs(generator):
+    return {"x": torch.randn(4, 3, generator=generator), "W": torch.randn(3, 2, generator=generator)}
+"""
+
+
+def test_a_gradient_that_a_loop_only_reads_is_complete_before_it() -> None:
+    report = backhand.check(from_text(SHARED.replace("2 * s * dy", "s * dy")), stress=False)
+    assert [row.name for row in report.culprits] == ["s"]
+
+
+def test_what_is_changed_in_place_later_is_no_value_of_the_forward() -> None:
+    statement = ast.parse("y = x + 1").body[0]
+    x = torch.ones(3, dtype=torch.float64)
+    made = Values()
+    with made:
+        y = x + 1
+    made.ended(statement)
+    assert {tuple(known.values[0].tolist()) for known in made.sequences()} == {(1, 1, 1), (2, 2, 2)}
+    y.zero_()
+    assert {tuple(known.values[0].tolist()) for known in made.sequences()} == {(1, 1, 1)}

@@ -4,7 +4,7 @@ import pytest
 
 import backhand
 from altered import altered, from_text, verdicts
-from backhand.passes import attention, batch_norm_fused, gru, mlp_chunked
+from backhand.passes import attention, batch_norm_fused, cross_entropy, gru, mlp_chunked
 
 # Every line computes in float32, as kernels do; one computes in less, if it is put in.
 KERNEL = """
@@ -75,3 +75,39 @@ def test_the_line_of_a_temporary_that_loses_precision_is_shown() -> None:
     (row,) = backhand.check(altered(attention, (old, new)), stress=False).culprits
     assert (row.name, row.mistake.kind) == ("masked", "dtype")
     assert any("bfloat16" in line.text for line in row.lines)
+
+
+def test_a_line_that_is_wrong_and_computes_in_less_is_told_of_once() -> None:
+    old = "dlog_total = -dlogprobs.sum(1, keepdim=True)"
+    report = backhand.check(altered(cross_entropy, (old, "dlog_total = -dlogprobs.half()")), stress=False)
+    assert [row.name for row in report.culprits] == ["log_total"], str(report)
+
+
+TWICE = """
+import torch
+
+out = "y"
+
+def forward(x, w):
+    h = x * w
+    h = torch.tanh(h)
+    y = h @ w
+    return locals()
+
+def backward(dy, x, w, h):
+    dh = torch.outer(dy, w)
+    dpre = (1 - h**2) * dh
+    dh = dh * 3
+    dx = dpre * w
+    dw = (dpre * x).sum(0) + h.T @ dy
+    return {"dh": dh, "dx": dx, "dw": dw}
+
+def inputs(generator):
+    return {"x": torch.randn(6, 4, generator=generator), "w": torch.randn(4, generator=generator)}
+"""
+
+
+def test_a_gradient_of_a_name_that_is_given_twice_is_no_loss_of_precision() -> None:
+    report = backhand.check(from_text(TWICE), stress=False)
+    assert verdicts(report)["h"] == "skipped"
+    assert not report.culprits, str(report)
