@@ -216,7 +216,7 @@ class _Table:
     @cached_property
     def imprecise(self) -> dict[str, Loss]:
         """The gradients that have lost precision, by their own lines or by those of another gradient."""
-        return imprecise(self.chosen, self.draw, self.shown, self._measure, self.figures)
+        return imprecise(self.chosen, self.judged[0], self.shown, self._measure, self.figures)
 
     @cached_property
     def lowered(self) -> dict[str, Named]:

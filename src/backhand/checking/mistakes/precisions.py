@@ -17,19 +17,21 @@ from backhand.errors import in_short
 
 
 def imprecise(
-    chosen: Pass, drawn: Draw, shown: Draw, measure: Measure, figures: Mapping[str, Figures]
+    chosen: Pass, first: Judgement, shown: Draw, measure: Measure, figures: Mapping[str, Figures]
 ) -> dict[str, Loss]:
     """Return the gradients that have lost precision, by their own lines or by those of another gradient.
 
     Args:
         chosen: the pass.
-        drawn: the first run, in float64 if the code runs there.
+        first: the verdict on the first run, in float64 if the code runs there.
         shown: the run in the user's dtype.
         measure: what their precision is measured by.
         figures: those of the table.
     """
     multiples = {n: facts.multiple for n, facts in figures.items()}
-    suspects = [n for n in shown.user if may_have_lost(drawn, shown, n, multiples.get(n))]
+    # of one that is not judged nothing can be made to be blamed either
+    judged = [n for n in shown.user if n not in first.ambiguous]
+    suspects = [n for n in judged if may_have_lost(first.draw, shown, n, multiples.get(n))]
     found = measure.losses(suspects) if suspects else {}
     return {n: loss for n, loss in found.items() if _counts(chosen, loss)}
 
