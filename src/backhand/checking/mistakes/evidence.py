@@ -132,7 +132,7 @@ class Case:
         part = slice_of(source, path, [*seen.statements, *also], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
-        return replace(program, over_numpy=self.chosen.runner is not None)
+        return replace(program, over_numpy=self._over_numpy)
 
     @cached_property
     def at_fault(self) -> Program | None:
@@ -157,7 +157,7 @@ class Case:
         gradients = {where: tensor for tensor, where in self.paths.items()}
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
-        programs = [replace(p, goes_on=True, over_numpy=self.chosen.runner is not None) for p in programs]
+        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy) for p in programs]
         # a temporary may be made of something that has changed by then
         with_temporaries = programs[0].gives(fault.benches[0].value)
         return programs[0] if with_temporaries else programs[1]
@@ -170,6 +170,10 @@ class Case:
         """
         source, program = self.chosen.backward_source, self.program
         return source is not None and program is not None and statement in source.statements
+
+    @property
+    def _over_numpy(self) -> bool:
+        return self.chosen.runner is not None and self.chosen.runner.over_numpy
 
     @cached_property
     def is_assigned_twice(self) -> bool:

@@ -3,8 +3,9 @@
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from backhand.checking.report import Report
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.running.sandbox import sandbox
+from backhand.checking.running.trials import sets_of
+from backhand.checking.sources.opened import opened, with_lines
 from backhand.checking.sources.parameters import in_dtype_of, with_parameters
-from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
+from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass, by_name
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -78,7 +82,19 @@ def check_function(
     function = Function(fn, reference, frozenset(no_gradient))
     chosen = function.as_pass(inputs)
     chosen = replace(chosen, asked=Asked(dtype, rtol, atol), allow=refusable(allow))
-    return check_pass(chosen, function.title, draws=draws, seed=seed)
+    report = check_pass(chosen, function.title, draws=draws, seed=seed)
+    return located(report, function, chosen, draws, seed) if report.culprits else report
+
+
+@sandbox()
+def located(report: Report, function: "Function", chosen: Pass, draws: int, seed: int) -> Report:
+    """Return the report on a Function that is wrong with the lines at fault, where it can be opened."""
+    first = next(sets_of(chosen.inputs, by_name, 1, seed))
+    runs = opened(chosen, function.fn, function.reference, partial(function.told, first), first, seed)
+    if runs is None:
+        return report
+    found = check_pass(runs, function.title, draws=draws, seed=seed, stress=False)
+    return with_lines(report, found)
 
 
 class Function:
@@ -240,13 +256,15 @@ class Function:
             result = (in_dtype_of(call, values) if call is self.reference else call)(*values)
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
-        results = result if isinstance(result, tuple | list) else [result]
-        results = [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
-        stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
         if call is self.reference:
-            self._count = len(results)
-        several = self._count > 1  # as the reference has it; what else a function gives is for itself
-        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(results[: self._count])}
+            self._count = len(_floats(result))
+        return self.told(inputs, result)
+
+    def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
+        """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""
+        stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
+        several = self._count > 1
+        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(_floats(result)[: self._count])}
 
     def _compare(self, own: Tensors, right: Tensors) -> None:
         for name, expected in right.items():
@@ -264,6 +282,11 @@ class Function:
                     "forward first, or give the reference that is meant, or the dtype in which it computes "
                     "as dtype=."
                 )
+
+
+def _floats(result: Any) -> list[Tensor]:
+    results = result if isinstance(result, tuple | list) else [result]
+    return [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
 
 
 def _wanted(value: Any) -> Any:

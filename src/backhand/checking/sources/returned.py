@@ -56,6 +56,16 @@ def _elements(returned: ast.Return) -> list[ast.expr]:
     return [returned.value] if returned.value is not None else []
 
 
+def _each_of(returned: ast.Return, least: int, count: int | None) -> list[ast.expr]:
+    """Return what is returned, one by one, also where that is one variable that holds them all."""
+    value = returned.value
+    if count is None and least > 1 and isinstance(value, ast.Name):
+        items = [ast.Subscript(value, ast.Constant(i), ast.Load()) for i in range(least)]
+        return [ast.fix_missing_locations(ast.copy_location(item, value)) for item in items]
+    found = _elements(returned)
+    return [] if any(isinstance(node, ast.Starred) for node in found[:least]) else found
+
+
 def _name(node: ast.expr) -> str | None:
     if isinstance(node, ast.Name):
         return node.id
@@ -100,7 +110,7 @@ def _named(name: str, inputs: Mapping[str, Any], exactly: bool) -> str | None:
 def by_name(
     source: Source,
     gradients: Mapping[int, str],
-    count: int,
+    count: int | None,
     skip: int = 0,
     also: Mapping[str, str] | None = None,
 ) -> Source | None:
@@ -109,7 +119,7 @@ def by_name(
     Args:
         source: of the backward.
         gradients: the name of each returned gradient that is judged.
-        count: how many it returns.
+        count: how many it returns; None where more may come after these.
         skip: how many other values come first.
         also: other gradients by name, as expressions over the variables at the end.
     """
@@ -121,8 +131,8 @@ def by_name(
         last = ast.copy_location(ast.Return(None), definition.body[-1])
         definition.body.append(ast.fix_missing_locations(last))
     for returned in returns(definition.body):
-        found = _elements(returned)[skip:]
-        if len(found) != count:
+        found = _each_of(returned, 1 + max(gradients, default=0), count)[skip:]
+        if len(found) <= max(gradients, default=0) or (count is not None and len(found) != count):
             return None
         keys: list[ast.expr | None] = [ast.Constant(name) for name in (*gradients.values(), *also)]
         stored = [ast.parse(where, mode="eval").body for where in also.values()]
