@@ -233,8 +233,8 @@ class _Table:
         at_fault, named = [fault.statement for fault in faults], self.named.get(name)
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
-        elif named is not None:
-            at_fault += named.at
+        elif named is not None:  # a slip that was found is nearer than the gradient's own statement
+            at_fault = [*named.at, *at_fault] if len(named.at) == 1 else [*at_fault, *named.at]
         lines = [source.line(statement.lineno) for statement in at_fault]
         return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
 

@@ -17,11 +17,10 @@ from backhand.checking.report import Report
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
-from backhand.checking.running.sandbox import sandbox
-from backhand.checking.running.trials import sets_of
-from backhand.checking.sources.opened import opened, with_lines
+from backhand.checking.sources.locating import located
+from backhand.checking.sources.opened import is_custom, opened
 from backhand.checking.sources.parameters import in_dtype_of, with_parameters
-from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass, by_name
+from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -83,18 +82,10 @@ def check_function(
     chosen = function.as_pass(inputs)
     chosen = replace(chosen, asked=Asked(dtype, rtol, atol), allow=refusable(allow))
     report = check_pass(chosen, function.title, draws=draws, seed=seed)
-    return located(report, function, chosen, draws, seed) if report.culprits else report
-
-
-@sandbox()
-def located(report: Report, function: "Function", chosen: Pass, draws: int, seed: int) -> Report:
-    """Return the report on a Function that is wrong with the lines at fault, where it can be opened."""
-    first = next(sets_of(chosen.inputs, by_name, 1, seed))
-    runs = opened(chosen, function.fn, function.reference, partial(function.told, first), first, seed)
-    if runs is None:
+    if not report.culprits:
         return report
-    found = check_pass(runs, function.title, draws=draws, seed=seed, stress=False)
-    return with_lines(report, found)
+    opening = partial(opened, chosen, function.fn, function.reference, function.told, seed)
+    return located(report, opening, draws, seed)
 
 
 class Function:
@@ -109,8 +100,9 @@ class Function:
     """
 
     def __init__(self, fn: Any, reference: Callable[..., Any], no_gradient: frozenset[str] = frozenset()):
-        custom = isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
-        self.call: Callable[..., Any] = fn.apply if custom else fn
+        owner = getattr(fn, "__self__", None)
+        fn = owner if is_custom(owner) and fn == owner.apply else fn  # `apply` is asked for by the Function
+        self.call: Callable[..., Any] = fn.apply if is_custom(fn) else fn
         self.fn: Any = fn
         self.reference: Callable[..., Any] = reference
         self.parameters: dict[str, Tensor] = {}

@@ -1,22 +1,23 @@
 """A custom Function that is written in torch operations, opened: its statements are run one by one, and seen.
 
 Its own forward, run with autograd on, gives the tensors on the way; where that has another gradient than the
-reference's, as with a `detach`, the reference's own statements do. The backward is called as autograd calls
-it, with the node of the graph for its `ctx`. What they make locates a mistake, and is never judged by itself.
+reference's, as with a `detach`, the reference's own statements do, or it alone. The backward is called as
+autograd calls it, with the node of the graph for its `ctx`. What they make locates a mistake, and is never
+judged by itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from traceback import walk_tb
 from types import FunctionType, MethodType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from backhand.checking.report import Report, Row
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.names import as_gradient, flatten
@@ -24,14 +25,16 @@ from backhand.checking.running.program import Namespace, Source, plain_function,
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
-from backhand.checking.running.trials import StatementError, backward_arguments
+from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.returned import by_name
 from backhand.checking.verdicts.comparing import close
 
-WRONG = ("wrong", "shape", "follows")
-
 Outputs = Callable[[Any], dict[str, Tensor]]
+
+
+class ClosedError(Exception):
+    """A Function has no statements that can be run one by one; the message says why."""
 
 
 class Context:
@@ -77,12 +80,12 @@ class Forward:
 
     Attributes:
         function: its own, or the reference.
-        source: its statements.
+        source: its statements; None where they cannot be read.
         first: how many of its arguments are no inputs: the `ctx`.
     """
 
     function: Callable[..., Any]
-    source: Source
+    source: Source | None
     first: int = 0
 
 
@@ -115,6 +118,8 @@ class Opened:
         context = Context([isinstance(v, Tensor) and v.requires_grad for v in values])
         last = _Last(watcher)
         given = [context][: self.steps.first] + values
+        if self.steps.source is None:
+            return self.told(self.steps.function(*given))
         run = run_function(self.steps.function, self.steps.source, {}, last, given)
         if run.errors:
             raise run.errors[0][1]
@@ -158,42 +163,54 @@ def _alone(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
+def is_custom(fn: Any) -> TypeGuard[type[Function]]:
+    """Tell whether something is a custom Function."""
+    return isinstance(fn, type) and issubclass(fn, Function)
+
+
 def opened(
-    chosen: Pass, fn: object, reference: Callable[..., Any], told: Outputs, inputs: Mapping[str, Any], seed: int
-) -> Pass | None:
-    """Return the pass of a Function with its statements; None where they cannot be had, or do otherwise.
+    chosen: Pass, fn: object, reference: Callable[..., Any], told: Callable[..., dict[str, Tensor]], seed: int
+) -> Pass:
+    """Return the pass of a Function with its statements.
 
     Args:
         chosen: the pass as it is judged.
         fn: what was given to be checked.
         reference: what gives the truth.
-        told: gives the outputs of a call by name.
-        inputs: one draw.
+        told: gives the outputs of a call by name, from the names of its inputs and what it returned.
         seed: of the run on which the statements are held to what the Function itself gives.
+
+    Raises:
+        ClosedError: they cannot be had, or do otherwise.
     """
-    if not (isinstance(fn, type) and issubclass(fn, Function)) or not _is_plain(fn.backward):
-        return None
-    source = source_of(fn.backward)
-    gradients = {i: f"d{name}" for i, name in enumerate(inputs)}
-    source = by_name(source, gradients, None) if source is not None else None
+    if not is_custom(fn):
+        raise ClosedError("it is no `torch.autograd.Function`, and what it calls is not looked into")
+    source = source_of(fn.backward) if _is_plain(fn.backward) else None
     if source is None:
-        return None
+        raise ClosedError("the source of its backward cannot be read")
+    inputs = next(sets_of(chosen.inputs, dict, 1, seed))
+    source = by_name(source, {i: f"d{name}" for i, name in enumerate(inputs)}, None)
+    if source is None:
+        raise ClosedError("what its backward returns is not one gradient after another")
     try:
         truth = trace(chosen, inputs, torch.float64, seed)
-    except Exception:  # the reference knows its own dtype only
-        return None
+    except Exception as error:  # the reference knows its own dtype only
+        raise ClosedError("its reference does not run in float64") from error
     for steps in _forwards(fn, reference):
-        found = _opened_with(chosen, Opened(fn, told, steps, source, chosen.no_gradient), truth)
+        found = _opened_with(
+            chosen, Opened(fn, partial(told, inputs), steps, source, chosen.no_gradient), truth
+        )
         if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed):
             return found
-    return None
+    raise ClosedError("its statements, run one by one, do not give what it gives")
 
 
 def _forwards(fn: type[Function], reference: Callable[..., Any]) -> list[Forward]:
     own = 1 if fn.setup_context is Function.setup_context else 0
     candidates = [(fn.forward, own), (reference, 0)]
     found = ((f, source_of(f), first) for f, first in candidates if _is_plain(f))
-    return [Forward(f, source, first) for f, source, first in found if source is not None]
+    steps = [Forward(f, source, first) for f, source, first in found if source is not None]
+    return [*steps, Forward(reference, None)]
 
 
 def _is_plain(function: Any) -> bool:
@@ -262,30 +279,3 @@ def _alike(own: Tensor | None, given: Tensor | None) -> bool:
         return own is None or not bool(own.any())
     fits = own.shape == given.shape
     return not fits or close(own.nan_to_num(), given.nan_to_num())
-
-
-def with_lines(report: Report, found: Report) -> Report:
-    """Return a report with the lines at fault, and the mistakes in them, that another one has found.
-
-    Args:
-        report: on the Function as autograd calls it; its verdict and its figures stand.
-        found: on its statements.
-    """
-    rows = tuple(_with_lines(row, found[row.name]) for row in report.rows)
-    if not any(row.mistake is not None for row in rows):
-        return report
-    return replace(report, rows=rows, sheet=found.sheet)
-
-
-def _with_lines(row: Row, found: Row) -> Row:
-    if row.mistake is None or found.verdict not in WRONG:
-        return row
-    told = found.mistake is None or found.mistake.kind != "unexplained"
-    return replace(
-        row,
-        verdict=found.verdict,
-        lines=found.lines,
-        forward_line=found.forward_line,
-        used_by=found.used_by,
-        mistake=found.mistake if told else row.mistake,
-    )
