@@ -153,7 +153,7 @@ class _Table:
         self.draw = self.judged[0].draw
         self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
         source = chosen.backward_source
-        self.names = extended(self.draw, source) if source else self.draw.matched
+        self.names = extended(self.draw, chosen)
         self.paths = Variables(source, self.names).path if source else {}
 
     @cached_property
