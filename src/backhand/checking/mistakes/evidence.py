@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import plain_slice_of, slice_of
@@ -124,7 +125,8 @@ class Case:
         scene, wanted = scene_of(self.first, self.name), self.chosen.wanted
         there = [c for c in scene.frontier if c in self.paths or wanted is None or scene.d(c) in wanted]
         upstream = [(self.paths.get(c, scene.d(c)), c) for c in there]
-        return tuple((path, c) for path, c in upstream if root(path) not in self.read)
+        copied = {name for s in self.statements or () for name in grads_read(s)}
+        return tuple((path, c) for path, c in upstream if root(path) not in self.read and c not in copied)
 
     @cached_property
     def program(self) -> Program | None:
