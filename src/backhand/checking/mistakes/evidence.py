@@ -109,11 +109,15 @@ class Case:
 
     @cached_property
     def unread(self) -> tuple[tuple[str, str], ...]:
-        """The upstream gradients, each with its tensor, that these statements never read."""
+        """The upstream gradients, each with its tensor, that these statements never read.
+
+        That of an output which the backward does not ask for is 1, and nothing has to read it.
+        """
         if self.read is None or self.name not in self.first.draw.trace.tensors:
             return ()
-        scene = scene_of(self.first, self.name)
-        upstream = [(self.paths.get(c, scene.d(c)), c) for c in scene.frontier]
+        scene, wanted = scene_of(self.first, self.name), self.chosen.wanted
+        there = [c for c in scene.frontier if c in self.paths or wanted is None or scene.d(c) in wanted]
+        upstream = [(self.paths.get(c, scene.d(c)), c) for c in there]
         return tuple((path, c) for path, c in upstream if root(path) not in self.read)
 
     @cached_property
