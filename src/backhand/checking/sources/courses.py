@@ -29,6 +29,13 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """One of several words."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class OneHot:
     """Rows of zeros with a single one."""
 
@@ -96,6 +103,7 @@ ROWS = (
     # of images, whose features are flattened, then of vectors; then as deeplearning.ai has it, in columns
     Row("", {"x": (N, 2, 3), "w": (6, D), "b": (D,)}),
     Row("", {"x": (N, D), "w": (D, H), "b": (H,)}),
+    Row("activation", {"a_prev": (D, N), "w": (H, D), "b": (H, 1), "activation": OneOf(("relu", "sigmoid"))}),
     Row("", {"a": (D, N), "a_prev": (D, N), "x": (D, N), "w": (H, D), "b": (H, 1)}),
     Row("", {"x": (N, T, D)}),
     Row("", {"z": (D, N), "x": (N, D), "a": (N, D), "alpha": 0.1, "negative_slope": 0.1, "slope": 0.1}),
@@ -190,8 +198,8 @@ def _sizes(layer: str, parameters: Sequence[str]) -> dict[str, Any]:
 
 def _built(layer: str, parameter: str) -> Any | None:
     """Return what a constructor's parameter may be given."""
-    word = _word(parameter)
-    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, word))
+    called = word(parameter)
+    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, called))
     return next(fits, None)
 
 
@@ -220,13 +228,14 @@ def inputs_for(
 
 
 def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
-    needed = {_word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
+    needed = {word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
     for row in ROWS:
         if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
             yield row
 
 
-def _word(parameter: str) -> str:
+def word(parameter: str) -> str:
+    """Return what a parameter is called here."""
     lower = parameter.lower()
     return WORDS.get(lower, lower)
 
@@ -235,7 +244,7 @@ def _drawing(forward: Callable[..., Any], row: Row, model: bool) -> Draw:
     parameters = inspect.signature(forward).parameters.values()
     # options that have a default keep it, but for the dictionaries and the bias
     wanted = [p.name for p in parameters if model or p.default is p.empty or p.name.endswith("_param")]
-    given = {name: row.inputs[_word(name)] for name in wanted if _word(name) in row.inputs}
+    given = {name: row.inputs[word(name)] for name in wanted if word(name) in row.inputs}
 
     def draw(rng: np.random.Generator) -> dict[str, Any]:
         return {name: _drawn(value, rng) for name, value in given.items()}
@@ -246,6 +255,8 @@ def _drawing(forward: Callable[..., Any], row: Row, model: bool) -> Draw:
 def _drawn(value: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, Held):
         return copy.deepcopy(value.value)
+    if isinstance(value, OneOf):
+        return str(rng.choice(value.words))
     if isinstance(value, OneHot):
         found = np.zeros(value.shape)
         labels = rng.integers(0, value.shape[-1], size=value.shape[:-1])

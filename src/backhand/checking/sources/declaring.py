@@ -1,6 +1,7 @@
 """What a file says that it holds, told by its text alone: it has not been run yet."""
 
 import ast
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ def _imported(tree: ast.Module) -> set[str | None]:
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
     """Tell whether a module has backwards, or classes with one; beside torch, those that say `np`."""
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-    backwards = [n for n in functions if "backward" in n.name or _returns_gradients(n)]
+    backwards = [n for n in functions if re.search("backward|back_?prop", n.name) or _returns_gradients(n)]
     if over_torch:
         return any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
     return bool(backwards) or any(isinstance(n, ast.ClassDef) and _gives_gradients(n) for n in tree.body)

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,18 @@ from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import check_class
+from backhand.checking.sources.composing import Composed, Functions, drawing, functions_of
 from backhand.checking.sources.courses import inputs_for, made
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.modules import module_of, roots_of
+from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.pairs import check_pair
 from backhand.checking.sources.returned import tensor_named
 from backhand.checking.sources.subjects import Subject
 from backhand.errors import CheckError, in_short
+
+# What a backward is called.
+BACKWARD = "backward|back_?prop"
 
 
 def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Subject]:
@@ -40,7 +46,7 @@ def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Subj
         if (is_layer(value) or is_model(value)) and value.__module__ == module.__name__
     ]
     for name, function in own.items():
-        if "backward" in name:
+        if re.search(BACKWARD, name):
             check = partial(_check_backward, module, own, function, draws, seed)
         elif returns_its_gradients(function):
             check = partial(_check, module, function, None, draws, seed)
@@ -124,11 +130,25 @@ def _check_backward(
 ) -> Report:
     name = backward.__name__
     known = {n: f for n, f in vars(module).items() if isinstance(f, FunctionType)}
+    if (whole := functions_of(backward, known)) is not None:
+        return _check_whole(module, whole, draws, seed)
     forward = forward_of(name, own) or forward_of(name, known)
     if forward is None:
         wanted = name.replace("backward", "forward")
         raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
     return _check(module, known[forward], backward, draws, seed)
+
+
+def _check_whole(module: ModuleType, calls: Functions, draws: int, seed: int) -> Report:
+    """Check a model that is written as functions."""
+    found = drawing(calls)
+    if found is None:
+        raise CheckError(
+            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) are not known."
+        )
+    draw, kept = found
+    model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
+    return OverNumpy.of(model, draw, seed).report(draws=draws, seed=seed)
 
 
 def _check(

@@ -127,6 +127,11 @@ def _at(values: Sequence[Any], place: Place) -> Any:
     return held.get(place[1]) if isinstance(held, Mapping) else None
 
 
+def names_returned(function: Callable[..., Any], count: int) -> tuple[str | None, ...]:
+    """Return the names that stand in a function's `return` of so many values, None for what has none."""
+    return tuple(_name(node) for node in _returned(source_of(function), count))
+
+
 def _names(function: Callable[..., Any], values: Sequence[Any]) -> dict[Place, str | None]:
     """Return the places of what a function returns, each with the name that it has in the text, if any."""
     source = source_of(function)
