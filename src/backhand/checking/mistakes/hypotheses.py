@@ -128,6 +128,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a variable that is not carried on", not_carried_on),
     tells("infinities", not_finite),
     tells("an output that does not depend on it", nothing_depends_on_it),
+    mends_fault("an edit of the line that raised", by_edit, lambda case: case.fails),
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
     mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
@@ -233,7 +234,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
                     found = _pinned(case, found, budget)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried.append(hypothesis.name)
-    error = why_it_raised(case)
+    error = why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
@@ -241,12 +242,15 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
 def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """Return what was predicted of a gradient with the statement in which a slip explains it as well.
 
-    Only where several may be at fault: a fused line is made of temporaries that nobody judges.
+    Only where several may be at fault: a fused line is made of temporaries that nobody judges. What stands
+    outside of the statement at fault and what that is made of may make up for it, but is not where it is.
     """
     if case.program is None or len(case.suspects) < 2:
         return found
     slip, _ = by_edit(case.program, budget.at_most(PAIRS))
-    if slip is None or not slip.at:
+    fault = case.culprit.fault
+    may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
+    if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
         return found
     words = f"{found.words}: {slip.words}" if slip.kind == found.kind else found.words
     return replace(found, at=slip.at, words=words)

@@ -1,4 +1,4 @@
-"""The lines at fault in a custom Function: its statements are checked as well, once it is known to be wrong."""
+"""The lines at fault in a custom Function that is wrong, from a second check, that of its statements."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -27,7 +27,7 @@ from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.sources.returned import by_name
+from backhand.checking.sources.returned import in_order
 from backhand.checking.verdicts.comparing import close
 
 Outputs = Callable[[Any], dict[str, Tensor]]
@@ -156,7 +156,9 @@ class Opened:
         if not frames:
             return None
         frame, line = frames[0]
-        return StatementError(error, returned_so_far(self.source.statements, frame.f_locals), line)
+        return StatementError(
+            error, returned_so_far(self.source.statements, frame.f_locals, self.around()), line
+        )
 
 
 def _alone(value: Any) -> Any:
@@ -189,7 +191,7 @@ def opened(
     if source is None:
         raise ClosedError("the source of its backward cannot be read")
     inputs = next(sets_of(chosen.inputs, dict, 1, seed))
-    source = by_name(source, {i: f"d{name}" for i, name in enumerate(inputs)}, None)
+    source = in_order(source, [f"d{name}" for name in inputs])
     if source is None:
         raise ClosedError("what its backward returns is not one gradient after another")
     try:
