@@ -26,7 +26,7 @@ def located(report: Report, opening: Callable[[], Pass], draws: int, seed: int) 
         chosen = opening()
     except ClosedError as closed:
         return replace(report, notes=(*report.notes, f"No line is shown of {report.title}: {closed}."))
-    found = check_pass(chosen, report.title, draws=draws, seed=seed, stress=False)
+    found = check_pass(chosen, report.title, draws=draws, seed=seed)
     rows = tuple(_with_lines(row, found[row.name]) for row in report.rows)
     if not any(row.mistake is not None for row in rows):
         return report

@@ -6,7 +6,7 @@ autograd calls it, with the node of the graph for its `ctx`. What they make loca
 judged by itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from traceback import walk_tb
@@ -145,6 +145,12 @@ class Opened:
         method = MethodType(plain_function(self.fn.backward)[0], nodes.pop())
         return run_function(method, self.source, {}, watcher, arriving)
 
+    def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
+        """Return what the backward calls the gradient that arrives at each output."""
+        definition = self.source.definition
+        _, *given = definition.args.args if definition is not None else (None,)
+        return {name: argument.arg for name, argument in zip(outputs, given, strict=False)}
+
     def around(self) -> Namespace:
         """Return what the statements of the backward see besides their own variables."""
         return surroundings(self.fn.backward)
@@ -231,6 +237,7 @@ def _opened_with(chosen: Pass, runner: Opened, truth: Trace) -> Pass:
         forward=runner.named,
         backward=backward,
         out=tuple(truth.outputs),
+        names=runner.arriving(truth.outputs),
         forward_source=runner.steps.source,
         backward_source=runner.source,
         promotes=True,  # a line is told by its formula, whatever precision it asks for
