@@ -32,6 +32,8 @@ from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
+# Lines that are shown besides those at fault, of what a function returns.
+BESIDE_THE_FAULT = 2
 # What is not the user's own code in a traceback.
 LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
 
@@ -155,7 +157,7 @@ class _Table:
         self.draw = self.judged[0].draw
         self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
         source = chosen.backward_source
-        self.names = extended(self.draw, source) if source else self.draw.matched
+        self.names = extended(self.draw, chosen)
         self.paths = Variables(source, self.names).path if source else {}
 
     @cached_property
@@ -244,7 +246,10 @@ class _Table:
         elif named is not None:
             at_fault += named.at
         lines = [source.line(statement.lineno) for statement in at_fault]
-        return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
+        told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
+        if faults and self.chosen.contract == "returned":  # of a whole model that is nearly every line
+            return told[: len(faults) + BESIDE_THE_FAULT]
+        return told
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:
