@@ -11,6 +11,7 @@ from backhand.errors import ConfigError
 
 from .config import SplitName, TrainConfig
 from .contexts import Contexts, count_distinct
+from .model_types import uses_hidden
 from .saving import Run
 from .words import load_words
 
@@ -144,7 +145,7 @@ def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | N
         tries.append("--keep best")
     if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
         tries.append("fewer --steps")
-    if config.type in ("mlp", "rnn", "gru"):
+    if uses_hidden(config):
         tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
     if config.type == "mlp" and config.block_size > 2:
         tries.append(f"a shorter context (--block-size {config.block_size - 1})")
