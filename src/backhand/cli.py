@@ -110,7 +110,7 @@ def train(
     """Train a model on a list of words, into a run folder."""
     import backhand
 
-    from .language.evaluating import worse_than_counting
+    from .language.evaluating import final_scores, worse_than_counting
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
@@ -133,7 +133,7 @@ def train(
             watch=watch.steps,
             watch_dev=watch.dev,
         )
-    scores = backhand.evaluate(run)
+    scores = final_scores(run)
     if json:
         show_json({"run": str(run.path), "step": run.step, "kept": run.kept, "results": run.results})
     else:

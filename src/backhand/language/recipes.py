@@ -102,7 +102,7 @@ class BigramConfig(WordConfig):
 class RnnConfig(WordConfig):
     """A run of the rnn."""
 
-    most_steps: ClassVar[int] = 32_000
+    most_steps: ClassVar[int] = 28_000
     type: TypeName = "rnn"
     final_rate: float = 5e-4
     """learning rate in the end"""

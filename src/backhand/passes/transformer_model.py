@@ -199,7 +199,8 @@ def backward(
     dP = torch.zeros_like(P)  # (positions, d), of which words may use fewer
     dP[: Xb.shape[1]] = dx.sum(0)
     dE = torch.zeros_like(E).index_add(0, Xb.flatten(), dx.flatten(0, 1))  # (V, d)
-    return {name: value for name, value in locals().items() if name[0] == "d" and name[1:] in SHAPES}
+    named = (*SHAPES, "logprobs", "logits", "yf")  # the rest is of one layer, or on the way
+    return {name: value for name, value in locals().items() if name[0] == "d" and name[1:] in named}
 
 
 def inputs(generator: torch.Generator) -> dict[str, object]:
