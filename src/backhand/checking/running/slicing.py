@@ -58,6 +58,36 @@ def plain_slice_of(
     return tuple(sorted(kept, key=lambda s: s not in statements))
 
 
+def feeding(source: Source, statement: ast.stmt) -> list[ast.stmt]:
+    """Return the statements that make what one of them reads, the nearest first.
+
+    Those that only take apart or measure what there is, `x, w = cache` or `n = len(x)`, are left out.
+    """
+    plain = [s for s in simple_statements(source.statements) if computes(s)]
+    found: dict[ast.stmt, None] = {statement: None}
+    level = [statement]
+    while level:
+        wanted = {name for s in level for name in reads(s) | (writes(s) if s is statement else set())}
+        level = [s for s in reversed(plain) if writes(s) & wanted and s not in found]
+        found |= dict.fromkeys(level)
+    return list(found)[1:]
+
+
+def computes(statement: ast.stmt) -> bool:
+    """Tell whether a statement does more than take apart or measure what there is."""
+    if not isinstance(statement, ast.Assign):
+        return isinstance(statement, ast.AugAssign | ast.AnnAssign | ast.Expr)
+    inner = [
+        n
+        for n in ast.walk(statement.value)
+        if isinstance(n, ast.BinOp | ast.UnaryOp | ast.Compare | ast.Call)
+    ]
+    measures = all(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "len" for n in inner)
+    sizes = any(getattr(n, "attr", "") == "shape" for n in ast.walk(statement.value))
+    apart = isinstance(statement.targets[0], ast.Tuple)
+    return not measures or not (inner or sizes or apart)
+
+
 def _only_names(statement: ast.stmt) -> bool:
     """Tell whether a statement gives names to what is there, as `x, w = cache` does, and makes no tensor."""
     return isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name | ast.Attribute)

@@ -119,7 +119,8 @@ class Class:
         plain = Class(layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {})
         outs = run_plainly(plain, inputs, seed)
         after, given = plain.tried(inputs, outs, seed)
-        before = dict(arrays_of(layer))
+        # a sum over all axes leaves a number, which may be a gradient, but no parameter
+        before = {where: a for where, a in arrays_of(layer) if a.ndim}
         taken = {*inputs, *outputs, *wiring.upstream}
         floats = {n: v for n, v in inputs.items() if is_float(v)}
         held = {plain_name(where, inputs): where for where in _once(before)}
@@ -220,9 +221,9 @@ def _outputs(returned: Any) -> tuple[Any, ...]:
 
 def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the floating-point arrays on an object, in lists and on objects that it holds, by their path."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.floating):
         if value.dtype.kind == "f":
-            yield path, value
+            yield path, np.asarray(value)
     elif depth <= DEPTH:
         items: list[tuple[str, Any]] = []
         if isinstance(value, dict):
