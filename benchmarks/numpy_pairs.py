@@ -8,12 +8,14 @@ among at most three told, the line told first, and mistakes that have a name.
 import ast
 import copy
 import importlib.util
+import inspect
 import sys
 import tempfile
 import time
 import types
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from patterns import expression, filled, matched, statements
 from backhand.checking.report import Report
 from backhand.checking.sources.classes import Class
 from backhand.checking.sources.courses import inputs_for, made
-from backhand.checking.sources.layers import forward_of, is_layer, layers_of
+from backhand.checking.sources.layers import forward_of, layers_of, runs
+from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.pairs import Pair
 from backhand.errors import CheckError
 
@@ -123,19 +126,26 @@ def module_of(text: str, folder: Path) -> types.ModuleType:
 def gradients(module: types.ModuleType, name: str) -> dict[str, Any] | None:
     """Return what a layer gives on one set of inputs; None where it raises."""
     value = getattr(module, name)
-    layer = made(value, {}) if is_layer(value) else None
-    forward = forward_of(name, vars(module)) if "backward" in name else name
-    called = layer.forward if layer is not None else getattr(module, str(forward))
-    draw: Any = inputs_for(called, name if layer is not None else None)
-    inputs = draw(np.random.default_rng(SEED))
+    given = module.inputs(np.random.default_rng(SEED)) if hasattr(module, "inputs") else {}
     try:
-        if layer is not None:
+        if isinstance(value, type):
+            calls = calls_of(value)
+            layer = made(value, {}, model=calls is not None)
+            forward = getattr(layer, (calls or ("forward",))[0])
+            draw: Any = inputs_for(
+                forward, name, model=calls is not None, accepts=partial(runs, partial(Class.of, layer))
+            )
+            inputs = draw(np.random.default_rng(SEED))
             subject: Any = Class.of(layer, inputs, SEED)
             rng = np.random.default_rng(SEED)
-            inputs |= {n: rng.normal(size=subject.shapes[n]) for n in subject.parameters}
+            inputs |= {n: subject.drawn_parameter(n, rng) for n in subject.parameters}
         else:
-            backward = value if "backward" in name else None
-            subject = Pair.of(called, backward, inputs, SEED)
+            forward = getattr(module, str(forward_of(name, vars(module)) if "backward" in name else name))
+            wanted = inspect.signature(forward).parameters
+            own = {n: v for n, v in given.items() if n in wanted}
+            draw = inputs_for(forward)
+            inputs = own or draw(np.random.default_rng(SEED))
+            subject = Pair.of(forward, value if "backward" in name else None, inputs, SEED)
         outputs = subject.forward(copy.deepcopy(inputs))
         rng = np.random.default_rng(SEED)
         upstream = {
@@ -180,7 +190,10 @@ def measured(file: Path, only: str) -> Counter[str]:
             found["false alarms"] += not report.ok
             value = getattr(right, layer.name)
             top = next(n for n in tree.body if getattr(n, "name", "") == layer.name)
-            inner = [n for n in ast.walk(top) if getattr(n, "name", "") in ("backward", layer.name)]
+            named = ("backward", "gradient", "loss", layer.name)
+            inner = sorted(
+                (n for n in ast.walk(top) if getattr(n, "name", "") in named), key=lambda n: n.lineno
+            )
             backward = next(n for n in reversed(inner) if isinstance(n, ast.FunctionDef))
             expected = gradients(right, layer.name)
             began = time.perf_counter()
@@ -221,7 +234,7 @@ def main() -> None:
     only = sys.argv[1] if len(sys.argv) > 1 else ""
     total: Counter[str] = Counter()
     np.seterr(all="ignore")
-    for file in (HERE / "pairs.py", HERE / "classes.py"):
+    for file in sorted(f for f in HERE.glob("*.py") if f.stem != "__init__"):
         total += measured(file, only)
     wrong = max(total["wrong"], 1)
     print(f"{total['right']} right layers, {total['false alarms']} false alarms")

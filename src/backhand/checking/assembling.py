@@ -18,7 +18,7 @@ from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
 from backhand.checking.running.names import flatten, root
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes, feeding
+from backhand.checking.running.slicing import computes, feeding, passing_on
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
@@ -247,7 +247,7 @@ class _Table:
     def _near(
         self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]
     ) -> tuple[Line, ...]:
-        """Return the lines at fault, then those that they read, then the gradient's own: three, or a few more.
+        """Return the lines at fault, then those that they read, and the gradient's own: three, or few more.
 
         In a whole model nearly every line makes a gradient.
         """
@@ -256,7 +256,7 @@ class _Table:
             firm = firm[:1]
         own = [source.line(s.lineno) for s in firm]
         last = source.writers(root(self.paths.get(name, "")))[-1:]
-        near = [source.line(s.lineno) for s in firm for s in feeding(source, s)]
+        near = [source.line(s.lineno) for f in firm for s in (*passing_on(source, f), *feeding(source, f))]
         lines = tuple(dict.fromkeys((*own, *near[:BESIDE_THE_FAULT], *last, *near)))
         return lines[: max(len(own), 1) + BESIDE_THE_FAULT] or told
 

@@ -120,7 +120,7 @@ class Class:
         outs = run_plainly(plain, inputs, seed)
         after, given = plain.tried(inputs, outs, seed)
         # a sum over all axes leaves a number, which may be a gradient, but no parameter
-        before = {where: a for where, a in arrays_of(layer) if a.ndim}
+        before = {where: a for where, a in arrays_of(layer) if a.ndim and is_float(a)}
         taken = {*inputs, *outputs, *wiring.upstream}
         floats = {n: v for n, v in inputs.items() if is_float(v)}
         held = {plain_name(where, inputs): where for where in _once(before)}
@@ -168,7 +168,7 @@ class Class:
         """Run the forward of a copy that has these parameters."""
         layer = copy.deepcopy(self.layer)
         if any(isinstance(v, Tracked) for v in inputs.values()):
-            for where, array in list(arrays_of(layer)):
+            for where, array in [(w, a) for w, a in arrays_of(layer) if a.ndim and is_float(a)]:
                 put(layer, where, wrapped(array))
         for name, where in self.parameters.items():
             put(layer, where, inputs[name])
@@ -220,9 +220,9 @@ def _outputs(returned: Any) -> tuple[Any, ...]:
 
 
 def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the floating-point arrays on an object, in lists and on objects that it holds, by their path."""
-    if isinstance(value, np.ndarray | np.floating):
-        if value.dtype.kind == "f":
+    """Yield the arrays of numbers on an object, in lists and on objects that it holds, by their path."""
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "fiub":
             yield path, np.asarray(value)
     elif depth <= DEPTH:
         items: list[tuple[str, Any]] = []
