@@ -15,10 +15,12 @@ from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
+from backhand.checking.running.copied import is_copied
 from backhand.checking.running.names import flatten, root
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.program import Source
 from backhand.checking.running.slicing import computes, feeding, passing_on
+from backhand.checking.running.statements import simple_statements
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
@@ -158,7 +160,7 @@ class _Table:
         self.draw = self.judged[0].draw
         self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
         source = chosen.backward_source
-        self.names = extended(self.draw, source) if source else self.draw.matched
+        self.names = extended(self.draw, chosen)
         self.paths = Variables(source, self.names).path if source else {}
 
     @cached_property
@@ -196,6 +198,8 @@ class _Table:
             verdict, note = "wrong", ""
         elif (verdict in ("right", "vacuous") and name in self.imprecise) or self._is_echo(name):
             verdict, note = "follows", ""
+        elif verdict == "right" and not note and self._is_copied(name):
+            note = "autograd's own answer, copied: nothing here is by hand"
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -213,6 +217,10 @@ class _Table:
             mistake=named.mistake if named is not None else None,
             note=note,
         )
+
+    def _is_copied(self, name: str) -> bool:
+        source, variable = self.chosen.backward_source, self.paths.get(name, "")
+        return source is not None and is_copied(simple_statements(source.statements), variable, name)
 
     @cached_property
     def _measure(self) -> Measure:

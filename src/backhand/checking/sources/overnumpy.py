@@ -226,7 +226,9 @@ class OverNumpy:
         if not frames:
             return StatementError(error, {}, code.co_firstlineno)
         frame, line = frames[0]
-        given = returned_so_far(source.statements, frame.f_locals) if source is not None else {}
+        given = (
+            returned_so_far(source.statements, frame.f_locals, frame.f_globals) if source is not None else {}
+        )
         return StatementError(
             error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line
         )

@@ -21,9 +21,10 @@ from backhand.checking.verdicts.fault import BENCHES, Bench, Explained, Fault, o
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.ranking import Ages, Rank, begun_elsewhere, rank
 from backhand.checking.verdicts.recognising import Order, Recogniser
-from backhand.checking.verdicts.repairing import Repair, around
+from backhand.checking.verdicts.repairing import Repair
 from backhand.checking.verdicts.reruns import IsRight, Reruns
 from backhand.checking.verdicts.shadowing import Event, Give, Target
+from backhand.checking.verdicts.variables import around
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths.
 MOST_SECONDS = 2.0
