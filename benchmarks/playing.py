@@ -99,6 +99,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _as_float64(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_float64(v) for v in value]
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 

@@ -443,3 +443,81 @@ def test_two_forwards_in_one_notebook_are_two_sets_of_gradients(tmp_path: Path) 
         "A",
     ]  # in the order of the cells
     assert report["W1"].verdict == "right"
+
+
+def test_a_draft_that_the_same_cell_makes_again_is_a_note_and_in_another_cell_a_fault(tmp_path: Path) -> None:
+    draft = "dh = 2 * dlogits @ W2.T\ndhpreact = (1.0 - h) * dh\n"
+    again = "dh = dlogits @ W2.T\n"
+    report = backhand.check_file(
+        write_notebook(tmp_path / "n.ipynb", ("logits", again, draft + again), until="logits"), draws=1
+    )
+    assert not report.culprits, str(report)
+    (note,) = [n for n in report.notes if "made twice" in n]
+    assert note == f"{number('logits')}: dh and dhpreact are made twice; the last one is judged."
+    used = again + "dbnbias = dhpreact.sum(0, keepdim=True)\n"  # made of the draft
+    path = write_notebook(tmp_path / "w.ipynb", ("logits", again, draft + used), until="logits")
+    assert backhand.check_file(path, draws=1).culprits
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [
+    ("dbnvar_inv", "dbnvarinv", "dbnvarinv (did you mean dbnvar_inv?)"),
+    ("dbngain", "dbngian", "dbngian (did you mean dbngain?)"),
+])  # fmt: skip
+def test_a_misspelt_gradient_is_told_with_the_one_that_may_be_meant(
+    old: str, new: str, told: str, tmp_path: Path
+) -> None:
+    change = "norm", CELLS["norm"], CELLS["norm"].replace(old, new)
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", change, until="norm"), draws=1)
+    assert report[old].got is None
+    assert told in str(report)
+    assert str(report).count("did you mean") == 1  # dcounts2 is a temporary, near nothing
+    assert told in report.to_html()
+
+
+@pytest.mark.parametrize("copied", [
+    "h.grad", "h.grad.clone()", "torch.autograd.grad(loss, h, retain_graph=True)[0]",
+])  # fmt: skip
+def test_autograds_own_answer_is_said_to_be_that(copied: str, tmp_path: Path) -> None:
+    change = "logits", "dh = dlogits @ W2.T", f"dh = {copied}"
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", change, until="logits"), draws=1)
+    assert report["h"].verdict == "right"
+    assert "autograd's own answer, copied" in report["h"].note
+    assert [row.name for row in report.rows if "copied" in row.note] == ["h"]
+    assert report["hpreact"].verdict == "right"
+
+
+def test_an_upstream_gradient_that_is_read_from_autograd_is_not_called_unused(tmp_path: Path) -> None:
+    change = "logits", "(1.0 - h**2) * dh", "(1.0 - 3 * h**3) * h.grad"
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", change, until="logits"), draws=1)
+    (row,) = report.culprits
+    assert row.name == "hpreact"
+    assert "not used" not in row.mistake.message
+
+
+def test_gradients_below_a_line_that_raised_share_one_footnote(tmp_path: Path) -> None:
+    raising = "logits", "dh = dlogits @ W2.T", "dh = dlogits * W2.T"
+    text = str(backhand.check_file(write_notebook(tmp_path / "n.ipynb", raising, until="logits"), draws=1))
+    assert text.count("not reached: a line above raised") == 1
+    assert "multiplies element by element" in text
+
+
+# lines that a training loop may have in place of the first, the minibatch being drawn within the loop
+DRAWN = {
+    "by an earlier cell's generator": "ix = torch.randint(0, 20, (n,), generator=g); Xb, Yb = X[ix], Y[ix]",
+    "by a function of an earlier cell": "Xb, Yb = batch()",
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_training_loop_that_draws_its_minibatch_is_right(name: str, tmp_path: Path) -> None:
+    data = "X = torch.randint(0, vocab_size, (20, block_size), generator=g)\n"
+    data += "Y = torch.randint(0, vocab_size, (20,), generator=g)\n"
+    data += "def batch():\n    ix = torch.randint(0, 20, (n,), generator=g)\n    return X[ix], Y[ix]\n"
+    begins = "        emb = C[Xb]\n"
+    assert begins in CELLS["training"]
+    changes = [
+        ("parameters", "C = torch.randn", data + "C = torch.randn"),
+        ("training", begins, f"        {DRAWN[name]}\n{begins}"),
+    ]
+    report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", *changes), draws=2)
+    assert report.ok, str(report)

@@ -15,9 +15,11 @@ from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
+from backhand.checking.running.copied import is_copied
 from backhand.checking.running.names import flatten, root
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.program import Source
+from backhand.checking.running.statements import simple_statements
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
@@ -30,6 +32,8 @@ from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
+# Lines that are shown besides those at fault, of what a function returns.
+BESIDE_THE_FAULT = 2
 # What is not the user's own code in a traceback.
 LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
 
@@ -153,7 +157,7 @@ class _Table:
         self.draw = self.judged[0].draw
         self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
         source = chosen.backward_source
-        self.names = extended(self.draw, source) if source else self.draw.matched
+        self.names = extended(self.draw, chosen)
         self.paths = Variables(source, self.names).path if source else {}
 
     @cached_property
@@ -191,6 +195,8 @@ class _Table:
             verdict, note = "wrong", ""
         elif (verdict in ("right", "vacuous") and name in self.imprecise) or self._is_echo(name):
             verdict, note = "follows", ""
+        elif verdict == "right" and not note and self._is_copied(name):
+            note = "autograd's own answer, copied: nothing here is by hand"
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -208,6 +214,10 @@ class _Table:
             mistake=named.mistake if named is not None else None,
             note=note,
         )
+
+    def _is_copied(self, name: str) -> bool:
+        source, variable = self.chosen.backward_source, self.paths.get(name, "")
+        return source is not None and is_copied(simple_statements(source.statements), variable, name)
 
     @cached_property
     def _measure(self) -> Measure:
@@ -236,7 +246,10 @@ class _Table:
         elif named is not None:
             at_fault += named.at
         lines = [source.line(statement.lineno) for statement in at_fault]
-        return tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
+        told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
+        if faults and self.chosen.contract == "returned":  # of a whole model that is nearly every line
+            return told[: len(faults) + BESIDE_THE_FAULT]
+        return told
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:

@@ -14,6 +14,7 @@ from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.chapters import is_blank, reads_later, trains
+from backhand.checking.sources.drafts import misspelt, without_drafts
 from backhand.checking.sources.playing import Played
 from backhand.checking.sources.scripts import Chapter, as_chapters
 from backhand.errors import CheckError
@@ -41,18 +42,22 @@ def check_played(
     Raises:
         CheckError: there is nothing to check.
     """
+    played = without_drafts(played)
     judged = _judged(played, title, draws, seed, watch)
     rows = [row for chapter, report in judged for row in _own_rows(played, chapter, report, goes_on)]
     # tensors that no chapter has a gradient of (left out, or still missing) are told once, at the end
     known = {row.name for row in rows}
     rest = {row.name: row for _, report in reversed(judged) for row in report.rows if row.name not in known}
     first = judged[0][1]
+    unmatched = [name for _, report in judged for name in report.unmatched]
+    missing = [row.gradient for row in rest.values() if row.got is None]
+    unmatched += misspelt(played, missing, [root(row.gradient) for row in rows])
     notes = [note for _, report in judged for note in report.notes]
     return replace(
         first,
         rows=(*rows, *rest.values()),
         warnings=tuple({w.message: w for _, report in judged for w in report.warnings}.values()),
-        unmatched=tuple(dict.fromkeys(name for _, report in judged for name in report.unmatched)),
+        unmatched=tuple(dict.fromkeys(unmatched)),
         notes=tuple(dict.fromkeys([*notes, *played.notes, *_untold(played, judged)])),
         raised=next((report.raised for _, report in judged if report.raised), None),
         unfinished=_not_judged(played, [*rows, *rest.values()]),

@@ -14,7 +14,7 @@ from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Report
 from backhand.rendering.entries import CAPTIONS, entries_of
 from backhand.rendering.harmless import harmless
-from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, place, state
+from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, misnamed, place, state
 
 
 def as_html(report: Report) -> str:
@@ -42,6 +42,7 @@ def _sheet(template: str, report: Report, prefix: str) -> str:
         verdicts=VERDICTS,
         captions=CAPTIONS,
         state=state(report),
+        misnamed=misnamed,
         place=place,
         prefix=prefix,
         places={name: i for i, entry in enumerate(entries) for name in entry.names},

@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from backhand.checking.meanings import VERDICTS
+from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Line, Report, Row
+from backhand.checking.running.names import MISSPELT, nearest
 from backhand.checking.sources.batches import Checked
 from backhand.rendering.harmless import harmless
 from backhand.showing import plain
@@ -174,12 +176,22 @@ def footnotes(report: Report) -> list[str]:
     if any(row.multiple is not None for row in report.rows):
         notes.append("error: as a multiple of autograd's own, both against float64")
     if report.unmatched:
-        notes.append(f"not judged, for there is no such tensor: {', '.join(report.unmatched)}")
-    noted = [row for row in report.rows if row.note and row.verdict not in ("vacuous", "todo")]
-    notes += [f"{row.gradient}: {row.note}" for row in noted]
+        notes.append(f"not judged, for there is no such tensor: {', '.join(misnamed(report))}")
+    noted: dict[str, dict[str, None]] = {}  # the gradients of each note, once
+    for row in report.rows:
+        if row.note and row.verdict not in ("vacuous", "todo"):
+            noted.setdefault(row.note, {})[row.gradient] = None
+    notes += [f"{listed(list(names))}: {note}" for note, names in noted.items()]
     draws = f"{report.draws} draw{'s' if report.draws != 1 else ''}"
     notes.append(f"Judged in {report.precision} on {draws}; `exact: False` on a right row is rounding.")
     return [*notes, *report.notes]
+
+
+def misnamed(report: Report) -> list[str]:
+    """Return the gradients of no tensor, each with the missing ones that may be meant."""
+    missing = list(dict.fromkeys(row.gradient for row in report.rows if row.got is None))
+    meant = {name: nearest(name, missing, MISSPELT).removeprefix("; ") for name in report.unmatched}
+    return [f"{name} ({asked})" if asked else name for name, asked in meant.items()]
 
 
 def line_of(checked: Checked) -> Text:

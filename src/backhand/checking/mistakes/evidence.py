@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import plain_slice_of, slice_of
@@ -47,7 +48,7 @@ class Case:
     @cached_property
     def scenes(self) -> tuple[Scene, ...]:
         """The surroundings of the gradient on each draw on which it has a value."""
-        if self.name not in self.first.draw.trace.tensors:
+        if self.name not in self.first.draw.trace.tensors or self.fails:
             return ()
         return tuple(scene_of(j, self.name) for j in self.judged if j.culprits[self.name].value is not None)
 
@@ -61,7 +62,7 @@ class Case:
     def paths(self) -> Mapping[str, str]:
         """Where each tensor's gradient lies, as an expression over the backward's variables."""
         source = self.chosen.backward_source
-        return Variables(source, extended(self.first.draw, source)).path if source is not None else {}
+        return Variables(source, extended(self.first.draw, self.chosen)).path if source is not None else {}
 
     @cached_property
     def at_turns(self) -> tuple[Scene, ...]:
@@ -81,12 +82,18 @@ class Case:
 
     @cached_property
     def raised(self) -> tuple[ast.stmt, Exception] | None:
-        """The statement that writes the gradient but raised, within a loop as a rule, with its error."""
-        variable = root(self.paths.get(self.name, ""))
-        for statement, error in self.first.repair.errors if self.first.repair is not None else ():
-            if variable in writes_surely(statement):
-                return statement, error
-        return None
+        """The statement at fault, or one that writes the gradient, that raised, with its error."""
+        errors = self.first.repair.errors if self.first.repair is not None else ()
+        fault, variable = self.culprit.fault, root(self.paths.get(self.name, ""))
+        of_fault = (e for e in errors if fault is not None and e[0] is fault.statement)
+        own = (e for e in errors if variable in writes_surely(e[0]))
+        return next(of_fault, None) or next(own, None)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the statement at fault raised, so that what the gradient holds says nothing of it."""
+        fault = self.culprit.fault
+        return fault is not None and self.raised is not None and self.raised[0] is fault.statement
 
     @cached_property
     def statements(self) -> tuple[ast.stmt, ...] | None:
@@ -109,12 +116,17 @@ class Case:
 
     @cached_property
     def unread(self) -> tuple[tuple[str, str], ...]:
-        """The upstream gradients, each with its tensor, that these statements never read."""
+        """The upstream gradients, each with its tensor, that these statements never read.
+
+        That of an output which the backward does not ask for is 1, and nothing has to read it.
+        """
         if self.read is None or self.name not in self.first.draw.trace.tensors:
             return ()
-        scene = scene_of(self.first, self.name)
-        upstream = [(self.paths.get(c, scene.d(c)), c) for c in scene.frontier]
-        return tuple((path, c) for path, c in upstream if root(path) not in self.read)
+        scene, wanted = scene_of(self.first, self.name), self.chosen.wanted
+        there = [c for c in scene.frontier if c in self.paths or wanted is None or scene.d(c) in wanted]
+        upstream = [(self.paths.get(c, scene.d(c)), c) for c in there]
+        copied = {name for s in self.statements or () for name in grads_read(s)}
+        return tuple((path, c) for path, c in upstream if root(path) not in self.read and c not in copied)
 
     @cached_property
     def program(self) -> Program | None:

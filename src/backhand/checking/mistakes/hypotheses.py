@@ -127,6 +127,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a variable that is not carried on", not_carried_on),
     tells("infinities", not_finite),
     tells("an output that does not depend on it", nothing_depends_on_it),
+    mends_fault("an edit of the line that raised", by_edit, lambda case: case.fails),
     mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
     mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
@@ -230,7 +231,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
             if found is not None:
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried.append(hypothesis.name)
-    error = why_it_raised(case)
+    error = why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 

@@ -119,7 +119,11 @@ def mends(
     return Hypothesis(name, asked, lambda case: case.program is not None and when(case))
 
 
-def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypothesis:
+def mends_fault(
+    name: str,
+    mender: Callable[[Program, Budget], Mended],
+    when: Callable[[Case], bool] = lambda case: True,
+) -> Hypothesis:
     """Return a hypothesis that mends the one statement at fault, where that is known: cheap, and exact."""
 
     def asked(case: Case, budget: Budget) -> Mended:
@@ -129,7 +133,7 @@ def mends_fault(name: str, mender: Callable[[Program, Budget], Mended]) -> Hypot
         found, budget = mender(case.at_fault, budget)
         return with_its_line(case, found), budget
 
-    return Hypothesis(name, asked, lambda case: case.at_fault is not None)
+    return Hypothesis(name, asked, lambda case: case.at_fault is not None and when(case))
 
 
 def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:

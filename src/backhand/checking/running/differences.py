@@ -36,10 +36,7 @@ def derivative(function: Scalar, at: Arrays, name: str, index: tuple[int, ...]) 
         other[index] += h
         return function({**at, name: other})
 
-    coarse, fine = _extrapolations(moved, STEP * size)
-    if abs(fine - coarse) <= SMOOTH * max(abs(fine), abs(coarse), 1e-3):
-        return (16 * fine - coarse) / 15
-    return _extrapolated(moved, SHORT * size)
+    return _slope(moved, size)
 
 
 def along(function: Scalar, at: Arrays, direction: Arrays) -> float:
@@ -48,7 +45,7 @@ def along(function: Scalar, at: Arrays, direction: Arrays) -> float:
     def moved(h: float) -> float:
         return function({**at, **{n: at[n] + h * d for n, d in direction.items()}})
 
-    return _extrapolated(moved, STEP)
+    return _slope(moved, 1.0)
 
 
 def has_kink(function: Scalar, at: Arrays, direction: Arrays) -> bool:
@@ -68,8 +65,11 @@ def _extrapolations(moved: Callable[[float], float], h: float) -> list[float]:
     return [(4 * b - a) / 3 for a, b in itertools.pairwise(slopes)]
 
 
-def _extrapolated(moved: Callable[[float], float], h: float) -> float:
-    coarse, fine = _extrapolations(moved, h)
+def _slope(moved: Callable[[float], float], size: float) -> float:
+    """Return the derivative at zero, by shorter steps where a kink seems to lie within the usual ones."""
+    coarse, fine = _extrapolations(moved, STEP * size)
+    if abs(fine - coarse) > SMOOTH * max(abs(fine), abs(coarse), 1e-3):
+        coarse, fine = _extrapolations(moved, SHORT * size)
     return (16 * fine - coarse) / 15
 
 

@@ -41,6 +41,7 @@ class Known:
         values: the latest first.
         signatures: of the values, see `signature`.
         turns: in which turn of the forward each was made, counted from 0.
+        ages: when in the forward, in operations.
         of: the tensors of which they are the gradient, or a part of it.
     """
 
@@ -48,6 +49,7 @@ class Known:
     values: tuple[Tensor, ...]
     signatures: tuple[float, ...]
     turns: tuple[int, ...]
+    ages: tuple[int, ...]
     of: frozenset[Any]
 
     @property
@@ -152,7 +154,8 @@ def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label,
         marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
         label, of = labels[key]
         if marks not in known:
-            known[marks] = Known((label,), values, own, tuple(one.turn for one in ordered), frozenset([of]))
+            turns, ages = tuple(one.turn for one in ordered), tuple(one.age for one in ordered)
+            known[marks] = Known((label,), values, own, turns, ages, frozenset([of]))
         else:
             same = known[marks]
             known[marks] = replace(same, labels=(*same.labels, label), of=same.of | {of})

@@ -63,9 +63,17 @@ def gradient_names(
     return found
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return a clause that suggests the names most like this one, or an empty string."""
-    close = difflib.get_close_matches(name, list(candidates), n=2, cutoff=0.5)
+# As alike as `dgian` and `dgain`, of five letters two exchanged; `dcounts2` and `dcounts_sum` are less so.
+MISSPELT = 0.8
+
+
+def nearest(name: str, candidates: Iterable[str], alike: float = 0.5) -> str:
+    """Return a clause that suggests the names most like this one, or an empty string.
+
+    >>> nearest("dgian", ["dgain", "dbias"], MISSPELT)
+    '; did you mean dgain?'
+    """
+    close = difflib.get_close_matches(name, list(candidates), n=2, cutoff=alike)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

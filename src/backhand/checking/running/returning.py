@@ -1,6 +1,7 @@
 """What a function returns by name: each entry of the dictionary as a variable that a statement assigns."""
 
 import ast
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,8 +53,25 @@ def returned_container(body: Sequence[ast.stmt]) -> str | None:
     return names.pop() if len(names) == 1 else None
 
 
-def returned_so_far(body: Sequence[ast.stmt], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables, and under their names in the returned dictionary those that are there already."""
+def returned_so_far(
+    body: Sequence[ast.stmt], variables: Mapping[str, Any], around: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a function that raised would have returned, of the variables that are there.
+
+    All of them are, and under their names in the returned dictionary those that stand in it. A `return` that
+    computes its dictionary, as one that picks from `locals()`, is computed of them.
+
+    Args:
+        body: its statements.
+        variables: what they had assigned.
+        around: what they see besides.
+    """
+    computed = [r.value for r in returns(body) if isinstance(r.value, ast.DictComp)]
+    for expression in computed[-1:]:
+        code = compile(ast.Expression(expression), "<return>", "eval")
+        # it may read what is not there; and a comprehension's inner names are looked up among the globals
+        with contextlib.suppress(Exception):
+            return dict(eval(code, {**around, **variables}, dict(variables)))
     container = variables.get(returned_container(body) or "")
     renamed = {k: variables[v] for k, v in returned_variables(body).items() if v in variables}
     return {**variables, **renamed, **(container if isinstance(container, Mapping) else {})}

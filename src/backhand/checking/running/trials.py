@@ -217,7 +217,9 @@ def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], in
         if tb.tb_frame.f_code is code:
             found = dict(tb.tb_frame.f_locals)
             source = chosen.backward_source
-            return returned_so_far(source.statements, found) if source else found, tb.tb_lineno
+            if source is not None:
+                found = returned_so_far(source.statements, found, tb.tb_frame.f_globals)
+            return found, tb.tb_lineno
         tb = tb.tb_next
     return {}, None
 

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
+from backhand.checking.running.copied import asked_of_autograd
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
@@ -84,17 +85,21 @@ def is_blank(statement: ast.stmt) -> bool:
     return all(isinstance(v, ast.Constant) and v.value in (None, ...) for v in values)
 
 
-def filled(statement: ast.stmt, values: Collection[str]) -> ast.stmt:
+def filled(statement: ast.stmt, values: Collection[str], loss: str) -> ast.stmt:
     """Return a blank as if autograd's own answer stood there, which the lines below can go on with.
+
+    So it does where a statement asks autograd: that one's graph is not there when it runs again.
 
     Args:
         statement: any statement; one that is no blank stays the same.
         values: the tensors of the forward.
+        loss: the name of the scalar in which it ends.
     """
-    if not isinstance(statement, ast.Assign) or not is_blank(statement):
+    asked = asked_of_autograd(statement, loss)
+    if not asked and not is_blank(statement):
         return statement
     begun = sorted(assigned(statement))
-    tensors = {
+    tensors = asked or {
         g: g[len(d) :] for g in begun for d in ("d_", "d") if g.startswith(d) and g[len(d) :] in values
     }
     lines = [f"{g} = {tensor}.grad.clone()" for g, tensor in tensors.items()]

@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.program import Source, source_of
+from backhand.checking.running.program import Source
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
+from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
 from backhand.checking.sources.pairs import Wiring, named_inputs
-from backhand.checking.sources.returned import (
-    assigned_to,
-    by_name,
-    count_returned,
-    names_returned,
-    tensor_named,
-)
+from backhand.checking.sources.returned import Returned, loss_among, tensor_named
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
@@ -67,14 +62,13 @@ def check_class(
     >>> [(row.gradient, row.verdict) for row in report.rows]
     [('dx', 'right'), ('dgain', 'wrong')]
     """
-    named = named_inputs(layer.forward, inputs)
+    named = named_inputs(getattr(layer, (calls_of(type(layer)) or ("forward",))[0]), inputs)
     with sandbox():
         found = Class.of(layer, drawn(named, seed), seed)
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:
             given = drawn(named, int(rng.integers(2**31)))
-            parameters = {n: rng.normal(size=found.shapes[n]) for n in found.parameters}
-            return given | parameters
+            return given | {n: found.drawn_parameter(n, rng) for n in found.parameters}
 
         return OverNumpy.of(found, draw, seed).report(draws=draws, seed=seed)
 
@@ -85,25 +79,26 @@ class Class:
 
     Attributes:
         layer: the object, which is copied for each call.
+        calls: the names of its forward and its backward; of a model those of its loss and of what gives the
+            gradients, perhaps the same.
         wiring: what the backward's parameters receive.
         outputs: the names of the outputs.
         parameters: where on the layer each parameter lies, by its name.
         shapes: of the parameters.
-        places: the name of each returned gradient that is judged, by its place.
+        returned: the gradients that are returned.
         stored: where on the layer each other gradient lies afterwards, by its name.
         named: which input or parameter each gradient belongs to.
-        count: how many gradients are returned.
     """
 
     layer: Any
+    calls: tuple[str, str]
     wiring: Wiring
     outputs: tuple[str, ...]
     parameters: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
-    places: Mapping[int, str]
+    returned: Returned
     stored: Mapping[str, str]
     named: Mapping[str, str]
-    count: int
 
     @property
     def title(self) -> str:
@@ -117,49 +112,56 @@ class Class:
         Raises:
             CheckError: there are none.
         """
-        wiring = Wiring.of(layer.backward, list(inputs), cached=False)
+        calls = calls_of(type(layer)) or ("forward", "backward")
+        backward = getattr(layer, calls[1])
+        wiring = Wiring.of(backward, list(inputs), cached=False)
         outputs = wiring.outputs(list(inputs))
-        plain = Class(layer, wiring, outputs, {}, {}, {}, {}, {}, 0)
+        plain = Class(layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {})
         outs = run_plainly(plain, inputs, seed)
-        after, returned = plain.tried(inputs, outs, seed)
-        floats = {n: v for n, v in inputs.items() if is_float(v)}
-        names = names_returned(layer.backward, len(returned))
-        judged = assigned_to(names, returned, floats)
-        taken = {*inputs, *outputs, *wiring.upstream}
-        places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
+        after, given = plain.tried(inputs, outs, seed)
         before = dict(arrays_of(layer))
-        parameters, stored, named = {}, {}, {}
+        taken = {*inputs, *outputs, *wiring.upstream}
+        floats = {n: v for n, v in inputs.items() if is_float(v)}
+        held = {plain_name(where, inputs): where for where in _once(before)}
+        returned = Returned.of(backward, given, floats, taken, parameters=held, loss=calls[0] == calls[1])
+        parameters = {n: held[n] for n in returned.named.values() if n not in floats}
+        stored, named = {}, {}
         for gradient, where in pairs_of(list(before), list(dict(arrays_of(after)))):
-            name, told = plain_name(where, inputs), plain_name(gradient, [*places.values(), *taken])
+            if where in parameters.values():  # it is returned as well
+                continue
+            name, told = plain_name(where, inputs), plain_name(gradient, [*returned.named, *taken])
             parameters[name], stored[told], named[told] = where, gradient, name
-        if not judged and not stored:
+        if not returned.places and not stored:
             raise CheckError(f"{plain.title} returns no gradient, and leaves none on itself.")
         return replace(
             plain,
             parameters=parameters,
             shapes={n: before[where].shape for n, where in parameters.items()},
-            places=places,
+            returned=returned,
             stored=stored,
-            named={places[i]: n for i, n in judged.items()} | named,
-            count=len(returned),
+            named={**returned.named, **named},
         )
 
-    def tried(
-        self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
-    ) -> tuple[Any, tuple[Any, ...]]:
+    def tried(self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int) -> tuple[Any, Any]:
         """Call the two once; return the layer afterwards, and what was returned."""
         rng = np.random.default_rng(seed)
         called = self.forward(copy.deepcopy(dict(inputs)))
         upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
         backward, arguments = self.backward(called, upstream)
         try:
-            return called.state[0], _as_tuple(plainly(backward, arguments))
+            return called.state[0], plainly(backward, arguments)
         except Exception:  # it will be told with its line
-            return called.state[0], (None,) * count_returned(self.layer.backward)
+            return called.state[0], None
+
+    def drawn_parameter(self, name: str, rng: np.random.Generator) -> np.ndarray:
+        """Return a parameter; a model's of a size that keeps what it computes near one."""
+        shape = self.shapes[name]
+        fan_in = np.prod(shape) / max(shape, default=1) if self.outputs == ("loss",) else 1
+        return np.asarray(rng.normal(size=shape)) / np.sqrt(max(fan_in, 1))
 
     def functions(self) -> Sequence[Callable[..., Any]]:
         """Return the two methods, the backward last."""
-        return self.layer.forward, self.layer.backward
+        return getattr(self.layer, self.calls[0]), getattr(self.layer, self.calls[1])
 
     def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
         """Run the forward of a copy that has these parameters."""
@@ -170,8 +172,11 @@ class Class:
         for name, where in self.parameters.items():
             put(layer, where, inputs[name])
         given = {n: v for n, v in inputs.items() if n not in self.parameters}
-        outputs = _as_tuple(call(layer.forward, given))[: len(self.outputs)]
-        return Called(outputs, (layer, given))
+        # a model's gradients come from a call of their own, which begins where this one did
+        after = layer if self.calls == ("forward", "backward") else copy.deepcopy(layer)
+        found = _outputs(call(getattr(layer, self.calls[0]), given))
+        first = loss_among(found) or 0 if self.outputs == ("loss",) else 0
+        return Called(found[first : first + len(self.outputs)], (after, given))
 
     def backward(
         self, called: Called, upstream: Mapping[str, Any]
@@ -180,14 +185,12 @@ class Class:
         pairs = zip(self.wiring.upstream, self.outputs, strict=False)
         layer, inputs = called.state
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}
-        return layer.backward, arguments | {n: inputs[n] for n in self.wiring.shared}
+        return getattr(layer, self.calls[1]), arguments | {n: inputs[n] for n in self.wiring.shared}
 
     def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
         """Return what was returned, and what was left on the layer, by name."""
-        found = _as_tuple(returned)
-        given = {name: found[i] for i, name in self.places.items() if i < len(found)}
         left = dict(arrays_of(called.state[0]))
-        return given | {name: left.get(where) for name, where in self.stored.items()}
+        return self.returned.gradients(returned) | {n: left.get(where) for n, where in self.stored.items()}
 
     @property
     def source(self) -> Source | None:
@@ -196,18 +199,23 @@ class Class:
 
     @cached_property
     def _source(self) -> Source | None:
-        source = source_of(self.layer.backward)
-        if source is None or source.definition is None:
-            return None
+        source = self.returned.source()
+        if source is None or source.definition is None or not self.stored:
+            return source
         owner = source.definition.args.args[0].arg
-        also = {name: f"{owner}.{where}" for name, where in self.stored.items()}
-        return by_name(source, self.places, self.count, also=also)
+        return self.returned.source({name: f"{owner}.{where}" for name, where in self.stored.items()})
 
 
-def _as_tuple(returned: Any) -> tuple[Any, ...]:
-    if returned is None:
-        return ()
-    return tuple(returned) if isinstance(returned, tuple) else (returned,)
+def _once(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return one path for each array, the shortest."""
+    first: dict[int, str] = {}
+    for where in sorted(arrays, key=lambda path: len(re.findall(r"\w+", path))):
+        first.setdefault(id(arrays[where]), where)
+    return [where for where in arrays if where in first.values()]
+
+
+def _outputs(returned: Any) -> tuple[Any, ...]:
+    return returned if isinstance(returned, tuple) else (returned,)
 
 
 def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:

@@ -7,7 +7,7 @@ runs. Sizes differ from each other, so that an exchanged axis cannot pass; param
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,27 @@ class Whole:
 
     shape: tuple[int, ...]
     below: int
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of several words."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Rows of zeros with a single one."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A value that is given as it is, though it looks like a shape."""
+
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -82,9 +103,16 @@ ROWS = (
     # of images, whose features are flattened, then of vectors; then as deeplearning.ai has it, in columns
     Row("", {"x": (N, 2, 3), "w": (6, D), "b": (D,)}),
     Row("", {"x": (N, D), "w": (D, H), "b": (H,)}),
+    Row("activation", {"a_prev": (D, N), "w": (H, D), "b": (H, 1), "activation": OneOf(("relu", "sigmoid"))}),
     Row("", {"a": (D, N), "a_prev": (D, N), "x": (D, N), "w": (H, D), "b": (H, 1)}),
     Row("", {"x": (N, T, D)}),
     Row("", {"z": (D, N), "x": (N, D), "a": (N, D), "alpha": 0.1, "negative_slope": 0.1, "slope": 0.1}),
+)
+# What a whole model is given: data, then labels, as whole numbers or one-hot.
+MODEL_ROWS = tuple(
+    Row("", {"x": x, "y": y, "reg": 0.1})
+    for x in ((N, D), IMAGES, (D, N))
+    for y in (Whole((N,), 3), OneHot((N, H)))
 )
 # Other words for the same parameters.
 WORDS = {
@@ -124,42 +152,70 @@ BUILT = (
 Draw = Callable[[np.random.Generator], dict[str, Any]]
 
 
-def made(layer: type, named: Mapping[str, Any]) -> Any | None:
+# What a model's constructor is given besides, though it has defaults: those are large, and its numbers tiny.
+MODEL = (
+    ("conv", "input_(dim|size|shape)", Held((C, 6, 4))),
+    ("", "hidden_(dims|sizes?_list|layers|size_list)", Held([H, 4])),
+    ("", "(num_|n_)?filters", F),
+    ("", "filter_size", 3),
+    ("", "reg(ularization)?|weight_decay_lambda|lambd", 0.1),
+    ("", "dtype", Held(np.float64)),
+)
+
+
+def made(layer: type, named: Mapping[str, Any], *, model: bool = False) -> Any | None:
     """Return an instance of a class: one that the module has, or by its defaults and the usual sizes.
 
-    None where its constructor asks for something else, or raises.
+    None where its constructor asks for something else, or raises. A model is made small.
     """
     instances = [value for value in named.values() if type(value) is layer]
     if instances:
         return instances[0]
-    parameters = [p for p in inspect.signature(layer).parameters.values() if p.default is p.empty]
+    parameters = list(inspect.signature(layer).parameters.values())
+    sizes = _sizes(layer.__name__, [p.name for p in parameters]) if model else {}
+    parameters = [p for p in parameters if p.default is p.empty and p.name not in sizes]
     parameters = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     given = {p.name: _built(layer.__name__, p.name) for p in parameters}
     if None in given.values():
         return None
     try:
-        return layer(**{name: _drawn(value, np.random.default_rng(0)) for name, value in given.items()})
+        rng = np.random.default_rng(0)
+        return layer(**{name: _drawn(value, rng) for name, value in (sizes | given).items()})
     except Exception:  # it asks for something else under that name
         return None
 
 
+def _sizes(layer: str, parameters: Sequence[str]) -> dict[str, Any]:
+    """Return what a model's constructor is given of what has a default, perhaps."""
+    found = {}
+    for name in parameters:
+        rows = [v for who, what, v in MODEL if re.search(who, layer.lower()) and re.fullmatch(what, name)]
+        size = rows[0] if rows else _built(layer, name)
+        if isinstance(size, Held | int | float) and not re.fullmatch("p|.*rate.*|.*prob|.*ratio", name):
+            found[name] = size
+    return found
+
+
 def _built(layer: str, parameter: str) -> Any | None:
     """Return what a constructor's parameter may be given."""
-    word = _word(parameter)
-    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, word))
+    called = word(parameter)
+    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, called))
     return next(fits, None)
 
 
-def inputs_for(forward: Callable[..., Any], name: str | None = None) -> Draw | Exception | None:
+def inputs_for(
+    forward: Callable[..., Any], name: str | None = None, *, model: bool = False
+) -> Draw | Exception | None:
     """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
 
     Args:
         forward: a function, or a method.
         name: what the layer is called; the function's own name by default.
+        model: it is a whole model's loss, which takes data and labels.
     """
     raised: Exception | None = None
-    for row in _rows(forward, name or forward.__name__):
-        draw = _drawing(forward, row)
+    for row in MODEL_ROWS if model else _rows(forward, name or forward.__name__):
+        draw = _drawing(forward, row, model)
         try:
             np.random.seed(0)
             with np.errstate(all="ignore"):
@@ -172,22 +228,23 @@ def inputs_for(forward: Callable[..., Any], name: str | None = None) -> Draw | E
 
 
 def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
-    needed = {_word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
+    needed = {word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
     for row in ROWS:
         if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
             yield row
 
 
-def _word(parameter: str) -> str:
+def word(parameter: str) -> str:
+    """Return what a parameter is called here."""
     lower = parameter.lower()
     return WORDS.get(lower, lower)
 
 
-def _drawing(forward: Callable[..., Any], row: Row) -> Draw:
+def _drawing(forward: Callable[..., Any], row: Row, model: bool) -> Draw:
     parameters = inspect.signature(forward).parameters.values()
     # options that have a default keep it, but for the dictionaries and the bias
-    wanted = [p.name for p in parameters if p.default is p.empty or p.name.endswith("_param")]
-    given = {name: row.inputs[_word(name)] for name in wanted if _word(name) in row.inputs}
+    wanted = [p.name for p in parameters if model or p.default is p.empty or p.name.endswith("_param")]
+    given = {name: row.inputs[word(name)] for name in wanted if word(name) in row.inputs}
 
     def draw(rng: np.random.Generator) -> dict[str, Any]:
         return {name: _drawn(value, rng) for name, value in given.items()}
@@ -196,6 +253,15 @@ def _drawing(forward: Callable[..., Any], row: Row) -> Draw:
 
 
 def _drawn(value: Any, rng: np.random.Generator) -> Any:
+    if isinstance(value, Held):
+        return copy.deepcopy(value.value)
+    if isinstance(value, OneOf):
+        return str(rng.choice(value.words))
+    if isinstance(value, OneHot):
+        found = np.zeros(value.shape)
+        labels = rng.integers(0, value.shape[-1], size=value.shape[:-1])
+        np.put_along_axis(found, labels[..., None], 1.0, axis=-1)
+        return found
     if isinstance(value, Whole):
         return rng.integers(0, value.below, size=value.shape)
     if isinstance(value, tuple):

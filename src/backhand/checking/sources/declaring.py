@@ -1,8 +1,11 @@
 """What a file says that it holds, told by its text alone: it has not been run yet."""
 
 import ast
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from backhand.checking.sources.modelling import calls_among
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,10 @@ def _imported(tree: ast.Module) -> set[str | None]:
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
     """Tell whether a module has backwards, or classes with one; beside torch, those that say `np`."""
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-    backwards = [n for n in functions if "backward" in n.name or _returns_gradients(n)]
+    backwards = [n for n in functions if re.search("backward|back_?prop", n.name) or _returns_gradients(n)]
     if over_torch:
         return any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
-    return bool(backwards) or any(isinstance(n, ast.ClassDef) and _has_both(n) for n in tree.body)
+    return bool(backwards) or any(isinstance(n, ast.ClassDef) and _gives_gradients(n) for n in tree.body)
 
 
 def _returns_gradients(function: ast.FunctionDef) -> bool:
@@ -99,5 +102,6 @@ def _returns_gradients(function: ast.FunctionDef) -> bool:
     return any(ids and all(i.startswith("d") and i[1:].strip("_") in parameters for i in ids) for ids in rest)
 
 
-def _has_both(definition: ast.ClassDef) -> bool:
-    return {"forward", "backward"} <= {n.name for n in definition.body if isinstance(n, ast.FunctionDef)}
+def _gives_gradients(definition: ast.ClassDef) -> bool:
+    methods = {n.name: n for n in definition.body if isinstance(n, ast.FunctionDef)}
+    return {"forward", "backward"} <= methods.keys() or calls_among(methods) is not None

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,18 @@ from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import check_class
+from backhand.checking.sources.composing import Composed, Functions, drawing, functions_of
 from backhand.checking.sources.courses import inputs_for, made
+from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.modules import module_of, roots_of
+from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.pairs import check_pair
 from backhand.checking.sources.returned import tensor_named
 from backhand.checking.sources.subjects import Subject
 from backhand.errors import CheckError, in_short
+
+# What a backward is called.
+BACKWARD = "backward|back_?prop"
 
 
 def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Subject]:
@@ -36,10 +43,10 @@ def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Subj
     found = [
         Subject(name, partial(_check_class, module, value, draws, seed))
         for name, value in vars(module).items()
-        if is_layer(value) and value.__module__ == module.__name__
+        if (is_layer(value) or is_model(value)) and value.__module__ == module.__name__
     ]
     for name, function in own.items():
-        if "backward" in name:
+        if re.search(BACKWARD, name):
             check = partial(_check_backward, module, own, function, draws, seed)
         elif returns_its_gradients(function):
             check = partial(_check, module, function, None, draws, seed)
@@ -60,6 +67,13 @@ def is_layer(value: object) -> bool:
     return plain and not any(_only_raises(part) for part in parts)
 
 
+def is_model(value: object) -> bool:
+    """Tell whether a value is a class that gives a loss and its gradients, and none of torch."""
+    if not isinstance(value, type) or any(base.__module__.startswith("torch") for base in value.__mro__):
+        return False
+    return calls_of(value) is not None
+
+
 def _only_raises(function: Any) -> bool:
     source = source_of(function)
     body = [s for s in source.statements if not isinstance(s, ast.Expr)] if source is not None else []
@@ -67,13 +81,16 @@ def _only_raises(function: Any) -> bool:
 
 
 def _check_class(module: ModuleType, layer: type, draws: int, seed: int) -> Report:
-    made_of = made(layer, vars(module))
+    calls = calls_of(layer)
+    made_of = made(layer, vars(module), model=calls is not None)
     if made_of is None:
         raise CheckError(
             f"how to make {layer.__name__}{inspect.signature(layer)} is not known: "
             f"let the file hold one, or call backhand.check_class."
         )
-    return check_class(made_of, _inputs(module, made_of.forward, layer.__name__), draws=draws, seed=seed)
+    forward = made_of.forward if calls is None else getattr(made_of, calls[0])
+    inputs = _inputs(module, forward, layer.__name__, model=calls is not None)
+    return check_class(made_of, inputs, draws=draws, seed=seed)
 
 
 def forward_of(backward: str, functions: Iterable[str]) -> str | None:
@@ -113,11 +130,25 @@ def _check_backward(
 ) -> Report:
     name = backward.__name__
     known = {n: f for n, f in vars(module).items() if isinstance(f, FunctionType)}
+    if (whole := functions_of(backward, known)) is not None:
+        return _check_whole(module, whole, draws, seed)
     forward = forward_of(name, own) or forward_of(name, known)
     if forward is None:
         wanted = name.replace("backward", "forward")
         raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
     return _check(module, known[forward], backward, draws, seed)
+
+
+def _check_whole(module: ModuleType, calls: Functions, draws: int, seed: int) -> Report:
+    """Check a model that is written as functions."""
+    found = drawing(calls)
+    if found is None:
+        raise CheckError(
+            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) are not known."
+        )
+    draw, kept = found
+    model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
+    return OverNumpy.of(model, draw, seed).report(draws=draws, seed=seed)
 
 
 def _check(
@@ -127,7 +158,7 @@ def _check(
 
 
 def _inputs(
-    module: ModuleType, forward: Callable[..., Any], name: str | None = None
+    module: ModuleType, forward: Callable[..., Any], name: str | None = None, *, model: bool = False
 ) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
     given: Any = getattr(module, "inputs", None)
@@ -137,7 +168,7 @@ def _inputs(
         needed = [p.name for p in parameters_of(forward).values() if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward, name)
+    draw = inputs_for(forward, name, model=model)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
         raise CheckError(

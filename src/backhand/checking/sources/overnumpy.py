@@ -15,9 +15,11 @@ from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import OnArrays, as_arrays, as_tensors
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
+from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.trials import StatementError
+from backhand.checking.sources.averaging import Averaged, averaged
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.truths import (
     Called,
@@ -75,11 +77,13 @@ class OverNumpy:
         subject: what is checked.
         inputs: one set of inputs by name, or a function that draws them.
         chosen: where the truth comes from.
+        averaged: which gradients are those of a mean over the batch, if the layers take it.
     """
 
     subject: Subject
     inputs: Mapping[str, Any] | Draw
     chosen: Chosen
+    averaged: Averaged | None = None
 
     @staticmethod
     def of(subject: Subject, inputs: Mapping[str, Any] | Draw, seed: int) -> "OverNumpy":
@@ -94,10 +98,16 @@ class OverNumpy:
         return OverNumpy(subject, inputs, chosen)
 
     def report(self, *, draws: int, seed: int) -> Report:
-        """Check it; what is wrong is looked at once more without the forward's tiny constants."""
+        """Check it; what is wrong is looked at once more as other conventions have it.
+
+        Those are a mean over the batch that the layers take, and derivatives without the forward's tiny
+        constants.
+        """
         report = self._report(draws, seed)
         if report.ok:
             return report
+        if (taken := self._averaged(seed)) is not None:
+            return replace(self, averaged=taken)._report(draws, seed)
         with without_epsilons(self.subject.functions()) as epsilons:
             other = OverNumpy.of(self.subject, self.inputs, seed)._report(draws, seed) if epsilons else report
         if not other.ok:
@@ -109,7 +119,31 @@ class OverNumpy:
         report = check_pass(self.as_pass(), self.subject.title, draws=draws, seed=seed, stress=False)
         notes = [IN_FLOAT32] * self.chosen.in_float32
         notes += [AT_KINK] * (self.chosen.at_kink and not callable(self.inputs))
+        if self.averaged is not None:
+            divided = [g for g, n in self.subject.named.items() if n in self.averaged.parameters]
+            notes.append(self.averaged.note(divided))
         return replace(report, truth=self.truth.told, notes=(*report.notes, *notes, *self._unjudged()))
+
+    def _averaged(self, seed: int) -> Averaged | None:
+        """Return which gradients are divided by the size of the batch, on one set of inputs."""
+        if self.subject.outputs == ("loss",):  # a whole model: there is nobody else to divide
+            return None
+        leaves = self._tensors(drawn(self.inputs, seed))
+        outputs = self.forward(leaves, None)
+        rng = np.random.default_rng(seed)
+        upstream = {
+            f"d{n}": torch.from_numpy(np.asarray(rng.normal(size=out.shape))).to(out.dtype)
+            for n, out in outputs.items()
+        }
+        wanted = {n: leaves[n] for n in leaves if n in self.subject.named.values()}
+        found = differentiated(outputs.values(), upstream.values(), wanted.values())
+        expected = {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
+        try:
+            given = self._backward(leaves, outputs, upstream)
+        except StatementError:
+            return None
+        named = self.subject.named
+        return averaged(list(outputs.values()), expected, {named[g]: value for g, value in given.items()})
 
     def _unjudged(self) -> list[str]:
         floats = [n for n, v in drawn(self.inputs, 0).items() if is_float(v)]
@@ -159,6 +193,7 @@ class OverNumpy:
     def forward(self, leaves: Mapping[str, Any], watcher: Watcher | None) -> dict[str, Tensor]:
         """Return the true outputs by name, with autograd's graph."""
         inputs = {k: v.value if isinstance(v, Held) else v for k, v in leaves.items()}
+        inputs = self.averaged.applied(inputs) if self.averaged is not None else inputs
         call = plainly if watcher is None else _watched(watcher)
         return dict(zip(self.subject.outputs, self.truth(inputs, call), strict=True))
 
@@ -191,7 +226,9 @@ class OverNumpy:
         if not frames:
             return StatementError(error, {}, code.co_firstlineno)
         frame, line = frames[0]
-        given = returned_so_far(source.statements, frame.f_locals) if source is not None else {}
+        given = (
+            returned_so_far(source.statements, frame.f_locals, frame.f_globals) if source is not None else {}
+        )
         return StatementError(
             error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line
         )

@@ -9,16 +9,10 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.program import Source, parameters_of, source_of
+from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
-from backhand.checking.sources.returned import (
-    assigned_to,
-    by_name,
-    count_returned,
-    names_returned,
-    tensor_named,
-)
+from backhand.checking.sources.returned import Returned, as_tuple, loss_among, tensor_named
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
@@ -134,9 +128,7 @@ class Pair:
         title: what it is called.
         wiring: what the backward's parameters receive.
         outputs: the names of the outputs.
-        places: the name of each returned gradient that is judged, by its place.
-        named: which input each of these belongs to.
-        count: how many gradients are returned.
+        returned: the gradients.
     """
 
     forward_function: Callable[..., Any]
@@ -144,9 +136,7 @@ class Pair:
     title: str
     wiring: Wiring | None
     outputs: tuple[str, ...]
-    places: Mapping[int, str]
-    named: Mapping[str, str]
-    count: int
+    returned: Returned
 
     @staticmethod
     def of(
@@ -159,33 +149,32 @@ class Pair:
         """
         wiring = Wiring.of(backward, list(inputs)) if backward is not None else None
         outputs = wiring.outputs(list(inputs)) if wiring is not None else ("loss",)
-        pair = Pair(forward, backward, (backward or forward).__name__, wiring, outputs, {}, {}, 0)
+        last = backward or forward
+        pair = Pair(forward, backward, last.__name__, wiring, outputs, Returned(last, {}, {}, 0))
         given = pair.tried(inputs, seed)
-        if given and all(gradient is None for gradient in given):
+        values = as_tuple(given)
+        if values and all(value is None for value in values):
             raise CheckError(f"{pair.title} returns None: it is not written yet.")
-        given = given or [None] * count_returned(pair.functions()[-1])
-        names = names_returned(backward or forward, len(given), skip=0 if backward is not None else 1)
         floats = {n: v for n, v in inputs.items() if is_float(v)}
-        judged = assigned_to(names, given, floats)
-        if not judged:
+        taken = {*inputs, *outputs, *(wiring.upstream if wiring is not None else ())}
+        returned = Returned.of(last, given, floats, taken, loss=wiring is None)
+        if not returned.places:
             raise CheckError(
                 f"{pair.title} returns no gradient of {', '.join(floats) or 'a floating-point input'}."
             )
-        taken = {*inputs, *outputs, *(wiring.upstream if wiring is not None else ())}
-        places = {i: name if (name := names[i]) and name not in taken else f"d{n}" for i, n in judged.items()}
-        return replace(pair, places=places, named={places[i]: n for i, n in judged.items()}, count=len(given))
+        return replace(pair, returned=returned)
 
-    def tried(self, inputs: Mapping[str, Any], seed: int) -> tuple[Any, ...]:
-        """Call the two once, and return the gradients; none where the backward raises."""
+    def tried(self, inputs: Mapping[str, Any], seed: int) -> Any:
+        """Call the two once, and return what the backward gives; nothing where it raises."""
         outputs = run_plainly(self, inputs, seed)
         rng = np.random.default_rng(seed)
         upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
         called = self.forward(dict(inputs))
         function, arguments = self.backward(called, upstream)
         try:
-            return self._returned(plainly(function, arguments))
+            return plainly(function, arguments)
         except Exception:  # it will be told with its line; what it would have returned stands in the text
-            return ()
+            return None
 
     def functions(self) -> Sequence[Callable[..., Any]]:
         """Return the user's functions, the backward last."""
@@ -197,9 +186,10 @@ class Pair:
 
     def _split(self, found: Any, inputs: Mapping[str, Any]) -> Called:
         if self.wiring is None:
-            if not isinstance(found, tuple) or len(found) < 2:
+            at = loss_among(found) if isinstance(found, tuple) and len(found) > 1 else None
+            if at is None:
                 raise CheckError(f"{self.title} returns no loss with its gradients.")
-            return Called(found[:1], dict(inputs))
+            return Called((found[at],), dict(inputs))
         several = isinstance(found, tuple)
         count = len(self.outputs)
         if self.wiring.cache and not (several and len(found) > count):
@@ -219,14 +209,14 @@ class Pair:
             arguments[self.wiring.cache] = called.state["cache"]
         return self.backward_function, arguments | {n: called.state["inputs"][n] for n in self.wiring.shared}
 
-    def _returned(self, returned: Any) -> tuple[Any, ...]:
-        found = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
-        return found[1:] if self.wiring is None else found
-
     def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
         """Return the gradients by name."""
-        found = self._returned(returned)
-        return {name: found[i] for i, name in self.places.items() if i < len(found)}
+        return self.returned.gradients(returned)
+
+    @property
+    def named(self) -> Mapping[str, str]:
+        """Which input each gradient belongs to."""
+        return self.returned.named
 
     @property
     def source(self) -> Source | None:
@@ -235,6 +225,4 @@ class Pair:
 
     @cached_property
     def _source(self) -> Source | None:
-        source = source_of(self.functions()[-1])
-        skip = 1 if self.wiring is None else 0
-        return by_name(source, self.places, self.count, skip) if source is not None else None
+        return self.returned.source()

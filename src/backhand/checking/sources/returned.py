@@ -1,9 +1,14 @@
-"""Which input each gradient belongs to that a function returns, and its source with returns that say so."""
+"""Which input each gradient belongs to that a function returns, and its source with returns that say so.
+
+Gradients are returned in a row, `dx, dw`, or in a dictionary, `grads["W1"]`, alone or beside a loss.
+"""
 
 import ast
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,23 +32,140 @@ def tensor_named(gradient: str) -> list[str]:
     return [name for name in dict.fromkeys(found) if name]
 
 
-def names_returned(function: Callable[..., Any], count: int, skip: int = 0) -> tuple[str | None, ...]:
-    """Return the names that stand in a function's `return`, None for what has none.
+# Where among what is returned a value stands: its number, in a dictionary with its key.
+Place = int | tuple[int, str]
 
-    Args:
-        function: the backward.
-        count: how many gradients it gave.
-        skip: how many other values come first, such as the loss.
+
+@dataclass(frozen=True)
+class Returned:
+    """The gradients that a function returns.
+
+    Attributes:
+        function: the user's.
+        places: the name of each gradient that is judged, by its place.
+        named: which tensor each of these belongs to.
+        count: how many values are returned, dictionaries among them.
     """
+
+    function: Callable[..., Any]
+    places: Mapping[Place, str]
+    named: Mapping[str, str]
+    count: int
+
+    @staticmethod
+    def of(
+        function: Callable[..., Any],
+        found: Any,
+        tensors: Mapping[str, Any],
+        taken: Collection[str],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        loss: bool = False,
+    ) -> "Returned":
+        """Return which gradient stands where.
+
+        Args:
+            function: the user's.
+            found: what it returned once; None where it raised, then its text tells.
+            tensors: the inputs that may have a gradient, by name.
+            taken: names that are no gradient's.
+            parameters: what else may have one; its name tells, not its place.
+            loss: a loss stands among them.
+        """
+        values = as_tuple(found) or (None,) * _count(function)
+        names = _names(function, values)
+        if loss and (at := loss_among(values)) is not None:
+            names.pop(at, None)
+        judged = _assigned(names, values, tensors, parameters or {})
+        places = {
+            place: name if (name := names[place]) and name not in taken else f"d{tensor}"
+            for place, tensor in judged.items()
+        }
+        return Returned(function, places, {places[p]: t for p, t in judged.items()}, len(values))
+
+    def gradients(self, found: Any) -> dict[str, Any]:
+        """Return the gradients by name, of what the function returned."""
+        values = as_tuple(found)
+        return {
+            name: _at(values, place)
+            for place, name in self.places.items()
+            if (place if isinstance(place, int) else place[0]) < len(values)
+        }
+
+    def source(self, also: Mapping[str, str] | None = None) -> Source | None:
+        """Return the function's source with returns that give the gradients by name.
+
+        Args:
+            also: other gradients by name, as expressions over the variables at the end.
+        """
+        source = self._source
+        return _by_name(source, self.places, self.count, also or {}) if source is not None else None
+
+    @cached_property
+    def _source(self) -> Source | None:
+        return source_of(self.function)
+
+
+def as_tuple(returned: Any) -> tuple[Any, ...]:
+    """Return what a function returned as its values."""
+    if returned is None:
+        return ()
+    return tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+
+
+def loss_among(values: Sequence[Any]) -> int | None:
+    """Return where the loss stands among the values that a function returns: the first single number."""
+    held = (Mapping, list, tuple, type(None))
+    numbers = (i for i, v in enumerate(values) if not isinstance(v, held) and np.ndim(v) == 0)
+    return next(numbers, None)
+
+
+def _at(values: Sequence[Any], place: Place) -> Any:
+    if isinstance(place, int):
+        return values[place]
+    held = values[place[0]]
+    return held.get(place[1]) if isinstance(held, Mapping) else None
+
+
+def names_returned(function: Callable[..., Any], count: int) -> tuple[str | None, ...]:
+    """Return the names that stand in a function's `return` of so many values, None for what has none."""
+    return tuple(_name(node) for node in _returned(source_of(function), count))
+
+
+def _names(function: Callable[..., Any], values: Sequence[Any]) -> dict[Place, str | None]:
+    """Return the places of what a function returns, each with the name that it has in the text, if any."""
     source = source_of(function)
+    found: dict[Place, str | None] = {}
+    for i, (value, node) in enumerate(zip(values, _returned(source, len(values)), strict=True)):
+        keys = [k for k in value if isinstance(k, str)] if isinstance(value, Mapping) else []
+        if value is None and source is not None and isinstance(node, ast.Name):
+            keys = _keys_put(source.statements, node.id)
+        found |= {(i, key): key for key in keys} if keys else {i: _name(node)}
+    return found
+
+
+def _returned(source: Source | None, count: int) -> Sequence[ast.expr | None]:
+    """Return the expressions of the last `return` that gives so many."""
     for returned in reversed(returns(source.statements) if source is not None else []):
-        found = _elements(returned)[skip:]
-        if len(found) == count:
-            return tuple(_name(node) for node in found)
+        if len(found := _elements(returned)) == count:
+            return found
     return (None,) * count
 
 
-def count_returned(function: Callable[..., Any]) -> int:
+def _keys_put(statements: Sequence[ast.stmt], name: str) -> list[str]:
+    """Return the keys that a function puts into its dictionary of this name."""
+    found: dict[str, None] = {}
+    for node in (n for s in statements for n in ast.walk(s)):
+        keys: list[ast.expr | None] = []
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            keys = [node.slice] if getattr(node.value, "id", "") == name else []
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            keys = node.value.keys if getattr(node.targets[0], "id", "") == name else []
+        found |= {k.value: None for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)}
+    return list(found)
+
+
+def _count(function: Callable[..., Any]) -> int:
     """Return how many values a function returns, by its text."""
     source = source_of(function)
     found = returns(source.statements) if source is not None else []
@@ -56,7 +178,7 @@ def _elements(returned: ast.Return) -> list[ast.expr]:
     return [returned.value] if returned.value is not None else []
 
 
-def _name(node: ast.expr) -> str | None:
+def _name(node: ast.expr | None) -> str | None:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
@@ -64,72 +186,74 @@ def _name(node: ast.expr) -> str | None:
     return node.attr if isinstance(node, ast.Attribute) and node.attr != "T" else None
 
 
-def assigned_to(
-    names: Sequence[str | None], gradients: Sequence[Any], inputs: Mapping[str, Any]
-) -> dict[int, str]:
-    """Return which input each returned gradient is of: by its name, else by its place and shape.
-
-    Args:
-        names: of the gradients, where they have one.
-        gradients: what was returned.
-        inputs: the floating-point inputs, in order.
-    """
-    found: dict[int, str] = {}
-    for exactly in (True, False):
-        for i, name in enumerate(names):
-            match = _named(name, inputs, exactly) if name and i not in found else None
+def _assigned(
+    names: Mapping[Place, str | None],
+    values: Sequence[Any],
+    tensors: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+) -> dict[Place, str]:
+    """Return which tensor each returned gradient is of: by its name, else by its place and shape."""
+    found: dict[Place, str] = {}
+    for candidates, exactly in itertools.product((tensors, parameters), (True, False)):
+        for place, name in names.items():
+            match = _named(name, candidates, exactly) if name and place not in found else None
             if match is not None and match not in found.values():
-                found[i] = match
+                found[place] = match
+    row = [place for place in names if isinstance(place, int)]  # in a dictionary the key tells
     for same_shape in (True, False):
-        for i, gradient in enumerate(gradients):
-            left = [n for n in inputs if n not in found.values()]
-            fits = [n for n in left if not same_shape or np.shape(inputs[n]) == np.shape(gradient)]
-            if i not in found and fits and gradient is not None:
-                found[i] = fits[0]
-    return dict(sorted(found.items()))
+        for place in row:
+            gradient = values[place]
+            left = [n for n in tensors if n not in found.values()]
+            fits = [n for n in left if not same_shape or np.shape(tensors[n]) == np.shape(gradient)]
+            if place not in found and fits and gradient is not None:
+                found[place] = fits[0]
+    return {place: found[place] for place in names if place in found}
 
 
 def _named(name: str, inputs: Mapping[str, Any], exactly: bool) -> str | None:
-    candidates = tensor_named(name)
+    candidates = [*tensor_named(name), name]  # the last in `grads["W1"]`
     if exactly:
         return next((c for c in candidates if c in inputs), None)
     lower = {n.lower(): n for n in reversed(list(inputs))}
     return next((lower[c.lower()] for c in candidates if c.lower() in lower), None)
 
 
-def by_name(
-    source: Source,
-    gradients: Mapping[int, str],
-    count: int,
-    skip: int = 0,
-    also: Mapping[str, str] | None = None,
+def _by_name(
+    source: Source, gradients: Mapping[Place, str], count: int, also: Mapping[str, str]
 ) -> Source | None:
-    """Return a source whose returns give a dictionary; None where one of them gives something else.
-
-    Args:
-        source: of the backward.
-        gradients: the name of each returned gradient that is judged.
-        count: how many it returns.
-        skip: how many other values come first.
-        also: other gradients by name, as expressions over the variables at the end.
-    """
+    """Return a source whose returns give a dictionary; None where none of them gives the gradients."""
     if source.definition is None:
         return None
     definition = copy.deepcopy(source.definition)
-    also = also or {}
     if not isinstance(definition.body[-1], ast.Return):
         last = ast.copy_location(ast.Return(None), definition.body[-1])
         definition.body.append(ast.fix_missing_locations(last))
+    fitting = 0
     for returned in returns(definition.body):
-        found = _elements(returned)[skip:]
-        if len(found) != count:
-            return None
-        keys: list[ast.expr | None] = [ast.Constant(name) for name in (*gradients.values(), *also)]
-        stored = [ast.parse(where, mode="eval").body for where in also.values()]
-        value = ast.Dict(keys, [found[i] for i in gradients] + stored)
-        for node in stored:
-            ast.increment_lineno(node, returned.lineno - 1)
+        found = _elements(returned)
+        value = ast.Dict([], [])  # of what gives something else, as a model's scores without labels
+        if len(found) == count:
+            fitting += 1
+            stored = [ast.parse(where, mode="eval").body for where in also.values()]
+            for node in stored:
+                ast.increment_lineno(node, returned.lineno - 1)
+            keys: list[ast.expr | None] = [ast.Constant(name) for name in (*gradients.values(), *also)]
+            value = ast.Dict(keys, [_part(found, place) for place in gradients] + stored)
         returned.value = ast.fix_missing_locations(ast.copy_location(value, returned))
     spell_out(definition.body, source.local_names)
     variables = source.local_names | set(returned_variables(definition.body).values())
-    return replace(source, statements=tuple(definition.body), definition=definition, local_names=variables)
+    statements = tuple(definition.body)
+    changed = replace(source, statements=statements, definition=definition, local_names=variables)
+    return changed if fitting else None
+
+
+def _part(elements: Sequence[ast.expr], place: Place) -> ast.expr:
+    """Return the expression that stands in a place."""
+    if isinstance(place, int):
+        return elements[place]
+    held, key = elements[place[0]], place[1]
+    if isinstance(held, ast.Dict):
+        for k, value in zip(held.keys, held.values, strict=True):
+            if isinstance(k, ast.Constant) and k.value == key:
+                return value
+    return ast.copy_location(ast.Subscript(copy.deepcopy(held), ast.Constant(key), ast.Load()), held)

@@ -197,7 +197,7 @@ def _pass(
     """Return the pass; its forward also makes what the backward uses though the loss does not need it."""
     leading, made = forwards
     values = {n for s in leading for n in writes_surely(s)} | set(inputs)
-    backward = [filled(s, values) for s in backward]
+    backward = [filled(s, values, played.loss) for s in backward]
     used = set(needed_for(made, _taken_from_above(backward) - values))
     forward = [s for s in made if s in used or s in leading]
     constants = played.final | loss.values

@@ -6,7 +6,7 @@ deviates first in time is at fault. It needs no names, so that it holds for runn
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,11 +19,12 @@ from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.fault import BENCHES, Bench, Explained, Fault, origins
 from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.ranking import begun_elsewhere, rank
+from backhand.checking.verdicts.ranking import Ages, Rank, begun_elsewhere, rank
 from backhand.checking.verdicts.recognising import Order, Recogniser
-from backhand.checking.verdicts.repairing import Repair, around
+from backhand.checking.verdicts.repairing import Repair
 from backhand.checking.verdicts.reruns import IsRight, Reruns
 from backhand.checking.verdicts.shadowing import Event, Give, Target
+from backhand.checking.verdicts.variables import around
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths.
 MOST_SECONDS = 2.0
@@ -59,6 +60,26 @@ def _gradients(chosen: Pass, draw: Draw) -> frozenset[str] | None:
     source = chosen.backward_source
     asked = [n for n in draw.trace.upstream if chosen.wanted is not None and n in chosen.wanted]
     return made_of(source.statements, asked) if source is not None and asked else None
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """What may belong in the place of a statement's values, before it is known what it goes into.
+
+    Attributes:
+        target, known, order: see `_Candidate`.
+        turns, step: the turns in which the statement deviates from it, and when first.
+        rank: how unlikely that is.
+        far: how far from what stands beside it in the backward, in operations of the forward.
+    """
+
+    target: Target
+    known: Known
+    order: Order
+    turns: tuple[int, ...]
+    step: int
+    rank: Rank
+    far: int
 
 
 @dataclass(frozen=True)
@@ -108,6 +129,7 @@ class _Search:
         self.events = runs.logged(self.puts)
         recogniser.learn_orders(self.events)
         self._begun = begun_elsewhere(self.events)
+        self._ages = Ages(recogniser, self.events)
         self._counts: dict[tuple[int, int], int] = {}
         self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
 
@@ -115,8 +137,7 @@ class _Search:
         """Return the statements, the first in time; None where none can be known."""
         best, most = None, 0
         mends: tuple[_Candidate, frozenset[str]] | None = None
-        candidates = self._candidates()
-        for candidate in candidates:
+        for candidate in self._candidates(self.events):
             if time.process_time() > self.ends:
                 break
             if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
@@ -132,26 +153,23 @@ class _Search:
                     break
             best, most = (candidate, gained) if gained > most else (best, most)
         if mends is not None:
-            return self._told(self._source_of(mends[0], mends[1], candidates), self.culprits - mends[1])
+            return self._told(self._source_of(*mends), self.culprits - mends[1])
         if best is None or len(self.mended) + 1 >= MOST_FAULTS:
             return None
         mended = {**self.mended, best.target: best}
         return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
 
-    def _source_of(
-        self, found: _Candidate, left: frozenset[str], candidates: Sequence[_Candidate]
-    ) -> _Candidate:
+    def _source_of(self, found: _Candidate, left: frozenset[str]) -> _Candidate:
         """Return the statement that makes a value which the one found reads, if that is enough to be mended.
 
         Then it is at fault: had it been right, nothing else in its place would be.
         """
         read = reads(found.target[0])
-        for other in candidates:
-            if other.known.is_value and other.target[1] in read and other.step < found.step:
-                if time.process_time() > self.ends:
-                    break
-                if self._left(other) == left:
-                    return other
+        for other in self._candidates([target for target in self.events if target[1] in read]):
+            if time.process_time() > self.ends:
+                break
+            if other.known.is_value and other.step < found.step and self._left(other) == left:
+                return other
         return found
 
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
@@ -161,30 +179,42 @@ class _Search:
             return None
         return left & self.culprits
 
-    def _candidates(self) -> list[_Candidate]:
-        """Return what may be at fault: the likely first, then what goes into most, then the first in time."""
+    def _candidates(self, targets: Iterable[Target]) -> Iterator[_Candidate]:
+        """Yield what may be at fault: the likely first, then what goes into most, then the first in time.
+
+        What a statement goes into takes a run to tell: it is looked at only when its turn comes.
+        """
+        ranked: dict[Rank, list[_Proposal]] = {}
+        for proposal in self._proposals(targets):
+            ranked.setdefault(proposal.rank, []).append(proposal)
+        for _, alike in sorted(ranked.items()):
+            reaching = [(self._reach(p.target, p.turns), p) for p in alike]
+            reaching = [(reaches, p) for reaches, p in reaching if reaches]
+            for reaches, p in sorted(reaching, key=lambda r: (-r[0], r[1].step, r[1].far)):
+                yield _Candidate(p.target, p.known, p.order, p.turns[0], p.step, reaches)
+
+    def _proposals(self, targets: Iterable[Target]) -> Iterator[_Proposal]:
+        """Yield what may belong in the place of what statements give until the gradient is complete."""
         complete = self.runs.repair.observed[self.name].step
-        found: list[tuple[int, int, int, int, _Candidate]] = []
-        for target, events in self.events.items():
+        for target in targets:
+            events = self.events[target]
             if events[0].step > complete or target in self.mended:
                 continue
             for known in self.recogniser.belonging(target, events):
                 for order in self.recogniser.orders(len(events), known):
                     turns = _deviations(events, known, order)
-                    step = events[turns[0]].step if turns else complete + 1
-                    reaches = self._reach(target, events, turns) if step <= complete else 0
-                    if reaches:
-                        first = rank(self.recogniser, target, events, events[turns[0]], known, self._begun)
-                        one = _Candidate(target, known, order, turns[0], step, reaches)
-                        found.append((first, -reaches, step, len(found), one))
-        return [candidate for *_, candidate in sorted(found, key=lambda f: f[:4])]
+                    if turns and (step := events[turns[0]].step) <= complete:
+                        event, first = events[turns[0]], order[turns[0]]
+                        its = rank(self.recogniser, target, events, event, known, self._begun)
+                        far = self._ages.distance(step, known.ages[first or 0])
+                        yield _Proposal(target, known, order, turns, step, its, far)
 
-    def _reach(self, target: Target, events: Sequence[Event], turns: tuple[int, ...]) -> int:
+    def _reach(self, target: Target, turns: tuple[int, ...]) -> int:
         """Return how many wrong gradients are made of what a statement gives in some turns.
 
         None if this one is not, or if a right one is: then what it gives there is not at fault.
         """
-        if events[turns[0]].shape is None:
+        if self.events[target][turns[0]].shape is None:
             return len(self.culprits)  # it raised: all that follows may lack what it did not make
         if (target, turns) not in self._reaches:
             moved = self.runs.moved(self.puts, target, turns, self.culprits)

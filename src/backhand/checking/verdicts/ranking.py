@@ -1,5 +1,7 @@
 """Which statements to try first: how likely each is to be at fault, by what it gives and may have to give."""
 
+import ast
+import bisect
 from collections.abc import Container, Mapping, Sequence
 from enum import IntEnum
 
@@ -47,14 +49,37 @@ def rank(
     if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
         return Rank.OTHERWISE if target[1] in begun and len(events) == 1 else Rank.NOTHING
     taken_for = recogniser.taken_for(event)
-    if any(_is_named_for(target, one) for one in taken_for):
+    by_name = frozenset[ast.stmt]().union(*(_named_for(target, one) for one in taken_for))
+    # of a variable that several statements of the forward assign, each has a gradient of that name
+    if by_name and _named_for(target, known) <= by_name:
         return Rank.RIGHT_BY_NAME
     if event.shape is not None and event.shape != known.shape:
         return Rank.OTHERWISE
-    if recogniser.is_of_the_forward(event) and not _is_named_for(target, known):
+    if recogniser.is_of_the_forward(event) and not _named_for(target, known):
         return Rank.OF_THE_FORWARD
     is_far = bool(taken_for) and not any(known.is_near(other) for other in taken_for)
     return Rank.ELSEWHERE if is_far else Rank.UNKNOWN
+
+
+class Ages:
+    """When in the forward the operations ran whose gradients a backward makes, by its own steps.
+
+    It goes through them in the opposite order: what belongs in a step is not far from what comes before it.
+    """
+
+    def __init__(self, recogniser: Recogniser, events: Mapping[Target, Sequence[Event]]):
+        found: dict[int, set[int]] = {}
+        for event in (event for its in events.values() for event in its if event.sign != 0):
+            ages = recogniser.ages(event)
+            if ages:
+                found.setdefault(event.step, set()).update(ages)
+        self._steps = sorted(found)
+        self._ages = [found[step] for step in self._steps]
+
+    def distance(self, step: int, age: int) -> int:
+        """Return how many operations lie between one and that of the last known gradient before a step."""
+        before = bisect.bisect_left(self._steps, step)
+        return min((abs(age - known) for known in self._ages[before - 1]), default=0) if before else 0
 
 
 def begun_elsewhere(events: Mapping[Target, Sequence[Event]]) -> frozenset[str]:
@@ -63,8 +88,10 @@ def begun_elsewhere(events: Mapping[Target, Sequence[Event]]) -> frozenset[str]:
     return frozenset(name for name in written if written.count(name) > 1)
 
 
-def _is_named_for(target: Target, known: Known) -> bool:
-    """Tell whether a variable is called as the gradient of what a statement of the forward makes."""
-    results = [label for label in known.labels if label.kind == "result"]
-    made = {n for label in results for s, _ in label.operations if s is not None for n in assigned(s)}
-    return target[1].removeprefix("d").removeprefix("_") in made and target[1].startswith("d")
+def _named_for(target: Target, known: Known) -> frozenset[ast.stmt]:
+    """Return the statements of the forward that make what a variable is called as the gradient of."""
+    if not target[1].startswith("d"):
+        return frozenset()
+    made = target[1].removeprefix("d").removeprefix("_")
+    places = (place for label in known.labels if label.kind == "result" for place in label.operations)
+    return frozenset(s for s, _ in places if s is not None and made in assigned(s))

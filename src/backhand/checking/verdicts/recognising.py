@@ -31,9 +31,9 @@ class Recogniser:
         self.known = known
         self.gradients = gradients
         self._signs = _Signs(
-            (value.shape, sign, (one, turn))
+            (value.shape, sign, (one, turn, age))
             for one in known
-            for value, sign, turn in zip(one.values, one.signatures, one.turns, strict=True)
+            for value, sign, turn, age in zip(one.values, one.signatures, one.turns, one.ages, strict=True)
         )
         tensors = [v for v in flatten(forward).values() if isinstance(v, Tensor)]
         self._forward = _Signs((v.shape, signature(v), None) for v in tensors if v.is_floating_point())
@@ -73,7 +73,7 @@ class Recogniser:
         for its in (its for its in events.values() if len(its) > 1):
             found: dict[Known, dict[int, None]] = {}
             for event in its:
-                for known, turn in self._signs.alike(event):
+                for known, turn, _ in self._signs.alike(event):
                     found.setdefault(known, {})[turn] = None
             for turns in found.values():
                 if len(turns) == len(its):
@@ -96,7 +96,11 @@ class Recogniser:
 
     def taken_for(self, event: Event) -> list[Known]:
         """Return what the value of a turn is known as."""
-        return list(dict.fromkeys(known for known, _ in self._signs.alike(event)))
+        return list(dict.fromkeys(known for known, *_ in self._signs.alike(event)))
+
+    def ages(self, event: Event) -> list[int]:
+        """Return when in the forward the operations ran of which a value is known as the gradient."""
+        return [age for known, _, age in self._signs.alike(event) if not known.is_value]
 
 
 class _Signs:

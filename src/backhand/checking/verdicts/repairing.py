@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.running.instrumenting import Run, Watcher, run_function, run_statements, surroundings
+from backhand.checking.running.instrumenting import Run, Watcher, run_function, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returns
@@ -23,7 +23,7 @@ from backhand.checking.running.statements import may_change_in_place, running_va
 from backhand.checking.running.trials import Draw, backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
-from backhand.checking.verdicts.variables import Variables, at_place, extended, put_at
+from backhand.checking.verdicts.variables import Variables, around, at_place, extended, put_at
 
 # What is handed on for a gradient in place of its own value, or None to leave it as it is.
 Replace = Callable[[str, Tensor | None], Tensor | None]
@@ -208,14 +208,7 @@ def watched(chosen: Pass, draw: Draw, watcher: Watcher) -> Run:
 def variables_of(chosen: Pass, draw: Draw) -> Variables:
     """Return where the gradients of a draw lie in the variables of the backward."""
     assert chosen.backward_source is not None
-    return Variables(chosen.backward_source, extended(draw, chosen.backward_source))
-
-
-def around(chosen: Pass) -> Namespace:
-    """Return what the statements of a backward see besides their own variables."""
-    if chosen.runner is not None:
-        return chosen.runner.around()
-    return surroundings(chosen.backward) if chosen.scope is None else {}
+    return Variables(chosen.backward_source, extended(draw, chosen))
 
 
 def recorded(chosen: Pass, draw: Draw) -> Lives:

@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from backhand.checking.running.instrumenting import surroundings
 from backhand.checking.running.names import flatten, gradient_names, root
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.returning import returned_container, returned_variables
+from backhand.checking.running.returning import returned_container, returned_so_far, returned_variables
 from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw
+from backhand.checking.sources.protocol import Pass
 
 
 class Variables:
@@ -87,22 +89,30 @@ def put_at(namespace: Mapping[str, Any], place: str, value: Tensor) -> Namespace
     return {}
 
 
-def extended(draw: Draw, source: Source) -> dict[str, str]:
+def around(chosen: Pass) -> Namespace:
+    """Return what the statements of a backward see besides their own variables."""
+    if chosen.runner is not None:
+        return chosen.runner.around()
+    return surroundings(chosen.backward) if chosen.scope is None else {}
+
+
+def extended(draw: Draw, chosen: Pass) -> Mapping[str, str]:
     """Return the matched gradients, with those added that the source writes but a raising line kept away."""
-    if draw.error is None:
+    source = chosen.backward_source
+    if draw.error is None or source is None:
         return draw.matched
     missing = [t for t in draw.trace.tensors if t not in draw.matched and t not in draw.trace.outputs]
-    found = gradient_names(map(root, missing), _promised(source), None)
+    promised = returned_so_far(source.statements, dict.fromkeys(_written(source)), around(chosen))
+    found = gradient_names(map(root, missing), promised, None)
     added = {t: found[root(t)] + t.removeprefix(root(t)) for t in missing if root(t) in found}
     return {**draw.matched, **added}
 
 
 @lru_cache(maxsize=64)
-def _promised(source: Source) -> frozenset[str]:
+def _written(source: Source) -> frozenset[str]:
     """Return the names that a run to the end might give."""
     container = returned_container(source.statements)
     found = {name for s in source.statements for name in writes(s)}
-    found |= set(returned_variables(source.statements))
     items = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Subscript)]
     keys = {
         str(n.slice.value)

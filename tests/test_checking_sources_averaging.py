@@ -1,0 +1,55 @@
+"""A mean over the batch that the layers take, not the loss: no fault of a layer alone, unless it is one."""
+
+import numpy as np
+import pytest
+
+from backhand import check_pair
+
+
+def linear_forward(A, W, b):
+    return W @ A + b, (A, W, b)
+
+
+def inputs(rng):
+    return {"A": rng.normal(size=(5, 4)), "W": rng.normal(size=(3, 5)), "b": rng.normal(size=(3, 1))}
+
+
+def test_parameters_alone_divided_by_the_batch_are_right_and_the_report_says_so():
+    def backward(dZ, cache):
+        A, W, _ = cache
+        m = A.shape[1]
+        return W.T @ dZ, dZ @ A.T / m, dZ.sum(axis=1, keepdims=True) / m
+
+    report = check_pair(linear_forward, backward, inputs)
+    assert report.ok
+    assert any("divided by A.shape[1]" in note for note in report.notes)
+
+
+def test_another_mistake_is_told_beside_the_convention():
+    def backward(dZ, cache):
+        A, W, _ = cache
+        m = A.shape[1]
+        dW = dZ @ A.T / m
+        db = -np.sum(dZ, axis=1, keepdims=True) / m
+        return W.T @ dZ, dW, db
+
+    report = check_pair(linear_forward, backward, inputs)
+    assert [(row.gradient, row.mistake.kind) for row in report.culprits] == [("db", "sign")]
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        (1 / 4, 1 / 4, 1 / 4),  # the upstream gradient was divided
+        (1, 1 / 4, 1),  # one of two: a mean for a sum
+        (1, 1 / 5, 1 / 5),  # not by the batch: 5 are the features
+        (1, 4, 4),
+    ],
+)
+def test_other_factors_are_wrong(factors: tuple[float, float, float]):
+    def backward(dZ, cache):
+        A, W, _ = cache
+        dA, dW, db = W.T @ dZ, dZ @ A.T, dZ.sum(axis=1, keepdims=True)
+        return factors[0] * dA, factors[1] * dW, factors[2] * db
+
+    assert not check_pair(linear_forward, backward, inputs).ok

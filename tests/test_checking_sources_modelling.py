@@ -1,0 +1,107 @@
+"""Whole models over NumPy: the gradients that a loss gives of all parameters."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backhand import check_class, check_files
+
+
+class Model:
+    """As CS231n has it."""
+
+    def __init__(self, input_dim=3072, hidden_dim=100, num_classes=10, reg=0.0):
+        self.reg = reg
+        self.params = {
+            "W1": 1e-3 * np.ones((input_dim, hidden_dim)),
+            "b1": np.zeros(hidden_dim),
+            "W2": 1e-3 * np.ones((hidden_dim, num_classes)),
+            "b2": np.zeros(num_classes),
+        }
+
+    def loss(self, X, y=None):
+        W1, b1, W2, b2 = (self.params[n] for n in ("W1", "b1", "W2", "b2"))
+        h = np.maximum(0, X @ W1 + b1)
+        scores = h @ W2 + b2
+        if y is None:
+            return scores
+        n = len(X)
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        loss = -np.log(p[np.arange(n), y]).mean() + 0.5 * self.reg * (np.sum(W1**2) + np.sum(W2**2))
+        grads = {}
+        dscores = p.copy()
+        dscores[np.arange(n), y] -= 1
+        dscores /= n
+        grads["W2"] = h.T @ dscores + self.reg * W2
+        grads["b2"] = dscores.sum(axis=0)
+        dh = dscores @ W2.T * (h > 0)
+        grads["W1"] = X.T @ dh + self.reg * W1
+        grads["b1"] = dh.sum(axis=0)
+        return loss, grads
+
+
+class Apart:
+    """As Saito has it: a loss, and the gradients by a method of their own."""
+
+    def __init__(self, input_size, output_size):
+        self.params = {"W": np.ones((input_size, output_size))}
+
+    def loss(self, x, t):
+        self.x, self.t = x, t
+        self.y = x @ self.params["W"]
+        return np.sum((self.y - t) ** 2)
+
+    def gradient(self, x, t):
+        self.loss(x, t)
+        grads = {}
+        grads["W"] = x.T @ (2 * (self.y - t))
+        return grads
+
+
+def batch(rng):
+    return {"X": rng.normal(size=(3, 5)), "y": rng.integers(0, 4, size=3)}
+
+
+def pairs(rng):
+    return {"x": rng.normal(size=(3, 5)), "t": rng.normal(size=(3, 4))}
+
+
+def test_a_models_gradients_are_judged_beside_its_parameters():
+    report = check_class(Model(5, 6, 4, reg=0.1), batch)
+    assert report.ok
+    assert {row.name for row in report.rows} == {"W1", "b1", "W2", "b2"}
+    report = check_class(Apart(5, 4), pairs)
+    assert report.ok
+    assert [row.name for row in report.rows] == ["W"]
+
+
+def test_the_line_of_the_loss_that_spoils_one_is_told():
+    class Wrong(Apart):
+        def gradient(self, x, t):
+            self.loss(x, t)
+            grads = {}
+            dy = self.y - t
+            grads["W"] = x.T @ dy
+            return grads
+
+    (row,) = check_class(Wrong(5, 4), pairs).culprits
+    assert row.mistake.kind == "scale"
+    assert "dy = self.y - t" in [line.text for line in row.lines[:3]]
+
+
+WRONG = "self.reg * W1", "W1"
+
+
+@pytest.mark.parametrize(("old", "new", "ok"), [("", "", True), (*WRONG, False)])
+def test_a_file_with_a_model_is_judged_on_a_small_one(tmp_path: Path, old: str, new: str, ok: bool):
+    text = Path(__file__).read_text().partition("class Model:")[2].partition("class Apart:")[0]
+    file = tmp_path / "fc_net.py"
+    file.write_text(f"import numpy as np\n\n\nclass Model:{text.replace(old, new) if old else text}")
+    (checked,) = check_files([file])
+    assert checked.report is not None
+    assert checked.report.ok is ok
+    assert checked.report["W1"].shape == (5, 6)
+    if not ok:
+        assert 'grads["W1"]' in checked.report["W1"].lines[0].text
