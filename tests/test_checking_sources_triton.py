@@ -65,6 +65,7 @@ def test_a_right_triton_kernel_is_right(kernels: ModuleType, name: str) -> None:
     assert report.ok, str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_wrong_triton_kernel_is_told_at_its_input(kernels: ModuleType, name: str) -> None:
     reference, inputs, wrong, kind = KERNELS[name]
