@@ -247,8 +247,9 @@ class _Table:
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
-            made_of = {s for fault in faults for s in fault.temporaries}
-            at_fault = [*named.at, *at_fault] if {*named.at} <= made_of else [*at_fault, *named.at]
+            made_of = [s for fault in faults for s in fault.temporaries]
+            is_beneath = any(s in made_of for s in named.at[:1]) and not {*at_fault} & {*named.at}
+            at_fault = [*named.at, *at_fault] if is_beneath else [*at_fault, *named.at]
         lines = [source.line(statement.lineno) for statement in at_fault]
         told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
         return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
