@@ -6,6 +6,7 @@ autograd calls it, with the node of the graph for its `ctx`. What they make loca
 judged by itself.
 """
 
+import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,7 @@ from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
+from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.returned import in_order
 from backhand.checking.verdicts.comparing import close
@@ -265,18 +267,25 @@ def _is_one(own: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _does_the_same(found: Pass, inputs: Mapping[str, Any], seed: int) -> bool:
-    """Tell whether the backward's statements give what the Function gives: its decorators may do more."""
-    runner = found.runner
+    """Tell whether the backward's statements give what the Function gives: its decorators may do more.
+
+    Raises:
+        ClosedError: a compiled kernel fills its gradients.
+    """
+    runner, unseen = found.runner, Unseen()
     assert runner is not None
     try:
         traced = trace(found, inputs, torch.float64, seed, promote=True)
         with running(torch.float64, found.seed_of_backward(seed), promote=True), torch.no_grad():
-            run = runner.backward(backward_arguments(found, traced), Watcher())
+            run = runner.backward(backward_arguments(found, traced), unseen)
             expected = flatten(found.backward(**backward_arguments(found, traced)))
     except StatementError:  # it raises there as well
         return True
     except Exception:  # the user's code may raise anything
         return False
+    if unseen.statement is not None:
+        line = ast.unparse(unseen.statement).splitlines()[0]
+        raise ClosedError(f"`{line}` fills tensors other than by PyTorch's operations")
     given = {n: as_gradient(value) for n, value in flatten(run.result or {}).items()}
     wanted = {f"d{n}": as_gradient(expected.get(f"d{n}")) for n in traced.wanted}
     return all(_alike(given.get(n), value) for n, value in wanted.items())
