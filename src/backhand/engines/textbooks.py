@@ -1,8 +1,8 @@
 """A model of whole words by its name: its pass, its parameters, and what the pass asks for besides.
 
-Nothing is listed. The model `gru` is the pass `passes/gru_model.py` and, if it is there, the machine code
-`engines/gru_steps.py`. The pass says by SHAPES what its parameters are, and by the names that its forward
-takes what it is given beside them and the words.
+Nothing is listed. The model `gru` is the pass `passes/gru_model.py` and, if they are there, its fused form
+`passes/gru_fused.py` and the machine code `engines/gru_steps.py`. The pass says by SHAPES what its parameters
+are, and by the names that its forward takes what it is given beside them and the words.
 """
 
 import importlib.util
@@ -20,6 +20,8 @@ from .axes import Axes, sizes_of
 from .dropping import BRANCHES, masks
 from .native_words import Settings
 from .stepping import Parameters, wired
+
+PASSES = "backhand.passes"
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,15 @@ GIVEN: Mapping[str, Callable[[Asked], Any]] = {
 
 @dataclass(frozen=True)
 class Textbook:
-    """A pass of whole words, wired by names."""
+    """A pass of whole words, wired by names.
+
+    Attributes:
+        module: its forward and backward.
+        axes: those of each parameter.
+    """
 
     module: ModuleType
-
-    @property
-    def axes(self) -> Axes:
-        """The axes of each parameter."""
-        return self.module.SHAPES
+    axes: Axes
 
     @cached_property
     def asks(self) -> tuple[str, ...]:
@@ -83,9 +86,13 @@ class Textbook:
 
 
 @cache
-def textbook(kind: str) -> Textbook:
-    """Return the pass of a model."""
-    return Textbook(importlib.import_module(f"backhand.passes.{kind}_model"))
+def textbook(kind: str, fused: bool = False) -> Textbook:
+    """Return the pass of a model, an operation a line; or the fused one, if there is one."""
+    module = importlib.import_module(f"{PASSES}.{kind}_model")
+    axes: Axes = module.SHAPES
+    if fused and importlib.util.find_spec(f"{PASSES}.{kind}_fused") is not None:
+        module = importlib.import_module(f"{PASSES}.{kind}_fused")
+    return Textbook(module, axes)
 
 
 def has_machine_code(kind: str) -> bool:

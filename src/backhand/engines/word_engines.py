@@ -1,7 +1,7 @@
 """Steps of AdamW for the models that read whole words: one engine a way to get the gradients."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from . import adamw, native, native_words
 from .native_words import Moments, Settings
 from .stepping import Parameters
-from .textbooks import has_machine_code, textbook
+from .textbooks import Textbook, has_machine_code, textbook
 
 
 class WordEngine(Protocol):
@@ -38,28 +38,31 @@ def trimmed(X: Tensor, Y: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor
     return X[:, :used], Y[:, :used], given
 
 
+Gradients = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""Returns loss and gradients for a pass, parameters, words X and Y, and what else the pass is given."""
+
+
 def by_autograd(
-    kind: str, parameters: Parameters, X: Tensor, Y: Tensor, given: dict[str, Any]
+    book: Textbook, parameters: Parameters, X: Tensor, Y: Tensor, given: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and PyTorch's own gradients."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     with torch.enable_grad():
-        loss = textbook(kind).forward(X, Y, leaves, given)["loss"]
+        loss = book.forward(X, Y, leaves, given)["loss"]
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     return loss.detach(), {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
 def by_hand(
-    kind: str, parameters: Parameters, X: Tensor, Y: Tensor, given: dict[str, Any]
+    book: Textbook, parameters: Parameters, X: Tensor, Y: Tensor, given: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and the hand-written gradients."""
-    book = textbook(kind)
     tensors = book.forward(X, Y, parameters, given)
     return tensors["loss"], book.backward(tensors)
 
 
-def descend(gradients_of: Any) -> WordEngine:
-    """Return the engine that takes its gradients from one of the two."""
+def descend(gradients_of: Gradients, fused: bool = False) -> WordEngine:
+    """Return the engine with gradients from one of the two, of the chunked pass or of the fused one."""
 
     @torch.no_grad()
     def engine(
@@ -71,11 +74,11 @@ def descend(gradients_of: Any) -> WordEngine:
         moments: Moments,
         settings: Settings,
     ) -> Tensor:
-        book, losses = textbook(kind), []
+        book, losses = textbook(kind, fused), []
         for i, (X, Y, rate) in enumerate(zip(Xs, Ys, rates, strict=True)):
             step = settings.steps_before + i
             minibatch = trimmed(X, Y, book.given(parameters, X, settings, step))
-            loss, gradients = gradients_of(kind, parameters, *minibatch)
+            loss, gradients = gradients_of(book, parameters, *minibatch)
             adamw.update(
                 parameters, gradients, *moments, rate=rate, weight_decay=settings.weight_decay, step=step + 1
             )
@@ -85,7 +88,7 @@ def descend(gradients_of: Any) -> WordEngine:
     return engine
 
 
-chunked: WordEngine = descend(by_hand)
+fused: WordEngine = descend(by_hand, fused=True)
 
 
 def machine_code(
@@ -97,23 +100,24 @@ def machine_code(
     moments: Moments,
     settings: Settings,
 ) -> Tensor:
-    """Take some steps in machine code; where that cannot be, the chunked engine does.
+    """Take some steps in machine code; where that cannot be, the fused engine does.
 
     It says so in a NativeEngineWarning, unless it is because of the type or a GPU.
     """
-    take = chunked
+    take = fused
     if has_machine_code(kind) and next(iter(parameters.values())).device.type == "cpu":
         reason = native.why_not(parameters)
         if reason is None:
             take = native_words.take_steps
         else:
-            text = f"{reason}; the chunked engine takes its place"
+            text = f"{reason}; the fused engine takes its place"
             warnings.warn(text, native.NativeEngineWarning, stacklevel=2)
     return take(kind, parameters, Xs, Ys, rates, moments, settings)
 
 
 WORD_ENGINES: Mapping[str, WordEngine] = {
     "autograd": descend(by_autograd),
-    "chunked": chunked,
+    "chunked": descend(by_hand),
+    "fused": fused,
     "native": machine_code,
 }

@@ -61,8 +61,6 @@ class WordConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.engine == "fused":
-            raise ConfigError(f"--engine fused is of the type mlp; --type {self.type} has the others")
         for name in ("layers", "heads"):
             value = getattr(self, name)
             if not is_whole(value) or value < 1:
@@ -86,16 +84,11 @@ class BigramConfig(WordConfig):
 
     type: TypeName = "bigram"
     engine: EngineName = "chunked"
-    """whose backward pass: PyTorch's, or the one by hand; there is no machine code of it"""
+    """whose backward pass: PyTorch's, or one by hand; there is no machine code of it, and native is fused"""
     rate: float = 0.02
     """learning rate at first; it falls along half a cosine"""
     weight_decay: float = 0.0
     """what share of a parameter a step takes away, in learning rates"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.engine == "native":
-            raise ConfigError("--engine native has no --type bigram; choose autograd or chunked")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

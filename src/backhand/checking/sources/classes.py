@@ -156,7 +156,7 @@ class Class:
         return {w for w, a in arrays_of(self.layer) if w not in after or not np.array_equal(a, after[w])}
 
     def tried(self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int) -> tuple[Any, Any]:
-        """Call the two once; return the layer afterwards, and what was returned."""
+        """Call the two once; return the layer afterwards, and what was returned, `...` if it raised."""
         rng = np.random.default_rng(seed)
         called = self.forward(copy.deepcopy(dict(inputs)))
         upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
@@ -164,7 +164,7 @@ class Class:
         try:
             return called.state[0], plainly(backward, arguments)
         except Exception:  # it will be told with its line
-            return called.state[0], None
+            return called.state[0], ...
 
     def drawn_parameter(self, name: str, rng: np.random.Generator) -> np.ndarray:
         """Return a parameter; a model's of a size that keeps what it computes near one."""

@@ -66,17 +66,18 @@ class Returned:
 
         Args:
             function: the user's.
-            found: what it returned once; None where it raised, then its text tells.
+            found: what it returned once; `...` where it raised, then its text tells.
             tensors: the inputs that may have a gradient, by name.
             taken: names that are no gradient's.
             parameters: what else may have one; its name tells, not its place.
             loss: a loss stands among them.
         """
-        values = as_tuple(found) or (None,) * _count(function)
+        raised = found is ...
+        values = (() if raised else as_tuple(found)) or (None,) * _count(function)
         names = _names(function, values)
         if loss and (at := loss_among(values)) is not None:
             names.pop(at, None)
-        judged = _assigned(names, values, tensors, parameters or {})
+        judged = _assigned(names, values, tensors, parameters or {}, raised)
         places = {
             place: name if (name := names[place]) and name not in taken else f"d{tensor}"
             for place, tensor in judged.items()
@@ -201,6 +202,7 @@ def _assigned(
     values: Sequence[Any],
     tensors: Mapping[str, Any],
     parameters: Mapping[str, Any],
+    raised: bool,
 ) -> dict[Place, str]:
     """Return which tensor each returned gradient is of: by its name, else by its place and shape."""
     found: dict[Place, str] = {}
@@ -215,7 +217,7 @@ def _assigned(
             gradient = values[place]
             left = [n for n in tensors if n not in found.values()]
             fits = [n for n in left if not same_shape or np.shape(tensors[n]) == np.shape(gradient)]
-            if place not in found and fits and gradient is not None:
+            if place not in found and fits and (gradient is not None or raised):
                 found[place] = fits[0]
     return {place: found[place] for place in names if place in found}
 
