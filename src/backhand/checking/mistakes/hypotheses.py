@@ -242,10 +242,11 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
 def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """Return what was predicted of a gradient with the statement in which a slip explains it as well.
 
-    Only where several may be at fault: a fused line is made of temporaries that nobody judges. What stands
-    outside of the statement at fault and what that is made of may make up for it, but is not where it is.
+    Only of a branch, for a factor of the whole may stand in any of its lines; and only where several may be
+    at fault: a fused line is made of temporaries that nobody judges. What stands outside of the statement at
+    fault and what that is made of may make up for it, but is not where it is.
     """
-    if case.program is None or len(case.suspects) < 2:
+    if not found.detail.get("branches") or case.program is None or len(case.suspects) < 2:
         return found
     slip, _ = by_edit(case.program, budget.at_most(PAIRS))
     fault = case.culprit.fault

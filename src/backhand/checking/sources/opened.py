@@ -43,11 +43,11 @@ class Context:
     """What a custom Function's forward is given for its `ctx` where it is run by itself."""
 
     def __init__(self, needed: Sequence[bool]):
-        self.needs_input_grad = tuple(needed)
+        self.needs_input_grad: tuple[bool, ...] = tuple(needed)
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep tensors as a node does."""
-        self.saved_tensors = tensors
+        self.saved_tensors: tuple[Tensor | None, ...] = tensors
 
     def mark_dirty(self, *tensors: Tensor) -> None:
         """Take note of nothing: autograd itself sees what is changed in place."""
