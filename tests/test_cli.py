@@ -332,6 +332,15 @@ def test_sampling_refuses_an_unknown_letter(run_cli, small_run: Run) -> None:
     assert "'zoë' holds 'ë'" in err
 
 
+@pytest.mark.parametrize("kind", ["lstm", ""])
+def test_a_type_that_there_is_not_is_refused_with_those_that_there_are(run_cli, kind: str) -> None:
+    status, _, err = run_cli("train", "--type", kind)
+    assert status == 2
+    assert err.strip() == (
+        f"backhand: there is no --type {kind!r}; choose from bigram, mlp, rnn, gru, transformer"
+    )
+
+
 def test_a_run_that_fails_exits_with_1(run_cli) -> None:
     status, _, err = run_cli("train", "--steps", "100", "--n-hidden", "8", "--rate", "1e39")
     assert status == 1

@@ -162,6 +162,8 @@ def test_a_sixth_type_is_a_pass_and_a_line_in_the_table(
 
 
 def test_options_that_a_type_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--average is 1"):
+        CONFIGS["gru"](average=1)
     with pytest.raises(ConfigError, match="heads"):
         CONFIGS["transformer"](n_embd=10)
     with pytest.raises(ConfigError, match="type mlp"):
