@@ -143,8 +143,8 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
     if (stress or wanted) and trials.judged[0].draw.error is None:
         probe = probe_of(chosen, trials.judged[0])
         found = stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth)
-        failures = tuple(f for f in found if not stressing.is_allowed(chosen, f))
-        trials = replace(trials, notes=(*trials.notes, *stressing.untried(chosen, found)))
+        failures = found.failures
+        trials = replace(trials, notes=(*trials.notes, *found.notes))
         probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
 from backhand.checking.sources.parameters import in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
+from backhand.checking.sources.usages import usages
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -122,10 +124,12 @@ class Function:
             contract="returned",
             promotes=False,
             no_gradient=self.no_gradient,
-            usages={
-                "modifies_input": ("in a second backward on one graph", self.backward_again),
-                "shared_state": ("if the function is called once more before its backward", self.interleaved),
-            },
+            usages=usages(
+                self.fn,
+                partial(self._outputs, self.call, self.title),
+                partial(self._outputs, self.reference, "the reference"),
+                self.no_gradient,
+            ),
         )
 
     def named(self, inputs: Any) -> dict[str, Any]:
@@ -204,34 +208,6 @@ class Function:
                 raise
             raise Halfway(returned, error) from error
         return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)} | given
-
-    def backward_again(
-        self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors
-    ) -> dict[str, Any]:
-        """Return the gradients of a second backward on one graph, as `retain_graph=True` allows it."""
-        ends, leaves, arriving = self._graph(inputs, upstream)
-        differentiated(ends, arriving, leaves.values())
-        return self._by_name(leaves, differentiated(ends, arriving, leaves.values()))
-
-    def interleaved(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
-        """Return the gradients of a call after which there was another, as of a layer that is used twice."""
-        ends, leaves, arriving = self._graph(inputs, upstream)
-        others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
-        self._graph({**inputs, **{n: v for n, v in others.items() if n in inputs}}, upstream)
-        return self._by_name(leaves, differentiated(ends, arriving, leaves.values()))
-
-    def _graph(
-        self, inputs: Mapping[str, Any], upstream: Tensors
-    ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
-        """Call the function; return its outputs, the inputs that need a gradient, and what arrives."""
-        leaves = {k: v for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
-        with torch.enable_grad():
-            own = _differentiable(self._outputs(self.call, self.title, inputs))
-        names = [n for n in own if f"d{n}" in upstream]
-        return [own[n] for n in names], leaves, [upstream[f"d{n}"] for n in names]
-
-    def _by_name(self, leaves: Tensors, found: Sequence[Tensor | None]) -> dict[str, Any]:
-        return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
