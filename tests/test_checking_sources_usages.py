@@ -44,7 +44,7 @@ def cubing(how: str) -> type[Function]:
         ("recomputed", [], "Tried besides: second derivatives."),
         ("intermediate on ctx", ["second_order"], "Tried besides: second derivatives."),
         ("intermediate saved", [], "second derivatives (save_for_backward holds what is neither input"),
-        ("once", [], "second derivatives (once_differentiable)"),
+        ("once", [], "second derivatives (its backward cannot be differentiated)"),
         ("not in torch", [], "second derivatives (its backward cannot be differentiated)"),
     ],
 )

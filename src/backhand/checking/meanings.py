@@ -225,6 +225,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "The gradient of an output that is not used is None, or zeros: the others still count.",
             ("gradients",),
         ),
+        "shapes": Kind(
+            "right for the first shapes that were given, and wrong for others",
+            "What is taken for granted: a number of axes, a multiple of a block, more than one row?",
+            ("shapes", "kind"),
+        ),
         "second_order": Kind(
             "the backward, differentiated again, gives something else: an intermediate kept on `ctx`",
             "Autograd sees what depends on an input only through inputs and outputs that were saved: compute "

@@ -55,12 +55,12 @@ def stress(chosen: Pass, probe: Probe, judgement: Judgement, shown: Draw, truth:
     failures = [f for f in found if isinstance(f, Mistake)]
     untried = [f for f in found if isinstance(f, Untried)]
     return Stressed(
-        tuple(f for f in failures if not _is_allowed(chosen, f)), tuple(_looked_at(chosen, failures, untried))
+        tuple(f for f in failures if not is_allowed(chosen, f)), tuple(_looked_at(chosen, failures, untried))
     )
 
 
 # What a backward may refuse with an exception, rather than give wrong numbers.
-REFUSABLE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state")
+REFUSABLE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state", "shapes")
 
 
 def refusable(kinds: Collection[str]) -> frozenset[str]:
@@ -71,7 +71,7 @@ def refusable(kinds: Collection[str]) -> frozenset[str]:
     return frozenset([kinds] if isinstance(kinds, str) else kinds)
 
 
-def _is_allowed(chosen: Pass, failure: Mistake) -> bool:
+def is_allowed(chosen: Pass, failure: Mistake) -> bool:
     """Tell whether a failure is an exception that the caller lets pass."""
     return failure.kind in chosen.allow and "refuses" in failure.detail
 
@@ -79,7 +79,7 @@ def _is_allowed(chosen: Pass, failure: Mistake) -> bool:
 def _looked_at(chosen: Pass, failures: Sequence[Mistake], untried: Sequence[Untried]) -> Iterator[str]:
     if chosen.contract != "returned" or chosen.runner is not None:
         return
-    refused = [f"{f.kind} ({f.message.rstrip('.')})" for f in failures if _is_allowed(chosen, f)]
+    refused = [f"{f.kind} ({f.message.rstrip('.')})" for f in failures if is_allowed(chosen, f)]
     left = {u.what for u in untried}
     tried = [u.what for u in chosen.usages if u.what and u.what not in left]
     also = f"Tried besides: {', '.join(tried)}. " if tried else ""

@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
+from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
@@ -30,8 +31,9 @@ Tensors = Mapping[str, Tensor]
 def check_function(
     fn: Any,
     reference: Callable[..., Any],
-    inputs: Mapping[str, Any] | Sequence[Any] | Callable[[torch.Generator], Any],
+    inputs: Mapping[str, Any] | Sequence[Any] | Callable[..., Any],
     *,
+    shapes: Sequence[int | Sequence[int]] = (),
     draws: int = 3,
     seed: int = 0,
     dtype: torch.dtype | None = None,
@@ -51,7 +53,10 @@ def check_function(
             as well, by their names.
         reference: a callable of the same arguments, in plain torch operations; beside a module one with the
             same parameters. What it closes over, it may hold in another dtype.
-        inputs: the arguments, by the reference's parameter names or in order, or a function that draws them.
+        inputs: the arguments, by the reference's parameter names or in order, or a function that draws them
+            from a `torch.Generator`. A list of several such dictionaries or functions: of other shapes.
+        shapes: other sizes to try, given to that function after the generator; it is judged in full with the
+            first, and what is wrong only with others is told with their shapes.
         draws: how many independent sets of inputs to try.
         seed: of the draws and the upstream gradients.
         dtype: judge in this one; by default in the finest in which the function is as accurate as that.
@@ -78,8 +83,13 @@ def check_function(
     'scale'
     """
     function = Function(fn, reference, frozenset(no_gradient))
-    chosen = function.as_pass(inputs)
-    chosen = replace(chosen, asked=Asked(dtype, rtol, atol), allow=refusable(allow))
+    first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
+    chosen = replace(
+        first,
+        elsewhere=tuple(other.inputs for other in others),
+        asked=Asked(dtype, rtol, atol),
+        allow=refusable(allow),
+    )
     return check_pass(chosen, function.title, draws=draws, seed=seed)
 
 

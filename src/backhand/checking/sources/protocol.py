@@ -79,6 +79,7 @@ class Pass:
         asked: what the caller says of the code's precision.
         no_gradient: the inputs that have none on purpose, though autograd would give them one.
         usages: other ways in which a training job uses the function.
+        elsewhere: inputs of other shapes, with which it is to be right as well.
         allow: the kinds of failure under stress that are let pass where the code refuses with an exception.
         runner: runs the two sources, where that is more than to call `forward` and `backward`; their
             statements are over NumPy's arrays then.
@@ -100,6 +101,7 @@ class Pass:
     asked: Asked = field(default_factory=Asked)
     no_gradient: frozenset[str] = frozenset()
     usages: tuple[Usage, ...] = ()
+    elsewhere: tuple[Inputs, ...] = ()
     allow: frozenset[str] = frozenset()
     runner: Runner | None = None
     slack: float = 1.0

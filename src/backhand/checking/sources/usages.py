@@ -116,8 +116,7 @@ def _once_it_runs(run: Used) -> Used:
         except UntriedError:
             raise
         except Exception as error:  # the user's code, and PyTorch, may raise anything
-            once = "once_differentiable" in str(error)
-            raise UntriedError("once_differentiable" if once else in_short(error)) from error
+            raise UntriedError(in_short(error)) from error
 
     return used
 
@@ -162,10 +161,14 @@ def twice(
     directions, found = _directions(), {}
     for name, first in zip(leaves, firsts, strict=True):
         direction = directions(leaves[name])
-        if first is not None and first.requires_grad:
-            for n, second in zip(to, differentiated([first], [direction], to.values()), strict=True):
-                by = f"d({n})" if n in arriving else f"d{n}"
-                found[f"d(d{name})/{by}"] = torch.zeros_like(to[n]) if second is None else second
+        if first is None or not first.requires_grad:
+            continue
+        seconds = differentiated([first], [direction], to.values())
+        if all(second is None for second in seconds):  # as with @once_differentiable
+            continue
+        for n, second in zip(to, seconds, strict=True):
+            by = f"d({n})" if n in arriving else f"d{n}"
+            found[f"d(d{name})/{by}"] = torch.zeros_like(to[n]) if second is None else second
     if is_own and not found:
         raise UntriedError("its backward cannot be differentiated")
     return found
