@@ -8,12 +8,14 @@ among at most three told, the line told first, and mistakes that have a name.
 import ast
 import copy
 import importlib.util
+import inspect
 import sys
 import tempfile
 import time
 import types
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from patterns import expression, filled, matched, statements
 from backhand.checking.report import Report
 from backhand.checking.sources.classes import Class
 from backhand.checking.sources.courses import inputs_for, made
-from backhand.checking.sources.layers import forward_of, is_layer, layers_of
+from backhand.checking.sources.layers import forward_of, layers_of, runs
+from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.pairs import Pair
 from backhand.errors import CheckError
 
@@ -67,10 +70,13 @@ STATEMENTS = (
 )
 
 
-def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[int, ast.Module]]:
-    """Yield the module with one slip in a backward, with its line."""
-    nodes = [n for s in backward.body for n in ast.walk(s) if hasattr(n, "lineno")]
-    for node in nodes:
+def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[str, ast.Module]]:
+    """Yield the module with one slip in a backward, with what the changed statement assigns."""
+    owner: dict[ast.AST, ast.stmt] = {}
+    for statement in (n for s in backward.body for n in ast.walk(s) if isinstance(n, ast.stmt)):
+        if not hasattr(statement, "body"):
+            owner |= dict.fromkeys(ast.walk(statement), statement)
+    for node in (n for n in owner if hasattr(n, "lineno")):
         slips = STATEMENTS if isinstance(node, ast.stmt) else EXPRESSIONS
         for old, new in slips:
             pattern = statements(old)[0] if isinstance(node, ast.stmt) else expression(old)
@@ -82,7 +88,20 @@ def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[in
             changed = copy.deepcopy(tree, memo)
             put = ast.copy_location(filled(template, bound), node)
             _Swap(memo[id(node)], put).visit(changed)
-            yield node.lineno, ast.fix_missing_locations(changed)
+            yield _target(owner[node]), ast.fix_missing_locations(changed)
+
+
+def _target(statement: ast.stmt) -> str:
+    """Return how the lines begin that put something where a statement does, in whatever way."""
+    text = ast.unparse(statement)
+    if isinstance(statement, ast.Return):
+        return "return"
+    called = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(called, ast.Call):  # np.add.at(dW, x, dout)
+        return ast.unparse(called.args[0])
+    for sign in (" = ", " += ", " -= ", " /= ", " *= "):
+        text = text.partition(sign)[0]
+    return text
 
 
 class _Swap(ast.NodeTransformer):
@@ -107,21 +126,28 @@ def module_of(text: str, folder: Path) -> types.ModuleType:
 
 
 def gradients(module: types.ModuleType, name: str) -> dict[str, Any] | None:
-    """Return what a layer gives on one set of inputs; None where it raises."""
+    """Return a layer's outputs and gradients on one set of inputs; None where it raises."""
     value = getattr(module, name)
-    layer = made(value, {}) if is_layer(value) else None
-    forward = forward_of(name, vars(module)) if "backward" in name else name
-    called = layer.forward if layer is not None else getattr(module, str(forward))
-    draw: Any = inputs_for(called, name if layer is not None else None)
-    inputs = draw(np.random.default_rng(SEED))
+    given = module.inputs(np.random.default_rng(SEED)) if hasattr(module, "inputs") else {}
     try:
-        if layer is not None:
+        if isinstance(value, type):
+            calls = calls_of(value)
+            layer = made(value, {}, model=calls is not None)
+            forward = getattr(layer, (calls or ("forward",))[0])
+            draw: Any = inputs_for(
+                forward, name, model=calls is not None, accepts=partial(runs, partial(Class.of, layer))
+            )
+            inputs = draw(np.random.default_rng(SEED))
             subject: Any = Class.of(layer, inputs, SEED)
             rng = np.random.default_rng(SEED)
-            inputs |= {n: rng.normal(size=subject.shapes[n]) for n in subject.parameters}
+            inputs |= {n: subject.drawn_parameter(n, rng) for n in subject.parameters}
         else:
-            backward = value if "backward" in name else None
-            subject = Pair.of(called, backward, inputs, SEED)
+            forward = getattr(module, str(forward_of(name, vars(module)) if "backward" in name else name))
+            wanted = inspect.signature(forward).parameters
+            own = {n: v for n, v in given.items() if n in wanted}
+            draw = inputs_for(forward)
+            inputs = own or draw(np.random.default_rng(SEED))
+            subject = Pair.of(forward, value if "backward" in name else None, inputs, SEED)
         outputs = subject.forward(copy.deepcopy(inputs))
         rng = np.random.default_rng(SEED)
         upstream = {
@@ -129,15 +155,18 @@ def gradients(module: types.ModuleType, name: str) -> dict[str, Any] | None:
             for n, o in zip(subject.outputs, outputs.outputs, strict=True)
         }
         function, arguments = subject.backward(outputs, upstream)
-        return dict(subject.gradients(function(**arguments), outputs))
+        given = dict(subject.gradients(function(**arguments), outputs))
+        return given | {"outputs": np.concatenate([np.ravel(o) for o in outputs.outputs])}
     except Exception:  # a slip may well raise
         return None
 
 
 def differ(a: dict[str, Any] | None, b: dict[str, Any] | None) -> bool:
-    """Tell whether two layers give other gradients."""
+    """Tell whether two layers of the same outputs give other gradients."""
     if a is None or b is None or a.keys() != b.keys():
         return True
+    if not np.allclose(a["outputs"], b["outputs"]):  # a slip in what is forward as well: another function
+        return False
     pairs = [(np.asarray(a[n]), np.asarray(b[n])) for n in a]
     return any(x.shape != y.shape or not np.allclose(x, y, rtol=1e-6, atol=1e-9) for x, y in pairs)
 
@@ -166,38 +195,48 @@ def measured(file: Path, only: str) -> Counter[str]:
             found["false alarms"] += not report.ok
             value = getattr(right, layer.name)
             top = next(n for n in tree.body if getattr(n, "name", "") == layer.name)
-            inner = [n for n in ast.walk(top) if getattr(n, "name", "") in ("backward", layer.name)]
+            named = ("backward", "gradient", "loss", layer.name)
+            inner = sorted(
+                (n for n in ast.walk(top) if getattr(n, "name", "") in named), key=lambda n: n.lineno
+            )
             backward = next(n for n in reversed(inner) if isinstance(n, ast.FunctionDef))
             expected = gradients(right, layer.name)
             began = time.perf_counter()
-            for line, changed in wrong_ones(tree, backward):
+            for target, changed in wrong_ones(tree, backward):
                 module = module_of(ast.unparse(changed), Path(folder))
-                if differ(expected, gradients(module, layer.name)):
-                    _judge(found, report_on(module, layer.name), _text(text, line), layer.name)
+                given = gradients(module, layer.name)
+                if differ(expected, given):
+                    report = report_on(module, layer.name)
+                    _judge(found, report, target, layer.name, raises=given is None)
             print(f"{layer.name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
             assert value is not None
     return found
 
 
-def _text(text: str, line: int) -> str:
-    return text.splitlines()[line - 1].strip()
-
-
-def _judge(found: Counter[str], report: Report | None, line: str, name: str) -> None:
-    """Count what was said of one wrong layer, whose changed line began as `line`."""
+def _judge(found: Counter[str], report: Report | None, target: str, name: str, *, raises: bool) -> None:
+    """Count what was said of one wrong layer, of which the line is wrong that assigns `target`."""
     found["wrong"] += 1
+    if report is None and raises:  # Python says it, with the line
+        found["told"], found["first"], found["named"] = (found[k] + 1 for k in ("told", "first", "named"))
+        return
     if report is None or report.ok:
         found["undetected"] += 1
-        print(f"  undetected: {name}: {line}", file=sys.stderr)
+        print(f"  undetected: {name}: {target}", file=sys.stderr)
         return
-    target = line.partition(" = ")[0].partition(" += ")[0].partition(" -= ")[0].partition(" /= ")[0]
-    told = [line_.text for row in report.culprits for line_ in row.lines]
-    begins = [text.startswith(target) for text in told]
+    raised = [] if report.raised is None or report.raised.line is None else [report.raised.line.text]
+    rows = [[line.text for line in row.lines] for row in report.culprits]
+    told = [*raised, *(text for row in rows for text in row)]
+    begins = [_assigns(text, target) for text in told]
     found["told"] += any(begins[:3])
-    found["first"] += any(row.lines and row.lines[0].text.startswith(target) for row in report.culprits)
+    found["first"] += any(lines and _assigns(lines[0], target) for lines in (raised, *rows))
     found["named"] += any(row.mistake and row.mistake.kind != "unexplained" for row in report.culprits)
     if not any(begins[:3]):
-        print(f"  not told: {name}: {line} | {told}", file=sys.stderr)
+        print(f"  not told: {name}: {target} | {told}", file=sys.stderr)
+
+
+def _assigns(line: str, target: str) -> bool:
+    # a scatter may be written as a call, and an item stands for its array
+    return line.startswith((f"{target} ", f"{target}[", f"np.add.at({target},", f"np.subtract.at({target},"))
 
 
 def main() -> None:
@@ -205,7 +244,7 @@ def main() -> None:
     only = sys.argv[1] if len(sys.argv) > 1 else ""
     total: Counter[str] = Counter()
     np.seterr(all="ignore")
-    for file in (HERE / "pairs.py", HERE / "classes.py"):
+    for file in sorted(f for f in HERE.glob("*.py") if f.stem != "__init__"):
         total += measured(file, only)
     wrong = max(total["wrong"], 1)
     print(f"{total['right']} right layers, {total['false alarms']} false alarms")

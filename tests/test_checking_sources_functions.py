@@ -267,4 +267,6 @@ def test_one_of_several_ways_through_a_reference_is_found_by_its_factor() -> Non
 
     (culprit,) = backhand.check_function(Gate, reference, [torch.randn(5)]).culprits
     assert culprit.mistake.kind == "scale"
-    assert culprit.mistake.message.startswith("dx: one of the paths through y times 3.")
+    assert culprit.mistake.message.startswith(
+        "dx: one of the paths through y times 3: the factor `3` is one too many."
+    )

@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ from matplotlib.image import imread
 import backhand
 from backhand import Run, TrainConfig
 from backhand.errors import ConfigError, WordsError
+from backhand.language.history import History
 from backhand.language.inspecting import Summary
+from backhand.language.recipes import CONFIGS
+from backhand.language.training import TrainingInterrupted
 
 
 def test_the_lectures_list_gives_the_values_that_the_notebooks_print(lecture_list: Path) -> None:
@@ -57,6 +61,31 @@ def test_updates_are_relative_to_the_weights(small_run: Run) -> None:
         weights = small_run.model.parameters[update.name].double()
         assert update.gradient == pytest.approx((gradient.std() / weights.std()).item())
         assert update.update == pytest.approx(0.01 * update.gradient)  # the rate after half the steps
+
+
+@pytest.mark.parametrize("kind", ["bigram", "rnn", "gru", "transformer"])
+def test_a_run_of_whole_words_shows_its_next_step(kind: str, tmp_path: Path) -> None:
+    more = {"words": "municipios", "engine": "chunked", "n_embd": 8, "n_hidden": 6, "batch_size": 9}
+    config = CONFIGS[kind](**more, steps=2, checkpoint_every=1)
+    with pytest.raises(TrainingInterrupted):
+        backhand.train(config, out=tmp_path, watch=lambda *_: signal.raise_signal(signal.SIGINT))
+    run = Run.load(tmp_path)
+    inspection = backhand.inspect(tmp_path, png=tmp_path / "maps.png")
+    assert inspection.step == run.step == 1
+    assert {"logits", "loss"} <= {summary.name for summary in inspection.forward}
+    assert {"dlogits", *(f"d{name}" for name in run.latest.parameters)} <= set(inspection.tensors)
+    done = backhand.train(TrainConfig(words="municipios"), out=tmp_path, resume=True)
+    assert History(tmp_path / "history.csv").read().losses[1] == pytest.approx(
+        inspection.tensors["loss"].item(), abs=1e-6
+    )
+    for update in inspection.updates:
+        before, after = run.latest.parameters[update.name], done.latest.parameters[update.name]
+        if not done.config.average:
+            moved = (after.double() - before.double()).std() / before.double().std()
+            assert update.update == pytest.approx(moved.item(), rel=1e-3)
+    if kind == "rnn":
+        states = inspection.tensors["h"][inspection.tensors["counted"][:, :, 0]]
+        assert inspection.saturated == pytest.approx((states.abs() > 0.99).double().mean().item())
 
 
 def test_inspecting_leaves_the_run_as_it_is_and_shows_its_next_minibatch(small_run: Run) -> None:

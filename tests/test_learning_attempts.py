@@ -58,7 +58,7 @@ def test_what_is_right_stays_right_below_a_line_that_waits(name, blanked, tmp_pa
     gradients = judged(tmp_path, find(name), text).gradients
     assert next(g for g in gradients if g.name == missing).verdict == "todo"
     assert {g.verdict for g in gradients if not g.waits_for and g.name != missing} == {"right"}
-    wrong = text.replace("dO = hidden.T @ dy", "dO = -hidden.T @ dy").replace(
+    wrong = text.replace("dO = hidden.reshape", "dO = -hidden.reshape").replace(
         "dz = (h - candidate)", "dz = h"
     )
     gradients = judged(tmp_path, find(name), wrong).gradients

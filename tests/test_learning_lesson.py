@@ -1,6 +1,9 @@
 """A sitting: from mistake to hint to the next exercise, on a screen of 80 columns and 24 lines."""
 
+import io
 from pathlib import Path
+
+from rich.console import Console
 
 from attempting import changed, shown
 from backhand.learning.attempts import judge_file
@@ -8,6 +11,7 @@ from backhand.learning.blanking import blank, solved
 from backhand.learning.course import course, find
 from backhand.learning.folder import judge_all, write_course
 from backhand.learning.lesson import Lesson
+from backhand.rendering.classroom import Screen
 from typical_mistakes import MISTAKES
 
 
@@ -79,3 +83,81 @@ def test_the_keys_stay_within_the_course_and_a_hint_with_its_gradient(tmp_path: 
     for _ in range(25):
         lesson.press("n")
     assert lesson.focus == course()[-1]
+
+
+def test_what_is_solved_stands_beside_the_textbook_until_a_key_goes_on(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    path = tmp_path / "01_product.py"
+    path.write_text(
+        solved(find("1")).replace("da = b * dy", "half = dy / 2\n    da = b * half\n    da += b * half")
+    )
+    lesson.save(path)
+    text = shown(lesson)
+    assert "da += b * half" in text
+    assert "da = b * dy" in text
+    assert "db = a * dy" not in text, "it is the same in both"
+    assert "Your gradients take 3 lines, the textbook's 2: 1 more." in text
+    assert "Next: 2. A value used twice" in text
+    assert " n  go on" in text
+    lesson.press("n")
+    assert lesson.focus == find("2")
+    assert "the textbook's" not in shown(lesson)
+    path.write_text(blank(find("1")))
+    lesson.save(path)
+    path.write_text(solved(find("1")))
+    lesson.save(path)
+    assert "Line by line what the textbook has." in shown(lesson)
+
+
+def test_a_number_jumps_to_its_exercise(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    lesson.press("l")
+    for keys, number in (("13", 13), ("2", 2), ("0", 20), ("7", 7), ("9", 9), ("1", 1), ("h0", 1)):
+        for key in keys:
+            lesson.press(key)
+        assert lesson.focus.number == number, keys
+    lesson.press("14")  # a line, where keys need Enter
+    assert lesson.focus.number == 14
+    assert not lesson.listing
+
+
+def test_what_is_longer_than_a_screen_of_24_lines_is_scrolled(tmp_path: Path):
+    write_course(tmp_path)
+    path = tmp_path / "10_mlp_chunked.py"
+    path.write_text(changed(find("10"), *(c[:2] for c in MISTAKES["mlp_chunked"])))
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    lesson.save(path)
+
+    def screen() -> str:
+        stream = io.StringIO()
+        console = Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)
+        Screen(console).show(lesson)
+        text = stream.getvalue().replace("\x1b[2J\x1b[H", "")
+        assert len(text.splitlines()) <= 24
+        return text
+
+    assert "j k" in screen()
+    assert "10. Lecture 1" in screen()
+    tops = [screen()]
+    for _ in range(20):
+        lesson.press("j")
+        tops.append(screen())
+    assert tops[-1] == tops[-2], "the end is the end"
+    assert "10. Lecture 1" not in tops[-1]
+    lesson.press("k")
+    assert screen() != tops[-1]
+    for _ in range(20):
+        lesson.press("k")
+    assert screen() == tops[0]
+
+
+def test_the_end_says_what_comes_next(tmp_path: Path, monkeypatch):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    assert "What comes next" not in shown(lesson)
+    monkeypatch.setattr("backhand.learning.progress.Progress.done", True)
+    stream = io.StringIO()
+    Screen(Console(file=stream, width=200, highlight=False)).leave(lesson)
+    assert f"`backhand train --backward {tmp_path}/13_mlp_fused.py`" in stream.getvalue()

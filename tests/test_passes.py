@@ -7,9 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import backhand
 from backhand import Contexts, TrainConfig, Vocabulary, load_words, split_words
 from backhand.language.model import draw_parameters
-from backhand.passes import mlp_chunked, mlp_fused
+from backhand.passes import (
+    attention,
+    cross_entropy,
+    gelu,
+    layer_norm,
+    mlp_chunked,
+    mlp_fused,
+    rms_norm,
+    rnn,
+    swiglu,
+)
 
 # in the order of the lecture's cmp lines
 LECTURE_GRADIENTS = """
@@ -112,3 +123,61 @@ def test_backwards_have_no_python_loops() -> None:
     for textbook in (mlp_chunked, mlp_fused):
         nodes = ast.walk(ast.parse(inspect.getsource(textbook.backward)))
         assert not any(isinstance(node, ast.For | ast.While | ast.comprehension) for node in nodes)
+
+
+# Layers that work along their last axes, with the input that has others before it, and how many are its own.
+LAYERS: dict[ModuleType, dict[str, int]] = {
+    layer_norm: {"x": 1},
+    rms_norm: {"x": 1},
+    gelu: {"x": 1},
+    swiglu: {"x": 1},
+    cross_entropy: {"logits": 1, "targets": 0},
+    attention: {"q": 2, "k": 2, "v": 2},
+}
+
+
+def with_axes(layer: ModuleType, leading: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Draw a layer's inputs with these axes before its own."""
+    generator = torch.Generator().manual_seed(3)
+    drawn = layer.inputs(generator)
+    for name, own in LAYERS[layer].items():
+        old = drawn[name]
+        shape = (*leading, *old.shape[old.dim() - own :])
+        if old.is_floating_point():
+            drawn[name] = torch.randn(shape, generator=generator)
+        else:
+            drawn[name] = torch.randint(0, 5, shape, generator=generator)
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in drawn.items()}
+
+
+@pytest.mark.parametrize("leading", [(3,), (2, 3), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__.rpartition(".")[2])
+def test_a_layer_takes_any_axes_before_its_own(layer: ModuleType, leading: tuple[int, ...]) -> None:
+    inputs = with_axes(layer, leading, torch.float64)
+    report = backhand.check(layer.forward, layer.backward, inputs=inputs, out=out_of(layer), draws=1)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layer", [*LAYERS, rnn], ids=lambda layer: layer.__name__.rpartition(".")[2])
+def test_a_layer_computes_in_the_dtype_and_on_the_device_of_its_inputs(
+    layer: ModuleType, dtype: torch.dtype
+) -> None:
+    inputs = {k: v.to(dtype) for k, v in rnn.inputs(torch.Generator().manual_seed(0)).items()}
+    inputs = inputs if layer is rnn else with_axes(layer, (2, 3), dtype)
+    report = backhand.check(layer.forward, layer.backward, inputs=inputs, out=out_of(layer), draws=1)
+    assert report.ok, str(report)
+    made = layer.forward(
+        **{k: v.to("meta") for k, v in inputs.items()}
+    )  # a device that is not the default one
+    ends = made[out_of(layer) or "loss"]
+    made |= {f"d{out_of(layer) or 'loss'}": torch.ones_like(ends)}
+    given = {name: made.get(name, inputs.get(name)) for name in inspect.signature(layer.backward).parameters}
+    given = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in given.items()}
+    for name, gradient in layer.backward(**given).items():
+        if isinstance(gradient, Tensor) and gradient.is_floating_point():
+            assert (gradient.device.type, gradient.dtype) == ("meta", dtype), name
+
+
+def out_of(layer: ModuleType) -> str | None:
+    return getattr(layer, "out", None)

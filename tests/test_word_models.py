@@ -1,5 +1,6 @@
 import inspect
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -7,14 +8,35 @@ from torch import Tensor
 
 import backhand
 from backhand.engines import adamw
-from backhand.passes import bigram_model, gru_model, rnn_model, transformer_model
+from backhand.passes import (
+    bigram_fused,
+    bigram_model,
+    gru_fused,
+    gru_model,
+    rnn_fused,
+    rnn_model,
+    transformer_fused,
+    transformer_model,
+)
 
-MODELS = (bigram_model, rnn_model, gru_model, transformer_model)
+FUSED = {
+    bigram_model: bigram_fused,
+    rnn_model: rnn_fused,
+    gru_model: gru_fused,
+    transformer_model: transformer_fused,
+}
+MODELS = tuple(FUSED)
 
 
-@pytest.mark.parametrize("model", MODELS)
+def inputs(model: ModuleType) -> dict[str, Any]:
+    """Draws for a model, or for the one whose fused form it is."""
+    chunked = next(each for each, fused in FUSED.items() if model in (each, fused))
+    return chunked.inputs(torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("model", [*MODELS, *FUSED.values()])
 def test_every_gradient_of_a_whole_model_is_autograds(model: ModuleType) -> None:
-    arguments = model.inputs(torch.Generator().manual_seed(3))
+    arguments = inputs(model)
     leaves = {
         name: t.double().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t
         for name, t in arguments.items()
@@ -34,6 +56,18 @@ def test_every_gradient_of_a_whole_model_is_autograds(model: ModuleType) -> None
 def test_our_own_check_finds_nothing_wrong(model: ModuleType) -> None:
     report = backhand.check(model)
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_our_own_check_finds_nothing_wrong_in_the_fused_form(model: ModuleType) -> None:
+    report = backhand.check(FUSED[model], inputs=model.inputs)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_fused_form_has_the_same_loss(model: ModuleType) -> None:
+    losses = [each.forward(**inputs(each))["loss"].item() for each in (model, FUSED[model])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_padding_changes_nothing() -> None:

@@ -96,9 +96,9 @@ MISTAKES: dict[str, list[Change]] = {
         ("dWxh += x[t].T @ dpre", "dWxh += 2 * x[t].T @ dpre", "dWxh", "scale"),
     ],
     "layer_norm": [
-        ("dbias = dy.sum((0, 1))", "dbias = dy.sum(0)", "dbias", "unreduced"),
+        ("dbias = dy.reshape(-1, dy.shape[-1]).sum(0)", "dbias = dy.sum(0)", "dbias", "unreduced"),
         (
-            "dgain = (dy * xhat).sum((0, 1))",
+            "dgain = (dy * xhat).reshape(-1, dy.shape[-1]).sum(0)",
             "dgain = (dy * xhat).sum((0, 1), keepdim=True)",
             "dgain",
             "shape",
@@ -106,9 +106,9 @@ MISTAKES: dict[str, list[Change]] = {
         ("    dx = dx * inv_std", "    dx = -dx * inv_std", "dx", "sign"),
     ],
     "rms_norm": [
-        ("    dx += 2 * x / x.shape[1] * dms", "    pass", "dx", "missing_branch"),
+        ("    dx += 2 * x / x.shape[-1] * dms", "    pass", "dx", "missing_branch"),
         ("dms = -0.5 * r**3 * dr", "dms = 0.5 * r**3 * dr", "dms", "sign"),
-        ("dr = (dnormed * x).sum(1, keepdim=True)", "dr = (dnormed * x).sum(1)", "dr", "shape"),
+        ("dr = (dnormed * x).sum(-1, keepdim=True)", "dr = (dnormed * x).sum(1)", "dr", "shape"),
     ],
     "gelu": [
         ("dt = 0.5 * z * dy", "dt = z * dy", "dt", "scale"),
@@ -119,8 +119,8 @@ MISTAKES: dict[str, list[Change]] = {
         ("dmasked = weights * (dweights - row)", "dmasked = weights * dweights", "dmasked", "missing_branch"),
         ("dq = scale * dscores @ k", "dq = dscores @ k", "dq", "scale"),
         (
-            "dk = scale * dscores.transpose(1, 2) @ q",
-            "dk = -scale * dscores.transpose(1, 2) @ q",
+            "dk = scale * dscores.transpose(-2, -1) @ q",
+            "dk = -scale * dscores.transpose(-2, -1) @ q",
             "dk",
             "sign",
         ),

@@ -61,5 +61,6 @@ from .learning.progress import Progress as Progress
 from .learning.session import learn as learn
 from .remembering import Memory as Memory
 from .remembering import memory as memory
+from .rendering.live import watch as watch
 from .rendering.notebook import load_ipython_extension as load_ipython_extension
 from .rendering.notebook import unload_ipython_extension as unload_ipython_extension

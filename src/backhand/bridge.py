@@ -13,7 +13,7 @@ from torch import Tensor
 from backhand.checking.running.private import quickest
 from backhand.checking.running.tracing import named_values
 from backhand.errors import CheckError
-from backhand.wiring import CONTAINERS, Plan, Slot, Usual
+from backhand.wiring import CONTAINERS, Plan, Slot, Usual, size_of
 
 TWICE = (
     "the gradients of a hand-written backward cannot be differentiated again: it is written for the first "
@@ -35,14 +35,14 @@ class Wired(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, shape: Box | None, *leaves: Any) -> Any:
         """Run the forward; save what the backward asks for."""
         given = arguments_of(plan, shape, leaves)
-        ctx.plan, ctx.kinds = plan, plan.kinds(leaves)
+        ctx.plan, ctx.shapes = plan, plan.shapes(leaves)
         return keep(ctx, plan, plan.call(given), given)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
         refuse_twice()
-        found = run_backward(ctx.plan, ctx.asked, upstream, ctx.saved_tensors, ctx.kinds)
+        found = run_backward(ctx.plan, ctx.asked, upstream, ctx.saved_tensors, ctx.shapes)
         return in_place_of(ctx.plan, found, 2)
 
 
@@ -76,7 +76,7 @@ def quick(plan: Plan, usual: Usual) -> Callable[..., Tensor]:
     costs beside the pass itself.
     """
     forward, backward = plan.chosen.forward, plan.backward
-    taken, order, gradients = usual.taken, usual.order, usual.gradients
+    upstream, take, order, gradients = usual.upstream, usual.take, usual.order, usual.gradients
     enabled = torch.is_grad_enabled
     needs_all = len(plan.needed) == len(plan.leaves)
 
@@ -84,15 +84,23 @@ def quick(plan: Plan, usual: Usual) -> Callable[..., Tensor]:
         @staticmethod
         def forward(ctx: Any, *leaves: Any) -> Any:
             returned = forward(*leaves)
-            ctx.kinds = [(v.shape, v.dtype) for v in leaves] if needs_all else plan.kinds(leaves)
-            found = taken(returned, leaves)
-            tensors = [v for v in found or () if isinstance(v, Tensor)]
-            ctx.asked = None
-            if found is None or len(tensors) < len(found):
-                others = [(i, v) for i, v in enumerate(found or ()) if not isinstance(v, Tensor)]
+            shapes = [*map(size_of, leaves)] if needs_all else plan.shapes(leaves)
+            found: Sequence[Any] = ()
+            if type(returned) is dict and upstream not in returned:
+                try:
+                    found = take(returned)
+                except KeyError:  # the arguments are names of the forward too
+                    found = usual.taken(returned, leaves)
+            tensors = [v for v in found if isinstance(v, Tensor)]
+            others = None
+            if not found or len(tensors) < len(found):
+                others = [(i, v) for i, v in enumerate(found) if not isinstance(v, Tensor)]
                 if not others or others[0][0] == 0 or any(isinstance(v, CONTAINERS) for _, v in others):
-                    return keep(ctx, plan, returned, dict(zip(plan.leaves, leaves, strict=True)))
-                ctx.asked = others
+                    ctx.shapes = shapes
+                    outputs = keep(ctx, plan, returned, dict(zip(plan.leaves, leaves, strict=True)))
+                    ctx.left = shapes, ctx.asked
+                    return outputs
+            ctx.left = shapes, others
             ctx.save_for_backward(*tensors[1:])
             return tensors[0]
 
@@ -100,21 +108,23 @@ def quick(plan: Plan, usual: Usual) -> Callable[..., Tensor]:
         def backward(ctx: Any, dy: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             if enabled():
                 refuse_twice()
-            if type(asked := ctx.asked) is dict:
-                careful = run_backward(plan, asked, (dy,), ctx.saved_tensors, ctx.kinds)
-                return in_place_of(plan, careful, 0)
+            shapes, others = ctx.left
             slots = [dy, *ctx.saved_tensors]
-            for i, value in asked or ():
-                slots.insert(i, value)
+            if others is not None:
+                if type(others) is dict:
+                    careful = run_backward(plan, others, (dy,), ctx.saved_tensors, shapes)
+                    return in_place_of(plan, careful, 0)
+                for i, value in others:
+                    slots.insert(i, value)
             returned = backward(*order(slots))
-            found: Sequence[Any] = ()
+            found = ()
             try:
                 found = gradients(returned)
-                right = [(v.shape, v.dtype) for v in found] == ctx.kinds
+                right = [*map(size_of, found)] == shapes
             except (KeyError, TypeError, AttributeError):  # another name, a container, a number
                 right = False
             if not right:
-                found = tuple(plan.gradients(returned, ctx.kinds))
+                found = tuple(plan.gradients(returned, shapes))
             return found if needs_all else in_place_of(plan, found, 0)
 
     return quickest(Quick)
@@ -149,7 +159,7 @@ class Transformed(torch.autograd.Function):
         """Save what the forward left for the backward."""
         plan, _, box, *leaves = inputs
         ctx.plan, ctx.asked = plan, box.held
-        ctx.kinds = plan.kinds(leaves)
+        ctx.shapes = plan.shapes(leaves)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         ctx.places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         ctx.outputs = len(output)
@@ -163,7 +173,7 @@ class Transformed(torch.autograd.Function):
         outputs, tensors = ctx.saved_tensors[: ctx.outputs], ctx.saved_tensors[ctx.outputs :]
         leaves = dict(zip(ctx.places, tensors, strict=True))
         last = [leaves.get(i) for i in range(len(plan.leaves))][::-1]  # slot -1 - i is leaf i
-        found = run_backward(plan, ctx.asked, upstream, [*outputs, *last], ctx.kinds)
+        found = run_backward(plan, ctx.asked, upstream, [*outputs, *last], ctx.shapes)
         once = Once.apply(len(found), *found, *upstream, *(leaves[i] for i in plan.needed))
         return in_place_of(plan, once, 3)
 
@@ -193,7 +203,7 @@ def run_backward(
     asked: Mapping[str, Any],
     upstream: Sequence[Tensor],
     saved: Sequence[Any],
-    kinds: Sequence[Any],
+    shapes: Sequence[Any],
 ) -> list[Tensor]:
     """Put tensors into the slots, and return the gradients."""
     # a pass that ends in the loss is written for an upstream gradient of 1
@@ -205,7 +215,7 @@ def run_backward(
         return slots[value] if type(value) is Slot else value
 
     returned = plan.backward(**{name: each(value, filled) for name, value in asked.items()})
-    found = plan.gradients(returned, kinds)
+    found = plan.gradients(returned, shapes)
     return [gradient * upstream[0] for gradient in found] if scalar else found
 
 

@@ -16,7 +16,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from .errors import BackhandError, CheckError, WrongGradientError
 from .language.config import CleaningStep, SplitName, TrainConfig, described
-from .language.recipes import CONFIGS
+from .language.recipes import config_of
 from .rendering.output import drop_output, leave, of_the_machine, ready_output, show_json
 
 Options = Annotated[TrainConfig, arg(name="")]
@@ -110,7 +110,7 @@ def train(
     """Train a model on a list of words, into a run folder."""
     import backhand
 
-    from .language.evaluating import worse_than_counting
+    from .language.evaluating import final_scores, worse_than_counting
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
@@ -133,7 +133,7 @@ def train(
             watch=watch.steps,
             watch_dev=watch.dev,
         )
-    scores = backhand.evaluate(run)
+    scores = final_scores(run)
     if json:
         show_json({"run": str(run.path), "step": run.step, "kept": run.kept, "results": run.results})
     else:
@@ -318,10 +318,10 @@ def main() -> None:
 
         print(f"backhand {version('backhand')}")
         return
-    train.__annotations__["config"] = Annotated[options_of(sys.argv[1:]), arg(name="")]
     verbs = {verb.__name__: verb for verb in (check, learn, train, evaluate, sample, inspect, bench)}
     try:
         ready_output()
+        train.__annotations__["config"] = Annotated[options_of(sys.argv[1:]), arg(name="")]
         with log_shown():
             tyro.extras.subcommand_cli_from_dict(
                 verbs,
@@ -348,7 +348,7 @@ def options_of(arguments: list[str]) -> type[TrainConfig]:
             kind = "".join(arguments[i + 1 : i + 2])
         elif argument.startswith("--type="):
             kind = argument.removeprefix("--type=")
-    return CONFIGS.get(kind, TrainConfig)
+    return config_of(kind) if arguments[:1] == ["train"] else TrainConfig
 
 
 @contextmanager

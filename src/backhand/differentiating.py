@@ -78,7 +78,7 @@ class Differentiable:
             return self._plainly(args, kwargs)
         if kwargs or torch.compiler.is_compiling():
             return self._wired(args, kwargs)
-        known = self._quick.get(tuple([v.requires_grad if isinstance(v, Tensor) else None for v in args]))
+        known = self._quick.get(tuple([getattr(v, "requires_grad", None) for v in args]))
         if known is None or transforming():
             return self._wired(args, kwargs)
         return known(*args)

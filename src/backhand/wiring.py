@@ -16,7 +16,7 @@ from backhand.checking.running.names import as_gradient, flatten, nearest
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
-kind_of: Callable[[Tensor], tuple[torch.Size, torch.dtype]] = attrgetter("shape", "dtype")
+size_of: Callable[[Any], torch.Size] = attrgetter("shape")
 
 
 CONTAINERS = (list, tuple, Mapping)
@@ -44,18 +44,12 @@ class Usual:
     order: Callable[[Sequence[Any]], tuple[Any, ...]]
     gradients: Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
-    def taken(self, returned: Any, given: Sequence[Any]) -> tuple[Any, ...] | None:
-        """Return the output and what the backward asks for; None where they cannot be told so simply."""
-        if type(returned) is not dict or self.upstream in returned:
-            return None
+    def taken(self, returned: dict[str, Any], given: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the output and what the backward asks for; nothing where they cannot be told so simply."""
         try:
-            return self.take(returned)
-        except KeyError:  # the arguments are names of the forward too
-            returned = {**dict(zip(self.arguments, given, strict=True)), **returned}
-        try:
-            return self.take(returned)
+            return self.take({**dict(zip(self.arguments, given, strict=True)), **returned})
         except KeyError:
-            return None
+            return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +78,9 @@ class Plan:
     count: int
     is_loss: bool
 
-    def kinds(self, leaves: Sequence[Any]) -> list[tuple[torch.Size, torch.dtype]]:
-        """Return shape and dtype of each leaf that needs a gradient."""
-        return [*map(kind_of, map(leaves.__getitem__, self.needed))]
+    def shapes(self, leaves: Sequence[Any]) -> list[torch.Size]:
+        """Return the shape of each leaf that needs a gradient; autograd itself turns it into their dtype."""
+        return [*map(size_of, map(leaves.__getitem__, self.needed))]
 
     def asked(self, values: Mapping[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Return the outputs, and what the backward asks for, upstream gradients as slots."""
@@ -108,35 +102,33 @@ class Plan:
                 )
         return outputs, asked
 
-    def gradients(self, returned: Any, kinds: Sequence[tuple[torch.Size, torch.dtype]]) -> list[Tensor]:
+    def gradients(self, returned: Any, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """Return the gradient of each leaf that needs one, from what the backward has returned.
 
         Args:
             returned: the gradients by name.
-            kinds: see `kinds`.
+            shapes: see `shapes`.
         """
         if not isinstance(returned, Mapping):
             raise CheckError(
                 f"backward returned {type(returned).__name__}; expected its gradients: end it in "
                 "`return locals()`."
             )
-        pairs = zip(self.candidates.items(), kinds, strict=True)
-        return [_looked_for(leaf, names, returned, *kind) for (leaf, names), kind in pairs]
+        pairs = zip(self.candidates.items(), shapes, strict=True)
+        return [_looked_for(leaf, names, returned, size) for (leaf, names), size in pairs]
 
 
-def _looked_for(
-    leaf: str, names: tuple[str, ...], returned: Mapping[str, Any], shape: torch.Size, dtype: torch.dtype
-) -> Tensor:
+def _looked_for(leaf: str, names: tuple[str, ...], returned: Mapping[str, Any], size: torch.Size) -> Tensor:
     """Return a leaf's gradient by whichever of its names, wherever it stands; raise where it does not fit."""
     flat = flatten(returned) if "[" in leaf else returned
     name = next((name for name in names if name in flat), leaf)
     gradient = flat.get(name) if name != leaf else None
-    if not isinstance(gradient, Tensor) or gradient.dtype != dtype:
+    if not isinstance(gradient, Tensor):
         gradient = as_gradient(gradient)
     if gradient is None:
         raise CheckError(f"backward returns no 'd{leaf}', though {leaf!r} needs a gradient.")
-    if gradient.shape != shape:
-        found, expected = tuple(gradient.shape), tuple(shape)
+    if gradient.shape != size:
+        found, expected = tuple(gradient.shape), tuple(size)
         raise CheckError(f"backward returns {name!r} in shape {found}; {leaf!r} has {expected}.")
     return gradient
 

@@ -1,14 +1,13 @@
 """The models of whole words as one would write them in PyTorch: autograd, torch's AdamW, torch.compile."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backhand.language.recipes import CONFIGS, WordConfig
-from backhand.language.word_models import SHAPES
+from backhand.engines.axes import shape_of
+from backhand.engines.textbooks import textbook
 
 Parameters = dict[str, Tensor]
 
@@ -18,11 +17,8 @@ Model = Callable[[Parameters, Tensor, int], Tensor]
 
 def shapes_of(kind: str, *, V: int, e: int, m: int, T: int = 16, L: int = 2) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's parameters; a transformer has rows of m numbers, T positions and L layers."""
-    blank = CONFIGS[kind](words="")
-    assert isinstance(blank, WordConfig)
-    width = m if kind == "transformer" else e
-    config = replace(blank, n_embd=width, n_hidden=m, layers=L, heads=1, block_size=T - 1)
-    return SHAPES[kind](config, V)
+    sizes = {"V": V, "e": e, "m": m, "d": m, "T": T, "L": L, "1": 1}
+    return {name: shape_of(axes, sizes) for name, axes in textbook(kind).axes.items()}
 
 
 def draw(shapes: dict[str, tuple[int, ...]], generator: torch.Generator | None = None) -> Parameters:

@@ -19,6 +19,7 @@ from backhand.checking.running.copied import is_copied
 from backhand.checking.running.names import flatten, root
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.program import Source
+from backhand.checking.running.slicing import computes, feeding, passing_on
 from backhand.checking.running.statements import simple_statements
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
@@ -32,6 +33,8 @@ from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 from backhand.errors import in_short
 
+# More lines at fault than these are no lines at fault.
+FEW = 3
 # Lines that are shown besides those at fault, of what a function returns.
 BESIDE_THE_FAULT = 2
 # What is not the user's own code in a traceback.
@@ -243,13 +246,29 @@ class _Table:
         at_fault, named = [fault.statement for fault in faults], self.named.get(name)
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
-        elif named is not None:
-            at_fault += named.at
+        elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
+            made_of = [s for fault in faults for s in fault.temporaries]
+            is_beneath = any(s in made_of for s in named.at[:1]) and not {*at_fault} & {*named.at}
+            at_fault = [*named.at, *at_fault] if is_beneath else [*at_fault, *named.at]
         lines = [source.line(statement.lineno) for statement in at_fault]
         told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
-        if faults and self.chosen.contract == "returned":  # of a whole model that is nearly every line
-            return told[: len(faults) + BESIDE_THE_FAULT]
-        return told
+        return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
+
+    def _near(
+        self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]
+    ) -> tuple[Line, ...]:
+        """Return the lines at fault, then those that they read, and the gradient's own: three, or few more.
+
+        In a whole model nearly every line makes a gradient.
+        """
+        firm = [s for s in dict.fromkeys(at_fault) if computes(s)]
+        if name not in self.named or not at_fault or len(firm) > FEW:
+            firm = firm[:1]
+        own = [source.line(s.lineno) for s in firm]
+        last = source.writers(root(self.paths.get(name, "")))[-1:]
+        near = [source.line(s.lineno) for f in firm for s in (*passing_on(source, f), *feeding(source, f))]
+        lines = tuple(dict.fromkeys((*own, *near[:BESIDE_THE_FAULT], *last, *near)))
+        return lines[: max(len(own), 1) + BESIDE_THE_FAULT] or told
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths:

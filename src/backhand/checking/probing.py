@@ -64,7 +64,7 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
     """Return the probe of a pass, on the tensors of one draw."""
     drawn = judgement.draw
     traced = drawn.seen
-    offered = arguments(chosen, traced.values, traced.upstream)
+    offered = arguments(chosen, traced)
     returns = chosen.contract == "returned"
     given = offered["inputs"] | offered["upstream"] if returns else offered
     turns = itertools.count()  # a backward that draws numbers of its own gives another answer each time

@@ -77,7 +77,7 @@ def is_allowed(chosen: Pass, failure: Mistake) -> bool:
 
 
 def _looked_at(chosen: Pass, failures: Sequence[Mistake], untried: Sequence[Untried]) -> Iterator[str]:
-    if chosen.contract != "returned" or chosen.runner is not None:
+    if chosen.contract != "returned" or (chosen.runner is not None and chosen.runner.over_numpy):
         return
     refused = [f"{f.kind} ({f.message.rstrip('.')})" for f in failures if is_allowed(chosen, f)]
     left = {u.what for u in untried}
@@ -222,7 +222,7 @@ def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
     traced = drawn.seen
     if chosen.contract == "returned" or not drawn.user or chosen.is_last(traced.outputs):
         return
-    if not set(traced.upstream) & set(arguments(chosen, traced.values, traced.upstream)):
+    if not set(traced.upstream) & set(arguments(chosen, traced)):
         message = f"backward does not ask for the upstream gradient {', '.join(traced.upstream)}."
         yield mistake("ignores_upstream", message, {"gradients": sorted(drawn.matched.values())})
 

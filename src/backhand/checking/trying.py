@@ -128,7 +128,7 @@ def _another(
         return None
     if not is_finite(another) or (another.error is not None and known.error is None):
         return None
-    judgement = judge(chosen, another, first)
+    judgement = _own_precision(chosen, values, judge(chosen, another, first))
     return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
 
 

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from backhand.passes.gru_model import SHAPES
+
+from .axes import Sizes
 from .kernels import (
     ONE,
     Indices,
@@ -24,23 +27,13 @@ from .kernels import (
     transpose,
 )
 from .native_words import Settings
-from .padding import Room, Sizes, padded, zeros
+from .padding import Room, padded, zeros
 from .recurrent_layers import States, fill_table, make_states, table_backward
 from .tries import add_into_rows, grow, take_rows
 from .word_layers import adamw, clear, copy_row, head_backward, head_loss
 from .word_steps import NativeModel
 
-AXES = {
-    "E": "V e",
-    "h0": "1 m",
-    "Wx": "e 3m",
-    "Wh": "m 2m",
-    "Wn": "m m",
-    "b": "3m",
-    "Wo": "m V",
-    "bo": "V",
-}
-Weights: Any = namedtuple("Weights", AXES)
+Weights: Any = namedtuple("Weights", SHAPES)
 
 
 class Gates(NamedTuple):
@@ -221,5 +214,7 @@ def gru_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-MODEL = NativeModel(gru_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "gru_steps"))
+MODEL = NativeModel(
+    gru_steps, lambda settings: SHAPES, Weights, make_extras, ("recurrent_layers", "gru_steps")
+)
 STEPS = MODEL.steps

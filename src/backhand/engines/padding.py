@@ -1,15 +1,13 @@
 """Room for a model's numbers, padded with zeros to whole vectors, so that kernels can take whole tiles."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .axes import Axes, Sizes, parts
 from .tiles import LANES
-
-Sizes = Mapping[str, int]
-"""What the letters in an axis of a parameter stand for."""
 
 COUNTS = ("L", "T", "1")
 """Axes that only count matrices or rows, and are not padded: layers, positions, and the one row of h0."""
@@ -34,24 +32,10 @@ def blocks(axes: str, sizes: Sizes) -> list[tuple[int, int, int]]:
     >>> blocks("L d 3d", {"L": 2, "d": 20})
     [(1, 2, 2), (1, 20, 32), (3, 20, 32)]
     """
-    found = []
-    for axis in axes.split():
-        size = sizes[axis[-1]]
-        found.append((int(axis[:-1] or 1), size, size if axis[-1] in COUNTS else padded(size)))
-    return found
-
-
-def sizes_of(axes: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Return what each letter stands for, in parameters of these shapes.
-
-    >>> sizes_of({"E": "V e", "Wx": "e 3m", "h0": "1 m"}, {"E": (27, 10), "Wx": (10, 60), "h0": (1, 20)})
-    {'V': 27, 'e': 10, 'm': 20, '1': 1}
-    """
-    pairs = [(a, n) for name, each in axes.items() for a, n in zip(each.split(), shapes[name], strict=True)]
-    for axis, size in pairs:
-        if size % int(axis[:-1] or 1):
-            raise ValueError(f"{size} numbers cannot be cut into {axis[:-1]} parts")
-    return {axis[-1]: size // int(axis[:-1] or 1) for axis, size in pairs}
+    return [
+        (count, sizes[letter], sizes[letter] if letter in COUNTS else padded(sizes[letter]))
+        for count, letter in parts(axes)
+    ]
 
 
 class Room(NamedTuple):
@@ -65,7 +49,7 @@ class Room(NamedTuple):
     g: Any
 
 
-def make_room(weights: Any, axes: Mapping[str, str], sizes: Sizes) -> Room:
+def make_room(weights: Any, axes: Axes, sizes: Sizes) -> Room:
     """Return room for the parameters of a table, name to axes; `weights` is a named tuple of these names."""
     shapes = {
         name: tuple(count * room for count, _, room in blocks(each, sizes)) for name, each in axes.items()

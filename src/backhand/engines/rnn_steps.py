@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from backhand.passes.rnn_model import SHAPES
+
+from .axes import Sizes
 from .kernels import ONE, Indices, Matrix, Row, add_product, kernel, once, product, sum_rows, tanh, transpose
 from .native_words import Settings
-from .padding import Room, Sizes, padded, zeros
+from .padding import Room, padded, zeros
 from .recurrent_layers import States, fill_table, make_states, table_backward
 from .tries import add_into_rows, grow, take_rows
 from .word_layers import adamw, clear, copy_row, head_backward, head_loss
 from .word_steps import NativeModel
 
-AXES = {"E": "V e", "h0": "1 m", "Wx": "e m", "Wh": "m m", "b": "m", "Wo": "m V", "bo": "V"}
-Weights: Any = namedtuple("Weights", AXES)
+Weights: Any = namedtuple("Weights", SHAPES)
 
 
 def make_extras(
@@ -113,5 +115,7 @@ def rnn_steps(
         adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
-MODEL = NativeModel(rnn_steps, lambda settings: AXES, Weights, make_extras, ("recurrent_layers", "rnn_steps"))
+MODEL = NativeModel(
+    rnn_steps, lambda settings: SHAPES, Weights, make_extras, ("recurrent_layers", "rnn_steps")
+)
 STEPS = MODEL.steps

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from . import dropping
+from .axes import Sizes
 from .native_words import Settings
-from .padding import Sizes, padded, zeros
+from .padding import padded, zeros
 from .tries import Trie, make_trie
 from .word_layers import Head, make_head
 

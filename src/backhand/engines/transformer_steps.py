@@ -3,6 +3,9 @@
 from collections import namedtuple
 from typing import Any
 
+from backhand.passes.transformer_model import SHAPES
+
+from .axes import Axes
 from .kernels import (
     ONE,
     Indices,
@@ -37,16 +40,14 @@ from .word_layers import Head, adamw, clear, head_backward, head_loss
 from .word_steps import NativeModel
 
 
-def axes(settings: Settings) -> dict[str, str]:
+def axes(settings: Settings) -> Axes:
     """Return the axes of each parameter: each head's queries, keys and values, k of each, begin a vector."""
     h = settings.heads
-    Wqkv, bqkv, Wproj = f"L d {3 * h}k", f"L {3 * h}k", f"L {h}k d"
-    attention = {"gain1": "L d", "bias1": "L d", "Wqkv": Wqkv, "bqkv": bqkv, "Wproj": Wproj, "bproj": "L d"}
-    wide = {"gain2": "L d", "bias2": "L d", "Wfc": "L d 4d", "bfc": "L 4d", "Wout": "L 4d d", "bout": "L d"}
-    return {"E": "V d", "P": "T d", **attention, **wide, "gainf": "d", "biasf": "d", "Wo": "d V"}
+    ours = {"Wqkv": f"L d {3 * h}k", "bqkv": f"L {3 * h}k", "Wproj": f"L {h}k d"}
+    return SHAPES | ours
 
 
-Weights: Any = namedtuple("Weights", axes(Settings()))
+Weights: Any = namedtuple("Weights", SHAPES)
 
 
 @once

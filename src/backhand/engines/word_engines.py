@@ -1,28 +1,16 @@
 """Steps of AdamW for the models that read whole words: one engine a way to get the gradients."""
 
-import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from backhand.passes import bigram_model, gru_model, rnn_model, transformer_model
-
 from . import adamw, native, native_words
-from .dropping import BRANCHES, masks
 from .native_words import Moments, Settings
-from .stepping import Parameters, wired
-
-TEXTBOOKS: Mapping[str, ModuleType] = {
-    "bigram": bigram_model,
-    "rnn": rnn_model,
-    "gru": gru_model,
-    "transformer": transformer_model,
-}
-"""The pass of each type."""
+from .stepping import Parameters
+from .textbooks import Textbook, has_machine_code, textbook
 
 
 class WordEngine(Protocol):
@@ -42,48 +30,39 @@ class WordEngine(Protocol):
         ...
 
 
-def extras(kind: str, parameters: Parameters, X: Tensor, settings: Settings, step: int) -> dict[str, Any]:
-    """Return what a pass is given beside words and parameters."""
-    if kind != "transformer":
-        return {}
-    layers, width = parameters["gain1"].shape
-    if not settings.dropout:
-        kept = torch.ones(layers, BRANCHES, 1, 1, 1, dtype=torch.bool, device=X.device)
-    else:
-        drawn = masks(X, layers, width, rate=settings.dropout, seed=settings.seed, step=step)
-        kept = drawn != 0
-    return {"heads": settings.heads, "kept": kept, "dropout": settings.dropout}
-
-
-def trimmed(X: Tensor, Y: Tensor, more: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def trimmed(X: Tensor, Y: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Return a minibatch without the positions at which all words have ended."""
     used = int((Y >= 0).sum(1).max())
-    if "kept" in more:
-        more = more | {"kept": more["kept"][:, :, :, :used]}
-    return X[:, :used], Y[:, :used], more
+    if "kept" in given:
+        given = given | {"kept": given["kept"][:, :, :, :used]}
+    return X[:, :used], Y[:, :used], given
+
+
+Gradients = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+"""Returns loss and gradients for a pass, parameters, words X and Y, and what else the pass is given."""
 
 
 def by_autograd(
-    kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]
+    book: Textbook, parameters: Parameters, X: Tensor, Y: Tensor, given: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and PyTorch's own gradients."""
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     with torch.enable_grad():
-        loss = TEXTBOOKS[kind].forward(X, Y, **leaves, **more)["loss"]
+        loss = book.forward(X, Y, leaves, given)["loss"]
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     return loss.detach(), {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
 def by_hand(
-    kind: str, parameters: Parameters, X: Tensor, Y: Tensor, more: dict[str, Any]
+    book: Textbook, parameters: Parameters, X: Tensor, Y: Tensor, given: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and the hand-written gradients."""
-    tensors = TEXTBOOKS[kind].forward(X, Y, **parameters, **more)
-    return tensors["loss"], wired(TEXTBOOKS[kind])(tensors)
+    tensors = book.forward(X, Y, parameters, given)
+    return tensors["loss"], book.backward(tensors)
 
 
-def descend(gradients_of: Any) -> WordEngine:
-    """Return the engine that takes its gradients from one of the two."""
+def descend(gradients_of: Gradients, fused: bool = False) -> WordEngine:
+    """Return the engine with gradients from one of the two, of the chunked pass or of the fused one."""
 
     @torch.no_grad()
     def engine(
@@ -95,11 +74,11 @@ def descend(gradients_of: Any) -> WordEngine:
         moments: Moments,
         settings: Settings,
     ) -> Tensor:
-        losses = []
+        book, losses = textbook(kind, fused), []
         for i, (X, Y, rate) in enumerate(zip(Xs, Ys, rates, strict=True)):
             step = settings.steps_before + i
-            minibatch = trimmed(X, Y, extras(kind, parameters, X, settings, step))
-            loss, gradients = gradients_of(kind, parameters, *minibatch)
+            minibatch = trimmed(X, Y, book.given(parameters, X, settings, step))
+            loss, gradients = gradients_of(book, parameters, *minibatch)
             adamw.update(
                 parameters, gradients, *moments, rate=rate, weight_decay=settings.weight_decay, step=step + 1
             )
@@ -109,7 +88,7 @@ def descend(gradients_of: Any) -> WordEngine:
     return engine
 
 
-chunked: WordEngine = descend(by_hand)
+fused: WordEngine = descend(by_hand, fused=True)
 
 
 def machine_code(
@@ -121,24 +100,24 @@ def machine_code(
     moments: Moments,
     settings: Settings,
 ) -> Tensor:
-    """Take some steps in machine code; where that cannot be, the chunked engine does.
+    """Take some steps in machine code; where that cannot be, the fused engine does.
 
     It says so in a NativeEngineWarning, unless it is because of the type or a GPU.
     """
-    take = chunked
-    there = importlib.util.find_spec(f".{kind}_steps", __package__) is not None
-    if there and next(iter(parameters.values())).device.type == "cpu":
+    take = fused
+    if has_machine_code(kind) and next(iter(parameters.values())).device.type == "cpu":
         reason = native.why_not(parameters)
         if reason is None:
             take = native_words.take_steps
         else:
-            text = f"{reason}; the chunked engine takes its place"
+            text = f"{reason}; the fused engine takes its place"
             warnings.warn(text, native.NativeEngineWarning, stacklevel=2)
     return take(kind, parameters, Xs, Ys, rates, moments, settings)
 
 
 WORD_ENGINES: Mapping[str, WordEngine] = {
     "autograd": descend(by_autograd),
-    "chunked": chunked,
+    "chunked": descend(by_hand),
+    "fused": fused,
     "native": machine_code,
 }

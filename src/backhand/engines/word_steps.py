@@ -1,6 +1,6 @@
 """Machine code of a model's steps as an engine: room for its numbers is made, filled, and read back."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .axes import Axes, Sizes, parts, sizes_of
 from .compiling import Compiled
 from .native_words import Moments, Settings
-from .padding import Room, Sizes, inner, make_room, sizes_of, views
+from .padding import Room, inner, make_room, views
 from .stepping import Parameters
 from .word_layers import paces
 
@@ -36,7 +37,7 @@ class NativeModel:
     """
 
     function: Callable[..., None]
-    axes: Callable[[Settings], Mapping[str, str]]
+    axes: Callable[[Settings], Axes]
     weights: Any
     extras: Callable[[tuple[int, int, int], Sizes, Settings], Extras]
     sources: tuple[str, ...]
@@ -49,8 +50,7 @@ class NativeModel:
     def example(self) -> Sequence[Any]:
         """Return arguments of the steps, as small as they can be."""
         axes = self.axes(Settings())
-        letters = {axis[-1] for each in axes.values() for axis in each.split()}
-        sizes = dict.fromkeys(letters, 1)
+        sizes = {letter: 1 for each in axes.values() for _, letter in parts(each)}
         integers, line = np.zeros((1, 1, 1), np.int64), np.zeros(1, np.float32)
         room = make_room(self.weights, axes, sizes)
         return integers, integers, line[None], line, room, *self.extras((1, 1, 1), sizes, Settings())
@@ -87,7 +87,7 @@ class NativeModel:
 
 
 def beside(
-    room: Room, axes: Mapping[str, str], sizes: Sizes, parameters: Parameters, moments: Moments
+    room: Room, axes: Axes, sizes: Sizes, parameters: Parameters, moments: Moments
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each parameter and moment with the part of the room that is kept for it."""
     shapes = {name: getattr(room.p, name).shape for name in axes}

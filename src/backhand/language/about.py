@@ -20,7 +20,7 @@ from backhand.errors import ConfigError, RunError
 
 from .config import TrainConfig
 from .files import refuse_no_file, write_atomically
-from .recipes import CONFIGS
+from .recipes import config_of
 from .vocabulary import END, Vocabulary
 
 ABOUT = "run.json"
@@ -134,9 +134,7 @@ def read_json(folder: Path) -> dict[str, Any]:
 def read_config(values: Any) -> TrainConfig:
     """Return the configuration; of a run that has begun, nothing is left open."""
     kind = values.get("type", "mlp") if isinstance(values, dict) else "mlp"
-    if kind not in CONFIGS:
-        raise ValueError(f"there is no type of model {kind!r:.50}")
-    config = CONFIGS[kind].from_dict(values)
+    config = config_of(kind).from_dict(values)
     if config.steps is None or config.keep is None or "\0" in config.words:
         raise ValueError("steps, keep or words are not those of a run")
     return config

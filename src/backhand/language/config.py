@@ -9,7 +9,6 @@ import tyro
 from backhand.errors import ConfigError
 
 EngineName = Literal["autograd", "chunked", "fused", "native"]
-ModelType = Literal["bigram", "mlp", "rnn", "gru", "transformer"]
 BatchNorm = Literal["calibrate", "running"]
 Keep = Literal["best", "last"]
 CleaningStep = Literal["first", "swap", "ascii", "lower", "strip", "dots", "nfc"]
@@ -21,6 +20,16 @@ LECTURE_STEPS = 200_000
 def described(text: str, metavar: str | None = None, name: str | None = None) -> Any:
     """Return the description of a flag whose default goes without saying."""
     return tyro.conf.arg(help=text, metavar=metavar, name=name, help_behavior_hint="")
+
+
+TypeName = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="NAME",
+        help="the model, by makemore's name: bigram, mlp, rnn, gru or transformer; each has its own "
+        "defaults: --type gru --help",
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +48,7 @@ class TrainConfig:
 
     most_steps: ClassVar[int] = LECTURE_STEPS
 
-    type: ModelType = "mlp"
-    """the model, by makemore's name; each has its own defaults: --type gru --help"""
+    type: TypeName = "mlp"
 
     words: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[WORDS]")] = "names"
     """a file with one word a line, a CSV file (with --column), or an embedded list: names, municipios"""

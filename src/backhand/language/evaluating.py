@@ -1,7 +1,7 @@
 """How good a model is: its loss on words, beside two yardsticks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from backhand.errors import ConfigError
 
 from .config import SplitName, TrainConfig
 from .contexts import Contexts, count_distinct
+from .model_types import uses_hidden
 from .saving import Run
 from .words import load_words
 
@@ -83,12 +84,20 @@ def evaluate(
         parts = {str(words): Contexts(others, run.vocabulary, run.config.block_size)}
     else:
         parts = {name: part for name, part in splits._asdict().items() if split in ("all", name)}
-    bigram = Bigram.of(splits.train)
-    uniform = math.log(len(run.vocabulary))
-    return [
-        Score(name, len(part), run.model.loss(part), bigram.loss(part), uniform)
-        for name, part in parts.items()
-    ]
+    return scored(run, {name: (part, run.model.loss(part)) for name, part in parts.items()}, splits.train)
+
+
+def final_scores(run: Run) -> list[Score]:
+    """Return the scores of a run that has just been trained, by the losses that it ended with."""
+    splits = run.contexts()
+    parts = {name: (part, run.results[name]) for name, part in splits._asdict().items()}
+    return scored(run, parts, splits.train)
+
+
+def scored(run: Run, parts: Mapping[str, tuple[Contexts, float]], train: Contexts) -> list[Score]:
+    """Return the scores of some words, whose losses have been measured, beside what counting reaches."""
+    bigram, uniform = Bigram.of(train), math.log(len(run.vocabulary))
+    return [Score(name, len(part), loss, bigram.loss(part), uniform) for name, (part, loss) in parts.items()]
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | N
         tries.append("--keep best")
     if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
         tries.append("fewer --steps")
-    if config.type in ("mlp", "rnn", "gru"):
+    if uses_hidden(config):
         tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
     if config.type == "mlp" and config.block_size > 2:
         tries.append(f"a shorter context (--block-size {config.block_size - 1})")

@@ -9,7 +9,7 @@ import tyro
 
 from backhand.errors import ConfigError
 
-from .config import BatchNorm, EngineName, ModelType, TrainConfig, flag, is_number, is_whole
+from .config import BatchNorm, EngineName, TrainConfig, TypeName, flag, is_number, is_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class WordConfig(TrainConfig):
     `block_size` becomes the length of the longest word, and there is no batch norm.
 
     >>> [round(CONFIGS["gru"](steps=100).rate_at(step), 6) for step in (0, 50, 99)]
-    [0.002, 0.001, 0.0]
+    [0.002, 0.00115, 0.0003]
     """
 
     passes: ClassVar[int] = 7  # fifty times through the lecture's words, of seven symbols each
@@ -42,10 +42,13 @@ class WordConfig(TrainConfig):
     """learning rate at first; it falls along half a cosine"""
 
     final_rate: float = 0.0
-    """learning rate in the end"""
+    """learning rate in the end; averaging likes it to be above 0"""
 
     weight_decay: float = 0.01
     """what share of a parameter a step takes away, in learning rates"""
+
+    average: float = 0.0
+    """share of the steps, the last ones, over which weights are averaged for the model to use"""
 
     layers: int = 4
     """of a transformer"""
@@ -58,22 +61,16 @@ class WordConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.type == "bigram" and self.engine == "native":
-            raise ConfigError("--engine native has no --type bigram; choose autograd or chunked")
-        if self.engine == "fused":
-            raise ConfigError(f"--engine fused is of the type mlp; --type {self.type} has the others")
         for name in ("layers", "heads"):
             value = getattr(self, name)
             if not is_whole(value) or value < 1:
                 raise ConfigError(f"{flag(name)} is {value!r:.50}; it must be a whole number from 1 up")
-        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ConfigError(f"--dropout is {self.dropout!r:.50}; it is a share, at least 0 and below 1")
+        for name in ("dropout", "average"):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value < 1:
+                raise ConfigError(f"{flag(name)} is {value!r:.50}; it is a share, at least 0 and below 1")
         if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"--weight-decay is {self.weight_decay!r:.50}; it must be a number from 0 up")
-        if self.type == "transformer" and self.n_embd % self.heads:
-            raise ConfigError(
-                f"--n-embd is {self.n_embd}; {self.heads} heads cannot share it, take a multiple of --heads"
-            )
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -85,10 +82,9 @@ class WordConfig(TrainConfig):
 class BigramConfig(WordConfig):
     """A run of the bigram model."""
 
-    type: ModelType = "bigram"
-    """the model, by makemore's name"""
+    type: TypeName = "bigram"
     engine: EngineName = "chunked"
-    """whose backward pass: PyTorch's, or the one by hand; there is no machine code of it"""
+    """whose backward pass: PyTorch's, or one by hand; there is no machine code of it, and native is fused"""
     rate: float = 0.02
     """learning rate at first; it falls along half a cosine"""
     weight_decay: float = 0.0
@@ -99,31 +95,49 @@ class BigramConfig(WordConfig):
 class RnnConfig(WordConfig):
     """A run of the rnn."""
 
-    type: ModelType = "rnn"
-    """the model, by makemore's name"""
+    most_steps: ClassVar[int] = 28_000
+    type: TypeName = "rnn"
+    final_rate: float = 5e-4
+    """learning rate in the end"""
+    average: float = 0.2
+    """share of the steps, the last ones, over which weights are averaged for the model to use"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GruConfig(WordConfig):
     """A run of the gru."""
 
-    type: ModelType = "gru"
-    """the model, by makemore's name"""
+    most_steps: ClassVar[int] = 30_000
+    type: TypeName = "gru"
+    final_rate: float = 3e-4
+    """learning rate in the end"""
+    average: float = 0.6
+    """share of the steps, the last ones, over which weights are averaged for the model to use"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(WordConfig):
     """A run of the transformer: without dropout and weight decay it overfits the lecture's list."""
 
-    most_steps: ClassVar[int] = 20_000
-    type: ModelType = "transformer"
-    """the model, by makemore's name"""
+    most_steps: ClassVar[int] = 12_000
+    type: TypeName = "transformer"
     batch_size: int = 64
     """words in a minibatch"""
+    final_rate: float = 3e-4
+    """learning rate in the end"""
+    average: float = 0.3
+    """share of the steps, the last ones, over which weights are averaged for the model to use"""
     dropout: float = 0.2
     """share of the numbers that a transformer's branches drop in training"""
     weight_decay: float = 0.1
     """what share of a parameter a step takes away, in learning rates"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_embd % self.heads:
+            raise ConfigError(
+                f"--n-embd is {self.n_embd}; {self.heads} heads cannot share it, take a multiple of --heads"
+            )
 
 
 CONFIGS: Mapping[str, type[TrainConfig]] = {
@@ -133,4 +147,15 @@ CONFIGS: Mapping[str, type[TrainConfig]] = {
     "gru": GruConfig,
     "transformer": TransformerConfig,
 }
-"""The options of each type of model."""
+"""The types of model, each with its options: all that the rest of the package knows of which there are."""
+
+
+def config_of(kind: str) -> type[TrainConfig]:
+    """Return the options of a type.
+
+    Raises:
+        ConfigError: there is no such type.
+    """
+    if kind not in CONFIGS:
+        raise ConfigError(f"there is no --type {kind!r:.50}; choose from {', '.join(CONFIGS)}")
+    return CONFIGS[kind]

@@ -18,12 +18,14 @@ from backhand.engines.word_engines import WORD_ENGINES
 from backhand.errors import ConfigError, NonFiniteError
 from backhand.showing import plain
 
+from .averaging import add_to_average, averaged, steps_to_next
 from .config import TrainConfig
 from .contexts import Contexts, Splits
 from .drawing import LECTURE_SEED, draw_words
 from .files import write_atomically
 from .history import History
 from .model import Model, calibrate
+from .model_types import AnyModel
 from .plotting import plot_history
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run
 from .starting import started
@@ -162,15 +164,22 @@ def measure(run: Run, splits: Splits[Contexts]) -> float:
     Batch norm is calibrated on no more contexts of the training split. The splits are shuffled, so that their
     first words are a sample of them all.
     """
-    latest = run.latest
-    if isinstance(latest, Model) and run.config.batch_norm == "calibrate":
-        statistics = calibrate(latest.parameters, splits.train.first(ENOUGH))
-        latest = Model(run.vocabulary, latest.parameters, *statistics)
+    latest = usable(run, splits.train.first(ENOUGH))
     dev = latest.loss(splits.dev.first(ENOUGH))
     if run.config.keep == "best" and dev < run.dev:
         run.dev, run.kept = dev, run.step
         run.model = latest.copy()
     return dev
+
+
+def usable(run: Run, contexts: Contexts) -> AnyModel:
+    """Return the latest model as it is to be used: calibrated on some contexts, or of averaged weights."""
+    latest = run.latest
+    if isinstance(latest, WordModel):
+        return averaged(latest, run.step)
+    if run.config.batch_norm == "calibrate":
+        return Model(run.vocabulary, latest.parameters, *calibrate(latest.parameters, contexts))
+    return latest
 
 
 def blocks(run: Run, contexts: Contexts, stop: int, engine: Engine | None) -> Iterator[list[float]]:
@@ -179,25 +188,29 @@ def blocks(run: Run, contexts: Contexts, stop: int, engine: Engine | None) -> It
     How many steps that is depends on the machine; the result does not: the indices of k minibatches drawn at
     once are those of k draws, and the generator is left in the same state.
     """
-    config, parameters = run.config, run.latest.parameters
-    whole = contexts.whole if isinstance(run.latest, WordModel) else None
+    config, latest = run.config, run.latest
+    whole = contexts.whole if isinstance(latest, WordModel) else None
     examples = len(contexts) if whole is None else len(whole.X)
     most = max(1, AT_ONCE // (config.batch_size * max(8, config.block_size)))
     steps = 1
     while run.step < stop:
         steps = min(steps, stop - run.step)
+        if isinstance(latest, WordModel):
+            steps = min(steps, steps_to_next(latest.config, run.step))
         began = time.perf_counter()
         rows = torch.randint(0, examples, (steps, config.batch_size), generator=run.generator)
         rows = rows.to(contexts.flat.device)
         # (steps, n, block_size) and (steps, n), or both (steps, n, T)
         Xs, Ys = contexts[rows] if whole is None else (whole.X[rows], whole.Y[rows])
         rates = [config.rate_at(step) for step in range(run.step, run.step + steps)]
-        before = {name: p.clone() for name, p in parameters.items()}
+        before = {name: p.clone() for name, p in latest.parameters.items()}
         losses = take_steps(run, Xs, Ys, rates, engine)
-        if not all(tensor.isfinite().all() for tensor in (losses, *parameters.values())):
+        if not all(tensor.isfinite().all() for tensor in (losses, *latest.parameters.values())):
             origin = first_nonfinite(config.engine, before, Xs, Ys, rates) if whole is None else None
             raise NonFiniteError(explain_nonfinite(run, origin))
         run.step += steps
+        if isinstance(latest, WordModel):
+            add_to_average(latest, run.step)
         yield losses.tolist()
         pace = steps / (time.perf_counter() - began)
         steps = max(1, min(2 * steps, round(0.1 * pace), most))
@@ -231,7 +244,9 @@ def checkpoint(run: Run, contexts: Contexts, history: History) -> None:
     """Save the run with a usable model: calibrated, unless it keeps running statistics."""
     if run.config.keep == "last" or run.dev == inf or run.step == steps_of(run) == run.kept:
         run.model, run.kept = run.latest, run.step
-    if isinstance(run.model, Model) and run.config.batch_norm == "calibrate":
+    if isinstance(run.latest, WordModel) and run.model is run.latest:
+        run.model = averaged(run.latest, run.step)
+    elif isinstance(run.model, Model) and run.config.batch_norm == "calibrate":
         same = run.model is run.latest
         bnmean, bnstd = calibrate(run.model.parameters, contexts)
         run.model = Model(run.vocabulary, run.model.parameters, bnmean, bnstd)

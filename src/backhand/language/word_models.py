@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backhand.engines.axes import shape_of
 from backhand.engines.native_words import Moments, Settings
-from backhand.engines.word_engines import TEXTBOOKS, extras
+from backhand.engines.textbooks import textbook
 from backhand.errors import WordsError
 
 from .contexts import Contexts
@@ -16,47 +17,26 @@ from .vocabulary import Vocabulary
 
 Shapes = dict[str, tuple[int, ...]]
 
-AT_ONCE = 1 << 10
-"""Words that are computed at once; a pass keeps every layer's tensors, some 200 MB of a transformer's."""
+AT_ONCE = 1 << 7
+"""Words that are computed at once: a pass keeps every layer's tensors, and those of so few stay in the cache;
+of a transformer's, eight times as many take half as long again."""
 
-FIRST, SECOND = "first.", "second."
-
-
-def bigram_shapes(config: WordConfig, V: int) -> Shapes:
-    """Shapes of the table."""
-    return {"W": (V, V)}
+FIRST, SECOND, AVERAGE = "first.", "second.", "average."
 
 
-def rnn_shapes(config: WordConfig, V: int) -> Shapes:
-    """Shapes of the rnn's parameters."""
-    e, m = config.n_embd, config.n_hidden
-    inner = {"Wx": (e, m), "Wh": (m, m), "b": (m,)}
-    return {"E": (V, e), "h0": (1, m), **inner, "Wo": (m, V), "bo": (V,)}
+def shapes_of(config: WordConfig, vocab_size: int) -> Shapes:
+    """Return the shapes of the parameters, as the pass says what their axes are."""
+    width, state = config.n_embd, config.n_hidden
+    sizes = {"V": vocab_size, "T": config.block_size + 1, "L": config.layers, "1": 1}
+    sizes |= {"e": width, "d": width, "m": state}
+    return {name: shape_of(axes, sizes) for name, axes in textbook(config.type).axes.items()}
 
 
-def gru_shapes(config: WordConfig, V: int) -> Shapes:
-    """Shapes of the gru's parameters."""
-    e, m = config.n_embd, config.n_hidden
-    inner = {"Wx": (e, 3 * m), "Wh": (m, 2 * m), "Wn": (m, m), "b": (3 * m,)}
-    return {"E": (V, e), "h0": (1, m), **inner, "Wo": (m, V), "bo": (V,)}
-
-
-def transformer_shapes(config: WordConfig, V: int) -> Shapes:
-    """Shapes of the transformer's parameters."""
-    T, L, d = config.block_size + 1, config.layers, config.n_embd
-    attention = {"Wqkv": (L, d, 3 * d), "bqkv": (L, 3 * d), "Wproj": (L, d, d), "bproj": (L, d)}
-    wide = {"Wfc": (L, d, 4 * d), "bfc": (L, 4 * d), "Wout": (L, 4 * d, d), "bout": (L, d)}
-    first, second = ({f"gain{i}": (L, d), f"bias{i}": (L, d)} for i in (1, 2))
-    ends = {"gainf": (d,), "biasf": (d,), "Wo": (d, V)}
-    return {"E": (V, d), "P": (T, d), **first, **attention, **second, **wide, **ends}
-
-
-SHAPES: Mapping[str, Callable[[WordConfig, int], Shapes]] = {
-    "bigram": bigram_shapes,
-    "rnn": rnn_shapes,
-    "gru": gru_shapes,
-    "transformer": transformer_shapes,
-}
+def state_shapes(config: WordConfig, vocab_size: int) -> Shapes:
+    """Return the shapes of a model's `tensors`."""
+    groups = ("", FIRST, SECOND, AVERAGE) if config.average else ("", FIRST, SECOND)
+    shapes = shapes_of(config, vocab_size)
+    return {before + name: shape for before in groups for name, shape in shapes.items()}
 
 
 def draw(shapes: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
@@ -77,12 +57,40 @@ def draw(shapes: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class WordModel:
-    """A model that reads whole words: parameters, and AdamW's moments, with which training goes on."""
+    """A model that reads whole words: its parameters, and all with which training goes on.
+
+    Attributes:
+        vocabulary: the symbols.
+        config: gives the sizes that its tensors do not tell.
+        parameters: by name.
+        moments: AdamW's.
+        average: the parameters as `averaging` averages them; empty where it does not.
+    """
 
     vocabulary: Vocabulary
     config: WordConfig
     parameters: dict[str, Tensor]
     moments: Moments
+    average: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, config: WordConfig, tensors: Mapping[str, Tensor]) -> "WordModel":
+        """Return the model whose `tensors` these are."""
+        names = shapes_of(config, len(vocabulary))
+        parameters, first, second = (
+            {name: tensors[before + name] for name in names} for before in ("", FIRST, SECOND)
+        )
+        average = {name: tensors[AVERAGE + name] for name in names if config.average}
+        return cls(vocabulary, config, parameters, Moments(first, second), average)
+
+    @classmethod
+    def drawn(cls, vocabulary: Vocabulary, config: WordConfig, generator: torch.Generator) -> "WordModel":
+        """Return a model that has not been trained."""
+        parameters = draw(shapes_of(config, len(vocabulary)), generator)
+        first, second, average = (
+            {name: torch.zeros_like(p) for name, p in parameters.items()} for _ in "123"
+        )
+        return cls(vocabulary, config, parameters, Moments(first, second), average if config.average else {})
 
     @property
     def block_size(self) -> int:
@@ -91,17 +99,15 @@ class WordModel:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and moments, by name."""
-        first, second = self.moments
-        tensors = self.parameters | {FIRST + name: t for name, t in first.items()}
-        return tensors | {SECOND + name: t for name, t in second.items()}
+        """Parameters and what training goes on with, by name."""
+        groups = {"": self.parameters, FIRST: self.moments.first, SECOND: self.moments.second}
+        groups[AVERAGE] = self.average
+        return {before + name: t for before, group in groups.items() for name, t in group.items()}
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "WordModel":
         """Return the model with every tensor changed."""
-        parameters, first, second = (
-            {name: change(t) for name, t in each.items()} for each in (self.parameters, *self.moments)
-        )
-        return WordModel(self.vocabulary, self.config, parameters, Moments(first, second))
+        tensors = {name: change(t) for name, t in self.tensors.items()}
+        return WordModel.of(self.vocabulary, self.config, tensors)
 
     def to(self, device: str) -> "WordModel":
         """Return the model on a device."""
@@ -127,9 +133,9 @@ class WordModel:
             raise WordsError(
                 f"a word has {X.shape[1] - 1} letters; this model knows {self.block_size} positions at most"
             )
-        more = extras(self.config.type, self.parameters, X, Settings(heads=self.config.heads), 0)
-        forward = TEXTBOOKS[self.config.type].forward
-        return forward(X, torch.zeros_like(X), **self.parameters, **more)["logits"]
+        book = textbook(self.config.type)
+        given = book.given(self.parameters, X, Settings(heads=self.config.heads), 0)  # nothing is dropped
+        return book.forward(X, torch.zeros_like(X), self.parameters, given)["logits"]
 
     def logits(self, X: Tensor) -> Tensor:
         """Return the logits for contexts X, integers (n, block_size), 0 before a word: (n, vocabulary)."""

@@ -10,6 +10,9 @@ from backhand.learning.course import Exercise, course, find
 from backhand.learning.hints import Hint, hints
 from backhand.learning.progress import Judge, Progress
 
+# By how many lines a key moves what is longer than the screen.
+SCROLLING = {"j": 8, "k": -8}
+
 
 class Lesson:
     """The state of one sitting.
@@ -23,7 +26,10 @@ class Lesson:
         focus: the exercise on the screen.
         solved_now: the exercise that was solved with the last save, if one was.
         shown: how many steps of the hint are shown.
+        typed: the digits of an exercise's number that were typed so far.
         listing: the list of all exercises is shown.
+        comparing: what was solved now is shown beside the textbook's lines, before the next exercise is.
+        scrolled: so many lines of what is shown are above the screen.
         over: the learner wants to leave.
     """
 
@@ -34,7 +40,10 @@ class Lesson:
         self.focus: Exercise = current.exercise if current else course()[-1]
         self.solved_now: Exercise | None = None
         self.shown: int = 0
+        self.typed: str = ""
         self.listing: bool = False
+        self.comparing: bool = False
+        self.scrolled: int = 0
         self.over: bool = False
 
     @property
@@ -58,18 +67,28 @@ class Lesson:
         before = self.progress[exercise.name]
         attempt = self._judge(exercise, self.progress.folder / exercise.file_name)
         self.progress = self.progress.updated(attempt)
-        self.listing = False
-        self.solved_now = None
+        self.listing, self.typed, self.scrolled = False, "", 0
+        self.solved_now, self.comparing = None, False
         if exercise != self.focus or _next_name(before) != _next_name(attempt):
             self.shown = 0
         self.focus = exercise
         if attempt.done and not before.done:
-            self.solved_now = exercise
+            self.solved_now, self.comparing = exercise, True
             self._move_on()
 
     def press(self, key: str) -> None:
         """Do what a key asks for."""
-        if key in ("q", "\x03", "\x04"):
+        digits = self.typed + key if key.isdecimal() else ""
+        self.typed = ""
+        if key in SCROLLING:
+            self.scrolled = max(0, self.scrolled + SCROLLING[key])
+            return
+        self.scrolled = 0 if key != "h" else self.scrolled
+        if digits:
+            self._jump(digits)
+        elif self.comparing and key == "n":
+            self.comparing = False
+        elif key in ("q", "\x03", "\x04"):
             self.over = True
         elif key == "h":
             self.shown = min(self.shown + 1, len(hints(self.attempt)))
@@ -78,9 +97,20 @@ class Lesson:
         elif key in ("n", "p"):
             self._step(1 if key == "n" else -1)
 
+    def _jump(self, digits: str) -> None:
+        """Go to the exercise with a number; a digit that may begin a longer one is kept for the next key."""
+        last = len(course())
+        if int(digits) > last:
+            digits = digits[-1]  # it begins a number of its own
+        if int(digits) * 10 <= last and digits.strip("0"):
+            self.typed = digits
+        if digits.strip("0"):
+            self._step(int(digits) - self.focus.number)
+
     def _step(self, by: int) -> None:
         number = min(max(self.focus.number + by, 1), len(course()))
-        self.focus, self.shown, self.solved_now, self.listing = course()[number - 1], 0, None, False
+        self.focus, self.shown, self.solved_now = course()[number - 1], 0, None
+        self.listing = self.comparing = False
 
     def _move_on(self) -> None:
         """Go on to the next exercise that is not solved, first among the later ones."""

@@ -140,9 +140,14 @@ def _read_keys(descriptor: int, single: bool, happened: "queue.Queue[Event]", st
         data = os.read(descriptor, 1024).decode(errors="replace")
         if not data:
             return
-        keys = data if single and not data.startswith("\x1b") else [line[:1] for line in data.splitlines()]
+        keys = data if single and not data.startswith("\x1b") else map(_key, data.splitlines())
         for key in keys:
             happened.put(Pressed(key))
+
+
+def _key(line: str) -> str:
+    """Return what a line asks for: a number, or a key."""
+    return line.strip() if line.strip().isdecimal() else line[:1]
 
 
 def _readable(descriptor: int) -> bool:

@@ -8,6 +8,9 @@ positions, V symbols.
 import torch
 from torch import Tensor
 
+SHAPES = {"W": "V V"}
+"""The axes of each parameter."""
+
 
 def forward(Xb: Tensor, Yb: Tensor, W: Tensor) -> dict[str, object]:
     """Compute the loss of words Xb, Yb (n, T) with the table W (V, V)."""

@@ -1,7 +1,8 @@
 r"""Mean cross entropy of a row of logits, with the maximum subtracted so that exp cannot overflow.
 
 loss = mean_i(log sum_j exp(l_ij) - l_iy), so that dloss/dl = (softmax(l) - onehot(y)) / n; here one operation
-a line, and the fused formula for comparison in `mlp_fused`. Shapes: n examples of k classes.
+a line, and the fused formula for comparison in `mlp_fused`. Shapes: n examples, which may
+be several axes, of k classes.
 """
 
 import torch
@@ -10,14 +11,13 @@ from torch import Tensor
 
 def forward(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Compute the loss of logits (n, k) for targets (n,), int64."""
-    n = logits.shape[0]
-    maxes = logits.max(1, keepdim=True).values  # (n, 1)
+    maxes = logits.max(-1, keepdim=True).values  # (n, 1)
     shifted = logits - maxes  # (n, k)
     counts = shifted.exp()  # (n, k)
-    total = counts.sum(1, keepdim=True)  # (n, 1)
+    total = counts.sum(-1, keepdim=True)  # (n, 1)
     log_total = total.log()  # (n, 1)
     logprobs = shifted - log_total  # (n, k)
-    loss = -logprobs[torch.arange(n), targets].mean()  # ()
+    loss = -logprobs.gather(-1, targets.unsqueeze(-1)).mean()  # ()
     return locals()
 
 
@@ -25,16 +25,16 @@ def backward(
     logits: Tensor, targets: Tensor, counts: Tensor, total: Tensor, logprobs: Tensor
 ) -> dict[str, Tensor]:
     """Compute the gradient of every tensor."""
-    n = logits.shape[0]
+    n = targets.numel()
     dlogprobs = torch.zeros_like(logprobs)  # (n, k)
-    dlogprobs[torch.arange(n), targets] = -1 / n
-    dlog_total = -dlogprobs.sum(1, keepdim=True)  # (n, 1)
+    dlogprobs.scatter_(-1, targets.unsqueeze(-1), -1 / n)
+    dlog_total = -dlogprobs.sum(-1, keepdim=True)  # (n, 1)
     dtotal = dlog_total / total  # (n, 1)
     dcounts = dtotal.expand_as(counts)  # (n, k)
     dshifted = dlogprobs + counts * dcounts  # (n, k), through logprobs and counts
-    dmaxes = -dshifted.sum(1, keepdim=True)  # (n, 1), zero but for rounding
+    dmaxes = -dshifted.sum(-1, keepdim=True)  # (n, 1), zero but for rounding
     dlogits = dshifted.clone()  # (n, k)
-    dlogits[torch.arange(n), logits.argmax(1)] += dmaxes.squeeze(1)
+    dlogits.scatter_add_(-1, logits.argmax(-1, keepdim=True), dmaxes)
     return locals()
 
 

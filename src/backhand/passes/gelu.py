@@ -1,6 +1,7 @@
 r"""GELU in its tanh form (Hendrycks and Gimpel 2016, section 2) after a linear layer.
 
-y = z / 2 * (1 + tanh(u)), u = c (z + 0.044715 z ** 3), c = sqrt(2 / pi). Shapes: n examples, sizes k and m.
+y = z / 2 * (1 + tanh(u)), u = c (z + 0.044715 z ** 3), c = sqrt(2 / pi). Shapes: n examples, which
+may be several axes, sizes k and m.
 """
 
 import math
@@ -26,8 +27,8 @@ def backward(dy: Tensor, x: Tensor, W: Tensor, z: Tensor, t: Tensor, c: float) -
     dt = 0.5 * z * dy  # (n, m)
     du = (1 - t**2) * dt  # (n, m)
     dz = 0.5 * (1 + t) * dy + c * (1 + 3 * 0.044715 * z**2) * du  # (n, m), directly and through u
-    dW = x.T @ dz  # (k, m)
-    db = dz.sum(0)  # (m,)
+    dW = x.reshape(-1, x.shape[-1]).T @ dz.reshape(-1, dz.shape[-1])  # (k, m)
+    db = dz.reshape(-1, dz.shape[-1]).sum(0)  # (m,)
     dx = dz @ W.T  # (n, k)
     return locals()
 

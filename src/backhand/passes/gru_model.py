@@ -11,6 +11,18 @@ product, as in the paper; in `gru`, as in PyTorch, after it. Words, targets and 
 import torch
 from torch import Tensor
 
+SHAPES = {
+    "E": "V e",
+    "h0": "1 m",
+    "Wx": "e 3m",
+    "Wh": "m 2m",
+    "Wn": "m m",
+    "b": "3m",
+    "Wo": "m V",
+    "bo": "V",
+}
+"""The axes of each parameter; 3m are three blocks of m."""
+
 
 def forward(
     Xb: Tensor,

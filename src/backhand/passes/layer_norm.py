@@ -25,8 +25,8 @@ def forward(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> dict[st
 
 def backward(dy: Tensor, gain: Tensor, xhat: Tensor, inv_std: Tensor) -> dict[str, Tensor]:
     """Compute the gradients of the three inputs and of xhat."""
-    dbias = dy.sum((0, 1))  # (k,)
-    dgain = (dy * xhat).sum((0, 1))  # (k,)
+    dbias = dy.reshape(-1, dy.shape[-1]).sum(0)  # (k,)
+    dgain = (dy * xhat).reshape(-1, dy.shape[-1]).sum(0)  # (k,)
     dxhat = dy * gain  # (b, t, k)
     dx = dxhat - dxhat.mean(-1, keepdim=True) - xhat * (dxhat * xhat).mean(-1, keepdim=True)  # (b, t, k)
     dx = dx * inv_std

@@ -13,7 +13,7 @@ out = "ys"
 
 def forward(x: Tensor, Wxh: Tensor, Whh: Tensor, b: Tensor, Why: Tensor) -> dict[str, object]:
     """Run over x (t, n, k); return the outputs ys (t, n, m)."""
-    h = torch.zeros(x.shape[1], Whh.shape[0])  # (n, m)
+    h = x.new_zeros(x.shape[1], Whh.shape[0])  # (n, m)
     hs = []
     for xt in x:
         h = torch.tanh(xt @ Wxh + h @ Whh + b)  # (n, m)

@@ -11,6 +11,9 @@ need one another. Shapes: n words, T positions, V symbols, e numbers an embeddin
 import torch
 from torch import Tensor
 
+SHAPES = {"E": "V e", "h0": "1 m", "Wx": "e m", "Wh": "m m", "b": "m", "Wo": "m V", "bo": "V"}
+"""The axes of each parameter."""
+
 
 def forward(
     Xb: Tensor,

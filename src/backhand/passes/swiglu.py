@@ -1,6 +1,7 @@
 r"""The gated layer SwiGLU (Shazeer 2020, equation 6): y = (silu(x W) * (x V)) O.
 
-silu(a) = a s with s = sigmoid(a), and dsilu/da = s + a s (1 - s). Shapes: n examples, sizes k and m.
+silu(a) = a s with s = sigmoid(a), and dsilu/da = s + a s (1 - s). Shapes: n examples, which may be
+several axes, sizes k and m.
 """
 
 import torch
@@ -33,13 +34,14 @@ def backward(
     hidden: Tensor,
 ) -> dict[str, Tensor]:
     """Compute the gradients of the inputs and of the tensors in between, but for s, fused into gate's."""
-    dO = hidden.T @ dy  # (m, k)
+    dO = hidden.reshape(-1, hidden.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])  # (m, k)
     dhidden = dy @ O.T  # (n, m)
     dup = silu * dhidden  # (n, m)
     dsilu = up * dhidden  # (n, m)
     dgate = dsilu * (s + silu * (1 - s))  # (n, m)
-    dW = x.T @ dgate  # (k, m)
-    dV = x.T @ dup  # (k, m)
+    rows = x.reshape(-1, x.shape[-1])  # (n, k)
+    dW = rows.T @ dgate.reshape(-1, dgate.shape[-1])  # (k, m)
+    dV = rows.T @ dup.reshape(-1, dup.shape[-1])  # (k, m)
     dx = dgate @ W.T + dup @ V.T  # (n, k), through gate and up
     return locals()
 

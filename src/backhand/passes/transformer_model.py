@@ -13,6 +13,27 @@ p (D - sum(p D)). Shapes: n words, T positions, V symbols, d numbers a position,
 import torch
 from torch import Tensor
 
+SHAPES = {
+    "E": "V d",
+    "P": "T d",
+    "gain1": "L d",
+    "bias1": "L d",
+    "Wqkv": "L d 3d",
+    "bqkv": "L 3d",
+    "Wproj": "L d d",
+    "bproj": "L d",
+    "gain2": "L d",
+    "bias2": "L d",
+    "Wfc": "L d 4d",
+    "bfc": "L 4d",
+    "Wout": "L 4d d",
+    "bout": "L d",
+    "gainf": "d",
+    "biasf": "d",
+    "Wo": "d V",
+}
+"""The axes of each parameter; 3d are three blocks of d."""
+
 EPSILON = 1e-5
 SLOPE = (2 / torch.pi) ** 0.5  # GELU: z (1 + tanh(SLOPE (z + CUBIC z^3))) / 2
 CUBIC = 0.044715
@@ -178,13 +199,8 @@ def backward(
     dP = torch.zeros_like(P)  # (positions, d), of which words may use fewer
     dP[: Xb.shape[1]] = dx.sum(0)
     dE = torch.zeros_like(E).index_add(0, Xb.flatten(), dx.flatten(0, 1))  # (V, d)
-    return {name: value for name, value in locals().items() if name[0] == "d" and name[1:] in PARAMETERS}
-
-
-PARAMETERS = (
-    *("E", "P", "gain1", "bias1", "Wqkv", "bqkv", "Wproj", "bproj"),
-    *("gain2", "bias2", "Wfc", "bfc", "Wout", "bout", "gainf", "biasf", "Wo"),
-)
+    named = (*SHAPES, "logprobs", "logits", "yf")  # the rest is of one layer, or on the way
+    return {name: value for name, value in locals().items() if name[0] == "d" and name[1:] in named}
 
 
 def inputs(generator: torch.Generator) -> dict[str, object]:

@@ -7,16 +7,20 @@ import sys
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
 from backhand.checking.meanings import VERDICTS
 from backhand.learning.attempts import Attempt, Gradient
+from backhand.learning.comparing import compared
 from backhand.learning.lesson import Lesson
 from backhand.learning.progress import Progress
 
 # More gradients than this are shown in two columns, so that a whole exercise fits on a screen of 24 lines.
 TALL = 8
+# The lines of a screen that are for the keys, and for what takes a moment.
+BELOW = 4
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -41,13 +45,21 @@ class Screen:
         """Show the lesson as it is now."""
         if self.console.is_terminal:
             self.console.clear()
-        self.console.print(_screen(lesson), _footer(lesson, enter=self.enter))
+        lines = self.console.render_lines(_screen(lesson), pad=False)
+        room = self.console.size.height - BELOW
+        longer = self.console.is_terminal and len(lines) > room
+        if longer:
+            lesson.scrolled = min(lesson.scrolled, len(lines) - room)  # not past the end
+            lines = lines[lesson.scrolled : lesson.scrolled + room]
+        self.console.print(Segments([s for line in lines for s in (*line, Segment.line())]), end="")
+        self.console.print(_footer(lesson, enter=self.enter, longer=longer))
 
     def leave(self, lesson: Lesson) -> None:
         """Say good-bye, and how to go on."""
         progress = lesson.progress
         if progress.done:
             self.console.print(f"\nAll {len(progress.attempts)} exercises are solved. Well done.")
+            self.console.print(escape(_what_next(progress)))
         else:
             self.console.print(
                 f"\n{progress.solved} of {len(progress.attempts)} solved. Everything is in "
@@ -111,19 +123,24 @@ def _screen(lesson: Lesson) -> RenderableType:
         parts.append(Text())
         if lesson.solved_now is not None:
             parts += [*_solved(lesson), Text()]
-        parts += _exercise(lesson)
+        parts += _beside(lesson) if lesson.comparing else _exercise(lesson)
     return Group(*parts)
 
 
-def _footer(lesson: Lesson, *, enter: bool) -> Text:
-    keys = {"h": "hint", "n": "next", "p": "previous", "l": "list", "q": "quit"}
+def _footer(lesson: Lesson, *, enter: bool, longer: bool) -> Text:
+    keys = {"h": "hint", "n": "next", "p": "back", "1-9": "jump", "l": "list", "q": "quit"}
+    if longer:
+        keys = {"j k": "scroll"} | keys
     if lesson.listing:
-        keys = {"l": "back", "q": "quit"}
+        keys = {"1-9": "jump", "l": "close", "q": "quit"}
+    elif lesson.comparing:
+        keys |= {"n": "go on"}
+        del keys["h"]
     elif not lesson.more_hints:
         del keys["h"]
     footer = Text("\n")
     for key, meaning in keys.items():
-        footer.append(f" {key} ", style="reverse").append(f" {meaning}   ")
+        footer.append(f" {key} ", style="reverse").append(f" {meaning}  ")
     return footer.append("and Enter" if enter else "", style="dim")
 
 
@@ -137,6 +154,33 @@ def _solved(lesson: Lesson) -> list[RenderableType]:
         parts.append(Text(f"  Names from your own backward: {', '.join(training.words)}"))
     if lesson.progress.done:
         parts.append(Text("That was the last one: all exercises are solved."))
+        parts.append(Text(_what_next(lesson.progress)))
+    return parts
+
+
+def _what_next(progress: Progress) -> str:
+    """Say what one who has solved everything may do."""
+    own = next(a.path for a in progress.attempts if a.exercise.trains)
+    return (
+        f"What comes next: `backhand train --backward {own}` trains a model with your own backward, "
+        "and `backhand check FILE` judges what you write from now on."
+    )
+
+
+def _beside(lesson: Lesson) -> list[RenderableType]:
+    """Return the lines of what was solved now beside the textbook's, and what comes next."""
+    assert lesson.solved_now is not None
+    found = compared(lesson.progress[lesson.solved_now.name])
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("yours", "the textbook's"):
+        table.add_column(heading, ratio=1, overflow="fold")
+    for beside in found.differing:
+        table.add_row(Text("\n".join(beside.own)), Text("\n".join(beside.textbook)))
+    parts: list[RenderableType] = [Text(found.told), Text()]
+    if found.differing:
+        parts += [Padding(table, (0, 0, 1, 2))]
+    if not lesson.progress.done:
+        parts.append(Text(f"Next: {lesson.focus.number}. {lesson.focus.title}", style="bold"))
     return parts
 
 

@@ -53,7 +53,8 @@ class Extension:
     def watch(self) -> None:
         """Watch the pairs over NumPy that the session has now."""
         space = self.shell.user_ns
-        if not any(callable(value) and MAY_BE_NUMPY.search(name) for name, value in space.items()):
+        found = list(space.items())
+        if not any(callable(v) and (MAY_BE_NUMPY.search(n) or hasattr(v, "backward")) for n, v in found):
             return
         from backhand.checking.sources.watching import Watching  # who checks torch does without
 
@@ -85,15 +86,12 @@ class Extension:
         """Show a verdict for each pair that the cell called, also if it raised after that."""
         if self.watching is None:
             return
-        self.watching.paused = True  # what the checker calls is no call of the user's
-        try:
+        with self.watching.apart():
             for seen in self.watching.take():
                 try:
                     self._show(Verdicts(seen.check()))
                 except CheckError as error:
                     print(f"backhand: {_one_line(error)}")  # noqa: T201
-        finally:
-            self.watching.paused = False
 
     def _report(self, draws: int) -> Report:
         if self.recording.knows_the_loss():

@@ -58,16 +58,13 @@ def inspection_tables(inspection: Inspection) -> RenderableType:
     updates.add_column("update / weights", justify="right")
     for update in inspection.updates:
         updates.add_row(update.name, f"{update.gradient:.2e}", f"{update.update:.2e}")
-    return Group(
-        summary_table("forward", inspection.forward),
-        "",
-        summary_table("backward", inspection.backward),
-        "",
-        f"tanh outputs beyond 0.99: {inspection.saturated:.1%}; units beyond it for every example: "
-        f"{inspection.dead} of {inspection.tensors['h'].shape[1]}",
-        "",
-        updates,
-    )
+    parts = [summary_table("forward", inspection.forward), summary_table("backward", inspection.backward)]
+    if "h" in inspection.tensors:
+        parts.append(
+            f"tanh outputs beyond 0.99: {inspection.saturated:.1%}; units beyond it for every example: "
+            f"{inspection.dead} of {inspection.tensors['h'].shape[-1]}"
+        )
+    return Group(*(each for part in parts for each in (part, "")), updates)
 
 
 def summary_table(heading: str, summaries: Sequence[Summary]) -> RenderableType:

@@ -50,7 +50,11 @@ class Case:
         """The surroundings of the gradient on each draw on which it has a value."""
         if self.name not in self.first.draw.trace.tensors or self.fails:
             return ()
-        return tuple(scene_of(j, self.name) for j in self.judged if j.culprits[self.name].value is not None)
+        return tuple(
+            scene_of(self.chosen, j, self.name)
+            for j in self.judged
+            if j.culprits[self.name].value is not None
+        )
 
     @cached_property
     def fitted(self) -> tuple[Scene, ...]:
@@ -61,8 +65,11 @@ class Case:
     @cached_property
     def paths(self) -> Mapping[str, str]:
         """Where each tensor's gradient lies, as an expression over the backward's variables."""
-        source = self.chosen.backward_source
-        return Variables(source, extended(self.first.draw, self.chosen)).path if source is not None else {}
+        source, names = self.chosen.backward_source, self.chosen.names
+        if source is None:
+            return {}
+        upstream = {n: names[n] for n in self.first.draw.trace.outputs if n in names}
+        return upstream | Variables(source, extended(self.first.draw, self.chosen)).path
 
     @cached_property
     def at_turns(self) -> tuple[Scene, ...]:
@@ -70,7 +77,7 @@ class Case:
         fault = self.culprit.fault
         if fault is None or self.name not in self.first.draw.trace.tensors:
             return ()
-        around = scene_of(self.first, self.name)
+        around = scene_of(self.chosen, self.first, self.name)
         made = [(bench, bench.value) for bench in fault.benches]
         return tuple(replace(around, value=v, expected=b.expected) for b, v in made if v is not None)
 
@@ -122,7 +129,7 @@ class Case:
         """
         if self.read is None or self.name not in self.first.draw.trace.tensors:
             return ()
-        scene, wanted = scene_of(self.first, self.name), self.chosen.wanted
+        scene, wanted = scene_of(self.chosen, self.first, self.name), self.chosen.wanted
         there = [c for c in scene.frontier if c in self.paths or wanted is None or scene.d(c) in wanted]
         upstream = [(self.paths.get(c, scene.d(c)), c) for c in there]
         copied = {name for s in self.statements or () for name in grads_read(s)}
@@ -140,11 +147,11 @@ class Case:
         path, trace = self.paths[self.name], self.first.draw.trace
         also = [self.raised[0]] if self.raised is not None else []
         gradients = {where: tensor for tensor, where in self.paths.items()}
-        gradients |= {f"d{output}": output for output in trace.outputs}
+        gradients |= {self.chosen.names.get(output, f"d{output}"): output for output in trace.outputs}
         part = slice_of(source, path, [*seen.statements, *also], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
-        return replace(program, over_numpy=self.chosen.runner is not None)
+        return replace(program, over_numpy=self._over_numpy)
 
     @cached_property
     def at_fault(self) -> Program | None:
@@ -164,12 +171,12 @@ class Case:
             put = ast.Assign([target], statement.value)
             statement = ast.fix_missing_locations(ast.copy_location(put, statement))
         alone = len(fault.benches) == 1 and self.name in self.first.draw.trace.tensors
-        known = partial(derived, scene_of(self.first, self.name)) if alone else tuple
+        known = partial(derived, scene_of(self.chosen, self.first, self.name)) if alone else tuple
         benches = [Bench(b.namespace, b.expected, known=known) for b in (*fault.benches, *fault.others)]
         gradients = {where: tensor for tensor, where in self.paths.items()}
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
-        programs = [replace(p, goes_on=True, over_numpy=self.chosen.runner is not None) for p in programs]
+        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy) for p in programs]
         # a temporary may be made of something that has changed by then
         with_temporaries = programs[0].gives(fault.benches[0].value)
         return programs[0] if with_temporaries else programs[1]
@@ -182,6 +189,10 @@ class Case:
         """
         source, program = self.chosen.backward_source, self.program
         return source is not None and program is not None and statement in source.statements
+
+    @property
+    def _over_numpy(self) -> bool:
+        return self.chosen.runner is not None and self.chosen.runner.over_numpy
 
     @cached_property
     def is_assigned_twice(self) -> bool:
@@ -218,7 +229,7 @@ def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     changed = set(draw.changed) - {f"d{output}" for output in draw.trace.outputs}
     unspoilt = backward_arguments(chosen, draw.trace, changed) if changed else {}
     there = name in judgement.draw.trace.tensors
-    known = partial(derived, scene_of(judgement, name)) if there else tuple
+    known = partial(derived, scene_of(chosen, judgement, name)) if there else tuple
     return Bench(seen.namespace | unspoilt, culprit.expected, culprit.summands, known)
 
 
@@ -238,7 +249,7 @@ def names_read(case: Case, name: str) -> frozenset[str] | None:
     return None if statements is None else frozenset(n for s in statements for n in reads(s))
 
 
-def scene_of(judgement: Judgement, name: str) -> Scene:
+def scene_of(chosen: Pass, judgement: Judgement, name: str) -> Scene:
     """Return the surroundings of a culprit; one that has no value is seen with the right one."""
     culprit, draw = judgement.culprits[name], judgement.draw
     given = set(draw.user)
@@ -255,7 +266,7 @@ def scene_of(judgement: Judgement, name: str) -> Scene:
         expected=culprit.expected,
         handed=dict(culprit.handed),
         given=frozenset(given),
-        gradient_names=draw.matched,
+        gradient_names={**chosen.names, **draw.matched},
         summands=culprit.summands,
         noise=culprit.noise,
     )

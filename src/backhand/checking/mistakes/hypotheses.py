@@ -43,6 +43,7 @@ from backhand.checking.mistakes.facts import (
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.known import another_known_value
 from backhand.checking.mistakes.mending import (
+    PAIRS,
     Mended,
     by_accumulating,
     by_constant,
@@ -229,11 +230,30 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
                 continue
             found, budget = hypothesis.asked(case, budget)
             if found is not None:
+                if hypothesis.predicts and not found.at:
+                    found = _pinned(case, found, budget)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried.append(hypothesis.name)
     error = why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
     words = told(error) if error is not None else "no simple slip reproduces it"
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
+
+
+def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
+    """Return what was predicted of a gradient with the statement in which a slip explains it as well.
+
+    Only where several may be at fault: a fused line is made of temporaries that nobody judges. What stands
+    outside of the statement at fault and what that is made of may make up for it, but is not where it is.
+    """
+    if case.program is None or len(case.suspects) < 2:
+        return found
+    slip, _ = by_edit(case.program, budget.at_most(PAIRS))
+    fault = case.culprit.fault
+    may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
+    if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
+        return found
+    words = f"{found.words}: {slip.words}" if slip.kind == found.kind else found.words
+    return replace(found, at=slip.at, words=words)
 
 
 def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:

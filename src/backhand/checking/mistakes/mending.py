@@ -220,6 +220,7 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
     # what is put right where a temporary is read may as well be wrong where that is made
-    made = {name for s in program.temporary for name in writes_surely(s)}
-    sure = original is not None and not (isinstance(node, ast.Name) and node.id in made)
-    return replace(found, at=(original,) if sure else ()), replace(budget, suspect=original)
+    read = node.id if isinstance(node, ast.Name) else ""
+    makers = [program.originals.get(s) for s in program.temporary if read in writes_surely(s)]
+    at = dict.fromkeys(s for s in (original, *makers) if original is not None and s is not None)
+    return replace(found, at=tuple(at)), replace(budget, suspect=original)

@@ -29,12 +29,14 @@ class Hypothesis:
         asked: looks whether it holds, and returns what is left of the budget.
         when: whether it can apply at all.
         also: whether it is worth mentioning beside a simpler one that holds as well.
+        predicts: whether it tells what the gradient is, and not which statement made it so.
     """
 
     name: str
     asked: Callable[[Case, Budget], Mended]
     when: Callable[[Case], bool] = lambda case: True
     also: bool = False
+    predicts: bool = False
 
 
 def _as_read(case: Case, found: Finding) -> Finding | None:
@@ -94,7 +96,7 @@ def predicts(
             found = replace(found, words=f"{found.words}; besides, its shape is {shape}")
         return found, budget
 
-    return Hypothesis(name, asked, lambda case: bool(case.fitted) and when(case), also)
+    return Hypothesis(name, asked, lambda case: bool(case.fitted) and when(case), also, predicts=True)
 
 
 def predicts_shape(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:

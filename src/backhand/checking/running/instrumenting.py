@@ -11,7 +11,7 @@ import contextlib
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FunctionType
@@ -108,7 +108,11 @@ class Run:
 
 
 def run_function(
-    function: Callable[..., Any], source: Source, arguments: Mapping[str, Any], watcher: Watcher
+    function: Callable[..., Any],
+    source: Source,
+    arguments: Mapping[str, Any],
+    watcher: Watcher,
+    in_order: Sequence[Any] = (),
 ) -> Run:
     """Call a plain function, or a method, with its probes.
 
@@ -117,6 +121,7 @@ def run_function(
         source: as `source_of` gives it.
         arguments: by name.
         watcher: sees each statement.
+        in_order: the arguments that have no name, as those of a custom Function.
     """
     plain, first = plain_function(function)
     made = instrumented(source)
@@ -128,7 +133,7 @@ def run_function(
     )
     own.__kwdefaults__ = plain.__kwdefaults__
     with contextlib.suppress(_EnoughError):
-        run.result = own(*first, **arguments)
+        run.result = own(*first, *in_order, **arguments)
     return run
 
 

@@ -58,6 +58,63 @@ def plain_slice_of(
     return tuple(sorted(kept, key=lambda s: s not in statements))
 
 
+def feeding(source: Source, statement: ast.stmt) -> list[ast.stmt]:
+    """Return the statements that make what one of them reads, the nearest first.
+
+    Those that only take apart or measure what there is, `x, w = cache` or `n = len(x)`, are left out.
+    """
+    plain = [s for s in simple_statements(source.statements) if computes(s)]
+    found: dict[ast.stmt, None] = {statement: None}
+    level = [statement]
+    while level:
+        wanted = {path for s in level for path in _paths(s, ast.Load)} | _paths(statement, ast.Store)
+        level = [s for s in reversed(plain) if _paths(s, ast.Store) & wanted and s not in found]
+        found |= dict.fromkeys(level)
+    return list(found)[1:]
+
+
+def _paths(statement: ast.stmt, context: type[ast.Load | ast.Store]) -> set[str]:
+    """Return the variables and attributes that a statement reads, or puts something into."""
+    owners = {n.value for n in ast.walk(statement) if isinstance(n, ast.Attribute)}
+    tensors = [n for n in ast.walk(statement) if isinstance(n, ast.Name | ast.Attribute) and n not in owners]
+    if context is ast.Load:
+        return {ast.unparse(n) for n in tensors}
+    places = [n for n in ast.walk(statement) if isinstance(n, ast.Subscript | ast.Name | ast.Attribute)]
+    put = {_holder(n) for n in places if isinstance(n.ctx, ast.Store)}
+    called = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(called, ast.Call) and called.args:  # np.add.at(dW, rows, dout)
+        put.add(_holder(called.args[0]))
+    return put - {ast.unparse(n) for n in owners}
+
+
+def _holder(node: ast.expr) -> str:
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return ast.unparse(node)
+
+
+def passing_on(source: Source, statement: ast.stmt) -> list[ast.stmt]:
+    """Return the statements that give what one makes another name, and do nothing else to it."""
+    made = _paths(statement, ast.Store)
+    named = [s for s in simple_statements(source.statements) if _only_names(s)]
+    return [s for s in named if _paths(s, ast.Load) & made and s.lineno > statement.lineno]
+
+
+def computes(statement: ast.stmt) -> bool:
+    """Tell whether a statement does more than take apart or measure what there is."""
+    if not isinstance(statement, ast.Assign):
+        return isinstance(statement, ast.AugAssign | ast.AnnAssign | ast.Expr)
+    inner = [
+        n
+        for n in ast.walk(statement.value)
+        if isinstance(n, ast.BinOp | ast.UnaryOp | ast.Compare | ast.Call)
+    ]
+    measures = all(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "len" for n in inner)
+    sizes = any(getattr(n, "attr", "") == "shape" for n in ast.walk(statement.value))
+    apart = isinstance(statement.targets[0], ast.Tuple)
+    return not measures or not (inner or sizes or apart)
+
+
 def _only_names(statement: ast.stmt) -> bool:
     """Tell whether a statement gives names to what is there, as `x, w = cache` does, and makes no tensor."""
     return isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name | ast.Attribute)

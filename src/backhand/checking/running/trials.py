@@ -138,7 +138,7 @@ def backward_arguments(
     chosen: Pass, traced: Trace, used: Container[str] | None = None, *, lent: bool = False
 ) -> dict[str, Any]:
     """Return copies of what the backward asks for (and uses), so that it cannot spoil the graph."""
-    wanted = arguments(chosen, traced.values, traced.upstream)
+    wanted = arguments(chosen, traced)
     copy = Tensor.detach if lent else Tensor.clone
     if chosen.contract == "returned":  # which differentiates what it is given, and so asks for leaves
         copy = _leaf_lent if lent else _leaf

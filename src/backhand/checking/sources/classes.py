@@ -15,7 +15,7 @@ from backhand.checking.running.program import Source
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
 from backhand.checking.sources.modelling import calls_of
-from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
 from backhand.checking.sources.pairs import Wiring, named_inputs
 from backhand.checking.sources.returned import Returned, loss_among, tensor_named
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
@@ -118,8 +118,11 @@ class Class:
         outputs = wiring.outputs(list(inputs))
         plain = Class(layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {})
         outs = run_plainly(plain, inputs, seed)
+        kept = plain.kept_by_a_call(inputs, seed)
         after, given = plain.tried(inputs, outs, seed)
-        before = dict(arrays_of(layer))
+        # a sum over all axes leaves a number, which may be a gradient, but no parameter
+        found = {where: a for where, a in arrays_of(layer) if a.ndim and is_float(a)}
+        before = {where: a for where, a in found.items() if where not in kept}
         taken = {*inputs, *outputs, *wiring.upstream}
         floats = {n: v for n, v in inputs.items() if is_float(v)}
         held = {plain_name(where, inputs): where for where in _once(before)}
@@ -142,8 +145,18 @@ class Class:
             named={**returned.named, **named},
         )
 
+    def kept_by_a_call(self, inputs: Mapping[str, Any], seed: int) -> set[str]:
+        """Return where something lies that the last call has left, such as its input: it is no parameter."""
+        rng = np.random.default_rng(seed)
+        others = {n: moved(v, rng) if is_float(v) else v for n, v in inputs.items()}
+        try:
+            after = dict(arrays_of(self.forward(copy.deepcopy(others)).state[0]))
+        except Exception:  # it asks for the very numbers that it was given
+            return set()
+        return {w for w, a in arrays_of(self.layer) if w not in after or not np.array_equal(a, after[w])}
+
     def tried(self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int) -> tuple[Any, Any]:
-        """Call the two once; return the layer afterwards, and what was returned."""
+        """Call the two once; return the layer afterwards, and what was returned, `...` if it raised."""
         rng = np.random.default_rng(seed)
         called = self.forward(copy.deepcopy(dict(inputs)))
         upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
@@ -151,7 +164,7 @@ class Class:
         try:
             return called.state[0], plainly(backward, arguments)
         except Exception:  # it will be told with its line
-            return called.state[0], None
+            return called.state[0], ...
 
     def drawn_parameter(self, name: str, rng: np.random.Generator) -> np.ndarray:
         """Return a parameter; a model's of a size that keeps what it computes near one."""
@@ -167,7 +180,7 @@ class Class:
         """Run the forward of a copy that has these parameters."""
         layer = copy.deepcopy(self.layer)
         if any(isinstance(v, Tracked) for v in inputs.values()):
-            for where, array in list(arrays_of(layer)):
+            for where, array in [(w, a) for w, a in arrays_of(layer) if a.ndim and is_float(a)]:
                 put(layer, where, wrapped(array))
         for name, where in self.parameters.items():
             put(layer, where, inputs[name])
@@ -219,10 +232,10 @@ def _outputs(returned: Any) -> tuple[Any, ...]:
 
 
 def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the floating-point arrays on an object, in lists and on objects that it holds, by their path."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind == "f":
-            yield path, value
+    """Yield the arrays of numbers on an object, in lists and on objects that it holds, by their path."""
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "fiub":
+            yield path, np.asarray(value)
     elif depth <= DEPTH:
         items: list[tuple[str, Any]] = []
         if isinstance(value, dict):

@@ -93,7 +93,7 @@ class Composed:
         try:
             found = plainly(backward, arguments)
         except Exception:  # it will be told with its line
-            found = None
+            found = ...
         parameters = {n: v for n, v in inputs.items() if is_float(v) and word(n) not in ("x", "y")}
         returned = Returned.of(backward, found, {}, inputs, parameters=parameters)
         if not returned.places:

@@ -204,7 +204,11 @@ def _built(layer: str, parameter: str) -> Any | None:
 
 
 def inputs_for(
-    forward: Callable[..., Any], name: str | None = None, *, model: bool = False
+    forward: Callable[..., Any],
+    name: str | None = None,
+    *,
+    model: bool = False,
+    accepts: Callable[[dict[str, Any]], bool] = lambda _: True,
 ) -> Draw | Exception | None:
     """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
 
@@ -212,8 +216,10 @@ def inputs_for(
         forward: a function, or a method.
         name: what the layer is called; the function's own name by default.
         model: it is a whole model's loss, which takes data and labels.
+        accepts: tells whether the backward runs as well; the first inputs are taken if it does on none.
     """
     raised: Exception | None = None
+    first: Draw | None = None
     for row in MODEL_ROWS if model else _rows(forward, name or forward.__name__):
         draw = _drawing(forward, row, model)
         try:
@@ -223,8 +229,10 @@ def inputs_for(
         except Exception as error:  # another row may fit
             raised = raised or error
             continue
-        return draw
-    return raised
+        if accepts(draw(np.random.default_rng(0))):
+            return draw
+        first = first or draw
+    return first or raised
 
 
 def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.sources.locating import located
+from backhand.checking.sources.opened import is_custom, opened
 from backhand.checking.sources.parameters import in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
 from backhand.checking.sources.usages import usages
@@ -90,7 +92,11 @@ def check_function(
         asked=Asked(dtype, rtol, atol),
         allow=refusable(allow),
     )
-    return check_pass(chosen, function.title, draws=draws, seed=seed)
+    report = check_pass(chosen, function.title, draws=draws, seed=seed)
+    if not report.culprits:
+        return report
+    opening = partial(opened, chosen, function.fn, function.reference, function.told, seed)
+    return located(report, opening, draws, seed)
 
 
 class Function:
@@ -105,8 +111,9 @@ class Function:
     """
 
     def __init__(self, fn: Any, reference: Callable[..., Any], no_gradient: frozenset[str] = frozenset()):
-        custom = isinstance(fn, type) and issubclass(fn, torch.autograd.Function)
-        self.call: Callable[..., Any] = fn.apply if custom else fn
+        owner = getattr(fn, "__self__", None)
+        fn = owner if is_custom(owner) and fn == owner.apply else fn  # `apply` is asked for by the Function
+        self.call: Callable[..., Any] = fn.apply if is_custom(fn) else fn
         self.fn: Any = fn
         self.reference: Callable[..., Any] = reference
         self.parameters: dict[str, Tensor] = {}
@@ -226,13 +233,15 @@ class Function:
             result = (in_dtype_of(call, values) if call is self.reference else call)(*values)
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
-        results = result if isinstance(result, tuple | list) else [result]
-        results = [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
-        stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
         if call is self.reference:
-            self._count = len(results)
-        several = self._count > 1  # as the reference has it; what else a function gives is for itself
-        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(results[: self._count])}
+            self._count = len(_floats(result))
+        return self.told(inputs, result)
+
+    def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
+        """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""
+        stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
+        several = self._count > 1
+        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(_floats(result)[: self._count])}
 
     def _compare(self, own: Tensors, right: Tensors) -> None:
         for name, expected in right.items():
@@ -250,6 +259,11 @@ class Function:
                     "forward first, or give the reference that is meant, or the dtype in which it computes "
                     "as dtype=."
                 )
+
+
+def _floats(result: Any) -> list[Tensor]:
+    results = result if isinstance(result, tuple | list) else [result]
+    return [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
 
 
 def _wanted(value: Any) -> Any:

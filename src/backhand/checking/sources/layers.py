@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,15 +19,16 @@ from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import reads
-from backhand.checking.sources.classes import check_class
+from backhand.checking.sources.classes import Class, check_class
 from backhand.checking.sources.composing import Composed, Functions, drawing, functions_of
 from backhand.checking.sources.courses import inputs_for, made
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.modules import module_of, roots_of
 from backhand.checking.sources.overnumpy import OverNumpy
-from backhand.checking.sources.pairs import check_pair
+from backhand.checking.sources.pairs import Pair, check_pair
 from backhand.checking.sources.returned import tensor_named
 from backhand.checking.sources.subjects import Subject
+from backhand.checking.sources.truths import plainly
 from backhand.errors import CheckError, in_short
 
 # What a backward is called.
@@ -89,7 +91,8 @@ def _check_class(module: ModuleType, layer: type, draws: int, seed: int) -> Repo
             f"let the file hold one, or call backhand.check_class."
         )
     forward = made_of.forward if calls is None else getattr(made_of, calls[0])
-    inputs = _inputs(module, forward, layer.__name__, model=calls is not None)
+    accepts = partial(runs, partial(Class.of, made_of))
+    inputs = _inputs(module, forward, layer.__name__, model=calls is not None, accepts=accepts)
     return check_class(made_of, inputs, draws=draws, seed=seed)
 
 
@@ -154,11 +157,33 @@ def _check_whole(module: ModuleType, calls: Functions, draws: int, seed: int) ->
 def _check(
     module: ModuleType, forward: FunctionType, backward: FunctionType | None, draws: int, seed: int
 ) -> Report:
-    return check_pair(forward, backward, _inputs(module, forward), draws=draws, seed=seed)
+    inputs = _inputs(module, forward, accepts=partial(runs, partial(Pair.of, forward, backward)))
+    return check_pair(forward, backward, inputs, draws=draws, seed=seed)
+
+
+def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> bool:
+    """Tell whether a backward runs on inputs of a forward."""
+    try:
+        subject = subject_of(inputs, 0)
+        rng = np.random.default_rng(0)
+        own = subject.parameters if isinstance(subject, Class) else ()
+        given = inputs | {n: subject.drawn_parameter(n, rng) for n in own if isinstance(subject, Class)}
+        called = subject.forward(copy.deepcopy(given))
+        upstream = {f"d{n}": o for n, o in zip(subject.outputs, called.outputs, strict=True)}
+        backward, arguments = subject.backward(called, upstream)
+        plainly(backward, arguments)
+    except Exception:  # the user's code may raise anything
+        return False
+    return True
 
 
 def _inputs(
-    module: ModuleType, forward: Callable[..., Any], name: str | None = None, *, model: bool = False
+    module: ModuleType,
+    forward: Callable[..., Any],
+    name: str | None = None,
+    *,
+    accepts: Callable[[dict[str, Any]], bool],
+    model: bool = False,
 ) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
     given: Any = getattr(module, "inputs", None)
@@ -168,7 +193,7 @@ def _inputs(
         needed = [p.name for p in parameters_of(forward).values() if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward, name, model=model)
+    draw = inputs_for(forward, name, model=model, accepts=accepts)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
         raise CheckError(

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from traceback import walk_tb
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -84,6 +84,7 @@ class OverNumpy:
     inputs: Mapping[str, Any] | Draw
     chosen: Chosen
     averaged: Averaged | None = None
+    over_numpy: ClassVar[bool] = True
 
     @staticmethod
     def of(subject: Subject, inputs: Mapping[str, Any] | Draw, seed: int) -> "OverNumpy":

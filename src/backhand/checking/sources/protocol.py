@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from backhand.checking.running.graph import Trace
 from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import Asked
@@ -21,8 +22,14 @@ Contract = Literal["named", "returned"]
 class Runner(Protocol):
     """Runs what a door stands for, with each statement of the user's seen by a watcher of tensors.
 
-    It is for code that is not called as the pass is: a pair over NumPy, whose statements see arrays.
+    It is for code that is not called as the pass is: a custom Function, whose backward has a `ctx`, or a pair
+    over NumPy, whose statements see arrays.
+
+    Attributes:
+        over_numpy: whether the statements are over NumPy's arrays.
     """
+
+    over_numpy: ClassVar[bool]
 
     def forward(self, leaves: Mapping[str, Any], watcher: Watcher) -> object:
         """Run the forward on the inputs, and return what `Pass.forward` returns."""
@@ -81,8 +88,7 @@ class Pass:
         usages: other ways in which a training job uses the function.
         elsewhere: inputs of other shapes, with which it is to be right as well.
         allow: the kinds of failure under stress that are let pass where the code refuses with an exception.
-        runner: runs the two sources, where that is more than to call `forward` and `backward`; their
-            statements are over NumPy's arrays then.
+        runner: runs the two sources, where that is more than to call `forward` and `backward`.
         slack: how many times less precise the true gradients are than autograd's: those found by differences.
     """
 
@@ -224,7 +230,7 @@ def _title(value: object) -> str:
     return getattr(value, "__name__", None) or type(value).__name__
 
 
-def arguments(chosen: Pass, values: Mapping[str, Any], upstream: Mapping[str, Tensor]) -> dict[str, Any]:
+def arguments(chosen: Pass, traced: Trace) -> dict[str, Any]:
     """Return what the backward asks for, by name: the forward's values and the upstream gradients.
 
     Where the returned gradients are the contract these are three dictionaries; see `Pass`.
@@ -232,10 +238,10 @@ def arguments(chosen: Pass, values: Mapping[str, Any], upstream: Mapping[str, Te
     Raises:
         CheckError: the backward asks for a name that the forward does not have.
     """
+    values, upstream = traced.values, traced.upstream
     if chosen.contract == "returned":
         outputs = {k: v for k, v in values.items() if f"d{k}" in upstream}
-        inputs = {k: v for k, v in values.items() if k not in outputs}
-        return {"inputs": inputs, "outputs": outputs, "upstream": dict(upstream)}
+        return {"inputs": dict(traced.inputs), "outputs": outputs, "upstream": dict(upstream)}
     offered = {**values, **{k: v for k, v in upstream.items() if k not in values}}
     if chosen.wanted is None:
         return offered

@@ -66,17 +66,18 @@ class Returned:
 
         Args:
             function: the user's.
-            found: what it returned once; None where it raised, then its text tells.
+            found: what it returned once; `...` where it raised, then its text tells.
             tensors: the inputs that may have a gradient, by name.
             taken: names that are no gradient's.
             parameters: what else may have one; its name tells, not its place.
             loss: a loss stands among them.
         """
-        values = as_tuple(found) or (None,) * _count(function)
+        raised = found is ...
+        values = (() if raised else as_tuple(found)) or (None,) * _count(function)
         names = _names(function, values)
         if loss and (at := loss_among(values)) is not None:
             names.pop(at, None)
-        judged = _assigned(names, values, tensors, parameters or {})
+        judged = _assigned(names, values, tensors, parameters or {}, raised)
         places = {
             place: name if (name := names[place]) and name not in taken else f"d{tensor}"
             for place, tensor in judged.items()
@@ -178,6 +179,16 @@ def _elements(returned: ast.Return) -> list[ast.expr]:
     return [returned.value] if returned.value is not None else []
 
 
+def _each_of(returned: ast.Return, least: int) -> list[ast.expr]:
+    """Return at least so many values of a `return`, one by one, also where one variable holds them all."""
+    value = returned.value
+    if least > 1 and isinstance(value, ast.Name):
+        items = [ast.Subscript(value, ast.Constant(i), ast.Load()) for i in range(least)]
+        return [ast.fix_missing_locations(ast.copy_location(item, value)) for item in items]
+    found = _elements(returned)
+    return [] if any(isinstance(node, ast.Starred) for node in found[:least]) else found
+
+
 def _name(node: ast.expr | None) -> str | None:
     if isinstance(node, ast.Name):
         return node.id
@@ -191,6 +202,7 @@ def _assigned(
     values: Sequence[Any],
     tensors: Mapping[str, Any],
     parameters: Mapping[str, Any],
+    raised: bool,
 ) -> dict[Place, str]:
     """Return which tensor each returned gradient is of: by its name, else by its place and shape."""
     found: dict[Place, str] = {}
@@ -205,7 +217,7 @@ def _assigned(
             gradient = values[place]
             left = [n for n in tensors if n not in found.values()]
             fits = [n for n in left if not same_shape or np.shape(tensors[n]) == np.shape(gradient)]
-            if place not in found and fits and gradient is not None:
+            if place not in found and fits and (gradient is not None or raised):
                 found[place] = fits[0]
     return {place: found[place] for place in names if place in found}
 
@@ -218,10 +230,18 @@ def _named(name: str, inputs: Mapping[str, Any], exactly: bool) -> str | None:
     return next((lower[c.lower()] for c in candidates if c.lower() in lower), None)
 
 
+def in_order(source: Source, gradients: Sequence[str]) -> Source | None:
+    """Return a source whose returns give these gradients, the first of what it returns, as a dictionary."""
+    return _by_name(source, dict(enumerate(gradients)), None, {})
+
+
 def _by_name(
-    source: Source, gradients: Mapping[Place, str], count: int, also: Mapping[str, str]
+    source: Source, gradients: Mapping[Place, str], count: int | None, also: Mapping[str, str]
 ) -> Source | None:
-    """Return a source whose returns give a dictionary; None where none of them gives the gradients."""
+    """Return a source whose returns give a dictionary; None where none of them gives the gradients.
+
+    It is to be so many values, or, for None, at least the gradients.
+    """
     if source.definition is None:
         return None
     definition = copy.deepcopy(source.definition)
@@ -230,9 +250,9 @@ def _by_name(
         definition.body.append(ast.fix_missing_locations(last))
     fitting = 0
     for returned in returns(definition.body):
-        found = _elements(returned)
+        found = _elements(returned) if count is not None else _each_of(returned, len(gradients))
         value = ast.Dict([], [])  # of what gives something else, as a model's scores without labels
-        if len(found) == count:
+        if len(found) == count or (count is None and len(found) >= len(gradients)):
             fitting += 1
             stored = [ast.parse(where, mode="eval").body for where in also.values()]
             for node in stored:

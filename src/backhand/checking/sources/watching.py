@@ -1,8 +1,9 @@
 """Pairs over NumPy whose calls are watched, to be judged on the numbers that the user's own calls had."""
 
+import contextlib
 import copy
 import functools
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.program import parameters_of
-from backhand.checking.sources.layers import forward_of, returns_its_gradients
+from backhand.checking.sources.classes import check_class
+from backhand.checking.sources.layers import forward_of, is_layer, returns_its_gradients
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.pairs import check_pair
 from backhand.checking.sources.truths import is_the_users
@@ -34,19 +36,43 @@ class Seen:
         Raises:
             CheckError: the two do not fit together, or it takes too long.
         """
-        try:
-            with limited(LONGEST):
-                return check_pair(self.forward, self.backward, self.inputs, draws=1)
-        except OutOfTimeError as error:
-            name = (self.backward or self.forward).__name__
-            raise CheckError(f"{name} is not judged within {LONGEST:g} s on inputs as large.") from error
+        name = (self.backward or self.forward).__name__
+        return _in_time(name, lambda: check_pair(self.forward, self.backward, self.inputs, draws=1))
+
+
+@dataclass(frozen=True)
+class SeenLayer:
+    """A layer whose backward was called, as it was then, with what its forward was given."""
+
+    layer: Any
+    inputs: dict[str, Any]
+
+    def check(self) -> Report:
+        """Judge it on these inputs, with parameters of its own.
+
+        Raises:
+            CheckError: the two do not fit together, or it takes too long.
+        """
+        name = type(self.layer).__name__
+        return _in_time(name, lambda: check_class(self.layer, self.inputs, draws=1))
+
+
+def _in_time(name: str, check: Callable[[], Report]) -> Report:
+    try:
+        with limited(LONGEST):
+            return check()
+    except OutOfTimeError as error:
+        raise CheckError(f"{name} is not judged within {LONGEST:g} s on inputs as large.") from error
 
 
 class Watching:
-    """The functions of a namespace, each in something that notes its calls and is the same otherwise.
+    """The functions and layers of a namespace, each in something that notes its calls and is else the same.
 
     Of each backward the first call since the last look is noted; all others cost one look into a dictionary,
     so that a training loop does not wait.
+
+    Args:
+        tell: called after a backward whose call has been noted, each once; without it nobody is told.
 
     >>> import numpy as np
     >>> space = {"__name__": "__main__"}
@@ -60,15 +86,22 @@ class Watching:
     [['x', 'w']]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
         self._last: dict[FunctionType, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self._seen: dict[FunctionType, Seen] = {}
+        self._seen: dict[FunctionType | type, Seen | SeenLayer] = {}
+        self._layers: dict[type, dict[str, FunctionType]] = {}
+        self._given: dict[type, tuple[Any, dict[str, Any]]] = {}
+        self._tell = tell
+        self._judged: set[FunctionType | type] = set()
         self._watched: set[FunctionType] = set()
         self._looked_at: set[FunctionType] = set()
         self.paused: bool = False
 
     def watch(self, space: MutableMapping[str, Any]) -> None:
         """Watch the pairs of a namespace, and those that have taken the place of watched ones."""
+        for value in list(space.values()):
+            if is_layer(value) and value not in self._layers and is_the_users(_space_of(value)):
+                self.watch_layer(value)
         functions = {n: f for n, f in space.items() if isinstance(f, FunctionType)}
         own = {n: _within(f) for n, f in functions.items() if is_the_users(_within(f).__globals__)}
         for name, function in own.items():
@@ -88,11 +121,70 @@ class Watching:
 
     def release(self, space: MutableMapping[str, Any]) -> None:
         """Put the functions back as they were."""
+        self.release_layers()
         for name, value in list(space.items()):
             if isinstance(value, FunctionType) and value in self._watched:
                 space[name] = _within(value)
 
-    def take(self) -> list[Seen]:
+    def release_layers(self) -> None:
+        """Put the methods of layers back as they were."""
+        for layer, methods in self._layers.items():
+            for name, method in methods.items():
+                setattr(layer, name, method)
+        self._layers = {}
+
+    def watch_layer(self, layer: type) -> None:
+        """Watch the calls of a layer's own forward and backward; those that it inherits are their class's."""
+        methods = {n: vars(layer).get(n) for n in ("forward", "backward")}
+        own = {n: f for n, f in methods.items() if isinstance(f, FunctionType)}
+        self._layers[layer] = own
+        for name, method in own.items():
+            setattr(layer, name, (self._given_to if name == "forward" else self._left_by)(method))
+
+    def _given_to(self, method: FunctionType) -> Any:
+        @functools.wraps(method)
+        def forward(owner: Any, *args: Any, **options: Any) -> Any:
+            if self._is_new(type(owner)):
+                parameters = list(parameters_of(method))[1:]
+                inputs = dict(zip(parameters, args, strict=False)) | options
+                self._given[type(owner)] = owner, inputs
+            return method(owner, *args, **options)
+
+        return forward
+
+    def _left_by(self, method: FunctionType) -> Any:
+        @functools.wraps(method)
+        def backward(owner: Any, *args: Any, **options: Any) -> Any:
+            layer, inputs = self._given.pop(type(owner), (None, {}))
+            if layer is owner and self._is_new(type(owner)) and any(map(is_float, inputs.values())):
+                self._seen[type(owner)] = SeenLayer(*copy.deepcopy((owner, inputs)))
+            given = method(owner, *args, **options)
+            self._told()
+            return given
+
+        return backward
+
+    def _told(self) -> None:
+        if self._tell is not None and not self.paused and self._seen:
+            self._judged |= self._seen.keys()  # told at once, and once
+            self._tell()
+
+    def _is_new(self, called: FunctionType | type) -> bool:
+        return not self.paused and called not in self._seen and called not in self._judged
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Let nothing be noted: what the checker calls is no call of the user's."""
+        self.paused, layers = True, list(self._layers)
+        self.release_layers()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                self.watch_layer(layer)
+            self.paused = False
+
+    def take(self) -> list[Seen | SeenLayer]:
         """Return what was called since the last time."""
         seen, self._seen = list(self._seen.values()), {}
         return seen
@@ -116,14 +208,20 @@ class Watching:
 
         @functools.wraps(function)
         def called(*args: Any, **options: Any) -> Any:
-            if function not in self._seen and not self.paused:
+            if self._is_new(function):
                 last = self._last.get(forward) if backward is not None else (args, options)
                 inputs = _by_name(forward, *last) if last is not None else {}
                 if any(map(is_float, inputs.values())):
                     self._seen[function] = Seen(forward, backward, copy.deepcopy(inputs))
-            return function(*args, **options)
+            given = function(*args, **options)
+            self._told()
+            return given
 
         return called
+
+
+def _space_of(layer: type) -> dict[str, Any]:
+    return next((f.__globals__ for f in vars(layer).values() if isinstance(f, FunctionType)), {})
 
 
 def _by_name(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:

@@ -42,13 +42,16 @@ def rank(
         known: what may belong there.
         begun: the variables that several statements write.
     """
-    if is_carried(target):
-        return Rank.OTHERWISE if len({each.sign for each in events}) > 1 else Rank.NOTHING
+    if is_carried(target) and len({each.sign for each in events}) == 1:
+        return Rank.NOTHING
     if known.is_value:
         return Rank.OF_THE_FORWARD if recogniser.is_known(event) else Rank.UNKNOWN
     if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
         return Rank.OTHERWISE if target[1] in begun and len(events) == 1 else Rank.NOTHING
     taken_for = recogniser.taken_for(event)
+    is_near = any(known.is_near(other) for other in taken_for)
+    if is_carried(target):
+        return Rank.UNKNOWN if is_near else Rank.OTHERWISE
     by_name = frozenset[ast.stmt]().union(*(_named_for(target, one) for one in taken_for))
     # of a variable that several statements of the forward assign, each has a gradient of that name
     if by_name and _named_for(target, known) <= by_name:
@@ -57,8 +60,7 @@ def rank(
         return Rank.OTHERWISE
     if recogniser.is_of_the_forward(event) and not _named_for(target, known):
         return Rank.OF_THE_FORWARD
-    is_far = bool(taken_for) and not any(known.is_near(other) for other in taken_for)
-    return Rank.ELSEWHERE if is_far else Rank.UNKNOWN
+    return Rank.ELSEWHERE if taken_for and not is_near else Rank.UNKNOWN
 
 
 class Ages:

@@ -223,24 +223,30 @@ def recorded(chosen: Pass, draw: Draw) -> Lives:
     runs = {t for t, its in recorder.lives.items() if its[-1].statements[-1] not in source.statements}
     ends = _ends_of_loops(recorder, source)
     return {
-        t: tuple(
-            replace(life, last=max(life.last, ends.get(t, 0))) for life in (its[-1:] if t in runs else its)
-        )
+        t: tuple(_to_the_end(recorder, t, life, ends) for life in (its[-1:] if t in runs else its))
         for t, its in recorder.lives.items()
     }
 
 
-def _ends_of_loops(recorder: Recorder, source: Source) -> dict[str, int]:
-    """Return when the loops have ended that carry on a variable which is a gradient only in the end.
-
-    That is one of another name, as `dh_next` is, in which the gradient of the first state is returned.
-    """
-    found = {}
+def _ends_of_loops(recorder: Recorder, source: Source) -> Mapping[str, list[int]]:
+    """Return when the loops have ended that carry on a variable."""
+    found: dict[str, list[int]] = {}
     for last, names in running_variables(source.statements).items():
-        for tensor in recorder.variables.held_by(names):
-            if recorder.variables.is_renamed(tensor) and last in recorder.last:
-                found[tensor] = recorder.last[last]
+        for name in names if last in recorder.last else ():
+            found.setdefault(name, []).append(recorder.last[last])
     return found
+
+
+def _to_the_end(recorder: Recorder, tensor: str, life: Life, ends: Mapping[str, list[int]]) -> Life:
+    """Return a life until the loops have ended that carry on its variable, if it is this gradient only then.
+
+    So it is where the variable has another name, as `dh_next`, in which the gradient of the first state is
+    returned, or from which that is taken.
+    """
+    renamed, arrived = recorder.variables.is_renamed(tensor), life.arrived
+    steps = ends.get(root(life.place), ())
+    later = [end for end in steps if (renamed if arrived is None else end < arrived[0])]
+    return replace(life, last=max(life.last, *later)) if later else life
 
 
 def run_replaced(

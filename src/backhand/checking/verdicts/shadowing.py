@@ -121,13 +121,12 @@ class Log(Putting):
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Note what was assigned, before it is mended."""
         new = super().ran(step, statement, variables)
-        for name, value in assigned_tensors(statement, variables) if step != self._raised else ():
-            put = new[name] if (statement, name) in self.puts and name in new else value
-            self.note(step, (statement, name), put)
-        for name in self.carried.get(statement, ()):
-            value = new.get(name, variables.get(name))
-            if isinstance(value, Tensor) and value.is_floating_point():
-                self.note(step, (statement, name), value)
+        assigned = dict(assigned_tensors(statement, variables)) if step != self._raised else {}
+        carried = {name: variables.get(name) for name in self.carried.get(statement, ())}
+        for name, value in {**carried, **assigned}.items():
+            given = new.get(name, value) if (statement, name) in self.puts else value
+            if isinstance(given, Tensor) and given.is_floating_point():
+                self.note(step, (statement, name), given)
         return new
 
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:

@@ -1,0 +1,290 @@
+"""A custom Function that is written in torch operations, opened: its statements are run one by one, and seen.
+
+Its own forward, run with autograd on, gives the tensors on the way; where that has another gradient than the
+reference's, as with a `detach`, the reference's own statements do, or it alone. The backward is called as
+autograd calls it, with the node of the graph for its `ctx`. What they make locates a mistake, and is never
+judged by itself.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from traceback import walk_tb
+from types import FunctionType, MethodType
+from typing import Any, ClassVar, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from backhand.checking.running.graph import Trace
+from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
+from backhand.checking.running.names import as_gradient, flatten
+from backhand.checking.running.program import Namespace, Source, plain_function, source_of
+from backhand.checking.running.returning import returned_so_far
+from backhand.checking.running.sandbox import running
+from backhand.checking.running.tracing import trace
+from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
+from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.returned import in_order
+from backhand.checking.verdicts.comparing import close
+
+Outputs = Callable[[Any], dict[str, Tensor]]
+
+
+class ClosedError(Exception):
+    """A Function has no statements that can be run one by one; the message says why."""
+
+
+class Context:
+    """What a custom Function's forward is given for its `ctx` where it is run by itself."""
+
+    def __init__(self, needed: Sequence[bool]):
+        self.needs_input_grad = tuple(needed)
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep tensors as a node does."""
+        self.saved_tensors = tensors
+
+    def mark_dirty(self, *tensors: Tensor) -> None:
+        """Take note of nothing: autograd itself sees what is changed in place."""
+
+    mark_non_differentiable = mark_dirty
+    save_for_forward = mark_dirty
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """Take note of nothing: no backward is run with this context."""
+
+
+class _Last(Watcher):
+    """Lets a watcher watch, and keeps the variables after the last statement."""
+
+    def __init__(self, watcher: Watcher | None):
+        self._watcher = watcher or Watcher()
+        self.variables: Namespace = {}
+
+    def ran(self, step: int, statement: Any, variables: Mapping[str, Any]) -> Namespace | None:
+        """Take the variables."""
+        self.variables = dict(variables)
+        return self._watcher.ran(step, statement, variables)
+
+    def added(self, step: int, statement: Any, value: Any) -> Any:
+        """Let it see what is added."""
+        return self._watcher.added(step, statement, value)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What stands for the forward of an opened Function.
+
+    Attributes:
+        function: its own, or the reference.
+        source: its statements; None where they cannot be read.
+        first: how many of its arguments are no inputs: the `ctx`.
+    """
+
+    function: Callable[..., Any]
+    source: Source | None
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Runs an opened Function, as `protocol.Runner`.
+
+    Attributes:
+        fn: the Function.
+        told: gives the outputs of a call by name.
+        steps: the statements of the forward.
+        source: the statements of the backward, at whose end the gradients are returned by name.
+        detached: the inputs that have no gradient on purpose.
+    """
+
+    fn: type[Function]
+    told: Outputs
+    steps: Forward
+    source: Source
+    detached: frozenset[str]
+    over_numpy: ClassVar[bool] = False
+
+    def named(self, /, **leaves: Any) -> dict[str, Any]:
+        """Return the tensors on the way and the outputs, by name."""
+        return self.forward(leaves, None)
+
+    def forward(self, leaves: Mapping[str, Any], watcher: Watcher | None) -> dict[str, Any]:
+        """Run the forward with autograd on; a statement that raises ends it as ever."""
+        values = [_alone(v) if n in self.detached else v for n, v in leaves.items()]
+        context = Context([isinstance(v, Tensor) and v.requires_grad for v in values])
+        last = _Last(watcher)
+        given = [context][: self.steps.first] + values
+        if self.steps.source is None:
+            return self.told(self.steps.function(*given))
+        run = run_function(self.steps.function, self.steps.source, {}, last, given)
+        if run.errors:
+            raise run.errors[0][1]
+        outputs = self.told(run.result)
+        taken = {*leaves, *outputs, *(f"d{n}" for n in (*leaves, *outputs))}
+        same = {id(v) for v in (*values, *outputs.values())}
+        inner = {n: v for n, v in last.variables.items() if n not in taken and id(v) not in same}
+        return {n: v for n, v in inner.items() if isinstance(v, Tensor | list | tuple | float)} | outputs
+
+    def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
+        """Run the backward with its statements seen, on the node that the Function's own call makes."""
+        with torch.enable_grad():
+            result = self.fn.apply(*given["inputs"].values())
+        results = result if isinstance(result, tuple) else (result,)
+        arriving: list[Any] = [torch.zeros_like(r) if isinstance(r, Tensor) else None for r in results]
+        nodes: set[Any] = set()
+        for name, value in self.told(result).items():
+            if isinstance(value.grad_fn, FunctionCtx) and f"d{name}" in given["upstream"]:
+                nodes.add(value.grad_fn)
+                arriving[value.output_nr] = given["upstream"][f"d{name}"]
+        if len(nodes) != 1:
+            raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
+        method = MethodType(plain_function(self.fn.backward)[0], nodes.pop())
+        return run_function(method, self.source, {}, watcher, arriving)
+
+    def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
+        """Return what the backward calls the gradient that arrives at each output."""
+        definition = self.source.definition
+        _, *given = definition.args.args if definition is not None else (None,)
+        return {name: argument.arg for name, argument in zip(outputs, given, strict=False)}
+
+    def around(self) -> Namespace:
+        """Return what the statements of the backward see besides their own variables."""
+        return surroundings(self.fn.backward)
+
+    def halfway(self, error: Exception) -> StatementError | None:
+        """Return an exception of the backward with what had been assigned until then, and its line."""
+        code = plain_function(self.fn.backward)[0].__code__
+        frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code is code]
+        if not frames:
+            return None
+        frame, line = frames[0]
+        return StatementError(
+            error, returned_so_far(self.source.statements, frame.f_locals, self.around()), line
+        )
+
+
+def _alone(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def is_custom(fn: Any) -> TypeGuard[type[Function]]:
+    """Tell whether something is a custom Function."""
+    return isinstance(fn, type) and issubclass(fn, Function)
+
+
+def opened(
+    chosen: Pass, fn: object, reference: Callable[..., Any], told: Callable[..., dict[str, Tensor]], seed: int
+) -> Pass:
+    """Return the pass of a Function with its statements.
+
+    Args:
+        chosen: the pass as it is judged.
+        fn: what was given to be checked.
+        reference: what gives the truth.
+        told: gives the outputs of a call by name, from the names of its inputs and what it returned.
+        seed: of the run on which the statements are held to what the Function itself gives.
+
+    Raises:
+        ClosedError: they cannot be had, or do otherwise.
+    """
+    if not is_custom(fn):
+        raise ClosedError("it is no `torch.autograd.Function`, and what it calls is not looked into")
+    source = source_of(fn.backward) if _is_plain(fn.backward) else None
+    if source is None:
+        raise ClosedError("the source of its backward cannot be read")
+    inputs = next(sets_of(chosen.inputs, dict, 1, seed))
+    source = in_order(source, [f"d{name}" for name in inputs])
+    if source is None:
+        raise ClosedError("what its backward returns is not one gradient after another")
+    try:
+        truth = trace(chosen, inputs, torch.float64, seed)
+    except Exception as error:  # the reference knows its own dtype only
+        raise ClosedError("its reference does not run in float64") from error
+    for steps in _forwards(fn, reference):
+        found = _opened_with(
+            chosen, Opened(fn, partial(told, inputs), steps, source, chosen.no_gradient), truth
+        )
+        if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed):
+            return found
+    raise ClosedError("its statements, run one by one, do not give what it gives")
+
+
+def _forwards(fn: type[Function], reference: Callable[..., Any]) -> list[Forward]:
+    own = 1 if fn.setup_context is Function.setup_context else 0
+    candidates = [(fn.forward, own), (reference, 0)]
+    found = ((f, source_of(f), first) for f, first in candidates if _is_plain(f))
+    steps = [Forward(f, source, first) for f, source, first in found if source is not None]
+    return [*steps, Forward(reference, None)]
+
+
+def _is_plain(function: Any) -> bool:
+    return isinstance(getattr(function, "__func__", function), FunctionType)
+
+
+def _opened_with(chosen: Pass, runner: Opened, truth: Trace) -> Pass:
+    def backward(**given: Any) -> Any:
+        try:
+            return chosen.backward(**given)
+        except Exception as error:  # the user's code may raise anything
+            raise runner.halfway(error) or error from error
+
+    return replace(
+        chosen,
+        forward=runner.named,
+        backward=backward,
+        out=tuple(truth.outputs),
+        names=runner.arriving(truth.outputs),
+        forward_source=runner.steps.source,
+        backward_source=runner.source,
+        promotes=True,  # a line is told by its formula, whatever precision it asks for
+        runner=runner,
+    )
+
+
+def _is_true(found: Pass, inputs: Mapping[str, Any], truth: Trace, seed: int) -> bool:
+    """Tell whether a forward has the reference's outputs and gradients."""
+    try:
+        own = trace(found, inputs, torch.float64, seed, promote=True, upstream=truth.upstream)
+    except Exception:  # the user's code may raise anything
+        return False
+    gradients = {n: own.gradients.get(n) for n in truth.wanted}
+    return all(_is_one(own.outputs[n], t) for n, t in truth.outputs.items()) and all(
+        _is_one(gradient, truth.gradients.get(n)) for n, gradient in gradients.items()
+    )
+
+
+def _is_one(own: Tensor | None, other: Tensor | None) -> bool:
+    """Tell whether two tensors are the same but for constants of eight digits, which are no other formula."""
+    if own is None or other is None:
+        return own is other
+    return close(own.detach().float(), other.detach().float())
+
+
+def _does_the_same(found: Pass, inputs: Mapping[str, Any], seed: int) -> bool:
+    """Tell whether the backward's statements give what the Function gives: its decorators may do more."""
+    runner = found.runner
+    assert runner is not None
+    try:
+        traced = trace(found, inputs, torch.float64, seed, promote=True)
+        with running(torch.float64, found.seed_of_backward(seed), promote=True), torch.no_grad():
+            run = runner.backward(backward_arguments(found, traced), Watcher())
+            expected = flatten(found.backward(**backward_arguments(found, traced)))
+    except StatementError:  # it raises there as well
+        return True
+    except Exception:  # the user's code may raise anything
+        return False
+    given = {n: as_gradient(value) for n, value in flatten(run.result or {}).items()}
+    wanted = {f"d{n}": as_gradient(expected.get(f"d{n}")) for n in traced.wanted}
+    return all(_alike(given.get(n), value) for n, value in wanted.items())
+
+
+def _alike(own: Tensor | None, given: Tensor | None) -> bool:
+    """Tell whether two gradients are the same, as far as autograd leaves them as they are returned."""
+    if own is None or given is None:
+        return own is None or not bool(own.any())
+    fits = own.shape == given.shape
+    return not fits or close(own.nan_to_num(), given.nan_to_num())
