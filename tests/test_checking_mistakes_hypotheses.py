@@ -136,7 +136,7 @@ NEAR = [
     ),
     (
         attention,
-        "dv = weights.transpose(1, 2) @ dy",
+        "dv = weights.transpose(-2, -1) @ dy",
         "dv = (weights.mT @ dy).flip(0)",
         "dv = weights.mT @ dy",
         "v",
@@ -247,7 +247,7 @@ def test_a_mistake_is_named_and_a_right_near_miss_is_not(case: tuple) -> None:
 
 
 def test_swapped_gradients_are_each_told_from_the_other() -> None:
-    to_q, to_k = "dq = scale * dscores @ k", "dk = scale * dscores.transpose(1, 2) @ q"
+    to_q, to_k = "dq = scale * dscores @ k", "dk = scale * dscores.transpose(-2, -1) @ q"
     exchanged = (to_q, "dk" + to_q[2:]), (to_k, "dq" + to_k[2:])
     wrong = altered(attention, *exchanged)
     report = backhand.check(wrong)

@@ -179,7 +179,7 @@ def test_a_term_that_couples_the_elements_is_told_with_its_axis() -> None:
 
 
 def test_right_values_in_other_places_are_told_from_wrong_ones() -> None:
-    line = "dv = weights.transpose(1, 2) @ dy"
+    line = "dv = weights.transpose(-2, -1) @ dy"
     moved = backhand.check(
         altered(attention, (line, line + "\n    dv = dv.flip(1).roll(2, 2)")), stress=False
     )
@@ -190,7 +190,7 @@ def test_right_values_in_other_places_are_told_from_wrong_ones() -> None:
 
 
 def test_one_gradient_with_the_value_of_another_is_not_swapped() -> None:
-    to_q, to_k = "dq = scale * dscores @ k", "dk = scale * dscores.transpose(1, 2) @ q"
+    to_q, to_k = "dq = scale * dscores @ k", "dk = scale * dscores.transpose(-2, -1) @ q"
     one = backhand.check(altered(attention, (to_q, to_k + "\n    dq = dk")), stress=False)
     assert [(row.name, row.mistake.kind) for row in one.culprits] == [("q", "wrong_upstream")]
     exchanged_twice = altered(attention, (to_k, to_k + "\n    dq, dk = dk, dq\n    dk, dq = dq, dk"))

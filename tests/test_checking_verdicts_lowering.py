@@ -78,7 +78,7 @@ def test_the_line_of_a_temporary_that_loses_precision_is_shown() -> None:
 
 
 def test_a_line_that_is_wrong_and_computes_in_less_is_told_of_once() -> None:
-    old = "dlog_total = -dlogprobs.sum(1, keepdim=True)"
+    old = "dlog_total = -dlogprobs.sum(-1, keepdim=True)"
     report = backhand.check(altered(cross_entropy, (old, "dlog_total = -dlogprobs.half()")), stress=False)
     assert [row.name for row in report.culprits] == ["log_total"], str(report)
 

@@ -36,5 +36,23 @@ def test_a_hint_speaks_of_broadcasting_only_where_something_was_broadcast(tmp_pa
 
 def test_what_is_wrong_is_asked_about_first(tmp_path: Path):
     exercise = find("layer_norm")
-    steps = hints(judged(tmp_path, exercise, changed(exercise, ("dy.sum((0, 1))", "dy"))))
+    steps = hints(
+        judged(tmp_path, exercise, changed(exercise, ("dy.reshape(-1, dy.shape[-1]).sum(0)", "dy")))
+    )
     assert steps[0].text.startswith("dbias: Where the forward broadcast a tensor")
+
+
+@pytest.mark.parametrize(("name", "old", "new", "told"), [
+    ("gelu", "du = (1 - t**2) * dt", "du = (1 - torch.tanh(u)**2) * dt", "add `u` to them"),
+    ("exp_log", "de = dtotal", "dee = dtotal", "has dee, and there is no such tensor: did you mean de?"),
+])  # fmt: skip
+def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: Path):
+    exercise = find(name)
+    attempt = judged(tmp_path, exercise, changed(exercise, (old, new)))
+    assert told in hints(attempt)[0].text
+
+
+def test_a_sum_that_should_be_a_product_is_told_so(tmp_path: Path):
+    exercise = find("exp_log")
+    attempt = judged(tmp_path, exercise, changed(exercise, ("dx = e * de", "dx = e + de")))
+    assert "`e + de` adds where `e * de` belongs" in attempt.next_gradient.reason

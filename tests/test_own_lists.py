@@ -69,6 +69,8 @@ def test_worse_than_counting_is_said_with_what_to_try() -> None:
         "worse than guessing blindly: dev loss 3.400, not 3.300. Try more words, --keep best"
     )
     assert "fewer --steps" in told
+    told = worse_than_counting([score], TrainConfig(steps=200_000, keep="best"))
+    assert "fewer --steps" not in str(told)  # the steps after the best ones did no harm
 
 
 def test_a_list_of_combined_letters_is_trained_and_sampled(tmp_path: Path) -> None:

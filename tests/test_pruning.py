@@ -28,6 +28,14 @@ def a_view_of_it(dy: Tensor, x: Tensor, w: Tensor) -> dict[str, Any]:
     return {"dx": dx, "dw": dw}
 
 
+def a_view_that_einsum_makes(dy: Tensor, x: Tensor, w: Tensor) -> dict[str, Any]:
+    dx = dy * 2
+    same = torch.einsum("ij->ji", dx)
+    same += x.T
+    dw = w.sum() + dy
+    return {"dx": dx, "dw": dw}
+
+
 def a_name_for_one_of_two(dy: Tensor, x: Tensor, w: Tensor) -> dict[str, Any]:
     dx = dy * w
     dw = dy * x
@@ -105,6 +113,7 @@ def asserted(dy: Tensor, x: Tensor, w: Tensor) -> dict[str, Any]:
 CUT = [
     two_names_of_one_tensor,
     a_view_of_it,
+    a_view_that_einsum_makes,
     a_name_for_one_of_two,
     a_list_that_grows,
     written_into,

@@ -13,12 +13,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-FRESH = frozenset(
-    {"sum", "mean", "clone", "zeros_like", "ones_like", "zeros", "ones", "empty_like", "full_like"}
-    | {"exp", "log", "tanh", "sigmoid", "square", "sqrt", "rsqrt", "softmax", "log_softmax"}
-    | {"matmul", "mm", "bmm", "einsum", "cat", "stack", "where", "outer"}
-)
-"""Calls whose result is a tensor of its own, so that a change in place of it changes nothing else."""
+from backhand.checking.running.schemas import makes_its_own
 
 STATEMENTS = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.For, ast.If, ast.With, ast.Pass)
 REFUSED = (ast.NamedExpr, ast.Yield, ast.YieldFrom, ast.Await, ast.Lambda)
@@ -191,7 +186,7 @@ def _assigned_values(statement: ast.stmt) -> Iterator[ast.AST]:
             isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.USub)
         )
         called = value.func if isinstance(value, ast.Call) else None
-        if not fresh and getattr(called, "attr", None) not in FRESH:
+        if not fresh and not makes_its_own(getattr(called, "attr", "")):
             yield value
 
 

@@ -149,10 +149,10 @@ def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | N
         return None
     than = "guessing blindly" if dev.loss > dev.uniform else "counting pairs of letters"
     tries = ["more words"]
-    if config.keep == "last":
+    if config.keep == "last":  # else the steps after the best ones did no harm
         tries.append("--keep best")
-    if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
-        tries.append("fewer --steps")
+        if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
+            tries.append("fewer --steps")
     if uses_hidden(config):
         tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
     if config.type == "mlp" and config.block_size > 2:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backhand.checking.broadcasts import Shapes, axes_of_broadcast
 from backhand.checking.explaining import derivatives, explain_uses
+from backhand.checking.running.names import MISSPELT, nearest
 from backhand.checking.running.statements import reads, simple_statements, writes_surely
 from backhand.learning.attempts import Attempt, Gradient
 from backhand.learning.blanking import answer, textbook
@@ -30,7 +31,7 @@ def hints(attempt: Attempt) -> tuple[Hint, ...]:
         return ()
     exercise, tensor = attempt.exercise, gradient.name[1:]
     lines = uses(exercise, tensor)
-    steps = [Hint("question", _question(exercise, gradient, lines))]
+    steps = [Hint("question", _misspelt(attempt, gradient) + _question(exercise, gradient, lines))]
     if lines:
         shapes = shapes_of(exercise)
         steps.append(Hint("shapes", _shapes(tensor, lines, shapes)))
@@ -92,6 +93,15 @@ def _question(exercise: Exercise, gradient: Gradient, lines: tuple[str, ...]) ->
             f"{len(lines)} lines of the forward read {tensor}. Which are they, and what does each send back?"
         )
     return f"{gradient.name}: " + "\n".join(told)
+
+
+def _misspelt(attempt: Attempt, gradient: Gradient) -> str:
+    """Tell of a name in the file that may be meant to be a gradient which is missing."""
+    others = attempt.report.unmatched if attempt.report is not None and gradient.verdict == "todo" else ()
+    near = next((name for name in others if nearest(name, [gradient.name], MISSPELT)), None)
+    return (
+        f"Your file has {near}, and there is no such tensor: did you mean {gradient.name}?\n" if near else ""
+    )
 
 
 def _target(line: str) -> str:

@@ -82,6 +82,9 @@ def unassigned(case: Case) -> Finding | None:
     hint = "A line can use only what stands above it" + (nearest(missing, () if known else alike) or ".")
     if is_gradient:
         return Finding("wrong_upstream", {"used": None, "expected": missing}, words, hint=hint)
+    if missing in case.first.draw.trace.values and not late and case.chosen.scope is None:
+        words = f"the line raises NameError, for {missing} of the forward is no parameter of the backward"
+        hint = f"What a backward needs of the forward are its parameters: add `{missing}` to them."
     return Finding("unexplained", {"ruled_out": []}, words, hint=hint)
 
 

@@ -224,6 +224,19 @@ def put_upstream(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal
         yield ast.Name(upstream, ast.Load()), edit
 
 
+def _multiplied(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield products of two tensors in the place of their sum: a local derivative is a factor."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Sub):
+        return
+    terms = node.left, node.right
+    if all(isinstance(t, ast.Name) and holds_tensor(scope.namespace.get(t.id)) for t in terms):
+        product = ast.BinOp(node.left, ast.Mult(), node.right)
+        used, expected = ast.unparse(node), ast.unparse(product)
+        words = f"`{used}` adds where `{expected}` belongs: a local derivative multiplies"
+        yield product, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
 def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
     """Yield sums with one of their two terms left out."""
     node = place.node
@@ -252,6 +265,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _names,
     _factors,
     drop_term,
+    _multiplied,
 )
 # Of which two may stand in one line; beside one of them, another name.
 FEW: tuple[Rule, ...] = (

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from backhand.checking.running.statements import inner_blocks
+from backhand.checking.running.statements import inner_blocks, writes
 
 
 def spell_out(body: list[ast.stmt], taken: Collection[str]) -> None:
@@ -68,10 +68,14 @@ def returned_so_far(
     """
     computed = [r.value for r in returns(body) if isinstance(r.value, ast.DictComp)]
     for expression in computed[-1:]:
-        code = compile(ast.Expression(expression), "<return>", "eval")
-        # it may read what is not there; and a comprehension's inner names are looked up among the globals
-        with contextlib.suppress(Exception):
-            return dict(eval(code, {**around, **variables}, dict(variables)))
+        read = {n.id for n in ast.walk(expression) if isinstance(n, ast.Name)}
+        missing = {name for name in read if variables.get(name) is None}
+        makers: list[ast.stmt] = [s for s in body if isinstance(s, ast.Assign) and missing & writes(s)]
+        # a comprehension's inner names are looked up among the globals
+        there = {**around, **variables}
+        with contextlib.suppress(Exception):  # these may raise as well
+            exec(compile(ast.Module(makers, []), "<return>", "exec"), there)
+            return dict(eval(compile(ast.Expression(expression), "<return>", "eval"), there, dict(variables)))
     container = variables.get(returned_container(body) or "")
     renamed = {k: variables[v] for k, v in returned_variables(body).items() if v in variables}
     return {**variables, **renamed, **(container if isinstance(container, Mapping) else {})}
