@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from backhand.checking.assembling import Trials, assemble, of_the_whole
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.probing import probe_of
 from backhand.checking.report import Mistake, Report
+from backhand.checking.reshaping import in_another_shape
 from backhand.checking.running.cropping import parts_of
 from backhand.checking.running.precision import Asked
 from backhand.checking.running.sandbox import sandbox, threads_for
@@ -83,6 +85,27 @@ def check(
 @sandbox()
 def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
+    report = _judged(chosen, title, draws=draws, seed=seed, stress=stress)
+    if not chosen.elsewhere:
+        return report
+    found = [
+        failure
+        for inputs in chosen.elsewhere
+        for failure in in_another_shape(
+            report,
+            inputs,
+            partial(_judged, replace(chosen, inputs=inputs), title, draws=draws, seed=seed, stress=stress),
+            seed,
+        )
+    ]
+    refused = [f for f in found if stressing.is_allowed(chosen, f)]
+    notes = (f"Judged with {1 + len(chosen.elsewhere)} shapes.", *(f"Refused, {f.message}" for f in refused))
+    failures = tuple(f for f in found if f not in refused)
+    return replace(report, stress=(*report.stress, *failures), notes=(*report.notes, *notes))
+
+
+def _judged(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None) -> Report:
+    """Return the report on a pass with inputs of one shape."""
     sets = sets_of(chosen.inputs, by_name, draws, seed)
     first = next(sets)
     for part in parts_of(first) if chosen.scope is None else ():  # a script's sizes stand in its statements
@@ -143,8 +166,8 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
     if (stress or wanted) and trials.judged[0].draw.error is None:
         probe = probe_of(chosen, trials.judged[0])
         found = stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth)
-        failures = tuple(f for f in found if not stressing.is_allowed(chosen, f))
-        trials = replace(trials, notes=(*trials.notes, *stressing.untried(chosen, found)))
+        failures = found.failures
+        trials = replace(trials, notes=(*trials.notes, *found.notes))
         probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)

@@ -225,6 +225,27 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "The gradient of an output that is not used is None, or zeros: the others still count.",
             ("gradients",),
         ),
+        "shapes": Kind(
+            "right for the first shapes that were given, and wrong for others",
+            "What is taken for granted: a number of axes, a multiple of a block, more than one row?",
+            ("shapes", "kind"),
+        ),
+        "second_order": Kind(
+            "the backward, differentiated again, gives something else: an intermediate kept on `ctx`",
+            "Autograd sees what depends on an input only through inputs and outputs that were saved: compute "
+            "the rest from them in the backward, or mark that @once_differentiable.",
+            ("wrong",),
+        ),
+        "forward_mode": Kind(
+            "the tangents that `jvp` gives are wrong",
+            "jvp goes with the forward: each tangent times the same derivative that the backward has.",
+            ("wrong",),
+        ),
+        "vmap": Kind(
+            "a batch under `torch.func.vmap` is not what its samples are one by one",
+            "Look at in_dims: an input's batch may be along any axis, or it may have none.",
+            ("wrong",),
+        ),
         "nondeterministic": Kind(
             "two runs differ", "Look for uninitialised memory (empty), races and random numbers."
         ),

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from backhand.checking.running.names import as_gradient, flatten
 from backhand.checking.running.precision import ANOTHER_ORDER
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass, arguments
+from backhand.checking.sources.usages import Usage, Used
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement
 
@@ -28,6 +29,7 @@ class Probe:
         given: the arguments.
         upstream: which of them are upstream gradients.
         sizes: of the summands of each gradient, by which its rounding is measured.
+        used: what a way of use gives on those arguments, under the same conditions.
         usages: see `Pass`.
         needed: the arguments that need a gradient.
     """
@@ -36,7 +38,8 @@ class Probe:
     given: Mapping[str, Any]
     upstream: tuple[str, ...]
     sizes: Mapping[str, float]
-    usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    used: Callable[[Used], Gradients]
+    usages: tuple[Usage, ...] = ()
     needed: tuple[str, ...] = ()
 
     def __call__(self, **changed: Tensor) -> Gradients | None:
@@ -67,9 +70,7 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
     turns = itertools.count()  # a backward that draws numbers of its own gives another answer each time
     needed = {k for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
 
-    def call(
-        values: Mapping[str, Any], frozen: str = "", usage: Callable[..., Any] | None = None, later: int = 0
-    ) -> Gradients:
+    def ran(run: Callable[..., Any], values: Mapping[str, Any], frozen: str, later: int) -> dict[str, Tensor]:
         asked = values
         if returns:
             leaves = {
@@ -81,15 +82,23 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
             asked = {"inputs": leaves, "outputs": {}, "upstream": upstream}
         seed = chosen.seed_of_backward(drawn.seed) + later + (0 if returns else next(turns))
         with running(drawn.dtype, seed, drawn.promote), torch.no_grad():
-            flat = flatten((usage or chosen.backward)(**asked))
-        found = {gradient: as_gradient(flat.get(gradient)) for gradient in drawn.matched.values()}
+            given_back = run(*asked.values()) if returns else run(**asked)
+        found = {n: as_gradient(v) for n, v in flatten(given_back).items()}
         return {n: g.clone() for n, g in found.items() if g is not None}
 
+    def call(
+        values: Mapping[str, Any], frozen: str = "", usage: Used | None = None, later: int = 0
+    ) -> Gradients:
+        found = ran(usage or chosen.backward, values, frozen, later)
+        return {n: found[n] for n in drawn.matched.values() if n in found}
+
+    own = {k: v.detach().contiguous() if is_strided(v) else v for k, v in given.items()}
     return Probe(
         call,
-        {k: v.detach().contiguous() if is_strided(v) else v for k, v in given.items()},
+        own,
         tuple(u for u in traced.upstream if u in given),
         {drawn.matched[n]: judgement.summands.get(n, 0.0) for n in drawn.matched},
+        lambda usage: ran(usage, own, "", 0),
         chosen.usages,
         tuple(needed) if returns else (),
     )

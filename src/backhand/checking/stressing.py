@@ -5,28 +5,39 @@ named tensors to named gradients. What they find of a single gradient may explai
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.probing import Gradients, Probe, is_strided
 from backhand.checking.report import Mistake
 from backhand.checking.running.precision import ERROR_BUDGET, lowest
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass, arguments
+from backhand.checking.using import Untried, as_trained, mistake
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.localising import Judgement
 from backhand.checking.verdicts.rounding import Summands, Truth
 from backhand.errors import CheckError, in_short
 
 
-def stress(
-    chosen: Pass, probe: Probe, judgement: Judgement, shown: Draw, truth: Truth | None
-) -> list[Mistake]:
-    """Return what fails of a pass.
+@dataclass(frozen=True)
+class Stressed:
+    """What stress has shown.
+
+    Attributes:
+        failures: what fails.
+        notes: what was not looked at, in a line, of code whose backward somebody else's training depends on.
+    """
+
+    failures: tuple[Mistake, ...]
+    notes: tuple[str, ...]
+
+
+def stress(chosen: Pass, probe: Probe, judgement: Judgement, shown: Draw, truth: Truth | None) -> Stressed:
+    """Return what fails of a pass, and what was not looked at.
 
     Args:
         chosen: the pass.
@@ -35,16 +46,21 @@ def stress(
         shown: the run in the dtype of the given inputs.
         truth: the forward in float64, if it runs there.
     """
-    return [
+    found = [
         *unasked(chosen, judgement.draw),
         *_of_probe(probe, all(judgement.right.values())),
         *wrong_dtypes(shown),
         *coarse(chosen, truth, shown, list(judgement.culprits)),
     ]
+    failures = [f for f in found if isinstance(f, Mistake)]
+    untried = [f for f in found if isinstance(f, Untried)]
+    return Stressed(
+        tuple(f for f in failures if not is_allowed(chosen, f)), tuple(_looked_at(chosen, failures, untried))
+    )
 
 
 # What a backward may refuse with an exception, rather than give wrong numbers.
-REFUSABLE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state")
+REFUSABLE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state", "shapes")
 
 
 def refusable(kinds: Collection[str]) -> frozenset[str]:
@@ -60,28 +76,30 @@ def is_allowed(chosen: Pass, failure: Mistake) -> bool:
     return failure.kind in chosen.allow and "refuses" in failure.detail
 
 
-def untried(chosen: Pass, failures: Sequence[Mistake]) -> Iterator[str]:
-    """Tell in a line what was not looked at of code whose backward somebody else's training depends on."""
+def _looked_at(chosen: Pass, failures: Sequence[Mistake], untried: Sequence[Untried]) -> Iterator[str]:
     if chosen.contract != "returned" or (chosen.runner is not None and chosen.runner.over_numpy):
         return
     refused = [f"{f.kind} ({f.message.rstrip('.')})" for f in failures if is_allowed(chosen, f)]
-    rest = ["second derivatives", "forward mode", "vmap", "other devices"]
-    yield f"Not tried: {'; '.join([*refused, ', '.join(rest)])}."
+    left = {u.what for u in untried}
+    tried = [u.what for u in chosen.usages if u.what and u.what not in left]
+    also = f"Tried besides: {', '.join(tried)}. " if tried else ""
+    yield f"{also}Not tried: {'; '.join([*refused, ', '.join([*map(str, untried), 'other devices'])])}."
 
 
-def _of_probe(probe: Probe, right: bool) -> list[Mistake]:
+def _of_probe(probe: Probe, right: bool) -> list[Mistake | Untried]:
     """Return what fails; after a change in place or runs that differ, the rest would only echo that.
 
     Args:
         probe: the backward.
         right: all its gradients are, for upstream gradients that differ from element to element.
     """
-    found = list(_modified(probe))
+    found: list[Mistake | Untried] = list(_modified(probe))
     base = None if found else probe()
-    if base is None:
-        return found
-    found += _repeated(probe, base)
-    return found or [*_linearity(probe, base, right), *_layouts(probe, base), *_as_trained(probe, base)]
+    if base is not None:
+        found += _repeated(probe, base)
+    if base is None or found:
+        return [*found, *(Untried(usage.what) for usage in probe.usages if usage.what)]
+    return [*_linearity(probe, base, right), *_layouts(probe, base), *as_trained(probe, base, right)]
 
 
 def _modified(probe: Probe) -> Iterator[Mistake]:
@@ -91,7 +109,7 @@ def _modified(probe: Probe) -> Iterator[Mistake]:
         if is_strided(value) and not _identical(value, probe.given[name]):
             what = "upstream gradient" if name in probe.upstream else "tensor"
             message = f"the {what} {name} is changed in place; others that hold it see the change."
-            yield _mistake("modifies_input", message, {"argument": name})
+            yield mistake("modifies_input", message, {"argument": name})
 
 
 def _repeated(probe: Probe, base: Gradients) -> Iterator[Mistake]:
@@ -100,7 +118,7 @@ def _repeated(probe: Probe, base: Gradients) -> Iterator[Mistake]:
     if bad:
         how = "by more than rounding" if set(bad) & set(probe.differing(again, base)) else "by rounding"
         message = f"two runs give different {', '.join(bad)}, {how}."
-        yield _mistake("nondeterministic", message, {"gradients": bad})
+        yield mistake("nondeterministic", message, {"gradients": bad})
 
 
 def _identical(a: Tensor, b: Tensor) -> bool:
@@ -120,7 +138,7 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
         unmoved = [n for n in bad if probe.same(n, scaled[n], base[n])]
         told = "does not change" if unmoved == bad else "does not become -2 times itself"
         message = f"{', '.join(bad)} {told} when the upstream gradient {arriving} is multiplied by -2."
-        yield _mistake("ignores_upstream", message, {"gradients": bad})
+        yield mistake("ignores_upstream", message, {"gradients": bad})
         return
     # what is right reads all that there is to read, be it one element, as of a relu with one that is positive
     if right or all(g.numel() <= 1 for g in upstream.values()):
@@ -129,40 +147,7 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
     bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and probe.same(n, other[n], g))
     if bad and len(bad) == len(base):
         message = f"only the first element of {arriving} is read: {', '.join(bad)} use no other."
-        yield _mistake("ignores_upstream", message, {"gradients": bad})
-
-
-def _as_trained(probe: Probe, base: Gradients) -> Iterator[Mistake]:
-    """Run it as a training job does: with one input frozen, one output unused, twice on one graph."""
-    for kind, (when, usage) in probe.usages.items():
-        yield from _told(probe, kind, when, base, probe.given, usage=usage)
-    for name in probe.needed if len(probe.needed) > 1 else ():
-        rest = {n: g for n, g in base.items() if n != f"d{name}"}
-        yield from _told(
-            probe, "frozen_input", f"if {name} needs no gradient", rest, probe.given, frozen=name
-        )
-    functions = probe.upstream if probe.needed else ()  # two functions ask for theirs by name, and get them
-    for name in functions if len(functions) > 1 else ():
-        without = {k: v for k, v in probe.given.items() if k != name}
-        zero = probe(**{name: torch.zeros_like(probe.given[name])})
-        when = f"if the output {name.removeprefix('d')} is not used, so that {name} is None or zeros,"
-        yield from _told(probe, "unused_output", when, zero or base, without)
-
-
-def _told(
-    probe: Probe, kind: str, when: str, expected: Gradients, given: Mapping[str, Any], **how: Any
-) -> Iterator[Mistake]:
-    """Tell of gradients that are not as expected in a way of being used."""
-    try:
-        found = probe.call(given, **how)
-    except Exception as error:  # the user's code may raise anything
-        facts = {"gradients": sorted(expected), "refuses": in_short(error)}
-        yield _mistake(kind, f"{when} it raises {in_short(error)}.", facts)
-        return
-    zeros = {n: g for n, g in expected.items() if n not in found and not bool(g.any())}  # None will do there
-    bad = probe.differing({**found, **zeros}, expected)
-    if bad:
-        yield _mistake(kind, f"{', '.join(bad)} is wrong {when.rstrip(',')}.", {"gradients": bad})
+        yield mistake("ignores_upstream", message, {"gradients": bad})
 
 
 def _but_first(value: Tensor) -> Tensor:
@@ -186,7 +171,7 @@ def _layouts(probe: Probe, base: Gradients) -> Iterator[Mistake]:
             if message:
                 told = f"a {label} {name} {message}; a contiguous one with the same values does not."
                 facts = {"argument": name, "layout": label}
-                found.append(_mistake("layout", told, facts | ({"refuses": message} if refuses else {})))
+                found.append(mistake("layout", told, facts | ({"refuses": message} if refuses else {})))
         yield from _first_of_each(found)
 
 
@@ -232,10 +217,6 @@ def _differs(probe: Probe, name: str, changed: Tensor, expected: Gradients) -> t
 UNTOLD = "Choose inputs whose gradients stand out of the rounding, or let the code run in float64."
 
 
-def _mistake(kind: str, message: str, detail: dict[str, Any], hint: str = "") -> Mistake:
-    return Mistake(kind, message, hint or KINDS[kind].hint, detail)
-
-
 def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
     """Tell of a backward that has upstream gradients at random and asks for none of them."""
     traced = drawn.seen
@@ -243,7 +224,7 @@ def unasked(chosen: Pass, drawn: Draw) -> Iterator[Mistake]:
         return
     if not set(traced.upstream) & set(arguments(chosen, traced)):
         message = f"backward does not ask for the upstream gradient {', '.join(traced.upstream)}."
-        yield _mistake("ignores_upstream", message, {"gradients": sorted(drawn.matched.values())})
+        yield mistake("ignores_upstream", message, {"gradients": sorted(drawn.matched.values())})
 
 
 def wrong_dtypes(drawn: Draw) -> Iterator[Mistake]:
@@ -258,7 +239,7 @@ def wrong_dtypes(drawn: Draw) -> Iterator[Mistake]:
         ):
             if got != expected:
                 message = f"{drawn.matched[name]} has {what} {got}, but {name} has {expected}."
-                yield _mistake("dtype", message, {"expected": str(expected), "got": str(got)})
+                yield mistake("dtype", message, {"expected": str(expected), "got": str(got)})
 
 
 def coarse(chosen: Pass, truth: Truth | None, shown: Draw, wrong: Sequence[str]) -> Iterator[Mistake]:
@@ -277,7 +258,7 @@ def coarse(chosen: Pass, truth: Truth | None, shown: Draw, wrong: Sequence[str])
             times = ERROR_BUDGET * error / allowed
             gradient = shown.matched[name]
             message = f"{gradient} is off by {error:.3g} in {dtype}: {times:.0f}x the error of the reference."
-            yield _mistake("dtype", message, {"multiple": times})
+            yield mistake("dtype", message, {"multiple": times})
 
 
 def untold(judgement: Judgement, truth: Truth | None) -> Iterator[Mistake]:
@@ -296,4 +277,4 @@ def untold(judgement: Judgement, truth: Truth | None) -> Iterator[Mistake]:
     if vacuous:
         gradients = [drawn.matched[n] for n in vacuous]
         message = f"{listed(gradients)}: with this tolerance zeros or the double would pass as well."
-        yield _mistake("dtype", message, {"gradients": gradients}, UNTOLD)
+        yield mistake("dtype", message, {"gradients": gradients}, UNTOLD)

@@ -1,7 +1,7 @@
 """Containers of tensors as a flat dictionary, and the names that gradients go by."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +36,19 @@ def _add(flat: dict[str, Any], path: str, value: object, depth: int) -> None:
             _add(flat, f"{path}[{i}]", item, depth + 1)
     else:
         flat[path] = value
+
+
+def each_tensor(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
+    """Return a value, or containers of values, with something else for each tensor."""
+    if isinstance(value, Tensor):
+        return copy(value)
+    if isinstance(value, Mapping):
+        return {k: each_tensor(v, copy) for k, v in value.items()}
+    if isinstance(value, list):
+        return [each_tensor(v, copy) for v in value]
+    if type(value) is tuple:
+        return tuple(each_tensor(v, copy) for v in value)
+    return value
 
 
 @lru_cache(maxsize=4096)

@@ -25,9 +25,15 @@ _number: Callable[[Node], int] = operator.methodcaller("_sequence_nr")
 
 
 def differentiated(
-    outputs: Iterable[Tensor | GradientEdge], upstream: Iterable[Tensor], tensors: Iterable[Tensor]
+    outputs: Iterable[Tensor | GradientEdge],
+    upstream: Iterable[Tensor],
+    tensors: Iterable[Tensor],
+    *,
+    again: bool = False,
 ) -> Sequence[Tensor | None]:
     """Return the gradients of tensors, given those of the outputs; None where nothing depends on one.
+
+    They have a graph of their own where they are to be differentiated `again`.
 
     The engine is what `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and
     with `grad_outputs` its first use imports SymPy, which takes a third of a second.
@@ -35,16 +41,21 @@ def differentiated(
     ends: Any = tuple(outputs)  # PyTorch's own annotation has one or the other, not both
     upstream, tensors = tuple(upstream), tuple(tensors)
     if ENGINE:
-        return _by_the_engine(ends, upstream, tensors)
+        return _by_the_engine(ends, upstream, tensors, again)
     if not tensors:
         return ()
-    return torch.autograd.grad(ends, tensors, upstream, retain_graph=True, allow_unused=True)
+    return torch.autograd.grad(
+        ends, tensors, upstream, retain_graph=True, create_graph=again, allow_unused=True
+    )
 
 
 def _by_the_engine(
-    outputs: Sequence[Tensor | GradientEdge], upstream: Sequence[Tensor], tensors: Sequence[Tensor]
+    outputs: Sequence[Tensor | GradientEdge],
+    upstream: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    create_graph: bool = False,
 ) -> Sequence[Tensor | None]:
-    keep_graph, create_graph, allow_unused, accumulate = True, False, True, False
+    keep_graph, allow_unused, accumulate = True, True, False
     return _engine.run_backward(
         outputs, upstream, keep_graph, create_graph, tensors, allow_unused, accumulate
     )
@@ -101,6 +112,21 @@ def backward_of(node: object, fn: object) -> Callable[..., Any] | None:
     if not isinstance(fn, type) or not issubclass(fn, Function):
         return None
     return partial(fn.backward if fn.vjp is Function.vjp else fn.vjp, node)
+
+
+def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the tensors that custom Functions on the way to these outputs have saved."""
+    stack: list[Any] = [t.grad_fn for t in outputs]
+    seen = {None}
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        stack += [operand for operand, _ in node.next_functions]
+        if isinstance(node, FunctionCtx):
+            kept: Any = node
+            yield from (t for t in kept.saved_tensors if isinstance(t, Tensor))
 
 
 def results(node: Node) -> Sequence[Any] | None:

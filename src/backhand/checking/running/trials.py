@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.graph import Trace, from_graph
-from backhand.checking.running.names import as_gradient, flatten, gradient_names, root
+from backhand.checking.running.names import as_gradient, each_tensor, flatten, gradient_names, root
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import forwarded, leaf_inputs, trace
@@ -157,19 +157,6 @@ def _leaf(value: Tensor) -> Tensor:
 
 def _leaf_lent(value: Tensor) -> Tensor:
     return value.detach().requires_grad_(value.requires_grad)
-
-
-def each_tensor(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value, or containers of values, with something else for each tensor."""
-    if isinstance(value, Tensor):
-        return copy(value)
-    if isinstance(value, Mapping):
-        return {k: each_tensor(v, copy) for k, v in value.items()}
-    if isinstance(value, list):
-        return [each_tensor(v, copy) for v in value]
-    if type(value) is tuple:
-        return tuple(each_tensor(v, copy) for v in value)
-    return value
 
 
 def call_backward(

@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
+from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
@@ -21,6 +22,7 @@ from backhand.checking.sources.locating import located
 from backhand.checking.sources.opened import is_custom, opened
 from backhand.checking.sources.parameters import in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
+from backhand.checking.sources.usages import usages
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -31,8 +33,9 @@ Tensors = Mapping[str, Tensor]
 def check_function(
     fn: Any,
     reference: Callable[..., Any],
-    inputs: Mapping[str, Any] | Sequence[Any] | Callable[[torch.Generator], Any],
+    inputs: Mapping[str, Any] | Sequence[Any] | Callable[..., Any],
     *,
+    shapes: Sequence[int | Sequence[int]] = (),
     draws: int = 3,
     seed: int = 0,
     dtype: torch.dtype | None = None,
@@ -52,7 +55,10 @@ def check_function(
             as well, by their names.
         reference: a callable of the same arguments, in plain torch operations; beside a module one with the
             same parameters. What it closes over, it may hold in another dtype.
-        inputs: the arguments, by the reference's parameter names or in order, or a function that draws them.
+        inputs: the arguments, by the reference's parameter names or in order, or a function that draws them
+            from a `torch.Generator`. A list of several such dictionaries or functions: of other shapes.
+        shapes: other sizes to try, given to that function after the generator; it is judged in full with the
+            first, and what is wrong only with others is told with their shapes.
         draws: how many independent sets of inputs to try.
         seed: of the draws and the upstream gradients.
         dtype: judge in this one; by default in the finest in which the function is as accurate as that.
@@ -79,8 +85,13 @@ def check_function(
     'scale'
     """
     function = Function(fn, reference, frozenset(no_gradient))
-    chosen = function.as_pass(inputs)
-    chosen = replace(chosen, asked=Asked(dtype, rtol, atol), allow=refusable(allow))
+    first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
+    chosen = replace(
+        first,
+        elsewhere=tuple(other.inputs for other in others),
+        asked=Asked(dtype, rtol, atol),
+        allow=refusable(allow),
+    )
     report = check_pass(chosen, function.title, draws=draws, seed=seed)
     if not report.culprits:
         return report
@@ -130,10 +141,12 @@ class Function:
             contract="returned",
             promotes=False,
             no_gradient=self.no_gradient,
-            usages={
-                "modifies_input": ("in a second backward on one graph", self.backward_again),
-                "shared_state": ("if the function is called once more before its backward", self.interleaved),
-            },
+            usages=usages(
+                self.fn,
+                partial(self._outputs, self.call, self.title),
+                partial(self._outputs, self.reference, "the reference"),
+                self.no_gradient,
+            ),
         )
 
     def named(self, inputs: Any) -> dict[str, Any]:
@@ -212,34 +225,6 @@ class Function:
                 raise
             raise Halfway(returned, error) from error
         return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)} | given
-
-    def backward_again(
-        self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors
-    ) -> dict[str, Any]:
-        """Return the gradients of a second backward on one graph, as `retain_graph=True` allows it."""
-        ends, leaves, arriving = self._graph(inputs, upstream)
-        differentiated(ends, arriving, leaves.values())
-        return self._by_name(leaves, differentiated(ends, arriving, leaves.values()))
-
-    def interleaved(self, inputs: Mapping[str, Any], outputs: Tensors, upstream: Tensors) -> dict[str, Any]:
-        """Return the gradients of a call after which there was another, as of a layer that is used twice."""
-        ends, leaves, arriving = self._graph(inputs, upstream)
-        others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
-        self._graph({**inputs, **{n: v for n, v in others.items() if n in inputs}}, upstream)
-        return self._by_name(leaves, differentiated(ends, arriving, leaves.values()))
-
-    def _graph(
-        self, inputs: Mapping[str, Any], upstream: Tensors
-    ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
-        """Call the function; return its outputs, the inputs that need a gradient, and what arrives."""
-        leaves = {k: v for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
-        with torch.enable_grad():
-            own = _differentiable(self._outputs(self.call, self.title, inputs))
-        names = [n for n in own if f"d{n}" in upstream]
-        return [own[n] for n in names], leaves, [upstream[f"d{n}"] for n in names]
-
-    def _by_name(self, leaves: Tensors, found: Sequence[Tensor | None]) -> dict[str, Any]:
-        return {f"d{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""

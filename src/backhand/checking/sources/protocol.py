@@ -12,6 +12,7 @@ from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import Asked
 from backhand.checking.running.program import Namespace, Source, parameters_of, source_of
+from backhand.checking.sources.usages import Usage
 from backhand.errors import CheckError, in_short
 
 Inputs = Mapping[str, Any] | Callable[[torch.Generator], Mapping[str, Any]]
@@ -84,8 +85,8 @@ class Pass:
             dtype is what it is to be judged in, as a kernel's.
         asked: what the caller says of the code's precision.
         no_gradient: the inputs that have none on purpose, though autograd would give them one.
-        usages: other ways in which a training job runs the backward, each by the kind of mistake that it
-            shows, with how it is told; they take what the backward takes and must give what it gives.
+        usages: other ways in which a training job uses the function.
+        elsewhere: inputs of other shapes, with which it is to be right as well.
         allow: the kinds of failure under stress that are let pass where the code refuses with an exception.
         runner: runs the two sources, where that is more than to call `forward` and `backward`.
         slack: how many times less precise the true gradients are than autograd's: those found by differences.
@@ -105,7 +106,8 @@ class Pass:
     promotes: bool = True
     asked: Asked = field(default_factory=Asked)
     no_gradient: frozenset[str] = frozenset()
-    usages: Mapping[str, tuple[str, Callable[..., Any]]] = field(default_factory=dict)
+    usages: tuple[Usage, ...] = ()
+    elsewhere: tuple[Inputs, ...] = ()
     allow: frozenset[str] = frozenset()
     runner: Runner | None = None
     slack: float = 1.0

@@ -67,7 +67,8 @@ def _kernel(module: ModuleType, path: Path, name: str, options: Mapping[str, Any
             "its arguments by name or a function of a torch.Generator that draws them."
         )
     function = getattr(module, name)
-    return Subject(name, partial(check_function, function, reference, inputs, **options))
+    shapes = _part(module, name, "shapes") or ()
+    return Subject(name, partial(check_function, function, reference, inputs, shapes=shapes, **options))
 
 
 def _part(module: ModuleType, name: str, part: str) -> Any:
