@@ -1,6 +1,7 @@
 """What several tests need: the lecture's own list of words, and a small finished run."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from backhand import Run, TrainConfig
 torch.set_num_threads(1)  # the tensors are small; a second thread only waits
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
 os.environ.pop("VIRTUAL_ENV", None)  # IPython warns where another environment is active than the one in use
+
+# doctests are looked for in every module; this one imports what is an extra
+collect_ignore = [] if find_spec("triton") else ["triton_kernels.py"]
 
 ELSEWHERE = "BACKHAND_LECTURE_WORDS"
 

@@ -13,7 +13,7 @@ from backhand.checking.running.precision import ANOTHER_ORDER
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass, arguments
 from backhand.checking.sources.usages import Usage, Used
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.comparing import allclose, close
 from backhand.checking.verdicts.localising import Judgement
 
 Gradients = Mapping[str, Tensor]
@@ -32,6 +32,7 @@ class Probe:
         used: what a way of use gives on those arguments, under the same conditions.
         usages: see `Pass`.
         needed: the arguments that need a gradient.
+        tolerance: relative and absolute, where the caller has asked for one.
     """
 
     call: Callable[..., Gradients]
@@ -41,6 +42,7 @@ class Probe:
     used: Callable[[Used], Gradients]
     usages: tuple[Usage, ...] = ()
     needed: tuple[str, ...] = ()
+    tolerance: tuple[float, float] | None = None
 
     def __call__(self, **changed: Tensor) -> Gradients | None:
         """Return the gradients with some arguments changed; None where the backward raises."""
@@ -51,6 +53,8 @@ class Probe:
 
     def same(self, name: str, a: Tensor, b: Tensor) -> bool:
         """Tell whether two runs gave the same gradient, but for the order in which its sums were made."""
+        if self.tolerance is not None:
+            return allclose(a, b, *self.tolerance)
         size = float(b.abs().max()) if b.numel() else 0.0
         return close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0)))
 
@@ -101,6 +105,7 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
         lambda usage: ran(usage, own, "", 0),
         chosen.usages,
         tuple(needed) if returns else (),
+        chosen.asked.tolerance,
     )
 
 

@@ -43,7 +43,10 @@ def mixing(own: Reader, right: Reader, arriving: Tensor, upstream: str, gradient
         if arriving.shape[axis] < 2:
             continue
         # what a change of the last row does to the last row, and what it does to the others
-        (last, others), (last_right, others_right) = (_reached(r, arriving, axis) for r in (own, right))
+        reached, right_reached = _reached(own, arriving, axis), _reached(right, arriving, axis)
+        if reached is None or right_reached is None:
+            continue
+        (last, others), (last_right, others_right) = reached, right_reached
         if last_right and not last:
             words = f"along axis {axis} a row of {gradient} does not read its own row of {upstream}"
             return Finding("ignores_upstream", {"axes": [axis]}, words)
@@ -58,12 +61,15 @@ def mixing(own: Reader, right: Reader, arriving: Tensor, upstream: str, gradient
     return None
 
 
-def _reached(reader: Reader, arriving: Tensor, axis: int) -> tuple[bool, bool]:
-    """Tell whether a change of the last row of the upstream gradient arrives there, and in other rows."""
+def _reached(reader: Reader, arriving: Tensor, axis: int) -> tuple[bool, bool] | None:
+    """Tell whether a change of the last row of the upstream gradient arrives there, and in other rows.
+
+    None where the backward does not run, or makes another shape.
+    """
     changed = arriving.clone()
     changed.select(axis, -1).neg_()
     before, after = reader(arriving), reader(changed)
     if before is None or after is None or before.shape != changed.shape or after.shape != changed.shape:
-        return False, False
+        return None
     moved = (after - before).abs() > UNMOVED * unit(before.dtype) * before.abs().max()
     return bool(moved.select(axis, -1).any()), bool(moved.narrow(axis, 0, moved.shape[axis] - 1).any())

@@ -290,6 +290,14 @@ The way for transforms is right for plain calls too, only slower.
 _unwrapped = _named("torch._C._functorch", "unwrap_if_dead")
 
 
+_has_kernel = _named("torch._C", "_dispatch_has_kernel_for_dispatch_key")
+
+
+def is_composite(operation: str) -> bool:
+    """Tell whether an operation is made of others, so that its schema need not hold; it may be, if unknown."""
+    return _has_kernel is None or bool(_has_kernel(operation, "CompositeImplicitAutograd"))
+
+
 def quickest(function: type[Function]) -> Callable[..., Any]:
     """Return how a custom Function is applied to tensors where no transform is at work.
 

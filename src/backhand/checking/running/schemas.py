@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from backhand.checking.running.private import is_composite
+
 
 @cache
 def makes_its_own(name: str) -> bool:
@@ -28,5 +30,6 @@ def _is_fresh(overload: Any) -> bool:
         return True  # over numbers
     if any(argument.is_out for argument in schema.arguments) or "Dimname" in str(schema):
         return True  # not what a call by position reaches: `out=` is looked for where a change is
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(overload.name(), "CompositeImplicitAutograd")
-    return not composite and all(returned.alias_info is None for returned in schema.returns)
+    return not is_composite(overload.name()) and all(
+        returned.alias_info is None for returned in schema.returns
+    )

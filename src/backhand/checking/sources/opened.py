@@ -228,9 +228,9 @@ def _is_plain(function: Any) -> bool:
 
 
 def _opened_with(chosen: Pass, runner: Opened, truth: Trace) -> Pass:
-    def backward(**given: Any) -> Any:
+    def backward(*given: Any, **named: Any) -> Any:
         try:
-            return chosen.backward(**given)
+            return chosen.backward(*given, **named)
         except Exception as error:  # the user's code may raise anything
             raise runner.halfway(error) or error from error
 

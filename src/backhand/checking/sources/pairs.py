@@ -152,7 +152,7 @@ class Pair:
         last = backward or forward
         pair = Pair(forward, backward, last.__name__, wiring, outputs, Returned(last, {}, {}, 0))
         given = pair.tried(inputs, seed)
-        values = () if given is ... else as_tuple(given)
+        values = () if given is ... else given
         if values and all(value is None for value in values):
             raise CheckError(f"{pair.title} returns None: it is not written yet.")
         floats = {n: v for n, v in inputs.items() if is_float(v)}
@@ -165,14 +165,14 @@ class Pair:
         return replace(pair, returned=returned)
 
     def tried(self, inputs: Mapping[str, Any], seed: int) -> Any:
-        """Call the two once, and return what the backward gives; `...` where it raises."""
+        """Call the two once, and return what the backward gives, as a tuple; `...` where it raises."""
         outputs = run_plainly(self, inputs, seed)
         rng = np.random.default_rng(seed)
         upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
         called = self.forward(dict(inputs))
         function, arguments = self.backward(called, upstream)
         try:
-            return plainly(function, arguments)
+            return as_tuple(plainly(function, arguments))
         except Exception:  # it will be told with its line; what it would have returned stands in the text
             return ...
 
