@@ -294,7 +294,7 @@ _has_kernel = _named("torch._C", "_dispatch_has_kernel_for_dispatch_key")
 
 
 def is_composite(operation: str) -> bool:
-    """Tell whether an operation is made of others, so that its schema need not hold; it may be, if unknown."""
+    """Tell whether an operation is made of others, whose schema need not hold; it may be, if unknown."""
     return _has_kernel is None or bool(_has_kernel(operation, "CompositeImplicitAutograd"))
 
 
