@@ -49,13 +49,14 @@ class Job:
 
 
 def passes(names: list[str]) -> list[types.ModuleType]:
-    """Return the modules of the textbook and of the subjects, all or those named."""
+    """Return the modules of the textbook and of the subjects that draw inputs, all or those named."""
     found = [
         (package.__name__, m.name)
         for package in (backhand.passes, subjects)
         for m in pkgutil.iter_modules(package.__path__)
     ]
-    return [importlib.import_module(f"{where}.{name}") for where, name in found if not names or name in names]
+    modules = (importlib.import_module(f"{where}.{n}") for where, n in found if not names or n in names)
+    return [module for module in modules if hasattr(module, "inputs")]
 
 
 def jobs_of(module: types.ModuleType, seed: int) -> list[Job]:
