@@ -4,7 +4,7 @@ import pytest
 
 import backhand
 from altered import altered, from_text, verdicts
-from backhand.passes import attention, batch_norm_fused, cross_entropy, gru, mlp_chunked
+from backhand.passes import attention, batch_norm_fused, cross_entropy, gru, gru_model, mlp_chunked
 
 # Every line computes in float32, as kernels do; one computes in less, if it is put in.
 KERNEL = """
@@ -111,3 +111,9 @@ def test_a_gradient_of_a_name_that_is_given_twice_is_no_loss_of_precision() -> N
     report = backhand.check(from_text(TWICE), stress=False)
     assert verdicts(report)["h"] == "skipped"
     assert not report.culprits, str(report)
+
+
+def test_a_name_that_the_forward_gives_twice_is_not_mended_where_precision_is_measured() -> None:
+    whole = "dlogits = dlogprobs - logprobs.exp() * dlogprobs.sum(2, keepdim=True)"  # below is a `dstate`
+    report = backhand.check(altered(gru_model, (whole, "dlogits = dlogprobs - logprobs.exp()")))
+    assert [culprit.name for culprit in report.culprits] == ["logits"]

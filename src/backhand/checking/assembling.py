@@ -224,7 +224,8 @@ class _Table:
 
     @cached_property
     def _measure(self) -> Measure:
-        return Measure.of(self.draw, self.shown, self.truth)
+        shown = self.shown.without(self.judged[0].ambiguous)  # which are not to be repaired either
+        return Measure.of(self.draw, shown, self.truth)
 
     @cached_property
     def imprecise(self) -> dict[str, Loss]:
