@@ -17,7 +17,7 @@ from backhand.checking.running.tracked import Tracked, wrapped
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
 from backhand.checking.sources.pairs import Wiring, named_inputs
-from backhand.checking.sources.returned import Returned, loss_among, tensor_named
+from backhand.checking.sources.returned import Returned, as_tuple, loss_among, tensor_named
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
@@ -156,13 +156,13 @@ class Class:
         return {w for w, a in arrays_of(self.layer) if w not in after or not np.array_equal(a, after[w])}
 
     def tried(self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int) -> tuple[Any, Any]:
-        """Call the two once; return the layer afterwards, and what was returned, `...` if it raised."""
+        """Call the two once; return the layer afterwards, and the tuple it gave, `...` if it raised."""
         rng = np.random.default_rng(seed)
         called = self.forward(copy.deepcopy(dict(inputs)))
         upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
         backward, arguments = self.backward(called, upstream)
         try:
-            return called.state[0], plainly(backward, arguments)
+            return called.state[0], as_tuple(plainly(backward, arguments))
         except Exception:  # it will be told with its line
             return called.state[0], ...
 

@@ -8,15 +8,14 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from backhand.checking.running.program import Source, parameters_of, source_of
+from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.sources.courses import word
 from backhand.checking.sources.overnumpy import is_float
-from backhand.checking.sources.returned import Returned, loss_among, names_returned
+from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, names_returned
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
@@ -65,7 +64,7 @@ def _forwards(backward: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Composed:
+class Composed(Returning):
     """A model, as `overnumpy.Subject`.
 
     Attributes:
@@ -91,7 +90,7 @@ class Composed:
         run_plainly(plain, inputs, seed)
         backward, arguments = plain.backward(plain.forward(copy.deepcopy(dict(inputs))), {})
         try:
-            found = plainly(backward, arguments)
+            found = as_tuple(plainly(backward, arguments))
         except Exception:  # it will be told with its line
             found = ...
         parameters = {n: v for n, v in inputs.items() if is_float(v) and word(n) not in ("x", "y")}
@@ -133,24 +132,6 @@ class Composed:
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return the backward, with what it asks for of the inputs and of what the forward gave."""
         return self.calls.backward, _received(self.calls.backward, *called.state)
-
-    def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
-        """Return the gradients by name."""
-        return self.returned.gradients(returned)
-
-    @property
-    def named(self) -> Mapping[str, str]:
-        """Which parameter each gradient belongs to."""
-        return self.returned.named
-
-    @property
-    def source(self) -> Source | None:
-        """The backward's statements, at whose end the gradients are returned by name."""
-        return self._source
-
-    @cached_property
-    def _source(self) -> Source | None:
-        return self.returned.source()
 
 
 def _received(

@@ -3,16 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.program import Source, parameters_of
+from backhand.checking.running.program import parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
-from backhand.checking.sources.returned import Returned, as_tuple, loss_among, tensor_named
+from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
@@ -120,7 +119,7 @@ class Wiring:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Returning):
     """A forward and a backward over NumPy, as `overnumpy.Subject`.
 
     Attributes:
@@ -208,21 +207,3 @@ class Pair:
         if self.wiring.cache:
             arguments[self.wiring.cache] = called.state["cache"]
         return self.backward_function, arguments | {n: called.state["inputs"][n] for n in self.wiring.shared}
-
-    def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
-        """Return the gradients by name."""
-        return self.returned.gradients(returned)
-
-    @property
-    def named(self) -> Mapping[str, str]:
-        """Which input each gradient belongs to."""
-        return self.returned.named
-
-    @property
-    def source(self) -> Source | None:
-        """The backward's statements, at whose end the gradients are returned by name."""
-        return self._source
-
-    @cached_property
-    def _source(self) -> Source | None:
-        return self.returned.source()

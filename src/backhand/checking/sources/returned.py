@@ -277,3 +277,27 @@ def _part(elements: Sequence[ast.expr], place: Place) -> ast.expr:
             if isinstance(k, ast.Constant) and k.value == key:
                 return value
     return ast.copy_location(ast.Subscript(copy.deepcopy(held), ast.Constant(key), ast.Load()), held)
+
+
+class Returning:
+    """What a subject over NumPy tells of its gradients, where its backward returns them all."""
+
+    returned: Returned
+
+    def gradients(self, returned: Any, called: Any) -> Mapping[str, Any]:
+        """Return the gradients by name."""
+        return self.returned.gradients(returned)
+
+    @property
+    def named(self) -> Mapping[str, str]:
+        """Which input or parameter each gradient belongs to."""
+        return self.returned.named
+
+    @property
+    def source(self) -> Source | None:
+        """The backward's statements, at whose end the gradients are returned by name."""
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source | None:
+        return self.returned.source()

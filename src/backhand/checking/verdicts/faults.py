@@ -7,7 +7,7 @@ deviates first in time is at fault. It needs no names, so that it holds for runn
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -63,14 +63,16 @@ def _gradients(chosen: Pass, draw: Draw) -> frozenset[str] | None:
 
 
 @dataclass(frozen=True)
-class _Proposal:
-    """What may belong in the place of a statement's values, before it is known what it goes into.
+class _Candidate:
+    """A statement with what may belong there.
 
     Attributes:
-        target, known, order: see `_Candidate`.
+        target, known: the two.
+        order: which of the known values belongs in each turn; None where none does.
         turns, step: the turns in which the statement deviates from it, and when first.
-        rank: how unlikely that is.
-        far: how far from what stands beside it in the backward, in operations of the forward.
+        rank: how unlikely it is to be at fault.
+        far: how far what belongs lies from what stands before it, in operations of the forward.
+        reaches: how many of the wrong gradients it goes into, where that is known.
     """
 
     target: Target
@@ -80,25 +82,12 @@ class _Proposal:
     step: int
     rank: Rank
     far: int
+    reaches: int = 0
 
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A statement with what may belong there.
-
-    Attributes:
-        target, known: the two.
-        order: which of the known values belongs in each turn; None where none does.
-        turn, step: when the statement first deviates from it.
-        reaches: how many of the wrong gradients it goes into.
-    """
-
-    target: Target
-    known: Known
-    order: Order
-    turn: int
-    step: int
-    reaches: int
+    @property
+    def turn(self) -> int:
+        """The first turn in which the statement deviates."""
+        return self.turns[0]
 
     def belongs(self, turn: int) -> Tensor | None:
         """Return what belongs there in a turn, if that is known."""
@@ -184,16 +173,14 @@ class _Search:
 
         What a statement goes into takes a run to tell: it is looked at only when its turn comes.
         """
-        ranked: dict[Rank, list[_Proposal]] = {}
-        for proposal in self._proposals(targets):
-            ranked.setdefault(proposal.rank, []).append(proposal)
+        ranked: dict[Rank, list[_Candidate]] = {}
+        for candidate in self._deviating(targets):
+            ranked.setdefault(candidate.rank, []).append(candidate)
         for _, alike in sorted(ranked.items()):
-            reaching = [(self._reach(p.target, p.turns), p) for p in alike]
-            reaching = [(reaches, p) for reaches, p in reaching if reaches]
-            for reaches, p in sorted(reaching, key=lambda r: (-r[0], r[1].step, r[1].far)):
-                yield _Candidate(p.target, p.known, p.order, p.turns[0], p.step, reaches)
+            reaching = [replace(c, reaches=self._reach(c.target, c.turns)) for c in alike]
+            yield from sorted((c for c in reaching if c.reaches), key=lambda c: (-c.reaches, c.step, c.far))
 
-    def _proposals(self, targets: Iterable[Target]) -> Iterator[_Proposal]:
+    def _deviating(self, targets: Iterable[Target]) -> Iterator[_Candidate]:
         """Yield what may belong in the place of what statements give until the gradient is complete."""
         complete = self.runs.repair.observed[self.name].step
         for target in targets:
@@ -203,11 +190,16 @@ class _Search:
             for known in self.recogniser.belonging(target, events):
                 for order in self.recogniser.orders(len(events), known):
                     turns = _deviations(events, known, order)
-                    if turns and (step := events[turns[0]].step) <= complete:
-                        event, first = events[turns[0]], order[turns[0]]
-                        its = rank(self.recogniser, target, events, event, known, self._begun)
-                        far = self._ages.distance(step, known.ages[first or 0])
-                        yield _Proposal(target, known, order, turns, step, its, far)
+                    if turns and events[turns[0]].step <= complete:
+                        yield self._candidate(target, known, order, turns)
+
+    def _candidate(self, target: Target, known: Known, order: Order, turns: tuple[int, ...]) -> _Candidate:
+        events, first = self.events[target], order[turns[0]]
+        assert first is not None  # in a turn in which it deviates something belongs
+        event = events[turns[0]]
+        its = rank(self.recogniser, target, events, event, known, self._begun)
+        far = self._ages.distance(event.step, known.ages[first])
+        return _Candidate(target, known, order, turns, event.step, its, far)
 
     def _reach(self, target: Target, turns: tuple[int, ...]) -> int:
         """Return how many wrong gradients are made of what a statement gives in some turns.

@@ -48,6 +48,11 @@ def rank(
         return Rank.OF_THE_FORWARD if recogniser.is_known(event) else Rank.UNKNOWN
     if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros
         return Rank.OTHERWISE if target[1] in begun and len(events) == 1 else Rank.NOTHING
+    return _of_a_gradient(recogniser, target, event, known)
+
+
+def _of_a_gradient(recogniser: Recogniser, target: Target, event: Event, known: Known) -> Rank:
+    """Return the rank of a statement that gives another gradient than the one that may belong there."""
     taken_for = recogniser.taken_for(event)
     is_near = any(known.is_near(other) for other in taken_for)
     if is_carried(target):
