@@ -397,3 +397,19 @@ def test_a_line_that_raises_within_a_loop_is_the_only_culprit() -> None:
     report = backhand.check(altered(rnn, ("dWhy += hs[t].T @ dys[t]", "dWhy += hs[t] @ dys[t]")))
     assert [(row.name, row.mistake.kind) for row in report.culprits] == [("Why", "transposed")]
     assert report.raised is not None
+
+
+def test_the_gradient_of_a_loss_is_1_and_nothing_has_to_read_it() -> None:
+    def forward(x: torch.Tensor, w: torch.Tensor) -> dict[str, torch.Tensor]:
+        u = x * w
+        loss = (u**3).sum()
+        return locals()
+
+    def backward(x: torch.Tensor, w: torch.Tensor) -> dict[str, torch.Tensor]:
+        t = torch.sin(9 * x).cumsum(0)
+        dx = t.flip(0) + t.cumsum(0) * w
+        return {"dx": dx}
+
+    report = backhand.check(forward, backward, inputs={"x": torch.rand(5) + 0.5, "w": torch.rand(5)})
+    assert report["x"].mistake is not None
+    assert report["x"].mistake.kind == "unexplained"

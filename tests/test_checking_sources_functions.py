@@ -270,3 +270,83 @@ def test_one_of_several_ways_through_a_reference_is_found_by_its_factor() -> Non
     assert culprit.mistake.message.startswith(
         "dx: one of the paths through y times 3: the factor `3` is one too many."
     )
+
+
+def turning(slope: float) -> type[Function]:
+    class Turn(Function):
+        @staticmethod
+        def forward(ctx: Any, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(z, x)
+            return z * x
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            z, x = ctx.saved_tensors
+            return slope * g * x, (g * z.conj()).real
+
+    return Turn
+
+
+def test_complex_tensors_are_judged_by_their_real_and_imaginary_parts() -> None:
+    inputs = {"z": torch.randn(4, dtype=torch.complex64), "x": torch.randn(4)}
+    report = backhand.check_function(turning(1.0), torch.mul, inputs)
+    assert report.ok
+    assert [(row.name, row.shape) for row in report.rows] == [("z", (4, 2)), ("x", (4,))]
+    wrong = backhand.check_function(turning(7.0), torch.mul, inputs)
+    assert [culprit.name for culprit in wrong.culprits] == ["z"]
+
+
+class Rows(Function):
+    @staticmethod
+    def forward(ctx: Any, w: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(i)
+        ctx.size = w.shape
+        return w[i]
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (i,) = ctx.saved_tensors
+        return torch.sparse_coo_tensor(i[None], g, ctx.size, check_invariants=True), None
+
+
+def test_a_sparse_gradient_is_judged_by_its_numbers() -> None:
+    inputs = {"w": torch.randn(4, 3), "i": torch.tensor([0, 2, 2])}
+    assert backhand.check_function(Rows, lambda w, i: w[i], inputs).ok
+    assert not backhand.check_function(Rows, lambda w, i: w[i] + w[i] - w[i].detach(), inputs).ok
+
+
+class Times(Function):
+    @staticmethod
+    def forward(ctx: Any, s: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(s)
+        return s @ w
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, ctx.saved_tensors[0].to_dense().T @ g
+
+
+def test_a_sparse_argument_is_a_constant_or_refused() -> None:
+    inputs = {"s": torch.randn(3, 4).relu().to_sparse(), "w": torch.randn(4, 2)}
+    report = backhand.check_function(Times, torch.matmul, inputs, no_gradient=("s",))
+    assert report.ok
+    assert [row.name for row in report.rows] == ["w"]
+    with pytest.raises(CheckError, match="s is sparse: its gradient is not judged"):
+        backhand.check_function(Times, torch.matmul, inputs)
+
+
+def test_inputs_by_name_are_put_in_the_order_of_the_reference() -> None:
+    def lessened(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return 2 * a - b
+
+    class Less(Function):
+        @staticmethod
+        def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return lessened(a, b)
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return 3 * g, -g
+
+    report = backhand.check_function(Less, lessened, {"b": torch.randn(3), "a": torch.randn(3)})
+    assert [culprit.name for culprit in report.culprits] == ["a"]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import backhand
-from altered import from_text
+from altered import altered, from_text
+from backhand.passes import transformer_model
 
 LEAKY = '''
 """States that leak: h_t = keep * h_{t-1} + tanh(x_t V + h_{t-1} R + c)."""
@@ -359,3 +360,57 @@ def test_a_statement_is_found_beside_another_gradient_that_is_wrong_by_itself():
     report = backhand.check(forward, backward, inputs=inputs, out="y")
     assert {row.name for row in report.culprits} == {"x", "gain"}
     assert report["x"].lines[0].text.startswith("part = ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind"),
+    [
+        # `x` is assigned three times in the forward, and `dx` is the gradient of each in turn
+        ("dx = dx + denormalise(dy2 * gain2[i], xhat2, inv_std2)", "dx = dx", "missing_branch"),
+        # it raises in every turn, and the return picks from what is there
+        ("dmixed @ v.mT", "dmixed * v.mT", "product"),
+    ],
+)
+def test_a_wrong_line_in_a_loop_through_layers_is_one_culprit(old: str, new: str, kind: str) -> None:
+    report = backhand.check(altered(transformer_model, (old, new)))
+    (culprit,) = report.culprits
+    assert new in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == kind
+
+
+def test_a_running_variable_that_is_returned_under_another_name_is_carried_on() -> None:
+    carried = "dh = dpre @ Whh.T"
+    text = LATE_NAME.replace(carried, "pass")
+    assert backhand.check(from_text(LATE_NAME)).ok
+    (culprit,) = backhand.check(from_text(text)).culprits
+    assert culprit.mistake is not None
+    assert "no turn of the loop leaves in dh" in culprit.mistake.message
+
+
+LATE_NAME = """
+import torch
+
+def forward(x, h0, Wxh, Whh):
+    hs = [h0]
+    for xt in x:
+        hs.append(torch.tanh(xt @ Wxh + hs[-1] @ Whh))
+    loss = (hs[-1] ** 2).mean()
+    return locals()
+
+def backward(x, h0, Wxh, Whh, hs):
+    dx, dWxh, dWhh = torch.zeros_like(x), torch.zeros_like(Wxh), torch.zeros_like(Whh)
+    dh = 2 * hs[-1] / hs[-1].numel()
+    for t in reversed(range(len(x))):
+        dpre = dh * (1 - hs[t + 1] ** 2)
+        dx[t] = dpre @ Wxh.T
+        dWxh += x[t].T @ dpre
+        dWhh += hs[t].T @ dpre
+        dh = dpre @ Whh.T
+    dh0 = dh
+    return {"dx": dx, "dWxh": dWxh, "dWhh": dWhh, "dh0": dh0}
+
+def inputs(generator):
+    sizes = {"x": (4, 3, 2), "h0": (3, 5), "Wxh": (2, 5), "Whh": (5, 5)}
+    return {name: torch.randn(*size, generator=generator) * 0.6 for name, size in sizes.items()}
+"""

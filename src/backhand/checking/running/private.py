@@ -33,7 +33,8 @@ def differentiated(
 ) -> Sequence[Tensor | None]:
     """Return the gradients of tensors, given those of the outputs; None where nothing depends on one.
 
-    They have a graph of their own where they are to be differentiated `again`.
+    A sparse one is made dense, for it is judged by its numbers. They have a graph of their own where they are
+    to be differentiated `again`.
 
     The engine is what `torch.autograd.grad` calls. That one looks at each tensor for half as long again, and
     with `grad_outputs` its first use imports SymPy, which takes a third of a second.
@@ -41,12 +42,14 @@ def differentiated(
     ends: Any = tuple(outputs)  # PyTorch's own annotation has one or the other, not both
     upstream, tensors = tuple(upstream), tuple(tensors)
     if ENGINE:
-        return _by_the_engine(ends, upstream, tensors, again)
-    if not tensors:
-        return ()
-    return torch.autograd.grad(
-        ends, tensors, upstream, retain_graph=True, create_graph=again, allow_unused=True
-    )
+        found = _by_the_engine(ends, upstream, tensors, again)
+    elif tensors:
+        found = torch.autograd.grad(
+            ends, tensors, upstream, retain_graph=True, create_graph=again, allow_unused=True
+        )
+    else:
+        found = ()
+    return [g if g is None or g.layout == torch.strided else g.to_dense() for g in found]
 
 
 def _by_the_engine(

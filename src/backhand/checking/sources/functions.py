@@ -18,8 +18,9 @@ from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
-from backhand.checking.sources.opened import is_custom, opened
+from backhand.checking.sources.opened import ClosedError, is_custom, opened
 from backhand.checking.sources.parameters import in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
 from backhand.checking.sources.usages import usages
@@ -95,8 +96,7 @@ def check_function(
     report = check_pass(chosen, function.title, draws=draws, seed=seed)
     if not report.culprits:
         return report
-    opening = partial(opened, chosen, function.fn, function.reference, function.told, seed)
-    return located(report, opening, draws, seed)
+    return located(report, partial(function.opened, chosen, seed), draws, seed)
 
 
 class Function:
@@ -122,6 +122,7 @@ class Function:
         self._named = reference.forward if isinstance(reference, nn.Module) else reference
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
+        self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
         self._turns = itertools.count(1)
         self._count = 1
 
@@ -149,6 +150,16 @@ class Function:
             ),
         )
 
+    def opened(self, chosen: Pass, seed: int) -> Pass:
+        """Return the pass of the function's own statements.
+
+        Raises:
+            ClosedError: they cannot be had.
+        """
+        if self._complex:
+            raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
+        return opened(chosen, self.fn, self.reference, self.told, seed)
+
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
 
@@ -158,25 +169,36 @@ class Function:
             CheckError: the inputs are no arguments, or one has the name of a parameter.
         """
         found = self._arguments(inputs)
-        if self.parameters and not any(isinstance(v, Tensor) and v.requires_grad for v in found.values()):
-            found = {n: _wanted(v) for n, v in found.items()}
+        self._complex |= {n for n, v in found.items() if isinstance(v, Tensor) and v.is_complex()}
+        found = {n: as_reals(v) if n in self._complex else v for n, v in found.items()}
+        sparse = {n for n, v in found.items() if isinstance(v, Tensor) and v.layout != torch.strided}
+        chosen = any(isinstance(v, Tensor) and v.requires_grad for v in found.values())
+        if (self.parameters or sparse) and not chosen:
+            found = {n: v if n in sparse else _wanted(v) for n, v in found.items()}
+        for name in sparse - self.no_gradient:
+            if not chosen or found[name].requires_grad:
+                raise CheckError(
+                    f"{name} is sparse: its gradient is not judged. Name it in no_gradient=, or give it "
+                    "dense and make it sparse within."
+                )
         if both := found.keys() & self.parameters.keys():
             raise CheckError(f"{', '.join(sorted(both))} is the name of an input and of a parameter.")
         return found | self.parameters
 
     def _arguments(self, inputs: Any) -> dict[str, Any]:
-        if isinstance(inputs, Mapping):
-            return dict(inputs)
+        try:
+            names = list(inspect.signature(self._named).parameters)
+        except ValueError:  # a builtin, such as torch.matmul, does not tell them
+            names = []
+        if isinstance(inputs, Mapping):  # called by position, so that names are put in the order of those
+            known = inputs.keys() <= set(names)
+            return {n: inputs[n] for n in names if n in inputs} if known else dict(inputs)
         if isinstance(inputs, Tensor):
             inputs = [inputs]
         if not isinstance(inputs, Sequence):
             raise CheckError(
                 f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order."
             )
-        try:
-            names = list(inspect.signature(self._named).parameters)
-        except ValueError:  # a builtin, such as torch.matmul, does not tell them
-            names = []
         return {names[i] if i < len(names) else f"input{i}": value for i, value in enumerate(inputs)}
 
     def forward(self, /, **inputs: Any) -> dict[str, Tensor]:
@@ -229,7 +251,7 @@ class Function:
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
         try:
-            values = list(inputs.values())
+            values = [as_complex(v) if n in self._complex else v for n, v in inputs.items()]
             result = (in_dtype_of(call, values) if call is self.reference else call)(*values)
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
@@ -241,7 +263,10 @@ class Function:
         """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""
         stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
         several = self._count > 1
-        return {f"{stem}{i}" if several else stem: r for i, r in enumerate(_floats(result)[: self._count])}
+        return {
+            f"{stem}{i}" if several else stem: as_reals(r)
+            for i, r in enumerate(_floats(result)[: self._count])
+        }
 
     def _compare(self, own: Tensors, right: Tensors) -> None:
         for name, expected in right.items():
