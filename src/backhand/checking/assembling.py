@@ -1,64 +1,28 @@
-"""Put the verdicts of all draws together into the rows of a report."""
+"""Put what all draws have shown together into a report: its rows, its warnings, its remarks."""
 
-import ast
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.facts import where_they_met
-from backhand.checking.mistakes.hypotheses import Named, name_mistakes
-from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.mistakes.reading import Probes
-from backhand.checking.report import Line, Mistake, Raised, Report, Row, Verdict
-from backhand.checking.running.copied import is_copied
-from backhand.checking.running.names import flatten, root
+from backhand.checking.report import Line, Mistake, Raised, Report, Row
+from backhand.checking.running.names import flatten
 from backhand.checking.running.precision import lowest
-from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes, feeding, passing_on
-from backhand.checking.running.statements import simple_statements
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.tabulating import Table, backward_order
+from backhand.checking.trying import Trials
 from backhand.checking.verdicts.figures import figures
-from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.localising import Judgement, vacuity
-from backhand.checking.verdicts.lowering import Loss, Measure
-from backhand.checking.verdicts.repairing import recorded
-from backhand.checking.verdicts.rounding import Truth
-from backhand.checking.verdicts.variables import Variables, extended
+from backhand.checking.verdicts.localising import Judgement
 from backhand.errors import in_short
 
-# More lines at fault than these are no lines at fault.
-FEW = 3
-# Lines that are shown besides those at fault, of what a function returns.
-BESIDE_THE_FAULT = 2
 # What is not the user's own code in a traceback.
 LIBRARIES = (*torch.__path__, str(Path(__file__).parents[1]))
-
-
-@dataclass(frozen=True)
-class Trials:
-    """What the runs of a pass have shown.
-
-    Attributes:
-        judged: the verdict on the first draw, and on those on which something is wrong (the others are let
-            go of: memory that is used again at once is quick memory).
-        draws: how many there were.
-        shown: the run in the dtype of the given inputs, for the table.
-        truth: the forward in float64, if it runs there.
-        notes: remarks on the runs.
-    """
-
-    judged: tuple[Judgement, ...]
-    draws: int
-    shown: Draw
-    truth: Truth | None = None
-    notes: tuple[str, ...] = ()
 
 
 def assemble(
@@ -74,7 +38,7 @@ def assemble(
         probes: what asked the backward for its gradients with other upstream gradients.
     """
     first, shown = trials.judged[0], trials.shown
-    table = _Table(chosen, trials, probes)
+    table = Table(chosen, trials, probes)
     rows = tuple(table.row(name) for name in backward_order(chosen, first.draw))
     return Report(
         title=title,
@@ -125,188 +89,6 @@ def _precision(trials: Trials) -> torch.dtype:
     return (drawn.dtype or own) if drawn.user else own
 
 
-def backward_order(chosen: Pass, draw: Draw) -> list[str]:
-    """Return the names as the backward meets them: last operation first, a leaf after what it went into.
-
-    Of several names for one tensor, those without a gradient are left out if another one has it. What a
-    backward returns has the order of its arguments.
-    """
-    trace = draw.trace
-    if chosen.contract == "returned":
-        return list(trace.wanted)
-    judged = {edge: name for name, edge in trace.edges.items() if name in draw.matched}
-    names = [
-        n
-        for n in trace.tensors
-        if n not in trace.outputs and (n in draw.matched or trace.edges[n] not in judged)
-    ]
-    position = {name: i for i, name in enumerate(trace.tensors)}
-
-    def key(name: str) -> tuple[float, int, int]:
-        if not trace.tensors[name].is_leaf:
-            return -position[name], 0, 0
-        users = [position[c] for c in trace.consumers(name)]
-        return -max(users, default=position[name]), 1, position[name]
-
-    return [*sorted(names, key=key), *trace.unreached]
-
-
-class _Table:
-    """What the rows have in common."""
-
-    def __init__(self, chosen: Pass, trials: Trials, probes: Probes | None):
-        self.chosen, self.trials, self.probes = chosen, trials, probes
-        self.judged, self.shown = trials.judged, trials.shown
-        self.draw = self.judged[0].draw
-        self.truth, self.figures = trials.truth, figures(trials.truth, self.shown)
-        source = chosen.backward_source
-        self.names = extended(self.draw, chosen)
-        self.paths = Variables(source, self.names).path if source else {}
-
-    @cached_property
-    def mistakes(self) -> dict[str, Named]:
-        """The mistake in each wrong gradient, in the order of the backward."""
-        order = backward_order(self.chosen, self.draw)
-        blamed = {n: [j for j in self.judged if n in j.culprits] for n in order}
-        return name_mistakes(self.chosen, {n: its for n, its in blamed.items() if its}, probes=self.probes)
-
-    @cached_property
-    def named(self) -> dict[str, Named]:
-        """The mistakes, those of precision too; of one line that has spoilt several gradients, the first."""
-        lines = [(named.at, name) for name, named in self.mistakes.items() if len(named.at) == 1]
-        first: dict[tuple[ast.stmt, ...], str] = dict(reversed(lines))
-        mistakes = {n: m for n, m in self.mistakes.items() if first.get(m.at, n) == n}
-        return self.lowered | mistakes
-
-    def _is_echo(self, name: str) -> bool:
-        """Tell whether a gradient is wrong for the line for which another one is blamed."""
-        return name in self.mistakes and name not in self.named
-
-    @cached_property
-    def _lives(self) -> Lives:
-        known = self.judged[0].lives
-        return recorded(self.chosen, self.draw) if known is None else known
-
-    def row(self, name: str) -> Row:
-        """Return the row of one tensor."""
-        trace, forward = self.draw.trace, self.chosen.forward_source
-        tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
-        user, facts = self.shown.user.get(name), self.figures.get(name)
-        verdict, note = _verdict(name, self.judged)
-        named = self.named.get(name)
-        if name in self.lowered:
-            verdict, note = "wrong", ""
-        elif (verdict in ("right", "vacuous") and name in self.imprecise) or self._is_echo(name):
-            verdict, note = "follows", ""
-        elif verdict == "right" and not note and self._is_copied(name):
-            note = "autograd's own answer, copied: nothing here is by hand"
-        return Row(
-            name=name,
-            gradient=self.names.get(name, f"d{name}"),
-            verdict=verdict,
-            shape=tuple(tensor.shape),
-            got=None if user is None else tuple(user.shape),
-            dtype=str(tensor.dtype if user is None else user.dtype).removeprefix("torch."),
-            exact=facts and facts.exact,
-            approximate=facts and facts.approximate,
-            maxdiff=facts and facts.maxdiff,
-            multiple=facts and facts.multiple,
-            forward_line=_maker(forward, name),
-            lines=self._lines(name),
-            used_by=forward.readers(root(name)) if forward else (),
-            mistake=named.mistake if named is not None else None,
-            note=note,
-        )
-
-    def _is_copied(self, name: str) -> bool:
-        source, variable = self.chosen.backward_source, self.paths.get(name, "")
-        return source is not None and is_copied(simple_statements(source.statements), variable, name)
-
-    @cached_property
-    def _measure(self) -> Measure:
-        shown = self.shown.without(self.judged[0].ambiguous)  # which are not to be repaired either
-        return Measure.of(self.draw, shown, self.truth)
-
-    @cached_property
-    def imprecise(self) -> dict[str, Loss]:
-        """The gradients that have lost precision, by their own lines or by those of another gradient."""
-        return imprecise(self.chosen, self.judged[0], self.shown, self._measure, self.figures)
-
-    @cached_property
-    def lowered(self) -> dict[str, Named]:
-        """Those that have lost it, or overflowed, by their own lines, with what is told of them."""
-        lost = lowered(self.chosen, self.judged, self.shown, self._measure, self.imprecise, self.names)
-        return lost | overflowed(self.shown, self.truth, self.names)
-
-    def _lines(self, name: str) -> tuple[Line, ...]:
-        """Return the lines of the backward that make a gradient."""
-        source = self.chosen.backward_source
-        if source is None or name not in self.names:
-            return ()
-        faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
-        at_fault, named = [fault.statement for fault in faults], self.named.get(name)
-        if (alias := self.judged[0].shared.get(name)) is not None:
-            at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
-        elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
-            made_of = [s for fault in faults for s in fault.temporaries]
-            is_beneath = any(s in made_of for s in named.at[:1]) and not {*at_fault} & {*named.at}
-            at_fault = [*named.at, *at_fault] if is_beneath else [*at_fault, *named.at]
-        lines = [source.line(statement.lineno) for statement in at_fault]
-        told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
-        return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
-
-    def _near(
-        self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]
-    ) -> tuple[Line, ...]:
-        """Return the lines at fault, then those that they read, and the gradient's own: three, or few more.
-
-        In a whole model nearly every line makes a gradient.
-        """
-        firm = [s for s in dict.fromkeys(at_fault) if computes(s)]
-        if name not in self.named or not at_fault or len(firm) > FEW:
-            firm = firm[:1]
-        own = [source.line(s.lineno) for s in firm]
-        last = source.writers(root(self.paths.get(name, "")))[-1:]
-        near = [source.line(s.lineno) for f in firm for s in (*passing_on(source, f), *feeding(source, f))]
-        lines = tuple(dict.fromkeys((*own, *near[:BESIDE_THE_FAULT], *last, *near)))
-        return lines[: max(len(own), 1) + BESIDE_THE_FAULT] or told
-
-    def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
-        if name in self.paths:
-            variable = root(self.paths[name])
-            is_item = self.paths[name] != variable and name in self.named
-            if variable not in source.mentioned and not is_item:  # so that nothing has to be run for it
-                return source.writers(variable)
-            numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
-            return tuple(source.line(n) for n in sorted(numbers))
-        return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
-
-
-def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
-    first = judged[0]
-    blamed = [j.culprits[name] for j in judged if name in j.culprits]
-    if blamed:
-        return ("shape" if all(c.shape_only for c in blamed) else "wrong"), ""
-    if name in first.ambiguous:
-        return "skipped", "assigned several times in the forward; the gradient is not that of its last value"
-    if name in first.draw.user:
-        if not all(j.right.get(name, True) for j in judged):
-            return "follows", ""
-        if any(name in j.balanced for j in judged):
-            return "right", "with a wrong upstream gradient; with the right one it is not"
-        if all(j.draw.user[name].numel() == 0 for j in judged if name in j.draw.user):
-            return "vacuous", "it has no elements here"
-        vacuous = name in first.vacuous or name in first.draw.trace.unreached
-        return ("vacuous", vacuity(first)) if vacuous else ("right", "")
-    if first.repair and name in first.repair.observed and first.draw.error is not None:
-        return "follows", "not reached: a line above raised"
-    if name in first.draw.trace.wanted:
-        if name in first.draw.trace.unreached:
-            return "vacuous", "the output does not depend on it"
-        return "todo", ""
-    return "skipped", ""
-
-
 def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
     """Warn of shared memory and of wrong upstream gradients, where the difference is below rounding."""
     found = []
@@ -339,15 +121,6 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
     frames = [f for f in frames if not f.filename.startswith(LIBRARIES)]  # the innermost is the user's own
     line = Line(frames[-1].lineno or 0, frames[-1].line or "", frames[-1].filename) if frames else None
     return Raised(in_short(draw.error), line)
-
-
-def _maker(forward: Source | None, name: str) -> Line | None:
-    """Return the last line of the forward that makes a tensor, or puts it into its list."""
-    if forward is None:
-        return None
-    owner = root(name)
-    lines = forward.writers(owner) if owner == name else forward.fillers(owner)
-    return lines[-1] if lines else None
 
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:

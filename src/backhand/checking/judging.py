@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from backhand.checking import stressing
-from backhand.checking.assembling import Trials, assemble, of_the_whole
+from backhand.checking.assembling import assemble, of_the_whole
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.probing import probe_of
 from backhand.checking.report import Mistake, Report
@@ -18,7 +18,7 @@ from backhand.checking.running.precision import Asked
 from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.trials import draw_large, sets_of
 from backhand.checking.sources.protocol import Inputs, Pass, by_name, resolve
-from backhand.checking.trying import tried
+from backhand.checking.trying import Trials, tried
 from backhand.checking.verdicts.localising import compared
 from backhand.checking.verdicts.rounding import Summands
 from backhand.errors import CheckError

@@ -1,12 +1,12 @@
 """Run a pass on every draw, in the most precise dtype in which its code is as accurate as that dtype."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backhand.checking.assembling import Trials
 from backhand.checking.running.precision import lowest, unit
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw, draw, is_finite
@@ -17,6 +17,26 @@ from backhand.checking.verdicts.localising import Judgement, compared, judge
 from backhand.checking.verdicts.rounding import Summands, Truth
 from backhand.checking.verdicts.truths import against_truth, forward_error, is_rounding
 from backhand.errors import CheckError
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What the runs of a pass have shown.
+
+    Attributes:
+        judged: the verdict on the first draw, and on those on which something is wrong (the others are let
+            go of: memory that is used again at once is quick memory).
+        draws: how many there were.
+        shown: the run in the dtype of the given inputs, for the table.
+        truth: the forward in float64, if it runs there.
+        notes: remarks on the runs.
+    """
+
+    judged: tuple[Judgement, ...]
+    draws: int
+    shown: Draw
+    truth: Truth | None = None
+    notes: tuple[str, ...] = ()
 
 
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.assembling import Trials
 from backhand.checking.judging import report_on
 from backhand.checking.report import Report
 from backhand.checking.running.graph import from_graph
 from backhand.checking.running.names import flatten
 from backhand.checking.running.trials import judged
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.trying import Trials
 from backhand.checking.verdicts.localising import judge
 from backhand.errors import CheckError
 
