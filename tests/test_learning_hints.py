@@ -45,6 +45,7 @@ def test_what_is_wrong_is_asked_about_first(tmp_path: Path):
 @pytest.mark.parametrize(("name", "old", "new", "told"), [
     ("gelu", "du = (1 - t**2) * dt", "du = (1 - torch.tanh(u)**2) * dt", "add `u` to them"),
     ("exp_log", "de = dtotal", "dee = dtotal", "has dee, and there is no such tensor: did you mean de?"),
+    ("power", "** -1.5", "** -0.5", "Of x ** p the derivative is p * x ** (p - 1)"),
 ])  # fmt: skip
 def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: Path):
     exercise = find(name)
@@ -52,7 +53,15 @@ def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: 
     assert told in hints(attempt)[0].text
 
 
-def test_a_sum_that_should_be_a_product_is_told_so(tmp_path: Path):
-    exercise = find("exp_log")
-    attempt = judged(tmp_path, exercise, changed(exercise, ("dx = e * de", "dx = e + de")))
-    assert "`e + de` adds where `e * de` belongs" in attempt.next_gradient.reason
+@pytest.mark.parametrize(("name", "old", "new", "told"), [
+    ("exp_log", "dx = e * de", "dx = e + de", "`e + de` adds where `e * de` belongs"),
+    ("tanh", "(1 - h**2)", "(1 - h)", "`1 - h` stands where `1 - h ** 2` belongs"),
+    ("power", "** -1.5", "** -0.5", "a power has the wrong exponent, `-0.5`"),
+    ("rnn_running", "dhnext = da", "dhnext += da", "`+=` stands where `=` belongs"),
+    ("rnn_running", "hs[t].T @ da", "hs[t + 1].T @ da", "hs[t + 1] is used where hs[t] belongs"),
+    ("transformer_block", "dmiddle = dy + ", "dmiddle = ", "dmiddle: the branch through y is missing. Exp"),
+])  # fmt: skip
+def test_a_beginners_error_is_told_as_what_it_is(name, old, new, told, tmp_path: Path):
+    exercise = find(name)
+    attempt = judged(tmp_path, exercise, changed(exercise, (old, new)))
+    assert told in attempt.next_gradient.reason
