@@ -107,8 +107,9 @@ def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
 def _is_added_to(place: Place, name: str) -> bool:
     """Tell whether a place is all that a statement adds to a variable."""
     statement = place.parent
-    added = isinstance(statement, ast.AugAssign) and isinstance(statement.op, ast.Add)
-    return added and place.slot == "value" and ast.unparse(statement.target) == name
+    if not isinstance(statement, ast.AugAssign) or not isinstance(statement.op, ast.Add):
+        return False
+    return place.slot == "value" and ast.unparse(statement.target) == name
 
 
 def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
