@@ -76,6 +76,19 @@ class _Last(Watcher):
         return self._watcher.added(step, statement, value)
 
 
+class _Kept:
+    """The context of a call, which PyTorch 2.11, for one, empties as soon as what the call gave is gone."""
+
+    def __init__(self, node: Any, results: Any):
+        vars(self).update(_node=node, _results=results)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_node"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_node"], name, value)
+
+
 @dataclass(frozen=True)
 class Forward:
     """What stands for the forward of an opened Function.
@@ -144,7 +157,8 @@ class Opened:
                 arriving[value.output_nr] = given["upstream"][f"d{name}"]
         if len(nodes) != 1:
             raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
-        method = MethodType(plain_function(self.fn.backward)[0], nodes.pop())
+        context = _Kept(nodes.pop(), results)
+        method = MethodType(plain_function(self.fn.backward)[0], context)
         return run_function(method, self.source, {}, watcher, arriving)
 
     def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
