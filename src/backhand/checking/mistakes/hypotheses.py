@@ -256,7 +256,8 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
     if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
         return found
-    words = f"{found.words}: {slip.words}" if slip.kind == found.kind else found.words
+    adds = slip.kind == found.kind and slip.words != found.words
+    words = f"{found.words}: {slip.words}" if adds else found.words
     return replace(found, at=slip.at, words=words)
 
 
