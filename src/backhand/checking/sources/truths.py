@@ -67,6 +67,11 @@ class Forward(Protocol):
         """Return the user's functions that it calls."""
         ...
 
+    @property
+    def over_torch(self) -> bool:
+        """Whether its arrays are torch's tensors."""
+        ...
+
 
 class Tracking:
     """Autograd, on the forward as it runs on torch's NumPy layer.
@@ -99,6 +104,20 @@ class Tracking:
         return tuple(out.tensor for out in outputs)
 
 
+class Direct:
+    """Autograd, on a forward over torch's tensors as it stands."""
+
+    told: str = "autograd"
+    slack: float = 1.0
+
+    def __init__(self, subject: Forward):
+        self.subject = subject
+
+    def __call__(self, inputs: Mapping[str, Any], call: Call = plainly) -> tuple[Tensor, ...]:
+        """Return the outputs, with autograd's graph, for inputs of which some are tensors."""
+        return self.subject.forward(dict(inputs), call).outputs
+
+
 class Differing:
     """Central differences of the forward itself, in float64."""
 
@@ -122,7 +141,7 @@ class Differing:
         return by_differences(function, *(inputs[n] for n in names))
 
 
-Truth = Tracking | Differing
+Truth = Tracking | Direct | Differing
 
 
 @dataclass(frozen=True)
@@ -167,6 +186,8 @@ def choose(subject: Forward, inputs: Mapping[str, Any], wanted: Sequence[str], s
         return float(sum(np.sum(u * out) for u, out in zip(upstream, outputs, strict=True)))
 
     at = {n: np.asarray(inputs[n], np.float64) for n in wanted}
+    if subject.over_torch:
+        return Chosen(Direct(subject), at_kink=has_kink(scalar, at, direction))
     distance, slope = _tracked_slope(subject, inputs, once, upstream, direction, seed)
     if SAME < distance <= SAME_IN_FLOAT32:
         return Chosen(Tracking(subject), in_float32=True)
@@ -207,6 +228,7 @@ def _tracked_slope(
 def run_plainly(subject: Forward, inputs: Mapping[str, Any], seed: int) -> tuple[np.ndarray, ...]:
     """Return the outputs for copies of the inputs, with random numbers from a seed."""
     np.random.seed(seed)
+    torch.manual_seed(seed)
     try:
         called = subject.forward(copy.deepcopy(dict(inputs)))
     except CheckError:
