@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from traceback import walk_tb
 from types import FunctionType, MethodType
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -121,7 +121,11 @@ class Opened:
     steps: Forward
     source: Source
     detached: frozenset[str]
-    over_numpy: ClassVar[bool] = False
+
+    @property
+    def over_numpy(self) -> bool:
+        """Its statements see tensors."""
+        return False
 
     def named(self, /, **leaves: Any) -> dict[str, Any]:
         """Return the tensors on the way and the outputs, by name."""
