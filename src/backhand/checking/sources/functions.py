@@ -123,6 +123,7 @@ class Function:
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
         self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
+        self._takes_leaves = True
         self._turns = itertools.count(1)
         self._count = 1
 
@@ -252,12 +253,23 @@ class Function:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
         try:
             values = [as_complex(v) if n in self._complex else v for n, v in inputs.items()]
-            result = (in_dtype_of(call, values) if call is self.reference else call)(*values)
+            result = in_dtype_of(call, values)(*values) if call is self.reference else self._own(values)
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
         if call is self.reference:
             self._count = len(_floats(result))
         return self.told(inputs, result)
+
+    def _own(self, values: Sequence[Any]) -> Any:
+        """Call the function; with copies of leaves where it takes none, as what says `mark_dirty` of them."""
+        if not self._takes_leaves:
+            return self.call(*map(_no_leaf, values))
+        try:
+            return self.call(*values)
+        except RuntimeError:
+            result = self.call(*map(_no_leaf, values))
+            self._takes_leaves = False
+            return result
 
     def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
         """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""
@@ -294,6 +306,10 @@ def _floats(result: Any) -> list[Tensor]:
 def _wanted(value: Any) -> Any:
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return value.detach().clone().requires_grad_() if is_float else value
+
+
+def _no_leaf(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_leaf and value.requires_grad else value
 
 
 def _the_same(own: Tensor, other: Tensor) -> Tensor:

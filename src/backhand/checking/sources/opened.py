@@ -134,7 +134,7 @@ class Opened:
     def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
         """Run the backward with its statements seen, on the node that the Function's own call makes."""
         with torch.enable_grad():
-            result = self.fn.apply(*given["inputs"].values())
+            result = self.fn.apply(*(_copied(v) for v in given["inputs"].values()))
         results = result if isinstance(result, tuple) else (result,)
         arriving: list[Any] = [torch.zeros_like(r) if isinstance(r, Tensor) else None for r in results]
         nodes: set[Any] = set()
@@ -171,6 +171,10 @@ class Opened:
 
 def _alone(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value  # no leaf, which may be changed in place
 
 
 def is_custom(fn: Any) -> TypeGuard[type[Function]]:
