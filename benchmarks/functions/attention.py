@@ -1,4 +1,4 @@
-"""Attention in other forms: causal, grouped heads, layouts turned round, windows, linear ones, rotary in place."""
+"""Attention in other forms: causal, grouped heads, turned layouts, blocks, linear ones, rotary pairs."""
 
 import torch
 import torch.nn.functional as F

@@ -18,6 +18,7 @@ from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.running.tracing import changes_a_leaf, copied
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
 from backhand.checking.sources.opened import ClosedError, is_custom, opened
@@ -263,13 +264,14 @@ class Function:
     def _own(self, values: Sequence[Any]) -> Any:
         """Call the function; with copies of leaves where it takes none, as what says `mark_dirty` of them."""
         if not self._takes_leaves:
-            return self.call(*map(_no_leaf, values))
+            return self.call(*map(copied, values))
         try:
             return self.call(*values)
-        except RuntimeError:
-            result = self.call(*map(_no_leaf, values))
-            self._takes_leaves = False
-            return result
+        except RuntimeError as error:
+            if not changes_a_leaf(error):
+                raise
+        self._takes_leaves = False
+        return self.call(*map(copied, values))
 
     def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
         """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""
@@ -306,10 +308,6 @@ def _floats(result: Any) -> list[Tensor]:
 def _wanted(value: Any) -> Any:
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return value.detach().clone().requires_grad_() if is_float else value
-
-
-def _no_leaf(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.is_leaf and value.requires_grad else value
 
 
 def _the_same(own: Tensor, other: Tensor) -> Tensor:
