@@ -1,11 +1,13 @@
 """Several files at once, each in a process of its own: whatever one of them does, the others are judged."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch.utils.backend_registration
 
 import backhand
 from backhand.errors import CheckError
@@ -126,6 +128,25 @@ def test_of_several_things_in_a_file_one_report_cannot_be_given(tmp_path: Path) 
 def cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "backhand", "check", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+# A device beside the CPU, as far as autograd's engine sees: it keeps threads for it from its first use on.
+ANOTHER_DEVICE = """
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as register
+register("another")
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this release of PyTorch has no devices made in Python",
+)
+def test_a_file_is_judged_where_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ANOTHER_DEVICE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "a.py").write_text(PASS)
+    done = cli(tmp_path, "a.py")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 NOISY = within("os.write(1, b'from C'); os.system('echo from a shell'); print('hello')")

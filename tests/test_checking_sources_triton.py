@@ -10,12 +10,15 @@ import torch.nn.functional as F
 
 import backhand
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 @pytest.fixture(scope="module")
 def kernels() -> Iterator[ModuleType]:
-    """Triton by its interpreter, which runs where there is no GPU; asked for while a kernel runs, too."""
+    """Triton; where there is no GPU by its interpreter, which is asked for while a kernel runs, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
+        if DEVICE == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
         pytest.importorskip("triton")
         import triton_kernels
 
@@ -33,19 +36,20 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 def draws(**shapes: tuple[int, ...]) -> object:
     def inputs(generator: torch.Generator) -> dict[str, torch.Tensor]:
-        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        return {name: torch.randn(shape, generator=generator).to(DEVICE) for name, shape in shapes.items()}
 
     return inputs
 
 
 def tables(generator: torch.Generator) -> dict[str, torch.Tensor]:
-    angle = torch.randn(5, 3, generator=generator)
-    x = torch.randn(5, 6, generator=generator).requires_grad_()
+    angle = torch.randn(5, 3, generator=generator).to(DEVICE)
+    x = torch.randn(5, 6, generator=generator).to(DEVICE).requires_grad_()
     return {"x": x, "cos": angle.cos(), "sin": angle.sin()}
 
 
 def words(generator: torch.Generator) -> dict[str, torch.Tensor]:
-    return {"logits": torch.randn(4, 7, generator=generator), "target": torch.tensor([6, 0, 3, 3])}
+    logits = torch.randn(4, 7, generator=generator)
+    return {"logits": logits.to(DEVICE), "target": torch.tensor([6, 0, 3, 3], device=DEVICE)}
 
 
 # each with its reference, its inputs, and the input whose gradient its fault makes wrong, with what that is

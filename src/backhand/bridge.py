@@ -41,9 +41,13 @@ class Wired(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the hand-written backward and hand its gradients to autograd, each in its tensor's place."""
-        refuse_twice()
-        found = run_backward(ctx.plan, ctx.asked, upstream, ctx.saved_tensors, ctx.shapes)
-        return in_place_of(ctx.plan, found, 2)
+        plan, saved = ctx.plan, ctx.saved_tensors
+        if not torch.compiler.is_compiling():
+            refuse_twice()
+        found = run_backward(plan, ctx.asked, upstream, saved, ctx.shapes)
+        if torch.compiler.is_compiling():  # what is traced now may be differentiated later
+            found = [Traced.apply(gradient, *upstream, *saved) for gradient in found]
+        return in_place_of(plan, found, 2)
 
 
 def keep(ctx: Any, plan: Plan, returned: Any, given: dict[str, Any]) -> Any:
@@ -65,7 +69,7 @@ def keep(ctx: Any, plan: Plan, returned: Any, given: dict[str, Any]) -> Any:
 
 def refuse_twice() -> None:
     """Raise where `create_graph=True` asks for a graph of the gradients: it would lack most of it."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled():
         raise CheckError(TWICE)
 
 
@@ -174,23 +178,37 @@ class Transformed(torch.autograd.Function):
         leaves = dict(zip(ctx.places, tensors, strict=True))
         last = [leaves.get(i) for i in range(len(plan.leaves))][::-1]  # slot -1 - i is leaf i
         found = run_backward(plan, ctx.asked, upstream, [*outputs, *last], ctx.shapes)
-        once = Once.apply(len(found), *found, *upstream, *(leaves[i] for i in plan.needed))
+        once = [Once.apply(g, *upstream, *(leaves[i] for i in plan.needed)) for g in found]
         return in_place_of(plan, once, 3)
 
 
 class Once(torch.autograd.Function):
-    """Gradients that cannot be differentiated: they hang on the inputs, lest one take them for constant."""
+    """A gradient that cannot be differentiated: it hangs on the inputs, lest one take it for constant."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return the first tensors."""
-        return tuple(tensor.clone() for tensor in tensors[:count])
+    def forward(gradient: Tensor, *others: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the gradient as it is."""
+        return gradient.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Save nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Refuse."""
+        raise CheckError(TWICE)
+
+
+class Traced(torch.autograd.Function):
+    """The same while `torch.compile` traces, which takes no Function within another but of this form."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *others: Tensor) -> Tensor:
+        """Return the gradient as it is."""
+        return gradient.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -80,7 +80,7 @@ class Plan:
 
     def shapes(self, leaves: Sequence[Any]) -> list[torch.Size]:
         """Return the shape of each leaf that needs a gradient; autograd itself turns it into their dtype."""
-        return [*map(size_of, map(leaves.__getitem__, self.needed))]
+        return [leaves[i].shape for i in self.needed]
 
     def asked(self, values: Mapping[str, Any]) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Return the outputs, and what the backward asks for, upstream gradients as slots."""

@@ -137,11 +137,8 @@ def backward(
         dmixed = apart(dbranch @ Wproj[i].T, heads)  # (n, H, T, k)
         dweights = dmixed @ v.mT  # (n, H, T, T)
         dscores = weights * (dweights - (weights * dweights).sum(3, keepdim=True)) * scale  # (n, H, T, T)
-        dqkv = torch.empty(*dx.shape[:2], 3 * dx.shape[2], dtype=dx.dtype, device=dx.device)  # (n, T, 3 d)
-        dq, dk, dv = (apart(part, heads) for part in dqkv.chunk(3, 2))  # (n, H, T, k) each, parts of it
-        dq.copy_(dscores @ k)
-        dk.copy_(dscores.mT @ q)
-        dv.copy_(weights.mT @ dmixed)
+        dq, dk, dv = dscores @ k, dscores.mT @ q, weights.mT @ dmixed  # (n, H, T, k) each
+        dqkv = together(torch.cat([dq, dk, dv], 1))  # (n, T, 3 d)
         dbqkv[i] = dqkv.sum((0, 1))
         dWqkv[i] = product(gain1[i] * xhat1 + bias1[i], dqkv)
         dy1 = dqkv @ Wqkv[i].T  # (n, T, d)

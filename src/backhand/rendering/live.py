@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from types import ModuleType
 
-from backhand.checking.sources.layers import is_layer
-from backhand.checking.sources.watching import Watching
+from backhand.checking.sources.finding import is_layer
+from backhand.checking.sources.watching import Watching, judged_in_time
 from backhand.errors import CheckError
 from backhand.rendering.terminal import as_text
 
@@ -40,7 +40,7 @@ def watch(target: ModuleType | type) -> Callable[[], None]:
         with watching.apart():
             for seen in watching.take():
                 try:
-                    print(as_text(seen.check()))  # noqa: T201
+                    print(as_text(judged_in_time(seen)))  # noqa: T201
                 except CheckError as error:
                     print(f"backhand: {error}")  # noqa: T201
 

@@ -86,10 +86,12 @@ class Extension:
         """Show a verdict for each pair that the cell called, also if it raised after that."""
         if self.watching is None:
             return
+        from backhand.checking.sources.watching import judged_in_time
+
         with self.watching.apart():
             for seen in self.watching.take():
                 try:
-                    self._show(Verdicts(seen.check()))
+                    self._show(Verdicts(judged_in_time(seen)))
                 except CheckError as error:
                     print(f"backhand: {_one_line(error)}")  # noqa: T201
 

@@ -147,12 +147,18 @@ def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
 def _upstream(
     chosen: Pass, outputs: Mapping[str, Tensor], seed: int, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Draw the gradients that arrive: numbers that this dtype holds, so that each run has the same."""
+    """Draw the gradients that arrive: numbers that this dtype holds, so that each run has the same.
+
+    Those that are given to this run are taken as they are, unless they do not fit.
+    """
     if chosen.is_last(outputs):
         return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
     generator = torch.Generator().manual_seed(seed)
+    given = chosen.arriving.get(seed, {})
     drawn = {}
     for name, value in outputs.items():
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        drawn[f"d{name}"] = noise.to(dtype).to(value.dtype).to(value.device)
+        arriving = given.get(f"d{name}")
+        if arriving is None or arriving.shape != value.shape:
+            arriving = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(dtype)
+        drawn[f"d{name}"] = arriving.to(value.dtype).to(value.device)
     return drawn

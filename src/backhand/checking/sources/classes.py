@@ -62,15 +62,21 @@ def check_class(
     >>> [(row.gradient, row.verdict) for row in report.rows]
     [('dx', 'right'), ('dgain', 'wrong')]
     """
+    return judge_class(layer, inputs, draws=draws, seed=seed, given={})
+
+
+def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]) -> Report:
+    """Do what `check_class` does; of what a call of the backward had the first draw has the upstream."""
     named = named_inputs(getattr(layer, (calls_of(type(layer)) or ("forward",))[0]), inputs)
     with sandbox():
         found = Class.of(layer, drawn(named, seed), seed)
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:
-            given = drawn(named, int(rng.integers(2**31)))
-            return given | {n: found.drawn_parameter(n, rng) for n in found.parameters}
+            inputs = drawn(named, int(rng.integers(2**31)))
+            return inputs | {n: found.drawn_parameter(n, rng) for n in found.parameters}
 
-        return OverNumpy.of(found, draw, seed).report(draws=draws, seed=seed)
+        arriving = found.wiring.arriving(given, found.outputs)
+        return OverNumpy.of(found, draw, seed, arriving).report(draws=draws, seed=seed)
 
 
 @dataclass(frozen=True)

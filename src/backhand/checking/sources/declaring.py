@@ -2,10 +2,13 @@
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from backhand.checking.sources.modelling import calls_among
+
+# What a backward is called.
+BACKWARD = "backward|back_?prop"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,24 @@ def computes_gradients(trees: Iterable[ast.Module], loss: str) -> bool:
     return loss in stored and any(n.startswith("d") and n[1:].strip("_") in named - {n} for n in stored)
 
 
+def calls_layers(trees: Sequence[ast.Module], loss: str) -> bool:
+    """Tell whether statements, of a script or of a notebook's cells, call or define backwards over NumPy.
+
+    Such a call has an argument or two, where `loss.backward()` has none. Beside torch, whose gradients have
+    names of their own, it has the upstream gradient and a cache.
+
+    >>> calls_layers([ast.parse("dx, dw = affine_backward(dout, cache)")], "loss")
+    True
+    """
+    whole = ast.Module([s for tree in trees for s in tree.body], [])
+    over_torch = any("torch" in str(name) for name in _imported(whole))
+    if over_torch and computes_gradients(trees, loss):
+        return False
+    calls = [n for n in ast.walk(whole) if isinstance(n, ast.Call) and len(n.args) > over_torch]
+    called = any(re.search(BACKWARD, getattr(c.func, "id", getattr(c.func, "attr", ""))) for c in calls)
+    return called or (not over_torch and _has_layers(whole, over_torch))
+
+
 def _imported(tree: ast.Module) -> set[str | None]:
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     return {a.name for n in imports for a in n.names} | {getattr(n, "module", None) for n in imports}
@@ -86,7 +107,7 @@ def _imported(tree: ast.Module) -> set[str | None]:
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
     """Tell whether a module has backwards, or classes with one; beside torch, those that say `np`."""
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-    backwards = [n for n in functions if re.search("backward|back_?prop", n.name) or _returns_gradients(n)]
+    backwards = [n for n in functions if re.search(BACKWARD, n.name) or _returns_gradients(n)]
     if over_torch:
         return any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
     return bool(backwards) or any(isinstance(n, ast.ClassDef) and _gives_gradients(n) for n in tree.body)

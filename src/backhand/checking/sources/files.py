@@ -23,7 +23,7 @@ from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
-from backhand.checking.sources.declaring import declared
+from backhand.checking.sources.declaring import calls_layers, declared
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
@@ -104,6 +104,9 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
     if path.suffix == ".ipynb":
         cells = notebook_cells(text, path)
         kept = cells[: options.stop_after]
+        if calls_layers(_trees(cells), options.loss):
+            yield from _called(kept, path, options, watch)
+            return
         yield [_script(kept, path, options, watch, goes_on=len(kept) < len(cells))]
         return
     tree = _parsed(text, path)
@@ -111,18 +114,37 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
     # a script that computes a loss is a script, whatever it defines on the way
     scripted = any(options.loss in writes_surely(s) for s in tree.body)
     if found.layers and not (scripted and found.over_torch):
-        from backhand.checking.sources.layers import layers_opened  # who checks torch does without
+        from backhand.checking.sources.coursework import layers_opened  # who checks torch does without
 
         _refuse_precision(path, options, "has layers over NumPy")
         with _in_time(options.time_limit), layers_opened(path, options.draws, options.seed) as layers:
             yield layers
         return
-    if "" not in found.passes and (scripted or not (found.passes or found.kernels)):
+    nothing = not (found.passes or found.kernels)
+    if nothing and calls_layers([tree], options.loss):
+        yield from _called([(path.name, text)], path, options, watch)
+        return
+    if "" not in found.passes and (scripted or nothing):
         _refuse_precision(path, options, "is a script")
         yield [_script([(path.name, text)], path, options, watch, goes_on=False)]
         return
     with sandbox(), imports_from(path.parent), _in_time(options.time_limit):
         yield subjects_of(_module(path), path, found, options.of_the_check)
+
+
+def _called(
+    cells: list[tuple[str, str]], path: Path, options: Options, watch: Watch
+) -> Iterator[list[Subject]]:
+    """Give what a file calls over NumPy."""
+    from backhand.checking.sources.coursework import calls_opened  # who checks torch does without
+
+    _refuse_precision(path, options, "calls layers over NumPy")
+    with calls_opened(cells, path, options, watch) as subjects:
+        yield subjects
+
+
+def _trees(cells: Sequence[tuple[str, str]]) -> list[ast.Module]:
+    return [read_as_far_as_possible(label, text)[0] for label, text in cells]
 
 
 def _refuse_precision(path: Path, options: Options, what: str) -> None:

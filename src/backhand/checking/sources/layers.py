@@ -1,89 +1,71 @@
 """What a file has over NumPy, pairs by their names and losses that return their gradients."""
 
-import ast
-import contextlib
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.importing import imports_from
 from backhand.checking.running.program import parameters_of, source_of
-from backhand.checking.running.returning import returns
-from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import Class, check_class
 from backhand.checking.sources.composing import Composed, Functions, drawing, functions_of
 from backhand.checking.sources.courses import inputs_for, made
+from backhand.checking.sources.declaring import BACKWARD
+from backhand.checking.sources.finding import forward_of, is_layer, is_model, returns_its_gradients
 from backhand.checking.sources.modelling import calls_of
-from backhand.checking.sources.modules import module_of, roots_of
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.pairs import Pair, check_pair
-from backhand.checking.sources.returned import tensor_named
 from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.truths import plainly
+from backhand.checking.sources.watching import Seen, SeenLayer
 from backhand.errors import CheckError, in_short
 
-# What a backward is called.
-BACKWARD = "backward|back_?prop"
+# The call of a function or a class that its author has made, by its name; None where there is none.
+Recorded = Callable[[str], Seen | SeenLayer | None]
 
 
-def layers_of(module: ModuleType, *, draws: int = 3, seed: int = 0) -> list[Subject]:
-    """Return what a module has, in the order of its text."""
+def layers_of(
+    module: ModuleType, *, draws: int = 3, seed: int = 0, recorded: Recorded = lambda _: None
+) -> list[Subject]:
+    """Return what a module has, in the order of its text.
+
+    Args:
+        module: that was imported.
+        draws, seed: of the checks.
+        recorded: calls from which inputs are taken where the module has no `inputs`.
+    """
     own = {
         name: f
         for name, f in vars(module).items()
         if isinstance(f, FunctionType) and f.__module__ == module.__name__
     }
     found = [
-        Subject(name, partial(_check_class, module, value, draws, seed))
+        Subject(name, partial(_check_class, module, value, recorded, draws, seed))
         for name, value in vars(module).items()
         if (is_layer(value) or is_model(value)) and value.__module__ == module.__name__
     ]
     for name, function in own.items():
         if re.search(BACKWARD, name):
-            check = partial(_check_backward, module, own, function, draws, seed)
+            check = partial(_check_backward, module, own, function, recorded, draws, seed)
         elif returns_its_gradients(function):
-            check = partial(_check, module, function, None, draws, seed)
+            check = partial(_check, module, function, None, recorded, draws, seed)
         else:
             continue
         found.append(Subject(name, check, _called(function)))
     return found
 
 
-def is_layer(value: object) -> bool:
-    """Tell whether a value is a class with a forward and a backward of its own, and none of torch."""
-    if not isinstance(value, type):
-        return False
-    parts = [getattr(value, name, None) for name in ("forward", "backward")]
-    plain = all(isinstance(part, FunctionType) for part in parts)
-    plain = plain and not any(base.__module__.startswith("torch") for base in value.__mro__)
-    # an interface whose methods do nothing but raise is there to be derived from
-    return plain and not any(_only_raises(part) for part in parts)
-
-
-def is_model(value: object) -> bool:
-    """Tell whether a value is a class that gives a loss and its gradients, and none of torch."""
-    if not isinstance(value, type) or any(base.__module__.startswith("torch") for base in value.__mro__):
-        return False
-    return calls_of(value) is not None
-
-
-def _only_raises(function: Any) -> bool:
-    source = source_of(function)
-    body = [s for s in source.statements if not isinstance(s, ast.Expr)] if source is not None else []
-    return source is not None and all(isinstance(s, ast.Raise | ast.Pass) for s in body)
-
-
-def _check_class(module: ModuleType, layer: type, draws: int, seed: int) -> Report:
+def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
     calls = calls_of(layer)
+    if _own_inputs(module) is None and (seen := recorded(layer.__name__)) is not None:
+        return seen.check(draws=draws, seed=seed)
     made_of = made(layer, vars(module), model=calls is not None)
     if made_of is None:
         raise CheckError(
@@ -96,40 +78,13 @@ def _check_class(module: ModuleType, layer: type, draws: int, seed: int) -> Repo
     return check_class(made_of, inputs, draws=draws, seed=seed)
 
 
-def forward_of(backward: str, functions: Iterable[str]) -> str | None:
-    """Return which of some functions is the forward of a backward, by their names.
-
-    >>> forward_of("conv_backward_naive", ["conv_forward_naive", "relu"])
-    'conv_forward_naive'
-    >>> forward_of("relu_backward", ["relu"])
-    'relu'
-    """
-    functions = list(functions)
-    exact = backward.replace("backward", "forward")
-    shorter = exact
-    while shorter.partition("forward")[2]:  # `norm_backward_alt` is another one of `norm_forward`
-        if shorter in functions:
-            return shorter
-        shorter = shorter.rpartition("_")[0]
-    alike = [name for name in functions if shorter and shorter != "forward" and name.startswith(shorter)]
-    plain = backward.replace("backward", "").strip("_")
-    return next((name for name in (exact, shorter, *alike, plain) if name in functions), None)
-
-
-def returns_its_gradients(function: Callable[..., Any]) -> bool:
-    """Tell whether a function returns a value, such as a loss, and gradients of its parameters with it."""
-    source = source_of(function)
-    parameters = {name.lower() for name in parameters_of(function)}
-    for returned in returns(source.statements) if source is not None else []:
-        parts = returned.value.elts if isinstance(returned.value, ast.Tuple) else []
-        tensors = [tensor_named(part.id) if isinstance(part, ast.Name) else [] for part in parts[1:]]
-        if tensors and all({name.lower() for name in its} & parameters for its in tensors):
-            return True
-    return False
-
-
 def _check_backward(
-    module: ModuleType, own: Mapping[str, Any], backward: FunctionType, draws: int, seed: int
+    module: ModuleType,
+    own: Mapping[str, Any],
+    backward: FunctionType,
+    recorded: Recorded,
+    draws: int,
+    seed: int,
 ) -> Report:
     name = backward.__name__
     known = {n: f for n, f in vars(module).items() if isinstance(f, FunctionType)}
@@ -139,7 +94,7 @@ def _check_backward(
     if forward is None:
         wanted = name.replace("backward", "forward")
         raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
-    return _check(module, known[forward], backward, draws, seed)
+    return _check(module, known[forward], backward, recorded, draws, seed)
 
 
 def _check_whole(module: ModuleType, calls: Functions, draws: int, seed: int) -> Report:
@@ -155,8 +110,16 @@ def _check_whole(module: ModuleType, calls: Functions, draws: int, seed: int) ->
 
 
 def _check(
-    module: ModuleType, forward: FunctionType, backward: FunctionType | None, draws: int, seed: int
+    module: ModuleType,
+    forward: FunctionType,
+    backward: FunctionType | None,
+    recorded: Recorded,
+    draws: int,
+    seed: int,
 ) -> Report:
+    seen = recorded((backward or forward).__name__) if _own_inputs(module) is None else None
+    if isinstance(seen, Seen):  # perhaps of the same file, imported once more
+        return replace(seen, forward=forward, backward=backward).check(draws=draws, seed=seed)
     inputs = _inputs(module, forward, accepts=partial(runs, partial(Pair.of, forward, backward)))
     return check_pair(forward, backward, inputs, draws=draws, seed=seed)
 
@@ -186,10 +149,13 @@ def _inputs(
     model: bool = False,
 ) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
-    given: Any = getattr(module, "inputs", None)
+    given = _own_inputs(module)
     names = list(parameters_of(forward))
     if given is not None:
-        drawn: Any = given(np.random.default_rng(0))
+        try:
+            drawn: Any = given(np.random.default_rng(0))
+        except Exception as error:  # the user's code may raise anything
+            raise CheckError(f"inputs raised {in_short(error)}") from error
         needed = [p.name for p in parameters_of(forward).values() if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
@@ -203,20 +169,12 @@ def _inputs(
     return draw
 
 
+def _own_inputs(module: ModuleType) -> Callable[..., Any] | None:
+    """Return the module's own function that draws inputs; a variable of that name is something else."""
+    given = getattr(module, "inputs", None)
+    return given if isinstance(given, FunctionType) else None
+
+
 def _called(function: FunctionType) -> frozenset[str]:
     source = source_of(function)
     return frozenset(n for s in source.statements for n in reads(s)) if source is not None else frozenset()
-
-
-@contextlib.contextmanager
-def layers_opened(path: Path, draws: int, seed: int) -> Iterator[list[Subject]]:
-    """Give the layers that a file has; what it imports stays importable meanwhile."""
-    with sandbox(), contextlib.ExitStack() as folders:
-        for folder in roots_of(path):
-            folders.enter_context(imports_from(folder))
-        layers = layers_of(module_of(path), draws=draws, seed=seed)
-        if not layers:
-            raise CheckError(
-                f"{path} has no backward that computes something, only what is to be derived from."
-            )
-        yield layers

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import Any, ClassVar, Protocol
 
@@ -78,16 +78,23 @@ class OverNumpy:
         inputs: one set of inputs by name, or a function that draws them.
         chosen: where the truth comes from.
         averaged: which gradients are those of a mean over the batch, if the layers take it.
+        arriving: upstream gradients that are given for the first draw.
     """
 
     subject: Subject
     inputs: Mapping[str, Any] | Draw
     chosen: Chosen
     averaged: Averaged | None = None
+    arriving: Mapping[str, Any] = field(default_factory=dict)
     over_numpy: ClassVar[bool] = True
 
     @staticmethod
-    def of(subject: Subject, inputs: Mapping[str, Any] | Draw, seed: int) -> "OverNumpy":
+    def of(
+        subject: Subject,
+        inputs: Mapping[str, Any] | Draw,
+        seed: int,
+        arriving: Mapping[str, Any] | None = None,
+    ) -> "OverNumpy":
         """Choose the truth, on one set of inputs; those that lie at a kink are moved off it."""
         first = drawn(inputs, seed)
         wanted = tuple(subject.named.values())
@@ -96,7 +103,7 @@ class OverNumpy:
             rng = np.random.default_rng(seed)
             inputs = {k: moved(v, rng) if k in wanted else v for k, v in inputs.items()}
             chosen = replace(choose(subject, inputs, wanted, seed), at_kink=True)
-        return OverNumpy(subject, inputs, chosen)
+        return OverNumpy(subject, inputs, chosen, arriving=arriving or {})
 
     def report(self, *, draws: int, seed: int) -> Report:
         """Check it; what is wrong is looked at once more as other conventions have it.
@@ -110,14 +117,17 @@ class OverNumpy:
         if (taken := self._averaged(seed)) is not None:
             return replace(self, averaged=taken)._report(draws, seed)
         with without_epsilons(self.subject.functions()) as epsilons:
-            other = OverNumpy.of(self.subject, self.inputs, seed)._report(draws, seed) if epsilons else report
+            again = OverNumpy.of(self.subject, self.inputs, seed, self.arriving)
+            other = again._report(draws, seed) if epsilons else report
         if not other.ok:
             return report
         note = f"Right but for {listed(epsilons)} in the forward, whose derivative is left out: it is tiny."
         return replace(other, notes=(*other.notes, note))
 
     def _report(self, draws: int, seed: int) -> Report:
-        report = check_pass(self.as_pass(), self.subject.title, draws=draws, seed=seed, stress=False)
+        given = {seed: as_tensors({k: np.asarray(v, np.float64) for k, v in self.arriving.items()})}
+        chosen = replace(self.as_pass(), arriving=given)
+        report = check_pass(chosen, self.subject.title, draws=draws, seed=seed, stress=False)
         notes = [IN_FLOAT32] * self.chosen.in_float32
         notes += [AT_KINK] * (self.chosen.at_kink and not callable(self.inputs))
         if self.averaged is not None:

@@ -56,10 +56,24 @@ def check_pair(
     >>> [row.gradient for row in report.culprits]
     ['db']
     """
+    return judge_pair(forward, backward, inputs, draws=draws, seed=seed, given={})
+
+
+def judge_pair(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
+    inputs: Any,
+    *,
+    draws: int,
+    seed: int,
+    given: Mapping[str, Any],
+) -> Report:
+    """Do what `check_pair` does; of what a call of the backward was given the first draw has the upstream."""
     named = named_inputs(forward, inputs)
     with sandbox():
         pair = Pair.of(forward, backward, drawn(named, seed), seed)
-        return OverNumpy.of(pair, named, seed).report(draws=draws, seed=seed)
+        arriving = pair.wiring.arriving(given, pair.outputs) if pair.wiring is not None else {}
+        return OverNumpy.of(pair, named, seed, arriving).report(draws=draws, seed=seed)
 
 
 def named_inputs(forward: Callable[..., Any], inputs: Any) -> Any:
@@ -116,6 +130,11 @@ class Wiring:
             told = [n for n in tensor_named(name) if n.isidentifier() and n not in inputs and n not in found]
             found.append(told[0] if told else f"out{i}" if len(self.upstream) > 1 else "output")
         return tuple(found) or ("loss",)
+
+    def arriving(self, given: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        """Return the upstream gradients among what a backward was given, by the names of their outputs."""
+        pairs = zip(self.upstream, outputs, strict=False)
+        return {f"d{output}": given[p] for p, output in pairs if is_float(given.get(p))}
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ class Pass:
         allow: the kinds of failure under stress that are let pass where the code refuses with an exception.
         runner: runs the two sources, where that is more than to call `forward` and `backward`.
         slack: how many times less precise the true gradients are than autograd's: those found by differences.
+        arriving: upstream gradients that are given, by the seed of the run that has them; others are drawn.
     """
 
     forward: Callable[..., Any]
@@ -111,6 +112,7 @@ class Pass:
     allow: frozenset[str] = frozenset()
     runner: Runner | None = None
     slack: float = 1.0
+    arriving: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -11,33 +11,42 @@ from typing import Any
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.program import parameters_of
-from backhand.checking.sources.classes import check_class
-from backhand.checking.sources.layers import forward_of, is_layer, returns_its_gradients
+from backhand.checking.sources.classes import judge_class
+from backhand.checking.sources.finding import forward_of, is_layer, returns_its_gradients
 from backhand.checking.sources.overnumpy import is_float
-from backhand.checking.sources.pairs import check_pair
+from backhand.checking.sources.pairs import judge_pair
 from backhand.checking.sources.truths import is_the_users
 from backhand.errors import CheckError
 
 # Processor seconds for one pair: a live verdict that takes longer is not waited for.
 LONGEST = 10.0
+# An upstream gradient of ones, as one likes to try, hides mistakes: a second one is drawn.
+DRAWS = 2
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A backward that was called, or a loss that returns its gradients, with what its forward was given."""
+    """A backward that was called, or a loss that returns its gradients, with what the two were given."""
 
     forward: FunctionType
     backward: FunctionType | None
     inputs: dict[str, Any]
+    arguments: dict[str, Any]
 
-    def check(self) -> Report:
-        """Judge it on these inputs.
+    @property
+    def title(self) -> str:
+        """What was called."""
+        return (self.backward or self.forward).__name__
+
+    def check(self, *, draws: int = DRAWS, seed: int = 0) -> Report:
+        """Judge it, first on the numbers of the call, then on others near them and another upstream gradient.
 
         Raises:
-            CheckError: the two do not fit together, or it takes too long.
+            CheckError: the two do not fit together.
         """
-        name = (self.backward or self.forward).__name__
-        return _in_time(name, lambda: check_pair(self.forward, self.backward, self.inputs, draws=1))
+        return judge_pair(
+            self.forward, self.backward, self.inputs, draws=draws, seed=seed, given=self.arguments
+        )
 
 
 @dataclass(frozen=True)
@@ -46,23 +55,33 @@ class SeenLayer:
 
     layer: Any
     inputs: dict[str, Any]
+    arguments: dict[str, Any]
 
-    def check(self) -> Report:
-        """Judge it on these inputs, with parameters of its own.
+    @property
+    def title(self) -> str:
+        """The name of its class."""
+        return type(self.layer).__name__
+
+    def check(self, *, draws: int = DRAWS, seed: int = 0) -> Report:
+        """Judge it, first on the numbers of the call, but for parameters, which are drawn; then on others.
 
         Raises:
-            CheckError: the two do not fit together, or it takes too long.
+            CheckError: the two do not fit together.
         """
-        name = type(self.layer).__name__
-        return _in_time(name, lambda: check_class(self.layer, self.inputs, draws=1))
+        return judge_class(self.layer, self.inputs, draws=draws, seed=seed, given=self.arguments)
 
 
-def _in_time(name: str, check: Callable[[], Report]) -> Report:
+def judged_in_time(seen: Seen | SeenLayer) -> Report:
+    """Judge what was called, while somebody waits for it.
+
+    Raises:
+        CheckError: it takes too long, or does not fit together.
+    """
     try:
         with limited(LONGEST):
-            return check()
+            return seen.check()
     except OutOfTimeError as error:
-        raise CheckError(f"{name} is not judged within {LONGEST:g} s on inputs as large.") from error
+        raise CheckError(f"{seen.title} is not judged within {LONGEST:g} s on inputs as large.") from error
 
 
 class Watching:
@@ -157,7 +176,9 @@ class Watching:
         def backward(owner: Any, *args: Any, **options: Any) -> Any:
             layer, inputs = self._given.pop(type(owner), (None, {}))
             if layer is owner and self._is_new(type(owner)) and any(map(is_float, inputs.values())):
-                self._seen[type(owner)] = SeenLayer(*copy.deepcopy((owner, inputs)))
+                arguments = _by_name(method, (owner, *args), options)
+                arguments.pop(next(iter(arguments)))
+                self._seen[type(owner)] = SeenLayer(*copy.deepcopy((owner, inputs, arguments)))
             given = method(owner, *args, **options)
             self._told()
             return given
@@ -212,7 +233,8 @@ class Watching:
                 last = self._last.get(forward) if backward is not None else (args, options)
                 inputs = _by_name(forward, *last) if last is not None else {}
                 if any(map(is_float, inputs.values())):
-                    self._seen[function] = Seen(forward, backward, copy.deepcopy(inputs))
+                    arguments = _by_name(function, args, options)
+                    self._seen[function] = Seen(forward, backward, *copy.deepcopy((inputs, arguments)))
             given = function(*args, **options)
             self._told()
             return given
