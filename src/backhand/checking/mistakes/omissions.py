@@ -79,8 +79,19 @@ def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
         missing = Finding("wrong_point", detail, f"{what} is missing as a factor of `{text}`")
         for factor in (own, ast.UnaryOp(ast.USub(), own)):
             yield ast.BinOp(node, ast.Mult(), factor), missing
-        words = f"`{text}` stands where {what} belongs"
-        yield own, Finding("wrong_point", {"used": text, "expected": what}, words)
+
+
+def derivatives_instead(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a local derivative that autograd knows in the place of an expression."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES) or scope.holds_no_tensor(node):
+        return
+    text = ast.unparse(node)
+    for variable, what, branch in scope.known:
+        if branch is None:
+            words = f"`{text}` stands where {what} belongs"
+            finding = Finding("wrong_point", {"used": text, "expected": what}, words)
+            yield ast.Name(variable, ast.Load()), finding
 
 
 # Without what was there before, a sum is an assignment: of a variable that runs through a loop, say.
