@@ -60,6 +60,8 @@ def uses(exercise: Exercise, name: str) -> tuple[str, ...]:
 def _is_about_sizes(statement: ast.stmt) -> bool:
     """Tell whether a statement reads nothing of its tensors but their shape, as `n = x.shape[0]` does."""
     value = getattr(statement, "value", None)
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):  # x.new_zeros(n, m)
+        return value.func.attr.startswith("new_")
     inner = value.value if isinstance(value, ast.Subscript) else value
     return isinstance(inner, ast.Attribute) and inner.attr == "shape"
 
