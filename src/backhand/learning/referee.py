@@ -28,7 +28,8 @@ class Referee:
         try:
             path = path.absolute()  # the file may change the folder
             judge = f"{__name__}:judge_by_name"
-            return self._apart.call(judge, exercise.name, path, self.limit, file=path, limit=self.limit)
+            given = exercise.name, exercise.numpy, path, self.limit
+            return self._apart.call(judge, *given, file=path, limit=self.limit)
         except EndedError as ended:
             return unjudged(exercise, path, self._told(ended))
 
@@ -51,13 +52,13 @@ class Referee:
         self.close()
 
 
-def judge_by_name(name: str, path: Path, limit: float) -> Attempt:
+def judge_by_name(name: str, numpy: bool, path: Path, limit: float) -> Attempt:
     """Judge a file: what runs in the other process."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # what a program in the file's service writes finds no screen
         os.dup2(nothing, descriptor)
     with ends_after(limit):
-        attempt = judge_file(find(name), path)
+        attempt = judge_file(find(name, numpy=numpy), path)
     if attempt.report is not None:  # the drawing is large, and nobody looks at it
         attempt = replace(attempt, report=replace(attempt.report, sheet=None))
     return attempt
