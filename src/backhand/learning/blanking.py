@@ -168,7 +168,7 @@ def _body(book: Textbook, name: str) -> str:
     """Return the body of a function as it stands."""
     function = book.function(name)
     text = "\n".join(book.lines[function.body[0].lineno - 1 : function.end_lineno])
-    return re.sub(r"  # noqa.*", "", text)
+    return re.sub(r"  # (noqa|pyright:).*", "", text)
 
 
 def _blanked(book: Textbook, exercise: Exercise) -> str:

@@ -32,7 +32,7 @@ def backward(dout: Array, cache: tuple[Any, ...]) -> tuple[Array, Array, Array]:
     dcols = flat @ w.reshape(f, -1)  # (n rows columns, c hh ww)
     dparts = dcols.reshape(n, rows, columns, *w.shape[1:]).transpose(0, 3, 1, 2, 4, 5)
     dpadded = np.zeros(shape)
-    np.add.at(dpadded, (slice(None), slice(None), up, over), dparts)
+    np.add.at(dpadded, (slice(None), slice(None), up, over), dparts)  # pyright: ignore[reportArgumentType]
     dx = dpadded[:, :, pad:-pad, pad:-pad]  # (n, c, h, w)
     return dx, dw, db
 
