@@ -9,7 +9,7 @@ import tokenize
 from dataclasses import dataclass
 from functools import cache
 
-from backhand.checking.running.statements import reads, simple_statements, writes_surely
+from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
 from backhand.learning.course import Exercise
 
 SHAPE = re.compile(r"(?:\d+ times |t times )?\([^()]*\)")
@@ -132,7 +132,7 @@ def _file(exercise: Exercise, backward: str) -> str:
     ]
     rest = "\n\n\n".join(functions)
     values = [book.text(n) for n in book.tree.body if isinstance(n, ast.Assign)]
-    head = "\n".join(imports(book, rest))
+    head = "\n".join(imports(book, rest + _body(book, "backward")))  # also for who copies an answer
     settings = "\n".join(values) + "\n\n\n" if values else "\n"
     story = f'"""{exercise.number}. {exercise.title}\n\n{exercise.story.strip()}\n"""'
     return f"{story}\n\n{head}\n\n{settings}{rest}\n"
@@ -234,9 +234,10 @@ def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
     offered = set(asked(exercise)) | {a.arg for a in book.function("backward").args.args}
     wanted, chosen = {gradient}, set[ast.stmt]()
     every = simple_statements(body)
+    helpers = set().union(*map(assigned, every)) - offered
     while more := {s for s in every if s not in chosen and writes_surely(s) & wanted}:
         chosen |= more
-        wanted |= set().union(*(reads(s) for s in more)) - offered
+        wanted |= set().union(*(reads(s) for s in more)) & helpers
     lines: list[str] = []
     for statement in body:
         inner = [s for s in simple_statements([statement]) if s in chosen]
