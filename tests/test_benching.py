@@ -300,7 +300,9 @@ def test_the_peers_train_as_the_engines_do(name: str) -> None:
 
 
 def test_differentiable_is_measured_beside_a_bare_function_and_by_what_it_keeps(report: BenchReport) -> None:
-    assert [o.name for o in report.overheads] == ["batch norm, training", "batch norm, inference"]
+    assert [o.name for o in report.overheads] == [
+        f"{what}, {kind}" for what in ("batch norm", "product") for kind in ("training", "inference")
+    ]
     for o in report.overheads:
         assert 0 < o.low <= o.ratio <= o.high
         assert o.ratio == pytest.approx(o.microseconds / o.bare, rel=0.9)

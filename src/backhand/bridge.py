@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.private import quickest
 from backhand.checking.running.tracing import named_values
 from backhand.errors import CheckError
-from backhand.wiring import CONTAINERS, Plan, Slot, Usual, size_of
+from backhand.wiring import Plan, Slot
 
 TWICE = (
     "the gradients of a hand-written backward cannot be differentiated again: it is written for the first "
@@ -71,67 +70,6 @@ def refuse_twice() -> None:
     """Raise where `create_graph=True` asks for a graph of the gradients: it would lack most of it."""
     if torch.is_grad_enabled():
         raise CheckError(TWICE)
-
-
-def quick(plan: Plan, usual: Usual) -> Callable[..., Tensor]:
-    """Return what `Wired` does as a function of the leaves alone, for one plan.
-
-    It is a class of its own and made of closures, since what a call looks up and hands on is most of what it
-    costs beside the pass itself.
-    """
-    forward, backward = plan.chosen.forward, plan.backward
-    upstream, take, order, gradients = usual.upstream, usual.take, usual.order, usual.gradients
-    enabled = torch.is_grad_enabled
-    needs_all = len(plan.needed) == len(plan.leaves)
-
-    class Quick(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *leaves: Any) -> Any:
-            returned = forward(*leaves)
-            shapes = [*map(size_of, leaves)] if needs_all else plan.shapes(leaves)
-            found: Sequence[Any] = ()
-            if type(returned) is dict and upstream not in returned:
-                try:
-                    found = take(returned)
-                except KeyError:  # the arguments are names of the forward too
-                    found = usual.taken(returned, leaves)
-            tensors = [v for v in found if isinstance(v, Tensor)]
-            others = None
-            if not found or len(tensors) < len(found):
-                others = [(i, v) for i, v in enumerate(found) if not isinstance(v, Tensor)]
-                if not others or others[0][0] == 0 or any(isinstance(v, CONTAINERS) for _, v in others):
-                    ctx.shapes = shapes
-                    outputs = keep(ctx, plan, returned, dict(zip(plan.leaves, leaves, strict=True)))
-                    ctx.left = shapes, ctx.asked
-                    return outputs
-            ctx.left = shapes, others
-            ctx.save_for_backward(*tensors[1:])
-            return tensors[0]
-
-        @staticmethod
-        def backward(ctx: Any, dy: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-            if enabled():
-                refuse_twice()
-            shapes, others = ctx.left
-            slots = [dy, *ctx.saved_tensors]
-            if others is not None:
-                if type(others) is dict:
-                    careful = run_backward(plan, others, (dy,), ctx.saved_tensors, shapes)
-                    return in_place_of(plan, careful, 0)
-                for i, value in others:
-                    slots.insert(i, value)
-            returned = backward(*order(slots))
-            found = ()
-            try:
-                found = gradients(returned)
-                right = [*map(size_of, found)] == shapes
-            except (KeyError, TypeError, AttributeError):  # another name, a container, a number
-                right = False
-            if not right:
-                found = tuple(plan.gradients(returned, shapes))
-            return found if needs_all else in_place_of(plan, found, 0)
-
-    return quickest(Quick)
 
 
 class Transformed(torch.autograd.Function):

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.bridge import Box, Transformed, Wired, quick, shape_of, unpacked
+from backhand.bridge import Box, Transformed, Wired, shape_of, unpacked
 from backhand.checking.running.private import transforming
 from backhand.checking.running.tracing import named_values
 from backhand.checking.sources.protocol import Pass, resolve
 from backhand.pruning import prune
-from backhand.wiring import CONTAINERS, Plan, outputs_of, usual_way
+from backhand.unrolled import caller, quick
+from backhand.wiring import CONTAINERS, Plan, outputs_of
 
 
 def differentiable(
@@ -62,7 +63,8 @@ class Differentiable:
         self._pass = chosen
         self._kinds = {p.name: p.kind for p in self.__signature__.parameters.values()}
         self._plans: dict[tuple[Any, ...], Plan] = {}
-        # for tensors by position, by which of them need a gradient
+        # for tensors by position: by how many, and by which of them need a gradient
+        self._callers: dict[int, Callable[..., Tensor | None]] = {}
         self._quick: dict[tuple[bool | None, ...], Callable[..., Tensor]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -78,10 +80,11 @@ class Differentiable:
             return self._plainly(args, kwargs)
         if kwargs or torch.compiler.is_compiling():
             return self._wired(args, kwargs)
-        known = self._quick.get(tuple([getattr(v, "requires_grad", None) for v in args]))
-        if known is None or transforming():
+        call = self._callers.get(len(args))
+        if call is None or transforming():
             return self._wired(args, kwargs)
-        return known(*args)
+        made = call(self._quick, *args)
+        return self._wired(args, kwargs) if made is None else made
 
     def _plainly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the outputs as the forward computes them, without a backward of its own."""
@@ -101,22 +104,29 @@ class Differentiable:
             return self._plainly(args, kwargs)
         key = (*leaves, bool(kwargs), *needed)
         plan = self._plans.get(key)
+        is_new = plan is None
         if plan is None:
             plan = self._plans[key] = self._planned(needed, tuple(leaves))
-            if not kwargs and leaves.keys() == given.keys() and all(isinstance(v, Tensor) for v in args):
-                self._remember(plan, args)
         boxed = any(isinstance(v, CONTAINERS) for v in given.values())
         shape = shape_of(given) if boxed else None
         if transforming():
             made = Transformed.apply(plan, shape, Box(), *leaves.values())
             return made[0] if plan.count == 1 else made[: plan.count]
-        return Wired.apply(plan, shape, *leaves.values())
+        made = Wired.apply(plan, shape, *leaves.values())
+        by_position = (
+            not kwargs and leaves.keys() == given.keys() and all(isinstance(v, Tensor) for v in args)
+        )
+        if is_new and by_position and not torch.compiler.is_compiling():
+            self._remember(plan, args, made)
+        return made
 
-    def _remember(self, plan: Plan, args: tuple[Tensor, ...]) -> None:
-        """Keep the quick way for calls like this one, if there is one."""
-        usual = None if torch.compiler.is_compiling() else usual_way(plan)
-        if usual is not None:
-            self._quick[tuple(v.requires_grad for v in args)] = quick(plan, usual)
+    def _remember(self, plan: Plan, args: tuple[Tensor, ...], made: Any) -> None:
+        """Keep the quick way for calls like the one that has made something, if there is one."""
+        asked = getattr(getattr(made, "grad_fn", None), "asked", None)  # `Wired` left it there
+        apply = None if asked is None else quick(plan, asked)
+        if apply is not None:
+            self._quick[tuple(v.requires_grad for v in args)] = apply
+            self._callers[len(args)] = caller(len(args))
 
     def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments by their names, as a call of the forward would bind them."""

@@ -3,10 +3,8 @@
 A plan is made at the first of calls that are alike, and serves all of them.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -16,40 +14,11 @@ from backhand.checking.running.names import as_gradient, flatten, nearest
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
-size_of: Callable[[Any], torch.Size] = attrgetter("shape")
-
-
 CONTAINERS = (list, tuple, Mapping)
 
 
 class Slot(int):
     """Stands for a tensor among the backward's arguments: an upstream gradient, or one that is saved."""
-
-
-@dataclass(frozen=True, eq=False)
-class Usual:
-    """The quick way, for arguments by position, one output, and a backward that asks for no containers.
-
-    Attributes:
-        arguments: those of the forward.
-        upstream: the name of the upstream gradient.
-        take: takes the output and what the backward asks for from the forward's names.
-        order: puts the upstream gradient and what was asked for into the order of the backward's parameters.
-        gradients: takes these from the backward's names.
-    """
-
-    arguments: tuple[str, ...]
-    upstream: str
-    take: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-    order: Callable[[Sequence[Any]], tuple[Any, ...]]
-    gradients: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-
-    def taken(self, returned: dict[str, Any], given: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the output and what the backward asks for; nothing where they cannot be told so simply."""
-        try:
-            return self.take({**dict(zip(self.arguments, given, strict=True)), **returned})
-        except KeyError:
-            return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,34 +112,3 @@ def outputs_of(chosen: Pass, values: Mapping[str, Any]) -> tuple[Tensor, ...]:
         if not isinstance(flat.get(name), Tensor):
             raise CheckError(f"forward returns no tensor {name!r}{nearest(name, flat)}")
     return tuple(flat[name] for name in chosen.outputs)
-
-
-def usual_way(plan: Plan) -> Usual | None:
-    """Return the quick way of a plan for arguments by position; None where it has none."""
-    upstream = f"d{plan.chosen.outputs[0]}"
-    parameters = inspect.signature(plan.backward).parameters.values()
-    if (
-        plan.is_loss
-        or plan.count > 1
-        or upstream in plan.leaves
-        or any(p.kind is not p.POSITIONAL_OR_KEYWORD or p.default is not p.empty for p in parameters)
-    ):
-        return None
-    asked = [p.name for p in parameters if p.name != upstream]
-    slots = {name: i for i, name in enumerate([upstream, *asked])}
-    names = (plan.chosen.outputs[0], *asked)
-    return Usual(
-        arguments=plan.leaves,
-        upstream=upstream,
-        take=_several(names),
-        order=_several([slots[p.name] for p in parameters]),
-        gradients=_several([first for first, *_ in plan.candidates.values()]),
-    )
-
-
-def _several(places: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a function that takes items as a tuple, also where it is one."""
-    if len(places) == 1:
-        (only,) = places
-        return lambda there: (there[only],)
-    return itemgetter(*places)

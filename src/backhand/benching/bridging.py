@@ -1,7 +1,7 @@
 """Timing `differentiable` beside a bare `torch.autograd.Function`, and the bytes that passes keep."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backhand.differentiating import differentiable
-from backhand.passes import batch_norm_fused, layer_norm, linear_cross_entropy, rms_norm
+from backhand.passes import batch_norm_fused, layer_norm, linear_cross_entropy, product, rms_norm
 from backhand.remembering import Memory, memory
 
 from .report import Overhead
@@ -43,22 +43,47 @@ class Bare(torch.autograd.Function):
         return dhprebn, dbngain, dbnbias
 
 
+class BareProduct(torch.autograd.Function):
+    """A product, which does so little that what is done around it counts most; see `product`."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        """Multiply."""
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Compute the gradients of both factors."""
+        a, b = ctx.saved_tensors
+        return b * dy, a * dy
+
+
 def measure_overheads(rounds: int) -> tuple[Overhead, ...]:
     """Time a step and an inference at the lecture's 32 x 200, in turn, beside a bare Function."""
     generator = torch.Generator().manual_seed(0)
-    leaves = [torch.randn(n, 200, generator=generator).requires_grad_() for n in (32, 1, 1)]
     upstream = torch.randn(32, 200, generator=generator)
 
-    def training(function: Callable[..., Tensor]) -> Step:
+    def training(function: Callable[..., Tensor], leaves: Sequence[Tensor]) -> Step:
         return lambda: torch.autograd.grad(function(*leaves), leaves, upstream)
 
-    def inference(function: Callable[..., Tensor]) -> Step:
+    def inference(function: Callable[..., Tensor], leaves: Sequence[Tensor]) -> Step:
         return torch.no_grad()(lambda: function(*leaves))
 
-    ours = differentiable(batch_norm_fused)
+    passes = (("batch norm", batch_norm_fused, Bare, (32, 1, 1)), ("product", product, BareProduct, (32, 32)))
+    drawn = {
+        name: [torch.randn(n, 200, generator=generator).requires_grad_() for n in examples]
+        for name, *_, examples in passes
+    }
     return tuple(
-        compared(name, kind(ours), kind(Bare.apply), rounds)
-        for name, kind in (("batch norm, training", training), ("batch norm, inference", inference))
+        compared(
+            f"{name}, {kind.__name__}",
+            kind(differentiable(textbook), drawn[name]),
+            kind(bare.apply, drawn[name]),
+            rounds,
+        )
+        for name, textbook, bare, _ in passes
+        for kind in (training, inference)
     )
 
 

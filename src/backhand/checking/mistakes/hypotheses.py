@@ -292,16 +292,19 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     with _as_it_ran(case):
         tried: list[str] = []
         for i, hypothesis in enumerate(HYPOTHESES):
-            if not hypothesis.when(case):
+            if (hypothesis.predicts and budget.is_late) or not hypothesis.when(case):
                 continue
             found, budget = hypothesis.asked(case, budget)
             if found is not None:
                 if hypothesis.predicts and not found.at:
                     found = _pinned(case, found, budget)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
-            tried.append(hypothesis.name)
+            tried += [] if budget.is_spent else [hypothesis.name]
     error = why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
-    words = told(error) if error is not None else "no simple slip reproduces it"
+    nothing = (
+        "no simple slip was found in the time for it" if budget.is_late else "no simple slip reproduces it"
+    )
+    words = told(error) if error is not None else nothing
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
 
@@ -324,7 +327,8 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
     if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
         return found
-    words = f"{found.words}: {slip.words}" if slip.kind == found.kind else found.words
+    adds = slip.kind == found.kind and slip.words != found.words
+    words = f"{found.words}: {slip.words}" if adds else found.words
     return replace(found, at=slip.at, words=words)
 
 

@@ -94,6 +94,12 @@ def derivatives_instead(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield ast.Name(variable, ast.Load()), finding
 
 
+# Without what was there before, a sum is an assignment: of a variable that runs through a loop, say.
+ADDED = Finding(
+    "repeated_branch", {"branches": []}, "`+=` stands where `=` belongs: the old value stays in it"
+)
+
+
 def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES):
@@ -105,7 +111,16 @@ def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
             continue
         edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
         for op in (ast.Sub(), ast.Add()):
-            yield ast.BinOp(node, op, scope.expression(name)), edit
+            kept = isinstance(op, ast.Sub) and _is_added_to(place, name)
+            yield ast.BinOp(node, op, scope.expression(name)), ADDED if kept else edit
+
+
+def _is_added_to(place: Place, name: str) -> bool:
+    """Tell whether a place is all that a statement adds to a variable."""
+    statement = place.parent
+    if not isinstance(statement, ast.AugAssign) or not isinstance(statement.op, ast.Add):
+        return False
+    return place.slot == "value" and ast.unparse(statement.target) == name
 
 
 def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:

@@ -103,7 +103,7 @@ class Program:
         return Program(block, path, tuple(benches), gradients, sorted(numbers), originals)
 
     def suspecting(self, likely: Container[ast.stmt], innocent: Container[ast.stmt]) -> "Program":
-        """Return it with some of the user's own statements told for likely, others for innocent."""
+        """Return it with some of the user's own statements likely to be at fault, others innocent."""
         of = self.originals.items()
         return replace(
             self,

@@ -315,13 +315,12 @@ def is_composite(operation: str) -> bool:
 
 
 def quickest(function: type[Function]) -> Callable[..., Any]:
-    """Return how a custom Function is applied to tensors where no transform is at work.
+    """Return how a custom Function is applied to `unwrapped` tensors where no transform is at work.
 
     What `Function.apply` does in Python on the way takes a third of its time: it binds defaults, which there
     are none of, and asks what `transforming` was asked already.
     """
-    base: Callable[..., Any] = super(Function, function).apply  # type: ignore[misc]
-    return (lambda *tensors: base(*map(_unwrapped, tensors))) if QUICK else function.apply
+    return super(Function, function).apply if QUICK else function.apply  # type: ignore[misc]
 
 
 def _quick_works(x: Tensor, _: Tensor, __: Any) -> bool:
@@ -330,6 +329,9 @@ def _quick_works(x: Tensor, _: Tensor, __: Any) -> bool:
 
 
 QUICK = _works(_quick_works)
+
+unwrapped: Callable[[Tensor], Tensor] = _unwrapped if QUICK else lambda tensor: tensor
+"""Return the tensor itself for one that was left over from a transform which is done."""
 
 
 def numpy_layer() -> Any | None:

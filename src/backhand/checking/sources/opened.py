@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from traceback import walk_tb
 from types import FunctionType, MethodType
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -77,6 +77,19 @@ class _Last(Watcher):
         return self._watcher.added(step, statement, value)
 
 
+class _Kept:
+    """The context of a call, which PyTorch 2.11, for one, empties as soon as what the call gave is gone."""
+
+    def __init__(self, node: Any, results: Any):
+        vars(self).update(_node=node, _results=results)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_node"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_node"], name, value)
+
+
 @dataclass(frozen=True)
 class Forward:
     """What stands for the forward of an opened Function.
@@ -111,7 +124,11 @@ class Opened:
     steps: Forward
     source: Source
     detached: frozenset[str]
-    over_numpy: ClassVar[bool] = False
+
+    @property
+    def over_numpy(self) -> bool:
+        """Its statements see tensors."""
+        return False
 
     @property
     def fn(self) -> type[Function]:
@@ -163,7 +180,8 @@ class Opened:
                 arriving[value.output_nr] = given["upstream"][f"d{name}"]
         if len(nodes) != 1:
             raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
-        method = MethodType(plain_function(self.fn.backward)[0], nodes.pop())
+        context = _Kept(nodes.pop(), results)
+        method = MethodType(plain_function(self.fn.backward)[0], context)
         return run_function(method, self.source, {}, watcher, arriving)
 
     def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
@@ -256,8 +274,8 @@ def _called(fn: object, call: Callable[..., Any], inputs: Mapping[str, Any], see
 def _forwards(fn: type[Function], reference: Callable[..., Any]) -> list[Forward]:
     own = 1 if fn.setup_context is Function.setup_context else 0
     candidates = [(fn.forward, own, True), (reference, 0, False)]
-    found = ((f, source_of(f), first, is_own) for f, first, is_own in candidates if _is_plain(f))
-    steps = [Forward(f, source, *rest) for f, source, *rest in found if source is not None]
+    found = [Forward(f, source_of(f), first, is_own) for f, first, is_own in candidates if _is_plain(f)]
+    steps = [steps for steps in found if steps.source is not None]
     return [*steps, Forward(reference, None)]
 
 

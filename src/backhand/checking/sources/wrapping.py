@@ -64,7 +64,8 @@ def _arguments_of(fn: type[Function], run: Callable[[], Any]) -> list[tuple[Any,
 
     def noted(cls: type[Function], *arguments: Any) -> Any:
         seen.append(arguments)
-        return super(fn, cls).apply(*arguments) if own is None else own.__get__(None, cls)(*arguments)
+        applied: Any = super(fn, cls) if own is None else None
+        return applied.apply(*arguments) if applied is not None else own.__get__(None, cls)(*arguments)
 
     fn.apply = classmethod(noted)  # type: ignore[assignment]
     try:
