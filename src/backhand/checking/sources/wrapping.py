@@ -60,12 +60,12 @@ def called_by(call: Callable[..., Any], inputs: Mapping[str, Any], seed: int) ->
 def _arguments_of(fn: type[Function], run: Callable[[], Any]) -> list[tuple[Any, ...]]:
     """Return what a Function's `apply` is called with while something runs."""
     seen: list[tuple[Any, ...]] = []
-    own = vars(fn).get("apply")
+    own: Any = vars(fn).get("apply")
 
     def noted(cls: type[Function], *arguments: Any) -> Any:
         seen.append(arguments)
-        applied: Any = super(fn, cls) if own is None else None
-        return applied.apply(*arguments) if applied is not None else own.__get__(None, cls)(*arguments)
+        applied: Any = super(fn, cls)
+        return applied.apply(*arguments) if own is None else own.__get__(None, cls)(*arguments)
 
     fn.apply = classmethod(noted)  # type: ignore[assignment]
     try:
