@@ -6,7 +6,7 @@ It knows neither the terminal nor the file system's events, so that a test can g
 from pathlib import Path
 
 from backhand.learning.attempts import Attempt
-from backhand.learning.course import Exercise, course, find
+from backhand.learning.course import Exercise
 from backhand.learning.hints import Hint, hints
 from backhand.learning.progress import Judge, Progress
 
@@ -27,6 +27,7 @@ class Lesson:
 
     Attributes:
         progress: the folder as it was judged last.
+        exercises: of the course, in order.
         focus: the exercise on the screen.
         solved_now: the exercise that was solved with the last save, if one was.
         shown: how many steps of the hint are shown.
@@ -41,7 +42,8 @@ class Lesson:
         self.progress: Progress = progress
         self._judge = judge
         current = progress.current
-        self.focus: Exercise = current.exercise if current else course()[-1]
+        self.exercises: tuple[Exercise, ...] = progress.exercises
+        self.focus: Exercise = current.exercise if current else self.exercises[-1]
         self.solved_now: Exercise | None = None
         self.shown: int = 0
         self.typed: str = ""
@@ -67,7 +69,7 @@ class Lesson:
 
     def save(self, path: Path) -> None:
         """Judge a file of the course that was saved or taken away."""
-        exercise = find(path.name)
+        exercise = next(e for e in self.exercises if e.file_name == path.name)
         before = self.progress[exercise.name]
         attempt = self._judge(exercise, self.progress.folder / exercise.file_name)
         self.progress = self.progress.updated(attempt)
@@ -106,7 +108,7 @@ class Lesson:
 
     def _jump(self, digits: str) -> None:
         """Go to the exercise with a number; a digit that may begin a longer one is kept for the next key."""
-        last = len(course())
+        last = len(self.exercises)
         if int(digits) > last:
             digits = digits[-1]  # it begins a number of its own
         if int(digits) * 10 <= last and digits.strip("0"):
@@ -115,8 +117,8 @@ class Lesson:
             self._step(int(digits) - self.focus.number)
 
     def _step(self, by: int) -> None:
-        number = min(max(self.focus.number + by, 1), len(course()))
-        self.focus, self.shown, self.solved_now = course()[number - 1], 0, None
+        number = min(max(self.focus.number + by, 1), len(self.exercises))
+        self.focus, self.shown, self.solved_now = self.exercises[number - 1], 0, None
         self.listing = self.comparing = False
 
     def _move_on(self) -> None:

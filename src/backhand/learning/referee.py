@@ -31,7 +31,8 @@ class Referee:
         try:
             path = path.absolute()  # the file may change the folder
             judge = f"{__name__}:judge_by_name"
-            return self._apart.call(judge, exercise.name, path, limit, file=path, limit=limit)
+            given = exercise.name, exercise.numpy, path, limit
+            return self._apart.call(judge, *given, file=path, limit=limit)
         except EndedError as ended:
             return unjudged(exercise, path, _told(ended, limit))
 
@@ -55,13 +56,13 @@ def _told(ended: EndedError, limit: float) -> str:
     return f"{where}{ended.reason}; nothing was judged."
 
 
-def judge_by_name(name: str, path: Path, limit: float) -> Attempt:
+def judge_by_name(name: str, numpy: bool, path: Path, limit: float) -> Attempt:
     """Judge a file: what runs in the other process."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):  # what a program in the file's service writes finds no screen
         os.dup2(nothing, descriptor)
     with ends_after(limit):
-        attempt = judge_file(find(name), path)
+        attempt = judge_file(find(name, numpy=numpy), path)
     if attempt.report is not None:  # the drawing is large, and nobody looks at it
         attempt = replace(attempt, report=replace(attempt.report, sheet=None))
     return attempt
