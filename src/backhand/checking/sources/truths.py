@@ -295,7 +295,7 @@ def _is_epsilon(constant: Any) -> bool:
 
 
 def _reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
-    """Return functions and those of the user's that they call, and all methods of an object of theirs."""
+    """Return functions with those of the user's that they call, and the methods of all classes on the way."""
     stack: list[Any] = list(functions)
     found: set[FunctionType] = set()
     while stack and len(found) < MOST_SPACES:
@@ -305,8 +305,10 @@ def _reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
         plain = plain_function(value)[0]
         if plain not in found and is_the_users(plain.__globals__):
             found.add(plain)
-            called = (plain.__globals__.get(name) for name in plain.__code__.co_names)
+            called = [plain.__globals__.get(name) for name in plain.__code__.co_names]
             stack += [f for f in called if isinstance(f, FunctionType)]
+            classes = [c for c in called if isinstance(c, type)]
+            stack += [f for c in classes for f in vars(c).values() if isinstance(f, FunctionType)]
     return found
 
 
