@@ -111,6 +111,7 @@ def train(
     import backhand
 
     from .language.evaluating import final_scores, worse_than_counting
+    from .language.processes import is_follower
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
@@ -123,7 +124,7 @@ def train(
         except WrongGradientError as wrong:  # many lines: its report
             print(wrong, file=sys.stderr)
             sys.exit(wrong.exit_status)
-    with training_progress(Console(stderr=True)) as watch:
+    with training_progress(Console(stderr=True, quiet=is_follower())) as watch:
         run = backhand.train(
             config,
             out=out,
@@ -133,6 +134,8 @@ def train(
             watch=watch.steps,
             watch_dev=watch.dev,
         )
+    if is_follower():
+        return
     scores = final_scores(run)
     if json:
         show_json({"run": str(run.path), "step": run.step, "kept": run.kept, "results": run.results})

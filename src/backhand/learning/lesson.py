@@ -12,6 +12,8 @@ from backhand.learning.progress import Judge, Progress
 
 # By how many lines a key moves what is longer than the screen.
 SCROLLING = {"j": 8, "k": -8}
+# Further than anything is long: a screen goes no further than what it shows.
+END = 10_000
 # So many lines of a list that is longer than the screen stand above the exercise in focus.
 ABOVE = 8
 
@@ -71,6 +73,8 @@ class Lesson:
         before = self.progress[exercise.name]
         attempt = self._judge(exercise, self.progress.folder / exercise.file_name)
         self.progress = self.progress.updated(attempt)
+        if attempt.done and self.comparing and self.solved_now == exercise:
+            return  # one save may be told twice: what is shown stays
         self.listing, self.typed, self.scrolled = False, "", 0
         self.solved_now, self.comparing = None, False
         if exercise != self.focus or _next_name(before) != _next_name(attempt):
@@ -87,7 +91,7 @@ class Lesson:
         if key in SCROLLING:
             self.scrolled = max(0, self.scrolled + SCROLLING[key])
             return
-        self.scrolled = 0 if key != "h" else self.scrolled
+        self.scrolled = 0 if key != "h" else END
         if digits:
             self._jump(digits)
         elif self.comparing and key == "n":

@@ -9,7 +9,9 @@ from backhand.apart import Apart, EndedError, ends_after
 from backhand.learning.attempts import Attempt, judge_file, unjudged
 from backhand.learning.course import Exercise, find
 
-LIMIT = 10.0  # seconds; the slowest exercise, which trains, takes a quarter of one
+LIMIT = 10.0  # seconds; a check takes a tenth of one, with a mistake in a long loop a few
+# So many times as long may an exercise take that trains: alone a second, on a busy machine many.
+TRAINING = 6
 
 
 class Referee:
@@ -25,19 +27,14 @@ class Referee:
 
     def judge(self, exercise: Exercise, path: Path) -> Attempt:
         """Judge one file of a course; nothing in it makes this raise, hang or print."""
+        limit = self.limit * (TRAINING if exercise.trains else 1)
         try:
             path = path.absolute()  # the file may change the folder
             judge = f"{__name__}:judge_by_name"
-            given = exercise.name, exercise.numpy, path, self.limit
-            return self._apart.call(judge, *given, file=path, limit=self.limit)
+            given = exercise.name, exercise.numpy, path, limit
+            return self._apart.call(judge, *given, file=path, limit=limit)
         except EndedError as ended:
-            return unjudged(exercise, path, self._told(ended))
-
-    def _told(self, ended: EndedError) -> str:
-        where = f"line {ended.line}: " if ended.line else ""
-        if ended.timed is not None:
-            return f"{where}still running after {self.limit:g} s, so it was stopped. Does a loop never end?"
-        return f"{where}{ended.reason}; nothing was judged."
+            return unjudged(exercise, path, _told(ended, limit))
 
     def close(self) -> None:
         """End the process that judges."""
@@ -50,6 +47,13 @@ class Referee:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _told(ended: EndedError, limit: float) -> str:
+    where = f"line {ended.line}: " if ended.line else ""
+    if ended.timed is not None:
+        return f"{where}still running after {limit:g} s, so it was stopped. Does a loop never end?"
+    return f"{where}{ended.reason}; nothing was judged."
 
 
 def judge_by_name(name: str, numpy: bool, path: Path, limit: float) -> Attempt:
