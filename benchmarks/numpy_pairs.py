@@ -1,10 +1,12 @@
-"""The checker against right and wrong layers over NumPy: `python benchmarks/numpy_pairs.py [NAME]`.
+"""The checker against right and wrong layers over NumPy: `numpy_pairs.py [NAME] [--most N]`.
 
-Each statement of each backward in `layers/` is made wrong by one slip at a time. A wrong one counts where a
-gradient that it gives is another than the right one's. Printed: false alarms, wrong ones detected, the line
-among at most three told, the line told first, and mistakes that have a name.
+Each statement of each backward in `layers/` is made wrong by one slip at a time; of a layer's wrong ones at
+most N are checked, spread evenly, by default 12. A wrong one counts where a gradient that it gives is another
+than the right one's. Printed: false alarms, wrong ones detected, the line among at most three told, the line
+told first, and mistakes that have a name.
 """
 
+import argparse
 import ast
 import copy
 import importlib.util
@@ -15,6 +17,7 @@ import time
 import types
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,13 @@ from typing import Any
 import numpy as np
 from patterns import expression, filled, matched, statements
 
-from backhand.checking.report import Report
+from backhand.checking.report import Line, Report
 from backhand.checking.sources.classes import Class
 from backhand.checking.sources.courses import inputs_for, made
-from backhand.checking.sources.layers import forward_of, layers_of, runs
+from backhand.checking.sources.finding import forward_of
+from backhand.checking.sources.layers import layers_of, runs
 from backhand.checking.sources.modelling import calls_of
+from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.pairs import Pair
 from backhand.errors import CheckError
 
@@ -147,7 +152,8 @@ def gradients(module: types.ModuleType, name: str) -> dict[str, Any] | None:
             own = {n: v for n, v in given.items() if n in wanted}
             draw = inputs_for(forward)
             inputs = own or draw(np.random.default_rng(SEED))
-            subject = Pair.of(forward, value if "backward" in name else None, inputs, SEED)
+            functions = Functions.of(forward, value if "backward" in name else None)
+            subject = Pair.of(functions, inputs, SEED)
         outputs = subject.forward(copy.deepcopy(inputs))
         rng = np.random.default_rng(SEED)
         upstream = {
@@ -180,7 +186,7 @@ def report_on(module: types.ModuleType, name: str) -> Report | None:
         return None
 
 
-def measured(file: Path, only: str) -> Counter[str]:
+def measured(file: Path, only: str, most: int) -> Counter[str]:
     """Count what is said of a file's layers, right and wrong."""
     found: Counter[str] = Counter()
     text = file.read_text()
@@ -193,59 +199,99 @@ def measured(file: Path, only: str) -> Counter[str]:
             report = layer.check()
             found["right"] += 1
             found["false alarms"] += not report.ok
-            value = getattr(right, layer.name)
             top = next(n for n in tree.body if getattr(n, "name", "") == layer.name)
             named = ("backward", "gradient", "loss", layer.name)
             inner = sorted(
                 (n for n in ast.walk(top) if getattr(n, "name", "") in named), key=lambda n: n.lineno
             )
             backward = next(n for n in reversed(inner) if isinstance(n, ast.FunctionDef))
-            expected = gradients(right, layer.name)
             began = time.perf_counter()
-            for target, changed in wrong_ones(tree, backward):
-                module = module_of(ast.unparse(changed), Path(folder))
-                given = gradients(module, layer.name)
-                if differ(expected, given):
-                    report = report_on(module, layer.name)
-                    _judge(found, report, target, layer.name, raises=given is None)
+            for where, module, raises in _spread(_wrong(tree, backward, layer.name, Path(folder)), most):
+                report = report_on(module, layer.name)
+                _judge(found, report, where, layer.name, raises=raises)
             print(f"{layer.name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
-            assert value is not None
     return found
 
 
-def _judge(found: Counter[str], report: Report | None, target: str, name: str, *, raises: bool) -> None:
-    """Count what was said of one wrong layer, of which the line is wrong that assigns `target`."""
+@dataclass(frozen=True)
+class Where:
+    """Where a slip is: the line in the changed text, and how lines begin that put something in its place."""
+
+    line: int
+    begins: str
+
+
+def _wrong(
+    tree: ast.Module, backward: ast.FunctionDef, name: str, folder: Path
+) -> Iterator[tuple[Where, types.ModuleType, bool]]:
+    """Yield the modules with a slip that tells in a gradient, or raises."""
+    before = ast.unparse(tree).splitlines()
+    expected = gradients(module_of("\n".join(before), folder), name)
+    for target, changed in wrong_ones(tree, backward):
+        text = ast.unparse(changed)
+        module = module_of(text, folder)
+        given = gradients(module, name)
+        if differ(expected, given):
+            pairs = enumerate(zip(before, text.splitlines(), strict=False), start=1)
+            line = next(i for i, (old, new) in pairs if old != new)
+            yield Where(line, target), module, given is None
+
+
+def _spread(found: Iterator[Any], most: int) -> list[Any]:
+    """Return at most so many, spread evenly over all."""
+    every = list(found)
+    chosen = sorted({round(i * (len(every) - 1) / max(most - 1, 1)) for i in range(min(most, len(every)))})
+    return [every[i] for i in chosen]
+
+
+def _judge(found: Counter[str], report: Report | None, where: Where, name: str, *, raises: bool) -> None:
+    """Count what was said of one wrong layer.
+
+    The line itself is right, and another one that puts something in the same place: a slip may have taken
+    a statement away.
+    """
     found["wrong"] += 1
     if report is None and raises:  # Python says it, with the line
         found["told"], found["first"], found["named"] = (found[k] + 1 for k in ("told", "first", "named"))
         return
     if report is None or report.ok:
         found["undetected"] += 1
-        print(f"  undetected: {name}: {target}", file=sys.stderr)
+        print(f"  undetected: {name}: {where}", file=sys.stderr)
         return
-    raised = [] if report.raised is None or report.raised.line is None else [report.raised.line.text]
-    rows = [[line.text for line in row.lines] for row in report.culprits]
-    told = [*raised, *(text for row in rows for text in row)]
-    begins = [_assigns(text, target) for text in told]
-    found["told"] += any(begins[:3])
-    found["first"] += any(lines and _assigns(lines[0], target) for lines in (raised, *rows))
+    raised = [] if report.raised is None or report.raised.line is None else [report.raised.line]
+    rows = [row.lines for row in report.culprits]
+    told = [*raised, *(line for lines in rows for line in lines)]
+    found["told"] += any(_is_meant(line, where) for line in told[:3])
+    found["first"] += any(lines and _is_meant(lines[0], where) for lines in (raised, *rows))
     found["named"] += any(row.mistake and row.mistake.kind != "unexplained" for row in report.culprits)
-    if not any(begins[:3]):
-        print(f"  not told: {name}: {target} | {told}", file=sys.stderr)
+    kinds = [row.mistake.kind for row in report.culprits if row.mistake]
+    if not any(_is_meant(line, where) for line in told[:3]):
+        print(f"  not told: {name}: {where} | {[line.text for line in told]} {kinds}", file=sys.stderr)
+    elif not any(lines and _is_meant(lines[0], where) for lines in (raised, *rows)):
+        print(f"  not first: {name}: {where} | {[line.text for line in told]} {kinds}", file=sys.stderr)
+    elif "unexplained" in kinds:
+        print(f"  not named: {name}: {where} | {[line.text for line in told]} {kinds}", file=sys.stderr)
 
 
-def _assigns(line: str, target: str) -> bool:
+def _is_meant(line: Line, where: Where) -> bool:
     # a scatter may be written as a call, and an item stands for its array
-    return line.startswith((f"{target} ", f"{target}[", f"np.add.at({target},", f"np.subtract.at({target},"))
+    of = where.begins
+    alike = line.text.startswith((f"{of} ", f"{of}[", f"np.add.at({of},", f"np.subtract.at({of},"))
+    return line.number == where.line or alike
 
 
 def main() -> None:
     """Print the figures."""
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "name", nargs="?", default="", help="a part of the names of the layers that are tried"
+    )
+    parser.add_argument("--most", type=int, default=12, help="of a layer's wrong ones")
+    chosen = parser.parse_args()
     total: Counter[str] = Counter()
     np.seterr(all="ignore")
     for file in sorted(f for f in HERE.glob("*.py") if f.stem != "__init__"):
-        total += measured(file, only)
+        total += measured(file, chosen.name, chosen.most)
     wrong = max(total["wrong"], 1)
     print(f"{total['right']} right layers, {total['false alarms']} false alarms")
     print(f"{total['wrong']} wrong ones, {total['undetected']} undetected")

@@ -158,7 +158,7 @@ NEAR = [
         "gain",
         "wrong_point",
     ),
-    (batch_norm, "dcentered += 2 / n", "dcentered += 4 / n", "dcentered += 2 * 1 / n", "centered", "scale"),
+    (batch_norm, "dcentered += 2 * c", "dcentered += 4 * c", "dcentered += 2 * 1 * c", "centered", "scale"),
     (
         batch_norm,
         "dx = dcentered + dmean / n",

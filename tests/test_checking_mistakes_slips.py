@@ -147,7 +147,7 @@ SLIPS = {
         '(f["size"] + 1e-3) ** -2.0',
         "size",
         "wrong_point",
-        "a power has the wrong exponent",
+        "a power has the wrong exponent, `-2.0`",
     ),
     "a lost power": (
         '(f["size"] + 1e-3) ** -1.5',

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[Any, ...]] = {
         1,
         of_pass,
         batch_norm,
-        ("dcentered += 2 / n * centered * dvar", "pass"),
+        ("dcentered += 2 * centered * dsquares", "pass"),
     ),
     "an embedding, overwritten": (1, of_pass, embedding, KEPT),
     "a GRU": (0, of_pass, gru),

@@ -320,3 +320,38 @@ def test_what_was_retained_in_a_live_namespace_is_left_as_it_is() -> None:
     before = {name: names[name].grad.clone() for name in ("logits", "probs", "W")}
     backhand.check_namespace(names)
     assert all(torch.equal(names[name].grad, gradient) for name, gradient in before.items())
+
+
+THROUGH_TIME = """
+import torch
+torch.manual_seed(0)
+T, n, k, m = 4, 3, 2, 5
+x = torch.randn(T, n, k)
+Wx, Wh = torch.randn(k, m, requires_grad=True), torch.randn(m, m, requires_grad=True)
+h = torch.zeros(n, m)
+hs = [h]
+for t in range(T):
+    h = torch.tanh(x[t] @ Wx + h @ Wh)
+    hs.append(h)
+loss = (h**2).mean()
+dhnext = 2 * h / h.numel()
+dWx, dWh = torch.zeros_like(Wx), torch.zeros_like(Wh)
+for t in reversed(range(T)):
+    h = hs[t + 1]
+    da = (1 - h**2) * dhnext
+    dWx += x[t].T @ da
+    dWh += hs[t].T @ da
+    dhnext = da @ Wh.T
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "culprits"),
+    [("", "", []), ("(1 - h**2)", "(1 - h)", ["Wx"]), ("hs[t].T", "hs[t + 1].T", ["Wh"])],
+)
+def test_a_backward_through_time_may_share_its_loop_variables_with_the_forward(old, new, culprits, tmp_path):
+    path = tmp_path / "through_time.py"
+    path.write_text(THROUGH_TIME.replace(old, new))
+    report = backhand.check_file(path)
+    assert [row.name for row in report.culprits] == culprits, str(report)
+    assert {"Wx", "Wh"} <= {row.name for row in report.rows if row.verdict != "skipped"}

@@ -264,3 +264,12 @@ def test_a_file_that_uses_torch_as_well_is_one_of_layers(tmp_path: Path):
 def test_a_file_that_is_no_python_is_refused(tmp_path: Path):
     (file,) = check_layers(written(tmp_path, "def relu_backward(:\n"))
     assert "line 2: invalid syntax" in file.problem
+
+
+def test_a_program_of_a_chapter_finds_what_lies_beside_its_folder(tmp_path: Path):
+    for folder in ("common", "chapter"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "common" / "__init__.py").write_text("")
+    written(tmp_path / "common", RELU, AFFINE)
+    file = written(tmp_path / "chapter", "from common.layers import *\n", BOTH, name="net.py")
+    assert states(check_layers(file)) == {"": False}

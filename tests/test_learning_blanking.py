@@ -1,12 +1,14 @@
 """Exercises made from the textbook: whole, without an answer, and short enough."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 from attempting import judged
-from backhand.learning.blanking import answer, asked, blank, second_stages, solved
+from backhand.checking.running.statements import writes_surely
+from backhand.learning.blanking import answer, asked, blank, blanks, second_stages, solved, textbook
 from backhand.learning.course import Exercise, course, find
 from backhand.learning.hints import hints
 
@@ -33,7 +35,8 @@ def test_the_blank_of_every_exercise_is_all_todo(exercise: Exercise, tmp_path: P
 def test_a_blank_gives_every_shape_and_no_answer(exercise: Exercise):
     assert all(asked(exercise).values())
     backward = blank(exercise).split("def backward", 1)[1].split("def inputs", 1)[0]
-    for name in asked(exercise):
+    looped = set(begun_for_a_loop(exercise))
+    for name in set(asked(exercise)) - looped:
         later = second_stages(exercise)
         first = f"    {name} = ...  # {asked(exercise)[name]}"
         expected = [f"{first}, so far: more is added below"] if name in later else [first]
@@ -41,8 +44,24 @@ def test_a_blank_gives_every_shape_and_no_answer(exercise: Exercise):
         assert re.findall(rf"^    {name} .*", backward, re.M) == expected
         for line in answer(exercise, name):
             code = line.split("#")[0].strip()
-            if code.startswith(f"{name} = "):
+            if code.startswith(f"{name} = ") and name not in looped:
                 assert code not in f"{backward} {exercise.story} {exercise.questions}"
+
+
+def begun_for_a_loop(exercise: Exercise) -> list[str]:
+    """Return the gradients that a loop makes; they begin with zeros."""
+    loops = [s for s in textbook(exercise).function("backward").body if isinstance(s, ast.For)]
+    return [n for n in asked(exercise) if any(n in writes_surely(loop) for loop in loops)]
+
+
+@EXERCISES
+def test_of_a_loop_its_head_is_given_and_what_it_begins_with(exercise: Exercise):
+    names = begun_for_a_loop(exercise)
+    lines = blanks(exercise)
+    assert [n for n in names if sum(line.startswith(f"{n} = ") for line in lines) != 1] == []
+    heads = [i for i, line in enumerate(lines) if line.startswith("for ")]
+    assert len(heads) == bool(names)
+    assert all(lines[i + 1].startswith("    ...") for i in heads)
 
 
 @EXERCISES

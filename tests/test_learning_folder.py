@@ -9,7 +9,7 @@ import backhand
 from attempting import changed
 from backhand.errors import LearnError
 from backhand.learning.blanking import blank, solved
-from backhand.learning.course import find
+from backhand.learning.course import course, find
 from backhand.learning.folder import judge_folder, reset_exercise, write_course
 
 
@@ -64,10 +64,10 @@ def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
     twice = changed(find("2"), ("dp = q * dy + dq", "dp = q * dy"))
     (tmp_path / "02_used_twice.py").write_text(twice)
     data = json.loads(json.dumps(judge_folder(tmp_path).to_dict()))
-    assert (data["done"], data["solved"], len(data["exercises"])) == (False, 1, 20)
+    assert (data["done"], data["solved"], len(data["exercises"])) == (False, 1, len(course()))
     second = data["exercises"][1]
     assert second["credit"] == 0.75
-    assert data["credit"] == pytest.approx(1.75 / 20, abs=1e-4)
+    assert data["credit"] == pytest.approx(1.75 / len(course()), abs=1e-4)
     assert second["gradients"][1]["mistake"] == "missing_branch"
     assert "branch" in second["gradients"][1]["reason"]
 
@@ -85,5 +85,5 @@ def test_learn_without_watching_writes_and_judges(tmp_path: Path):
     progress = backhand.learn(tmp_path / "learn")
     assert progress.solved == 0
     lines = str(progress).splitlines()
-    assert "0/20" in lines[0]
+    assert f"0/{len(course())}" in lines[0]
     assert max(len(line) for line in lines) <= 80

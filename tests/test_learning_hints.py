@@ -1,11 +1,13 @@
 """Hints go from a question to the answer, and say nothing that is not true of the line."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from attempting import changed, judged
-from backhand.learning.blanking import asked, blank
+from backhand.learning.blanking import asked, blank, blanks
 from backhand.learning.course import Exercise, course, find
 from backhand.learning.hints import hints, uses
 
@@ -45,6 +47,7 @@ def test_what_is_wrong_is_asked_about_first(tmp_path: Path):
 @pytest.mark.parametrize(("name", "old", "new", "told"), [
     ("gelu", "du = (1 - t**2) * dt", "du = (1 - torch.tanh(u)**2) * dt", "add `u` to them"),
     ("exp_log", "de = dtotal", "dee = dtotal", "has dee, and there is no such tensor: did you mean de?"),
+    ("power", "** -1.5", "** -0.5", "Of x ** p the derivative is p * x ** (p - 1)"),
 ])  # fmt: skip
 def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: Path):
     exercise = find(name)
@@ -52,7 +55,56 @@ def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: 
     assert told in hints(attempt)[0].text
 
 
-def test_a_sum_that_should_be_a_product_is_told_so(tmp_path: Path):
-    exercise = find("exp_log")
-    attempt = judged(tmp_path, exercise, changed(exercise, ("dx = e * de", "dx = e + de")))
-    assert "`e + de` adds where `e * de` belongs" in attempt.next_gradient.reason
+@pytest.mark.parametrize(("name", "old", "new", "told"), [
+    ("exp_log", "dx = e * de", "dx = e + de", "`e + de` adds where `e * de` belongs"),
+    ("tanh", "(1 - h**2)", "(1 - h)", "`1 - h` stands where `1 - h ** 2` belongs"),
+    ("power", "** -1.5", "** -0.5", "a power has the wrong exponent, `-0.5`"),
+    ("rnn_running", "dhnext = da", "dhnext += da", "`+=` stands where `=` belongs"),
+    ("rnn_running", "hs[t].T @ da", "hs[t + 1].T @ da", "hs[t + 1] is used where hs[t] belongs"),
+    ("transformer_block", "dmiddle = dy + ", "dmiddle = ", "dmiddle: the branch through y is missing. Exp"),
+])  # fmt: skip
+def test_a_beginners_error_is_told_as_what_it_is(name, old, new, told, tmp_path: Path):
+    exercise = find(name)
+    attempt = judged(tmp_path, exercise, changed(exercise, (old, new)))
+    assert told in attempt.next_gradient.reason
+
+
+def test_the_hint_for_shared_memory_shows_the_two_lines_that_matter(tmp_path: Path):
+    exercise = find("mlp_chunked")
+    steps = hints(judged(tmp_path, exercise, changed(exercise, ("dbndiff.clone()", "dbndiff"))))
+    assert [step.kind for step in steps] == ["question", "answer"]
+    _, shares, changes = steps[0].text.splitlines()
+    assert "| dhprebn = dbndiff " in shares
+    assert "| dhprebn += 1 / n * dbnmeani" in changes
+    assert "dhprebn = dbndiff.clone()" in steps[1].text
+
+
+STRAIGHT = [e for e in course() if not any(line.startswith("for ") for line in blanks(e))]
+QUICK = ("exp_log", "batch_norm", "cross_entropy_fused", "tied_weights")
+
+
+@pytest.mark.parametrize(
+    "exercise",
+    [pytest.param(e, marks=[] if e.name in QUICK else [pytest.mark.slow]) for e in STRAIGHT],
+    ids=lambda e: e.name,
+)
+def test_who_writes_down_every_answer_has_solved_it_and_was_told_of_no_mistake(exercise, tmp_path: Path):
+    text = blank(exercise)
+    attempt = judged(tmp_path, exercise, text)
+    for _ in range(2 * len(asked(exercise))):
+        gradient = attempt.next_gradient
+        if gradient is None:
+            break
+        lines = hints(attempt)[-1].text.splitlines()
+        more = f"{gradient.name} += ..."
+        if f"    {gradient.name} = ..." in text:  # of two stages the second has a place of its own
+            lines = [line for line in lines if more not in text or not line.startswith(f"{gradient.name} +=")]
+            pattern = rf"^    {gradient.name} = \.\.\..*$"
+        else:
+            lines = [line for line in lines if line.startswith(f"{gradient.name} +=")]
+            pattern = rf"^    {re.escape(more)}.*$"
+        text = re.sub(pattern, lambda _, its=lines: textwrap.indent("\n".join(its), "    "), text, flags=re.M)
+        attempt = judged(tmp_path, exercise, text)
+        assert not attempt.problem
+        assert {g.verdict for g in attempt.gradients} <= {"right", "vacuous", "todo"}
+    assert attempt.done

@@ -33,8 +33,7 @@ def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path)
     assert "Solved: 1. A product" in shown(lesson)
     assert "2. A value used twice" in shown(lesson)
     lesson.press("l")
-    assert "20. SwiGLU" in shown(lesson)
-    assert len(shown(lesson).splitlines()) < 24
+    assert all(f"{e.number}. {e.title}" in shown(lesson) for e in course())
     lesson.press("q")
     assert lesson.over
 
@@ -80,7 +79,7 @@ def test_the_keys_stay_within_the_course_and_a_hint_with_its_gradient(tmp_path: 
     lesson.save(path)
     assert lesson.attempt.next_gradient.name == "db"
     assert len(lesson.hints) == 0, "a hint for da is none for db"
-    for _ in range(25):
+    for _ in course():
         lesson.press("n")
     assert lesson.focus == course()[-1]
 
@@ -125,8 +124,8 @@ def test_a_number_jumps_to_its_exercise(tmp_path: Path):
 
 def test_what_is_longer_than_a_screen_of_24_lines_is_scrolled(tmp_path: Path):
     write_course(tmp_path)
-    path = tmp_path / "10_mlp_chunked.py"
-    path.write_text(changed(find("10"), *(c[:2] for c in MISTAKES["mlp_chunked"])))
+    path = tmp_path / find("mlp_chunked").file_name
+    path.write_text(changed(find("mlp_chunked"), *(c[:2] for c in MISTAKES["mlp_chunked"])))
     lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
     lesson.save(path)
 
@@ -139,13 +138,13 @@ def test_what_is_longer_than_a_screen_of_24_lines_is_scrolled(tmp_path: Path):
         return text
 
     assert "j k" in screen()
-    assert "10. Lecture 1" in screen()
+    assert "14. Lecture 1" in screen()
     tops = [screen()]
     for _ in range(20):
         lesson.press("j")
         tops.append(screen())
     assert tops[-1] == tops[-2], "the end is the end"
-    assert "10. Lecture 1" not in tops[-1]
+    assert "14. Lecture 1" not in tops[-1]
     lesson.press("k")
     assert screen() != tops[-1]
     for _ in range(20):
@@ -160,4 +159,4 @@ def test_the_end_says_what_comes_next(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("backhand.learning.progress.Progress.done", True)
     stream = io.StringIO()
     Screen(Console(file=stream, width=200, highlight=False)).leave(lesson)
-    assert f"`backhand train --backward {tmp_path}/13_mlp_fused.py`" in stream.getvalue()
+    assert f"`backhand train --backward {tmp_path}/17_mlp_fused.py`" in stream.getvalue()

@@ -68,7 +68,7 @@ def test_a_file_that_is_no_language_model_is_refused(tmp_path: Path):
     with pytest.raises(LearnError, match="none of the exercises mlp_fused"):
         engine_of(file)
     with pytest.raises(LearnError, match="is not there"):
-        engine_of(tmp_path / "13_mlp_fused.py")
+        engine_of(tmp_path / "17_mlp_fused.py")
 
 
 def test_a_backward_of_ones_own_trains_no_other_type(tmp_path: Path) -> None:

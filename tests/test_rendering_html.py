@@ -231,16 +231,29 @@ def test_on_paper_a_culprit_is_open_and_the_others_are_closed(tmp_path: Path):
         assert backward["y"] == forward["y"]  # beside each other
 
 
-def test_many_arcs_share_a_narrow_gutter():
+def of_many_steps() -> str:
     def inputs(generator: torch.Generator) -> dict[str, torch.Tensor]:
         values = rnn.inputs(generator)
         return {**values, "x": torch.randn(40, 3, 2, generator=generator)}
 
-    text = backhand.check(rnn.forward, rnn.backward, inputs=inputs, out="ys", draws=1).to_html()
-    gutter = re.search(r"--gutter: (\d+)px", text)
-    assert gutter is not None
-    assert int(gutter.group(1)) <= 160
-    assert len(text) < 2_000_000
+    return backhand.check(rnn.forward, rnn.backward, inputs=inputs, out="ys", draws=1).to_html()
+
+
+def test_the_sheet_of_many_steps_is_small():
+    assert len(of_many_steps()) < 2_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "most"), [(1400, 160), (390, 65)])
+def test_many_arcs_share_a_narrow_gutter_and_leave_the_code_its_place(tmp_path, width, most):
+    (tmp_path / "sheet.html").write_text(of_many_steps())
+    with browser() as chromium:
+        page = chromium.new_page(viewport={"width": width, "height": 900})
+        page.goto((tmp_path / "sheet.html").as_uri())
+        lefts = page.locator(".gutter i").evaluate_all("its => its.map(e => e.getBoundingClientRect().left)")
+        assert len(lefts) > 10
+        assert all(0 <= left <= most + 20 for left in lefts)
+        assert page.locator(".gutter").first.bounding_box()["width"] <= most
 
 
 @pytest.mark.slow

@@ -135,4 +135,59 @@ MISTAKES: dict[str, list[Change]] = {
         ("dup = silu * dhidden", "dup = gate * dhidden", "dup", "wrong_point"),
         ("dsilu = up * dhidden", "dsilu = -up * dhidden", "dsilu", "sign"),
     ],
+    "power": [
+        ("-0.5 * (total", "0.5 * (total", "dtotal", "sign"),
+        ("** -1.5", "** -0.5", "dtotal", "wrong_point"),
+        ("inverse * dy + ", "", "dx", "missing_branch"),
+    ],
+    "tanh": [
+        ("(1 - h**2)", "(1 - h)", "dz", "wrong_point"),
+        ("db = dz.sum(0, keepdim=True)", "db = dz", "db", "unreduced"),
+        ("dx = w * dproducts", "dx = w + dproducts", "dx", "wrong_point"),
+    ],
+    "cross_entropy": [
+        ("targets.unsqueeze(-1), -1 / n", "targets.unsqueeze(-1), -1", "dlogprobs", "scale"),
+        ("dlogprobs + counts * dcounts", "counts * dcounts", "dshifted", "missing_branch"),
+        ("dlog_total = -dlogprobs", "dlog_total = dlogprobs", "dlog_total", "sign"),
+    ],
+    "batch_norm": [
+        ("    dcentered += 2 * centered * dsquares", "    pass", "dcentered", "missing_branch"),
+        ("(dvar / n)", "(dvar / (n - 1))", "dsquares", "scale"),
+        ("dx = dcentered + dmean / n", "dx = dcentered", "dx", "missing_branch"),
+    ],
+    "rnn_running": [
+        (" + dhnext", "", "dx", "missing_branch"),
+        ("dWhh += hs[t].T", "dWhh += hs[t + 1].T", "dWhh", "wrong_point"),
+        ("dhnext = da @ Whh.T", "dhnext = da @ Whh", "dh0", "transposed"),
+    ],
+    "gru_running": [
+        ("zs[t] * dh + dc @ U.T", "zs[t] * dh", "dh0", "missing_branch"),
+        ("(hs[t] - candidates[t])", "(candidates[t] - hs[t])", "dx", "sign"),
+        ("db += da.sum(0)", "db = da.sum(0)", "db", "overwritten"),
+    ],
+    "multi_head_attention": [
+        (
+            "djoined.reshape(b, t, heads, e).transpose(1, 2)",
+            "djoined.reshape(b, heads, t, e)",
+            "dmixed",
+            "transposed",
+        ),
+        ("dq = dscores @ k / e**0.5", "dq = dscores @ k", "dq", "scale"),
+        ("(dq, dk, dv)", "(dk, dq, dv)", "dqkv", "partial"),
+    ],
+    "transformer_block": [
+        ("dmiddle = dy + ", "dmiddle = ", "dmiddle", "missing_branch"),
+        ("dx = dmiddle + ", "dx = dy + ", "dx", "wrong_upstream"),
+        ("db1 = dz.sum((0, 1))", "db1 = dz.sum(0)", "db1", "unreduced"),
+    ],
+    "tied_weights": [
+        (
+            "    dE += torch.zeros_like(E).index_add_(0, tokens.flatten(), demb.flatten(0, 1))",
+            "    pass",
+            "dE",
+            "missing_branch",
+        ),
+        ("(dbag / t)", "dbag", "demb", "scale"),
+        ("dE = dlogits.T @ h", "dE = -dlogits.T @ h", "dE", "sign"),
+    ],
 }

@@ -252,7 +252,7 @@ def learn(
     notebook: Annotated[bool, described("write the exercises as notebooks, and leave")] = False,
     json: Json = False,
 ) -> None:
-    """Learn to write backward passes: twenty short exercises, judged at every save."""
+    """Learn to write backward passes: short exercises, judged at every save."""
     import backhand
 
     if reset is not None:

@@ -158,8 +158,9 @@ class Table:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
             made_of = [s for fault in faults for s in fault.temporaries]
-            is_beneath = any(s in made_of for s in named.at[:1]) and not {*at_fault} & {*named.at}
-            at_fault = [*named.at, *at_fault] if is_beneath else [*at_fault, *named.at]
+            is_nearer = named.is_told or any(s in made_of for s in named.at[:1])
+            is_first = is_nearer and not {*at_fault} & {*named.at}
+            at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
         lines = [source.line(statement.lineno) for statement in at_fault]
         told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
         return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
@@ -171,7 +172,7 @@ class Table:
 
         In a whole model nearly every line makes a gradient.
         """
-        firm = [s for s in dict.fromkeys(at_fault) if computes(s)]
+        firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, ast.Return)]
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]
         own = [source.line(s.lineno) for s in firm]

@@ -12,13 +12,13 @@ from backhand.checking.judging import check
 from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Report, Row, Verdict
 from backhand.checking.running.names import root
-from backhand.checking.running.program import source_of
+from backhand.checking.running.program import Source, source_of
 from backhand.errors import CheckError
 from backhand.learning.blanking import asked
 from backhand.learning.course import Exercise
 from backhand.learning.loading import Problem, in_one_line, load
 from backhand.learning.training import Training, train_with
-from backhand.learning.unfinished import unfinished, waiting_lines
+from backhand.learning.unfinished import only_begun, unfinished, waiting_lines
 
 # Of several tensors under one name, as the states of a recurrent layer are, the first of these is told.
 WORST: tuple[Verdict, ...] = ("todo", "wrong", "shape", "follows", "right", "vacuous")
@@ -165,8 +165,8 @@ def _judge(exercise: Exercise, path: Path) -> Attempt:
     except (Exception, SystemExit) as error:  # `exit()` in the backward; the learner's code may do anything
         return unjudged(exercise, path, in_one_line(error, path))
     source = source_of(module.backward)
-    waiting = unfinished(source, set(asked(exercise))) if source is not None else {}
     names = asked(exercise)
+    waiting = _waiting(source, report, set(names)) if source is not None else {}
     so_far = {r.gradient for r in report.rows if _is_right_so_far(r, waiting, open_stages)}
     gradients = tuple(_gradient(name, shape, report, waiting, so_far) for name, shape in names.items())
     problem = _raised(report, waiting_lines(source, waiting) if source is not None else set())
@@ -174,6 +174,17 @@ def _judge(exercise: Exercise, path: Path) -> Attempt:
     if exercise.trains and report.ok and _all_right(gradients):
         training = train_with(module)
     return Attempt(exercise, path, gradients, report, problem, training)
+
+
+def _waiting(source: Source, report: Report, names: set[str]) -> dict[str, str]:
+    """Return the gradients that are still to be written, each with what it waits for, if it does.
+
+    Zeros that a loop is to add to are no mistake before it does.
+    """
+    begun = only_begun(source, names)
+    rows = [row for row in report.rows if root(row.gradient) in begun and row.mistake is not None]
+    zeros = {root(row.gradient): "" for row in rows if row.mistake and row.mistake.kind == "zero"}
+    return zeros | unfinished(source, names)
 
 
 def _raised(report: Report, waiting: set[int]) -> str:

@@ -9,7 +9,7 @@ import tokenize
 from dataclasses import dataclass
 from functools import cache
 
-from backhand.checking.running.statements import reads, simple_statements, writes_surely
+from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
 from backhand.learning.course import Exercise
 
 SHAPE = re.compile(r"(?:\d+ times |t times )?\([^()]*\)")
@@ -51,11 +51,15 @@ def asked(exercise: Exercise) -> dict[str, str]:
     {'db': '(m,)', 'dz': '(n, m)', 'dW': '(k, m)', 'dx': '(n, k)'}
     """
     book = textbook(exercise)
+    backward = book.function("backward")
     tensors = _names_of(book.function("forward"))
+    returned = _returned(backward)
     found: dict[str, str] = {}
-    for statement in simple_statements(book.function("backward").body):
+    for statement in simple_statements(backward.body):
         for name in sorted(writes_surely(statement)):
-            if name.startswith("d") and name[1:] in tensors and name not in found:
+            if not name.startswith("d") or name[1:] not in tensors or name in found:
+                continue
+            if returned is None or name in returned:  # not `dh` of one turn of a loop
                 found[name] = _shape(book, statement)
     return found
 
@@ -85,6 +89,14 @@ def _names_of(forward: ast.FunctionDef) -> set[str]:
     """Return the names of the forward: parameters and whatever it assigns or returns."""
     names = {a.arg for a in forward.args.args}
     return names.union(*(writes_surely(s) for s in simple_statements(forward.body)))
+
+
+def _returned(function: ast.FunctionDef) -> set[str] | None:
+    """Return the names that a function gives back one by one; None where it gives all of its `locals()`."""
+    value = getattr(function.body[-1], "value", None)
+    if not isinstance(value, ast.Dict):
+        return None
+    return {key.value for key in value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
 
 
 def _shape(book: Textbook, statement: ast.stmt) -> str:
@@ -118,7 +130,7 @@ def _file(exercise: Exercise, backward: str) -> str:
     ]
     rest = "\n\n\n".join(functions)
     values = [book.text(n) for n in book.tree.body if isinstance(n, ast.Assign)]
-    head = "\n".join(imports(book, rest))
+    head = "\n".join(imports(book, rest + _body(book, "backward")))  # also for who copies an answer
     settings = "\n".join(values) + "\n\n\n" if values else "\n"
     story = f'"""{exercise.number}. {exercise.title}\n\n{exercise.story.strip()}\n"""'
     return f"{story}\n\n{head}\n\n{settings}{rest}\n"
@@ -161,7 +173,7 @@ def _blanked(book: Textbook, exercise: Exercise) -> str:
     """Return the body of the backward with `...` for each gradient.
 
     Statements before the first gradient that are about sizes only (`n = x.shape[0]`) stay, and so does the
-    `return`. A gradient of two stages has two places.
+    `return`. A gradient of two stages has two places. Of a loop, what it begins with and its head stay.
     """
     body = book.function("backward").body
     upstream = {a.arg for a in book.function("backward").args.args if a.arg.startswith("d")}
@@ -172,14 +184,40 @@ def _blanked(book: Textbook, exercise: Exercise) -> str:
             break
         if isinstance(statement, ast.Assign) and not reads(statement) & upstream:
             kept.append(textwrap.dedent(book.text(statement)))
-    stages = {before: name for name, before in second_stages(exercise).items()}
-    lines: list[str] = []
-    for name, shape in gradients.items():
-        remark = ", so far: more is added below" if name in stages.values() else ""
-        lines.append(f"{name} = ..." + (f"  # {shape}{remark}" if shape else ""))
-        if name in stages:
-            lines.append(f"{stages[name]} += ...  # what comes through another path")
-    return textwrap.indent("\n".join([*kept, *lines, textwrap.dedent(book.text(body[-1]))]), "    ")
+    return textwrap.indent(
+        "\n".join([*kept, *blanks(exercise), textwrap.dedent(book.text(body[-1]))]), "    "
+    )
+
+
+@cache
+def blanks(exercise: Exercise) -> tuple[str, ...]:
+    """Return the lines in which `...` stands for each gradient, and for what a loop does.
+
+    >>> from backhand.learning.course import find
+    >>> blanks(find("product"))
+    ('da = ...  # (n,)', 'db = ...  # (n,)')
+    """
+    book, stages = textbook(exercise), {before: name for name, before in second_stages(exercise).items()}
+    body = book.function("backward").body
+    looped = frozenset().union(*(writes_surely(s) for s in body if isinstance(s, ast.For)))
+    left, lines = dict(asked(exercise)), []
+    for statement in body:
+        if isinstance(statement, ast.For):
+            lines += [_head(statement), "    ...  # one time after the other"]
+        elif writes_surely(statement) & looped:
+            lines += textwrap.dedent(book.text(statement)).splitlines()
+        for name in [n for n in left if n in writes_surely(statement)]:
+            shape = left.pop(name)
+            remark = ", so far: more is added below" if name in stages.values() else ""
+            if name not in looped:
+                lines.append(f"{name} = ..." + (f"  # {shape}{remark}" if shape else ""))
+            if name in stages:
+                lines.append(f"{stages[name]} += ...  # what comes through another path")
+    return tuple(lines)
+
+
+def _head(loop: ast.For) -> str:
+    return f"for {ast.unparse(loop.target)} in {ast.unparse(loop.iter)}:"
 
 
 def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
@@ -190,13 +228,22 @@ def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
     ('da = b * dy  # (n,)',)
     """
     book = textbook(exercise)
-    statements = [s for s in book.function("backward").body if not isinstance(s, ast.Return)]
-    wanted, chosen = {gradient}, set()
+    body = book.function("backward").body[:-1]
     offered = set(asked(exercise)) | {a.arg for a in book.function("backward").args.args}
-    for i in reversed(range(len(statements))):
-        if writes_surely(statements[i]) & wanted:
-            chosen.add(i)
-            wanted |= set(reads(statements[i])) - offered
-    return tuple(
-        line for i in sorted(chosen) for line in textwrap.dedent(book.text(statements[i])).splitlines()
-    )
+    wanted, chosen = {gradient}, set[ast.stmt]()
+    every = simple_statements(body)
+    helpers = set().union(*map(assigned, every)) - offered
+    while more := {s for s in every if s not in chosen and writes_surely(s) & wanted}:
+        chosen |= more
+        wanted |= set().union(*(reads(s) for s in more)) & helpers
+    lines: list[str] = []
+    for statement in body:
+        inner = [s for s in simple_statements([statement]) if s in chosen]
+        if isinstance(statement, ast.For) and inner:
+            lines.append(_head(statement))
+        lines += [
+            "    " * isinstance(statement, ast.For) + line
+            for s in inner
+            for line in textwrap.dedent(book.text(s)).splitlines()
+        ]
+    return tuple(lines)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from backhand.checking.broadcasts import Shapes, axes_of_broadcast
 from backhand.checking.explaining import derivatives, explain_uses
+from backhand.checking.report import Mistake, Row
 from backhand.checking.running.names import MISSPELT, nearest
 from backhand.checking.running.statements import reads, simple_statements, writes_surely
 from backhand.learning.attempts import Attempt, Gradient
-from backhand.learning.blanking import answer, textbook
+from backhand.learning.blanking import answer, asked, textbook
 from backhand.learning.course import Exercise
 
 
@@ -30,6 +31,8 @@ def hints(attempt: Attempt) -> tuple[Hint, ...]:
     if gradient is None:
         return ()
     exercise, tensor = attempt.exercise, gradient.name[1:]
+    if gradient.row is not None and gradient.row.mistake and gradient.row.mistake.kind == "aliased":
+        return _of_shared_memory(exercise, gradient.row, gradient.row.mistake)
     lines = uses(exercise, tensor)
     steps = [Hint("question", _misspelt(attempt, gradient) + _question(exercise, gradient, lines))]
     if lines:
@@ -41,6 +44,15 @@ def hints(attempt: Attempt) -> tuple[Hint, ...]:
         steps.append(Hint("rule", explain_uses(tensor, gradient.name, lines, shapes)))
     steps.append(Hint("answer", "\n".join(answer(exercise, gradient.name))))
     return tuple(steps)
+
+
+def _of_shared_memory(exercise: Exercise, row: Row, mistake: Mistake) -> tuple[Hint, ...]:
+    """Return the hints where a change through another name spoils a gradient, whose own rule is right."""
+    two = [f"  {line.number} | {line.text}" for line in row.lines[:2]]  # what shares it, and what changes it
+    other = str(mistake.detail.get("with"))
+    own = other if other in asked(exercise) else row.gradient
+    question = "\n".join([f"{row.gradient}: {mistake.hint}", *two])
+    return Hint("question", question), Hint("answer", "\n".join(answer(exercise, own)))
 
 
 @cache
@@ -60,6 +72,8 @@ def uses(exercise: Exercise, name: str) -> tuple[str, ...]:
 def _is_about_sizes(statement: ast.stmt) -> bool:
     """Tell whether a statement reads nothing of its tensors but their shape, as `n = x.shape[0]` does."""
     value = getattr(statement, "value", None)
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):  # x.new_zeros(n, m)
+        return value.func.attr.startswith("new_")
     inner = value.value if isinstance(value, ast.Subscript) else value
     return isinstance(inner, ast.Attribute) and inner.attr == "shape"
 
@@ -78,11 +92,11 @@ def _question(exercise: Exercise, gradient: Gradient, lines: tuple[str, ...]) ->
     mistake = gradient.row.mistake if gradient.row is not None and gradient.verdict != "todo" else None
     told = [mistake.hint] if mistake is not None and mistake.hint else []
     tensor = gradient.name[1:]
-    asked = exercise.questions.get(gradient.name)
+    question = exercise.questions.get(gradient.name)
     if gradient.so_far:
         told.append(f"{gradient.reason[0].upper()}{gradient.reason[1:]}.")
-    elif asked is not None:
-        told.append(asked)
+    elif question is not None:
+        told.append(question)
     elif len(lines) == 1:
         target = _target(lines[0])
         told.append(

@@ -12,6 +12,8 @@ from backhand.learning.progress import Judge, Progress
 
 # By how many lines a key moves what is longer than the screen.
 SCROLLING = {"j": 8, "k": -8}
+# So many lines of a list that is longer than the screen stand above the exercise in focus.
+ABOVE = 8
 
 
 class Lesson:
@@ -94,6 +96,7 @@ class Lesson:
             self.shown = min(self.shown + 1, len(hints(self.attempt)))
         elif key == "l":
             self.listing = not self.listing
+            self.scrolled = max(0, self.focus.number - ABOVE) if self.listing else 0
         elif key in ("n", "p"):
             self._step(1 if key == "n" else -1)
 

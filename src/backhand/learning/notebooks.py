@@ -1,4 +1,4 @@
-"""The exercises as notebooks: one cell a gradient, judged by the live extension as soon as it runs."""
+"""The exercises as notebooks: a cell for each gradient, judged by the live extension as soon as it runs."""
 
 import ast
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backhand.learning.blanking import Textbook, asked, imports, textbook
 from backhand.learning.course import Exercise, course
@@ -35,13 +36,20 @@ def as_notebook(exercise: Exercise) -> str:
     """Return an exercise as a notebook, in the JSON of Jupyter's format 4.5."""
     cells = [_cell("markdown", f"# {exercise.number}. {exercise.title}\n\n{_markdown(exercise.story)}")]
     cells += [_cell("code", text) for text in given_cells(exercise)]
-    cells += [_cell("code", f"{name} = ...  # {shape}") for name, shape in asked(exercise).items()]
+    cells += [_cell("code", text) for text in blank_cells(exercise)]
     cells += [_cell("markdown", "The whole sheet:"), _cell("code", "%backhand")]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def blank_cells(exercise: Exercise) -> list[str]:
+    """Return the cells to fill in: one a gradient, and one for all that a loop makes."""
+    lines = [f"{name} = ...  # {shape}" for name, shape in asked(exercise).items()]
+    loop = any(isinstance(s, ast.For) for s in textbook(exercise).function("backward").body)
+    return ["\n".join([*lines, "# and a loop over the times, the last one first"])] if loop else lines
 
 
 def _cell(kind: str, text: str) -> dict[str, Any]:
@@ -59,7 +67,7 @@ def given_cells(exercise: Exercise) -> list[str]:
     book = textbook(exercise)
     names = list(exercise.solution.inputs(torch.Generator().manual_seed(SEED)))
     drawn = exercise.solution.inputs(torch.Generator().manual_seed(SEED))
-    leaves = [n for n in names if drawn[n].is_floating_point()]
+    leaves = [n for n, value in drawn.items() if isinstance(value, Tensor) and value.is_floating_point()]
     draws = textwrap.dedent(_body(book, "inputs"))
     values = draws.replace("return {", "drawn = {")
     inputs = (

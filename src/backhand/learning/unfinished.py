@@ -29,6 +29,17 @@ def unfinished(source: Source, asked: set[str]) -> dict[str, str]:
     return found
 
 
+def only_begun(source: Source, asked: set[str]) -> set[str]:
+    """Return the gradients that are begun, as with zeros before a loop, and that nothing arrives at yet."""
+    statements = simple_statements(source.statements)
+    made = {name: [s for s in statements if name in writes_surely(s)] for name in asked}
+    return {name for name, its in made.items() if not any(_uses_a_gradient(s, name) for s in its)}
+
+
+def _uses_a_gradient(statement: ast.stmt, name: str) -> bool:
+    return any(used.startswith("d") for used in reads(statement) - {name})
+
+
 def _open_stages(statements: Sequence[ast.stmt]) -> list[ast.AugAssign]:
     """Return the stages that are still blank, such as `dcounts += ...`."""
     stages = [s for s in simple_statements(statements) if isinstance(s, ast.AugAssign)]

@@ -15,7 +15,8 @@ def forward(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> dict[st
     n = x.shape[0]
     mean = x.sum(0, keepdim=True) / n  # (1, k)
     centered = x - mean  # (n, k)
-    var = centered.square().sum(0, keepdim=True) / n  # (1, k), divisor n
+    squares = centered**2  # (n, k)
+    var = squares.sum(0, keepdim=True) / n  # (1, k), divisor n
     inv_std = (var + eps) ** -0.5  # (1, k)
     xhat = centered * inv_std  # (n, k)
     y = gain * xhat + bias  # (n, k)
@@ -31,9 +32,10 @@ def backward(
     dgain = (xhat * dy).sum(0)  # (k,)
     dxhat = gain * dy  # (n, k)
     dinv_std = (centered * dxhat).sum(0, keepdim=True)  # (1, k)
-    dvar = -0.5 * inv_std**3 * dinv_std  # (1, k)
     dcentered = inv_std * dxhat  # (n, k), first of two branches
-    dcentered += 2 / n * centered * dvar  # through var
+    dvar = -0.5 * inv_std**3 * dinv_std  # (1, k)
+    dsquares = (dvar / n).expand_as(centered)  # (n, k)
+    dcentered += 2 * centered * dsquares  # through squares
     dmean = -dcentered.sum(0, keepdim=True)  # (1, k)
     dx = dcentered + dmean / n  # (n, k)
     return locals()

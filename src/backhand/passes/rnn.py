@@ -2,7 +2,7 @@ r"""A recurrent layer over time (Elman 1990), its backward through time.
 
 h_t = tanh(x_t Wxh + h_{t-1} Whh + b). Each state has two consumers, the output at its time and the next
 state; the weights are used at every time, so that their gradients accumulate. Shapes: t times, n examples,
-sizes k and m.
+sizes k, m and o.
 """
 
 import torch
@@ -12,11 +12,11 @@ out = "ys"
 
 
 def forward(x: Tensor, Wxh: Tensor, Whh: Tensor, b: Tensor, Why: Tensor) -> dict[str, object]:
-    """Run over x (t, n, k); return the outputs ys (t, n, m)."""
+    """Run over x (t, n, k); return the outputs ys (t, n, o)."""
     h = x.new_zeros(x.shape[1], Whh.shape[0])  # (n, m)
     hs = []
-    for xt in x:
-        h = torch.tanh(xt @ Wxh + h @ Whh + b)  # (n, m)
+    for t in range(len(x)):
+        h = torch.tanh(x[t] @ Wxh + h @ Whh + b)  # (n, m)
         hs.append(h)
     ys = torch.stack([state @ Why for state in hs])  # (t, n, o)
     return {"hs": hs, "ys": ys}

@@ -5,7 +5,8 @@ import time
 from dataclasses import dataclass, field, replace
 
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
-# tries come to an end first, unless the tensors are large.
+# tries come to an end first, unless the tensors are large, or the forward is long and no line is known to be
+# at fault: each prediction walks through its operations.
 TRIES = 30_000
 SECONDS = 6.0
 
@@ -27,7 +28,12 @@ class Budget:
     @property
     def is_spent(self) -> bool:
         """Whether it is enough."""
-        return self.tries <= 0 or time.process_time() >= self.until
+        return self.tries <= 0 or self.is_late
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up; what needs no tries is left out as well then."""
+        return time.process_time() >= self.until
 
     def share(self) -> "Budget":
         """Return half of it, for one gradient: the other half is for those that follow."""

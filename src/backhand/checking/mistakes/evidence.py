@@ -12,7 +12,13 @@ from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import plain_slice_of, slice_of
-from backhand.checking.running.statements import assigned, reads, simple_statements, writes_surely
+from backhand.checking.running.statements import (
+    assigned,
+    reads,
+    simple_statements,
+    writes,
+    writes_surely,
+)
 from backhand.checking.running.trials import backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import fit_shape
@@ -151,7 +157,18 @@ class Case:
         part = slice_of(source, path, [*seen.statements, *also], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
-        return replace(program, over_numpy=self._over_numpy)
+        likely = [fault.statement for fault in self.culprit.faults]
+        return replace(program.suspecting(likely, self.innocent), over_numpy=self._over_numpy)
+
+    @cached_property
+    def innocent(self) -> frozenset[ast.stmt]:
+        """The statements that go into gradients which are right: what one of them gives is right, as a rule.
+
+        Not those that give several variables a value, of which others may be wrong.
+        """
+        right = [n for n, is_right in self.first.right.items() if is_right and n not in self.first.vacuous]
+        found = (s for n in right for s in simple_statements(statements_of(self, n) or ()))
+        return frozenset(s for s in found if len(writes(s)) == 1)
 
     @cached_property
     def at_fault(self) -> Program | None:

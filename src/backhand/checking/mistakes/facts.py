@@ -8,10 +8,14 @@ from torch import Tensor
 
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.running.names import nearest
+from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source
-from backhand.checking.running.statements import assigned, begins_anew, simple_statements
+from backhand.checking.running.returning import returns
+from backhand.checking.running.slicing import computes
+from backhand.checking.running.statements import assigned, begins_anew, simple_statements, writes
+from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.localising import Culprit
 from backhand.checking.verdicts.repairing import Alias
 from backhand.errors import in_short
 
@@ -142,8 +146,51 @@ def swapped(case: Case) -> Finding | None:
             gradient = draw.matched.get(other, f"d{other}")
             if case.first.right.get(other) or case.first.right.get(case.name):
                 return _too_early(case, other, gradient)
-            return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value")
+            at = _return_of(case) if case.chosen.contract == "returned" else ()
+            return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value", at=at)
     return None
+
+
+def in_another_place(case: Case) -> Finding | None:
+    """Find that a gradient is returned in another one's place, which has another or None."""
+    draw = case.first.draw
+    for other, culprit in case.first.culprits.items() if case.chosen.contract == "returned" else ():
+        if other == case.name:
+            continue
+        gradient = draw.matched.get(other, f"d{other}")
+        if _is_that_of(case.culprit, other, draw):
+            words = f"it is {gradient}: the gradients are returned in another order than the inputs"
+            return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
+        if _is_that_of(culprit, case.name, draw) and case.culprit.value is None:
+            words = f"None, for {gradient} is returned as it: they have another order than the inputs"
+            return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
+    return None
+
+
+def _is_that_of(culprit: Culprit, name: str, draw: Draw) -> bool:
+    """Tell whether the value of a culprit is the right gradient of another tensor."""
+    right = draw.trace.gradients.get(name)
+    return (
+        right is not None and culprit.value is not None and close(culprit.value, right) and bool(right.any())
+    )
+
+
+def at_return(case: Case) -> tuple[ast.stmt, ...]:
+    """Return the `return` statement where it alone can be at fault: what it returns is right for another.
+
+    Or nothing computes it, as what was saved in the forward.
+    """
+    source, path = case.chosen.backward_source, root(case.paths.get(case.name, ""))
+    if case.chosen.contract != "returned" or source is None or case.culprit.value is None:
+        return ()
+    makers = [s for s in simple_statements(source.statements) if path in writes(s)]
+    is_innocent = all(s in case.innocent or not computes(s) for s in makers)
+    return _return_of(case) if makers and is_innocent else ()
+
+
+def _return_of(case: Case) -> tuple[ast.stmt, ...]:
+    source = case.chosen.backward_source
+    return tuple(returns(source.statements)[-1:]) if source is not None else ()
 
 
 def _too_early(case: Case, other: str, gradient: str) -> Finding | None:

@@ -27,8 +27,10 @@ from backhand.checking.mistakes.branches import (
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.facts import (
+    at_return,
     changed_through_another_name,
     finite_by_a_guard,
+    in_another_place,
     no_value,
     not_carried_on,
     not_finite,
@@ -48,10 +50,13 @@ from backhand.checking.mistakes.mending import (
     by_accumulating,
     by_constant,
     by_copy,
+    by_derivative,
     by_edit,
     by_edit_and_factor,
+    by_edit_of,
     by_factor_and_constant,
     by_other_upstream,
+    by_taking_out,
     by_two_edits,
 )
 from backhand.checking.mistakes.neighbourhood import Scene
@@ -123,6 +128,7 @@ def _dropped_by_assigning(scene: Scene) -> Finding | None:
 # In the order of simplicity: of two that hold, the earlier is named and the later mentioned.
 HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a change through another name", changed_through_another_name),
+    tells("another place among what is returned", in_another_place),
     tells("no value", no_value),
     tells("a variable that is not there", unassigned),
     tells("a variable that is not carried on", not_carried_on),
@@ -174,6 +180,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_fault("some rows only", partly),
     tells("shared memory", shares_its_memory),
     mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
+    mends("a local derivative", by_derivative),
     mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
     mends_fault("a small edit and a factor", by_edit_and_factor),
     mends("two small edits of one line", by_two_edits, _is_not_pinned),
@@ -191,10 +198,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 @dataclass(frozen=True)
 class Named:
-    """A mistake, and the statements to look at: those at fault, or all that may be."""
+    """A mistake, and the statements to look at: those at fault, or all that may be.
+
+    Attributes:
+        is_told: whether the mistake itself tells them.
+    """
 
     mistake: Mistake
     at: tuple[ast.stmt, ...]
+    is_told: bool = False
 
 
 def name_mistakes(
@@ -212,13 +224,55 @@ def name_mistakes(
         probes: the backward as a function of other upstream gradients, where it was stressed.
     """
     budget = Budget() if budget is None else budget
-    found = {}
-    for name, judged in blamed.items():
-        case, share = Case(chosen, name, tuple(judged), probes), budget.share()
+    cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
+    share = budget.share()
+    found, left = by_one_statement(cases, share)
+    budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
+    named = {n: _named(case, finding) for n, (case, finding) in found.items()}
+    for case in cases:
+        if case.name in named:
+            continue
+        share = budget.share()
         finding, left = find(case, share)
-        found[name] = Named(in_words(case, finding), finding.at or _to_look_at(case))
+        named[case.name] = _named(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
-    return found
+    return {name: named[name] for name in blamed}
+
+
+def _named(case: Case, finding: Finding) -> Named:
+    at = finding.at or at_return(case)
+    return Named(in_words(case, finding), at or _to_look_at(case), is_told=bool(at))
+
+
+def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
+    """Find the one statement in which a slip explains several wrong gradients, which are all made of it."""
+    able = [case for case in cases if _is_made_by_statements(case)]
+    if len(able) < 2:
+        return {}, budget
+    first, *others = able
+    read = [frozenset(case.suspects) for case in others]
+    for statement in sorted(first.suspects, key=lambda s: -s.lineno):  # the nearest to all of them first
+        if statement in first.innocent or not all(statement in theirs for theirs in read):
+            continue
+        found: dict[str, tuple[Case, Finding]] = {}
+        for case in able:
+            with _as_it_ran(case):
+                assert case.program is not None
+                finding, budget = by_edit_of(case.program, statement, budget)
+            if finding is None:
+                break
+            found[case.name] = case, replace(finding, at=(statement, *finding.at))
+        if len(found) == len(able):
+            return found, budget
+        if budget.is_spent:
+            break
+    return {}, budget
+
+
+def _is_made_by_statements(case: Case) -> bool:
+    """Tell whether a gradient has a value, in its shape, which statements outside of loops have given it."""
+    whole = case.culprit.value is not None and bool(case.scenes) and case.scenes[0].has_its_shape
+    return whole and case.program is not None and case.raised is None and swapped(case) is None
 
 
 def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
@@ -226,34 +280,43 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     with _as_it_ran(case):
         tried: list[str] = []
         for i, hypothesis in enumerate(HYPOTHESES):
-            if not hypothesis.when(case):
+            if (hypothesis.predicts and budget.is_late) or not hypothesis.when(case):
                 continue
             found, budget = hypothesis.asked(case, budget)
             if found is not None:
                 if hypothesis.predicts and not found.at:
                     found = _pinned(case, found, budget)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
-            tried.append(hypothesis.name)
+            tried += [] if budget.is_spent else [hypothesis.name]
     error = why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
-    words = told(error) if error is not None else "no simple slip reproduces it"
+    nothing = (
+        "no simple slip was found in the time for it" if budget.is_late else "no simple slip reproduces it"
+    )
+    words = told(error) if error is not None else nothing
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
 
 def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """Return what was predicted of a gradient with the statement in which a slip explains it as well.
 
-    Only of a branch, for a factor of the whole may stand in any of its lines; and only where several may be
-    at fault: a fused line is made of temporaries that nobody judges. What stands outside of the statement at
-    fault and what that is made of may make up for it, but is not where it is.
+    A factor of the whole may stand in any of its lines, and does where it can be taken out of one. Only where
+    several may be at fault: a fused line is made of temporaries that nobody judges. What stands outside of
+    the statement at fault and what that is made of may make up for it, but is not where it is.
     """
-    if not found.detail.get("branches") or case.program is None or len(case.suspects) < 2:
+    if case.program is None or len(case.suspects) < 2:
+        return found
+    if found.kind in ("scale", "sign") and not found.detail.get("branches"):
+        slip, _ = by_taking_out(case.program, budget.at_most(PAIRS))
+        return replace(found, at=slip.at) if slip is not None else found
+    if not found.detail.get("branches"):
         return found
     slip, _ = by_edit(case.program, budget.at_most(PAIRS))
     fault = case.culprit.fault
     may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
     if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
         return found
-    words = f"{found.words}: {slip.words}" if slip.kind == found.kind else found.words
+    adds = slip.kind == found.kind and slip.words != found.words
+    words = f"{found.words}: {slip.words}" if adds else found.words
     return replace(found, at=slip.at, words=words)
 
 

@@ -19,7 +19,12 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.omissions import OF_WHAT_IS_MISSING, missing_factors, upstream_factor
+from backhand.checking.mistakes.omissions import (
+    OF_WHAT_IS_MISSING,
+    derivatives_instead,
+    missing_factors,
+    upstream_factor,
+)
 from backhand.checking.mistakes.slips import (
     FEW,
     OF_WHAT_IS_THERE,
@@ -30,6 +35,9 @@ from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
 from backhand.checking.running.statements import writes_surely
 
 Mended = tuple[Finding | None, Budget]
+Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
+# The rules in their order, and whether they ask what autograd knows of this step.
+SLIPS: Rules = ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True))
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.
@@ -62,7 +70,8 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
     """Find that one of these gradients, which the statements do not read, belongs into them."""
     if program.is_right:
         return None, budget
-    for statement in program.simple:
+    # it comes in late as a rule: what stands above may be right as it is
+    for statement in sorted(program.simple, key=lambda s: (s in program.innocent, -s.lineno)):
         focus = Focus.on(program, statement)
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
@@ -96,23 +105,76 @@ def by_edit(program: Program, budget: Budget) -> Mended:
 
     What is there may be wrong, or something may be missing: for each of the two, all rules are tried on the
     statements of the gradient itself and on one that has spoilt another gradient, then rule by rule on those
-    of its temporaries, but not on those of other gradients, which have their own verdict.
+    of its temporaries, but not on those of other gradients, which have their own verdict. What goes into a
+    right gradient comes last.
     """
-    if program.is_right:
-        return None, budget
-    own, temporary = program.own, program.temporary
-    suspects = [s for s in temporary if program.originals.get(s) is budget.suspect]
-    for rules, knowing in ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True)):
-        tries: list[tuple[ast.stmt, Sequence[Rule]]] = [(s, rules) for s in own + suspects]
-        tries += [(s, (rule,)) for rule in rules for s in temporary]
-        focuses = {s: Focus.on(program, s, knowing=knowing) for s in own + suspects}
-        for statement, its in tries:
-            focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
-            edit, budget = focus.first_right(edits_of(statement, focus.scope, its), budget)
-            if edit is not None:
-                return _told(program, statement, edit, budget)
-            if budget.is_spent:
-                return None, budget
+    return (None, budget) if program.is_right else _by_rules(program, SLIPS, budget)
+
+
+def by_derivative(program: Program, budget: Budget) -> Mended:
+    """Find an expression in the place of which a local derivative belongs, whatever is wrong with it."""
+    return _by_rules(program, (((derivatives_instead,), True),), budget)
+
+
+def by_taking_out(program: Program, budget: Budget) -> Mended:
+    """Find a number as a factor, or a sign, without which the gradient is right."""
+    for statement in (*program.own, *(s for s in program.temporary if s not in program.innocent)):
+        focus = Focus.on(program, statement)
+        edits = (e for e in edits_of(statement, focus.scope, OF_WHAT_IS_THERE) if _takes_out(e))
+        edit, budget = focus.first_right(edits, budget)
+        if edit is not None:
+            return _told(program, statement, edit, budget)
+    return None, budget
+
+
+def _takes_out(edit: Edit) -> bool:
+    """Tell whether an edit takes a number or a sign out of an expression."""
+    node = edit.place.node
+    parts = (node.left, node.right) if isinstance(node, ast.BinOp) else (getattr(node, "operand", None),)
+    is_number = isinstance(node, ast.UnaryOp) or any(isinstance(part, ast.Constant) for part in parts)
+    return is_number and any(edit.node is part for part in parts)
+
+
+def _by_rules(program: Program, phases: Rules, budget: Budget) -> Mended:
+    own = program.own
+    likely = {s for s, its in program.originals.items() if its is budget.suspect} | program.likely
+    suspects = [s for s in program.temporary if s in likely]
+    suspected = [s for s in program.temporary if s not in program.innocent]
+    for first, rest in (
+        (own + suspects, suspected),
+        ([], [s for s in program.temporary if s not in suspected]),
+    ):
+        for rules, knowing in phases:
+            tries: list[tuple[ast.stmt, Sequence[Rule]]] = [(s, rules) for s in first]
+            tries += [(s, (rule,)) for rule in rules for s in rest]
+            found, budget = _first_of(program, tries, budget, knowing=knowing)
+            if found is not None or budget.is_spent:
+                return found, budget
+    return None, budget
+
+
+def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
+    """Find an edit of one of the user's statements after which a gradient is right."""
+    own = [s for s in program.simple if program.originals.get(s) is statement]
+    for rules, knowing in () if program.is_right else SLIPS:
+        found, budget = _first_of(program, [(s, rules) for s in own], budget, knowing=knowing)
+        if found is not None or budget.is_spent:
+            return found, budget
+    return None, budget
+
+
+def _first_of(
+    program: Program, tries: Sequence[tuple[ast.stmt, Sequence[Rule]]], budget: Budget, *, knowing: bool
+) -> Mended:
+    """Return the first edit by these rules of these statements after which the gradient is right."""
+    focuses: dict[ast.stmt, Focus] = {}
+    for statement, rules in tries:
+        focus = focuses.setdefault(statement, Focus.on(program, statement, knowing=knowing))
+        edit, budget = focus.first_right(edits_of(statement, focus.scope, rules), budget)
+        if edit is not None:
+            return _told(program, statement, edit, budget)
+        if budget.is_spent:
+            break
     return None, budget
 
 
@@ -222,5 +284,19 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
     # what is put right where a temporary is read may as well be wrong where that is made
     read = node.id if isinstance(node, ast.Name) else ""
     makers = [program.originals.get(s) for s in program.temporary if read in writes_surely(s)]
-    at = dict.fromkeys(s for s in (original, *makers) if original is not None and s is not None)
-    return replace(found, at=tuple(at)), replace(budget, suspect=original)
+    at = [s for s in (original, *makers) if original is not None and s is not None]
+    if len(makers) == 1 and makers[0] is not None and _is_made_wrong(program, edit):
+        at.sort(key=lambda s: s is original)
+    return replace(found, at=tuple(dict.fromkeys(at))), replace(budget, suspect=at[0] if at else None)
+
+
+def _is_made_wrong(program: Program, edit: Edit) -> bool:
+    """Tell whether an edit puts another value in the place of a variable, and not another variable.
+
+    Then what is wrong is how it was made: it is read where it belongs.
+    """
+    node = edit.place.node
+    value = program.benches[0].namespace.get(node.id) if isinstance(node, ast.Name) else None
+    is_known = isinstance(edit.node, ast.Name) and edit.node.id.startswith("__")
+    is_scaled = any(isinstance(n, ast.Name) and n.id == UNKNOWN for n in ast.walk(edit.node))
+    return is_known or is_scaled or (isinstance(value, int | float) and not isinstance(edit.node, ast.Name))

@@ -79,8 +79,25 @@ def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
         missing = Finding("wrong_point", detail, f"{what} is missing as a factor of `{text}`")
         for factor in (own, ast.UnaryOp(ast.USub(), own)):
             yield ast.BinOp(node, ast.Mult(), factor), missing
-        words = f"`{text}` stands where {what} belongs"
-        yield own, Finding("wrong_point", {"used": text, "expected": what}, words)
+
+
+def derivatives_instead(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a local derivative that autograd knows in the place of an expression."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES) or scope.holds_no_tensor(node):
+        return
+    text = ast.unparse(node)
+    for variable, what, branch in scope.known:
+        if branch is None:
+            words = f"`{text}` stands where {what} belongs"
+            finding = Finding("wrong_point", {"used": text, "expected": what}, words)
+            yield ast.Name(variable, ast.Load()), finding
+
+
+# Without what was there before, a sum is an assignment: of a variable that runs through a loop, say.
+ADDED = Finding(
+    "repeated_branch", {"branches": []}, "`+=` stands where `=` belongs: the old value stays in it"
+)
 
 
 def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -94,7 +111,16 @@ def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
             continue
         edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
         for op in (ast.Sub(), ast.Add()):
-            yield ast.BinOp(node, op, scope.expression(name)), edit
+            kept = isinstance(op, ast.Sub) and _is_added_to(place, name)
+            yield ast.BinOp(node, op, scope.expression(name)), ADDED if kept else edit
+
+
+def _is_added_to(place: Place, name: str) -> bool:
+    """Tell whether a place is all that a statement adds to a variable."""
+    statement = place.parent
+    if not isinstance(statement, ast.AugAssign) or not isinstance(statement.op, ast.Add):
+        return False
+    return place.slot == "value" and ast.unparse(statement.target) == name
 
 
 def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:

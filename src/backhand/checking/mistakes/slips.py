@@ -49,11 +49,16 @@ def _comparisons(place: Place, _: Scope) -> Iterator[Proposal]:
         yield turned, Finding("wrong_point", detail, words)
 
 
+OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
+
+
 def _off(place: Place) -> Finding:
     """Return the mistake of a number that is not the right one."""
     text = ast.unparse(place.node)
     if place.role == "exponent":
-        return Finding("wrong_point", {"used": text, "expected": None}, "a power has the wrong exponent")
+        used = ast.unparse(place.parent) if isinstance(place.parent, ast.UnaryOp) else text
+        words = f"a power has the wrong exponent, `{used}`"
+        return Finding("wrong_point", {"used": used, "expected": None}, words, hint=OF_EXPONENTS)
     if place.role == "index":
         return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":
@@ -171,16 +176,20 @@ def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     used, kind = ast.unparse(node), "wrong_upstream" if scope.is_gradient(own) else "wrong_point"
     others = [n for n in scope.names if n != own and _holds_items(scope.namespace.get(n))]
-    steps: list[tuple[str, ast.expr]] = [
-        (own, ast.BinOp(node.slice, op, ast.Constant(1))) for op in (ast.Add(), ast.Sub())
-    ]
-    if isinstance(node.slice, ast.BinOp) and isinstance(node.slice.right, ast.Constant):
-        steps.append((own, node.slice.left))
+    steps = [(own, index) for index in _steps_from(node.slice)]
     for name, index in [*((n, node.slice) for n in others), *steps]:
         item = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
         expected = ast.unparse(item)
         words = f"{used} is used where {expected} belongs"
         yield item, Finding(kind, {"used": used, "expected": expected}, words)
+
+
+def _steps_from(index: ast.expr) -> list[ast.expr]:
+    """Return the indices one step after and before one, and of `t + 1` the `t` alone."""
+    steps: list[ast.expr] = [ast.BinOp(index, op, ast.Constant(1)) for op in (ast.Add(), ast.Sub())]
+    if isinstance(index, ast.BinOp) and isinstance(index.right, ast.Constant):
+        return [index.left, *steps]
+    return steps
 
 
 def _holds_items(value: object) -> bool:

@@ -8,8 +8,8 @@ touched: edits are made in a copy.
 import ast
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import FunctionType
 from typing import Any
@@ -70,6 +70,8 @@ class Program:
         gradients: variable to tensor name, of the variables that hold gradients.
         numbers: constants of the forward, which a line may lack.
         originals: each statement of the copy to the user's own.
+        innocent: statements of the copy that make right gradients as well: they are looked at last.
+        likely: those that are likely to be at fault, by what is known of their values: they come first.
         goes_on: whether the value may be made of what its variable held before.
         over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
     """
@@ -80,6 +82,8 @@ class Program:
     gradients: Mapping[str, str]
     numbers: Sequence[float] = ()
     originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
+    innocent: frozenset[ast.stmt] = frozenset()
+    likely: frozenset[ast.stmt] = frozenset()
     goes_on: bool = False
     over_numpy: bool = False
 
@@ -97,6 +101,15 @@ class Program:
         nodes = (n for s in statements for n in ast.walk(s) if isinstance(n, ast.stmt))
         originals = {copies[id(n)]: n for n in nodes if id(n) in copies}
         return Program(block, path, tuple(benches), gradients, sorted(numbers), originals)
+
+    def suspecting(self, likely: Container[ast.stmt], innocent: Container[ast.stmt]) -> "Program":
+        """Return it with some of the user's own statements likely to be at fault, others innocent."""
+        of = self.originals.items()
+        return replace(
+            self,
+            likely=frozenset(copied for copied, own in of if own in likely),
+            innocent=frozenset(copied for copied, own in of if own in innocent),
+        )
 
     @property
     def variable(self) -> str:
@@ -168,7 +181,8 @@ class Focus:
         first = tops[0] if tops else 0
         above = body[:first]
         anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
-        missing = frozenset(anew) - {n for s in above for n in writes_surely(s)}  # not there yet
+        later = {n for s in body[first + 1 :] for n in assigned(s)} if statement else set()
+        missing = frozenset(anew | later) - {n for s in above for n in writes_surely(s)}  # not there yet
         careful = any(map(may_change_in_place, body))
         before: list[Namespace | None] = []
         for i, bench in enumerate(program.benches):

@@ -71,11 +71,12 @@ def returned_so_far(
         read = {n.id for n in ast.walk(expression) if isinstance(n, ast.Name)}
         missing = {name for name in read if variables.get(name) is None}
         makers: list[ast.stmt] = [s for s in body if isinstance(s, ast.Assign) and missing & writes(s)]
-        # a comprehension's inner names are looked up among the globals
+        # until Python 3.11 a comprehension's inner names are looked up among the globals
         there = {**around, **variables}
         with contextlib.suppress(Exception):  # these may raise as well
             exec(compile(ast.Module(makers, []), "<return>", "exec"), there)
-            return dict(eval(compile(ast.Expression(expression), "<return>", "eval"), there, dict(variables)))
+            local = {name: there[name] for name in variables}
+            return dict(eval(compile(ast.Expression(expression), "<return>", "eval"), there, local))
     container = variables.get(returned_container(body) or "")
     renamed = {k: variables[v] for k, v in returned_variables(body).items() if v in variables}
     return {**variables, **renamed, **(container if isinstance(container, Mapping) else {})}

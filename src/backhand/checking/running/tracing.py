@@ -72,9 +72,19 @@ def _called(chosen: Pass, leaves: dict[str, Any]) -> object:
     try:
         return chosen.forward(**leaves)
     except RuntimeError as error:
-        if "leaf Variable" not in str(error):
+        if not changes_a_leaf(error):
             raise
-    return chosen.forward(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in leaves.items()})
+    return chosen.forward(**{k: copied(v) for k, v in leaves.items()})
+
+
+def changes_a_leaf(error: Exception) -> bool:
+    """Tell whether code raised because it changes a leaf in place; with copies it does not."""
+    return isinstance(error, RuntimeError) and "leaf Variable" in str(error)
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of a tensor, with its gradient; anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def leaf_inputs(

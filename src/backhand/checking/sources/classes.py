@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.program import Source
+from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
 from backhand.checking.sources.modelling import calls_of
@@ -67,7 +67,8 @@ def check_class(
 
 def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]) -> Report:
     """Do what `check_class` does; of what a call of the backward had the first draw has the upstream."""
-    named = named_inputs(getattr(layer, (calls_of(type(layer)) or ("forward",))[0]), inputs)
+    forward = getattr(layer, (calls_of(type(layer)) or ("forward",))[0])
+    named = named_inputs(list(parameters_of(forward)), type(layer).__name__, inputs)
     with sandbox():
         found = Class.of(layer, drawn(named, seed), seed)
 
@@ -105,6 +106,11 @@ class Class:
     returned: Returned
     stored: Mapping[str, str]
     named: Mapping[str, str]
+
+    @property
+    def over_torch(self) -> bool:
+        """It is over NumPy."""
+        return False
 
     @property
     def title(self) -> str:

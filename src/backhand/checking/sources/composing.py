@@ -24,7 +24,7 @@ BATCH, SIZES = 4, (5, 3, 6)
 
 
 @dataclass(frozen=True)
-class Functions:
+class Parts:
     """The functions of a model.
 
     Attributes:
@@ -40,7 +40,7 @@ class Functions:
         return self.forward, self.cost, self.backward
 
 
-def functions_of(backward: Callable[..., Any], named: Mapping[str, Callable[..., Any]]) -> Functions | None:
+def parts_of(backward: Callable[..., Any], named: Mapping[str, Callable[..., Any]]) -> Parts | None:
     """Return a backward's forward and cost, if it is that of a whole model: it asks for the labels.
 
     Args:
@@ -53,7 +53,7 @@ def functions_of(backward: Callable[..., Any], named: Mapping[str, Callable[...,
     cost = next((f for f in costs if any(word(p) == "y" for p in parameters_of(f))), None)
     if not labels or forward is None or cost is None or any(word(p) == "y" for p in parameters_of(forward)):
         return None
-    return Functions(forward, cost, backward)
+    return Parts(forward, cost, backward)
 
 
 def _forwards(backward: str) -> Iterator[str]:
@@ -73,13 +73,13 @@ class Composed(Returning):
         returned: the gradients.
     """
 
-    calls: Functions
+    calls: Parts
     kept: Mapping[str, tuple[str, ...]]
     returned: Returned
 
     @staticmethod
     def of(
-        calls: Functions, kept: Mapping[str, tuple[str, ...]], inputs: Mapping[str, Any], seed: int
+        calls: Parts, kept: Mapping[str, tuple[str, ...]], inputs: Mapping[str, Any], seed: int
     ) -> "Composed":
         """Return the model, after one call has shown which gradients it gives.
 
@@ -98,6 +98,11 @@ class Composed(Returning):
         if not returned.places:
             raise CheckError(f"{plain.title} returns no gradient of {', '.join(parameters)}.")
         return replace(plain, returned=returned)
+
+    @property
+    def over_torch(self) -> bool:
+        """It is over NumPy."""
+        return False
 
     @property
     def title(self) -> str:
@@ -158,7 +163,7 @@ def _received(
 Draw = Callable[[np.random.Generator], dict[str, Any]]
 
 
-def drawing(calls: Functions) -> tuple[Draw, Mapping[str, tuple[str, ...]]] | None:
+def drawing(calls: Parts) -> tuple[Draw, Mapping[str, tuple[str, ...]]] | None:
     """Return what draws a model's inputs, and which of these stand in a dictionary; None where none fit.
 
     It has as many layers as its text names, else three; a batch in columns or in rows; one output with
@@ -183,7 +188,7 @@ def drawing(calls: Functions) -> tuple[Draw, Mapping[str, tuple[str, ...]]] | No
     return fallback
 
 
-def _depth(calls: Functions) -> int:
+def _depth(calls: Parts) -> int:
     texts = [s.lines for f in calls.of_all() if (s := source_of(f)) is not None]
     numbers = re.findall(r"""["']W(\d)["']""", "\n".join(line for lines in texts for line in lines))
     return max(map(int, numbers), default=3)
@@ -211,7 +216,7 @@ def _draw(data: str, labels: str, depth: int, columns: bool, classes: int) -> Dr
     return draw
 
 
-def _tried(calls: Functions, kept: Mapping[str, tuple[str, ...]], draw: Draw) -> tuple[bool, bool]:
+def _tried(calls: Parts, kept: Mapping[str, tuple[str, ...]], draw: Draw) -> tuple[bool, bool]:
     """Tell whether a model runs on such inputs, and whether its backward gives something else than zero."""
     try:
         inputs = draw(np.random.default_rng(0))

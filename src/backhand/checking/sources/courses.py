@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from backhand.checking.sources.paired import inputs_of
+
 # A batch, steps, features, hidden units, channels, filters, classes, words.
 N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
 CONV = {"stride": 1, "pad": 1}
@@ -209,6 +211,7 @@ def inputs_for(
     *,
     model: bool = False,
     accepts: Callable[[dict[str, Any]], bool] = lambda _: True,
+    call: Callable[[dict[str, Any]], Any] | None = None,
 ) -> Draw | Exception | None:
     """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
 
@@ -217,7 +220,9 @@ def inputs_for(
         name: what the layer is called; the function's own name by default.
         model: it is a whole model's loss, which takes data and labels.
         accepts: tells whether the backward runs as well; the first inputs are taken if it does on none.
+        call: calls the forward, where its inputs are not arrays as they are drawn.
     """
+    call = call or (lambda given: copy.deepcopy(forward)(**given))
     raised: Exception | None = None
     first: Draw | None = None
     for row in MODEL_ROWS if model else _rows(forward, name or forward.__name__):
@@ -225,7 +230,7 @@ def inputs_for(
         try:
             np.random.seed(0)
             with np.errstate(all="ignore"):
-                copy.deepcopy(forward)(**draw(np.random.default_rng(0)))
+                call(draw(np.random.default_rng(0)))
         except Exception as error:  # another row may fit
             raised = raised or error
             continue
@@ -236,7 +241,7 @@ def inputs_for(
 
 
 def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
-    needed = {word(p.name) for p in inspect.signature(forward).parameters.values() if p.default is p.empty}
+    needed = {word(p.name) for p in inputs_of(forward) if p.default is p.empty}
     for row in ROWS:
         if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
             yield row
@@ -249,7 +254,7 @@ def word(parameter: str) -> str:
 
 
 def _drawing(forward: Callable[..., Any], row: Row, model: bool) -> Draw:
-    parameters = inspect.signature(forward).parameters.values()
+    parameters = inputs_of(forward)
     # options that have a default keep it, but for the dictionaries and the bias
     wanted = [p.name for p in parameters if model or p.default is p.empty or p.name.endswith("_param")]
     given = {name: row.inputs[word(name)] for name in wanted if word(name) in row.inputs}

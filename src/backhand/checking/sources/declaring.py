@@ -46,7 +46,7 @@ def declared(tree: ast.Module) -> Declared:
     stems = [_stem(name, "forward") for name in functions]
     pairs = [s for s in stems if s and names & {plain_name(f"{s}backward"), plain_name(f"backward{s}")}]
     drawn = any("inputs" in name for name in names)  # without them, they are parts of something else
-    layers = "numpy" in modules and _has_layers(tree, over_torch)
+    layers = bool(modules & {"numpy", "torch"}) and _has_layers(tree, over_torch)
     return Declared(tuple(pairs) if drawn else (), kernels, layers, over_torch)
 
 
@@ -109,8 +109,18 @@ def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     backwards = [n for n in functions if re.search(BACKWARD, n.name) or _returns_gradients(n)]
     if over_torch:
-        return any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
+        says_numpy = any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
+        return says_numpy or any(_hands_a_cache_on(n) for n in tree.body)
     return bool(backwards) or any(isinstance(n, ast.ClassDef) and _gives_gradients(n) for n in tree.body)
+
+
+def _hands_a_cache_on(definition: ast.stmt) -> bool:
+    """Tell whether a function, or a class's, is a backward that is handed the cache of its forward."""
+    if isinstance(definition, ast.ClassDef) and not _is_custom_function(definition):
+        return _gives_gradients(definition) and any(map(_hands_a_cache_on, definition.body))
+    if not isinstance(definition, ast.FunctionDef) or not re.search(BACKWARD, definition.name):
+        return False
+    return any("cache" in a.arg for a in definition.args.args)
 
 
 def _returns_gradients(function: ast.FunctionDef) -> bool:

@@ -23,6 +23,7 @@ from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
+from backhand.checking.sources.chapters import is_definition
 from backhand.checking.sources.declaring import calls_layers, declared
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
@@ -113,7 +114,8 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
     found = declared(tree)
     # a script that computes a loss is a script, whatever it defines on the way
     scripted = any(options.loss in writes_surely(s) for s in tree.body)
-    if found.layers and not (scripted and found.over_torch):
+    top = any(options.loss in writes_surely(s) for s in tree.body if not is_definition(s))
+    if found.layers and not (top and found.over_torch):
         from backhand.checking.sources.coursework import layers_opened  # who checks torch does without
 
         _refuse_precision(path, options, "has layers over NumPy")

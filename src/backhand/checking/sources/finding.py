@@ -1,6 +1,7 @@
 """What a module has over NumPy: which values are layers or models, which function is whose forward."""
 
 import ast
+import inspect
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
@@ -20,6 +21,11 @@ def is_layer(value: object) -> bool:
     plain = plain and not any(base.__module__.startswith("torch") for base in value.__mro__)
     # an interface whose methods do nothing but raise is there to be derived from
     return plain and not any(_only_raises(part) for part in parts)
+
+
+def is_static(layer: type) -> bool:
+    """Tell whether a class's two functions need no object of it."""
+    return all(isinstance(inspect.getattr_static(layer, n), staticmethod) for n in ("forward", "backward"))
 
 
 def is_model(value: object) -> bool:

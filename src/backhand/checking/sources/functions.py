@@ -18,6 +18,7 @@ from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.names import flatten, nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.running.tracing import changes_a_leaf, copied
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
 from backhand.checking.sources.opened import ClosedError, is_custom, opened
@@ -123,6 +124,7 @@ class Function:
         self.title: str = getattr(fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
         self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
+        self._takes_leaves = True
         self._turns = itertools.count(1)
         self._count = 1
 
@@ -252,12 +254,24 @@ class Function:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
         try:
             values = [as_complex(v) if n in self._complex else v for n, v in inputs.items()]
-            result = (in_dtype_of(call, values) if call is self.reference else call)(*values)
+            result = in_dtype_of(call, values)(*values) if call is self.reference else self._own(values)
         except Exception as error:  # the user's code may raise anything
             raise ForwardError(what, error) from error
         if call is self.reference:
             self._count = len(_floats(result))
         return self.told(inputs, result)
+
+    def _own(self, values: Sequence[Any]) -> Any:
+        """Call the function; with copies of leaves where it takes none, as what says `mark_dirty` of them."""
+        if not self._takes_leaves:
+            return self.call(*map(copied, values))
+        try:
+            return self.call(*values)
+        except RuntimeError as error:
+            if not changes_a_leaf(error):
+                raise
+        self._takes_leaves = False
+        return self.call(*map(copied, values))
 
     def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
         """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""

@@ -15,13 +15,14 @@ from backhand.checking.report import Report
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import Class, check_class
-from backhand.checking.sources.composing import Composed, Functions, drawing, functions_of
+from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.courses import inputs_for, made
 from backhand.checking.sources.declaring import BACKWARD
-from backhand.checking.sources.finding import forward_of, is_layer, is_model, returns_its_gradients
+from backhand.checking.sources.finding import forward_of, is_layer, is_model, is_static, returns_its_gradients
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.overnumpy import OverNumpy
-from backhand.checking.sources.pairs import Pair, check_pair
+from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
+from backhand.checking.sources.pairs import Pair, judge_pair
 from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.truths import plainly
 from backhand.checking.sources.watching import Seen, SeenLayer
@@ -64,6 +65,8 @@ def layers_of(
 
 def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
     calls = calls_of(layer)
+    if calls is None and takes_cache(layer.backward):
+        return _check_within(module, layer, recorded, draws, seed)
     if _own_inputs(module) is None and (seen := recorded(layer.__name__)) is not None:
         return seen.check(draws=draws, seed=seed)
     made_of = made(layer, vars(module), model=calls is not None)
@@ -78,6 +81,15 @@ def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int
     return check_class(made_of, inputs, draws=draws, seed=seed)
 
 
+def _check_within(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
+    """Check a class that only holds a pair of functions, which hand a cache from one to the other."""
+    owner: Any = layer if is_static(layer) else made(layer, vars(module))
+    if owner is None:
+        raise CheckError(f"how to make {layer.__name__}{inspect.signature(layer)} is not known.")
+    functions = Functions.of(owner.forward, owner.backward, layer.__name__)
+    return _check_functions(module, functions, recorded, draws, seed)
+
+
 def _check_backward(
     module: ModuleType,
     own: Mapping[str, Any],
@@ -88,7 +100,7 @@ def _check_backward(
 ) -> Report:
     name = backward.__name__
     known = {n: f for n, f in vars(module).items() if isinstance(f, FunctionType)}
-    if (whole := functions_of(backward, known)) is not None:
+    if (whole := parts_of(backward, known)) is not None:
         return _check_whole(module, whole, draws, seed)
     forward = forward_of(name, own) or forward_of(name, known)
     if forward is None:
@@ -97,7 +109,7 @@ def _check_backward(
     return _check(module, known[forward], backward, recorded, draws, seed)
 
 
-def _check_whole(module: ModuleType, calls: Functions, draws: int, seed: int) -> Report:
+def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Report:
     """Check a model that is written as functions."""
     found = drawing(calls)
     if found is None:
@@ -117,11 +129,19 @@ def _check(
     draws: int,
     seed: int,
 ) -> Report:
-    seen = recorded((backward or forward).__name__) if _own_inputs(module) is None else None
+    return _check_functions(module, Functions.of(forward, backward), recorded, draws, seed)
+
+
+def _check_functions(
+    module: ModuleType, functions: Functions, recorded: Recorded, draws: int, seed: int
+) -> Report:
+    seen = recorded(functions.title) if _own_inputs(module) is None else None
     if isinstance(seen, Seen):  # perhaps of the same file, imported once more
-        return replace(seen, forward=forward, backward=backward).check(draws=draws, seed=seed)
-    inputs = _inputs(module, forward, accepts=partial(runs, partial(Pair.of, forward, backward)))
-    return check_pair(forward, backward, inputs, draws=draws, seed=seed)
+        functions = replace(functions, over_torch=seen.functions.over_torch)
+        return replace(seen, functions=functions).check(draws=draws, seed=seed)
+    accepts = partial(runs, partial(Pair.of, functions))
+    inputs = _inputs(module, functions.forward, functions.title, call=functions.call, accepts=accepts)
+    return judge_pair(functions, inputs, draws=draws, seed=seed, given={})
 
 
 def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> bool:
@@ -143,27 +163,29 @@ def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> boo
 def _inputs(
     module: ModuleType,
     forward: Callable[..., Any],
-    name: str | None = None,
+    name: str,
     *,
     accepts: Callable[[dict[str, Any]], bool],
+    call: Callable[[dict[str, Any]], Any] | None = None,
     model: bool = False,
 ) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
     given = _own_inputs(module)
-    names = list(parameters_of(forward))
+    parameters = inputs_of(forward)
+    names = [p.name for p in parameters]
     if given is not None:
         try:
             drawn: Any = given(np.random.default_rng(0))
         except Exception as error:  # the user's code may raise anything
             raise CheckError(f"inputs raised {in_short(error)}") from error
-        needed = [p.name for p in parameters_of(forward).values() if p.default is p.empty]
+        needed = [p.name for p in parameters if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward, name, model=model, accepts=accepts)
+    draw = inputs_for(forward, name, model=model, accepts=accepts, call=call)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
         raise CheckError(
-            f"inputs of {name or forward.__name__}({', '.join(names)}) {why}: write a function "
+            f"inputs of {name.replace('backward', 'forward')}({', '.join(names)}) {why}: write a function "
             "inputs(rng) that returns them by name, drawn from a numpy.random.Generator."
         )
     return draw

@@ -10,15 +10,25 @@ from backhand.errors import CheckError, in_short
 
 
 def roots_of(path: Path) -> list[Path]:
-    """Return the folders from which a file may import: its own, and those above its packages."""
+    """Return the folders from which a file may import: its own, and those above that hold what it imports.
+
+    A program of a chapter may put them on the path by where it is started, or by itself.
+    """
     imports = [n for n in ast.walk(_parsed(path)) if isinstance(n, ast.Import | ast.ImportFrom)]
     names = {alias.name for n in imports if isinstance(n, ast.Import) for alias in n.names}
     names |= {n.module or "" for n in imports if isinstance(n, ast.ImportFrom) and not n.level}
     packages = {name.partition(".")[0] for name in names}
     own = path.resolve().parent
+    above = [folder for folder in own.parents if any(_holds(folder, name) for name in packages)]
     if any(isinstance(n, ast.ImportFrom) and n.level for n in imports):
         packages.add(own.name)
-    return [folder.parent for folder in path.resolve().parents if folder.name in packages] + [own]
+    inside = [folder.parent for folder in path.resolve().parents if folder.name in packages]
+    return [*(folder for folder in above if folder not in inside), *inside, own]
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Tell whether a folder has a module of the user's by a name."""
+    return bool(name) and ((folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file())
 
 
 def _parsed(path: Path) -> ast.Module:

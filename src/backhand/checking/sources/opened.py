@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from traceback import walk_tb
 from types import FunctionType, MethodType
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from backhand.checking.running.names import as_gradient, flatten
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.tracing import trace
+from backhand.checking.running.tracing import changes_a_leaf, copied, trace
 from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.protocol import Pass
@@ -76,6 +76,19 @@ class _Last(Watcher):
         return self._watcher.added(step, statement, value)
 
 
+class _Kept:
+    """The context of a call, which PyTorch 2.11, for one, empties as soon as what the call gave is gone."""
+
+    def __init__(self, node: Any, results: Any):
+        vars(self).update(_node=node, _results=results)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_node"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_node"], name, value)
+
+
 @dataclass(frozen=True)
 class Forward:
     """What stands for the forward of an opened Function.
@@ -108,7 +121,11 @@ class Opened:
     steps: Forward
     source: Source
     detached: frozenset[str]
-    over_numpy: ClassVar[bool] = False
+
+    @property
+    def over_numpy(self) -> bool:
+        """Its statements see tensors."""
+        return False
 
     def named(self, /, **leaves: Any) -> dict[str, Any]:
         """Return the tensors on the way and the outputs, by name."""
@@ -117,6 +134,16 @@ class Opened:
     def forward(self, leaves: Mapping[str, Any], watcher: Watcher | None) -> dict[str, Any]:
         """Run the forward with autograd on; a statement that raises ends it as ever."""
         values = [_alone(v) if n in self.detached else v for n, v in leaves.items()]
+        try:
+            return self._forward(leaves, values, watcher)
+        except RuntimeError as error:
+            if not changes_a_leaf(error):
+                raise
+        return self._forward(leaves, list(map(copied, values)), watcher)
+
+    def _forward(
+        self, leaves: Mapping[str, Any], values: list[Any], watcher: Watcher | None
+    ) -> dict[str, Any]:
         context = Context([isinstance(v, Tensor) and v.requires_grad for v in values])
         last = _Last(watcher)
         given = [context][: self.steps.first] + values
@@ -134,7 +161,7 @@ class Opened:
     def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
         """Run the backward with its statements seen, on the node that the Function's own call makes."""
         with torch.enable_grad():
-            result = self.fn.apply(*given["inputs"].values())
+            result = self.fn.apply(*map(copied, given["inputs"].values()))
         results = result if isinstance(result, tuple) else (result,)
         arriving: list[Any] = [torch.zeros_like(r) if isinstance(r, Tensor) else None for r in results]
         nodes: set[Any] = set()
@@ -144,7 +171,8 @@ class Opened:
                 arriving[value.output_nr] = given["upstream"][f"d{name}"]
         if len(nodes) != 1:
             raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
-        method = MethodType(plain_function(self.fn.backward)[0], nodes.pop())
+        context = _Kept(nodes.pop(), results)
+        method = MethodType(plain_function(self.fn.backward)[0], context)
         return run_function(method, self.source, {}, watcher, arriving)
 
     def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
@@ -276,8 +304,11 @@ def _does_the_same(found: Pass, inputs: Mapping[str, Any], seed: int) -> bool:
     assert runner is not None
     try:
         traced = trace(found, inputs, torch.float64, seed, promote=True)
-        with running(torch.float64, found.seed_of_backward(seed), promote=True), torch.no_grad():
+        again = running(torch.float64, found.seed_of_backward(seed), promote=True)
+        with again, torch.no_grad():
             run = runner.backward(backward_arguments(found, traced), unseen)
+        again = running(torch.float64, found.seed_of_backward(seed), promote=True)
+        with again, torch.no_grad():  # which draws the same numbers
             expected = flatten(found.backward(**backward_arguments(found, traced)))
     except StatementError:  # it raises there as well
         return True

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from traceback import walk_tb
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,6 +58,11 @@ class Subject(Forward, Protocol):
         """The backward's statements, at whose end they are returned by name."""
         ...
 
+    @property
+    def over_torch(self) -> bool:
+        """Whether its arrays are torch's tensors."""
+        ...
+
 
 @dataclass(frozen=True)
 class Held:
@@ -86,7 +91,11 @@ class OverNumpy:
     chosen: Chosen
     averaged: Averaged | None = None
     arriving: Mapping[str, Any] = field(default_factory=dict)
-    over_numpy: ClassVar[bool] = True
+
+    @property
+    def over_numpy(self) -> bool:
+        """Whether the statements see arrays; otherwise they see tensors."""
+        return not self.subject.over_torch
 
     @staticmethod
     def of(
@@ -125,7 +134,8 @@ class OverNumpy:
         return replace(other, notes=(*other.notes, note))
 
     def _report(self, draws: int, seed: int) -> Report:
-        given = {seed: as_tensors({k: np.asarray(v, np.float64) for k, v in self.arriving.items()})}
+        arriving = as_arrays(dict(self.arriving))
+        given = {seed: as_tensors({k: np.asarray(v, np.float64) for k, v in arriving.items()})}
         chosen = replace(self.as_pass(), arriving=given)
         report = check_pass(chosen, self.subject.title, draws=draws, seed=seed, stress=False)
         notes = [IN_FLOAT32] * self.chosen.in_float32
@@ -184,7 +194,7 @@ class OverNumpy:
             forward_source=source_of(functions[0]),
             backward_source=source,
             contract="returned",
-            promotes=False,
+            promotes=self.subject.over_torch,
             runner=self if source is not None else None,
             slack=self.truth.slack,
         )
@@ -250,7 +260,7 @@ class OverNumpy:
         function, arguments = self.subject.backward(called, as_arrays(dict(given["upstream"])))
         source = self.subject.source
         assert source is not None
-        run = run_function(function, source, arguments, OnArrays(watcher))
+        run = run_function(function, source, arguments, OnArrays(watcher) if self.over_numpy else watcher)
         run.result = as_tensors(run.result)
         return run
 
@@ -279,7 +289,9 @@ def _seed_from(generator: torch.Generator) -> int:
 
 
 def is_float(value: Any) -> bool:
-    """Tell whether an input is an array that may have a gradient."""
+    """Tell whether an input is an array, or a tensor, that may have a gradient."""
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
     return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 

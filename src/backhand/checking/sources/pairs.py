@@ -2,15 +2,21 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from backhand.checking.report import Report
+from backhand.checking.running.arrays import as_arrays, as_tensors
+from backhand.checking.running.names import flatten
 from backhand.checking.running.program import parameters_of
-from backhand.checking.running.sandbox import sandbox
+from backhand.checking.running.sandbox import running, sandbox
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
 from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
@@ -35,7 +41,7 @@ def check_pair(
         backward: takes the upstream gradients and the cache, and returns the gradients of the inputs. None
             where the forward itself returns a loss and its gradients, as `softmax_loss(x, y)` does.
         inputs: the forward's arguments by name or in order, or a function of a `numpy.random.Generator` that
-            draws them.
+            draws them. Where they are torch's tensors, the two are over torch.
         draws: how many independent sets of inputs to try; given inputs are varied for the second and later.
         seed: of the draws and the upstream gradients.
 
@@ -56,40 +62,43 @@ def check_pair(
     >>> [row.gradient for row in report.culprits]
     ['db']
     """
-    return judge_pair(forward, backward, inputs, draws=draws, seed=seed, given={})
+    return judge_pair(Functions.of(forward, backward), inputs, draws=draws, seed=seed, given={})
 
 
 def judge_pair(
-    forward: Callable[..., Any],
-    backward: Callable[..., Any] | None,
-    inputs: Any,
-    *,
-    draws: int,
-    seed: int,
-    given: Mapping[str, Any],
+    functions: Functions, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]
 ) -> Report:
     """Do what `check_pair` does; of what a call of the backward was given the first draw has the upstream."""
-    named = named_inputs(forward, inputs)
+    named = named_inputs(functions.parameters, functions.title, inputs)
     with sandbox():
-        pair = Pair.of(forward, backward, drawn(named, seed), seed)
-        arriving = pair.wiring.arriving(given, pair.outputs) if pair.wiring is not None else {}
-        return OverNumpy.of(pair, named, seed, arriving).report(draws=draws, seed=seed)
+        first = drawn(named, seed)
+        over_torch = functions.over_torch or _are_tensors(inputs, seed)
+        functions = replace(functions, over_torch=over_torch)
+        with running(torch.float64, seed, promote=True) if over_torch else nullcontext():
+            pair = Pair.of(functions, first, seed)
+            arriving = pair.wiring.arriving(given, pair.outputs) if pair.wiring is not None else {}
+            found = OverNumpy.of(pair, named, seed, arriving)
+        return found.report(draws=draws, seed=seed)
 
 
-def named_inputs(forward: Callable[..., Any], inputs: Any) -> Any:
-    """Return inputs by the forward's parameter names, floating point in float64, or what draws such."""
+def _are_tensors(inputs: Any, seed: int) -> bool:
+    """Tell whether inputs, or what draws them, are torch's tensors."""
+    one = inputs(np.random.default_rng(seed)) if callable(inputs) else inputs
+    return any(isinstance(v, Tensor) for v in flatten({"inputs": one}).values())
+
+
+def named_inputs(names: Sequence[str], title: str, inputs: Any) -> Any:
+    """Return inputs by the names of a forward's parameters, as arrays in float64, or what draws such."""
     if callable(inputs):
-        return lambda rng: named_inputs(forward, inputs(rng))
-    names = list(parameters_of(forward))
+        return lambda rng: named_inputs(names, title, inputs(rng))
+    inputs = as_arrays(inputs)
     if isinstance(inputs, np.ndarray) and len(names) == 1:
         inputs = [inputs]
     if not isinstance(inputs, Mapping | Sequence):
         raise CheckError(f"inputs are {type(inputs).__name__}; expected the arguments, by name or in order.")
     found = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
     if strange := [n for n in found if n not in names]:
-        raise CheckError(
-            f"{forward.__name__} has no parameter {', '.join(strange)}: it has {', '.join(names)}."
-        )
+        raise CheckError(f"{title} has no parameter {', '.join(strange)}: it has {', '.join(names)}.")
     return {k: v.astype(np.float64) if is_float(v) else v for k, v in found.items()}
 
 
@@ -139,36 +148,41 @@ class Wiring:
 
 @dataclass(frozen=True)
 class Pair(Returning):
-    """A forward and a backward over NumPy, as `overnumpy.Subject`.
+    """A forward and a backward, as `overnumpy.Subject`.
 
     Attributes:
-        forward_function, backward_function: the user's; without a backward the forward gives its gradients.
-        title: what it is called.
+        calls: the user's functions.
         wiring: what the backward's parameters receive.
         outputs: the names of the outputs.
         returned: the gradients.
     """
 
-    forward_function: Callable[..., Any]
-    backward_function: Callable[..., Any] | None
-    title: str
+    calls: Functions
     wiring: Wiring | None
     outputs: tuple[str, ...]
     returned: Returned
 
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.calls.title
+
+    @property
+    def over_torch(self) -> bool:
+        """Whether its arrays are torch's tensors."""
+        return self.calls.over_torch
+
     @staticmethod
-    def of(
-        forward: Callable[..., Any], backward: Callable[..., Any] | None, inputs: Mapping[str, Any], seed: int
-    ) -> "Pair":
+    def of(calls: Functions, inputs: Mapping[str, Any], seed: int) -> "Pair":
         """Return the pair, after one call of the two has shown how they fit together.
 
         Raises:
             CheckError: they do not.
         """
-        wiring = Wiring.of(backward, list(inputs)) if backward is not None else None
+        wiring = Wiring.of(calls.backward, list(inputs)) if calls.backward is not None else None
         outputs = wiring.outputs(list(inputs)) if wiring is not None else ("loss",)
-        last = backward or forward
-        pair = Pair(forward, backward, last.__name__, wiring, outputs, Returned(last, {}, {}, 0))
+        last = calls.backward or calls.forward
+        pair = Pair(calls, wiring, outputs, Returned(last, {}, {}, 0))
         given = pair.tried(inputs, seed)
         values = () if given is ... else given
         if values and all(value is None for value in values):
@@ -196,11 +210,11 @@ class Pair(Returning):
 
     def functions(self) -> Sequence[Callable[..., Any]]:
         """Return the user's functions, the backward last."""
-        return (self.forward_function, self.backward_function or self.forward_function)
+        return (self.calls.forward, self.calls.backward or self.calls.forward)
 
     def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
         """Call the forward, and tell its outputs from the cache."""
-        return self._split(call(self.forward_function, inputs), inputs)
+        return self._split(self.calls.call(inputs, call), inputs)
 
     def _split(self, found: Any, inputs: Mapping[str, Any]) -> Called:
         if self.wiring is None:
@@ -211,7 +225,9 @@ class Pair(Returning):
         several = isinstance(found, tuple)
         count = len(self.outputs)
         if self.wiring.cache and not (several and len(found) > count):
-            forward = self.forward_function.__name__
+            forward = self.calls.forward.__name__
+            if found is None:
+                raise CheckError(f"{forward} returns None: it is not written yet.")
             raise CheckError(f"{self.title} asks for {self.wiring.cache}, which {forward} does not return.")
         outputs = found[:count] if several else (found,)
         return Called(outputs, {"cache": found[-1] if several else None, "inputs": dict(inputs)})
@@ -220,9 +236,13 @@ class Pair(Returning):
         self, called: Called, upstream: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return the backward with its arguments; without one, the forward with its own."""
-        if self.wiring is None or self.backward_function is None:
-            return self.forward_function, called.state
+        if self.wiring is None or self.calls.backward is None:
+            return self.calls.forward, self._given(called.state)
         arguments = {p: upstream[f"d{o}"] for p, o in zip(self.wiring.upstream, self.outputs, strict=False)}
         if self.wiring.cache:
             arguments[self.wiring.cache] = called.state["cache"]
-        return self.backward_function, arguments | {n: called.state["inputs"][n] for n in self.wiring.shared}
+        arguments |= {n: called.state["inputs"][n] for n in self.wiring.shared}
+        return self.calls.backward, self._given(arguments)
+
+    def _given(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return as_tensors(dict(arguments)) if self.over_torch else dict(arguments)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +24,12 @@ class Runner(Protocol):
 
     It is for code that is not called as the pass is: a custom Function, whose backward has a `ctx`, or a pair
     over NumPy, whose statements see arrays.
-
-    Attributes:
-        over_numpy: whether the statements are over NumPy's arrays.
     """
 
-    over_numpy: ClassVar[bool]
+    @property
+    def over_numpy(self) -> bool:
+        """Whether the statements are over NumPy's arrays."""
+        ...
 
     def forward(self, leaves: Mapping[str, Any], watcher: Watcher) -> object:
         """Run the forward on the inputs, and return what `Pass.forward` returns."""

@@ -152,7 +152,7 @@ def _chapters(
     values = set(inputs) | {n for s in leading for n in writes_surely(s)}
     gradients = {f"{d}{v}" for v in values for d in ("d", "d_")} - values
     # a statement that binds a value of the forward anew would change what the gradients are of
-    after = [s for s in after if not writes_surely(s) & values]
+    after = [s for s in after if not _binds_anew(s) & values]
     found: list[Chapter] = []
     for own in chapters(after, gradients):
         assigned = frozenset(g for s in own for g in writes_surely(s) & gradients)
@@ -162,6 +162,23 @@ def _chapters(
             chosen = _pass(played, loss, inputs, (leading, made), used)
             found.append(Chapter(chosen, assigned, tuple(own)))
     return found
+
+
+def _binds_anew(statement: ast.stmt) -> set[str]:
+    """Return the variables to which a statement gives new values; in a loop, `h = hs[t]` and `t` get none."""
+    inner = [s for s in simple_statements([statement]) if s is statement or not _looks_up(s)]
+    return {name for s in inner for name in writes_surely(s)}
+
+
+def _looks_up(statement: ast.stmt) -> bool:
+    """Tell whether a statement only gives another name to what lies somewhere."""
+    if not isinstance(statement, ast.Assign):
+        return False
+    value = statement.value
+    parts = value.elts if isinstance(value, ast.Tuple) else [value]
+    while any(isinstance(p, ast.Subscript | ast.Attribute) for p in parts):
+        parts = [p.value if isinstance(p, ast.Subscript | ast.Attribute) else p for p in parts]
+    return all(isinstance(p, ast.Name) for p in parts)
 
 
 def _without_gradients(before: Sequence[ast.stmt], loss: str) -> list[ast.stmt]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.differences import along, by_differences, has_kink
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import plain_function
@@ -67,6 +68,11 @@ class Forward(Protocol):
         """Return the user's functions that it calls."""
         ...
 
+    @property
+    def over_torch(self) -> bool:
+        """Whether its arrays are torch's tensors."""
+        ...
+
 
 class Tracking:
     """Autograd, on the forward as it runs on torch's NumPy layer.
@@ -99,6 +105,20 @@ class Tracking:
         return tuple(out.tensor for out in outputs)
 
 
+class Direct:
+    """Autograd, on a forward over torch's tensors as it stands."""
+
+    told: str = "autograd"
+    slack: float = 1.0
+
+    def __init__(self, subject: Forward):
+        self.subject = subject
+
+    def __call__(self, inputs: Mapping[str, Any], call: Call = plainly) -> tuple[Tensor, ...]:
+        """Return the outputs, with autograd's graph, for inputs of which some are tensors."""
+        return self.subject.forward(dict(inputs), call).outputs
+
+
 class Differing:
     """Central differences of the forward itself, in float64."""
 
@@ -112,17 +132,18 @@ class Differing:
         """Return the outputs, as those of one operation of autograd."""
         names = [k for k, v in inputs.items() if isinstance(v, Tensor)]
         rest = {k: v for k, v in inputs.items() if k not in names}
-        state = np.random.get_state()  # the same masks each time
+        state, of_torch = np.random.get_state(), torch.get_rng_state()  # the same masks each time
 
         def function(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
             np.random.set_state(state)
+            torch.set_rng_state(of_torch)
             given = copy.deepcopy({**rest, **dict(zip(names, arrays, strict=True))})
-            return self.subject.forward({k: given[k] for k in inputs}).outputs
+            return as_arrays(self.subject.forward({k: given[k] for k in inputs}).outputs)
 
         return by_differences(function, *(inputs[n] for n in names))
 
 
-Truth = Tracking | Differing
+Truth = Tracking | Direct | Differing
 
 
 @dataclass(frozen=True)
@@ -167,30 +188,31 @@ def choose(subject: Forward, inputs: Mapping[str, Any], wanted: Sequence[str], s
         return float(sum(np.sum(u * out) for u, out in zip(upstream, outputs, strict=True)))
 
     at = {n: np.asarray(inputs[n], np.float64) for n in wanted}
-    distance, slope = _tracked_slope(subject, inputs, once, upstream, direction, seed)
+    followed = Direct if subject.over_torch else Tracking
+    distance, slope = _followed_slope(followed(subject), inputs, once, upstream, direction, seed)
     if SAME < distance <= SAME_IN_FLOAT32:
-        return Chosen(Tracking(subject), in_float32=True)
+        return Chosen(followed(subject), in_float32=True)
     at_kink = has_kink(scalar, at, direction)
     if distance > SAME or slope is None:
         return Chosen(Differing(subject), at_kink=at_kink)
     real = along(scalar, at, direction)
     agrees = abs(real - slope) <= AGREES * max(abs(real), abs(slope), 1e-3)
-    return Chosen(Tracking(subject) if agrees or at_kink else Differing(subject), at_kink=at_kink)
+    return Chosen(followed(subject) if agrees or at_kink else Differing(subject), at_kink=at_kink)
 
 
-def _tracked_slope(
-    subject: Forward,
+def _followed_slope(
+    truth: Tracking | Direct,
     inputs: Mapping[str, Any],
     real: Sequence[Any],
     upstream: Sequence[np.ndarray],
     direction: Mapping[str, np.ndarray],
     seed: int,
 ) -> tuple[float, float | None]:
-    """Return how far the layer's outputs are from NumPy's, and its derivative in a direction."""
+    """Return how far the outputs that autograd follows are from the real ones, and their slope."""
     leaves = {n: torch.tensor(np.asarray(inputs[n], np.float64), requires_grad=True) for n in direction}
     try:
-        np.random.seed(seed)
-        outputs = Tracking(subject)({k: leaves.get(k, v) for k, v in inputs.items()})
+        _seed(seed)
+        outputs = truth({k: leaves.get(k, v) for k, v in inputs.items()})
         distance = max(map(_distance, (o.detach().numpy() for o in outputs), real))
         arriving = [torch.from_numpy(u) for u in upstream]
         with_graph = [(o, u) for o, u in zip(outputs, arriving, strict=True) if o.requires_grad]
@@ -206,7 +228,7 @@ def _tracked_slope(
 
 def run_plainly(subject: Forward, inputs: Mapping[str, Any], seed: int) -> tuple[np.ndarray, ...]:
     """Return the outputs for copies of the inputs, with random numbers from a seed."""
-    np.random.seed(seed)
+    _seed(seed)
     try:
         called = subject.forward(copy.deepcopy(dict(inputs)))
     except CheckError:
@@ -218,6 +240,11 @@ def run_plainly(subject: Forward, inputs: Mapping[str, Any], seed: int) -> tuple
         found = ", ".join(type(out).__name__ for out in called.outputs)
         raise CheckError(f"the forward of {subject.title} gives {found}, no array: is it written yet?")
     return outputs
+
+
+def _seed(seed: int) -> None:
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:

@@ -156,10 +156,11 @@ def twice(
         raise UntriedError("16 bits are too few for them")
     if is_own and _hides_something(ends, inputs):
         raise UntriedError("save_for_backward holds what is neither input nor output")
-    firsts = differentiated(ends, above, leaves.values(), again=True)
-    to = {n: v for n, v in (leaves | arriving).items() if n not in no_gradient}
+    firsts = dict(zip(leaves, differentiated(ends, above, leaves.values(), again=True), strict=True))
+    constant = {n for n, first in firsts.items() if first is None} | no_gradient  # a table of cosines, a mask
+    to = {n: v for n, v in (leaves | arriving).items() if n not in constant}
     directions, found = _directions(), {}
-    for name, first in zip(leaves, firsts, strict=True):
+    for name, first in firsts.items():
         direction = directions(leaves[name])
         if first is None or not first.requires_grad:
             continue

@@ -10,10 +10,12 @@ from typing import Any
 
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
+from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
 from backhand.checking.sources.classes import judge_class
 from backhand.checking.sources.finding import forward_of, is_layer, returns_its_gradients
 from backhand.checking.sources.overnumpy import is_float
+from backhand.checking.sources.paired import CONTEXTS, Functions
 from backhand.checking.sources.pairs import judge_pair
 from backhand.checking.sources.truths import is_the_users
 from backhand.errors import CheckError
@@ -28,15 +30,14 @@ DRAWS = 2
 class Seen:
     """A backward that was called, or a loss that returns its gradients, with what the two were given."""
 
-    forward: FunctionType
-    backward: FunctionType | None
+    functions: Functions
     inputs: dict[str, Any]
     arguments: dict[str, Any]
 
     @property
     def title(self) -> str:
         """What was called."""
-        return (self.backward or self.forward).__name__
+        return self.functions.title
 
     def check(self, *, draws: int = DRAWS, seed: int = 0) -> Report:
         """Judge it, first on the numbers of the call, then on others near them and another upstream gradient.
@@ -44,9 +45,7 @@ class Seen:
         Raises:
             CheckError: the two do not fit together.
         """
-        return judge_pair(
-            self.forward, self.backward, self.inputs, draws=draws, seed=seed, given=self.arguments
-        )
+        return judge_pair(self.functions, self.inputs, draws=draws, seed=seed, given=self.arguments)
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Watching:
     def __init__(self, tell: Callable[[], None] | None = None) -> None:
         self._last: dict[FunctionType, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._seen: dict[FunctionType | type, Seen | SeenLayer] = {}
-        self._layers: dict[type, dict[str, FunctionType]] = {}
+        self._layers: dict[type, dict[str, Any]] = {}
         self._given: dict[type, tuple[Any, dict[str, Any]]] = {}
         self._tell = tell
         self._judged: set[FunctionType | type] = set()
@@ -155,10 +154,20 @@ class Watching:
     def watch_layer(self, layer: type) -> None:
         """Watch the calls of a layer's own forward and backward; those that it inherits are their class's."""
         methods = {n: vars(layer).get(n) for n in ("forward", "backward")}
+        if all(isinstance(f, staticmethod) for f in methods.values()):
+            self._watch_static(layer, methods)
+            return
         own = {n: f for n, f in methods.items() if isinstance(f, FunctionType)}
         self._layers[layer] = own
         for name, method in own.items():
             setattr(layer, name, (self._given_to if name == "forward" else self._left_by)(method))
+
+    def _watch_static(self, layer: type, methods: dict[str, Any]) -> None:
+        """Watch a class that only holds a pair of functions."""
+        forward, backward = methods["forward"].__func__, methods["backward"].__func__
+        self._layers[layer] = methods
+        layer.forward = staticmethod(self._keeping(forward))  # type: ignore[attr-defined]
+        layer.backward = staticmethod(self._noting(forward, backward, layer.__name__))  # type: ignore[attr-defined]
 
     def _given_to(self, method: FunctionType) -> Any:
         @functools.wraps(method)
@@ -178,7 +187,7 @@ class Watching:
             if layer is owner and self._is_new(type(owner)) and any(map(is_float, inputs.values())):
                 arguments = _by_name(method, (owner, *args), options)
                 arguments.pop(next(iter(arguments)))
-                self._seen[type(owner)] = SeenLayer(*copy.deepcopy((owner, inputs, arguments)))
+                self._seen[type(owner)] = SeenLayer(*_copied((owner, inputs, arguments)))
             given = method(owner, *args, **options)
             self._told()
             return given
@@ -224,7 +233,7 @@ class Watching:
 
         return called
 
-    def _noting(self, forward: FunctionType, backward: FunctionType | None) -> Any:
+    def _noting(self, forward: FunctionType, backward: FunctionType | None, title: str | None = None) -> Any:
         function = backward or forward
 
         @functools.wraps(function)
@@ -232,9 +241,11 @@ class Watching:
             if self._is_new(function):
                 last = self._last.get(forward) if backward is not None else (args, options)
                 inputs = _by_name(forward, *last) if last is not None else {}
+                inputs = {n: v for n, v in inputs.items() if n not in CONTEXTS}
                 if any(map(is_float, inputs.values())):
                     arguments = _by_name(function, args, options)
-                    self._seen[function] = Seen(forward, backward, *copy.deepcopy((inputs, arguments)))
+                    functions = Functions.of(forward, backward, title)
+                    self._seen[function] = Seen(functions, *_copied((inputs, arguments)))
             given = function(*args, **options)
             self._told()
             return given
@@ -243,13 +254,19 @@ class Watching:
 
 
 def _space_of(layer: type) -> dict[str, Any]:
-    return next((f.__globals__ for f in vars(layer).values() if isinstance(f, FunctionType)), {})
+    plain = (getattr(f, "__func__", f) for f in vars(layer).values())
+    return next((f.__globals__ for f in plain if isinstance(f, FunctionType)), {})
 
 
 def _by_name(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
     """Return arguments by name; none where a call does not fit, which raises by itself."""
     parameters = parameters_of(function)
     return dict(zip(parameters, args, strict=False)) | {n: v for n, v in options.items() if n in parameters}
+
+
+def _copied(values: Any) -> Any:
+    """Return a copy of what may change before it is looked at; tensors in a graph become arrays."""
+    return copy.deepcopy(as_arrays(values))
 
 
 def _within(function: FunctionType) -> FunctionType:

@@ -1,0 +1,97 @@
+"""The two functions of a pair: what they are called by, and over which arrays they are."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from backhand.checking.running.arrays import as_tensors
+from backhand.checking.running.program import parameters_of, plain_function
+from backhand.checking.sources.opened import Context
+from backhand.checking.sources.truths import Call, plainly
+
+# What a forward and a backward are given first, where the one leaves for the other what they both need.
+CONTEXTS = ("ctx", "context")
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The two functions of a pair.
+
+    Attributes:
+        forward, backward: the user's; without a backward the forward gives its gradients.
+        title: what they are called.
+        over_torch: they take torch's tensors.
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any] | None
+    title: str
+    over_torch: bool
+
+    @staticmethod
+    def of(
+        forward: Callable[..., Any], backward: Callable[..., Any] | None, title: str | None = None
+    ) -> "Functions":
+        """Return two functions, by default under the backward's name."""
+        last = backward or forward
+        return Functions(forward, backward, title or last.__name__, _over_torch(forward, last))
+
+    @property
+    def context(self) -> str:
+        """The forward's parameter that receives a context; empty where there is none."""
+        first = next(iter(parameters_of(self.forward)), "")
+        return first if first in CONTEXTS else ""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the forward's inputs."""
+        return tuple(p.name for p in inputs_of(self.forward))
+
+    def call(self, inputs: Mapping[str, Any], call: Call = plainly) -> Any:
+        """Call the forward on arrays; return what it gives, with the context at the end if it has one."""
+        given = as_tensors(dict(inputs)) if self.over_torch else dict(inputs)
+        if not self.context:
+            return call(self.forward, given)
+        context = Context([True] * len(given))
+        found = call(self.forward, {self.context: context, **given})
+        return (*found, context) if isinstance(found, tuple) else (found, context)
+
+
+def takes_cache(backward: Callable[..., Any]) -> bool:
+    """Tell by its parameters whether a backward is handed what its forward left, and needs no object."""
+    return any(is_cache(n) for n in parameters_of(backward))
+
+
+def is_cache(parameter: str) -> bool:
+    """Tell whether a parameter is called as what a forward leaves for its backward."""
+    return parameter in CONTEXTS or "cache" in parameter
+
+
+def inputs_of(forward: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a forward that are inputs: not its context."""
+    return [p for p in parameters_of(forward).values() if p.name not in CONTEXTS]
+
+
+def _over_torch(*functions: Callable[..., Any]) -> bool:
+    """Tell it by the modules that functions mention, by their methods, by the modules of their file."""
+    plain = [plain_function(f)[0] for f in functions]
+    mentioned = {_package(f.__globals__.get(n)) for f in plain for n in f.__code__.co_names}
+    methods = {n for f in plain for n in f.__code__.co_names if n not in f.__globals__}
+    if not mentioned & {"numpy", "torch"} and any(map(_only_of_tensors, methods)):
+        return True
+    if not mentioned & {"numpy", "torch"}:
+        mentioned = {_package(v) for f in plain for v in list(f.__globals__.values())}
+    return "torch" in mentioned and "numpy" not in mentioned
+
+
+def _only_of_tensors(method: str) -> bool:
+    return hasattr(Tensor, method) and not hasattr(np.ndarray, method)
+
+
+def _package(value: Any) -> str:
+    return value.__name__.partition(".")[0] if isinstance(value, ModuleType) else ""
