@@ -62,9 +62,7 @@ def table(draw: random.Random) -> bytes:
     """A table: any delimiter, columns twice, ragged rows, fields in quotes with line ends inside."""
     delimiter, end = draw.choice(",;\t|:"), draw.choice(["\n", "\r\n"])
     width, letters = draw.randint(1, 6), draw.choice([*LETTERS.values()])
-    rows = [
-        [draw.choice(["name", "id", *(f"{word(draw, letters)}{i}" for _ in range(3))]) for i in range(width)]
-    ]
+    rows = [[draw.choice(["name", "id", *[f"{word(draw, letters)}{i}"] * 3]) for i in range(width)]]
     for _ in range(draw.choice([0, 20, 60])):
         rows.append([word(draw, letters) for _ in range(width + (draw.random() < 0.01))])
     file = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""Whatever bytes a list of words holds: one line, or a right run; in bounded memory, harmless on the screen."""
+"""Whatever bytes a list of words holds: one line or a right run, in bounded memory, harmless to show."""
 
 import json
 import random
