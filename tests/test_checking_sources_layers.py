@@ -77,17 +77,16 @@ def test_what_calls_a_wrong_layer_says_so(tmp_path: Path):
 def test_the_files_own_inputs_come_first(tmp_path: Path):
     cube = """
 def cube_forward(p, q):
-    return p ** 3 * q, (p, q)
+    return p ** 3 * q["of"], (p, q)
 
 def cube_backward(dout, cache):
     p, q = cache
-    dp = 3 * p ** 2 * q * dout
-    dq = p ** 3 * dout
-    return dp, dq
+    dp = 3 * p ** 2 * q["of"] * dout
+    return dp
 """
     inputs = """
 def inputs(rng):
-    return {"p": rng.normal(size=(3, 4)), "q": rng.normal(size=(3, 4)), "other": 1}
+    return {"p": rng.normal(size=(3, 4)), "q": {"of": 0.5}, "other": 1}
 """
     (unknown,) = check_layers(written(tmp_path, cube))
     assert unknown.problem.startswith(
@@ -273,3 +272,27 @@ def test_a_program_of_a_chapter_finds_what_lies_beside_its_folder(tmp_path: Path
     written(tmp_path / "common", RELU, AFFINE)
     file = written(tmp_path / "chapter", "from common.layers import *\n", BOTH, name="net.py")
     assert states(check_layers(file)) == {"": False}
+
+
+def test_what_is_called_as_nobody_else_does_is_tried_with_the_simplest_inputs(tmp_path: Path):
+    layers = """
+class Multiply:
+    def forward(self, left, right):
+        self.left, self.right = left, right
+        return left * right
+
+    def backward(self, dout):
+        return dout * self.right, dout * self.right
+
+def distance_forward(guess, which):
+    rows = np.arange(len(guess))
+    return -guess[rows, which], (guess.shape, which)
+
+def distance_backward(dout, cache):
+    shape, which = cache
+    dguess = np.zeros(shape)
+    dguess[np.arange(shape[0]), which] = -dout
+    return dguess
+"""
+    found = states(check_layers(written(tmp_path, layers)))
+    assert found == {"Multiply": False, "distance_backward": True}

@@ -105,3 +105,57 @@ def test_a_file_with_a_model_is_judged_on_a_small_one(tmp_path: Path, old: str, 
     assert checked.report["W1"].shape == (5, 6)
     if not ok:
         assert 'grads["W1"]' in checked.report["W1"].lines[0].text
+
+
+class Affine:
+    def __init__(self, W, b):
+        self.W, self.b = W, b
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        self.dW, self.db = self.x.T @ dout, dout.sum(axis=0)
+        return dout @ self.W.T
+
+
+class SharingNet:
+    """Its parameters stand in a dictionary, and on the layers."""
+
+    def __init__(self):
+        self.params = {"W": np.ones((5, 3)), "b": np.zeros(3)}
+        self.layers = {"affine": Affine(self.params["W"], self.params["b"])}
+        self.last = Scored()
+
+    def loss(self, x, t):
+        return self.last.forward(self.layers["affine"].forward(x), t)
+
+    def gradient(self, x, t):
+        self.loss(x, t)
+        layer = self.layers["affine"]
+        layer.backward(self.last.backward())
+        return {"W": layer.dW, "b": layer.db}
+
+
+class Scored:
+    def forward(self, x, t):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        self.y, self.t = e / e.sum(axis=1, keepdims=True), t
+        return -np.log(self.y[np.arange(len(t)), t] + 1e-7).mean()
+
+    def backward(self):
+        dx = self.y.copy()
+        dx[np.arange(len(self.t)), self.t] -= 1
+        return dx / len(self.t)
+
+
+def test_a_parameter_that_a_layer_holds_too_is_one():
+    rng = np.random.default_rng(0)
+    report = check_class(
+        SharingNet(), {"x": rng.normal(size=(4, 5)), "t": rng.integers(0, 3, size=4)}, draws=2
+    )
+    assert report.ok, report
+    assert [row.name for row in report.rows] == ["W", "b"]
+    assert report.truth == "autograd"
+    assert "1e-07" in report.notes[-2] + report.notes[-1]

@@ -144,7 +144,8 @@ class Decorated(Wrong):
     [
         (WithoutSource, "the source of its backward cannot be read"),
         (Decorated, "its statements, run one by one, do not give what it gives"),
-        (lambda x: WithoutSource.apply(x), "it is no `torch.autograd.Function`"),
+        (lambda x: WithoutSource.apply(x), "the source of its backward cannot be read"),
+        (lambda x: Decorated.apply(x.view(-1)).view(x.shape), "it is no `torch.autograd.Function`"),
     ],
 )
 def test_a_function_that_cannot_be_opened_says_so(fn: Any, why: str) -> None:
@@ -158,6 +159,131 @@ def test_apply_is_opened_as_its_function() -> None:
     report = backhand.check_function(SumForMean.apply, in_one_call, inputs)
     assert report.title == "SumForMean"
     assert report["x"].lines[0].text.startswith("c2 = ")
+
+
+class WeightFirst(SumForMean):
+    """Takes its arguments in another order, and one more."""
+
+    @staticmethod
+    def forward(ctx: Any, eps: float, w: Tensor, x: Tensor) -> Tensor:
+        mu = x.mean(-1, keepdim=True)
+        rstd = ((x - mu).square().mean(-1, keepdim=True) + eps) ** -0.5
+        xhat = (x - mu) * rstd
+        ctx.save_for_backward(xhat, rstd, w)
+        return xhat * w
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor, Tensor]:
+        xhat, rstd, w = ctx.saved_tensors
+        g = dy * w
+        c2 = (g * xhat).sum(-1, keepdim=True)
+        return None, (dy * xhat).sum(0), rstd * (g - g.mean(-1, keepdim=True) - xhat * c2)
+
+
+class Norm(torch.nn.Module):
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(6))
+        self.own = own
+
+    def forward(self, x: Tensor) -> Tensor:
+        return WeightFirst.apply(1e-5, self.w, x) if self.own else in_one_call(x, self.w)
+
+
+@pytest.mark.parametrize(
+    ("fn", "reference"),
+    [(lambda x, w: WeightFirst.apply(1e-5, w, x), in_one_call), (Norm(own=True), Norm(own=False))],
+    ids=["function", "module"],
+)
+def test_what_only_calls_a_function_is_opened_as_that(fn: Any, reference: Any) -> None:
+    draw = inputs if not isinstance(fn, Norm) else (lambda g: {"x": inputs(g)["x"]})
+    report = backhand.check_function(fn, reference, draw)
+    assert [row.name for row in report.culprits] == ["x"]
+    assert report["x"].lines[0].text.startswith("c2 = ")
+    assert "apply" not in vars(WeightFirst)
+
+
+class DroppedTwice(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        kept = torch.rand(x.shape, dtype=x.dtype) > p
+        ctx.save_for_backward(kept)
+        ctx.p = p
+        return x * kept / (1 - p)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        dx = dy * kept
+        return dx / ctx.p, None
+
+
+def dropped(x: Tensor, p: float) -> Tensor:
+    return torch.where(torch.rand(x.shape, dtype=x.dtype) > p, x / (1 - p), 0)
+
+
+def test_a_function_that_draws_numbers_is_opened_under_one_seed() -> None:
+    report = backhand.check_function(DroppedTwice, dropped, {"x": torch.randn(6, 5), "p": 0.3})
+    assert report["x"].lines[0].text == "return dx / ctx.p, None"
+
+
+class Added(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(w)
+        return x.add_(w * w)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        (w,) = ctx.saved_tensors
+        dw = dy.sum(0) * w
+        return dy, dw
+
+
+def test_a_function_that_writes_into_its_input_and_says_so_is_checked() -> None:
+    report = backhand.check_function(Added, lambda x, w: x + w.square(), inputs)
+    assert [row.name for row in report.culprits] == ["w"]
+    assert not report.stress
+    assert report["w"].lines[0].text == "dw = dy.sum(0) * w"
+
+
+class Exchanged(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return x * y.exp()
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        dx = dz * y.exp()
+        dy = dx * x
+        return dy, dx
+
+
+def test_gradients_in_another_order_are_told_at_the_return() -> None:
+    draw = {"x": torch.randn(3, 4), "y": torch.randn(3, 4)}
+    report = backhand.check_function(Exchanged, lambda x, y: x * y.exp(), draw)
+    assert {row.mistake.kind for row in report.culprits if row.mistake} == {"swapped"}
+    assert {row.lines[0].text for row in report.culprits} == {"return dy, dx"}
+
+
+class Constants(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(table)
+        return x * table
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (table,) = ctx.saved_tensors
+        return dy * table, None
+
+
+def test_a_table_that_the_reference_detaches_has_no_second_derivative() -> None:
+    draw = {"x": torch.randn(3, 4), "table": torch.randn(3, 4)}
+    assert backhand.check_function(Constants, lambda x, table: x * table.detach(), draw).ok
 
 
 def test_a_line_that_spoils_two_gradients_is_one_culprit() -> None:

@@ -1,5 +1,6 @@
 """Pairs over NumPy: what is judged, against which truth, and which line is told."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -318,3 +319,22 @@ def test_differences_do_not_step_over_a_kink_near_an_input(near: float) -> None:
     report = backhand.check_pair(loop_relu_forward, loop_relu_backward, {"x": x}, draws=1)
     assert report.truth == "central differences"
     assert report.ok, report
+
+
+SCALE = """
+def scale_forward(x, w):
+    return x * w, (x, w)
+
+
+def scale_backward(dout, cache):
+    x, w = cache
+    return dout * w, dout * x
+"""
+
+
+def test_a_wrapper_of_a_function_of_c_beside_a_pair_is_no_obstacle() -> None:
+    """As IPython's own `open` is, which stands in the namespace of every notebook."""
+    space: dict[str, object] = {"__name__": "cells", "np": np, "open": functools.wraps(open)(lambda *_: None)}
+    exec(SCALE, space)
+    inputs = {"x": np.arange(3.0) + 1, "w": np.arange(3.0) + 2}
+    assert backhand.check_pair(space["scale_forward"], space["scale_backward"], inputs).ok

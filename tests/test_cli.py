@@ -373,7 +373,7 @@ def test_a_course_is_done_with_status_0_when_asked_and_listed_with_0_in_any_case
         def __str__(self) -> str:
             return "how far"
 
-    monkeypatch.setattr(backhand, "judge_folder", lambda folder: Progress())
+    monkeypatch.setattr(backhand, "judge_folder", lambda folder, numpy: Progress())
     assert run_cli("learn", "--check")[:2] == (1, "how far\n")
     assert run_cli("learn", "--list")[:2] == (0, "how far\n")
     Progress.done = True
@@ -417,4 +417,4 @@ def test_learn_without_a_terminal_judges_once_and_leaves(run_cli, monkeypatch: p
     assert run_cli("learn", "exercises")[:2] == (0, "how far\n")
     monkeypatch.setattr("sys.stdin", None)
     assert run_cli("learn", "exercises")[:2] == (0, "how far\n")
-    assert called == [(Path("exercises"), {})] * 2
+    assert called == [(Path("exercises"), {"numpy": False})] * 2

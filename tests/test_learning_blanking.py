@@ -12,7 +12,9 @@ from backhand.learning.blanking import answer, asked, blank, blanks, second_stag
 from backhand.learning.course import Exercise, course, find
 from backhand.learning.hints import hints
 
-EXERCISES = pytest.mark.parametrize("exercise", course(), ids=lambda e: e.name)
+EXERCISES = pytest.mark.parametrize(
+    "exercise", course() + course(numpy=True), ids=lambda e: e.name + "_over_numpy" * e.numpy
+)
 
 
 @EXERCISES

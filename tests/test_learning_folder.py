@@ -11,6 +11,7 @@ from backhand.errors import LearnError
 from backhand.learning.blanking import blank, solved
 from backhand.learning.course import course, find
 from backhand.learning.folder import judge_folder, reset_exercise, write_course
+from backhand.learning.notebooks import write_notebooks
 
 
 def test_files_that_are_there_are_never_overwritten(tmp_path: Path):
@@ -87,3 +88,28 @@ def test_learn_without_watching_writes_and_judges(tmp_path: Path):
     lines = str(progress).splitlines()
     assert f"0/{len(course())}" in lines[0]
     assert max(len(line) for line in lines) <= 80
+
+
+def test_the_course_over_numpy_is_one_of_its_own(tmp_path: Path):
+    written = write_course(tmp_path, numpy=True)
+    assert [p.name for p in written] == [e.file_name for e in course(numpy=True)]
+    wrong = changed(find("relu", numpy=True), ("x > 0", "x < 0"))
+    (tmp_path / "05_relu.py").write_text(wrong)
+    (tmp_path / "01_product.py").write_text(solved(find("product", numpy=True)))
+    progress = judge_folder(tmp_path, numpy=True)
+    assert (progress.solved, progress["relu"].done) == (1, False)
+    assert "`x < 0` stands where `x > 0` belongs" in progress["relu"].gradients[0].reason
+    assert reset_exercise(tmp_path, "relu", numpy=True).read_text() == wrong
+
+
+def test_the_notebooks_over_numpy_end_in_a_call_that_is_judged(tmp_path: Path):
+    files = write_notebooks(tmp_path, numpy=True)
+    assert len(files) == len(course(numpy=True))
+    cells = ["".join(c["source"]) for c in json.loads(files[6].read_text())["cells"]]
+    assert cells[-1].endswith("backward(dout, cache)")
+    space: dict = {}
+    for cell in cells[2:4]:
+        exec("import numpy as np\n" + cell, space)
+    exec(cells[-2].replace("...", "dout"), space)
+    exec(cells[-1], space)
+    assert space["out"].shape == space["dout"].shape

@@ -59,6 +59,7 @@ def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: 
     ("exp_log", "dx = e * de", "dx = e + de", "`e + de` adds where `e * de` belongs"),
     ("tanh", "(1 - h**2)", "(1 - h)", "`1 - h` stands where `1 - h ** 2` belongs"),
     ("power", "** -1.5", "** -0.5", "a power has the wrong exponent, `-0.5`"),
+    ("tanh", "dz.unsqueeze(1).expand_as(products)", "dz", "right values, not expanded over axis 1"),
     ("rnn_running", "dhnext = da", "dhnext += da", "`+=` stands where `=` belongs"),
     ("rnn_running", "hs[t].T @ da", "hs[t + 1].T @ da", "hs[t + 1] is used where hs[t] belongs"),
     ("transformer_block", "dmiddle = dy + ", "dmiddle = ", "dmiddle: the branch through y is missing. Exp"),

@@ -92,6 +92,7 @@ def test_what_is_solved_stands_beside_the_textbook_until_a_key_goes_on(tmp_path:
         solved(find("1")).replace("da = b * dy", "half = dy / 2\n    da = b * half\n    da += b * half")
     )
     lesson.save(path)
+    lesson.save(path)  # an editor's save may come as two events
     text = shown(lesson)
     assert "da += b * half" in text
     assert "da = b * dy" in text
@@ -150,6 +151,23 @@ def test_what_is_longer_than_a_screen_of_24_lines_is_scrolled(tmp_path: Path):
     for _ in range(20):
         lesson.press("k")
     assert screen() == tops[0]
+
+
+def test_a_hint_that_lies_below_the_screen_is_scrolled_to(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    lesson.press("28")
+    for kind in ("the question", "the shapes", "the derivative"):
+        lesson.press("h")
+        stream = io.StringIO()
+        Screen(Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)).show(lesson)
+        assert kind in stream.getvalue()
+        assert lesson.hints[-1].text.splitlines()[-1].split()[-1] in stream.getvalue()
+    lesson.press("l")
+    stream = io.StringIO()
+    Screen(Console(file=stream, width=80, height=24, force_terminal=True, color_system=None)).show(lesson)
+    assert "28. A whole transformer block" in stream.getvalue()
+    assert "j k" in stream.getvalue()
 
 
 def test_the_end_says_what_comes_next(tmp_path: Path, monkeypatch):

@@ -13,12 +13,16 @@ from backhand.language.model import draw_parameters
 from backhand.passes import (
     attention,
     cross_entropy,
+    cross_entropy_fused,
     gelu,
+    gru,
+    gru_running,
     layer_norm,
     mlp_chunked,
     mlp_fused,
     rms_norm,
     rnn,
+    rnn_running,
     swiglu,
 )
 
@@ -132,6 +136,7 @@ LAYERS: dict[ModuleType, dict[str, int]] = {
     gelu: {"x": 1},
     swiglu: {"x": 1},
     cross_entropy: {"logits": 1, "targets": 0},
+    cross_entropy_fused: {"logits": 1, "targets": 0},
     attention: {"q": 2, "k": 2, "v": 2},
 }
 
@@ -158,13 +163,18 @@ def test_a_layer_takes_any_axes_before_its_own(layer: ModuleType, leading: tuple
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layer", [*LAYERS, rnn], ids=lambda layer: layer.__name__.rpartition(".")[2])
+RECURRENT = (rnn, rnn_running, gru, gru_running)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layer", [*LAYERS, *RECURRENT], ids=lambda layer: layer.__name__.rpartition(".")[2])
 def test_a_layer_computes_in_the_dtype_and_on_the_device_of_its_inputs(
     layer: ModuleType, dtype: torch.dtype
 ) -> None:
-    inputs = {k: v.to(dtype) for k, v in rnn.inputs(torch.Generator().manual_seed(0)).items()}
-    inputs = inputs if layer is rnn else with_axes(layer, (2, 3), dtype)
+    if layer in RECURRENT:
+        inputs = {k: v.to(dtype) for k, v in layer.inputs(torch.Generator().manual_seed(0)).items()}
+    else:
+        inputs = with_axes(layer, (2, 3), dtype)
     report = backhand.check(layer.forward, layer.backward, inputs=inputs, out=out_of(layer), draws=1)
     assert report.ok, str(report)
     made = layer.forward(
@@ -173,10 +183,16 @@ def test_a_layer_computes_in_the_dtype_and_on_the_device_of_its_inputs(
     ends = made[out_of(layer) or "loss"]
     made |= {f"d{out_of(layer) or 'loss'}": torch.ones_like(ends)}
     given = {name: made.get(name, inputs.get(name)) for name in inspect.signature(layer.backward).parameters}
-    given = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in given.items()}
+    given = {k: on_meta(v) for k, v in given.items()}
     for name, gradient in layer.backward(**given).items():
         if isinstance(gradient, Tensor) and gradient.is_floating_point():
             assert (gradient.device.type, gradient.dtype) == ("meta", dtype), name
+
+
+def on_meta(value: object) -> object:
+    if isinstance(value, list):
+        return [on_meta(v) for v in value]
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def out_of(layer: ModuleType) -> str | None:

@@ -103,7 +103,7 @@ def test_only_the_culprit_of_another_cell_is_at_fault(run: Run):
     run(BACKWARD.replace("dz = (1 - h**2) * dh", "dz = h * dh"))
     shown = run("db = dz.sum(0)")
     assert re.search(r"^In\[4\] +db +follows", shown, re.M)
-    assert "In[3], line 4 | dz = h * dh" in shown  # what it follows
+    assert "dz  wrong point, as told of In[3]" in shown  # what it follows
     assert not re.search(r"dh +right", shown)
 
 
@@ -180,6 +180,19 @@ def test_every_exercise_is_a_notebook_in_which_its_solution_is_right(run: Run, e
     run("from torch.nn import functional as F")
     shown = run("\n".join(ast.unparse(s) for s in solution))
     assert ": right." in shown, shown
+
+
+def test_a_culprit_of_another_cell_is_told_at_length_once(run: Run):
+    run(FORWARD)
+    first = run("dp = torch.ones_like(p)")
+    assert "the right gradient times" in first
+    assert "|" in first
+    second = run("dh = dp * h.sum(1, keepdim=True) + (dp * h).sum(1, keepdim=True)")
+    assert "dp  scale, as told of In[" in second
+    assert "the right gradient times" not in second
+    assert " | " not in second
+    assert second.count("as told of") == 1
+    assert "follows" in second
 
 
 def test_a_cell_that_raises_is_followed_by_its_own_error_alone(run: Run):

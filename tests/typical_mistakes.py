@@ -63,8 +63,8 @@ MISTAKES: dict[str, list[Change]] = {
     "cross_entropy_fused": [
         ("    dlogits /= n", "    pass", "dlogits", "scale"),
         (
-            "dlogits[torch.arange(n), targets] -= 1",
-            "dlogits[torch.arange(n), targets] += 1",
+            "dlogits -= F.one_hot",
+            "dlogits += F.one_hot",
             "dlogits",
             "sign",
         ),

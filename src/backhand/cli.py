@@ -111,6 +111,7 @@ def train(
     import backhand
 
     from .language.evaluating import final_scores, worse_than_counting
+    from .language.processes import is_follower
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
@@ -123,7 +124,7 @@ def train(
         except WrongGradientError as wrong:  # many lines: its report
             print(wrong, file=sys.stderr)
             sys.exit(wrong.exit_status)
-    with training_progress(Console(stderr=True)) as watch:
+    with training_progress(Console(stderr=True, quiet=is_follower())) as watch:
         run = backhand.train(
             config,
             out=out,
@@ -133,6 +134,8 @@ def train(
             watch=watch.steps,
             watch_dev=watch.dev,
         )
+    if is_follower():
+        return
     scores = final_scores(run)
     if json:
         show_json({"run": str(run.path), "step": run.step, "kept": run.kept, "results": run.results})
@@ -238,10 +241,11 @@ def inspect(
 
 
 def learn(
-    folder: Annotated[Path, Positional, arg(metavar="[FOLDER]", help="where the exercises are")] = Path(
-        "learn"
-    ),
+    folder: Annotated[
+        Path | None, Positional, arg(metavar="[FOLDER]", help="where the exercises are (default: learn)")
+    ] = None,
     *,
+    numpy: Annotated[bool, described("the course over NumPy, by default in learn_numpy")] = False,
     check: Annotated[bool, described("judge every exercise at once, and leave")] = False,
     listing: Annotated[
         bool, described("list the exercises and what is done, and leave", name="list")
@@ -255,13 +259,14 @@ def learn(
     """Learn to write backward passes: short exercises, judged at every save."""
     import backhand
 
+    folder = folder or Path("learn_numpy" if numpy else "learn")
     if reset is not None:
-        kept = backhand.reset_exercise(folder, reset)
+        kept = backhand.reset_exercise(folder, reset, numpy=numpy)
         print(f"{reset} is blank again" + (f"; your file is kept as {kept}" if kept else ""))
     elif notebook:
-        print(*backhand.write_notebooks(folder), sep="\n")
+        print(*backhand.write_notebooks(folder, numpy=numpy), sep="\n")
     elif check or listing or json:
-        progress = backhand.judge_folder(folder)
+        progress = backhand.judge_folder(folder, numpy=numpy)
         if json:
             show_json(progress.to_dict())
         else:
@@ -270,14 +275,14 @@ def learn(
         if check and not progress.done:
             sys.exit(1)
     elif sys.stdin is None or not sys.stdin.isatty():  # nobody is there to press a key
-        print(backhand.learn(folder))
+        print(backhand.learn(folder, numpy=numpy))
     else:
         from .learning.watching import keys_need_enter
         from .rendering.classroom import Screen
 
         screen = Screen(enter=keys_need_enter())
         screen.wait(f"judging what is in {folder}/")
-        backhand.learn(folder, screen=screen)
+        backhand.learn(folder, numpy=numpy, screen=screen)
 
 
 def bench(

@@ -39,6 +39,12 @@ class NonFiniteError(BackhandError):
     exit_status = 1
 
 
+class JobError(BackhandError):
+    """Of several processes that train together, another one has ended."""
+
+    exit_status = 1
+
+
 class CheckError(BackhandError):
     """A pass cannot be checked: its parts do not fit together, or a file cannot be read."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from backhand.checking.broadcasts import UNKNOWN, Shapes, axes_of_broadcast, shape_of
 from backhand.checking.report import Row
 
+SUMMED = ", summed over the axes along which it was broadcast, if it was"
 # What x gets from y = f(x), by the name of f. Other operations are answered by autograd's own product.
 FUNCTIONS = {
     "tanh": "(1 - {y} ** 2) * {dy}",
@@ -37,6 +38,8 @@ FUNCTIONS = {
     "cumsum": "the sum of {dy} from each place on to the end of the axis",
     "max": "{dy} where the maximum was found, zero elsewhere",
     "min": "{dy} where the minimum was found, zero elsewhere",
+    "maximum": "{dy} where {x} is the larger of the two, zero elsewhere" + SUMMED,
+    "minimum": "{dy} where {x} is the smaller of the two, zero elsewhere" + SUMMED,
     "amax": "{dy} where the maximum was found, shared among equals, zero elsewhere",
     "logsumexp": "softmax({x}) * {dy}",
     "softmax": "{y} * ({dy} - ({y} * {dy}).sum(axis, keepdim=True))",
@@ -51,7 +54,10 @@ FUNCTIONS = {
     "expand_as": "{dy}, summed over the axes that were expanded",
     "transpose": "{dy} with the same axes exchanged again",
     "permute": "{dy} with the axes put back in their old order",
+    "pad": "{dy} without what was put around",
+    "einsum": "einsum of {dy} and what else is multiplied, with the letters of {x} for the result",
     "cat": "its own slice of {dy}",
+    "concatenate": "its own slice of {dy}",
     "stack": "its own slice of {dy}",
     "chunk": "the gradients of all parts, put together as the parts were",
     "split": "the gradients of all parts, put together as the parts were",
@@ -62,7 +68,6 @@ FUNCTIONS = {
     "clone": "{dy}",
     "contiguous": "{dy}",
 }
-SUMMED = ", summed over the axes along which it was broadcast, if it was"
 # The derivative of a function in words, for a hint that leaves the formula to the reader.
 IN_WORDS = {
     "tanh": "tanh: its slope is 1 where it is 0 and falls to 0 where it saturates; its own value tells it",
@@ -244,13 +249,16 @@ def _of_call(node: ast.Call, name: str, result: str) -> list[tuple[ast.expr, str
     method = isinstance(node.func, ast.Attribute) and _mentions(node.func.value, name)
     called = _called(node)
     places = [*node.args, *(k.value for k in node.keywords)]
-    operands = [n for n in places if _mentions(n, name)]
+    operands = [n for n in places if _mentions(n, name) and not _is_a_size(n)]
     if method and isinstance(node.func, ast.Attribute):
         operands.insert(0, node.func.value)
     dy = _gradient(result)
     if called in FUNCTIONS:
         return [(n, FUNCTIONS[called].format(x=HERE, y=result, dy=dy)) for n in operands]
     text = ast.unparse(node)
+    if text.startswith(("np.", "numpy.")):
+        rule = f"what a small step of {name} in `{text}` sends back of {dy}: no rule for {called} stands here"
+        return [(ast.Name(name, ast.Load()), rule)]
     product = f"torch.func.vjp(lambda {name}: {text}, {name})[1]({dy})[0]: no rule for {called} stands here, "
     return [(ast.Name(name, ast.Load()), product + "this is autograd's own")]
 
@@ -274,6 +282,11 @@ def _gradient(text: str) -> str:
 def _text(node: ast.expr) -> str:
     text = ast.unparse(node)
     return f"({text})" if isinstance(node, ast.BinOp) else text
+
+
+def _is_a_size(node: ast.expr) -> bool:
+    """Tell whether an argument is the length of something."""
+    return isinstance(node, ast.Call) and _called(node) in ("len", "size")
 
 
 def _mentions(node: ast.AST, name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backhand.engines import ENGINES, Engine, Running
+from backhand.engines import ENGINES, Engine, Running, parallel
 from backhand.engines.nonfinite import first_nonfinite
 from backhand.engines.word_engines import WORD_ENGINES
 from backhand.errors import ConfigError, NonFiniteError
@@ -27,8 +27,8 @@ from .history import History
 from .model import Model, calibrate
 from .model_types import AnyModel
 from .plotting import plot_history
+from .processes import agreed, started_together, together
 from .saving import HISTORY, PLOT, SAMPLES, TENSORBOARD, Run
-from .starting import started
 from .tensorboard import TensorBoardLog
 from .word_models import WordModel
 
@@ -90,7 +90,10 @@ def train(
     """
     if engine is not None and config.type != "mlp":
         raise ConfigError(f"a backward of your own trains the mlp, not the {config.type}; leave out --type.")
-    with started(config, out, resume=resume, overwrite=overwrite) as (run, splits):
+    with (
+        together(config, engine),
+        started_together(config, out, resume=resume, overwrite=overwrite) as (run, splits),
+    ):
         history = History(run.path / HISTORY)
         history.cut(run.step, run.history)
         if run.history is None:  # nothing has been saved yet, or by an older version
@@ -127,13 +130,13 @@ def advance(
     devs: dict[int, float] = {}
     every = measured_every(config, splits)
     checkpoint_at = min(steps, (run.step // config.checkpoint_every + 1) * config.checkpoint_every)
-    while run.step < checkpoint_at and not interrupted.is_set():
+    stopped = False
+    while run.step < checkpoint_at and not stopped:
         stop = min(checkpoint_at, (run.step // every + 1) * every)
-        for block in blocks(run, splits.train, stop, engine):
+        for block in blocks(run, splits.train, stop, interrupted, engine):
             losses += block
             watch(run.step, steps, sum(block) / len(block))
-            if interrupted.is_set():
-                break
+        stopped = run.step < stop
         if run.step % every == 0 or run.step == steps:
             devs[run.step] = measure(run, splits)
             watch_dev(run.step, devs[run.step])
@@ -141,7 +144,7 @@ def advance(
     history.append(saved, losses, rates, devs)
     log.add(saved, losses, rates, devs)
     checkpoint(run, splits.train, history)
-    if interrupted.is_set() and run.step < steps:
+    if stopped:
         raise TrainingInterrupted(
             f"stopped after {run.step:,} steps, which are saved; "
             f"go on with: backhand train --out {run.path} --resume"
@@ -182,8 +185,10 @@ def usable(run: Run, contexts: Contexts) -> AnyModel:
     return latest
 
 
-def blocks(run: Run, contexts: Contexts, stop: int, engine: Engine | None) -> Iterator[list[float]]:
-    """Train up to a step, and yield the losses of about a tenth of a second at a time.
+def blocks(
+    run: Run, contexts: Contexts, stop: int, interrupted: threading.Event, engine: Engine | None
+) -> Iterator[list[float]]:
+    """Train up to a step, or until interrupted, and yield the losses of about a tenth of a second at a time.
 
     How many steps that is depends on the machine; the result does not: the indices of k minibatches drawn at
     once are those of k draws, and the generator is left in the same state.
@@ -197,6 +202,9 @@ def blocks(run: Run, contexts: Contexts, stop: int, engine: Engine | None) -> It
         steps = min(steps, stop - run.step)
         if isinstance(latest, WordModel):
             steps = min(steps, steps_to_next(latest.config, run.step))
+        steps, stops = agreed(steps, interrupted.is_set())
+        if stops:
+            return
         began = time.perf_counter()
         rows = torch.randint(0, examples, (steps, config.batch_size), generator=run.generator)
         rows = rows.to(contexts.flat.device)
@@ -225,8 +233,11 @@ def take_steps(run: Run, Xs: Tensor, Ys: Tensor, rates: list[float], engine: Eng
     config, latest = run.config, run.latest
     if isinstance(latest, WordModel):
         state = latest.parameters, Xs, Ys, rates, latest.moments, latest.settings(run.step)
-        return WORD_ENGINES[config.engine](config.type, *state)
+        take = WORD_ENGINES[config.engine] if parallel.processes() == 1 else parallel.words
+        return take(config.type, *state)
     running = Running(latest.bnmean, latest.bnstd) if config.batch_norm == "running" else None
+    if parallel.processes() > 1:
+        engine = parallel.mlp
     engine = engine or ENGINES[config.engine]
     return engine(latest.parameters, Xs, Ys, rates, running)
 
@@ -278,7 +289,8 @@ def interrupts() -> Iterator[threading.Event]:
 
     def note(signum: int, frame: object) -> None:
         event.set()
-        signal.signal(signal.SIGINT, previous)
+        if parallel.processes() == 1:  # torchrun hands on the Ctrl-C that the terminal has sent to all
+            signal.signal(signal.SIGINT, previous)
 
     previous = signal.signal(signal.SIGINT, note)
     try:

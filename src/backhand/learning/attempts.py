@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from backhand.checking.judging import check
@@ -158,8 +159,7 @@ def unjudged(exercise: Exercise, path: Path, problem: str) -> Attempt:
 def _judge(exercise: Exercise, path: Path) -> Attempt:
     try:
         module, open_stages = load(exercise, path)
-        out = getattr(exercise.solution, "out", None)
-        report = check(module.forward, module.backward, inputs=exercise.solution.inputs, out=out)
+        report = _report(exercise, module)
     except (Problem, CheckError) as error:
         return unjudged(exercise, path, str(error))
     except (Exception, SystemExit) as error:  # `exit()` in the backward; the learner's code may do anything
@@ -174,6 +174,15 @@ def _judge(exercise: Exercise, path: Path) -> Attempt:
     if exercise.trains and report.ok and _all_right(gradients):
         training = train_with(module)
     return Attempt(exercise, path, gradients, report, problem, training)
+
+
+def _report(exercise: Exercise, module: ModuleType) -> Report:
+    inputs = exercise.solution.inputs
+    if exercise.numpy:
+        from backhand.checking.sources.pairs import check_pair  # who learns over torch does without
+
+        return check_pair(module.forward, module.backward, inputs)
+    return check(module.forward, module.backward, inputs=inputs, out=getattr(exercise.solution, "out", None))
 
 
 def _waiting(source: Source, report: Report, names: set[str]) -> dict[str, str]:

@@ -94,6 +94,8 @@ def _names_of(forward: ast.FunctionDef) -> set[str]:
 def _returned(function: ast.FunctionDef) -> set[str] | None:
     """Return the names that a function gives back one by one; None where it gives all of its `locals()`."""
     value = getattr(function.body[-1], "value", None)
+    if isinstance(value, ast.Name | ast.Tuple):
+        return {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
     if not isinstance(value, ast.Dict):
         return None
     return {key.value for key in value.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
@@ -142,7 +144,7 @@ def imports(book: Textbook, code: str) -> list[str]:
     for node in book.tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.asname or alias.name for alias in node.names]
-            always = names == ["torch"]
+            always = names in (["torch"], ["np"])
             if always or any(re.search(rf"\b{name}\b", code) for name in names):
                 found.append(ast.unparse(node))
     return found
@@ -166,7 +168,7 @@ def _body(book: Textbook, name: str) -> str:
     """Return the body of a function as it stands."""
     function = book.function(name)
     text = "\n".join(book.lines[function.body[0].lineno - 1 : function.end_lineno])
-    return re.sub(r"  # noqa.*", "", text)
+    return re.sub(r"  # (noqa|pyright:).*", "", text)
 
 
 def _blanked(book: Textbook, exercise: Exercise) -> str:
@@ -203,7 +205,7 @@ def blanks(exercise: Exercise) -> tuple[str, ...]:
     left, lines = dict(asked(exercise)), []
     for statement in body:
         if isinstance(statement, ast.For):
-            lines += [_head(statement), "    ...  # one time after the other"]
+            lines += [_head(statement), "    ...  # one after the other"]
         elif writes_surely(statement) & looped:
             lines += textwrap.dedent(book.text(statement)).splitlines()
         for name in [n for n in left if n in writes_surely(statement)]:

@@ -1,4 +1,4 @@
-"""The course as data: its exercises in order, each made from one pass of the textbook."""
+"""The two courses as data, over torch and over NumPy: each exercise is made from one pass of the textbook."""
 
 import importlib
 import tomllib
@@ -24,6 +24,7 @@ class Exercise:
         story: what it is about, without the answer.
         questions: the first hint for a gradient, where what its tensor goes into does not ask it by itself.
         trains: the finished backward has to train the language model as well.
+        numpy: it is over NumPy, with a cache, and asks for what the backward returns.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Exercise:
     story: str
     questions: Mapping[str, str] = field(default_factory=dict, hash=False)
     trains: bool = False
+    numpy: bool = False
 
     @property
     def file_name(self) -> str:
@@ -41,7 +43,7 @@ class Exercise:
     @property
     def solution(self) -> ModuleType:
         """The pass that solves it."""
-        return importlib.import_module(f"backhand.passes.{self.name}")
+        return importlib.import_module(f"backhand.passes.{'arrays.' if self.numpy else ''}{self.name}")
 
     @property
     def solution_text(self) -> str:
@@ -50,23 +52,19 @@ class Exercise:
 
 
 @cache
-def course() -> tuple[Exercise, ...]:
-    """Return all exercises in order.
+def course(*, numpy: bool = False) -> tuple[Exercise, ...]:
+    """Return all exercises of the course over torch, or of that over NumPy, in order.
 
     >>> course()[0].file_name
     '01_product.py'
     """
-    text = (resources.files("backhand.learning") / "course.toml").read_text(encoding="utf-8")
+    file = "course_numpy.toml" if numpy else "course.toml"
+    text = (resources.files("backhand.learning") / file).read_text(encoding="utf-8")
     entries = tomllib.loads(text)["exercise"]
-    return tuple(Exercise(number=i, **entry) for i, entry in enumerate(entries, start=1))
+    return tuple(Exercise(number=i, numpy=numpy, **entry) for i, entry in enumerate(entries, start=1))
 
 
-def is_of_the_course(path: Path) -> bool:
-    """Tell whether a file has the name of an exercise's."""
-    return any(exercise.file_name == path.name for exercise in course())
-
-
-def find(name: str) -> Exercise:
+def find(name: str, *, numpy: bool = False) -> Exercise:
     """Return the exercise with a name, a number or a file name.
 
     Raises:
@@ -76,9 +74,9 @@ def find(name: str) -> Exercise:
     ('product', 'product')
     """
     wanted = Path(name).name
-    for exercise in course():
+    for exercise in course(numpy=numpy):
         if wanted in (exercise.name, str(exercise.number), exercise.file_name, exercise.file_name[:-3]):
             return exercise
-    names = [exercise.name for exercise in course()]
+    names = [exercise.name for exercise in course(numpy=numpy)]
     suggestion = nearest(name, names) or f"; there are {', '.join(names)}."
     raise LearnError(f"there is no exercise {name!r}{suggestion}")

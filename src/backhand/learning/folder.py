@@ -12,13 +12,13 @@ from backhand.learning.referee import Referee
 from backhand.writing import write_whole
 
 
-def write_course(folder: Path) -> tuple[Path, ...]:
+def write_course(folder: Path, *, numpy: bool = False) -> tuple[Path, ...]:
     """Write the exercises that a folder lacks, and return their paths. A file that is there stays as it is.
 
     Raises:
         LearnError: the folder cannot be written.
     """
-    return write_missing({folder / exercise.file_name: blank(exercise) for exercise in course()})
+    return write_missing({folder / e.file_name: blank(e) for e in course(numpy=numpy)})
 
 
 def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
@@ -41,11 +41,12 @@ def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
     return tuple(written)
 
 
-def judge_folder(folder: str | Path) -> Progress:
+def judge_folder(folder: str | Path, *, numpy: bool = False) -> Progress:
     """Judge every exercise of a folder; one whose file is not there is all `todo`.
 
     Args:
         folder: where `learn` wrote them.
+        numpy: they are those of the course over NumPy.
 
     Raises:
         LearnError: there is no such folder.
@@ -61,20 +62,21 @@ def judge_folder(folder: str | Path) -> Progress:
     if not folder.is_dir():
         raise LearnError(f"{folder} is no folder; `backhand learn {folder}` makes one with the exercises.")
     with Referee() as referee:
-        return judge_all(folder, referee.judge)
+        return judge_all(folder, referee.judge, numpy=numpy)
 
 
-def judge_all(folder: Path, judge: Judge) -> Progress:
+def judge_all(folder: Path, judge: Judge, *, numpy: bool = False) -> Progress:
     """Judge every exercise of a folder with a function that judges one."""
-    return Progress(folder, tuple(judge(exercise, folder / exercise.file_name) for exercise in course()))
+    return Progress(folder, tuple(judge(e, folder / e.file_name) for e in course(numpy=numpy)))
 
 
-def reset_exercise(folder: str | Path, name: str) -> Path | None:
+def reset_exercise(folder: str | Path, name: str, *, numpy: bool = False) -> Path | None:
     """Write an exercise anew, keeping the old file beside it.
 
     Args:
         folder: where the exercises are.
         name: of the exercise: `product`, `1` or `01_product.py`.
+        numpy: it is one of the course over NumPy.
 
     Returns:
         Where the old file is kept, or None if there was none, or only an untouched one.
@@ -88,7 +90,7 @@ def reset_exercise(folder: str | Path, name: str) -> Path | None:
     >>> reset_exercise(file.parent, "product").name
     '01_product.py.old'
     """
-    exercise = find(name)
+    exercise = find(name, numpy=numpy)
     folder = Path(folder)
     path = folder / exercise.file_name
     try:

@@ -1,9 +1,14 @@
 """Hints in steps for one gradient: a question, the shapes, the derivative in words, the rule, the answer."""
 
 import ast
+import copy
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +20,9 @@ from backhand.checking.running.statements import reads, simple_statements, write
 from backhand.learning.attempts import Attempt, Gradient
 from backhand.learning.blanking import answer, asked, textbook
 from backhand.learning.course import Exercise
+
+# What tells the size of a tensor, and makes another one of it.
+SIZES = r"shape$|ndim$|len$|new_|\w+_like$"
 
 
 @dataclass(frozen=True)
@@ -66,25 +74,41 @@ def uses(exercise: Exercise, name: str) -> tuple[str, ...]:
     statements = simple_statements(textbook(exercise).function("forward").body)
     made = [s for s in statements if isinstance(s, ast.Assign | ast.AugAssign) and name in reads(s)]
     text = "\n".join(textbook(exercise).lines)
-    return tuple(ast.get_source_segment(text, s) or "" for s in made if not _is_about_sizes(s))
+    return tuple(ast.get_source_segment(text, s) or "" for s in made if not _only_its_size(s, name))
 
 
-def _is_about_sizes(statement: ast.stmt) -> bool:
-    """Tell whether a statement reads nothing of its tensors but their shape, as `n = x.shape[0]` does."""
-    value = getattr(statement, "value", None)
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):  # x.new_zeros(n, m)
-        return value.func.attr.startswith("new_")
-    inner = value.value if isinstance(value, ast.Subscript) else value
-    return isinstance(inner, ast.Attribute) and inner.attr == "shape"
+def _only_its_size(statement: ast.stmt, name: str) -> bool:
+    """Tell whether a statement asks only for a tensor's size, as `x.shape[0]` and `x.new_zeros(n)` do."""
+    nodes = list(ast.walk(statement))
+    asked = [n.value for n in nodes if isinstance(n, ast.Attribute) and re.match(SIZES, n.attr)]
+    for call in (n for n in nodes if isinstance(n, ast.Call)):
+        if re.match(SIZES, getattr(call.func, "attr", getattr(call.func, "id", ""))):
+            asked += call.args
+    its = [n for n in nodes if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)]
+    return all(any(n is value for value in asked) for n in its)
 
 
 @cache
 def shapes_of(exercise: Exercise) -> Shapes:
     """Return the shape of every tensor of an exercise's forward, for the inputs that it is judged with."""
-    solution = exercise.solution
-    drawn = solution.inputs(torch.Generator().manual_seed(0))
-    values = {**drawn, **solution.forward(**drawn)}
-    return {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)}
+    inputs = exercise.solution.inputs
+    drawn = inputs(np.random.default_rng(0) if exercise.numpy else torch.Generator().manual_seed(0))
+    values = {**drawn, **_forward_of(exercise)(**drawn)}
+    return {
+        name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor | np.ndarray)
+    }
+
+
+def _forward_of(exercise: Exercise) -> Callable[..., dict[str, Any]]:
+    """Return the forward of an exercise as a function that returns its variables."""
+    if not exercise.numpy:
+        return exercise.solution.forward
+    definition = copy.deepcopy(textbook(exercise).function("forward"))
+    definition.body[-1] = ast.copy_location(ast.parse("return locals()").body[0], definition.body[-1])
+    ast.fix_missing_locations(definition)
+    space = dict(vars(exercise.solution))
+    exec(compile(ast.Module([definition], []), "<forward>", "exec"), space)
+    return space["forward"]
 
 
 def _question(exercise: Exercise, gradient: Gradient, lines: tuple[str, ...]) -> str:

@@ -6,12 +6,14 @@ It knows neither the terminal nor the file system's events, so that a test can g
 from pathlib import Path
 
 from backhand.learning.attempts import Attempt
-from backhand.learning.course import Exercise, course, find
+from backhand.learning.course import Exercise
 from backhand.learning.hints import Hint, hints
 from backhand.learning.progress import Judge, Progress
 
 # By how many lines a key moves what is longer than the screen.
 SCROLLING = {"j": 8, "k": -8}
+# Further than anything is long: a screen goes no further than what it shows.
+END = 10_000
 # So many lines of a list that is longer than the screen stand above the exercise in focus.
 ABOVE = 8
 
@@ -25,6 +27,7 @@ class Lesson:
 
     Attributes:
         progress: the folder as it was judged last.
+        exercises: of the course, in order.
         focus: the exercise on the screen.
         solved_now: the exercise that was solved with the last save, if one was.
         shown: how many steps of the hint are shown.
@@ -39,7 +42,8 @@ class Lesson:
         self.progress: Progress = progress
         self._judge = judge
         current = progress.current
-        self.focus: Exercise = current.exercise if current else course()[-1]
+        self.exercises: tuple[Exercise, ...] = progress.exercises
+        self.focus: Exercise = current.exercise if current else self.exercises[-1]
         self.solved_now: Exercise | None = None
         self.shown: int = 0
         self.typed: str = ""
@@ -65,10 +69,12 @@ class Lesson:
 
     def save(self, path: Path) -> None:
         """Judge a file of the course that was saved or taken away."""
-        exercise = find(path.name)
+        exercise = next(e for e in self.exercises if e.file_name == path.name)
         before = self.progress[exercise.name]
         attempt = self._judge(exercise, self.progress.folder / exercise.file_name)
         self.progress = self.progress.updated(attempt)
+        if attempt.done and self.comparing and self.solved_now == exercise:
+            return  # one save may be told twice: what is shown stays
         self.listing, self.typed, self.scrolled = False, "", 0
         self.solved_now, self.comparing = None, False
         if exercise != self.focus or _next_name(before) != _next_name(attempt):
@@ -85,7 +91,7 @@ class Lesson:
         if key in SCROLLING:
             self.scrolled = max(0, self.scrolled + SCROLLING[key])
             return
-        self.scrolled = 0 if key != "h" else self.scrolled
+        self.scrolled = 0 if key != "h" else END
         if digits:
             self._jump(digits)
         elif self.comparing and key == "n":
@@ -102,7 +108,7 @@ class Lesson:
 
     def _jump(self, digits: str) -> None:
         """Go to the exercise with a number; a digit that may begin a longer one is kept for the next key."""
-        last = len(course())
+        last = len(self.exercises)
         if int(digits) > last:
             digits = digits[-1]  # it begins a number of its own
         if int(digits) * 10 <= last and digits.strip("0"):
@@ -111,8 +117,8 @@ class Lesson:
             self._step(int(digits) - self.focus.number)
 
     def _step(self, by: int) -> None:
-        number = min(max(self.focus.number + by, 1), len(course()))
-        self.focus, self.shown, self.solved_now = course()[number - 1], 0, None
+        number = min(max(self.focus.number + by, 1), len(self.exercises))
+        self.focus, self.shown, self.solved_now = self.exercises[number - 1], 0, None
         self.listing = self.comparing = False
 
     def _move_on(self) -> None:

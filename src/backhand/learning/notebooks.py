@@ -1,6 +1,7 @@
 """The exercises as notebooks: a cell for each gradient, judged by the live extension as soon as it runs."""
 
 import ast
+import inspect
 import json
 import textwrap
 from pathlib import Path
@@ -9,15 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.learning.blanking import Textbook, asked, imports, textbook
+from backhand.learning.blanking import Textbook, asked, blank, imports, textbook
 from backhand.learning.course import Exercise, course
 from backhand.learning.folder import write_missing
 
 SEED = 42
+# The functions of an exercise, the one to be written last.
+PARTS = ("inputs", "forward", "backward")
 
 
-def write_notebooks(folder: str | Path) -> tuple[Path, ...]:
+def write_notebooks(folder: str | Path, *, numpy: bool = False) -> tuple[Path, ...]:
     """Write the exercises as notebooks that a folder lacks, and return their paths.
+
+    Args:
+        folder: where they are to be.
+        numpy: those of the course over NumPy.
 
     Raises:
         LearnError: the folder cannot be written.
@@ -28,21 +35,35 @@ def write_notebooks(folder: str | Path) -> tuple[Path, ...]:
     """
     folder = Path(folder)
     return write_missing(
-        {folder / exercise.file_name.replace(".py", ".ipynb"): as_notebook(exercise) for exercise in course()}
+        {folder / e.file_name.replace(".py", ".ipynb"): as_notebook(e) for e in course(numpy=numpy)}
     )
 
 
 def as_notebook(exercise: Exercise) -> str:
     """Return an exercise as a notebook, in the JSON of Jupyter's format 4.5."""
     cells = [_cell("markdown", f"# {exercise.number}. {exercise.title}\n\n{_markdown(exercise.story)}")]
-    cells += [_cell("code", text) for text in given_cells(exercise)]
-    cells += [_cell("code", text) for text in blank_cells(exercise)]
-    cells += [_cell("markdown", "The whole sheet:"), _cell("code", "%backhand")]
+    if exercise.numpy:
+        cells += [_cell("code", text) for text in cells_over_numpy(exercise)]
+    else:
+        cells += [_cell("code", text) for text in (*given_cells(exercise), *blank_cells(exercise))]
+        cells += [_cell("markdown", "The whole sheet:"), _cell("code", "%backhand")]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def cells_over_numpy(exercise: Exercise) -> list[str]:
+    """Return the cells of an exercise over NumPy: its functions, the backward blank, and a call of them."""
+    names = list(inspect.signature(exercise.solution.backward).parameters)
+    text = blank(exercise)
+    head = "\n".join(["%load_ext backhand", *imports(textbook(exercise), text)])
+    functions = [text[text.index(f"def {name}(") :].split("\n\n\n")[0] for name in PARTS]
+    drawn = f"given = inputs(np.random.default_rng({SEED}))\n{{}}, cache = forward(**given)"
+    out = names[0].removeprefix("d") if len(names) > 1 else "loss"
+    call = [drawn.format(out), *([f"{names[0]} = np.random.randn(*{out}.shape)"] if len(names) > 1 else [])]
+    return [head, *functions, "\n".join([*call, f"backward({', '.join(names)})"])]
 
 
 def blank_cells(exercise: Exercise) -> list[str]:

@@ -20,6 +20,11 @@ class Progress:
     attempts: tuple[Attempt, ...]
 
     @property
+    def exercises(self) -> tuple[Exercise, ...]:
+        """The exercises of the course, in order."""
+        return tuple(attempt.exercise for attempt in self.attempts)
+
+    @property
     def done(self) -> bool:
         """Tell whether every exercise is solved."""
         return all(attempt.done for attempt in self.attempts)

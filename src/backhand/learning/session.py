@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Protocol
 
-from backhand.learning.course import is_of_the_course
 from backhand.learning.folder import judge_all, write_course
 from backhand.learning.lesson import Lesson
 from backhand.learning.progress import Progress
@@ -26,7 +25,7 @@ class Screen(Protocol):
         ...
 
 
-def learn(folder: str | Path = "learn", *, screen: Screen | None = None) -> Progress:
+def learn(folder: str | Path = "learn", *, numpy: bool = False, screen: Screen | None = None) -> Progress:
     """Write the exercises that a folder lacks, then judge every save until the learner leaves.
 
     Nothing is stored but the files: an exercise is done when its check passes, and a file that is there is
@@ -34,6 +33,7 @@ def learn(folder: str | Path = "learn", *, screen: Screen | None = None) -> Prog
 
     Args:
         folder: where the exercises are.
+        numpy: the course over NumPy, with `out, cache = forward(x)` and `dx = backward(dout, cache)`.
         screen: shows the lesson after every save and key; without one, everything is judged once.
 
     Returns:
@@ -47,9 +47,9 @@ def learn(folder: str | Path = "learn", *, screen: Screen | None = None) -> Prog
     0
     """
     folder = Path(folder)
-    write_course(folder)
+    write_course(folder, numpy=numpy)
     with Referee() as referee:
-        lesson = Lesson(judge_all(folder, referee.judge), referee.judge)
+        lesson = Lesson(judge_all(folder, referee.judge, numpy=numpy), referee.judge)
         if screen is not None:
             teach(lesson, screen)
     return lesson.progress
@@ -64,7 +64,7 @@ def teach(lesson: Lesson, screen: Screen) -> None:
         try:
             for event in happened:
                 if isinstance(event, Saved):
-                    if not is_of_the_course(event.path):
+                    if event.path.name not in [e.file_name for e in lesson.exercises]:
                         continue
                     screen.wait(f"judging {event.path.name}")
                     lesson.save(event.path)

@@ -48,8 +48,8 @@ class Screen:
         lines = self.console.render_lines(_screen(lesson), pad=False)
         room = self.console.size.height - BELOW
         longer = self.console.is_terminal and len(lines) > room
+        lesson.scrolled = min(lesson.scrolled, max(0, len(lines) - room))  # not past the end
         if longer:
-            lesson.scrolled = min(lesson.scrolled, len(lines) - room)  # not past the end
             lines = lines[lesson.scrolled : lesson.scrolled + room]
         self.console.print(Segments([s for line in lines for s in (*line, Segment.line())]), end="")
         self.console.print(_footer(lesson, enter=self.enter, longer=longer))
@@ -129,8 +129,6 @@ def _screen(lesson: Lesson) -> RenderableType:
 
 def _footer(lesson: Lesson, *, enter: bool, longer: bool) -> Text:
     keys = {"h": "hint", "n": "next", "p": "back", "1-9": "jump", "l": "list", "q": "quit"}
-    if longer:
-        keys = {"j k": "scroll"} | keys
     if lesson.listing:
         keys = {"1-9": "jump", "l": "close", "q": "quit"}
     elif lesson.comparing:
@@ -138,6 +136,8 @@ def _footer(lesson: Lesson, *, enter: bool, longer: bool) -> Text:
         del keys["h"]
     elif not lesson.more_hints:
         del keys["h"]
+    if longer:
+        keys = {"j k": "scroll"} | keys
     footer = Text("\n")
     for key, meaning in keys.items():
         footer.append(f" {key} ", style="reverse").append(f" {meaning}  ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backhand.checking.merging import check_played
-from backhand.checking.report import Report
+from backhand.checking.report import Report, Row
 from backhand.checking.running.names import root
 from backhand.checking.sources.namespaces import check_namespace
 from backhand.checking.sources.sessions import Recording
@@ -49,6 +49,7 @@ class Extension:
         self.recording: Recording = Recording()
         self.active: bool = True
         self.watching: Watching | None = None
+        self._told: set[str] = set()
 
     def watch(self) -> None:
         """Watch the pairs over NumPy that the session has now."""
@@ -107,9 +108,18 @@ class Extension:
         rows = [row for row in whole.rows if root(row.gradient) in gradients]
         if any(row.verdict == "follows" for row in rows):
             rows = [row for row in whole.rows if row in rows or row in whole.culprits]
+        rows = [row if row.cell == label else self._in_short(row) for row in rows]
+        self._told |= {r.mistake.message for r in rows if r in whole.culprits and r.mistake is not None}
         if all(row.cell == label for row in rows):
             rows = [replace(row, cell="") for row in rows]  # the title tells it
         return replace(whole, title=label, rows=tuple(rows), notes=(), unmatched=())
+
+    def _in_short(self, row: Row) -> Row:
+        """Return a culprit of another cell without what was told of it before."""
+        if row.mistake is None or row.mistake.message not in self._told:
+            return row
+        kind = row.mistake.kind.replace("_", " ")
+        return replace(row, mistake=None, lines=(), note=f"{kind}, as told of {row.cell}")
 
     def magic(self, line: str) -> None:
         """Do what `%backhand ...` asks for."""

@@ -120,6 +120,8 @@ def _culprit(row: Row) -> Text:
     if row.mistake is not None:
         text.append(f"  {row.mistake.kind}", style="bold yellow")
         text.append(f"\n  {row.mistake.message}")
+    elif row.note:
+        text.append(f"  {row.note}")
     for line in row.lines:
         text.append(f"\n  {place(row, line):>4} | ", style="dim")
         text.append(line.text)
@@ -179,7 +181,8 @@ def footnotes(report: Report) -> list[str]:
         notes.append(f"not judged, for there is no such tensor: {', '.join(misnamed(report))}")
     noted: dict[str, dict[str, None]] = {}  # the gradients of each note, once
     for row in report.rows:
-        if row.note and row.verdict not in ("vacuous", "todo"):
+        told_above = row.verdict in ("vacuous", "todo") or (row in report.culprits and row.mistake is None)
+        if row.note and not told_above:
             noted.setdefault(row.note, {})[row.gradient] = None
     notes += [f"{listed(list(names))}: {note}" for note, names in noted.items()]
     draws = f"{report.draws} draw{'s' if report.draws != 1 else ''}"

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from types import ModuleType
 
 from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
@@ -70,3 +71,61 @@ def accumulations(place: Place, _: Scope) -> Iterator[Proposal]:
         adding = ast.Attribute(node.func.value, ACCUMULATING[node.func.attr], ast.Load())
         words = f"{node.func.attr} writes over what is there, where {adding.attr} belongs"
         yield ast.Call(adding, node.args, node.keywords), Finding("overwritten", {}, words)
+
+
+def moved_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a factor within a call where it stands outside, and the other way round: `f(dy * sin)`."""
+    node = place.node
+    if place.role != "value":
+        return
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        for called, factor in ((node.left, node.right), (node.right, node.left)):
+            argument = _argument(called, scope)
+            if argument is not None:
+                within = ast.BinOp(argument, ast.Mult(), factor)
+                yield _moved(node, _called_on(called, within, scope), f"`{ast.unparse(factor)}`")
+    argument = _argument(node, scope)
+    if isinstance(argument, ast.BinOp) and isinstance(argument.op, ast.Mult):
+        for kept, factor in ((argument.left, argument.right), (argument.right, argument.left)):
+            outside = ast.BinOp(_called_on(node, kept, scope), ast.Mult(), factor)
+            yield _moved(node, outside, f"`{ast.unparse(factor)}`")
+
+
+def _moved(node: ast.expr, mended: ast.expr, factor: str) -> Proposal:
+    used, expected = ast.unparse(node), ast.unparse(mended)
+    words = f"`{used}` stands where `{expected}` belongs: {factor} is on the wrong side of the call"
+    return mended, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
+def dropped_calls(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what a method is called on, or a function of one argument: a mask that is left in."""
+    node = place.node
+    argument = _argument(node, scope) if place.role == "value" else None
+    if argument is not None and isinstance(node, ast.Call):
+        used, expected = ast.unparse(node), ast.unparse(argument)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+        words = f"`{used}` stands where `{expected}` belongs: {name} is one too many"
+        yield argument, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
+def _argument(node: ast.AST, scope: Scope) -> ast.expr | None:
+    """Return the tensor that a call is made of: what its method is called on, or its first argument."""
+    if not isinstance(node, ast.Call):
+        return None
+    if _is_method(node, scope):
+        return node.func.value if isinstance(node.func, ast.Attribute) else None
+    return node.args[0] if node.args and isinstance(node.args[0], VALUES) else None
+
+
+def _called_on(node: ast.expr, argument: ast.expr, scope: Scope) -> ast.expr:
+    """Return a call that is made of another tensor."""
+    assert isinstance(node, ast.Call)
+    if _is_method(node, scope) and isinstance(node.func, ast.Attribute):
+        return ast.Call(ast.Attribute(argument, node.func.attr, ast.Load()), node.args, node.keywords)
+    return ast.Call(node.func, [argument, *node.args[1:]], node.keywords)
+
+
+def _is_method(node: ast.Call, scope: Scope) -> bool:
+    owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    held = scope.namespace.get(owner.id) if isinstance(owner, ast.Name) else None
+    return owner is not None and not isinstance(held, ModuleType)

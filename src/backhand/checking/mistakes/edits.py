@@ -16,6 +16,8 @@ from backhand.checking.running.statements import writes_surely
 
 Role = Literal["value", "exponent", "index", "axis"]
 VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript  # expressions that may be a tensor
+# What is asked of a tensor that is no value of it.
+MEASURES = {"shape", "dtype", "device", "ndim", "layout"}
 # Methods whose whole numbers are numbers; those of the others are axes, as a rule.
 OF_NUMBERS = {
     "add",
@@ -225,6 +227,8 @@ def _role(node: ast.AST, slot: str, item: object) -> Role | None:
         return "exponent"
     if isinstance(node, ast.Subscript) and slot == "slice":
         return "index"
+    if isinstance(node, ast.Attribute) and node.attr in MEASURES:
+        return "index"  # what is asked of it is no number of it
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
         return "index"
     if isinstance(node, ast.keyword):

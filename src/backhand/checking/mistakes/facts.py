@@ -8,6 +8,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.upstreams import fits
 from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
@@ -15,7 +16,6 @@ from backhand.checking.running.slicing import computes
 from backhand.checking.running.statements import assigned, begins_anew, simple_statements, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close
-from backhand.checking.verdicts.localising import Culprit
 from backhand.checking.verdicts.repairing import Alias
 from backhand.errors import in_short
 
@@ -154,25 +154,27 @@ def swapped(case: Case) -> Finding | None:
 def in_another_place(case: Case) -> Finding | None:
     """Find that a gradient is returned in another one's place, which has another or None."""
     draw = case.first.draw
-    for other, culprit in case.first.culprits.items() if case.chosen.contract == "returned" else ():
+    for other in case.first.culprits if case.chosen.contract == "returned" else ():
         if other == case.name:
             continue
         gradient = draw.matched.get(other, f"d{other}")
-        if _is_that_of(case.culprit, other, draw):
+        if _is_that_of(case.name, other, draw):
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
-        if _is_that_of(culprit, case.name, draw) and case.culprit.value is None:
+        if case.culprit.value is None and _is_that_of(other, case.name, draw):
             words = f"None, for {gradient} is returned as it: they have another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
     return None
 
 
-def _is_that_of(culprit: Culprit, name: str, draw: Draw) -> bool:
-    """Tell whether the value of a culprit is the right gradient of another tensor."""
-    right = draw.trace.gradients.get(name)
-    return (
-        right is not None and culprit.value is not None and close(culprit.value, right) and bool(right.any())
-    )
+def _is_that_of(name: str, other: str, draw: Draw) -> bool:
+    """Tell whether what is returned for one tensor is the right gradient of another one."""
+    value, right = draw.user.get(name), draw.trace.gradients.get(other)
+    if value is None or right is None or not bool(right.any()):
+        return False
+    if value.shape != right.shape and fits(value, right):  # autograd has summed it
+        right = right.sum_to_size(value.shape)
+    return close(value, right)
 
 
 def at_return(case: Case) -> tuple[ast.stmt, ...]:

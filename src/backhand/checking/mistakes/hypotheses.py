@@ -82,6 +82,7 @@ from backhand.checking.mistakes.targets import (
     with_its_line,
 )
 from backhand.checking.mistakes.upstreams import (
+    added_too_early,
     another_gradient,
     another_point,
     another_upstream,
@@ -94,7 +95,7 @@ from backhand.checking.mistakes.upstreams import (
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
 from backhand.checking.running.precision import Promoting
-from backhand.checking.running.statements import assigned
+from backhand.checking.running.statements import assigned, reads
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -123,6 +124,14 @@ def _dropped_by_assigning(scene: Scene) -> Finding | None:
         return None
     words = f"{found.words}, for it is assigned twice and `=` drops what was there"
     return replace(found, kind="overwritten", words=words)
+
+
+def _added_too_early(case: Case, budget: Budget) -> Mended:
+    found, budget = predicts("", added_too_early).asked(case, budget)
+    if found is None:
+        return None, budget
+    both = {found.detail["used"], found.detail["expected"]}
+    return replace(found, at=tuple(s for s in case.suspects if both <= reads(s))), budget
 
 
 # In the order of simplicity: of two that hold, the earlier is named and the later mentioned.
@@ -160,6 +169,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("repeated indices", overwritten),
     predicts("a block that is left out", cut_short),
     predicts("another upstream gradient", another_upstream),
+    Hypothesis(
+        "an upstream gradient that is added too early", _added_too_early, lambda case: bool(case.fitted)
+    ),
     predicts("a missing local derivative", handed_on),
     predicts("another point", another_point),
     predicts("a factor too many or too few", extra_factor),

@@ -63,6 +63,10 @@ def overreduced(scene: Scene) -> Finding | None:
         for axes, keepdim, how, reduced in _reductions(source):
             if reduced.shape == user.shape and scene.same(user, reduced):
                 kept = tuple(user.shape)
+                if how == "mean" and source is expected and _is_constant(scene, axes):
+                    detail = {"expected": tuple(expected.shape), "got": kept}
+                    words = f"the right values, not expanded over {_named(axes)}: shape {kept}, expected "
+                    return Finding("shape", detail, f"{words}{detail['expected']}")
                 words = f"the {how} of {label} over {_named(axes)}, "
                 words += f"shape {kept}, expected {tuple(expected.shape)}"
                 return Finding("overreduced", {"axes": list(axes)}, words)
@@ -72,6 +76,12 @@ def overreduced(scene: Scene) -> Finding | None:
                     words = f"the {how} of the right gradient over {_named(axes)}, spread over it again"
                     return Finding("overreduced", {"axes": list(axes)}, words)
     return None
+
+
+def _is_constant(scene: Scene, axes: tuple[int, ...]) -> bool:
+    """Tell whether the right gradient has the same values all along some axes."""
+    once = scene.expected.mean(axes, keepdim=True)
+    return scene.same(scene.expected, once.expand(scene.expected.shape))
 
 
 def _sources(scene: Scene) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,14 @@ from backhand.checking.mistakes.axes import (
     slices,
     transposes,
 )
-from backhand.checking.mistakes.calls import accumulations, beginnings, copies, precisions
+from backhand.checking.mistakes.calls import (
+    accumulations,
+    beginnings,
+    copies,
+    dropped_calls,
+    moved_factors,
+    precisions,
+)
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
@@ -271,8 +278,10 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _complements,
     _items,
     _numbers,
-    _names,
     _factors,
+    _names,
+    moved_factors,
+    dropped_calls,
     drop_term,
     _multiplied,
 )

@@ -117,6 +117,13 @@ def backward_of(node: object, fn: object) -> Callable[..., Any] | None:
     return partial(fn.backward if fn.vjp is Function.vjp else fn.vjp, node)
 
 
+def function_of(tensor: Tensor | None) -> type[Function] | None:
+    """Return the custom Function that made a tensor; None where another operation did."""
+    node = None if tensor is None else tensor.grad_fn
+    fn = getattr(type(node), "_forward_cls", None) if isinstance(node, FunctionCtx) else None
+    return fn if isinstance(fn, type) and issubclass(fn, Function) else None
+
+
 def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the tensors that custom Functions on the way to these outputs have saved."""
     stack: list[Any] = [t.grad_fn for t in outputs]

@@ -142,7 +142,7 @@ class Class:
         parameters = {n: held[n] for n in returned.named.values() if n not in floats}
         stored, named = {}, {}
         for gradient, where in pairs_of(list(before), list(dict(arrays_of(after)))):
-            if where in parameters.values():  # it is returned as well
+            if any(before[where] is before[w] for w in parameters.values()):  # it is returned as well
                 continue
             name, told = plain_name(where, inputs), plain_name(gradient, [*returned.named, *taken])
             parameters[name], stored[told], named[told] = where, gradient, name
@@ -191,11 +191,12 @@ class Class:
     def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
         """Run the forward of a copy that has these parameters."""
         layer = copy.deepcopy(self.layer)
-        if any(isinstance(v, Tracked) for v in inputs.values()):
-            for where, array in [(w, a) for w, a in arrays_of(layer) if a.ndim and is_float(a)]:
-                put(layer, where, wrapped(array))
         for name, where in self.parameters.items():
             put(layer, where, inputs[name])
+        if any(isinstance(v, Tracked) for v in inputs.values()):
+            others = {w: a for w, a in arrays_of(layer) if a.ndim and is_float(a)}
+            for where in _once(others):  # what is held twice stays one
+                put(layer, where, wrapped(others[where]))
         given = {n: v for n, v in inputs.items() if n not in self.parameters}
         # a model's gradients come from a call of their own, which begins where this one did
         after = layer if self.calls == ("forward", "backward") else copy.deepcopy(layer)

@@ -82,6 +82,7 @@ ROWS = (
     Row("lstm_step", _STEP | _recurrent(4)),
     Row("lstm", _THROUGH_TIME | _recurrent(4)),
     Row("rnn_step", _STEP | _recurrent(1)),
+    Row("rnn|lstm|gru", _STEP),  # a layer that holds its weights
     Row("rnn", _THROUGH_TIME | _recurrent(1)),
     Row("embed", {"x": Whole((N, T), V), "w": (V, D)}),
     Row("temporal_affine", {"x": (N, T, D), "w": (D, F), "b": (F,)}),
@@ -99,6 +100,8 @@ ROWS = (
     Row("pool", {"a_prev": (N, 4, 6, C), "hparameters": {"f": 2, "stride": 2}, "mode": "max"}),
     Row("dropout", {"x": (N, D), "dropout_param": {"mode": "train", "p": 0.6, "seed": 1}, "p": 0.6}),
     Row("conv|pool|flatten|2d", {"x": IMAGES}),
+    Row("time.*sigmoid.*loss", {"x": (N, T), "y": Whole((N, T), 2)}),
+    Row("sigmoid.*loss|binary", {"x": (N,), "y": Whole((N,), 2)}),
     Row("softmax|svm|loss|entropy|hinge", {"x": (N, K), "scores": (N, K), "logits": (N, K), **_LABELS}),
     Row("softmax|svm|loss", {"w": (D, K), "x": (N, D), "y": Whole((N,), K), "reg": 0.1}),
     Row("mse|loss|squared", {"y_pred": (N, K), "pred": (N, K), "x": (N, K), "y": (N, K), "y_true": (N, K)}),
@@ -134,12 +137,26 @@ WORDS = {
     "input_data": "x",
     "data": "x",
     "inp": "x",
+    "xs": "x",
+    "ts": "y",
+    "h_prev": "prev_h",
+    "c_prev": "prev_c",
+    "preds": "scores",
+    "predictions": "scores",
+    "target_index": "y",
 }
 
 # What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
 BUILT = (
     ("conv", "w", (F, C, 3, 3)),
     ("conv", "b", (F,)),
+    *(
+        (who, what, shape)
+        for who, gates in (("lstm", 4), ("gru", 3), ("", 1))
+        for what, shape in (("wx", (D, gates * H)), ("wh", (H, gates * H)))
+    ),
+    ("lstm", "b", (4 * H,)),
+    ("gru", "b", (3 * H,)),
     ("", "w", (D, H)),
     ("", "b", (H,)),
     ("", "gamma|beta", (D,)),
@@ -223,21 +240,29 @@ def inputs_for(
         call: calls the forward, where its inputs are not arrays as they are drawn.
     """
     call = call or (lambda given: copy.deepcopy(forward)(**given))
+    rows = list(MODEL_ROWS if model else _rows(forward, name or forward.__name__))
+    others = [] if model else list(_simplest(forward))
     raised: Exception | None = None
     first: Draw | None = None
-    for row in MODEL_ROWS if model else _rows(forward, name or forward.__name__):
+    for row in (*rows, *others):
         draw = _drawing(forward, row, model)
         try:
             np.random.seed(0)
             with np.errstate(all="ignore"):
-                call(draw(np.random.default_rng(0)))
+                found = call(draw(np.random.default_rng(0)))
         except Exception as error:  # another row may fit
-            raised = raised or error
+            raised = raised or (error if row in rows else None)
             continue
-        if accepts(draw(np.random.default_rng(0))):
+        if accepts(draw(np.random.default_rng(0))) and (row in rows or _is_finite(found)):
             return draw
-        first = first or draw
+        first = first or (draw if row in rows else None)
     return first or raised
+
+
+def _is_finite(found: Any) -> bool:
+    """Tell whether a forward gives numbers: one that takes a root or a logarithm is not given just any."""
+    first = found[0] if isinstance(found, tuple) and found else found
+    return bool(np.isfinite(np.asarray(first, dtype=np.float64)).all())
 
 
 def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
@@ -245,6 +270,18 @@ def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
     for row in ROWS:
         if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
             yield row
+
+
+def _simplest(forward: Callable[..., Any]) -> Iterator[Row]:
+    """Yield what a function may be given whatever it is called: arrays of one shape, scores and labels."""
+    names = [word(p.name) for p in inputs_of(forward) if p.default is p.empty]
+    for shape in ((N, D), (N, T, D)) if names else ():
+        yield Row("", dict.fromkeys(names, shape))
+    if len(names) == 2:
+        for shape in ((N, K), (N, T, K)):
+            yield from (Row("", {a: shape, b: Whole(shape[:-1], K)}) for a, b in (names, names[::-1]))
+    if names:
+        yield Row("", dict.fromkeys(names, Whole((N, T), T)))
 
 
 def word(parameter: str) -> str:

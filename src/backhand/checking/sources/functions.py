@@ -160,7 +160,7 @@ class Function:
         """
         if self._complex:
             raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
-        return opened(chosen, self.fn, self.reference, self.told, seed)
+        return opened(chosen, self.fn, self.call, self.reference, self.told, seed)
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.

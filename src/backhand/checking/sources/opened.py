@@ -30,6 +30,7 @@ from backhand.checking.running.trials import StatementError, backward_arguments,
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.returned import in_order
+from backhand.checking.sources.wrapping import Called, called_by
 from backhand.checking.verdicts.comparing import close
 
 Outputs = Callable[[Any], dict[str, Tensor]]
@@ -97,11 +98,13 @@ class Forward:
         function: its own, or the reference.
         source: its statements; None where they cannot be read.
         first: how many of its arguments are no inputs: the `ctx`.
+        is_own: whether it is called with what the Function is called with.
     """
 
     function: Callable[..., Any]
     source: Source | None
     first: int = 0
+    is_own: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,14 @@ class Opened:
     """Runs an opened Function, as `protocol.Runner`.
 
     Attributes:
-        fn: the Function.
+        called: the Function, and with which of the inputs.
         told: gives the outputs of a call by name.
         steps: the statements of the forward.
         source: the statements of the backward, at whose end the gradients are returned by name.
         detached: the inputs that have no gradient on purpose.
     """
 
-    fn: type[Function]
+    called: Called
     told: Outputs
     steps: Forward
     source: Source
@@ -127,13 +130,19 @@ class Opened:
         """Its statements see tensors."""
         return False
 
+    @property
+    def fn(self) -> type[Function]:
+        """The Function."""
+        return self.called.fn
+
     def named(self, /, **leaves: Any) -> dict[str, Any]:
         """Return the tensors on the way and the outputs, by name."""
         return self.forward(leaves, None)
 
     def forward(self, leaves: Mapping[str, Any], watcher: Watcher | None) -> dict[str, Any]:
         """Run the forward with autograd on; a statement that raises ends it as ever."""
-        values = [_alone(v) if n in self.detached else v for n, v in leaves.items()]
+        held = {n: _alone(v) if n in self.detached else v for n, v in leaves.items()}
+        values = self.called.with_inputs(held) if self.steps.is_own else list(held.values())
         try:
             return self._forward(leaves, values, watcher)
         except RuntimeError as error:
@@ -161,7 +170,7 @@ class Opened:
     def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
         """Run the backward with its statements seen, on the node that the Function's own call makes."""
         with torch.enable_grad():
-            result = self.fn.apply(*map(copied, given["inputs"].values()))
+            result = self.fn.apply(*map(copied, self.called.with_inputs(given["inputs"])))
         results = result if isinstance(result, tuple) else (result,)
         arriving: list[Any] = [torch.zeros_like(r) if isinstance(r, Tensor) else None for r in results]
         nodes: set[Any] = set()
@@ -207,13 +216,19 @@ def is_custom(fn: Any) -> TypeGuard[type[Function]]:
 
 
 def opened(
-    chosen: Pass, fn: object, reference: Callable[..., Any], told: Callable[..., dict[str, Tensor]], seed: int
+    chosen: Pass,
+    fn: object,
+    call: Callable[..., Any],
+    reference: Callable[..., Any],
+    told: Callable[..., dict[str, Tensor]],
+    seed: int,
 ) -> Pass:
     """Return the pass of a Function with its statements.
 
     Args:
         chosen: the pass as it is judged.
         fn: what was given to be checked.
+        call: it as a function of the inputs.
         reference: what gives the truth.
         told: gives the outputs of a call by name, from the names of its inputs and what it returned.
         seed: of the run on which the statements are held to what the Function itself gives.
@@ -221,13 +236,13 @@ def opened(
     Raises:
         ClosedError: they cannot be had, or do otherwise.
     """
-    if not is_custom(fn):
-        raise ClosedError("it is no `torch.autograd.Function`, and what it calls is not looked into")
+    inputs = next(sets_of(chosen.inputs, dict, 1, seed))
+    called = _called(fn, call, inputs, seed)
+    fn = called.fn
     source = source_of(fn.backward) if _is_plain(fn.backward) else None
     if source is None:
         raise ClosedError("the source of its backward cannot be read")
-    inputs = next(sets_of(chosen.inputs, dict, 1, seed))
-    source = in_order(source, [f"d{name}" for name in inputs])
+    source = in_order(source, [f"d{name}" for name in called.names])
     if source is None:
         raise ClosedError("what its backward returns is not one gradient after another")
     try:
@@ -236,18 +251,31 @@ def opened(
         raise ClosedError("its reference does not run in float64") from error
     for steps in _forwards(fn, reference):
         found = _opened_with(
-            chosen, Opened(fn, partial(told, inputs), steps, source, chosen.no_gradient), truth
+            chosen, Opened(called, partial(told, inputs), steps, source, chosen.no_gradient), truth
         )
         if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed):
             return found
     raise ClosedError("its statements, run one by one, do not give what it gives")
 
 
+def _called(fn: object, call: Callable[..., Any], inputs: Mapping[str, Any], seed: int) -> Called:
+    """Return a Function with its arguments, also of a function or module that does no more than call it."""
+    if is_custom(fn):
+        return Called.directly(fn, list(inputs))
+    try:
+        called = called_by(call, inputs, seed)
+    except Exception as error:  # the user's code may raise anything
+        raise ClosedError("what it calls cannot be told") from error
+    if called is None:
+        raise ClosedError("it is no `torch.autograd.Function`, and does more than to call one")
+    return called
+
+
 def _forwards(fn: type[Function], reference: Callable[..., Any]) -> list[Forward]:
     own = 1 if fn.setup_context is Function.setup_context else 0
-    candidates = [(fn.forward, own), (reference, 0)]
-    found = ((f, source_of(f), first) for f, first in candidates if _is_plain(f))
-    steps = [Forward(f, source, first) for f, source, first in found if source is not None]
+    candidates = [(fn.forward, own, True), (reference, 0, False)]
+    found = [Forward(f, source_of(f), first, is_own) for f, first, is_own in candidates if _is_plain(f)]
+    steps = [steps for steps in found if steps.source is not None]
     return [*steps, Forward(reference, None)]
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -295,18 +296,22 @@ def _is_epsilon(constant: Any) -> bool:
 
 
 def _reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
-    """Return functions and those of the user's that they call, and all methods of an object of theirs."""
+    """Return functions with those of the user's that they call, and the methods of all classes on the way."""
     stack: list[Any] = list(functions)
     found: set[FunctionType] = set()
     while stack and len(found) < MOST_SPACES:
         value = stack.pop()
+        if not _is_of_python(value):
+            continue
         owner = getattr(value, "__self__", None)
         stack += [f for f in vars(type(owner)).values() if isinstance(f, FunctionType)] if owner else []
         plain = plain_function(value)[0]
         if plain not in found and is_the_users(plain.__globals__):
             found.add(plain)
-            called = (plain.__globals__.get(name) for name in plain.__code__.co_names)
+            called = [plain.__globals__.get(name) for name in plain.__code__.co_names]
             stack += [f for f in called if isinstance(f, FunctionType)]
+            classes = [c for c in called if isinstance(c, type)]
+            stack += [f for c in classes for f in vars(c).values() if isinstance(f, FunctionType)]
     return found
 
 
@@ -315,8 +320,12 @@ def _spaces(value: Any) -> list[MutableMapping[str, Any]]:
         return [vars(value)]
     if isinstance(value, type):
         return [f.__globals__ for f in vars(value).values() if isinstance(f, FunctionType)]
-    plain, _ = plain_function(value) if callable(value) else (None, ())
-    return [plain.__globals__] if plain is not None else []
+    return [plain_function(value)[0].__globals__] if _is_of_python(value) else []
+
+
+def _is_of_python(value: Any) -> bool:
+    """Tell whether a value is a function with source: IPython's `open` is a wrapper of one that has none."""
+    return callable(value) and isinstance(inspect.unwrap(value), FunctionType | MethodType)
 
 
 def is_the_users(space: Mapping[str, Any]) -> bool:
