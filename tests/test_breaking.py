@@ -35,14 +35,36 @@ SOMETHING = [None, True, -1, 10**30, 1e308, float("nan"), "", "\ud800", "a\0b", 
 )
 def test_a_kill_at_any_file_operation_can_be_gone_on_from(tmp_path: Path, scenario: str, every: int) -> None:
     first = 1 if every == 1 else random.randint(1, every)
-    command = [sys.executable, str(KILLING), str(tmp_path), scenario, str(first), str(every)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    kills = [json.loads(line) for line in done.stdout.splitlines()]
+    kills = killing("operations", tmp_path, scenario, first, every)
     assert len(kills) * every > 70 - every
     assert [kill for kill in kills if kill["status"] not in (0, -9)] == []
     assert [kill for kill in kills if kill["again"] != 0 or not kill["same"]] == []
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_can_be_gone_on_from(tmp_path: Path) -> None:
+    kills = killing("moments", tmp_path, 60, random.randrange(1 << 30))
+    assert len(kills) == 60
+    assert [kill for kill in kills if kill["status"] not in (0, -9)] == []
+    assert [kill for kill in kills if kill["again"] != 0 or not kill["same"]] == []
+
+
+@pytest.mark.slow
+def test_of_processes_that_begin_at_once_in_a_folder_one_trains(tmp_path: Path) -> None:
+    for race in killing("race", tmp_path, 10, 4):
+        assert race["status"].count(0) >= 1  # one that comes when another has done may find nothing to do
+        assert set(race["status"]) <= {0, 2}
+        assert race["again"] in (0, 2)
+        assert race["same"]
+
+
+def killing(*arguments: Any) -> list[dict[str, Any]]:
+    """What the program tells of each kill."""
+    command = [sys.executable, str(KILLING), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Lists of any size: steps that fit, the best model kept, counting beside it; a run from Python."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -12,6 +13,7 @@ import backhand
 from backhand import Run, TrainConfig
 from backhand.errors import WordsError
 from backhand.language.evaluating import worse_than_counting
+from backhand.language.starting import new_run
 
 
 def write(path: Path, words: list[str]) -> str:
@@ -54,11 +56,9 @@ def test_keeping_the_last_is_another_model_after_the_same_steps(own: Run, tmp_pa
 
 
 def test_the_lectures_lists_keep_their_steps_and_the_last_model(lecture_list: Path, tmp_path: Path) -> None:
-    from backhand.language.starting import new_run
-
     for words in ("names", str(lecture_list)):
         run, _ = new_run(TrainConfig(words=words), tmp_path, backhand.load_words(words))
-        assert (run.config.steps, run.config.keep) == (200_000, "last")
+        assert (run.config.steps, run.config.keep, run.config.n_hidden) == (200_000, "last", 200)
 
 
 def test_worse_than_counting_is_said_with_what_to_try() -> None:
@@ -82,6 +82,19 @@ def test_a_list_of_combined_letters_is_trained_and_sampled(tmp_path: Path) -> No
     drawn = Run.load(run.path).sample(n=150)  # one by one, and in blocks
     assert any(sample.word in words for sample in drawn[100:])
     assert run.sample(n=2, prefix="ae\u0301")[0].word.startswith("ae\u0301")
+
+
+def test_a_short_list_gets_a_hidden_layer_that_it_can_fill(tmp_path: Path) -> None:
+    names = random.Random(2).sample(backhand.load_words("names"), 3000)
+    chosen = {}
+    for name, words in (("short", names[:60]), ("long", names)):
+        config = TrainConfig(words=write(tmp_path / name, words))
+        run, splits = new_run(config, tmp_path, backhand.load_words(config.words))
+        chosen[name] = run.config.n_hidden, run.model.parameters["b1"].numel(), len(splits.train)
+        explicit = new_run(dataclasses.replace(config, n_hidden=200), tmp_path, words)[0]
+        assert explicit.config.n_hidden == 200
+    assert chosen["short"][0] == chosen["short"][1] == chosen["short"][2] // 20 < 30
+    assert chosen["long"][:2] == (200, 200)
 
 
 @pytest.mark.slow

@@ -206,7 +206,9 @@ def inspect(
     clean: Annotated[tuple[CleaningStep, ...], described("cleaning steps of a word list, as for train")] = (),
     block_size: Annotated[int, arg(help="symbols of context, before training")] = TrainConfig.block_size,
     n_embd: Annotated[int, arg(help="size of an embedding, before training")] = TrainConfig.n_embd,
-    n_hidden: Annotated[int, arg(help="units of the hidden layer, before training")] = TrainConfig.n_hidden,
+    n_hidden: Annotated[
+        int | None, described("units of the hidden layer, before training (default: as for train)", "INT")
+    ] = None,
     batch_size: Annotated[int, arg(help="contexts in the minibatch")] = TrainConfig.batch_size,
     rate: Annotated[float, arg(help="learning rate, for the size of the updates")] = TrainConfig.rate,
     seed: Annotated[int, arg(help="seeds the parameters and the minibatch")] = TrainConfig.seed,

@@ -68,7 +68,7 @@ class Case:
     def flops(self) -> int:
         """Return the floating point operations of a step's dense products: two each way, and back again."""
         c = self.config
-        return 6 * c.batch_size * (c.block_size * c.n_embd + self.vocabulary) * c.n_hidden
+        return 6 * c.batch_size * (c.block_size * c.n_embd + self.vocabulary) * c.hidden
 
 
 def bench(
@@ -172,7 +172,7 @@ def time_case(
         pace(name, steps)  # JAX compiles anew for another number of steps
         return steps
 
-    blank = Timing(name="", n_embd=c.n_embd, n_hidden=c.n_hidden, batch_size=c.batch_size)
+    blank = Timing(name="", n_embd=c.n_embd, n_hidden=c.hidden, batch_size=c.batch_size)
     blanks = [replace(blank, name=name) for name in names]
     timings = [checked(blank, losses_of, expected, CLOSE_ENOUGH) for blank in blanks]
     times = raced(pace, {t.name: warm_up(t.name) for t in timings if t.failure is None}, rounds)

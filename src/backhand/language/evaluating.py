@@ -154,7 +154,7 @@ def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | N
         if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
             tries.append("fewer --steps")
     if uses_hidden(config):
-        tries += [f"a smaller model (--n-hidden {max(1, config.n_hidden // 4)})"]
+        tries += [f"a smaller model (--n-hidden {max(1, config.hidden // 4)})"]
     if config.type == "mlp" and config.block_size > 2:
         tries.append(f"a shorter context (--block-size {config.block_size - 1})")
     low, high = (dev.uniform, dev.loss) if dev.loss > dev.uniform else (dev.bigram, dev.loss)

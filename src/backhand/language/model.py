@@ -22,7 +22,7 @@ def draw_parameters(config: TrainConfig, vocab_size: int, generator: torch.Gener
         vocab_size: symbols, the end included.
         generator: draws C, W1, b1, W2, b2.
     """
-    fan_in, n_hidden = config.n_embd * config.block_size, config.n_hidden
+    fan_in, n_hidden = config.n_embd * config.block_size, config.hidden
     second = torch.Generator().manual_seed(config.seed + 1)
     return {
         "C": torch.randn((vocab_size, config.n_embd), generator=generator),
@@ -37,7 +37,7 @@ def draw_parameters(config: TrainConfig, vocab_size: int, generator: torch.Gener
 
 def parameter_shapes(config: TrainConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the parameters, in the order of `draw_parameters`."""
-    fan_in, n_hidden = config.n_embd * config.block_size, config.n_hidden
+    fan_in, n_hidden = config.n_embd * config.block_size, config.hidden
     return {
         "C": (vocab_size, config.n_embd),
         "W1": (fan_in, n_hidden),

@@ -26,7 +26,7 @@ def shapes_of(config: TrainConfig, vocab_size: int) -> Shapes:
 
 def uses_hidden(config: TrainConfig) -> bool:
     """Return whether a model's size depends on `n_hidden`."""
-    shapes = (shapes_of(each, 2) for each in (config, replace(config, n_hidden=config.n_hidden + 1)))
+    shapes = (shapes_of(each, 2) for each in (config, replace(config, n_hidden=config.hidden + 1)))
     return next(shapes) != next(shapes)
 
 
@@ -51,4 +51,4 @@ def draw_model(config: TrainConfig, vocabulary: Vocabulary, generator: torch.Gen
     if isinstance(config, WordConfig):
         return WordModel.drawn(vocabulary, config, generator)
     parameters = draw_parameters(config, len(vocabulary), generator)
-    return Model(vocabulary, parameters, torch.zeros(1, config.n_hidden), torch.ones(1, config.n_hidden))
+    return Model(vocabulary, parameters, torch.zeros(1, config.hidden), torch.ones(1, config.hidden))

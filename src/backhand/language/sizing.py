@@ -16,7 +16,7 @@ def refuse_size(config: TrainConfig, vocab_size: int) -> None:
     """Raise if a model, or a step of its training, needs more memory than there is."""
     numbers = sum(math.prod(shape) for shape in shapes_of(config, vocab_size).values())
     inputs = config.block_size * (config.n_embd + 4)  # int64 contexts, twice, beside the embedding
-    step = config.batch_size * (inputs + 4 * config.n_hidden + 3 * vocab_size)
+    step = config.batch_size * (inputs + 4 * config.hidden + 3 * vocab_size)
     needed, there = 4 * (COPIES * numbers + step), memory()
     if needed > there:
         raise ConfigError(

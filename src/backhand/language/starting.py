@@ -107,6 +107,7 @@ def new_run(config: TrainConfig, path: Path, words: list[str]) -> tuple[Run, Spl
     config = dataclasses.replace(
         config,
         steps=config.steps or config.fitting_steps(len(splits.train)),
+        n_hidden=config.n_hidden or (config.hidden if lecture else config.fitting_hidden(len(splits.train))),
         keep=config.keep or ("last" if lecture else "best"),
     )
     generator = torch.Generator().manual_seed(config.seed)

@@ -26,7 +26,7 @@ FIRST, SECOND, AVERAGE = "first.", "second.", "average."
 
 def shapes_of(config: WordConfig, vocab_size: int) -> Shapes:
     """Return the shapes of the parameters, as the pass says what their axes are."""
-    width, state = config.n_embd, config.n_hidden
+    width, state = config.n_embd, config.hidden
     sizes = {"V": vocab_size, "T": config.block_size + 1, "L": config.layers, "1": 1}
     sizes |= {"e": width, "d": width, "m": state}
     return {name: shape_of(axes, sizes) for name, axes in textbook(config.type).axes.items()}
