@@ -275,7 +275,7 @@ def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, t
                 finding, budget = by_edit_of(case.program, statement, budget)
             if finding is None:
                 break
-            found[case.name] = case, replace(finding, at=(statement, *finding.at))
+            found[case.name] = case, replace(finding, at=tuple(dict.fromkeys((statement, *finding.at))))
         if len(found) == len(able):
             return found, budget
         if budget.is_spent:
