@@ -296,3 +296,12 @@ def distance_backward(dout, cache):
 """
     found = states(check_layers(written(tmp_path, layers)))
     assert found == {"Multiply": False, "distance_backward": True}
+
+
+def test_what_another_file_lacks_is_no_mistake_of_the_backward(tmp_path: Path):
+    fast = "def relu_back(dout, x):\n    return compiled_relu(dout, x)\n"
+    written(tmp_path, fast, name="fast.py")
+    relu = RELU.replace("dout * (cache > 0)", "relu_back(dout, cache)")
+    (found,) = check_layers(written(tmp_path, "from fast import relu_back\n", relu))
+    assert found.state == "not judged"
+    assert "name 'compiled_relu' is not defined (fast.py, line 3:" in found.problem

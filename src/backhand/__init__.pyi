@@ -28,6 +28,7 @@ from .differentiating import differentiable as differentiable
 from .errors import BackhandError as BackhandError
 from .errors import CheckError as CheckError
 from .errors import ConfigError as ConfigError
+from .errors import JobError as JobError
 from .errors import LearnError as LearnError
 from .errors import NonFiniteError as NonFiniteError
 from .errors import RunError as RunError

@@ -56,6 +56,7 @@ from backhand.checking.mistakes.mending import (
     by_edit_of,
     by_factor_and_constant,
     by_other_upstream,
+    by_suspect,
     by_taking_out,
     by_two_edits,
 )
@@ -149,6 +150,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
     mends("`=` for `+=`", by_accumulating),
     Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
+    mends("a slip in a line that has spoilt another gradient", by_suspect),
     # the shape
     predicts_shape("a transpose", transposed),
     predicts_shape("the shape alone", right_values),
@@ -237,7 +239,7 @@ def name_mistakes(
     """
     budget = Budget() if budget is None else budget
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
-    share = budget.share()
+    share = budget.share().share().share()  # what it does not find in that is looked for one by one
     found, left = by_one_statement(cases, share)
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
     named = {n: _named(case, finding) for n, (case, finding) in found.items()}

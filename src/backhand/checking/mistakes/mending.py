@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.calls import copies, not_in_place
+from backhand.checking.mistakes.calls import copies, dropped_calls, moved_factors, not_in_place
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -35,15 +35,18 @@ from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
 from backhand.checking.running.statements import writes_surely
 
 Mended = tuple[Finding | None, Budget]
+# What may be missing beside one of them.
+BESIDE: tuple[Rule, ...] = (missing_factors, sums)
 Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 # The rules in their order, and whether they ask what autograd knows of this step.
-SLIPS: Rules = ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True))
+OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls)
+SLIPS: Rules = ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True), (OF_CALLS, False))
+# Those of which no two statements are likely to be mended by chance.
+LIKELY: Rules = ((OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.
 PAIRS = 2_400
-# What may be missing beside one of them.
-BESIDE: tuple[Rule, ...] = (missing_factors, sums)
 
 
 def by_accumulating(program: Program, budget: Budget) -> Mended:
@@ -156,11 +159,16 @@ def _by_rules(program: Program, phases: Rules, budget: Budget) -> Mended:
 def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
     """Find an edit of one of the user's statements after which a gradient is right."""
     own = [s for s in program.simple if program.originals.get(s) is statement]
-    for rules, knowing in () if program.is_right else SLIPS:
+    for rules, knowing in () if program.is_right else LIKELY:
         found, budget = _first_of(program, [(s, rules) for s in own], budget, knowing=knowing)
         if found is not None or budget.is_spent:
             return found, budget
     return None, budget
+
+
+def by_suspect(program: Program, budget: Budget) -> Mended:
+    """Find an edit of the statement in which the mistake of another gradient was found."""
+    return (None, budget) if budget.suspect is None else by_edit_of(program, budget.suspect, budget)
 
 
 def _first_of(

@@ -12,14 +12,7 @@ from backhand.checking.mistakes.axes import (
     slices,
     transposes,
 )
-from backhand.checking.mistakes.calls import (
-    accumulations,
-    beginnings,
-    copies,
-    dropped_calls,
-    moved_factors,
-    precisions,
-)
+from backhand.checking.mistakes.calls import accumulations, beginnings, copies, precisions
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
@@ -280,8 +273,6 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _numbers,
     _factors,
     _names,
-    moved_factors,
-    dropped_calls,
     drop_term,
     _multiplied,
 )

@@ -14,6 +14,7 @@ from backhand.checking.judging import check_pass
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import OnArrays, as_arrays, as_tensors
+from backhand.checking.running.endings import where_raised
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
@@ -30,6 +31,7 @@ from backhand.checking.sources.truths import (
     plainly,
     without_epsilons,
 )
+from backhand.errors import CheckError, in_short
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
 AT_KINK = "The inputs lay at a kink (relu at 0, a tie of max): they were moved off it."
@@ -231,6 +233,7 @@ class OverNumpy:
         try:
             returned = plainly(function, arguments)
         except Exception as error:  # the user's code may raise anything
+            _refuse_what_is_not_there(self.subject.title, function, error)
             raise self._halfway(function, error) from error
         return self._precisely(as_tensors(dict(self.subject.gradients(returned, called))))
 
@@ -267,6 +270,14 @@ class OverNumpy:
     def around(self) -> Namespace:
         """Return what the backward's statements see besides their own variables."""
         return surroundings(self.subject.functions()[-1])
+
+
+def _refuse_what_is_not_there(title: str, function: Callable[..., Any], error: Exception) -> None:
+    """Raise where another file lacks something, such as a compiled extension: that is no mistake here."""
+    frames = [f.f_code.co_filename for f, _ in walk_tb(error.__traceback__)]
+    elsewhere = frames[-1] != plain_function(function)[0].__code__.co_filename
+    if elsewhere and isinstance(error, NameError | ImportError):
+        raise CheckError(f"{title} raised {in_short(error)} ({where_raised(error)}).") from error
 
 
 def _watched(watcher: Watcher) -> Callable[..., Any]:
