@@ -66,9 +66,12 @@ def gradients(
     return dict(zip(needed, found, strict=True))
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], times: float = 1) -> None:
+    """Compare at torch's own tolerance of float32, or some times it."""
+    rtol, atol = 1.3e-6 * times, 1e-5 * times
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
+        told = {"msg": lambda m, name=name: f"{name}: {m}"}
+        torch.testing.assert_close(found[name], gradient, rtol=rtol, atol=atol, **told)
 
 
 def test_each_input_has_autograds_gradient_alone_and_with_all_others(textbook: ModuleType) -> None:
@@ -130,7 +133,8 @@ def test_vmap_is_a_loop_or_an_error(textbook: ModuleType) -> None:
             one = {**inputs, **{name: tensor[i] for name, tensor in batch.items()}}
             torch.testing.assert_close(value, plain(textbook)(**one).sum())
             expected = gradients(lambda **tensors: plain(textbook)(**tensors).sum(), one, needed, 1.0)
-            assert_same({name: found[name][i] for name in needed}, expected)
+            # products of a whole batch round elsewhere
+            assert_same({name: found[name][i] for name in needed}, expected, times=10)
     looks_at_numbers = "one_hot" in inspect.getsource(textbook.backward)
     assert looks_at_numbers or floats(inputs) not in refused
 
