@@ -20,7 +20,7 @@ import backhand
 from backhand import passes
 from backhand.errors import CheckError
 
-PARALLEL = Path(__file__).with_name("parallel.py")
+BRIDGING = Path(__file__).with_name("bridging.py")
 TEXTBOOK = sorted(file.stem for file in Path(passes.__file__).parent.glob("[a-z]*.py"))
 
 
@@ -204,7 +204,7 @@ def trained_in_two(
 ) -> dict[str, str]:
     """What came of each pass in two processes that share gradients, or parameters too."""
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, str(PARALLEL), request.param, str(folder / "meet"), *TEXTBOOK]
+    command = [sys.executable, str(BRIDGING), request.param, str(folder / "meet"), *TEXTBOOK]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

@@ -243,10 +243,9 @@ def name_mistakes(
     found, left = by_one_statement(cases, share)
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
     named = {n: _named(case, finding) for n, (case, finding) in found.items()}
-    for case in cases:
-        if case.name in named:
-            continue
-        share = budget.share()
+    unnamed = [case for case in cases if case.name not in named]
+    for case in unnamed:
+        share = budget if case is unnamed[-1] else budget.share()
         finding, left = find(case, share)
         named[case.name] = _named(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
