@@ -80,7 +80,7 @@ def _of_words(
         given = given | {"kept": given["kept"][:, :, rows]}
     loss, gradients = by_hand(book, parameters, X[rows], Y[rows], given)
     part = (Y[rows] >= 0).sum() / (Y >= 0).sum()  # the loss is a mean over symbols, and a word has several
-    return _added_up(loss * part, {name: g * part for name, g in gradients.items() if name[1:] in parameters})
+    return _added_up(loss * part, {f"d{name}": gradients[f"d{name}"] * part for name in parameters})
 
 
 mlp: Engine = descend(_of_the_mlp)
