@@ -312,6 +312,7 @@ def test_what_the_machine_cannot_do_is_one_line(
     assert [file.name for file in tmp_path.iterdir()] == ["fifo"]
 
 
+@pytest.mark.slow
 def test_a_terminal_of_ascii_shows_letters_as_python_writes_them(tmp_path: Path) -> None:
     (tmp_path / "w.txt").write_text("zoë\nnoël\nëva\n" * 8)
     done = run("LC_ALL=C PYTHONIOENCODING=ascii backhand train w.txt --steps 300 --n-hidden 4", tmp_path)
@@ -320,6 +321,7 @@ def test_a_terminal_of_ascii_shows_letters_as_python_writes_them(tmp_path: Path)
     assert (done.stdout + done.stderr).isascii()
 
 
+@pytest.mark.slow
 def test_control_characters_never_reach_the_screen(tmp_path: Path) -> None:
     (tmp_path / "w.txt").write_text("a\x1b[31mb\x07\nb\u202ea\n" * 9)
     done = run("backhand train w.txt --steps 60 --n-hidden 4 && backhand sample runs/w", tmp_path)

@@ -163,6 +163,7 @@ def test_several_files_on_the_command_line(tmp_path: Path) -> None:
     assert "from a shell" in done.stderr
 
 
+@pytest.mark.slow
 def test_names_and_code_steer_no_terminal(tmp_path: Path) -> None:
     bell = "\x1b]0;title\x07 \u202e"
     (tmp_path / "s\x1b[31m.py").write_text(PASS.replace("2 * x * dy", f"3 * x * dy  # {bell}"))

@@ -128,6 +128,7 @@ def inputs(generator): return {"x": torch.randn(4, generator=generator)}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [A_PASS, A_KERNEL])
 def test_a_check_does_not_wait_for_sympy(text: str, tmp_path: Path) -> None:
     (tmp_path / "given.py").write_text(f"import torch\n{text}")
@@ -312,6 +313,7 @@ def test_a_file_that_cannot_be_checked_gets_one_line(run_cli, tmp_path: Path, na
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_course_can_be_listed_judged_and_reset(run_cli, tmp_path: Path) -> None:
     write_course(tmp_path / "learn")
     (tmp_path / "learn" / "01_product.py").write_text("mine")
@@ -380,6 +382,7 @@ def test_a_course_is_done_with_status_0_when_asked_and_listed_with_0_in_any_case
     assert run_cli("learn", "--check")[:2] == (0, "how far\n")
 
 
+@pytest.mark.slow
 def test_a_check_that_takes_long_says_so_and_finds_the_data(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "words.txt").write_text("abc\n")

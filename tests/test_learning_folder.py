@@ -44,6 +44,7 @@ def test_a_disk_that_is_full_leaves_no_empty_exercise(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_link_to_nothing_is_not_written_through(tmp_path: Path):
     folder, outside = tmp_path / "learn", tmp_path / "outside.py"
     folder.mkdir()
@@ -59,6 +60,7 @@ def test_a_link_to_nothing_is_not_written_through(tmp_path: Path):
     assert not outside.exists()
 
 
+@pytest.mark.slow
 def test_a_folder_is_judged_as_data_for_graders(tmp_path: Path):
     write_course(tmp_path)
     (tmp_path / "01_product.py").write_text(solved(find("1")))
@@ -82,6 +84,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path):
         find("99")
 
 
+@pytest.mark.slow
 def test_learn_without_watching_writes_and_judges(tmp_path: Path):
     progress = backhand.learn(tmp_path / "learn")
     assert progress.solved == 0

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from attempting import changed, shown
@@ -38,6 +39,7 @@ def test_a_lesson_goes_from_mistake_to_hint_to_the_next_exercise(tmp_path: Path)
     assert lesson.over
 
 
+@pytest.mark.slow
 def test_every_exercise_fits_80_columns_and_survives_markup(tmp_path: Path):
     write_course(tmp_path)
     lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)

@@ -57,6 +57,7 @@ def test_two_processes_train_what_one_does(kind: str, tmp_path: Path) -> None:
     assert runs[1].results == pytest.approx(runs[0].results, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_trains_in_one_process_is_refused_in_one_line(tmp_path: Path) -> None:
     job = torchrun("municipios", "--steps", "9", "--out", str(tmp_path / "run"))
     _, err = job.communicate()
