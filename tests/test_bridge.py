@@ -139,6 +139,7 @@ def test_vmap_is_a_loop_or_an_error(textbook: ModuleType) -> None:
     assert looks_at_numbers or floats(inputs) not in refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_changes_no_bit(textbook: ModuleType, reentrant: bool) -> None:
     wired, inputs = backhand.differentiable(textbook), drawn(textbook)

@@ -19,7 +19,7 @@ from backhand.passes import batch_norm, embedding, gru, mlp_chunked, rnn
 PARTS = ("ENGINE", "NUMBERED", "RESULTS", "CALLED", "APPLIED", "SAVED", "FLATTENED")
 # Who does not know the results of an operation does not call it either.
 TOGETHER = {"RESULTS": ("RESULTS", "CALLED", "APPLIED"), "all": PARTS}
-MISSING = (*PARTS, "all")
+MISSING = (*(pytest.param(part, marks=pytest.mark.slow) for part in PARTS), "all")
 
 INSIDE = """
 import torch

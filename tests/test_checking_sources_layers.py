@@ -185,6 +185,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_a_line_each_and_the_wrong_ones_in_full(tmp_path: Path):
     file = written(tmp_path, RELU, AFFINE)
     done = run(file)

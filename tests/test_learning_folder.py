@@ -93,6 +93,7 @@ def test_learn_without_watching_writes_and_judges(tmp_path: Path):
     assert max(len(line) for line in lines) <= 80
 
 
+@pytest.mark.slow
 def test_the_course_over_numpy_is_one_of_its_own(tmp_path: Path):
     written = write_course(tmp_path, numpy=True)
     assert [p.name for p in written] == [e.file_name for e in course(numpy=True)]

@@ -40,6 +40,7 @@ def test_training_that_raises_is_told(tmp_path: Path):
     assert not attempt.done
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_with_ones_own_backward_and_learns_what_the_textbooks_does(tmp_path: Path):
     exercise = find("mlp_fused")
     file = tmp_path / exercise.file_name

@@ -18,7 +18,7 @@ from backhand import cli
 
 FOLDERS = ("src", "tests", "benchmarks", "examples", "notebooks", "docs")
 ROOT = Path(__file__).parents[1]
-SLOW = ("words.md", "engineer.md", "ci.md")  # they train, or start a process for each command
+SLOW = ("words.md", "engineer.md", "ci.md", "public.md")  # they train, or start a process for each command
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
