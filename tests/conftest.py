@@ -12,6 +12,10 @@ from backhand import Run, TrainConfig
 
 torch.set_num_threads(1)  # the tensors are small; a second thread only waits
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # read when Triton is imported, which PyTorch's compiler may be first to do
+    )
 os.environ.pop("VIRTUAL_ENV", None)  # IPython warns where another environment is active than the one in use
 
 # doctests are looked for in every module; this one imports what is an extra
