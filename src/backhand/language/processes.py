@@ -65,10 +65,10 @@ def together(config: TrainConfig, engine: Engine | None) -> Iterator[None]:
         if not is_follower():
             raise
         sys.exit(getattr(error, "exit_status", 130))
+    else:  # after an exception the group cannot be left in good order: others may wait in it
+        dist.destroy_process_group()
     finally:
         signal.signal(signal.SIGTERM, previous)
-        if sys.exc_info()[0] is None:  # else it cannot be left in good order: others may wait in it
-            dist.destroy_process_group()
 
 
 def _ended(signum: int, frame: object) -> None:

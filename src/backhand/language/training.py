@@ -230,16 +230,14 @@ def take_steps(run: Run, Xs: Tensor, Ys: Tensor, rates: list[float], engine: Eng
     Returns:
         Their losses.
     """
-    config, latest = run.config, run.latest
+    config, latest, alone = run.config, run.latest, parallel.processes() == 1
     if isinstance(latest, WordModel):
+        take_words = WORD_ENGINES[config.engine] if alone else parallel.words
         state = latest.parameters, Xs, Ys, rates, latest.moments, latest.settings(run.step)
-        take = WORD_ENGINES[config.engine] if parallel.processes() == 1 else parallel.words
-        return take(config.type, *state)
+        return take_words(config.type, *state)
+    take = (engine or ENGINES[config.engine]) if alone else parallel.mlp
     running = Running(latest.bnmean, latest.bnstd) if config.batch_norm == "running" else None
-    if parallel.processes() > 1:
-        engine = parallel.mlp
-    engine = engine or ENGINES[config.engine]
-    return engine(latest.parameters, Xs, Ys, rates, running)
+    return take(latest.parameters, Xs, Ys, rates, running)
 
 
 def explain_nonfinite(run: Run, origin: tuple[int, str] | None) -> str:
