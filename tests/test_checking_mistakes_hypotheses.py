@@ -5,6 +5,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
+from backhand.checking.mistakes import budget
 from backhand.passes import (
     attention,
     batch_norm,
@@ -413,3 +414,15 @@ def test_the_gradient_of_a_loss_is_1_and_nothing_has_to_read_it() -> None:
     report = backhand.check(forward, backward, inputs={"x": torch.rand(5) + 0.5, "w": torch.rand(5)})
     assert report["x"].mistake is not None
     assert report["x"].mistake.kind == "unexplained"
+
+
+def test_when_the_time_is_up_it_is_said_and_nothing_counts_as_ruled_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_time = backhand.check(altered(mlp_chunked, ("] = -1 / n", "] = -1.234 / n")))["logprobs"].mistake
+    assert in_time.kind == "scale"
+    monkeypatch.setattr(budget, "SECONDS", 0.0)
+    late = backhand.check(altered(mlp_chunked, ("] = -1 / n", "] = -1.234 / n")))["logprobs"].mistake
+    assert late.kind == "unexplained"
+    assert "no simple slip was found in the time for it" in late.message
+    assert late.detail["ruled_out"] == []
