@@ -177,7 +177,8 @@ def _first_of(
     """Return the first edit by these rules of these statements after which the gradient is right."""
     focuses: dict[ast.stmt, Focus] = {}
     for statement, rules in tries:
-        focus = focuses.setdefault(statement, Focus.on(program, statement, knowing=knowing))
+        focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
+        focuses[statement] = focus  # what stands above it is run once, for all rules
         edit, budget = focus.first_right(edits_of(statement, focus.scope, rules), budget)
         if edit is not None:
             return _told(program, statement, edit, budget)
