@@ -23,6 +23,18 @@ def test_files_that_are_there_are_never_overwritten(tmp_path: Path):
     assert mine.read_text() == "# my work"
 
 
+def test_an_exercise_that_had_another_number_is_still_the_learners(tmp_path: Path):
+    before = tmp_path / "40_batch_norm.py"
+    before.write_text("# my work")
+    other = tmp_path / "40_norm.py"
+    other.write_text("# not of the course")
+    path = tmp_path / find("batch_norm").file_name
+    assert path not in write_course(tmp_path)
+    assert path.read_text() == "# my work"
+    assert not before.exists()
+    assert other.exists()
+
+
 def test_a_reset_keeps_the_old_file_beside_the_new_one(tmp_path: Path):
     write_course(tmp_path)
     path = tmp_path / "01_product.py"

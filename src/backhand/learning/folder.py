@@ -24,6 +24,9 @@ def write_course(folder: Path, *, numpy: bool = False) -> tuple[Path, ...]:
 def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
     """Write the files that are not there, and return which; those that are there are the learner's.
 
+    One that has another number, of a course before this one had more exercises, is the learner's too, and
+    gets today's.
+
     Raises:
         LearnError: a folder cannot be written.
     """
@@ -31,7 +34,12 @@ def write_missing(files: Mapping[Path, str]) -> tuple[Path, ...]:
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.path.lexists(path):  # a link to nothing is not written through
+            if os.path.lexists(path):  # a link to nothing is not written through
+                continue
+            earlier = sorted(path.parent.glob(f"[0-9][0-9]_{path.name[3:]}"))
+            if earlier:
+                earlier[0].rename(path)
+            else:
                 write_whole(path, text.encode())
                 written.append(path)
         except OSError as error:
