@@ -100,15 +100,27 @@ def test_a_process_that_dies_ends_the_job_and_it_goes_on(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_saved_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", ["01", "1"])
+def test_ctrl_c_is_saved_whomever_it_comes_to_first(ranks: str, tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "run"))
     job = torchrun("municipios", "--steps", "20000", "--engine", "fused", *out)
     while not processes_of(job) or not (tmp_path / "run" / "history.csv").exists():
         time.sleep(0.05)
     time.sleep(1)
-    for child in processes_of(job).values():  # as a terminal sends it to all
-        os.kill(child, signal.SIGINT)
+    for rank in ranks:  # a terminal sends it to all
+        os.kill(processes_of(job)[rank], signal.SIGINT)
     _, err = job.communicate()
     (line,) = [line for line in err.splitlines() if line.startswith("backhand: ")]
     assert "steps, which are saved" in line
     assert backhand.Run.load(tmp_path / "run").step > 0
+
+
+@pytest.mark.slow
+def test_a_job_that_torchrun_ends_says_how_to_go_on(tmp_path: Path) -> None:
+    job = torchrun("municipios", "--steps", "20000", "--engine", "fused", "--out", str(tmp_path / "run"))
+    while not processes_of(job) or not (tmp_path / "run" / "history.csv").exists():
+        time.sleep(0.05)
+    os.kill(processes_of(job)["0"], signal.SIGTERM)  # as it does where another process has ended
+    _, err = job.communicate()
+    (line,) = [line for line in err.splitlines() if line.startswith("backhand: ")]
+    assert line.startswith("backhand: the job was ended; start it once more with --resume")

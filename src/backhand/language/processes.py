@@ -61,10 +61,10 @@ def together(config: TrainConfig, engine: Engine | None) -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, _ended)  # which torchrun sends when another process has ended
     try:
         yield
-    except (JobError, NonFiniteError, KeyboardInterrupt) as error:  # which come to all, and one tells
+    except (JobError, NonFiniteError, KeyboardInterrupt):  # which come to all, and the first one tells
         if not is_follower():
             raise
-        sys.exit(getattr(error, "exit_status", 130))
+        sys.exit(0)  # if it failed, torchrun would end the first one too, which may still be saving
     else:  # after an exception the group cannot be left in good order: others may wait in it
         dist.destroy_process_group()
     finally:
