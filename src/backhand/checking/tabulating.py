@@ -13,7 +13,6 @@ from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.slicing import computes, feeding, passing_on
-from backhand.checking.running.statements import simple_statements
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
@@ -131,7 +130,7 @@ class Table:
     def _copied(self) -> Mapping[str, str]:
         """The variables that hold what autograd gave for a tensor, with that tensor."""
         source = self.chosen.backward_source
-        return copied_gradients(simple_statements(source.statements)) if source else {}
+        return copied_gradients(source.simple) if source else {}
 
     @cached_property
     def _measure(self) -> Measure:
