@@ -432,6 +432,14 @@ def test_a_file_that_a_skipped_command_would_have_fetched_is_told_and_may_lie_el
     assert backhand.check_file(path, data=tmp_path / "data", draws=1).ok
 
 
+def test_what_ends_python_in_a_notebook_is_told_with_its_line_not_with_one_of_the_file(
+    tmp_path: Path,
+) -> None:
+    ends = "logits", CELLS["logits"], "import os\nos._exit(0)\n"
+    with pytest.raises(CheckError, match=r"^n.ipynb: `os._exit\(0\)`: it ended Python itself"):
+        backhand.check_file(write_notebook(tmp_path / "n.ipynb", ends, until="logits"))
+
+
 def test_two_forwards_in_one_notebook_are_two_sets_of_gradients(tmp_path: Path) -> None:
     second = "A = torch.randn(3, 4, requires_grad=True)\nout = (A * A).sum(1)\nloss = out.mean()\n"
     second += "dout = torch.ones(3) / 3\ndA = A * dout[:, None]\n"
