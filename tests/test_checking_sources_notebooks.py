@@ -575,7 +575,7 @@ def test_a_table_whose_gradient_is_added_up_is_right_in_an_exercise_and_in_train
 
 
 def test_an_error_is_no_multiple_of_that_on_another_minibatch(tmp_path: Path) -> None:
-    """The name `ix` is used again, so that the minibatch is drawn within the forward: each run has its own."""
+    """The name `ix` is used again, so that the forward draws the minibatch: each run has one of its own."""
     wrong = ROW_BY_ROW.replace("dscores[k]", "dscores[k] / 8")
     rows = of_a_table(tmp_path / "n.ipynb", ROW_BY_ROW, wrong).rows
     assert [row.verdict for row in rows] == ["right", "right", "right", "wrong"]
