@@ -49,9 +49,9 @@ def where(frames: Iterable[tuple[str, int]]) -> str:
     for file, number in reversed(list(frames)):
         if not installed(file):
             text = linecache.getline(file, number).strip()
-            return (
-                f"{Path(file).name}, line {number}: `{text}`" if text else f"{Path(file).name}, line {number}"
-            )
+            # the cells of a notebook are numbered through, which says nothing to its reader
+            place = Path(file).name + ("" if file.endswith(".ipynb") else f", line {number}")
+            return f"{place}: `{text}`" if text else place
     return ""
 
 
