@@ -17,6 +17,7 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     if scope.holds_no_tensor(place.node):
         return
+    held = {ast.unparse(n) for n in ast.walk(place.node) if isinstance(n, ast.Name | ast.Attribute)}
     for name in (*scope.names, *scope.attributes):
         value = scope.held(name)
         tensor = holds_tensor(value) or (isinstance(value, Tensor) and value.dtype == torch.bool)
@@ -24,9 +25,9 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
             continue
         kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
         detail = {"used": None, "expected": name} if tensor else {"factor": None, "guess": name}
-        edit = Finding(kind, detail, f"the factor {name} is missing")
-        for op in (ast.Mult(), ast.Div()):
-            yield ast.BinOp(place.node, op, scope.expression(name)), edit
+        less = f"the factor {name} is one too many" if name in held else f"a division by {name} is missing"
+        for op, words in ((ast.Mult(), f"the factor {name} is missing"), (ast.Div(), less)):
+            yield ast.BinOp(place.node, op, scope.expression(name)), Finding(kind, detail, words)
 
 
 def _missing_counts(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -152,10 +153,15 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
     if place.role != "value" or not isinstance(node, VALUES):
         return
     text = ast.unparse(node)
-    edit = Finding("wrong_point", {"used": text, "expected": None}, f"a power of `{text}` is missing")
     if scope.holds_no_tensor(node):
         return
+    times = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Mult)
     for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
+        divides = times and k == -1
+        words = (
+            f"`{text}` multiplies where it should divide" if divides else f"a power of `{text}` is missing"
+        )
+        edit = Finding("wrong_point", {"used": text, "expected": None}, words)
         yield ast.BinOp(node, ast.Pow(), ast.Constant(k)), edit
 
 
