@@ -56,6 +56,11 @@ class Subject(Forward, Protocol):
         ...
 
     @property
+    def arrives(self) -> Mapping[str, str]:
+        """By which parameter of the backward the upstream gradient of each output arrives."""
+        ...
+
+    @property
     def source(self) -> Source | None:
         """The backward's statements, at whose end they are returned by name."""
         ...
@@ -190,7 +195,7 @@ class OverNumpy:
             if callable(self.inputs)
             else self._tensors(self.inputs),
             out=() if outputs == ("loss",) else outputs,
-            names=dict(self.subject.named),
+            names={**self.subject.named, **self.subject.arrives},
             wanted=None,
             optional=frozenset(),
             forward_source=source_of(functions[0]),
