@@ -3,51 +3,23 @@
 import ast
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from patterns import expression, filled, matched, statements
 from reading import mark, names_in, written_by
 from slips import ALIASES, EXPRESSIONS, MUST_RUN, STATEMENTS
-
-if TYPE_CHECKING:
-    from mutating import Subject
+from subject import Change, Subject
 
 Expressions = Iterator[tuple[str, ast.expr, set[str]]]
 
 
-@dataclass(frozen=True)
-class Change:
-    """What stands for one statement, or for several in a row, and what may truly be said of it.
-
-    Attributes:
-        operation: what was done.
-        statements: what stands there now; those that are at fault are marked.
-        kinds: the kinds that name it rightly.
-        culprits: the gradients that may be blamed; None: those that the statement makes.
-        span: how many statements are replaced.
-        most: how many culprits it may have.
-        needs: a tensor of the forward that the backward did not ask for until now.
-        raises: it may end in an exception.
-    """
-
-    operation: str
-    statements: tuple[ast.stmt, ...]
-    kinds: frozenset[str]
-    culprits: frozenset[str] | None = None
-    span: int = 1
-    most: int = 1
-    needs: str | None = None
-    raises: bool = True
-
-
-def changes(statement: ast.stmt, subject: "Subject") -> Iterator[Change]:
+def changes(statement: ast.stmt, subject: Subject) -> Iterator[Change]:
     """Yield every change of one statement."""
     yield from _whole(statement, subject)
     yield from within(statement, subject)
 
 
-def within(statement: ast.stmt, subject: "Subject") -> Iterator[Change]:
+def within(statement: ast.stmt, subject: Subject) -> Iterator[Change]:
     """Yield the changes of the expressions in a statement."""
     value = getattr(statement, "value", None)
     if not isinstance(value, ast.expr):
@@ -76,12 +48,12 @@ class _Swap(ast.NodeTransformer):
         return copy.deepcopy(self.new) if node is self.old else self.generic_visit(node)
 
 
-def _new_name(new: ast.AST, subject: "Subject") -> str | None:
+def _new_name(new: ast.AST, subject: Subject) -> str | None:
     wanted = names_in(new) & (set(subject.values) - subject.arguments - set(subject.own))
     return next(iter(wanted), None)
 
 
-def _whole(s: ast.stmt, subject: "Subject") -> Iterator[Change]:
+def _whole(s: ast.stmt, subject: Subject) -> Iterator[Change]:
     for operation, pattern, template, kinds in (*STATEMENTS, *ALIASES):
         bound = matched(statements(pattern)[0], s, subject.fits)
         if bound is None or (operation == "tail" and not subject.has_rows(bound["_o"])):
@@ -103,7 +75,7 @@ def _whole(s: ast.stmt, subject: "Subject") -> Iterator[Change]:
         yield Change("no carry", (mark(ast.Pass()),), frozenset(kinds_))
 
 
-def _is_carried(s: ast.stmt, subject: "Subject") -> bool:
+def _is_carried(s: ast.stmt, subject: Subject) -> bool:
     """Tell whether a statement in a loop assigns what the next turn reads."""
     if not isinstance(s, ast.Assign) or not isinstance(s.targets[0], ast.Name):
         return False
@@ -117,14 +89,14 @@ def exponents(value: ast.AST) -> set[int]:
     return {id(inner) for p in powers for inner in ast.walk(p.right)}
 
 
-def _of_numbers(value: ast.AST, subject: "Subject") -> set[int]:
+def _of_numbers(value: ast.AST, subject: Subject) -> set[int]:
     """Return the nodes that lie within the exponent of something without a tensor."""
     powers = [n for n in ast.walk(value) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
     tensors = set(subject.values) | set(subject.own)
     return {id(inner) for p in powers if not _values_in(p.left) & tensors for inner in ast.walk(p.right)}
 
 
-def _expressions(node: ast.AST, subject: "Subject", value: ast.AST) -> Expressions:
+def _expressions(node: ast.AST, subject: Subject, value: ast.AST) -> Expressions:
     for operation, pattern, template, kinds in EXPRESSIONS:
         bound = matched(expression(pattern), node, subject.fits)
         if bound is not None:
@@ -144,7 +116,7 @@ def _expressions(node: ast.AST, subject: "Subject", value: ast.AST) -> Expressio
         yield from _names(node, subject)
 
 
-def _operators(node: ast.BinOp, subject: "Subject") -> Expressions:
+def _operators(node: ast.BinOp, subject: Subject) -> Expressions:
     left, right = node.left, node.right
     tensors = names_in(node) & (set(subject.values) | set(subject.own) | subject.gradients)
     if isinstance(node.op, ast.Sub) and ast.unparse(node) == "n - 1":
@@ -163,7 +135,7 @@ def _operators(node: ast.BinOp, subject: "Subject") -> Expressions:
             yield "drop factor", right, _kinds_without(left, subject)
 
 
-def _kinds_without(lost: ast.expr, subject: "Subject") -> set[str]:
+def _kinds_without(lost: ast.expr, subject: Subject) -> set[str]:
     """Return the kinds that name a factor that was left out."""
     names = _values_in(lost)
     if names & subject.masks:
@@ -200,7 +172,7 @@ def _constants(node: ast.Constant, within_power: bool, of_number: bool) -> Expre
         yield "constant", ast.Constant(2 * value), kinds
 
 
-def _names(node: ast.Name, subject: "Subject") -> Expressions:
+def _names(node: ast.Name, subject: Subject) -> Expressions:
     name = node.id
     if name in ("n", "N") and name not in subject.values:
         yield "n - 1", expression(f"({name} - 1)"), {"scale"}

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from mutating import Subject
+from mutating import mutants_of
+from subject import Subject
 
 import backhand
 from backhand.benching.gradchecks import gradcheck, lecture_cell, with_a_wrong_line
@@ -66,7 +67,7 @@ def main() -> None:
         print(told(label, its, cells))
     slow = [milliseconds(lambda: gradcheck(drawn, fast=False)) for _ in range(3)]
     print(told("gradcheck, slow mode", slow, [statistics.median(cells)] * 3))
-    wrong_lines = [mutant.module for mutant in Subject(mlp_chunked).mutants()]
+    wrong_lines = [mutant.module for mutant in mutants_of(Subject(mlp_chunked))]
     wrong_lines = [module for module in wrong_lines if not backhand.check(module).ok]
     each = [milliseconds(partial(backhand.check, module), 3) for module in wrong_lines]
     print(told(f"check, {len(each)} wrong lines", each, [statistics.median(cells)] * len(each)))

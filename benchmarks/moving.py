@@ -3,18 +3,14 @@
 import ast
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from changing import Change
 from patterns import expression, filled, matched
 from reading import in_order, mark, read_by, written_by
 from slips import HEADERS
-
-if TYPE_CHECKING:
-    from mutating import Subject
+from subject import Change, Subject
 
 
-def moves(block: list[ast.stmt], i: int, subject: "Subject") -> Iterator[Change]:
+def moves(block: list[ast.stmt], i: int, subject: Subject) -> Iterator[Change]:
     """Yield the changes that begin at a statement of a block."""
     s = block[i]
     yield from _used_too_early(block, i, subject)
@@ -26,7 +22,7 @@ def moves(block: list[ast.stmt], i: int, subject: "Subject") -> Iterator[Change]
         yield from _swapped_keys(s, s.value, subject)
 
 
-def _used_too_early(block: list[ast.stmt], i: int, subject: "Subject") -> Iterator[Change]:
+def _used_too_early(block: list[ast.stmt], i: int, subject: Subject) -> Iterator[Change]:
     """Move what is added to a tensor below the line that reads it."""
     s = block[i]
     if not isinstance(s, ast.AugAssign):
@@ -46,7 +42,7 @@ def _used_too_early(block: list[ast.stmt], i: int, subject: "Subject") -> Iterat
             return
 
 
-def _swapped_names(block: list[ast.stmt], i: int, subject: "Subject") -> Iterator[Change]:
+def _swapped_names(block: list[ast.stmt], i: int, subject: Subject) -> Iterator[Change]:
     """Swap the names of two gradients, the second of which does not need the first."""
     a = block[i]
     for k in range(i + 1, min(i + 4, len(block))):
@@ -67,7 +63,7 @@ def _swapped_names(block: list[ast.stmt], i: int, subject: "Subject") -> Iterato
         return
 
 
-def _folded_too_early(block: list[ast.stmt], i: int, subject: "Subject") -> Iterator[Change]:
+def _folded_too_early(block: list[ast.stmt], i: int, subject: Subject) -> Iterator[Change]:
     """Multiply a gradient with the factor of the line below already."""
     a = block[i]
     if i + 1 == len(block) or not isinstance(a, ast.Assign) or not isinstance(a.targets[0], ast.Name):
@@ -85,7 +81,7 @@ def _folded_too_early(block: list[ast.stmt], i: int, subject: "Subject") -> Iter
         yield Change("folded too early", (early,), kinds)
 
 
-def _headers(s: ast.For | ast.While | ast.If, subject: "Subject") -> Iterator[Change]:
+def _headers(s: ast.For | ast.While | ast.If, subject: Subject) -> Iterator[Change]:
     """Leave a step out, run the wrong way, begin anew at every turn."""
     inside = [each for each in in_order([s]) if each is not s]
     blamed = frozenset(g for each in inside for g in subject.blamed(each))
@@ -101,7 +97,7 @@ def _headers(s: ast.For | ast.While | ast.If, subject: "Subject") -> Iterator[Ch
         yield Change(operation, (new,), frozenset(kinds.split()), blamed, most=len(blamed))
 
 
-def begun_in_the_loop(block: list[ast.stmt], i: int, subject: "Subject") -> Iterator[Change]:
+def begun_in_the_loop(block: list[ast.stmt], i: int, subject: Subject) -> Iterator[Change]:
     """Move the zeros that a sum begins with into the loop, so that each turn begins anew."""
     s = block[i]
     loop = next((k for k in range(i + 1, len(block)) if isinstance(block[k], ast.For)), None)
@@ -119,7 +115,7 @@ def begun_in_the_loop(block: list[ast.stmt], i: int, subject: "Subject") -> Iter
     yield Change("begun in the loop", tuple(new), kinds, span=loop + 1 - i)
 
 
-def _swapped_keys(s: ast.Return, returned: ast.Dict, subject: "Subject") -> Iterator[Change]:
+def _swapped_keys(s: ast.Return, returned: ast.Dict, subject: Subject) -> Iterator[Change]:
     """Return two gradients under each other's name."""
     keys = [k.value if isinstance(k, ast.Constant) else None for k in returned.keys]
     done: set[object] = set()

@@ -26,9 +26,10 @@ import subjects
 import torch
 from fanning import SLOW, fanned
 from judging import Outcome, judged_mutant, judged_rewrite
-from mutating import Mutant, Subject
+from mutating import Mutant, mutants_of
 from playing import gradients_of
 from rewriting import rewrites
+from subject import Subject
 from totals import by_kind, told
 
 import backhand.passes
@@ -64,7 +65,7 @@ def jobs_of(module: types.ModuleType, seed: int) -> list[Job]:
     subject, original = Subject(module), gradients_of(module)
     assert original is not None, module
     about = (module.__name__.rsplit(".", 1)[1], subject.has_loop)
-    mutants = [Job(*about, m.operation, original, mutant=m) for m in subject.mutants(seed)]
+    mutants = [Job(*about, m.operation, original, mutant=m) for m in mutants_of(subject, seed)]
     rewritten = [
         Job(*about, label, original, rewrite=(changed, inputs))
         for label, changed, inputs in rewrites(subject)

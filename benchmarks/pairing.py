@@ -5,16 +5,12 @@ import copy
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from changing import Change, within
+from changing import within
 from reading import mark
-
-if TYPE_CHECKING:
-    from mutating import Subject
+from subject import Change, Place, Subject
 
 TWO_LINES = 20  # draws of each pass; those that would blame one gradient for both lines are left out
-Place = tuple[list[ast.stmt], int, Change]  # what is changed: a block, the number of a statement, and how
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Pair:
     alone: tuple[Place, ...]
 
 
-def two_in_a_line(subject: "Subject", drawn: random.Random) -> Iterator[Pair]:
+def two_in_a_line(subject: Subject, drawn: random.Random) -> Iterator[Pair]:
     """Yield up to two pairs in each statement."""
     for block, i in subject.places():
         if not subject.blamed(block[i]):
@@ -55,7 +51,7 @@ def _is_another(first: Change, second: Change, single: list[Change], texts: set[
     return alone and not products and not same and not second.needs and second.culprits is None
 
 
-def two_lines(subject: "Subject", seen: list[Place], drawn: random.Random) -> Iterator[Pair]:
+def two_lines(subject: Subject, seen: list[Place], drawn: random.Random) -> Iterator[Pair]:
     """Yield pairs of changes in different statements that make different gradients."""
     usable = [p for p in seen if p[2].most == p[2].span == 1 and not p[2].needs and p[2].culprits is None]
     for _ in range(TWO_LINES if len(usable) > 1 else 0):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mutating import Subject
 from patterns import expression, filled, matched, statements
 from reading import blocks, read_by, written_by
+from subject import Subject
 from torch import Tensor
 
 Rewrite = tuple[str, types.ModuleType, Any]

@@ -16,6 +16,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = (
         "1"  # read when Triton is imported, which PyTorch's compiler may be first to do
     )
+# the examples of docstrings are those of the backhand under test, which a wheel may have brought
+os.environ["PY_IGNORE_IMPORTMISMATCH"] = "1"
 os.environ.pop("VIRTUAL_ENV", None)  # IPython warns where another environment is active than the one in use
 
 # doctests are looked for in every module; this one imports what is an extra

@@ -8,6 +8,8 @@ import torch
 from torch.autograd import Function
 
 import backhand
+from altered import altered
+from backhand.passes import used_twice
 from kernels import first, operation, product
 
 
@@ -156,3 +158,12 @@ def test_a_right_backward_that_needs_one_element_only_is_no_alarm() -> None:
     assert backhand.check(forward, backward, inputs=positive_first, out="y").ok
     report = backhand.check(forward, first, inputs={"x": torch.tensor([1.0, 2.0, -3.0])}, out="y")
     assert [failed.kind for failed in report.stress] == ["ignores_upstream"]
+
+
+def test_of_several_gradients_that_are_not_linear_the_message_speaks_in_the_plural() -> None:
+    wrong = altered(used_twice, ("q * dy + dq", "q * dy * dq"))
+    (culprit,) = backhand.check(wrong).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.message.startswith(
+        "dp: da, db, dp do not become -2 times themselves when the upstream gradient dy is multiplied by -2."
+    )

@@ -109,3 +109,15 @@ def test_who_writes_down_every_answer_has_solved_it_and_was_told_of_no_mistake(e
         assert not attempt.problem
         assert {g.verdict for g in attempt.gradients} <= {"right", "vacuous", "todo"}
     assert attempt.done
+
+
+def test_a_learner_is_not_sent_to_a_report(tmp_path: Path):
+    exercise = find("indexing")
+    attempt = judged(
+        tmp_path, exercise, changed(exercise, ("dtable = torch.zeros_like(table)", "dtable = drows[index]"))
+    )
+    assert attempt.next_gradient is not None
+    assert attempt.next_gradient.row.mistake.kind == "unexplained"
+    assert (
+        hints(attempt)[0].text == "dtable: What happens to a row of the table that occurs twice in `index`?"
+    )

@@ -112,6 +112,33 @@ def test_what_is_solved_stands_beside_the_textbook_until_a_key_goes_on(tmp_path:
     assert "Line by line what the textbook has." in shown(lesson)
 
 
+def test_a_loop_that_makes_one_gradient_stands_whole_beside_the_textbook(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    path = tmp_path / find("indexing").file_name
+    by_hand = "for i in range(len(index)):\n        row = drows[i]\n        dtable[index[i]] += row"
+    path.write_text(changed(find("indexing"), ("dtable.index_add_(0, index, drows)", by_hand)))
+    lesson.save(path)
+    text = shown(lesson)
+    assert "for i in range(len(index)):" in text
+    assert "row = drows[i]" in text
+    assert "Your gradients take 6 lines, the textbook's 4: 2 more." in text
+
+
+def test_two_columns_say_what_is_right_so_far_and_what_waits(tmp_path: Path):
+    write_course(tmp_path)
+    lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)
+    path = tmp_path / find("batch_norm").file_name
+    text = blank(find("batch_norm")).replace("dxhat = ...", "dxhat = gain * dy")
+    text = text.replace("dcentered = ...", "dcentered = inv_std * dxhat")
+    path.write_text(text.replace("dx = ...", "dx = dcentered + dmean / n"))
+    lesson.save(path)
+    seen = " ".join(shown(lesson).split())
+    assert "dcentered so far" in seen
+    assert "dcentered: right so far; add what comes through" in seen
+    assert "waiting: dx for d" in seen
+
+
 def test_a_number_jumps_to_its_exercise(tmp_path: Path):
     write_course(tmp_path)
     lesson = Lesson(judge_all(tmp_path, judge_file), judge_file)

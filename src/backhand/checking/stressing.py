@@ -136,8 +136,11 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
     bad = probe.differing(scaled, {n: -2 * g for n, g in base.items() if n in scaled})
     if bad:
         unmoved = [n for n in bad if probe.same(n, scaled[n], base[n])]
-        told = "does not change" if unmoved == bad else "does not become -2 times itself"
-        message = f"{', '.join(bad)} {told} when the upstream gradient {arriving} is multiplied by -2."
+        do, itself = ("does", "itself") if len(bad) == 1 else ("do", "themselves")
+        told = "change" if unmoved == bad else f"become -2 times {itself}"
+        message = (
+            f"{', '.join(bad)} {do} not {told} when the upstream gradient {arriving} is multiplied by -2."
+        )
         yield mistake("ignores_upstream", message, {"gradients": bad})
         return
     # what is right reads all that there is to read, be it one element, as of a relu with one that is positive

@@ -9,11 +9,10 @@ from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Row, Verdict
-from backhand.checking.running.copied import is_copied
+from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.slicing import computes, feeding, passing_on
-from backhand.checking.running.statements import simple_statements
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
@@ -107,7 +106,7 @@ class Table:
             verdict, note = "wrong", ""
         elif (verdict in ("right", "vacuous") and name in self.imprecise) or self._is_echo(name):
             verdict, note = "follows", ""
-        elif verdict == "right" and not note and self._is_copied(name):
+        elif verdict == "right" and not note and self._copied.get(self.paths.get(name, "")) == name:
             note = "autograd's own answer, copied: nothing here is by hand"
         return Row(
             name=name,
@@ -127,9 +126,11 @@ class Table:
             note=note,
         )
 
-    def _is_copied(self, name: str) -> bool:
-        source, variable = self.chosen.backward_source, self.paths.get(name, "")
-        return source is not None and is_copied(simple_statements(source.statements), variable, name)
+    @cached_property
+    def _copied(self) -> Mapping[str, str]:
+        """The variables that hold what autograd gave for a tensor, with that tensor."""
+        source = self.chosen.backward_source
+        return copied_gradients(source.simple) if source else {}
 
     @cached_property
     def _measure(self) -> Measure:

@@ -1,6 +1,7 @@
 """A solved exercise's lines beside the textbook's."""
 
 import ast
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from backhand.checking.running.statements import simple_statements, writes_surely
@@ -10,7 +11,7 @@ from backhand.learning.blanking import asked, textbook
 
 @dataclass(frozen=True)
 class Beside:
-    """The statements that make one gradient, the learner's and the textbook's, without comments."""
+    """The lines that make one gradient, the learner's and the textbook's, without comments."""
 
     name: str
     own: tuple[str, ...]
@@ -46,7 +47,8 @@ def compared(attempt: Attempt) -> Comparison:
     tree = ast.parse(attempt.path.read_text(encoding="utf-8"))
     own = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "backward"][-1]
     theirs = textbook(attempt.exercise).function("backward")
-    every = [Beside(name, _making(own, name), _making(theirs, name)) for name in asked(attempt.exercise)]
+    names = asked(attempt.exercise)
+    every = [Beside(n, _making(own.body, n, names), _making(theirs.body, n, names)) for n in names]
     lines = len(set().union(*(b.own for b in every))), len(set().union(*(b.textbook for b in every)))
     differing = tuple(b for b in every if b.own != b.textbook)
     return Comparison(differing, _told(*lines) if differing else "Line by line what the textbook has.")
@@ -59,7 +61,13 @@ def _told(own: int, theirs: int) -> str:
     return f"Your gradients take {own} lines, the textbook's {theirs}: {abs(own - theirs)} {more}."
 
 
-def _making(function: ast.FunctionDef, name: str) -> tuple[str, ...]:
-    """Return the statements of a function that make a gradient, as Python would write them."""
-    made = [s for s in simple_statements(function.body) if name in writes_surely(s)]
-    return tuple(ast.unparse(s) for s in made)
+def _making(body: Sequence[ast.stmt], name: str, asked_for: Collection[str]) -> tuple[str, ...]:
+    """Return the lines that make a gradient, as Python would write them; of a loop of its own all lines."""
+    lines: list[str] = []
+    for statement in body:
+        inner = simple_statements([statement])
+        made = [s for s in inner if name in writes_surely(s)]
+        others = set().union(*map(writes_surely, inner)) & set(asked_for) - {name}
+        for shown in made if others else [statement] * bool(made):
+            lines += ast.unparse(shown).splitlines()
+    return tuple(lines)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backhand.checking.broadcasts import Shapes, axes_of_broadcast
 from backhand.checking.explaining import derivatives, explain_uses
+from backhand.checking.meanings import KINDS
 from backhand.checking.report import Mistake, Row
 from backhand.checking.running.names import MISSPELT, nearest
 from backhand.checking.running.statements import reads, simple_statements, writes_surely
@@ -21,6 +22,8 @@ from backhand.learning.attempts import Attempt, Gradient
 from backhand.learning.blanking import answer, asked, textbook
 from backhand.learning.course import Exercise
 
+# The hint where nothing is known speaks of a report, which a learner has not.
+OF_A_REPORT = KINDS["unexplained"].hint
 # What tells the size of a tensor, and makes another one of it.
 SIZES = r"shape$|ndim$|len$|new_|\w+_like$"
 
@@ -114,7 +117,7 @@ def _forward_of(exercise: Exercise) -> Callable[..., dict[str, Any]]:
 def _question(exercise: Exercise, gradient: Gradient, lines: tuple[str, ...]) -> str:
     """Ask what leads to a gradient; for one that is wrong, say first what to look at."""
     mistake = gradient.row.mistake if gradient.row is not None and gradient.verdict != "todo" else None
-    told = [mistake.hint] if mistake is not None and mistake.hint else []
+    told = [mistake.hint] if mistake is not None and mistake.hint not in ("", OF_A_REPORT) else []
     tensor = gradient.name[1:]
     question = exercise.questions.get(gradient.name)
     if gradient.so_far:

@@ -13,7 +13,7 @@ def unfinished(source: Source, asked: set[str]) -> dict[str, str]:
     A gradient is unfinished where the last thing assigned to it is `...`, where it is not assigned at all, or
     where a line that makes it uses an unfinished one.
     """
-    statements = simple_statements(source.statements)
+    statements = source.simple
     found = {name: "" for name in sorted(asked) if _is_blank(statements, name)}
     grown = True
     while grown:
@@ -31,7 +31,7 @@ def unfinished(source: Source, asked: set[str]) -> dict[str, str]:
 
 def only_begun(source: Source, asked: set[str]) -> set[str]:
     """Return the gradients that are begun, as with zeros before a loop, and that nothing arrives at yet."""
-    statements = simple_statements(source.statements)
+    statements = source.simple
     made = {name: [s for s in statements if name in writes_surely(s)] for name in asked}
     return {name for name, its in made.items() if not any(_uses_a_gradient(s, name) for s in its)}
 
@@ -71,10 +71,10 @@ def without_open_stages(text: str, function: str) -> tuple[str, frozenset[str]]:
 
 def waiting_lines(source: Source, waiting: dict[str, str]) -> set[int]:
     """Return the numbers of the lines that cannot run before the unfinished gradients have their values."""
-    return {s.lineno for s in simple_statements(source.statements) if reads(s) & set(waiting)}
+    return {s.lineno for s in source.simple if reads(s) & set(waiting)}
 
 
-def _is_blank(statements: list[ast.stmt], name: str) -> bool:
+def _is_blank(statements: Sequence[ast.stmt], name: str) -> bool:
     """Tell whether a gradient is never assigned anything but `...`."""
     last: ast.stmt | None = None
     for statement in statements:

@@ -208,6 +208,7 @@ def _exercise(lesson: Lesson) -> list[RenderableType]:
     if attempt.problem:
         parts += [Text(attempt.problem, style="red"), Text()]
     parts.append(Padding(_gradients(attempt), (0, 0, 0, 2)))
+    parts += _unfinished(attempt)
     parts += _faults(attempt)
     if attempt.printed:
         parts.append(Text("\nyour file printed", style="dim"))
@@ -238,10 +239,22 @@ def _gradients(attempt: Attempt) -> Table:
     return table
 
 
+def _unfinished(attempt: Attempt) -> list[RenderableType]:
+    """Return what two columns have no room for: what is right so far, and what waits for another gradient."""
+    if len(attempt.gradients) <= TALL:
+        return []
+    told = [f"{g.name}: {g.reason}" for g in attempt.gradients if g.so_far]
+    waiting = [f"{g.name} for {g.waits_for}" for g in attempt.gradients if g.waits_for and not g.so_far]
+    if waiting:
+        told.append(f"waiting: {', '.join(waiting)}")
+    return [Padding(Text("\n".join(told), style="dim"), (1, 0, 0, 2))] if told else []
+
+
 def _cells(gradient: Gradient, *, short: bool) -> list[Text]:
     """Return name and verdict, and unless it must be short, shape and what it waits for."""
     faded = "dim" if gradient.verdict in ("follows", "todo") else ""
-    cells = [Text(gradient.name, style=faded), Text(gradient.verdict, style=VERDICTS[gradient.verdict].style)]
+    verdict = "so far" if gradient.so_far else gradient.verdict
+    cells = [Text(gradient.name, style=faded), Text(verdict, style=VERDICTS[gradient.verdict].style)]
     if short:
         return cells
     shape = gradient.shape

@@ -13,6 +13,7 @@ from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
 KEEPING = {*REDUCTIONS, "max", "min", "amax", "amin", "argmax", "argmin", "prod", "norm", "var", "std"}
+OF_PAIRS = "A slice beside an index takes all of its columns in each row; two indices go in pairs."
 RESHAPING = {"unsqueeze", "squeeze", "expand", "view", "reshape", "flatten", "permute", "transpose"}
 FLATTENING = {"flatten", "ravel", "view", "reshape"}
 NO_SHAPES = {"expected": None, "got": None}
@@ -107,6 +108,22 @@ def slices(place: Place, _: Scope) -> Iterator[Proposal]:
             )
             yield flat.value, Finding("ignores_upstream", {"gradients": []}, words)
         yield node.value, edit
+
+
+def indices_of_rows(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield one index for each row, where all of them were taken in every row: `d[:, targets]`."""
+    node = place.node
+    if place.role != "index" or not isinstance(node, ast.Tuple) or len(node.elts) != 2:
+        return
+    rows, columns = node.elts
+    if ast.unparse(rows) != ":" or len(scope.shape_of(columns) or ()) != 1:
+        return
+    index = ast.unparse(columns)
+    words = f"`[:, {index}]` takes every column of `{index}` in every row, where each row has its own"
+    edit = Finding("wrong_point", {"used": f":, {index}", "expected": None}, words, hint=OF_PAIRS)
+    # one number for each row, or, of what is added, a row of one number
+    for pairs in (f"range(len({index})), {index}", f"[[i] for i in range(len({index}))], {index}[:, None]"):
+        yield ast.parse(f"({pairs})", mode="eval").body, edit
 
 
 def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:

@@ -234,12 +234,16 @@ def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Fin
 def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
     """Return how a factor may have come about, and of what its number is the size; empty if nothing fits."""
     candidates = {"2": (2.0, ""), "1/2": (0.5, ""), "3": (3.0, ""), "1/3": (1 / 3, "")}
-    for k, origin in _sizes(scene).items():
+    sizes = _sizes(scene)
+    for k, origin in sizes.items():
         powers = {f"{k}": k, f"1/{k}": 1 / k, f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5}
         powers |= {f"{k}**2": k**2, f"{k}**-2": k**-2}
+        for text, value in powers.items():
+            candidates.setdefault(text, (value, f"{k} is {origin}"))
+    for k, origin in sizes.items():  # what is a size is not explained as another one less 1
         one_less = {f"{k}/{k - 1}": k / (k - 1), f"{k - 1}/{k}": (k - 1) / k}
         one_less |= {f"{k - 1}": k - 1, f"1/{k - 1}": 1 / (k - 1)}
-        for text, value in (powers | one_less).items():
+        for text, value in one_less.items():
             candidates.setdefault(text, (value, f"{k} is {origin}"))
     for sign, mark in ((1, ""), (-1, "-")):
         for text, (value, origin) in candidates.items():

@@ -13,7 +13,7 @@ from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import computes
-from backhand.checking.running.statements import assigned, begins_anew, simple_statements, writes
+from backhand.checking.running.statements import assigned, begins_anew, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.repairing import Alias
@@ -33,7 +33,7 @@ def changed_through_another_name(case: Case) -> Finding | None:
 
 def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:
     """Return the statement that gave the memory its second name: the later one of those that named it."""
-    written = simple_statements(source.statements) if source is not None else []
+    written = source.simple if source is not None else ()
     above = [s for s in written if s.lineno < alias.statement.lineno and begins_anew(s, alias.through)]
     return tuple(sorted((*above[-1:], *alias.made[-1:]), key=lambda s: s.lineno)[-1:])
 
@@ -56,7 +56,7 @@ def no_value(case: Case) -> Finding | None:
     if case.culprit.value is not None or why_it_raised(case) is not None:
         return None
     source, path = case.chosen.backward_source, case.paths.get(case.name, "")
-    written = simple_statements(source.statements) if source is not None else []
+    written = source.simple if source is not None else ()
     last = [s for s in written if path in assigned(s)][-1:]
     return Finding("zero", {}, "None", at=tuple(last))
 
@@ -185,7 +185,7 @@ def at_return(case: Case) -> tuple[ast.stmt, ...]:
     source, path = case.chosen.backward_source, root(case.paths.get(case.name, ""))
     if case.chosen.contract != "returned" or source is None or case.culprit.value is None:
         return ()
-    makers = [s for s in simple_statements(source.statements) if path in writes(s)]
+    makers = [s for s in source.simple if path in writes(s)]
     is_innocent = all(s in case.innocent or not computes(s) for s in makers)
     return _return_of(case) if makers and is_innocent else ()
 

@@ -224,7 +224,7 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
             with replace(edit, node=unknown).made():
                 k = focus.constant()
             if k is not None:
-                words = f"{edit.mends.words}, and a constant factor of {k:.6g}"
+                words = f"{edit.mends.words}; besides, a constant factor of {k:.6g} is missing"
                 return _told(program, statement, edit.told(words), budget)
     return None, budget
 

@@ -24,9 +24,10 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
             continue
         kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
         detail = {"used": None, "expected": name} if tensor else {"factor": None, "guess": name}
-        edit = Finding(kind, detail, f"the factor {name} is missing")
-        for op in (ast.Mult(), ast.Div()):
-            yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), edit
+        held = any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(place.node))
+        less = f"the factor {name} is one too many" if held else f"a division by {name} is missing"
+        for op, words in ((ast.Mult(), f"the factor {name} is missing"), (ast.Div(), less)):
+            yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), Finding(kind, detail, words)
 
 
 def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -141,10 +142,15 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
     if place.role != "value" or not isinstance(node, VALUES):
         return
     text = ast.unparse(node)
-    edit = Finding("wrong_point", {"used": text, "expected": None}, f"a power of `{text}` is missing")
     if scope.holds_no_tensor(node):
         return
+    times = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Mult)
     for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
+        divides = times and k == -1
+        words = (
+            f"`{text}` multiplies where it should divide" if divides else f"a power of `{text}` is missing"
+        )
+        edit = Finding("wrong_point", {"used": text, "expected": None}, words)
         yield ast.BinOp(node, ast.Pow(), ast.Constant(k)), edit
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from backhand.checking.mistakes.axes import (
     KEEPING,
     RESHAPING,
+    indices_of_rows,
     keepdims,
     other_axes,
     products,
@@ -204,7 +205,12 @@ def _factors(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield kept, _factor_mended(lost, scope, f"the factor `{ast.unparse(lost)}` is one too many")
         if isinstance(node.op, ast.Mult | ast.Div):
             other = ast.Div() if isinstance(node.op, ast.Mult) else ast.Mult()
-            words = f"`{ast.unparse(node)}` multiplies where it should divide, or the other way round"
+            told = (
+                "multiplies where it should divide"
+                if isinstance(other, ast.Div)
+                else "divides where it should multiply"
+            )
+            words = f"`{ast.unparse(node)}` {told}"
             yield ast.BinOp(node.left, other, node.right), _factor_mended(node.right, scope, words)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         words = f"the power in `{ast.unparse(node)}` is one too many"
@@ -265,6 +271,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     transposes,
     products,
     slices,
+    indices_of_rows,
     precisions,
     beginnings,
     accumulations,

@@ -18,17 +18,19 @@ def grads_read(statement: ast.stmt) -> frozenset[str]:
     return frozenset(ast.unparse(n.value) for n in attributes)
 
 
-def is_copied(statements: Sequence[ast.stmt], variable: str, tensor: str) -> bool:
-    """Tell whether the last value of a variable is autograd's gradient of a tensor, as it is.
+def copied_gradients(statements: Sequence[ast.stmt]) -> dict[str, str]:
+    """Return the variables whose last value is autograd's gradient of a tensor, as it is, with that tensor.
 
-    >>> is_copied(ast.parse("dh = h.grad.clone()").body, "dh", "h")
-    True
+    >>> copied_gradients(ast.parse("dh = h.grad.clone()\ndx = x.grad\ndx = 2 * dx").body)
+    {'dh': 'h'}
     """
-    writers = [s for s in statements if variable in writes_surely(s)]
-    last = writers[-1] if writers else None
-    if last is None or variable not in assigned(last):
-        return False
-    return grads_read(last) == {tensor} and reads(last) <= {tensor, "torch"}
+    last = {variable: s for s in statements for variable in writes_surely(s)}
+    found: dict[str, str] = {}
+    for variable, statement in last.items():
+        asked = grads_read(statement)
+        if len(asked) == 1 and variable in assigned(statement) and reads(statement) <= {*asked, "torch"}:
+            (found[variable],) = asked
+    return found
 
 
 def asked_of_autograd(statement: ast.stmt, loss: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from backhand.checking.report import Line
-from backhand.checking.running.returning import returned_variables, spell_out
+from backhand.checking.running.returning import returned_container, returned_variables, spell_out
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
@@ -54,6 +54,21 @@ class Source:
         text = self.lines[index].strip() if 0 <= index < len(self.lines) else ""
         return Line(number, text, self.file)
 
+    @cached_property
+    def simple(self) -> tuple[ast.stmt, ...]:
+        """The statements that hold no other statement, in order of the text."""
+        return tuple(simple_statements(self.statements))
+
+    @cached_property
+    def returned(self) -> Mapping[str, str]:
+        """The variable behind each name of the returned dictionary, where the text tells."""
+        return returned_variables(self.statements)
+
+    @cached_property
+    def container(self) -> str | None:
+        """The variable of a dictionary that is returned as it is."""
+        return returned_container(self.statements)
+
     def writers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that surely assign or change a variable, innermost statements only."""
         return self._writers.get(name, ())
@@ -61,11 +76,11 @@ class Source:
     @cached_property
     def mentioned(self) -> frozenset[str]:
         """The variables in bare calls, which may change them or, as `print` does, only look at them."""
-        return frozenset(n for s in simple_statements(self.statements) for n in writes(s) - writes_surely(s))
+        return frozenset(n for s in self.simple for n in writes(s) - writes_surely(s))
 
     def fillers(self, name: str) -> tuple[Line, ...]:
         """Return the lines that fill a container: they assign it, or call a method of it, as `append`."""
-        called = [s for s in simple_statements(self.statements) if name == receiver(s)]
+        called = [s for s in self.simple if name == receiver(s)]
         return (*self.writers(name), *(self.line(s.lineno) for s in called))
 
     def readers(self, name: str) -> tuple[Line, ...]:
@@ -109,7 +124,7 @@ class Source:
     @cached_property
     def _writers(self) -> dict[str, tuple[Line, ...]]:
         found: dict[str, list[ast.stmt]] = {}
-        for s in simple_statements(self.statements):
+        for s in self.simple:
             for name in writes_surely(s):
                 found.setdefault(name, []).append(s)
         return {name: self._lines(_without_stubs(its, name)) for name, its in found.items()}
@@ -120,7 +135,7 @@ class Source:
     @cached_property
     def _readers(self) -> dict[str, tuple[Line, ...]]:
         numbers: dict[str, set[int]] = {}
-        for s in simple_statements(self.statements):
+        for s in self.simple:
             if isinstance(s, ast.Assign | ast.AugAssign | ast.AnnAssign):
                 for name in reads(s):
                     numbers.setdefault(name, set()).add(s.lineno)

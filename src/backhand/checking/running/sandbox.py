@@ -54,6 +54,7 @@ def sandbox(folder: Path | None = None) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_one_at_a_time)
+            # from the outside in: what ends Python is told when all else is as it was
             for part in (
                 endings_told,
                 _gradients_possible,
@@ -270,7 +271,3 @@ def warned_once() -> Iterator[None]:
 
         warnings.showwarning = first
         yield
-
-
-# From the outside in: what ends Python is told when all else is as it was.
-PARTS = (endings_told, _gradients_possible, _settings, _random_states, alarm_kept, _figures, warned_once)

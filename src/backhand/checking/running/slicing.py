@@ -63,7 +63,7 @@ def feeding(source: Source, statement: ast.stmt) -> list[ast.stmt]:
 
     Those that only take apart or measure what there is, `x, w = cache` or `n = len(x)`, are left out.
     """
-    plain = [s for s in simple_statements(source.statements) if computes(s)]
+    plain = [s for s in source.simple if computes(s)]
     found: dict[ast.stmt, None] = {statement: None}
     level = [statement]
     while level:
@@ -96,7 +96,7 @@ def _holder(node: ast.expr) -> str:
 def passing_on(source: Source, statement: ast.stmt) -> list[ast.stmt]:
     """Return the statements that give what one makes another name, and do nothing else to it."""
     made = _paths(statement, ast.Store)
-    named = [s for s in simple_statements(source.statements) if _only_names(s)]
+    named = [s for s in source.simple if _only_names(s)]
     return [s for s in named if _paths(s, ast.Load) & made and s.lineno > statement.lineno]
 
 

@@ -34,7 +34,7 @@ class Statements:
     def __init__(self, source: Cells, constants: Namespace):
         self.source: Cells = source
         self.constants: Namespace = constants
-        simple = simple_statements(list(source.statements))
+        simple = source.simple
         self.names: tuple[str, ...] = tuple(
             dict.fromkeys(n for s in simple for n in sorted(writes_surely(s)))
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from backhand.checking.running.known import Known
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.statements import reads, simple_statements, writes_surely
+from backhand.checking.running.statements import reads, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
 
@@ -81,7 +81,7 @@ def origins(source: Source, target: Target, variables: Namespace, recogniser: Re
 
     Of a variable that is not carried on they are those that give it a value at all.
     """
-    written = simple_statements(source.statements)
+    written = source.simple
     if is_carried(target):
         return [s for s in written if target[1] in writes_surely(s)]
     found: set[ast.stmt] = set()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.running.statements import reads, simple_statements, writes
+from backhand.checking.running.statements import reads, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import (
@@ -277,7 +277,7 @@ def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     own = repaired.observed[name].statements
     paths = variables_of(chosen, judgement.draw).path
     gradients, variable = {root(path) for path in paths.values()}, root(paths.get(name, ""))
-    if any(variable in writes(s) for s in simple_statements(source.statements) if s not in source.statements):
+    if any(variable in writes(s) for s in source.simple if s not in source.statements):
         return True
     temporaries = {n for s in own for n in reads(s) if source.makers(n)} - gradients
     return bool(temporaries) or any(s not in source.statements for s in own)

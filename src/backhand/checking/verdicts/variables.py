@@ -11,7 +11,7 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import surroundings
 from backhand.checking.running.names import flatten, gradient_names, root
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.returning import returned_container, returned_so_far, returned_variables
+from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
@@ -23,8 +23,7 @@ class Variables:
     def __init__(self, source: Source, matched: Mapping[str, str]):
         self.path: dict[str, str] = {}
         self._matched = matched
-        renamed = returned_variables(source.statements)
-        container = returned_container(source.statements)
+        renamed, container = source.returned, source.container
         for tensor, gradient in matched.items():
             variable, rest = root(gradient), gradient[len(root(gradient)) :]
             if container is not None:
@@ -111,7 +110,7 @@ def extended(draw: Draw, chosen: Pass) -> Mapping[str, str]:
 @lru_cache(maxsize=64)
 def _written(source: Source) -> frozenset[str]:
     """Return the names that a run to the end might give."""
-    container = returned_container(source.statements)
+    container = source.container
     found = {name for s in source.statements for name in writes(s)}
     items = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Subscript)]
     keys = {
