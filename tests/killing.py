@@ -190,7 +190,7 @@ def kill_at_calls(root: Path, scenario: str, first: int, every: int) -> None:
             stderr=subprocess.PIPE,
         )
         assert strace.stderr is not None
-        assert b"attached" in strace.stderr.readline()
+        assert b"attached" in (said := strace.stderr.readline()), said
         os.kill(pid, signal.SIGCONT)
         status = ended(pid)
         strace.communicate()
