@@ -3,6 +3,7 @@ from itertools import islice
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 import backhand
@@ -10,6 +11,7 @@ from backhand import Run, TrainConfig
 from backhand.errors import ConfigError, WordsError
 from backhand.language.drawing import BLOCK, LONGEST, ONE_BY_ONE, draw_words, tabulate
 from backhand.language.model import Model, draw_parameters
+from backhand.language.word_models import WordModel
 
 
 def lecture_loop(run: Run, count: int) -> list[str]:
@@ -114,6 +116,25 @@ def test_new_words_are_not_sought_for_ever(small_run: Run, monkeypatch: pytest.M
 def test_the_words_of_a_smaller_count_are_the_first_of_a_larger_one(small_run: Run) -> None:
     few, many = (backhand.sample(small_run, n=n) for n in (ONE_BY_ONE + 50, ONE_BY_ONE + BLOCK + 10))
     assert many[: len(few)] == few
+
+
+def test_a_model_of_whole_words_computes_few_more_words_than_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vocabulary = backhand.Vocabulary("abcdefghijklmnopqrstuvwxyz")  # too many contexts for a table
+    config = backhand.RnnConfig(steps=1, n_embd=2, n_hidden=3, block_size=4)
+    model = WordModel.drawn(vocabulary, config, torch.Generator().manual_seed(3))
+    seen: list[int] = []
+
+    def counted(model: WordModel, X: Tensor) -> Tensor:
+        seen.append(len(X))
+        return torch.zeros(len(X), 27)
+
+    monkeypatch.setattr(WordModel, "logits", counted)
+    draws = (draw_words(model, torch.Generator().manual_seed(4)) for _ in "12")
+    few, many = (list(islice(words, n)) for words, n in zip(draws, (ONE_BY_ONE + 50, 3000), strict=True))
+    assert many[: len(few)] == few
+    assert max(seen) == 1000
 
 
 @pytest.mark.parametrize("block_size", [1, 4])
