@@ -127,8 +127,8 @@ def test_the_line_that_leaves_a_wrong_gradient_is_told():
 
 def passed_through(method):
     @functools.wraps(method)
-    def called(*args):
-        return method(*args)
+    def called(*args, **options):
+        return method(*args, **options)
 
     return called
 
