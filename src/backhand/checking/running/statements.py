@@ -61,6 +61,13 @@ def assigned(statement: ast.stmt) -> set[str]:
     return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
+def kept_as(statement: ast.stmt) -> set[str]:
+    """Return the names under which a statement keeps a value: `h` in `h = ...` and in `self.h = ...`."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    attributes = [t.attr for target in targets for t in _targets(target) if isinstance(t, ast.Attribute)]
+    return assigned(statement).union(attributes)
+
+
 def gives_nothing(statement: ast.stmt) -> bool:
     """Tell whether a statement assigns None alone, as the stub of an exercise does: `dx, dw = None, None`."""
     if not isinstance(statement, ast.Assign):
