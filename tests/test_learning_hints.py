@@ -121,3 +121,9 @@ def test_a_learner_is_not_sent_to_a_report(tmp_path: Path):
     assert (
         hints(attempt)[0].text == "dtable: What happens to a row of the table that occurs twice in `index`?"
     )
+
+
+def test_an_answer_does_not_repeat_what_the_file_has_already(tmp_path: Path):
+    exercise = find("product", numpy=True)
+    attempt = judged(tmp_path, exercise, blank(exercise))
+    assert hints(attempt)[-1].text == "da = b * dout  # (n,)"
