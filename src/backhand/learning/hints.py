@@ -59,8 +59,8 @@ def hints(attempt: Attempt) -> tuple[Hint, ...]:
 
 
 def _without_given(exercise: Exercise, lines: tuple[str, ...]) -> list[str]:
-    """Leave out the lines above the first new one that the file had from the beginning: `a, b = cache`."""
-    given = {line.strip() for line in blank(exercise).splitlines()}
+    """Leave out what the file had from the beginning, such as `a, b = cache`, up to a loop or what is new."""
+    given = {line.strip() for line in blank(exercise).splitlines() if not line.endswith(":")}
     return list(dropwhile(given.__contains__, lines))
 
 
