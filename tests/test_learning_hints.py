@@ -80,14 +80,19 @@ def test_the_hint_for_shared_memory_shows_the_two_lines_that_matter(tmp_path: Pa
     assert "dhprebn = dbndiff.clone()" in steps[1].text
 
 
-STRAIGHT = [e for e in course() if not any(line.startswith("for ") for line in blanks(e))]
-QUICK = ("exp_log", "batch_norm", "cross_entropy_fused", "tied_weights")
+EVERY = (*course(), *course(numpy=True))
+STRAIGHT = [e for e in EVERY if not any(line.startswith("for ") for line in blanks(e))]
+QUICK = ("exp_log", "batch_norm", "cross_entropy_fused", "tied_weights", "numpy embedding")
+
+
+def label(exercise: Exercise) -> str:
+    return "numpy " * exercise.numpy + exercise.name
 
 
 @pytest.mark.parametrize(
     "exercise",
-    [pytest.param(e, marks=[] if e.name in QUICK else [pytest.mark.slow]) for e in STRAIGHT],
-    ids=lambda e: e.name,
+    [pytest.param(e, marks=[] if label(e) in QUICK else [pytest.mark.slow]) for e in STRAIGHT],
+    ids=label,
 )
 def test_who_writes_down_every_answer_has_solved_it_and_was_told_of_no_mistake(exercise, tmp_path: Path):
     text = blank(exercise)
@@ -121,3 +126,16 @@ def test_a_learner_is_not_sent_to_a_report(tmp_path: Path):
     assert (
         hints(attempt)[0].text == "dtable: What happens to a row of the table that occurs twice in `index`?"
     )
+
+
+def test_an_answer_does_not_repeat_what_the_file_has_already(tmp_path: Path):
+    exercise = find("product", numpy=True)
+    attempt = judged(tmp_path, exercise, blank(exercise))
+    assert hints(attempt)[-1].text == "da = b * dout  # (n,)"
+    exercise = find("convolution_by_columns", numpy=True)
+    text = blank(exercise).replace(
+        "dw = ...", "dw = (dout.transpose(1, 0, 2, 3).reshape(len(w), -1) @ cols).reshape(w.shape)"
+    )
+    attempt = judged(tmp_path, exercise, text.replace("db = ...", "db = dout.sum(axis=(0, 2, 3))"))
+    assert "np.add.at(dpadded, " in hints(attempt)[-1].text
+    assert "pyright" not in hints(attempt)[-1].text

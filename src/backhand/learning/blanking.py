@@ -235,7 +235,7 @@ def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
     wanted, chosen = {gradient}, set[ast.stmt]()
     every = simple_statements(body)
     helpers = set().union(*map(assigned, every)) - offered
-    while more := {s for s in every if s not in chosen and writes_surely(s) & wanted}:
+    while more := {s for s in every if s not in chosen and _changes(s) & wanted}:
         chosen |= more
         wanted |= set().union(*(reads(s) for s in more)) & helpers
     lines: list[str] = []
@@ -248,4 +248,11 @@ def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
             for s in inner
             for line in textwrap.dedent(book.text(s)).splitlines()
         ]
-    return tuple(lines)
+    return tuple(re.sub(r"\s*# pyright:.*", "", line) for line in lines)
+
+
+def _changes(statement: ast.stmt) -> set[str]:
+    """Return the variables that a statement makes or changes, as `np.add.at(dw, ix, dout)` does dw."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    first = call.args[:1] if isinstance(call, ast.Call) else []
+    return {*writes_surely(statement), *(n.id for n in first if isinstance(n, ast.Name))}

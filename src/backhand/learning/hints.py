@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from backhand.checking.report import Mistake, Row
 from backhand.checking.running.names import MISSPELT, nearest
 from backhand.checking.running.statements import reads, simple_statements, writes_surely
 from backhand.learning.attempts import Attempt, Gradient
-from backhand.learning.blanking import answer, asked, textbook
+from backhand.learning.blanking import answer, asked, blank, textbook
 from backhand.learning.course import Exercise
 
 # The hint where nothing is known speaks of a report, which a learner has not.
@@ -53,8 +54,14 @@ def hints(attempt: Attempt) -> tuple[Hint, ...]:
         if words:
             steps.append(Hint("derivative", "\n".join(words)))
         steps.append(Hint("rule", explain_uses(tensor, gradient.name, lines, shapes)))
-    steps.append(Hint("answer", "\n".join(answer(exercise, gradient.name))))
+    steps.append(Hint("answer", "\n".join(_without_given(exercise, answer(exercise, gradient.name)))))
     return tuple(steps)
+
+
+def _without_given(exercise: Exercise, lines: tuple[str, ...]) -> list[str]:
+    """Leave out what the file had from the beginning, such as `a, b = cache`, up to a loop or what is new."""
+    given = {line.strip() for line in blank(exercise).splitlines() if not line.endswith(":")}
+    return list(dropwhile(given.__contains__, lines))
 
 
 def _of_shared_memory(exercise: Exercise, row: Row, mistake: Mistake) -> tuple[Hint, ...]:

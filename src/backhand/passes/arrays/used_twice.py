@@ -6,7 +6,7 @@ from backhand.passes.arrays.kinds import Array
 
 
 def forward(a: Array, b: Array) -> tuple[Array, tuple[Array, ...]]:
-    """Use p = a b twice, and a three times."""
+    """Combine a and b (n,): a goes into p and q, and p into q and out."""
     p = a * b  # (n,)
     q = p - a  # (n,)
     out = p * q  # (n,)
