@@ -22,6 +22,7 @@ CONV = {"stride": 1, "pad": 1}
 STRIDED, STRIDED_IMAGES = {"stride": 2, "pad": 1}, (N, C, 7, 3)
 POOL = {"pool_height": 2, "pool_width": 2, "stride": 2}
 IMAGES = (N, C, 6, 4)
+SQUARE_IMAGES = (N, C, 6, 6)  # a model may take the height for the width
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ ROWS = (
 # What a whole model is given: data, then labels, as whole numbers or one-hot.
 MODEL_ROWS = tuple(
     Row("", {"x": x, "y": y, "reg": 0.1})
-    for x in ((N, D), IMAGES, (D, N))
+    for x in ((N, D), IMAGES, SQUARE_IMAGES, (D, N))
     for y in (Whole((N,), 3), OneHot((N, H)))
 )
 # Other words for the same parameters.
@@ -177,11 +178,13 @@ BUILT = (
 )
 
 Draw = Callable[[np.random.Generator], dict[str, Any]]
+# What inputs of another shape raise; something else, as a name that is not there, says more.
+MISFITS = ValueError, IndexError, TypeError
 
 
 # What a model's constructor is given besides, though it has defaults: those are large, and its numbers tiny.
 MODEL = (
-    ("conv", "input_(dim|size|shape)", Held((C, 6, 4))),
+    ("conv", "input_(dim|size|shape)", Held(IMAGES[1:])),
     ("", "hidden_(dims|sizes?_list|layers|size_list)", Held([H, 4])),
     ("", "(num_|n_)?filters", F),
     ("", "filter_size", 3),
@@ -259,7 +262,8 @@ def inputs_for(
             with np.errstate(all="ignore"):
                 found = call(draw(np.random.default_rng(0)))
         except Exception as error:  # another row may fit
-            raised = raised or (error if row in rows else None)
+            is_nearer = raised is None or (isinstance(raised, MISFITS) and not isinstance(error, MISFITS))
+            raised = error if row in rows and is_nearer else raised
             continue
         fits = row.sure or accepts(draw(np.random.default_rng(0)))
         if fits and (row in rows or _is_finite(found)):
