@@ -3,6 +3,7 @@
 Run as a program, in a process of its own, since it forks; it prints a line of JSON for each kill:
 
     python killing.py operations FOLDER fresh|resume|overwrite FIRST EVERY
+    python killing.py calls FOLDER fresh|resume|overwrite FIRST EVERY
     python killing.py moments FOLDER KILLS SEED
     python killing.py race FOLDER ROUNDS PROCESSES
 """
@@ -12,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -27,6 +29,8 @@ from backhand.errors import BackhandError
 
 torch.set_num_threads(1)
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+CALLS = "openat,write,pwrite64,ftruncate,/rename,/unlink,/mkdir,/rmdir"
+"""All system calls after which files hold something else."""
 
 
 def config(words: Path, steps: int) -> TrainConfig:
@@ -159,6 +163,43 @@ def kill_at_operations(root: Path, scenario: str, first: int, every: int) -> Non
             return
 
 
+def kill_at_calls(root: Path, scenario: str, first: int, every: int) -> None:
+    """The same at system calls, as strace counts them: writing is one as well, of a part of the data."""
+    trial = Trial(root, scenario, steps=40)
+    names = [*trial.whole, "train.lock"]
+    paths = [trial.folder, *(trial.folder / (name + end) for name in names for end in ("", ".tmp"))]
+    for call in range(first, 10_000, every):
+        trial.lay_out()
+        pid = begun(lambda: os.kill(os.getpid(), signal.SIGSTOP) or trial.command())
+        os.waitpid(pid, os.WUNTRACED)
+        inject = f"inject={CALLS}:signal=KILL:when={call}"
+        only = [part for path in paths for part in ("-P", str(path))]
+        strace = subprocess.Popen(
+            [
+                "strace",
+                "-p",
+                str(pid),
+                "-o",
+                str(root / "strace"),
+                "-e",
+                f"trace={CALLS}",
+                "-e",
+                inject,
+                *only,
+            ],
+            stderr=subprocess.PIPE,
+        )
+        assert strace.stderr is not None
+        assert b"attached" in (said := strace.stderr.readline()), said
+        os.kill(pid, signal.SIGCONT)
+        status = ended(pid)
+        strace.communicate()
+        last = (root / "strace").read_text().splitlines()[-2][:70]
+        tell(at=call, status=status, last=last, **trial.gone_on_with())
+        if status == 0:
+            return
+
+
 def kill_at_moments(root: Path, kills: int, seed: int) -> None:
     """Kill from outside, at a random moment of each of the three ways to begin in turn."""
     draw = random.Random(seed)
@@ -185,6 +226,7 @@ def begin_at_once(root: Path, rounds: int, processes: int) -> None:
 
 MODES: dict[str, Callable[..., None]] = {
     "operations": kill_at_operations,
+    "calls": kill_at_calls,
     "moments": kill_at_moments,
     "race": begin_at_once,
 }

@@ -166,7 +166,7 @@ def test_types_of_models_are_timed_beside_eager_pytorch_once_their_losses_are_ri
     monkeypatch.setattr(word_timing, "CHECKED_STEPS", 5)
     monkeypatch.setattr(word_timing, "WIDTH", 8)
     told: list[str] = []
-    found = word_timing.measure_types(["rnn"], "names", ["native", "hasty"], 2, 0.001, told.append)
+    found = word_timing.measure_types(["rnn"], "names", ["native", "hasty"], 2, 0.001, 50.0, told.append)
     eager, native, off = found
     assert told == ["rnn, batch 32"]
     assert (eager.name, eager.ratio, native.name) == (word_timing.EAGER, 1, "native")
@@ -174,6 +174,10 @@ def test_types_of_models_are_timed_beside_eager_pytorch_once_their_losses_are_ri
     assert native.ratio > 1
     assert native.loss_error < word_timing.CLOSE_ENOUGH
     assert "a loss is off by 2" in (off.failure or "")
+    # at a peak of 50,000 operations a microsecond, 8 x 8 and 8 x 27 numbers in the matrices of each state
+    states = native.share_of_peak * native.microseconds * 50e3 / (6 * 8 * (8 + 27))
+    assert 32 < states < 32 * 6  # words of seven symbols, of which many begin alike
+    assert eager.share_of_peak < native.share_of_peak
     file = io.StringIO()
     report = BenchReport({}, 1.0, (), types=(eager, native, off))
     Console(width=80, file=file).print(bench_tables(report))
@@ -272,7 +276,12 @@ def test_errands_are_timed_and_the_lists_of_words_are_of_several_sizes() -> None
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"contenders": ["steam"]}, "no contender 'steam'; choose from"), ({"rounds": 0}, "--rounds is 0")],
+    [
+        ({"contenders": ["steam"]}, "no contender 'steam'; choose from"),
+        ({"types": ["lstm"]}, "no type 'lstm' to time; choose from rnn, gru"),
+        ({"sizes": [], "png": "bars.png"}, "--png draws the timings of the lecture's model"),
+        ({"rounds": 0}, "--rounds is 0"),
+    ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -297,6 +306,24 @@ def test_the_peers_train_as_the_engines_do(name: str) -> None:
     ).timings[1]
     assert found.failure is None
     assert found.loss_error < timing.CLOSE_ENOUGH
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", word_timing.TYPES)
+def test_the_models_of_whole_words_in_jax_train_as_plain_pytorch_does(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jax")
+    monkeypatch.setattr(word_timing, "CHECKED_STEPS", 20)
+    monkeypatch.setattr(word_timing, "WIDTH", 8)
+    found = word_timing.measure_types([kind], "names", ["JAX jit + scan"], 1, 0.001, 50.0, print)
+    assert [timing.failure for timing in found] == [None, None]
+
+
+def test_the_states_of_a_minibatch_are_counted_by_what_its_words_begin_with() -> None:
+    X = torch.tensor([[0, 5, 1, 0], [0, 5, 2, 3], [0, 0, 0, 0]])
+    Y = torch.tensor([[5, 1, 0, -1], [5, 2, 3, 0], [0, -1, -1, -1]])
+    assert word_timing.count_states(X, Y) == len({(), (5,), (5, 1), (5, 2), (5, 2, 3)})
 
 
 def test_differentiable_is_measured_beside_a_bare_function_and_by_what_it_keeps(report: BenchReport) -> None:

@@ -170,15 +170,52 @@ def test_a_pickle_gives_the_same_gradients(textbook: ModuleType) -> None:
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
+def compiled(function: Callable[..., Any], backend: str, whole: bool = False) -> Callable[..., Any]:
+    torch._dynamo.reset()
+    return torch.compile(function, backend=backend, fullgraph=whole)
+
+
+def sine_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda **inputs: function(**inputs).sin()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_torch_compile_gives_the_same_gradients_in_one_graph(textbook: ModuleType) -> None:
-    wired, inputs = backhand.differentiable(textbook), drawn(textbook)
-    torch._dynamo.reset()
+    inputs = drawn(textbook)
     whole = "bigram_fused" not in textbook.__name__  # what a mask picks has no size that a graph could know
-    compiled = torch.compile(lambda **tensors: wired(**tensors).sin(), backend="aot_eager", fullgraph=whole)
-    expected = gradients(lambda **tensors: wired(**tensors).sin(), inputs, floats(inputs))
-    assert_same(gradients(compiled, inputs, floats(inputs)), expected)
+    for needed in (floats(inputs), floats(inputs)[-1:]):
+        alike = compiled(sine_of(backhand.differentiable(textbook)), "aot_eager", whole)
+        expected = gradients(sine_of(plain(textbook)), inputs, needed)
+        assert_same(gradients(alike, inputs, needed), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_eager_backend_gives_no_second_derivative(textbook: ModuleType) -> None:
+    wired, inputs = backhand.differentiable(textbook), drawn(textbook)
+    name = floats(inputs)[-1]
+    x = inputs[name].clone().requires_grad_()
+    y = compiled(lambda x: wired(**{**inputs, name: x}).sum(), "eager")(x)
+    with pytest.raises(CheckError, match="cannot be differentiated again"):
+        torch.autograd.grad(y, x, create_graph=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_transform_of_a_transform_is_right_or_an_error(textbook: ModuleType) -> None:
+    wired, inputs = backhand.differentiable(textbook), drawn(textbook)
+    name = floats(inputs)[-1]
+
+    def penalty(function: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+        slope = torch.func.grad(lambda x: function(**{**inputs, name: x}).sin().sum())
+        return torch.func.grad(lambda x: slope(x).square().sum() + x.sum())
+
+    try:
+        found = compiled(penalty(wired), "eager")(inputs[name])
+    except Exception:
+        return
+    assert_same({name: found}, {name: penalty(plain(textbook))(inputs[name])}, times=10)
 
 
 @pytest.mark.slow
@@ -191,9 +228,11 @@ def test_no_second_derivative_comes_out_of_what_was_compiled() -> None:
         (slope,) = torch.autograd.grad(wired(x, gain).sum(), x, create_graph=True)
         return slope.square().sum()
 
-    with pytest.raises(CheckError, match="differentiated again"):
-        torch.autograd.grad(torch.compile(penalty, backend="aot_eager")(x), x)
-    y = torch.compile(lambda x: wired(x, gain).square().sum(), backend="aot_eager")(x)
+    with pytest.raises(CheckError, match="cannot be differentiated again"):
+        compiled(penalty, "eager")(x)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        torch.autograd.grad(compiled(penalty, "aot_eager")(x), x)
+    y = compiled(lambda x: wired(x, gain).square().sum(), "aot_eager")(x)
     (slope,) = torch.autograd.grad(y, x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         slope.sum().backward()

@@ -1,5 +1,6 @@
 """Layers over NumPy that are classes: where their gradients lie, and which line is told."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,34 @@ def test_the_line_that_leaves_a_wrong_gradient_is_told():
     assert row.name == "b"
     assert row.mistake.kind == "scale"
     assert row.lines[0].text == 'self.grads["b"] = dout.mean(axis=0)'
+
+
+def passed_through(method):
+    @functools.wraps(method)
+    def called(*args, **options):
+        return method(*args, **options)
+
+    return called
+
+
+def test_a_method_behind_a_decorator_is_told_with_its_line():
+    class Shifted:
+        def __init__(self):
+            self.b = np.zeros(3)
+
+        @passed_through
+        def forward(self, x):
+            return x + self.b
+
+        @passed_through
+        def backward(self, dout):
+            self.db = dout.mean(axis=0)
+            return dout
+
+    report = check_class(Shifted(), lambda rng: [rng.normal(size=(4, 3))])
+    assert [(row.gradient, row.lines[0].text) for row in report.culprits] == [
+        ("db", "self.db = dout.mean(axis=0)")
+    ]
 
 
 def test_what_is_right_at_the_first_parameters_alone_is_wrong():

@@ -8,9 +8,10 @@ import pytest
 import backhand
 from attempting import changed
 from backhand.errors import LearnError
+from backhand.learning.attempts import Attempt, judge_file
 from backhand.learning.blanking import blank, solved
-from backhand.learning.course import course, find
-from backhand.learning.folder import judge_folder, reset_exercise, write_course
+from backhand.learning.course import Exercise, course, find
+from backhand.learning.folder import judge_all, judge_folder, reset_exercise, write_course
 from backhand.learning.notebooks import write_notebooks
 
 
@@ -129,3 +130,20 @@ def test_the_notebooks_over_numpy_end_in_a_call_that_is_judged(tmp_path: Path):
     exec(cells[-2].replace("...", "dout"), space)
     exec(cells[-1], space)
     assert space["out"].shape == space["dout"].shape
+
+
+def test_an_untouched_exercise_is_not_run(tmp_path: Path):
+    write_course(tmp_path)
+    (tmp_path / "02_used_twice.py").write_text((tmp_path / "02_used_twice.py").read_text() + "\n")
+    (tmp_path / "03_broadcasting.py").unlink()
+    ran = []
+
+    def judge(exercise: Exercise, path: Path) -> Attempt:
+        ran.append(exercise.name)
+        return judge_file(exercise, path)
+
+    progress = judge_all(tmp_path, judge)
+    assert ran == ["used_twice", "broadcasting"]
+    assert {g.verdict for attempt in progress.attempts for g in attempt.gradients} == {"todo"}
+    assert not progress["product"].problem
+    assert progress["broadcasting"].problem, "whose file is not there"

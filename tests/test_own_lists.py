@@ -71,6 +71,12 @@ def test_worse_than_counting_is_said_with_what_to_try() -> None:
     assert "fewer --steps" in told
     told = worse_than_counting([score], TrainConfig(steps=200_000, keep="best"))
     assert "fewer --steps" not in str(told)  # the steps after the best ones did no harm
+    by_heart, behind = (backhand.Score("train", 2400, loss, bigram=2.4, uniform=3.3) for loss in (1.0, 2.5))
+    assert worse_than_counting([by_heart, score], TrainConfig(steps=200_000, keep="best")) == told
+    told = worse_than_counting([behind, score], TrainConfig(steps=20, n_hidden=12, keep="best"))
+    assert str(told).endswith("Try more --steps, a larger model (--n-hidden 120)")
+    told = worse_than_counting([behind, score], TrainConfig(steps=20_000, n_hidden=200, keep="best"))
+    assert str(told).endswith("Try another --rate")
 
 
 def test_a_list_of_combined_letters_is_trained_and_sampled(tmp_path: Path) -> None:

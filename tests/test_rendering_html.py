@@ -117,6 +117,16 @@ def test_the_sheet_opens_on_its_culprits_each_linked_to_its_line():
         assert f"{name}: </span>" in entry
 
 
+def test_of_a_notebook_the_sheet_says_in_which_cell_a_culprit_stands(tmp_path: Path):
+    wrong = "logits", "dh = dlogits @ W2.T", "dh = dlogits * W2.T"
+    path = write_notebook(tmp_path / "n.ipynb", wrong, until="logits")
+    report = backhand.check_file(path, draws=1)
+    opening = html.unescape(report.to_html()).split('<ol class="rows"')[0]
+    cell = report["h"].cell
+    assert cell in opening.split("dh = dlogits * W2.T")[0]
+    assert re.search(rf"The backward raised .* on line \d+ of {cell}: ", opening)
+
+
 def test_a_title_cannot_become_markup():
     report = replace(forgotten_branch(), title=EVIL)
     for text in (report.to_html(), report._repr_html_(), as_fragment(report)):

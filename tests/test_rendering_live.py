@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from backhand import CheckError, watch
+from backhand import CheckError, check_class, check_pair, watch
 
 
 class Affine:
@@ -51,6 +51,26 @@ def test_the_pairs_of_a_module_are_judged_when_they_are_called(capsys):
     assert "scale_backward: wrong" in capsys.readouterr().out
     stop()
     assert not hasattr(module.scale_backward, "__wrapped__")
+
+
+def test_what_a_check_calls_is_no_call_of_the_users(capsys):
+    module = types.ModuleType("mine")
+    text = (
+        "def scale_forward(x, w): return x * w, (x, w)\n"
+        "def scale_backward(dout, cache): return dout * cache[1], dout * cache[1]"
+    )
+    exec(text, vars(module))
+    inputs = [np.arange(3.0) + 1, np.array([1.0, -2.0, 0.5])]
+    stop, end = watch(module), watch(Affine)
+    report = check_pair(module.scale_forward, module.scale_backward, inputs)
+    assert [row.name for row in report.culprits] == ["w"]
+    report = check_class(Affine(), [np.random.default_rng(0).normal(size=(4, 5))])
+    assert [row.gradient for row in report.culprits] == ["db"]
+    assert not capsys.readouterr().out
+    module.scale_backward(*module.scale_forward(*inputs))
+    assert "scale_backward: wrong" in capsys.readouterr().out
+    stop()
+    end()
 
 
 def test_nothing_that_has_no_backward_is_watched():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.private import transforming
 from backhand.checking.running.tracing import named_values
 from backhand.errors import CheckError
 from backhand.wiring import Plan, Slot
@@ -44,8 +45,6 @@ class Wired(torch.autograd.Function):
         if not torch.compiler.is_compiling():
             refuse_twice()
         found = run_backward(plan, ctx.asked, upstream, saved, ctx.shapes)
-        if torch.compiler.is_compiling():  # what is traced now may be differentiated later
-            found = [Traced.apply(gradient, *upstream, *saved) for gradient in found]
         return in_place_of(plan, found, 2)
 
 
@@ -140,18 +139,41 @@ class Once(torch.autograd.Function):
         raise CheckError(TWICE)
 
 
-class Traced(torch.autograd.Function):
-    """The same while `torch.compile` traces, which takes no Function within another but of this form."""
+class Guard(torch.autograd.Function):
+    """The output of a pass as it is, through which no second derivative goes: see `guarded`."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *others: Tensor) -> Tensor:
-        """Return the gradient as it is."""
-        return gradient.clone()
+    def forward(y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the output as it is."""
+        return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Refuse."""
-        raise CheckError(TWICE)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Save nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Hand on what arrives, unless it is to be differentiated again."""
+        if not transforming():
+            refuse_twice()
+        return dy
+
+
+_LIBRARY = torch.library.Library("backhand", "DEF")
+_LIBRARY.define("guarded(Tensor(a) y) -> Tensor(a)")
+_LIBRARY.impl("guarded", Guard.apply, "CompositeImplicitAutograd")
+
+
+def guarded(outputs: Any) -> Any:
+    """Return the outputs of a pass that `torch.compile` traces, so that second derivatives raise here too.
+
+    The compiler takes a backward's operations, and leaves out what it does when its gradients are to have a
+    graph. An operation of our own it leaves alone, unless it goes on to make all of simpler ones.
+    """
+    guard = torch.ops.backhand.guarded
+    return tuple(map(guard, outputs)) if isinstance(outputs, tuple) else guard(outputs)
 
 
 def run_backward(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console, RenderableType
@@ -290,6 +290,9 @@ def bench(
     words: Annotated[str, described("list of words, as train takes it", "WORDS")] = "names",
     rounds: Annotated[int, arg(help="how often each contender is timed")] = 7,
     seconds: Annotated[float, arg(help="about how long each time")] = 0.2,
+    kind: Annotated[
+        str | None, arg(name="type", metavar="TYPE", help="time one type of model of whole words alone")
+    ] = None,
     png: Annotated[Path | None, described("draw the timings into this file", "FILE")] = None,
     json: Json = False,
 ) -> None:
@@ -299,8 +302,14 @@ def bench(
     from .rendering.bench_tables import bench_tables
 
     log = Console(stderr=True)
+    alone: dict[str, Any] = {"sizes": (), "hidden": (), "types": (kind,), "errands": False} if kind else {}
     report = backhand.bench(
-        words=words, rounds=rounds, seconds=seconds, png=png, watch=lambda text: log.print(text, style="dim")
+        words=words,
+        rounds=rounds,
+        seconds=seconds,
+        png=png,
+        watch=lambda text: log.print(text, style="dim"),
+        **alone,
     )
     if json:
         show_json(report.to_dict())

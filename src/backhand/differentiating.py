@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.bridge import Box, Transformed, Wired, shape_of, unpacked
+from backhand.bridge import Box, Transformed, Wired, guarded, shape_of, unpacked
 from backhand.checking.running.private import transforming
 from backhand.checking.running.tracing import named_values
 from backhand.checking.sources.protocol import Pass, resolve
@@ -41,7 +41,8 @@ def differentiable(
 
     Raises:
         CheckError: the parts do not fit together; or, when the gradients are asked for, one that is needed
-            is not there or has not its tensor's shape, or a second derivative is asked for.
+            is not there or has not its tensor's shape, or a second derivative is asked for; compiled, PyTorch
+            itself refuses that one, or drops it (see the engineers' tutorial).
 
     >>> import torch
     >>> from backhand.passes import rms_norm
@@ -106,17 +107,21 @@ class Differentiable:
         plan = self._plans.get(key)
         is_new = plan is None
         if plan is None:
-            plan = self._plans[key] = self._planned(needed, tuple(leaves))
+            plan = self._planned(needed, tuple(leaves))
+            if not torch.compiler.is_compiling():  # what the compiler traces changes nothing that lasts
+                self._plans[key] = plan
         boxed = any(isinstance(v, CONTAINERS) for v in given.values())
         shape = shape_of(given) if boxed else None
         if transforming():
             made = Transformed.apply(plan, shape, Box(), *leaves.values())
             return made[0] if plan.count == 1 else made[: plan.count]
         made = Wired.apply(plan, shape, *leaves.values())
+        if torch.compiler.is_compiling():
+            return guarded(made)
         by_position = (
             not kwargs and leaves.keys() == given.keys() and all(isinstance(v, Tensor) for v in args)
         )
-        if is_new and by_position and not torch.compiler.is_compiling():
+        if is_new and by_position:
             self._remember(plan, args, made)
         return made
 

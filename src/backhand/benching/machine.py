@@ -42,9 +42,9 @@ def sgemm_gflops(size: int = 1024, repeats: int = 15) -> float:
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0))
     best = float("inf")
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()  # on a busy machine, the clock goes on while others compute
         torch.mm(a, b)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     return 2 * size**3 / best / 1e9
 
 

@@ -17,6 +17,7 @@ class Measured:
         low: first quartile.
         high: third quartile.
         ratio: the median of how many times faster than the baseline, round by round.
+        share_of_peak: the dense work of a step, by the time, by what a large matrix product reaches.
         failure: why it was not timed: not installed, or the losses are wrong. The times are NaN then.
     """
 
@@ -26,6 +27,7 @@ class Measured:
     low: float = float("nan")
     high: float = float("nan")
     ratio: float = float("nan")
+    share_of_peak: float = float("nan")
     failure: str | None = None
 
 
@@ -35,15 +37,14 @@ class Timing(Measured):
 
     Attributes:
         n_embd, n_hidden, batch_size: the sizes.
-        share_of_peak: the dense work of a step (6 n (block_size n_embd + vocabulary) n_hidden floating point
-            operations), by the time, by what a large matrix product reaches. Above 1 is possible where
-            repeated work is left out.
+
+    The share of the peak counts the dense work of a plain step: 6 n (block_size n_embd + vocabulary) n_hidden
+    floating point operations. Above 1 is possible where repeated work is left out.
     """
 
     n_embd: int
     n_hidden: int
     batch_size: int
-    share_of_peak: float = float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,9 @@ class WordTiming(Measured):
     Attributes:
         kind: the type of model.
         batch_size: how many words a minibatch has.
+
+    The share of the peak counts the dense work that no contender can leave out: 6 floating point operations
+    for each number of a matrix and each different beginning of a minibatch's words.
     """
 
     kind: str

@@ -97,7 +97,7 @@ def bench(
         batches: minibatch sizes.
         hidden: more hidden sizes, with the first of the embedding and batch sizes, for the contenders in
             GROWING.
-        types: models of whole words to time as well, of makemore's size.
+        types: models of whole words to time as well, of makemore's size, from TYPES.
         contenders: names, from CONTENDERS; the lecture's loop is always among them.
         rounds: how often each is timed.
         seconds: about how long each time.
@@ -106,7 +106,7 @@ def bench(
         watch: called with a line of text before each thing that takes a while.
 
     Raises:
-        ConfigError: an unknown contender, or no rounds.
+        ConfigError: an unknown contender or type, or no rounds.
         RunError: the file cannot be written.
 
     >>> small = dict(sizes=[(2, 8)], batches=[16], hidden=[], types=[], contenders=["fused"], errands=False)
@@ -116,6 +116,11 @@ def bench(
     unknown = [name for name in contenders if name not in CONTENDERS]
     if unknown:
         raise ConfigError(f"there is no contender {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
+    strange = [kind for kind in types if kind not in TYPES]
+    if strange:
+        raise ConfigError(f"there is no type {strange[0]!r} to time; choose from {', '.join(TYPES)}")
+    if png is not None and not sizes:
+        raise ConfigError("--png draws the timings of the lecture's model; leave it or --type out")
     if rounds < 1 or seconds <= 0:
         raise ConfigError(f"--rounds is {rounds} and --seconds {seconds}; both must be above 0")
     names = [BASELINE, *(name for name in contenders if name != BASELINE)]
@@ -129,7 +134,7 @@ def bench(
             watch(f"model ({n_embd}, {n_hidden}), batch {batch_size:,}")
             case = make_case(words, n_embd, n_hidden, batch_size)
             timings += time_case(case, taken, rounds, seconds, peak)
-        typed = tuple(measure_types(types, words, names, rounds, seconds, watch))
+        typed = tuple(measure_types(types, words, names, rounds, seconds, peak, watch))
         watch("differentiable beside a bare Function")
         overheads, kept = measure_overheads(max(3, rounds)), measure_passes()
         found = measure_errands(words, watch) if errands else ()

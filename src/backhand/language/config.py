@@ -87,8 +87,8 @@ class TrainConfig:
     steps: Annotated[
         int | None,
         described(
-            "minibatches to train on (default: as many as go through the training contexts 35 times, "
-            "at most the lecture's 200,000)",
+            "minibatches to train on (default: as many as go 35 times through the training contexts; "
+            "at most 200,000, as in the lecture)",
             "INT",
         ),
     ] = None

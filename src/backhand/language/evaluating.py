@@ -144,18 +144,35 @@ def count_pairs(contexts: Contexts) -> tuple[np.ndarray, np.ndarray]:
 
 def worse_than_counting(scores: Sequence[Score], config: TrainConfig) -> str | None:
     """Say so where a model predicts the development words worse than a bigram model, and what to try."""
-    dev = next((score for score in scores if score.words == "dev"), None)
+    by_words = {score.words: score for score in scores}
+    dev, train = by_words.get("dev"), by_words.get("train")
     if dev is None or dev.loss < dev.bigram:
         return None
     than = "guessing blindly" if dev.loss > dev.uniform else "counting pairs of letters"
+    low, high = (dev.uniform, dev.loss) if dev.loss > dev.uniform else (dev.bigram, dev.loss)
+    # a model that loses on the words that it was trained on has learnt too little, not too much by heart
+    learnt_little = train is not None and train.loss > train.bigram
+    tries = (to_learn_more if learnt_little else to_learn_less)(config, dev.contexts * 8)
+    return f"worse than {than}: dev loss {high:.3f}, not {low:.3f}. Try {', '.join(tries)}"
+
+
+def to_learn_more(config: TrainConfig, contexts: int) -> list[str]:
+    """Return what to try with a model that does not even fit its training words."""
+    tries = ["more --steps"] if config.steps and config.steps < config.fitting_steps(contexts) else []
+    if uses_hidden(config) and config.hidden < config.fitting_hidden(contexts):
+        tries.append(f"a larger model (--n-hidden {config.fitting_hidden(contexts)})")
+    return tries or ["another --rate"]
+
+
+def to_learn_less(config: TrainConfig, contexts: int) -> list[str]:
+    """Return what to try with a model that fits its training words alone."""
     tries = ["more words"]
     if config.keep == "last":  # else the steps after the best ones did no harm
         tries.append("--keep best")
-        if config.steps and config.steps > config.fitting_steps(dev.contexts * 8):
+        if config.steps and config.steps > config.fitting_steps(contexts):
             tries.append("fewer --steps")
     if uses_hidden(config):
         tries += [f"a smaller model (--n-hidden {max(1, config.hidden // 4)})"]
     if config.type == "mlp" and config.block_size > 2:
         tries.append(f"a shorter context (--block-size {config.block_size - 1})")
-    low, high = (dev.uniform, dev.loss) if dev.loss > dev.uniform else (dev.bigram, dev.loss)
-    return f"worse than {than}: dev loss {high:.3f}, not {low:.3f}. Try {', '.join(tries)}"
+    return tries

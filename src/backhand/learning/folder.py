@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backhand.errors import LearnError
+from backhand.learning.attempts import unjudged
 from backhand.learning.blanking import blank
 from backhand.learning.course import Exercise, course, find
 from backhand.learning.progress import Judge, Progress
@@ -74,8 +75,11 @@ def judge_folder(folder: str | Path, *, numpy: bool = False) -> Progress:
 
 
 def judge_all(folder: Path, judge: Judge, *, numpy: bool = False) -> Progress:
-    """Judge every exercise of a folder with a function that judges one."""
-    return Progress(folder, tuple(judge(e, folder / e.file_name) for e in course(numpy=numpy)))
+    """Judge every exercise of a folder with a function that judges one; an untouched one need not run."""
+    files = {e: folder / e.file_name for e in course(numpy=numpy)}
+    return Progress(
+        folder, tuple(unjudged(e, f, "") if _is_blank(f, e) else judge(e, f) for e, f in files.items())
+    )
 
 
 def reset_exercise(folder: str | Path, name: str, *, numpy: bool = False) -> Path | None:
@@ -115,9 +119,10 @@ def reset_exercise(folder: str | Path, name: str, *, numpy: bool = False) -> Pat
 
 def _is_blank(path: Path, exercise: Exercise) -> bool:
     """Tell whether a file is as it was written; a link is the learner's own."""
-    if path.is_symlink():
+    text = blank(exercise).encode()
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != len(text):
         return False
-    return path.read_text(encoding="utf-8", errors="replace") == blank(exercise)
+    return path.read_bytes() == text
 
 
 def _free(path: Path) -> Path:

@@ -9,9 +9,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from backhand.benching import BenchReport, Errand, Timing, WordTiming
+from backhand.benching.report import Measured
 
 LEGEND = """ratio: how many times as fast as the lecture's loop
-of peak: the dense work of a plain step, at the rate of a large matrix product
+of peak: the dense work of a plain step, at the rate of a large matrix product;
+  with whole words, what of it nothing can leave out
 off by: the largest difference of a loss from a float64 run"""
 
 
@@ -59,7 +61,7 @@ def timing_table(timings: list[Timing]) -> RenderableType:
     return Group(table, *(Text(line, style="red") for line in failures))
 
 
-def cells(t: Timing) -> Iterator[str]:
+def cells(t: Measured) -> Iterator[str]:
     """Yield the time, its quartiles, the ratio, the share of the peak and the loss's error."""
     if t.failure is not None:
         yield "not timed"
@@ -73,11 +75,9 @@ def cells(t: Timing) -> Iterator[str]:
 
 def type_table(timings: list[WordTiming]) -> RenderableType:
     """Show one row a contender, and why some were not timed."""
-    table = plain_table("", "us a step", "quartiles", "ratio", "off by")
+    table = plain_table("", "us a step", "quartiles", "ratio", "of peak", "off by")
     for t in timings:
-        spread = f"{figure(t.low)} to {figure(t.high)}"
-        shown = (figure(t.microseconds), spread, f"{t.ratio:.1f}", f"{t.loss_error:.0e}")
-        table.add_row(t.name, *(("not timed",) if t.failure is not None else shown))
+        table.add_row(t.name, *cells(t))
     failures = [f"{t.name}: {t.failure}" for t in timings if t.failure is not None]
     return Group(table, *(Text(line, style="red") for line in failures))
 

@@ -22,7 +22,7 @@ def fails_under_stress(case: Case) -> Finding | None:
     """Find the gradient among those that failed under stress."""
     for failure in case.probes.failures if case.probes is not None else ():
         if case.scenes and case.gradient in failure.detail.get("gradients", ()):
-            words = failure.message.removesuffix(".")
+            words = failure.message.removesuffix(".").removeprefix(f"{case.gradient} ")
             return Finding(failure.kind, dict(failure.detail), words, hint=failure.hint)
     return None
 

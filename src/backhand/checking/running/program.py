@@ -162,7 +162,7 @@ def source_of(function: Callable[..., Any]) -> Source | None:
     """Return the source of a plain Python function, or None where there is none to be had."""
     function = inspect.unwrap(function)
     if inspect.ismethod(function):
-        function = function.__func__
+        function = inspect.unwrap(function.__func__)
     return _source_of(function, function.__code__) if inspect.isfunction(function) else None
 
 
@@ -222,13 +222,14 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
 
 def plain_function(function: Callable[..., Any]) -> tuple[FunctionType, tuple[Any, ...]]:
     """Return the plain function behind one that may be wrapped or a method, and its `self` if it has one."""
-    function = inspect.unwrap(function)
-    if inspect.ismethod(function):
-        plain, first = function.__func__, (function.__self__,)
-    else:
-        plain, first = function, ()
-    assert inspect.isfunction(plain)
-    return plain, first
+    first = ()
+    while hasattr(function, "__wrapped__") or inspect.ismethod(function):
+        if inspect.ismethod(function):  # which has its function's `__wrapped__` as well: its `self` first
+            function, first = function.__func__, (function.__self__,)
+        else:
+            function = inspect.unwrap(function)
+    assert inspect.isfunction(function)
+    return function, first
 
 
 def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

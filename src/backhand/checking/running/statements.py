@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from backhand.checking.running.schemas import makes_its_own
+
 
 def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
     """Return the statements that hold no other statement, in order of the text."""
@@ -106,7 +108,10 @@ def _written_by_call(node: ast.Call) -> list[str | None]:
     roots = [root_of(k.value) for k in node.keywords if k.arg == "out"]
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
-        roots.append(root_of(function.value))
+        # `torch.zeros_like(C).index_add_(...)` changes neither C nor torch, `x.view(-1).add_(...)` does x
+        changed = function.value.func if isinstance(function.value, ast.Call) else None
+        if not makes_its_own(getattr(changed, "attr", "")):
+            roots.append(root_of(function.value))
     return roots
 
 

@@ -14,6 +14,7 @@ from backhand.checking.report import Report
 from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
+from backhand.checking.sources.finding import judging
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
 from backhand.checking.sources.pairs import Wiring, named_inputs
@@ -69,7 +70,7 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
     """Do what `check_class` does; of what a call of the backward had the first draw has the upstream."""
     forward = getattr(layer, (calls_of(type(layer)) or ("forward",))[0])
     named = named_inputs(list(parameters_of(forward)), type(layer).__name__, inputs)
-    with sandbox():
+    with sandbox(), judging():
         found = Class.of(layer, drawn(named, seed), seed)
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:

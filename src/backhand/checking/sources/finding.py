@@ -1,8 +1,10 @@
 """What a module has over NumPy: which values are layers or models, which function is whose forward."""
 
 import ast
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from types import FunctionType
 from typing import Any
 
@@ -10,6 +12,23 @@ from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.returning import returns
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.returned import tensor_named
+
+_judging: ContextVar[bool] = ContextVar("what is called is called by the checker", default=False)
+
+
+@contextlib.contextmanager
+def judging() -> Iterator[None]:
+    """Tell those who watch for the user's calls that what is called meanwhile is none of them."""
+    token = _judging.set(True)
+    try:
+        yield
+    finally:
+        _judging.reset(token)
+
+
+def is_judging() -> bool:
+    """Tell whether what is called is called by the checker, not by the user."""
+    return _judging.get()
 
 
 def is_layer(value: object) -> bool:

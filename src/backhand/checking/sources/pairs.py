@@ -15,6 +15,7 @@ from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.names import flatten
 from backhand.checking.running.program import parameters_of
 from backhand.checking.running.sandbox import running, sandbox
+from backhand.checking.sources.finding import judging
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
@@ -70,7 +71,7 @@ def judge_pair(
 ) -> Report:
     """Do what `check_pair` does; of what a call of the backward was given the first draw has the upstream."""
     named = named_inputs(functions.parameters, functions.title, inputs)
-    with sandbox():
+    with sandbox(), judging():
         first = drawn(named, seed)
         over_torch = functions.over_torch or _are_tensors(inputs, seed)
         functions = replace(functions, over_torch=over_torch)

@@ -13,7 +13,13 @@ from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
 from backhand.checking.sources.classes import judge_class
-from backhand.checking.sources.finding import forward_of, is_layer, returns_its_gradients
+from backhand.checking.sources.finding import (
+    forward_of,
+    is_judging,
+    is_layer,
+    judging,
+    returns_its_gradients,
+)
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.paired import CONTEXTS, Functions
 from backhand.checking.sources.pairs import judge_pair
@@ -113,7 +119,6 @@ class Watching:
         self._judged: set[FunctionType | type] = set()
         self._watched: set[FunctionType] = set()
         self._looked_at: set[FunctionType] = set()
-        self.paused: bool = False
 
     def watch(self, space: MutableMapping[str, Any]) -> None:
         """Watch the pairs of a namespace, and those that have taken the place of watched ones."""
@@ -195,24 +200,24 @@ class Watching:
         return backward
 
     def _told(self) -> None:
-        if self._tell is not None and not self.paused and self._seen:
+        if self._tell is not None and self._seen and not is_judging():
             self._judged |= self._seen.keys()  # told at once, and once
             self._tell()
 
     def _is_new(self, called: FunctionType | type) -> bool:
-        return not self.paused and called not in self._seen and called not in self._judged
+        return called not in self._seen and called not in self._judged and not is_judging()
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """Let nothing be noted: what the checker calls is no call of the user's."""
-        self.paused, layers = True, list(self._layers)
+        """Let the methods of layers be the user's own while they are looked at, and nothing be noted."""
+        layers = list(self._layers)
         self.release_layers()
         try:
-            yield
+            with judging():
+                yield
         finally:
             for layer in layers:
                 self.watch_layer(layer)
-            self.paused = False
 
     def take(self) -> list[Seen | SeenLayer]:
         """Return what was called since the last time."""
@@ -227,7 +232,7 @@ class Watching:
     def _keeping(self, forward: FunctionType) -> Any:
         @functools.wraps(forward)
         def called(*args: Any, **options: Any) -> Any:
-            if not self.paused:
+            if not is_judging():
                 self._last[forward] = (args, options)
             return forward(*args, **options)
 
