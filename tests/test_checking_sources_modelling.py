@@ -159,3 +159,40 @@ def test_a_parameter_that_a_layer_holds_too_is_one():
     assert [row.name for row in report.rows] == ["W", "b"]
     assert report.truth == "autograd"
     assert "1e-07" in report.notes[-2] + report.notes[-1]
+
+
+LAYERS = """
+import numpy as np
+
+
+def affine(x, w):
+    return x @ w, x.T
+"""
+BY_STAR = """
+from ..layers import *
+
+
+class Net:
+    def __init__(self, input_dim=12, num_classes=10):
+        self.params = {"W": np.ones((input_dim, num_classes))}
+
+    def loss(self, X, y=None):
+        scores, turned = affine(X, self.params["W"])
+        if y is None:
+            return scores
+        rows = np.arange(len(X))
+        loss = -np.sum(scores[rows, y])
+        dscores = np.zeros_like(scores)
+        dscores[rows, y] = -1
+        grads = {"W": turned @ dscores}
+        return loss, grads
+"""
+
+
+def test_a_model_two_folders_deep_finds_the_layers_above_it_and_numpy_through_them(tmp_path: Path):
+    folder = tmp_path / "course" / "classifiers"
+    folder.mkdir(parents=True)
+    (folder.parent / "layers.py").write_text(LAYERS)
+    (folder / "net.py").write_text(BY_STAR)
+    (checked,) = check_files([folder / "net.py"])
+    assert checked.state == "right", checked.problem

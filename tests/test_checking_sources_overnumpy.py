@@ -153,3 +153,48 @@ def test_it_is_told_in_the_words_of_the_text(old: str, new: str, words: str):
 def test_a_gradient_that_no_line_leaves_shows_no_line_of_another():
     (row,) = report_on("        self.dW += self.x.T @ da\n", "").culprits
     assert [line.text for line in row.lines] == ["return da @ self.W.T"]
+
+
+STRIDED = """
+import numpy as np
+
+
+def conv_forward(x, w, b, conv_param):
+    s, p, (k, m) = conv_param["stride"], conv_param["pad"], w.shape[2:]
+    padded = np.pad(x, ((0, 0), (0, 0), (p, p), (p, p)))
+    height, width = (padded.shape[2] - k) // s + 1, (padded.shape[3] - m) // s + 1
+    out = np.zeros((len(x), len(w), height, width))
+    for i in range(height):
+        for j in range(width):
+            part = padded[:, :, i * s : i * s + k, j * s : j * s + m]
+            out[:, :, i, j] = np.tensordot(part, w, axes=([1, 2, 3], [1, 2, 3])) + b
+    return out, (padded, w, s, p)
+
+
+def conv_backward(dout, cache):
+    padded, w, s, p = cache
+    k, m = w.shape[2:]
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
+    for i in range(dout.shape[2]):
+        for j in range(dout.shape[3]):
+            top, left = i * s, j * s
+            d = dout[:, :, i, j]
+            dw += np.tensordot(d, padded[:, :, top : top + k, left : left + m], axes=([0], [0]))
+            dpadded[:, :, top : top + k, left : left + m] += np.tensordot(d, w, axes=([1], [0]))
+    return dpadded[:, :, p:-p, p:-p], dw, dout.sum(axis=(0, 2, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("i * s, j * s\n            d", "i, j * s\n            d", "top, left = i, j * s"),
+        ("+= np.tensordot(d, w,", "= np.tensordot(d, w,", "dpadded[:, :, top : top + k, left : left + m] ="),
+    ],
+)
+def test_a_convolution_that_forgets_its_stride_or_its_sum_is_wrong(old: str, new: str, line: str):
+    assert STRIDED.count(old) == 1
+    (right,), (wrong,) = (layers_of(from_text(text)) for text in (STRIDED, STRIDED.replace(old, new)))
+    assert right.check().ok
+    culprits = wrong.check().culprits
+    assert culprits[0].lines[0].text.startswith(line)

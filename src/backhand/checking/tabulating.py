@@ -12,7 +12,7 @@ from backhand.checking.report import Line, Row, Verdict
 from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes, feeding, kept_by, passing_on
+from backhand.checking.running.slicing import begins_with_zeros, computes, feeding, kept_by, passing_on
 from backhand.checking.running.statements import assigned, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
@@ -160,7 +160,8 @@ class Table:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
             made_of = [s for fault in faults for s in fault.temporaries]
-            is_nearer = named.is_told or any(s in made_of for s in named.at[:1])
+            lone = len([s for s in made_of if computes(s)]) == 1  # of several nobody knows which
+            is_nearer = named.is_told or (lone and any(s in made_of for s in named.at[:1]))
             is_first = is_nearer and not {*at_fault} & {*named.at}
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
         if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
@@ -174,9 +175,7 @@ class Table:
         """Tell whether a statement begins with zeros what another one is to fill: that is looked at first."""
         others = [s for s in source.simple if s is not statement]
         filled = {n for s in others for n in writes_surely(s) - assigned(s)}
-        return bool(assigned(statement) & filled) and any(
-            isinstance(n, ast.Attribute) and n.attr.startswith("zeros") for n in ast.walk(statement)
-        )
+        return bool(assigned(statement) & filled) and begins_with_zeros(statement)
 
     def _near(
         self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]

@@ -32,7 +32,7 @@ from backhand.checking.mistakes.slips import (
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
-from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.statements import root_of, writes_surely
 
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
@@ -50,12 +50,16 @@ PAIRS = 2_400
 
 
 def by_accumulating(program: Program, budget: Budget) -> Mended:
-    """Find an `=` that should be a `+=`, to zero if there was nothing."""
+    """Find an `=` that should be a `+=`, to zero if there was nothing; also of an array that is filled."""
     focus = replace(Focus.on(program, None), careful=True)
-    for edit in accumulating(program.block, program.variable):
-        with edit.made():
-            if focus.is_right(**{program.variable: 0.0}):
-                return _told(program, edit.place.node, edit, budget)
+    targets = [t for s in program.temporary if isinstance(s, ast.Assign) for t in s.targets]
+    filled = dict.fromkeys(root_of(t) or "" for t in targets if isinstance(t, ast.Subscript))
+    for variable in (program.variable, *filled):
+        empty = {variable: 0.0} if variable == program.variable else {}
+        for edit in accumulating(program.block, variable):
+            with edit.made():
+                if focus.is_right(**empty):
+                    return _told(program, edit.place.node, edit, budget)
     return None, budget
 
 

@@ -125,6 +125,13 @@ def _within(place: str, where: str) -> bool:
     return place == where or place.startswith((f"{where}[", f"{where}."))
 
 
+def begins_with_zeros(statement: ast.stmt) -> bool:
+    """Tell whether a statement makes zeros, for others to add to or to put something in."""
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    nodes = ast.walk(value) if value is not None else ()
+    return any(isinstance(n, ast.Attribute) and n.attr.startswith("zeros") for n in nodes)
+
+
 def multiplies(statement: ast.stmt) -> bool:
     """Tell whether a statement only multiplies what has a name, or hands it on: the chain rule alone."""
     value = getattr(statement, "value", None)

@@ -18,8 +18,11 @@ from backhand.checking.sources.paired import inputs_of
 # A batch, steps, features, hidden units, channels, filters, classes, words.
 N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
 CONV = {"stride": 1, "pad": 1}
+# A step of two, which a backward may forget, and sizes that it goes into.
+STRIDED, STRIDED_IMAGES = {"stride": 2, "pad": 1}, (N, C, 7, 3)
 POOL = {"pool_height": 2, "pool_width": 2, "stride": 2}
 IMAGES = (N, C, 6, 4)
+SQUARE_IMAGES = (N, C, 6, 6)  # a model may take the height for the width
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,12 @@ class Row:
     Attributes:
         names: what the function may be called, a pattern to be found in its name.
         inputs: by parameter, in lower case: a shape of normal random numbers, whole numbers, or a value.
+        sure: whether a forward that runs on it is enough: a backward that does not run is wrong.
     """
 
     names: str
     inputs: Mapping[str, Any]
+    sure: bool = False
 
 
 def _norm(x: tuple[int, ...], *parameters: int, **more: Any) -> dict[str, Any]:
@@ -93,8 +98,12 @@ ROWS = (
     Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV)),
     Row("norm|_bn|bn_|^bn$", _norm((7, D), D, w=(D, H), b=(H,))),
     Row("norm|_bn|bn_", _norm((7, D), H, w=(D, H), b=(H,))),
-    Row("conv", {"x": IMAGES, "w": (F, C, 3, 3), "b": (F,), "conv_param": CONV, "pool_param": POOL}),
-    Row("conv", {"x": IMAGES, "w": (F, C, 3, 3), "b": (F,), "stride": 1, "pad": 1, "padding": 1}),
+    *(
+        Row("conv", {"x": x, "w": (F, C, 3, 3), "b": (F,), **options}, sure=x is STRIDED_IMAGES)
+        for x, steps in ((STRIDED_IMAGES, STRIDED), (IMAGES, CONV))
+        for options in ({"conv_param": steps, "pool_param": POOL}, {**steps, "padding": 1})
+    ),
+    Row("conv", {"a_prev": (N, 4, 2, C), "w": (2, 2, C, F), "b": (1, 1, 1, F), "hparameters": STRIDED}, True),
     Row("conv", {"a_prev": (N, 5, 4, C), "w": (2, 2, C, F), "b": (1, 1, 1, F), "hparameters": CONV}),
     Row("pool", {"x": IMAGES, "pool_param": POOL}),
     Row("pool", {"a_prev": (N, 4, 6, C), "hparameters": {"f": 2, "stride": 2}, "mode": "max"}),
@@ -116,7 +125,7 @@ ROWS = (
 # What a whole model is given: data, then labels, as whole numbers or one-hot.
 MODEL_ROWS = tuple(
     Row("", {"x": x, "y": y, "reg": 0.1})
-    for x in ((N, D), IMAGES, (D, N))
+    for x in ((N, D), IMAGES, SQUARE_IMAGES, (D, N))
     for y in (Whole((N,), 3), OneHot((N, H)))
 )
 # Other words for the same parameters.
@@ -169,11 +178,13 @@ BUILT = (
 )
 
 Draw = Callable[[np.random.Generator], dict[str, Any]]
+# What inputs of another shape raise; something else, as a name that is not there, says more.
+MISFITS = ValueError, IndexError, TypeError
 
 
 # What a model's constructor is given besides, though it has defaults: those are large, and its numbers tiny.
 MODEL = (
-    ("conv", "input_(dim|size|shape)", Held((C, 6, 4))),
+    ("conv", "input_(dim|size|shape)", Held(IMAGES[1:])),
     ("", "hidden_(dims|sizes?_list|layers|size_list)", Held([H, 4])),
     ("", "(num_|n_)?filters", F),
     ("", "filter_size", 3),
@@ -251,9 +262,11 @@ def inputs_for(
             with np.errstate(all="ignore"):
                 found = call(draw(np.random.default_rng(0)))
         except Exception as error:  # another row may fit
-            raised = raised or (error if row in rows else None)
+            is_nearer = raised is None or (isinstance(raised, MISFITS) and not isinstance(error, MISFITS))
+            raised = error if row in rows and is_nearer else raised
             continue
-        if accepts(draw(np.random.default_rng(0))) and (row in rows or _is_finite(found)):
+        fits = row.sure or accepts(draw(np.random.default_rng(0)))
+        if fits and (row in rows or _is_finite(found)):
             return draw
         first = first or (draw if row in rows else None)
     return first or raised

@@ -46,7 +46,8 @@ def declared(tree: ast.Module) -> Declared:
     stems = [_stem(name, "forward") for name in functions]
     pairs = [s for s in stems if s and names & {plain_name(f"{s}backward"), plain_name(f"backward{s}")}]
     drawn = any("inputs" in name for name in names)  # without them, they are parts of something else
-    over_arrays = any(re.search(r"numpy|torch|\bnp\b", str(name)) for name in modules)
+    # `from ..layers import *` may well bring them
+    over_arrays = any(re.search(r"numpy|torch|\bnp\b|^\*$", str(name)) for name in modules)
     layers = over_arrays and _has_layers(tree, over_torch)
     return Declared(tuple(pairs) if drawn else (), kernels, layers, over_torch)
 

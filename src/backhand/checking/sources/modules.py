@@ -20,10 +20,15 @@ def roots_of(path: Path) -> list[Path]:
     packages = {name.partition(".")[0] for name in names}
     own = path.resolve().parent
     above = [folder for folder in own.parents if any(_holds(folder, name) for name in packages)]
-    if any(isinstance(n, ast.ImportFrom) and n.level for n in imports):
-        packages.add(own.name)
+    packages |= {folder.name for folder in _packages(path, _parsed(path))[:1]}
     inside = [folder.parent for folder in path.resolve().parents if folder.name in packages]
     return [*(folder for folder in above if folder not in inside), *inside, own]
+
+
+def _packages(path: Path, tree: ast.Module) -> list[Path]:
+    """Return the folders that are packages, the outermost first, as far as `from ..layers` goes up."""
+    level = max((n.level for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)), default=0)
+    return list(path.resolve().parents[:level])[::-1]
 
 
 def _holds(folder: Path, name: str) -> bool:
@@ -41,17 +46,16 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def module_of(path: Path) -> ModuleType:
-    """Import a file, as a part of its folder where it imports its neighbours by `from .`."""
-    tree = _parsed(path)
-    inside = any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree))
-    name = f"{path.resolve().parent.name}.{path.stem}" if inside else path.stem
+    """Import a file, as a part of its folders where it imports its neighbours by `from .` or `from ..`."""
+    package = ".".join(folder.name for folder in _packages(path, _parsed(path)))
+    name = f"{package}.{path.stem}" if package else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        if inside:
-            importlib.import_module(path.resolve().parent.name)
+        if package:
+            importlib.import_module(package)
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise CheckError(f"{path} raised {in_short(error)}") from error

@@ -8,7 +8,7 @@ from torch import Tensor
 from backhand.checking.running.arrays import is_object
 from backhand.checking.running.known import Known
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.slicing import computes, multiplies
+from backhand.checking.running.slicing import begins_with_zeros, computes, multiplies
 from backhand.checking.running.statements import reads, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
@@ -63,9 +63,11 @@ class Fault:
     def suspects(self) -> tuple[ast.stmt, ...]:
         """The statement, below the one that makes its factor where it does nothing but multiply.
 
-        Of a local derivative nothing is known, right or wrong: the line that makes it does more.
+        Of a local derivative nothing is known, right or wrong: the line that makes it does more. So does the
+        one that fills what is handed on.
         """
-        makers = [s for s in self.temporaries if writes_surely(s) & reads(self.statement) and computes(s)]
+        makers = [s for s in self.temporaries if writes_surely(s) & reads(self.statement)]
+        makers = [s for s in makers if computes(s) and not begins_with_zeros(s)]
         if self.is_carried or len(makers) != 1 or not multiplies(self.statement):
             return (self.statement,)
         return (makers[0], self.statement)
