@@ -426,3 +426,30 @@ def test_when_the_time_is_up_it_is_said_and_nothing_counts_as_ruled_out(
     assert late.kind == "unexplained"
     assert "no simple slip was found in the time for it" in late.message
     assert late.detail["ruled_out"] == []
+
+
+@pytest.mark.parametrize("above", ["", "n = 2 * x.shape[1]\n    "])
+def test_zeros_that_are_filled_later_are_not_said_to_be_the_gradient(above: str) -> None:
+    changed = from_text(f"""
+import torch
+
+out = "y"
+
+
+def forward(x):
+    y = x**2
+    return locals()
+
+
+def backward(dy, x):
+    {above}dx = torch.zeros_like(x)
+    for i in range(0, len(x) - 1, 2):
+        dx[i : i + 2] = 2 * x[i : i + 2] * dy[i : i + 2]
+    return locals()
+
+
+def inputs(generator):
+    return {{"x": torch.randn(5, 3, generator=generator)}}
+""")
+    (row,) = backhand.check(changed).culprits
+    assert row.mistake.message.startswith("dx: zero at index 4 (the end) of axis 0, of 5.")

@@ -95,6 +95,7 @@ from backhand.checking.mistakes.upstreams import (
 )
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
+from backhand.checking.running.names import root
 from backhand.checking.running.precision import Promoting
 from backhand.checking.running.statements import assigned, reads
 from backhand.checking.sources.protocol import Pass
@@ -109,6 +110,13 @@ def _is_not_pinned(case: Case) -> bool:
 def _raised_beside_others(case: Case) -> bool:
     """Tell whether a statement of the gradient raised though others gave it a value, as within a loop."""
     return case.raised is not None and case.culprit.value is not None
+
+
+def _is_not_filled(case: Case) -> bool:
+    """Tell whether what the statement at fault gives does not begin a gradient that is filled later."""
+    fault, value = case.culprit.fault, case.culprit.value
+    begins = fault is not None and fault.target[1] == root(case.paths.get(case.name, ""))
+    return not begins or value is None or not bool(value.any())
 
 
 def _replaced_upstream(case: Case, budget: Budget) -> Mended:
@@ -164,7 +172,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch with the opposite sign", branch_negated, also=True),
     predicts("a branch times a factor", branches_scaled),
     predicts("a branch of an unnamed gradient", branches_above),
-    predicts_fault("zeros", all_zero),
+    predicts_fault("zeros", all_zero, _is_not_filled),
     mends_fault("a small edit", by_edit),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", transposed, also=True),

@@ -138,12 +138,16 @@ def mends_fault(
     return Hypothesis(name, asked, lambda case: case.at_fault is not None and when(case))
 
 
-def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
+def predicts_fault(
+    name: str,
+    finder: Callable[[Scene], Finding | None],
+    when: Callable[[Case], bool] = lambda case: True,
+) -> Hypothesis:
     """Return a hypothesis that predicts what the statement at fault gives, where that is known."""
     return Hypothesis(
         name,
         lambda case, budget: (with_its_line(case, _predicted(finder, case.at_turns)), budget),
-        lambda case: bool(case.at_turns),
+        lambda case: bool(case.at_turns) and when(case),
     )
 
 
