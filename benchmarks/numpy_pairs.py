@@ -234,7 +234,14 @@ def _wrong(
         if differ(expected, given):
             pairs = enumerate(zip(before, text.splitlines(), strict=False), start=1)
             line = next(i for i, (old, new) in pairs if old != new)
-            yield Where(line, target), module, given is None
+            is_taken_away = len(text.splitlines()) < len(before)
+            yield Where(line, _left(target, text) if is_taken_away else target), module, given is None
+
+
+def _left(target: str, text: str) -> str:
+    """Return how the line begins that is all that is left of an array: what begins it, else the `return`."""
+    array = target.partition("[")[0]
+    return array if any(line.strip().startswith(f"{array} =") for line in text.splitlines()) else "return"
 
 
 def _spread(found: Iterator[Any], most: int) -> list[Any]:

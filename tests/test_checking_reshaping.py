@@ -41,6 +41,8 @@ def inputs(generator: torch.Generator, *sizes: int) -> dict[str, Tensor]:
 def test_what_is_wrong_with_another_shape_only_is_told_with_that_shape() -> None:
     right = backhand.check_function(InBlocks, scaled, inputs, shapes=[(8, 3), (1, 3), (4, 5)])
     assert right.ok, str(right)
+    assert not any("other shapes" in note for note in right.notes)
+    assert "other shapes" in backhand.check_function(InBlocks, scaled, inputs, shapes=[(8, 3)]).notes[-1]
     report = backhand.check_function(InBlocks, scaled, inputs, shapes=[(8, 3), (1, 3), (9, 3)])
     (failure,) = report.stress
     assert (failure.kind, failure.detail["kind"]) == ("shapes", "partial")

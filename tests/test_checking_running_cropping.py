@@ -61,7 +61,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     return torch.randn(210, 170, generator=torch.Generator().manual_seed(5))
 
 
-UNTRIED = "Tried besides: second derivatives. Not tried: forward mode, vmap, other devices."
+UNTRIED = "Tried besides: second derivatives. Not tried: forward mode, vmap, other shapes, other devices."
 NOTE = (
     "Large inputs (35,700 elements): tried on a part, (14, 11) of (210, 170); "
     "compared once on all of them, in float32."
@@ -105,7 +105,9 @@ def test_what_shows_only_outside_of_the_part_is_wrong(
     monkeypatch.setattr(Gate, "slip", "outside of the part")
     report = backhand.check_function(Gate, torch.nn.functional.silu, {"x": large[:150, :80]})
     assert report["x"].verdict == "wrong"
-    assert report.notes == ("Not tried: second derivatives, forward mode, vmap, other devices.",)
+    assert report.notes == (
+        "Not tried: second derivatives, forward mode, vmap, other shapes, other devices.",
+    )
 
 
 def test_a_size_that_stands_in_the_code_is_no_mistake(large: torch.Tensor) -> None:

@@ -279,6 +279,25 @@ def test_a_script_with_a_custom_function_and_a_loss_stays_a_script(tmp_path: Pat
     assert [(row.name, row.verdict) for row in backhand.check_file(file).rows] == [("x", "right")]
 
 
+def test_a_loss_within_a_custom_function_or_its_reference_makes_no_script_of_a_file(tmp_path: Path) -> None:
+    forward, gives = "return x * gain\n", "return gain * x\n"
+    for old, new in (
+        (forward, "loss = x * gain\n        return loss\n"),
+        (gives, "loss = gain * x\n    return loss\n"),
+    ):
+        file = tmp_path / "kernel.py"
+        file.write_text((KERNEL + REFERENCE + ARGUMENTS).replace(old, new))
+        report = backhand.check_file(file)
+        assert (report.title, report.ok) == ("Scaled", True)
+
+
+def test_a_forward_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "kernel.py"
+    file.write_text((KERNEL + REFERENCE + ARGUMENTS).replace("return x * gain", "return x @ gain.T.T @ gain"))
+    with pytest.raises(CheckError, match=r"^Scaled raised RuntimeError: .* \(kernel.py, line 8: `return x @"):
+        backhand.check_file(file)
+
+
 def test_without_a_file_the_projects_own_gradients_are_checked() -> None:
     report = backhand.check_file()
     assert report.ok

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 import backhand
 from backhand.errors import CheckError
@@ -430,6 +432,14 @@ def test_a_file_that_a_skipped_command_would_have_fetched_is_told_and_may_lie_el
     assert backhand.check_file(path, data=tmp_path / "data", draws=1).ok
 
 
+def test_what_ends_python_in_a_notebook_is_told_with_its_line_not_with_one_of_the_file(
+    tmp_path: Path,
+) -> None:
+    ends = "logits", CELLS["logits"], "import os\nos._exit(0)\n"
+    with pytest.raises(CheckError, match=r"^n.ipynb: `os._exit\(0\)`: it ended Python itself"):
+        backhand.check_file(write_notebook(tmp_path / "n.ipynb", ends, until="logits"))
+
+
 def test_two_forwards_in_one_notebook_are_two_sets_of_gradients(tmp_path: Path) -> None:
     second = "A = torch.randn(3, 4, requires_grad=True)\nout = (A * A).sum(1)\nloss = out.mean()\n"
     second += "dout = torch.ones(3) / 3\ndA = A * dout[:, None]\n"
@@ -521,3 +531,53 @@ def test_a_training_loop_that_draws_its_minibatch_is_right(name: str, tmp_path: 
     ]
     report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", *changes), draws=2)
     assert report.ok, str(report)
+
+
+TABLE = """\
+import torch
+import torch.nn.functional as F
+g = torch.Generator().manual_seed(5)
+X, Y = torch.randint(0, 6, (90,)), torch.randint(0, 5, (90,))
+T = torch.randn(6, 5, requires_grad=True)
+ix = torch.randint(0, 90, (8,), generator=g)
+Xb, Yb = X[ix], Y[ix]
+scores = T[Xb]
+loss = F.cross_entropy(scores, Yb)
+loss.backward()
+"""
+BY_HAND = """\
+    dscores = F.softmax(scores, 1)
+    dscores[range(8), Yb] -= 1
+    dscores /= 8
+"""
+AT_ONCE = "    dT = torch.zeros_like(T).index_add_(0, Xb, dscores)\n"
+ROW_BY_ROW = (
+    "    dT = torch.zeros_like(T)\n    for k in range(8):\n        ix = Xb[k]\n        dT[ix] += dscores[k]\n"
+)
+
+
+def of_a_table(path: Path, exercise: str, training: str) -> backhand.Report:
+    draws = "    ix = torch.randint(0, 90, (8,), generator=g)\n    Xb, Yb = X[ix], Y[ix]\n"
+    forward = f"{draws}    scores = T[Xb]\n    loss = F.cross_entropy(scores, Yb)\n"
+    loop = f"for step in range(2000):\n{forward}{BY_HAND}{training}    T.data -= 0.1 * dT\n"
+    cells = [TABLE, f"if True:\n{BY_HAND}{exercise}", loop]
+    nbformat.write(new_notebook(cells=[new_code_cell(text) for text in cells]), path)
+    return backhand.check_file(path)
+
+
+@pytest.mark.parametrize("made", [AT_ONCE, ROW_BY_ROW])
+def test_a_table_whose_gradient_is_added_up_is_right_in_an_exercise_and_in_training(
+    made: str, tmp_path: Path
+) -> None:
+    """`torch.zeros_like(T).index_add_(...)` changes something new, not torch, which draws the minibatch."""
+    report = of_a_table(tmp_path / "n.ipynb", made, made)
+    assert [(r.gradient, r.verdict) for r in report.rows] == 2 * [("dscores", "right"), ("dT", "right")]
+
+
+def test_an_error_is_no_multiple_of_that_on_another_minibatch(tmp_path: Path) -> None:
+    """The name `ix` is used again, so that the forward draws the minibatch: each run has one of its own."""
+    wrong = ROW_BY_ROW.replace("dscores[k]", "dscores[k] / 8")
+    rows = of_a_table(tmp_path / "n.ipynb", ROW_BY_ROW, wrong).rows
+    assert [row.verdict for row in rows] == ["right", "right", "right", "wrong"]
+    assert all(row.multiple is not None and row.multiple < 10 for row in rows[:2])
+    assert rows[3].multiple is None or rows[3].multiple > 1000

@@ -82,6 +82,37 @@ def test_each_layout_is_tried_and_told(read: Callable, layout: str | None, of: s
         assert report.stress[0].message.startswith(f"a {layout} {of}")
 
 
+@pytest.mark.parametrize(
+    ("shape", "layout"), [((2, 3, 4), "permuted"), ((2, 3, 4, 5), "permuted"), ((2, 3, 4, 5, 2), None)]
+)
+def test_an_order_of_the_axes_in_memory_that_a_kernel_takes_for_granted_is_told(
+    shape: tuple[int, ...], layout: str | None
+) -> None:
+    def in_order(g: torch.Tensor) -> torch.Tensor:
+        return contiguous_only(g) if g.stride(-3) < g.stride(-2) else g
+
+    def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
+        return (in_order(g) if layout else g) * w, g * x
+
+    inputs = {"x": torch.randn(shape), "w": torch.randn(shape)}
+    report = backhand.check_function(operation(backward), product, inputs)
+    assert [m.detail["layout"] for m in report.stress] == ([layout] if layout else [])
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "channels_last_3d"])
+def test_channels_that_lie_last_are_tried(layout: str) -> None:
+    last = getattr(torch, layout)
+    shape = (2, 3, 4, 5, 2)[: 5 if layout.endswith("3d") else 4]
+
+    def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
+        return (-g if g.is_contiguous(memory_format=last) else g) * w, g * x
+
+    report = backhand.check_function(
+        operation(backward), product, {"x": torch.randn(shape), "w": torch.randn(shape)}
+    )
+    assert [(m.detail["argument"], m.detail["layout"]) for m in report.stress] == [("dy", layout)]
+
+
 def test_a_function_that_reads_one_element_of_its_upstream_says_so_on_each_row() -> None:
     report = backhand.check_function(operation(first), product, [torch.randn(6, 5), torch.randn(6, 5)])
     assert [row.mistake.kind for row in report.culprits] == ["ignores_upstream", "ignores_upstream"]

@@ -3,14 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch import Tensor
 
 from backhand import Vocabulary, load_words
 from backhand.benching import word_peers
 from backhand.engines import dropping
-from backhand.engines.native_words import Moments, Settings, take_steps
+from backhand.engines.kernels import product
+from backhand.engines.native_words import Moments, Settings, take_steps, total_loss
 from backhand.language.contexts import Contexts
 from word_batches import random_batches
 
@@ -144,3 +147,41 @@ def test_words_with_more_positions_than_the_transformer_has_are_refused() -> Non
             fresh(initial)[1],
             Settings(),
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_words_is_that_of_plain_pytorch_and_nothing_is_learnt(kind: str) -> None:
+    initial = word_peers.draw(word_peers.shapes_of(kind, V=17, e=16, m=33))
+    Xs, Ys = random_batches(1, 150, 7, 17)  # more than are evaluated at once, and no multiple of them
+    settings = Settings(heads=3)
+    logits = model(kind, settings)(initial, Xs[0], 0)
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), Ys[0].flatten(), ignore_index=-1, reduction="sum"
+    )
+    parameters, _ = fresh(initial)
+    found = total_loss(kind, parameters, Xs[0], Ys[0], settings)
+    assert found == pytest.approx(expected.item(), rel=1e-6)
+    assert all(torch.equal(p, initial[name]) for name, p in parameters.items())
+
+
+def test_the_words_of_an_evaluation_are_held_to_the_vocabulary() -> None:
+    initial = word_peers.draw(word_peers.shapes_of("rnn", V=9, e=6, m=18))
+    Xs, Ys = random_batches(1, 4, 6, 9)
+    Xs[0, 2, 3] = 9
+    with pytest.raises(IndexError, match="from 0 to 8"):
+        total_loss("rnn", initial, Xs[0], Ys[0], Settings())
+
+
+@pytest.mark.parametrize("rows", range(1, 18))
+def test_a_product_writes_at_most_one_row_beyond_its_own(rows: int) -> None:
+    a, b = (np.random.default_rng(rows).standard_normal((20, 16), np.float32) for _ in range(2))
+    out = np.full((20, 16), 7, np.float32)
+    multiplied(a, b[:16], out, rows, 16)
+    assert np.allclose(out[:rows], a[:rows] @ b[:16], atol=1e-5)
+    assert (out[rows + 1 :] == 7).all()
+
+
+@njit
+def multiplied(a: np.ndarray, b: np.ndarray, out: np.ndarray, rows: int, depth: int) -> None:
+    """`product`, for Python to call."""
+    product(a, b, out, rows, depth)

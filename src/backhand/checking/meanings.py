@@ -203,7 +203,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ("gradients",),
         ),
         "layout": Kind(
-            "wrong for a transposed, strided, expanded or offset tensor",
+            "wrong for a transposed, permuted, strided, expanded or offset tensor, or with channels last",
             "Use strides, or call contiguous() first; reshape instead of view.",
         ),
         "modifies_input": Kind(

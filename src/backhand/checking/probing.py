@@ -55,6 +55,8 @@ class Probe:
         """Tell whether two runs gave the same gradient, but for the order in which its sums were made."""
         if self.tolerance is not None:
             return allclose(a, b, *self.tolerance)
+        if a.shape == b.shape and torch.equal(a, b):  # most are
+            return True
         size = float(b.abs().max()) if b.numel() else 0.0
         return close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0)))
 

@@ -83,7 +83,8 @@ def _looked_at(chosen: Pass, failures: Sequence[Mistake], untried: Sequence[Untr
     left = {u.what for u in untried}
     tried = [u.what for u in chosen.usages if u.what and u.what not in left]
     also = f"Tried besides: {', '.join(tried)}. " if tried else ""
-    yield f"{also}Not tried: {'; '.join([*refused, ', '.join([*map(str, untried), 'other devices'])])}."
+    others = [*map(str, untried), *([] if chosen.elsewhere else ["other shapes"]), "other devices"]
+    yield f"{also}Not tried: {'; '.join([*refused, ', '.join(others)])}."
 
 
 def _of_probe(probe: Probe, right: bool) -> list[Mistake | Untried]:
@@ -197,11 +198,21 @@ def _ways(probe: Probe, name: str, value: Tensor, base: Gradients) -> Iterator[t
             yield "expanded", spread, like
 
 
+def _exchanged(t: Tensor, axis: int, other: int) -> Tensor | None:
+    """Return it with two axes exchanged in memory, where it has both."""
+    return t.transpose(axis, other).contiguous().transpose(axis, other) if t.dim() >= -axis else None
+
+
 # The same values that lie in memory in other ways, the one that most kernels stumble on first.
 LAYOUTS: Mapping[str, Callable[[Tensor], Tensor | None]] = {
-    "transposed": lambda t: t.mT.contiguous().mT if t.dim() >= 2 else None,
+    "transposed": lambda t: _exchanged(t, -2, -1),
     "strided": lambda t: torch.stack([t, torch.zeros_like(t)], dim=-1)[..., 0] if t.dim() else None,
+    # as heads of (B, T, H, D) that are transposed to (B, H, T, D), or a sequence that has its time first
+    "permuted": lambda t: _exchanged(t, -3, -2),
     "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else None,
+    "channels_last_3d": lambda t: (
+        t.contiguous(memory_format=torch.channels_last_3d) if t.dim() == 5 else None
+    ),
     "offset": lambda t: torch.cat([t.new_zeros(1), t.reshape(-1)])[1:].view(t.shape) if t.dim() else None,
 }
 

@@ -12,7 +12,8 @@ from backhand.checking.report import Line, Row, Verdict
 from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes, feeding, passing_on
+from backhand.checking.running.slicing import computes, feeding, kept_by, passing_on
+from backhand.checking.running.statements import assigned, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
@@ -154,7 +155,7 @@ class Table:
         if source is None or name not in self.names:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
-        at_fault, named = [fault.statement for fault in faults], self.named.get(name)
+        at_fault, named = [s for fault in faults for s in fault.suspects], self.named.get(name)
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
@@ -162,9 +163,20 @@ class Table:
             is_nearer = named.is_told or any(s in made_of for s in named.at[:1])
             is_first = is_nearer and not {*at_fault} & {*named.at}
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
+        if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
+            at_fault = kept or at_fault[:1]
+        at_fault.sort(key=lambda s: self._only_begins(s, source))
         lines = [source.line(statement.lineno) for statement in at_fault]
         told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
         return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
+
+    def _only_begins(self, statement: ast.stmt, source: Source) -> bool:
+        """Tell whether a statement begins with zeros what another one is to fill: that is looked at first."""
+        others = [s for s in source.simple if s is not statement]
+        filled = {n for s in others for n in writes_surely(s) - assigned(s)}
+        return bool(assigned(statement) & filled) and any(
+            isinstance(n, ast.Attribute) and n.attr.startswith("zeros") for n in ast.walk(statement)
+        )
 
     def _near(
         self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]
@@ -183,7 +195,7 @@ class Table:
         return lines[: max(len(own), 1) + BESIDE_THE_FAULT] or told
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
-        if name in self.paths:
+        if name in self.paths and source.makers(root(self.paths[name])):
             variable = root(self.paths[name])
             is_item = self.paths[name] != variable and name in self.named
             if variable not in source.mentioned and not is_item:  # so that nothing has to be run for it

@@ -1,7 +1,9 @@
 """Machine code that is compiled once on a machine, and kept in Numba's cache."""
 
+import gc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +12,18 @@ from typing import Any
 from numba import njit, typeof
 
 from .kernels import FAST
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no unreachable cycles: compiling makes few, and each look goes through all of PyTorch."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -55,11 +69,12 @@ class Compiled:
         Where no folder can be written that Numba keeps such things in, it is compiled anew in every process.
         """
         signature = tuple(map(typeof, self.example()))
-        try:
-            compiled = self.dispatcher(keep=True)
-            compiled.compile(signature)
-        except (RuntimeError, OSError):
-            compiled = self.dispatcher(keep=False)
-            compiled.compile(signature)
+        with uncollected():
+            try:
+                compiled = self.dispatcher(keep=True)
+                compiled.compile(signature)
+            except (RuntimeError, OSError):
+                compiled = self.dispatcher(keep=False)
+                compiled.compile(signature)
         compiled.disable_compile()  # arguments of other kinds would be compiled for, without a word
         return compiled

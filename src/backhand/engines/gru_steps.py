@@ -29,7 +29,7 @@ from .kernels import (
 from .native_words import Settings
 from .padding import Room, padded, zeros
 from .recurrent_layers import States, fill_table, make_states, table_backward
-from .tries import add_into_rows, grow, take_rows
+from .tries import add_into_rows, grow, rows_of, take_rows
 from .word_layers import adamw, clear, copy_row, head_backward, head_loss
 from .word_steps import NativeModel
 
@@ -54,7 +54,7 @@ def make_extras(
 ) -> tuple[States, Gates, int, int]:
     """Return room for a step on minibatches of this shape, and the sizes that are not padded."""
     _, n, T = shape
-    rows, m = padded(n * T), padded(sizes["m"])
+    rows, m = rows_of(n, T), padded(sizes["m"])
     V, e = sizes["V"], sizes["e"]
     states = make_states(n, T, V, e, sizes["m"], gates=3)
     gates = Gates(
@@ -201,17 +201,19 @@ def gru_steps(
     Ys: Indices,
     pace: Matrix,
     losses: Row,
+    learn: bool,
     room: Room,
     s: States,
     gates: Gates,
     V: int,
     e: int,
 ) -> None:
-    """Take one step of AdamW for each minibatch, and write its loss."""
+    """Write the loss of each minibatch; to learn, take one step of AdamW on it as well."""
     for step in range(len(losses)):
         levels, rows, losses[step] = forward(Xs[step], Ys[step], room.p, gates, s, V, e)
-        backward(levels, rows, room.p, room.g, gates, s, V, e)
-        adamw(room.flat, room.gradients, room.first, room.second, pace[step])
+        if learn:
+            backward(levels, rows, room.p, room.g, gates, s, V, e)
+            adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
 MODEL = NativeModel(

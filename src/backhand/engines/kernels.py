@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
-from .tiles import LANES, ROWS, dot_tile, low_tile, stand_alone, tall_tile, transpose_tile
+from .tiles import DOTS, LANES, ROWS, dot_tile, four_tile, stand_alone, tall_tile, transpose_tile, two_tile
 
 DEPTH = 256
 """Rows of the right operand that a product takes at a time, so that they stay in cache."""
@@ -80,16 +80,20 @@ def add_tiles(
 ) -> None:
     """out = scale * a @ b, or, to keep what is there, out += scale * a @ b; a is (rows, depth)."""
     stand_alone()
-    low = ROWS // 2
-    tall = (rows + low - 1) // ROWS * ROWS  # rows in tall tiles; the rest fits a low one
+    tall = rows // ROWS * ROWS  # rows in tall tiles
     for begin in range(0, depth, DEPTH):
         end = min(begin + DEPTH, depth)
         for i in range(0, tall, ROWS):
             for j in range(0, b.shape[1], LANES):
                 tall_tile(out, a, b, scale, i, j, begin, end, keep)
-        if rows > tall:
+        i = tall
+        while rows - i > 2:
             for j in range(0, b.shape[1], LANES):
-                low_tile(out, a, b, scale, tall, j, begin, end, keep)
+                four_tile(out, a, b, scale, i, j, begin, end, keep)
+            i += 4
+        if rows > i:
+            for j in range(0, b.shape[1], LANES):
+                two_tile(out, a, b, scale, i, j, begin, end, keep)
         keep = True
 
 
@@ -102,7 +106,7 @@ def product(
     depth: int,
 ) -> None:
     """out = a @ b, for a (rows, depth)."""
-    add_tiles(out, ONE, a, b, rows, depth, False)
+    add_tiles(out, ONE, a, b, rows, depth, rows < 0)  # never: False itself would be a type of its own
 
 
 @inlined
@@ -115,7 +119,7 @@ def add_product(
     depth: int,
 ) -> None:
     """out += scale * a @ b, for a (rows, depth)."""
-    add_tiles(out, scale, a, b, rows, depth, True)
+    add_tiles(out, scale, a, b, rows, depth, rows >= 0)
 
 
 @kernel
@@ -127,7 +131,7 @@ def product_of_rows(
     columns: int,
 ) -> None:
     """out = a @ b.T, for a (rows, k) and b (columns, k): each is the dot product of two rows."""
-    for i in range(0, rows, ROWS // 2):
+    for i in range(0, rows, DOTS):
         for j in range(0, columns, 2):
             dot_tile(a, b, out, i, j, a.shape[1])
 

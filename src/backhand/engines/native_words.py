@@ -7,12 +7,17 @@ not, until an engine is used. A type is compiled when it is first used.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
+from torch.nn.functional import pad
 
 from . import native
 from .stepping import Parameters
+
+AT_ONCE = 1 << 7
+"""Words that are evaluated at once: what a forward keeps of so few stays in the cache."""
 
 
 class Moments(NamedTuple):
@@ -67,13 +72,45 @@ def take_steps(
     Raises:
         IndexError: a symbol is not in the vocabulary, or the words have more positions than a transformer.
     """
+    refuse_beyond(parameters, Xs, Ys)
+    return machine_code(kind).take_steps(parameters, Xs, Ys, rates, moments, settings)
+
+
+def total_loss(kind: str, parameters: Parameters, X: Tensor, Y: Tensor, settings: Settings) -> float:
+    """Return the sum of the losses of all targets of words, in machine code.
+
+    Args:
+        kind: "rnn", "gru" or "transformer".
+        parameters: those of its pass, float32 on a CPU.
+        X: words, int64 (n, T), in any order; those that begin alike are put together, to be computed once.
+        Y: targets, int64 (n, T).
+        settings: those of evaluation, without dropout.
+
+    Raises:
+        IndexError: a symbol is not in the vocabulary, or the words have more positions than a transformer.
+    """
+    refuse_beyond(parameters, X, Y)
+    order = np.lexsort(X.numpy().T[::-1])
+    more = -len(X) % AT_ONCE  # empty words, which fill up the last minibatch
+    Xs = pad(X[order], (0, 0, 0, more)).view(-1, AT_ONCE, X.shape[1])
+    Ys = pad(Y[order], (0, 0, 0, more), value=-1).view(Xs.shape)
+    means = machine_code(kind).losses(parameters, Xs, Ys, settings)
+    return float(means.double() @ (Ys >= 0).sum((1, 2)).double())
+
+
+def refuse_beyond(parameters: Parameters, X: Tensor, Y: Tensor) -> None:
+    """Raise where machine code would read beyond an array."""
     vocabulary = len(parameters["E"])
-    for symbols, least in ((Xs, 0), (Ys, -1)):
+    for symbols, least in ((X, 0), (Y, -1)):
         if symbols.numel() and not least <= symbols.min() <= symbols.max() < vocabulary:
             raise IndexError(f"symbols are numbered from 0 to {vocabulary - 1}; there is one beyond")
-    if "P" in parameters and Xs.shape[2] > len(parameters["P"]):
-        raise IndexError(f"words of {Xs.shape[2]} positions, in a model of {len(parameters['P'])}")
+    if "P" in parameters and X.shape[-1] > len(parameters["P"]):
+        raise IndexError(f"words of {X.shape[-1]} positions, in a model of {len(parameters['P'])}")
+
+
+def machine_code(kind: str) -> Any:
+    """Return a type's `word_steps.NativeModel`, compiled."""
     native.machine_code(f"{kind}_steps")
     module = native.steps(f"{kind}_steps")
     assert isinstance(module, ModuleType)
-    return module.MODEL.take_steps(parameters, Xs, Ys, rates, moments, settings)
+    return module.MODEL

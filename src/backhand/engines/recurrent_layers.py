@@ -12,7 +12,7 @@ import numpy as np
 
 from .kernels import ONE, Matrix, Row, add_product, once, product, repeat, sum_rows, transpose
 from .padding import padded, zeros
-from .tries import Trie, make_trie
+from .tries import Trie, make_trie, rows_of
 from .word_layers import Head, make_head
 
 
@@ -32,7 +32,7 @@ class States(NamedTuple):
 def make_states(n: int, T: int, vocabulary: int, n_embd: int, width: int, gates: int) -> States:
     """Return room for a step on n words, with so many gates in a state."""
     V, e, m = padded(vocabulary), padded(n_embd), padded(width)
-    g, rows = gates * m, padded(n * T)
+    g, rows = gates * m, rows_of(n, T)
     return States(
         trie=make_trie(n, T, vocabulary),
         head=make_head(rows, vocabulary, width),

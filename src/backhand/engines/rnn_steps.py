@@ -102,17 +102,19 @@ def rnn_steps(
     Ys: Indices,
     pace: Matrix,
     losses: Row,
+    learn: bool,
     room: Room,
     s: States,
     WhT: Matrix,
     V: int,
     e: int,
 ) -> None:
-    """Take one step of AdamW for each minibatch, and write its loss."""
+    """Write the loss of each minibatch; to learn, take one step of AdamW on it as well."""
     for step in range(len(losses)):
         levels, rows, losses[step] = forward(Xs[step], Ys[step], room.p, s, V, e)
-        backward(levels, rows, room.p, room.g, s, WhT, V, e)
-        adamw(room.flat, room.gradients, room.first, room.second, pace[step])
+        if learn:
+            backward(levels, rows, room.p, room.g, s, WhT, V, e)
+            adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
 MODEL = NativeModel(

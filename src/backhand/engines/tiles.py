@@ -24,8 +24,12 @@ FEATURES: str = get_host_cpu_features().flatten() if ASKED is None else ASKED
 HAS_VECTORS = "+avx2" in FEATURES or "+neon" in FEATURES
 """Whether the tiles fit into the CPU's registers. Elsewhere they would be right as well, but not worth it."""
 
-ROWS = 8 if "+avx512f" in FEATURES else 4
-"""Rows of a product's tile: its sums fill half of AVX2's registers, or a quarter of AVX-512's."""
+ROWS = 8 if "+avx512f" in FEATURES else 6 if "+avx2" in FEATURES else 4
+"""Rows of a product's tile: its sums fill three quarters of AVX2's registers, the operands take three more;
+a quarter of AVX-512's, or half of NEON's."""
+
+DOTS = ROWS // 4 * 2
+"""Rows of a tile of dot products, which divide LANES."""
 
 WORD: Any = ir.IntType(64)
 SINGLE: Any = ir.FloatType()
@@ -133,17 +137,18 @@ def add_lanes(builder: Any, vector: Any) -> Any:
 
 
 tall_tile: Any = product_tile(ROWS)
-low_tile: Any = product_tile(ROWS // 2)
+four_tile: Any = product_tile(4)
+two_tile: Any = product_tile(2)
 
 
 @operation
 def dot_tile(typingctx: Any, a: Any, b: Any, out: Any, i: Any, j: Any, depth: Any) -> Any:
-    """out[i : i + ROWS // 2, j : j + 2] = a[i : i + ROWS // 2, :depth] @ b[j : j + 2, :depth].T."""
+    """out[i : i + DOTS, j : j + 2] = a[i : i + DOTS, :depth] @ b[j : j + 2, :depth].T."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, b, out = arrays(context, builder, signature, arguments)
         i, j, depth = arguments[3:]
-        rows = [builder.add(i, WORD(r)) for r in range(ROWS // 2)]
+        rows = [builder.add(i, WORD(r)) for r in range(DOTS)]
         columns = [builder.add(j, WORD(c)) for c in range(2)]
         sums = [zeros(builder, len(columns)) for _ in rows]
         with cgutils.for_range_slice(builder, WORD(0), depth, WORD(LANES), WORD) as (k, _):

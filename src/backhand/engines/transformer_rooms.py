@@ -12,7 +12,7 @@ from . import dropping
 from .axes import Sizes
 from .native_words import Settings
 from .padding import padded, zeros
-from .tries import Trie, make_trie
+from .tries import Trie, make_trie, rows_of
 from .word_layers import Head, make_head
 
 
@@ -84,7 +84,7 @@ def make_extras(shape: tuple[int, int, int], sizes: Sizes, settings: Settings) -
         dropping.threshold(settings.dropout),
         np.float32(dropping.scale(settings.dropout)),
     )
-    R, hk = padded(n * T), heads * padded(sizes["k"])
+    R, hk = rows_of(n, T), heads * padded(sizes["k"])
     counts = Counts(V, T, d, heads, np.float32(sizes["k"] ** -0.5))
     kept = make_kept(L, R, padded(d), hk, padded(T * heads))
     scratch = make_scratch(R, T, padded(d), hk, padded(T * heads))

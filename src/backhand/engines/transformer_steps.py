@@ -165,6 +165,7 @@ def transformer_steps(
     Ys: Indices,
     pace: Matrix,
     losses: Row,
+    learn: bool,
     room: Room,
     trie: Trie,
     head: Head,
@@ -173,13 +174,14 @@ def transformer_steps(
     drop: Dropping,
     counts: Counts,
 ) -> None:
-    """Take one step of AdamW for each minibatch, and write its loss."""
+    """Write the loss of each minibatch; to learn, take one step of AdamW on it as well."""
     for step in range(len(losses)):
         levels, rows, losses[step] = forward(
             Xs[step], Ys[step], room.p, trie, head, kept, s, drop, step, counts
         )
-        backward(levels, rows, room.p, room.g, trie, head, kept, s, drop, step, counts)
-        adamw(room.flat, room.gradients, room.first, room.second, pace[step])
+        if learn:
+            backward(levels, rows, room.p, room.g, trie, head, kept, s, drop, step, counts)
+            adamw(room.flat, room.gradients, room.first, room.second, pace[step])
 
 
 SOURCES = ("dropping", "path_attention", "transformer_layers", "transformer_steps")

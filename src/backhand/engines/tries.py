@@ -38,6 +38,14 @@ class Trie(NamedTuple):
     ones: np.ndarray  # (n * T,)
 
 
+def rows_of(n: int, T: int) -> int:
+    """Return room for the nodes of n words of T positions, padded, and for one more row.
+
+    Products take pairs of rows, and the last level may begin at any.
+    """
+    return padded(n * T + 1)
+
+
 def make_trie(n: int, T: int, vocabulary: int) -> Trie:
     """Return room for the tries of minibatches of n words of at most T positions."""
     room = {name: np.zeros(n, np.int64) for name in ("keys", "numbers", "firsts", "active", "at", "sizes")}

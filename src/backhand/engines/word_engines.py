@@ -91,6 +91,16 @@ def descend(gradients_of: Gradients, fused: bool = False) -> WordEngine:
 fused: WordEngine = descend(by_hand, fused=True)
 
 
+def is_for_machine_code(kind: str, parameters: Parameters) -> bool:
+    """Return whether a type's steps have been written as machine code, and its parameters are on a CPU."""
+    return has_machine_code(kind) and next(iter(parameters.values())).device.type == "cpu"
+
+
+def runs_in_machine_code(kind: str, parameters: Parameters) -> bool:
+    """Return whether the native engine takes a model's steps in machine code."""
+    return is_for_machine_code(kind, parameters) and native.why_not(parameters) is None
+
+
 def machine_code(
     kind: str,
     parameters: Parameters,
@@ -105,7 +115,7 @@ def machine_code(
     It says so in a NativeEngineWarning, unless it is because of the type or a GPU.
     """
     take = fused
-    if has_machine_code(kind) and next(iter(parameters.values())).device.type == "cpu":
+    if is_for_machine_code(kind, parameters):
         reason = native.why_not(parameters)
         if reason is None:
             take = native_words.take_steps

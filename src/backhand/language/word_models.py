@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backhand.engines import native_words
 from backhand.engines.axes import shape_of
 from backhand.engines.native_words import Moments, Settings
 from backhand.engines.textbooks import textbook
+from backhand.engines.word_engines import runs_in_machine_code
 from backhand.errors import WordsError
 
-from .contexts import Contexts
+from .contexts import Contexts, Words
 from .recipes import WordConfig
 from .vocabulary import Vocabulary
 
@@ -129,13 +131,17 @@ class WordModel:
         Raises:
             WordsError: the words are longer than those that the model was made for.
         """
+        self.refuse_longer(X)
+        book = textbook(self.config.type)
+        given = book.given(self.parameters, X, Settings(heads=self.config.heads), 0)  # nothing is dropped
+        return book.forward(X, torch.zeros_like(X), self.parameters, given)["logits"]
+
+    def refuse_longer(self, X: Tensor) -> None:
+        """Raise if words X (n, T) are longer than those that the model was made for."""
         if "P" in self.parameters and X.shape[1] > len(self.parameters["P"]):
             raise WordsError(
                 f"a word has {X.shape[1] - 1} letters; this model knows {self.block_size} positions at most"
             )
-        book = textbook(self.config.type)
-        given = book.given(self.parameters, X, Settings(heads=self.config.heads), 0)  # nothing is dropped
-        return book.forward(X, torch.zeros_like(X), self.parameters, given)["logits"]
 
     def logits(self, X: Tensor) -> Tensor:
         """Return the logits for contexts X, integers (n, block_size), 0 before a word: (n, vocabulary)."""
@@ -149,12 +155,22 @@ class WordModel:
         return torch.cat(rows)
 
     def loss(self, contexts: Contexts) -> float:
-        """Return the mean cross entropy over all symbols, in nats; summed in float64."""
-        words = contexts.whole
+        """Return the mean cross entropy over all symbols, in nats; in machine code if that has trained it."""
+        words, kind = contexts.whole, self.config.type
+        if self.config.engine == "native" and runs_in_machine_code(kind, self.parameters):
+            longest = int(words.sizes.max())
+            X, Y = words.X[:, :longest], words.Y[:, :longest]
+            self.refuse_longer(X)
+            undropped = Settings(heads=self.config.heads)
+            return native_words.total_loss(kind, self.parameters, X, Y, undropped) / len(contexts)
+        return self.total_loss(words) / len(contexts)
+
+    def total_loss(self, words: Words) -> float:
+        """Return the sum of the cross entropies of all symbols, by the pass; summed in float64."""
         total = 0.0
         for some in words.sizes.argsort().split(AT_ONCE):  # words of one length together: less padding
             longest = int(words.sizes[some].max())
             X, Y = words.X[some, :longest], words.Y[some, :longest]
             logprobs = self.all_logits(X).log_softmax(2).gather(2, Y.clamp(min=0)[:, :, None])[:, :, 0]
             total -= logprobs[Y >= 0].double().sum().item()
-        return total / len(contexts)
+        return total

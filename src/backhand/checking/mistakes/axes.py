@@ -88,6 +88,8 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield ast.BinOp(node.left, ast.MatMult(), ast.Attribute(node.right, turned, ast.Load())), edit
     elif isinstance(node, ast.Call):
         yield ast.Attribute(node, turned, ast.Load()), edit
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "dot" and len(node.args) == 1:
+            yield ast.BinOp(node.args[0], ast.MatMult(), node.func.value), edit
         for i in range(len(node.args) - 1):
             arguments = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
             words = f"two arguments of `{ast.unparse(node.func)}` are in the other order"

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -90,6 +90,7 @@ class Scope:
         known: what autograd knows of this step: each tensor's variable, what it is, and the branch that it
             is, if it is a term and no factor.
         dialect: how the statements call operations.
+        attributes: the tensors that lie on objects, as on `self`, by the expressions that read them.
     """
 
     namespace: Mapping[str, Any]
@@ -99,18 +100,28 @@ class Scope:
     shape: tuple[int, ...]
     known: Sequence[tuple[str, str, str | None]] = ()
     dialect: Dialect = TORCH
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> list[str]:
-        """The variables that hold floating-point tensors, and items of dictionaries that do."""
+        """The variables that hold floating-point tensors, and the items and attributes that do."""
         there = {n: self.namespace[n] for n in self.names if n in self.namespace}
         mappings = {n: v for n, v in there.items() if isinstance(v, Mapping)}
-        return [n for n, v in (there | flatten(mappings)).items() if holds_tensor(v)]
+        items = {**flatten(mappings), **self.attributes}
+        return [n for n, v in (there | items).items() if holds_tensor(v)]
+
+    def held(self, name: str) -> Any:
+        """Return what a variable or an attribute holds, None where there is none."""
+        return self.namespace.get(name, self.attributes.get(name))
+
+    def is_tensor(self, node: ast.AST) -> bool:
+        """Tell whether an attribute is a tensor, and no function of a module or size of an array."""
+        return isinstance(node, ast.Attribute) and _text(node) in self.attributes
 
     @cached_property
     def squashed(self) -> list[str]:
         """The variables that may be what a tanh, a sigmoid or a softmax gave: none is larger than 1."""
-        held = {n: self.namespace.get(n) for n in self.tensors}
+        held = {n: self.held(n) for n in self.tensors}
         alike = {n: v for n, v in held.items() if isinstance(v, Tensor) and tuple(v.shape) == self.shape}
         return [n for n, v in alike.items() if not bool((v.abs() > 1).any())]
 
@@ -147,9 +158,19 @@ Proposal = tuple[ast.expr, Finding]
 Rule = Callable[[Place, Scope], Iterator[Proposal]]
 
 
+def _text(node: ast.AST) -> str:
+    """Return an expression as the names of tensors have it."""
+    return ast.unparse(node).replace("'", '"')
+
+
 def holds_tensor(value: object) -> bool:
     """Tell whether a value is a floating-point tensor."""
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether a value is a whole number: a size, a step, an index."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def edits_of(statement: ast.stmt, scope: Scope, rules: Sequence[Rule]) -> Iterator[Edit]:
@@ -229,7 +250,7 @@ def _role(node: ast.AST, slot: str, item: object) -> Role | None:
         return "index"
     if isinstance(node, ast.Attribute) and node.attr in MEASURES:
         return "index"  # what is asked of it is no number of it
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("range", "slice"):
         return "index"
     if isinstance(node, ast.keyword):
         return "axis" if _is_whole(item) else None

@@ -74,7 +74,9 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
     if program.is_right:
         return None, budget
     # it comes in late as a rule: what stands above may be right as it is
-    for statement in sorted(program.simple, key=lambda s: (s in program.innocent, -s.lineno)):
+    for statement in sorted(
+        program.simple, key=lambda s: (s not in program.likely, s in program.innocent, -s.lineno)
+    ):
         focus = Focus.on(program, statement)
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
@@ -144,7 +146,7 @@ def _by_rules(program: Program, phases: Rules, budget: Budget) -> Mended:
     suspects = [s for s in program.temporary if s in likely]
     suspected = [s for s in program.temporary if s not in program.innocent]
     for first, rest in (
-        (own + suspects, suspected),
+        (suspects + own, suspected),
         ([], [s for s in program.temporary if s not in suspected]),
     ):
         for rules, knowing in phases:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.axes import axes_of_size_one, shapes, sums
-from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor, is_whole
 from backhand.checking.mistakes.finding import Finding
 
 
@@ -17,17 +17,28 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     if scope.holds_no_tensor(place.node):
         return
-    for name in scope.names:
-        value = scope.namespace.get(name)
+    held = {ast.unparse(n) for n in ast.walk(place.node) if isinstance(n, ast.Name | ast.Attribute)}
+    for name in (*scope.names, *scope.attributes):
+        value = scope.held(name)
         tensor = holds_tensor(value) or (isinstance(value, Tensor) and value.dtype == torch.bool)
         if not tensor and (not isinstance(value, int | float) or isinstance(value, bool)):
             continue
         kind = "scale" if not tensor else "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
         detail = {"used": None, "expected": name} if tensor else {"factor": None, "guess": name}
-        held = any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(place.node))
-        less = f"the factor {name} is one too many" if held else f"a division by {name} is missing"
+        less = f"the factor {name} is one too many" if name in held else f"a division by {name} is missing"
         for op, words in ((ast.Mult(), f"the factor {name} is missing"), (ast.Div(), less)):
-            yield ast.BinOp(place.node, op, ast.Name(name, ast.Load())), Finding(kind, detail, words)
+            yield ast.BinOp(place.node, op, scope.expression(name)), Finding(kind, detail, words)
+
+
+def _missing_counts(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a whole number more as a factor or a term of another one: a stride, an offset."""
+    node = place.node
+    if not isinstance(node, ast.Name) or not is_whole(scope.namespace.get(node.id)):
+        return
+    for name in (n for n in scope.names if n != node.id and is_whole(scope.namespace.get(n))):
+        for op, what in ((ast.Mult(), "factor"), (ast.Add(), "term")):
+            edit = Finding("partial", {"where": node.id}, f"the {what} {name} is missing at `{node.id}`")
+            yield ast.BinOp(node, op, ast.Name(name, ast.Load())), edit
 
 
 def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -51,7 +62,7 @@ def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
 def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
     """Yield a gradient as a factor more."""
     node = place.node
-    if place.role != "value" or not isinstance(node, VALUES) or scope.is_one(upstream):
+    if place.role != "value" or not isinstance(node, VALUES | ast.Compare) or scope.is_one(upstream):
         return
     own = ast.Name(upstream, ast.Load())
     words = f"{upstream}, the upstream gradient, is not used"
@@ -157,6 +168,7 @@ def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     missing_factors,
+    _missing_counts,
     _powers,
     _missing_numbers,
     axes_of_size_one,

@@ -87,7 +87,9 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
     elif (once := _times_its_complement(node)) is not None:
         others = [_complement(ast.BinOp(once, ast.Pow(), ast.Constant(2))), once, _complement(once)]
-    elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript):  # not a call, such as that of ones_like
+    elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript) or scope.is_tensor(
+        node
+    ):  # not a call, such as that of ones_like
         squared = ast.BinOp(node, ast.Pow(), ast.Constant(2))
         others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:
@@ -149,7 +151,9 @@ def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
-    if not isinstance(node, ast.Name | ast.Subscript) or not isinstance(node.ctx, ast.Load):
+    if not (isinstance(node, ast.Name | ast.Subscript) or scope.is_tensor(node)):
+        return
+    if not isinstance(node.ctx, ast.Load):
         return
     used = ast.unparse(node).replace("'", '"')
     if used in scope.tensors:

@@ -23,7 +23,7 @@ from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
-from backhand.checking.running.arrays import as_arrays, as_tensors
+from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import as_gradient, flatten, root
 from backhand.checking.running.program import Namespace, Source, definition_of
@@ -219,6 +219,7 @@ class Focus:
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
+            attributes=on_objects(bench.namespace) if self.program.over_numpy else {},
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
             dialect=NUMPY if self.program.over_numpy else TORCH,
         )

@@ -1,6 +1,7 @@
 """Arrays as tensors, in the memory that they have: what looks at tensors then looks at code over NumPy."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
+from backhand.checking.running.names import flatten
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import may_change_in_place, reads, writes
 
@@ -54,6 +56,34 @@ def _each(value: Any, change: Any) -> Any:
     if type(value) is dict:
         return {k: change(v) for k, v in value.items()}
     return value
+
+
+def on_objects(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays that lie on the objects among variables, in their lists and dictionaries too.
+
+    As tensors, by the expressions that read them.
+
+    >>> class Layer:
+    ...     def __init__(self):
+    ...         self.params = {"W": np.ones(2)}
+    >>> on_objects({"self": Layer(), "np": np})
+    {'self.params["W"]': tensor([1., 1.], dtype=torch.float64)}
+    """
+    found: dict[str, Any] = {}
+    for name, value in variables.items():
+        if not is_object(value):
+            continue
+        for attribute, held in vars(value).items():
+            inner = flatten({f"{name}.{attribute}": held}) if isinstance(held, list | dict) else {}
+            found |= inner or {f"{name}.{attribute}": held}
+    tensors = {path: as_tensors(array) for path, array in found.items() if isinstance(array, np.ndarray)}
+    return {path: tensor for path, tensor in tensors.items() if isinstance(tensor, Tensor)}
+
+
+def is_object(value: Any) -> bool:
+    """Tell whether a value is an object of the user's own, on which any statement may put something."""
+    plain = isinstance(value, Tensor | ModuleType | type) or callable(value)
+    return hasattr(value, "__dict__") and not plain
 
 
 class Seen(Mapping[str, Any]):

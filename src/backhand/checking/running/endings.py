@@ -41,21 +41,29 @@ def installed(file: str) -> bool:
 def where(frames: Iterable[tuple[str, int]]) -> str:
     """Return the innermost place in the user's own code, with its text: "case.py, line 3: `exit()`".
 
+    Empty where none of them is in that.
+
     Args:
         frames: file and line, the innermost last.
     """
     for file, number in reversed(list(frames)):
         if not installed(file):
             text = linecache.getline(file, number).strip()
-            return (
-                f"{Path(file).name}, line {number}: `{text}`" if text else f"{Path(file).name}, line {number}"
-            )
-    return "the code"
+            # the cells of a notebook are numbered through, which says nothing to its reader
+            place = Path(file).name + ("" if file.endswith(".ipynb") else f", line {number}")
+            return f"{place}: `{text}`" if text else place
+    return ""
 
 
 def where_raised(error: BaseException) -> str:
     """Return the innermost place in the user's own code that an exception came through."""
     return where((f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__))
+
+
+def what_raised(error: BaseException) -> str:
+    """Return what was raised, and where: "raised ValueError: no (case.py, line 3: `y = f(x)`)"."""
+    place = where_raised(error)
+    return f"raised {in_short(error)} ({place})" if place else f"raised {in_short(error)}"
 
 
 @contextlib.contextmanager
@@ -74,7 +82,7 @@ def endings_told() -> Iterator[None]:
             before[0](status)
         stack = list(traceback.walk_stack(sys._getframe()))[::-1]
         place = where((f.f_code.co_filename, line) for f, line in stack)
-        told.append(f"{place}: it ended Python itself, so nothing was judged.")
+        told.append(f"{place or 'the code'}: it ended Python itself, so nothing was judged.")
         raise SystemExit(status)
 
     def raised_in_thread(arguments: threading.ExceptHookArgs) -> None:
@@ -97,4 +105,5 @@ def endings_told() -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str:
-    return f"{where_raised(error)} raised {in_short(error)}, which ends Python, so nothing was judged."
+    place = where_raised(error) or "the code"
+    return f"{place} raised {in_short(error)}, which ends Python, so nothing was judged."

@@ -46,6 +46,7 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
     leaves = leaf_inputs(draw.trace.inputs, None)
     with running(draw.dtype, draw.seed, draw.promote), torch.enable_grad(), made:
         values = named_values(_forward(chosen, leaves, turns), leaves)
+        made.ended(None)
     flat = flatten(values)
     outputs = [flat[name] for name in draw.trace.outputs]
     turns.clock.now({n: flat[n] for n in draw.trace.outputs})

@@ -93,7 +93,8 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
                 yield
         finally:
             end_if_forked()
-            torch.set_default_dtype(before)
+            if torch.get_default_dtype() != before:  # to set it costs ten times as much as to ask
+                torch.set_default_dtype(before)
             torch.default_generator.set_state(state)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
+from backhand.checking.running.returning import returns
 from backhand.checking.running.statements import reads, simple_statements, writes, writes_surely
 
 
@@ -98,6 +99,39 @@ def passing_on(source: Source, statement: ast.stmt) -> list[ast.stmt]:
     made = _paths(statement, ast.Store)
     named = [s for s in source.simple if _only_names(s)]
     return [s for s in named if _paths(s, ast.Load) & made and s.lineno > statement.lineno]
+
+
+def kept_by(source: Source, statement: ast.stmt) -> list[ast.stmt] | None:
+    """Return the statements that put something where a `return` finds it, as `self.dW`; None for others."""
+    taken = statement.value if isinstance(statement, ast.Assign) else None
+    at_return = statement.lineno in {returned.lineno for returned in returns(source.statements)}
+    if not at_return or not isinstance(taken, ast.Attribute | ast.Subscript):
+        return None
+    where = ast.unparse(taken)
+    return [s for s in source.simple if any(_within(p, where) for p in _places(s))]
+
+
+def _places(statement: ast.stmt) -> list[str]:
+    """Return where a statement puts something, with the index."""
+    called = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(called, ast.Call) and called.args:
+        return [ast.unparse(called.args[0])]
+    nodes = [n for n in ast.walk(statement) if isinstance(n, ast.Attribute | ast.Subscript)]
+    return [ast.unparse(n) for n in nodes if isinstance(n.ctx, ast.Store)]
+
+
+def _within(place: str, where: str) -> bool:
+    """Tell whether a place is there, or is a part of what is there."""
+    return place == where or place.startswith((f"{where}[", f"{where}."))
+
+
+def multiplies(statement: ast.stmt) -> bool:
+    """Tell whether a statement only multiplies what has a name, or hands it on: the chain rule alone."""
+    value = getattr(statement, "value", None)
+    plain = ast.Name | ast.Attribute | ast.Subscript
+    while isinstance(value, ast.BinOp) and isinstance(value.op, ast.Mult) and isinstance(value.right, plain):
+        value = value.left
+    return isinstance(value, plain)
 
 
 def computes(statement: ast.stmt) -> bool:

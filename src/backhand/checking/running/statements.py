@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from backhand.checking.running.schemas import makes_its_own
+
 
 def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
     """Return the statements that hold no other statement, in order of the text."""
@@ -59,6 +61,13 @@ def assigned(statement: ast.stmt) -> set[str]:
     return {t.id for t in targets if isinstance(t, ast.Name)}
 
 
+def kept_as(statement: ast.stmt) -> set[str]:
+    """Return the names under which a statement keeps a value: `h` in `h = ...` and in `self.h = ...`."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    attributes = [t.attr for target in targets for t in _targets(target) if isinstance(t, ast.Attribute)]
+    return assigned(statement).union(attributes)
+
+
 def gives_nothing(statement: ast.stmt) -> bool:
     """Tell whether a statement assigns None alone, as the stub of an exercise does: `dx, dw = None, None`."""
     if not isinstance(statement, ast.Assign):
@@ -99,7 +108,10 @@ def _written_by_call(node: ast.Call) -> list[str | None]:
     roots = [root_of(k.value) for k in node.keywords if k.arg == "out"]
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
-        roots.append(root_of(function.value))
+        # `torch.zeros_like(C).index_add_(...)` changes neither C nor torch, `x.view(-1).add_(...)` does x
+        changed = function.value.func if isinstance(function.value, ast.Call) else None
+        if not makes_its_own(getattr(changed, "attr", "")):
+            roots.append(root_of(function.value))
     return roots
 
 

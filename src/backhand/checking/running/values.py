@@ -36,8 +36,8 @@ class Values(TorchFunctionMode):
         super().__init__()
         self._now: list[_Noted] = []
         self._count: collections.Counter[str] = collections.Counter()
-        self._turns: collections.Counter[ast.stmt] = collections.Counter()
-        self._seen: list[tuple[ast.stmt, int, _Noted]] = []
+        self._turns: collections.Counter[ast.stmt | None] = collections.Counter()
+        self._seen: list[tuple[ast.stmt | None, int, _Noted]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -53,8 +53,8 @@ class Values(TorchFunctionMode):
         if value.is_floating_point() and value.dim():
             self._now.append(_Noted(key, value.detach(), value._version))
 
-    def ended(self, statement: ast.stmt) -> None:
-        """Take note that all operations so far belong to a statement that has run now."""
+    def ended(self, statement: ast.stmt | None) -> None:
+        """Take note that all operations so far belong to a statement that has run; None for a `return`."""
         self._turns[statement] += 1
         self._seen += [(statement, self._turns[statement], noted) for noted in self._now]
         self._now.clear()

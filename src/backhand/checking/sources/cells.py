@@ -1,6 +1,7 @@
 """The cells of a script, a notebook or a session as statements, numbered through, each known by its cell."""
 
 import ast
+import linecache
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -82,5 +83,8 @@ def written(cells: Sequence[tuple[str, str]], file: str, *, told: bool) -> Writt
         source = source.with_cell(label, text, tree)
         if tree.body:
             parsed.append((label, tuple(tree.body)))
+    if told:  # where Python looks up the text of a line: that of the file is JSON
+        text = "\n".join(source.lines)
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     # without starts, a line is told with the file's name and its own number
     return Written(source if told else replace(source, starts=()), tuple(parsed), tuple(unread))

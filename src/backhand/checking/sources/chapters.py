@@ -47,10 +47,18 @@ def tainted(statements: Sequence[ast.stmt], inputs: Collection[str]) -> list[ast
     names = set(inputs)
     # what changes an input itself, such as an update of a parameter, is no part of the forward
     open_ = [s for s in statements if not is_definition(s) and not changes(s) & names]
+    imported = {name for s in statements for name in _imported(s)}  # `nn.init.zeros_(W)` changes no nn
     for s in open_:
         if reads(s) & names:
-            names |= changes(s)
+            names |= changes(s) - imported
     return [s for s in open_ if changes(s) & names]  # with those that begin what another one goes on with
+
+
+def _imported(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement imports."""
+    if not isinstance(statement, ast.Import | ast.ImportFrom):
+        return []
+    return [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
 
 
 @lru_cache(maxsize=4096)

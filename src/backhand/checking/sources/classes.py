@@ -184,6 +184,11 @@ class Class:
         fan_in = np.prod(shape) / max(shape, default=1) if self.outputs == ("loss",) else 1
         return np.asarray(rng.normal(size=shape)) / np.sqrt(max(fan_in, 1))
 
+    @property
+    def arrives(self) -> Mapping[str, str]:
+        """By which parameter of the backward the upstream gradient of each output arrives."""
+        return self.wiring.arrives(self.outputs)
+
     def functions(self) -> Sequence[Callable[..., Any]]:
         """Return the two methods, the backward last."""
         return getattr(self.layer, self.calls[0]), getattr(self.layer, self.calls[1])

@@ -114,6 +114,11 @@ class Composed(Returning):
         """It ends in its cost."""
         return ("loss",)
 
+    @property
+    def arrives(self) -> Mapping[str, str]:
+        """Nothing arrives: the backward begins at the cost."""
+        return {}
+
     def functions(self) -> Sequence[Callable[..., Any]]:
         """Return the user's functions, the backward last."""
         return self.calls.of_all()

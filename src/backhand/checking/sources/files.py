@@ -17,7 +17,7 @@ from backhand.checking.merging import check_played
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
-from backhand.checking.running.endings import from_outside, where_raised
+from backhand.checking.running.endings import from_outside, what_raised, where_raised
 from backhand.checking.running.importing import imports_from
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.statements import writes_surely
@@ -112,10 +112,10 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
         return
     tree = _parsed(text, path)
     found = declared(tree)
-    # a script that computes a loss is a script, whatever it defines on the way
-    scripted = any(options.loss in writes_surely(s) for s in tree.body)
-    top = any(options.loss in writes_surely(s) for s in tree.body if not is_definition(s))
-    if found.layers and not (top and found.over_torch):
+    # a script that computes a loss is a script, whatever it defines on the way; a `loss` within a definition,
+    # as in the forward of a Function or in its reference, is one of that alone
+    scripted = any(options.loss in writes_surely(s) for s in tree.body if not is_definition(s))
+    if found.layers and not (scripted and found.over_torch):
         from backhand.checking.sources.coursework import layers_opened  # who checks torch does without
 
         _refuse_precision(path, options, "has layers over NumPy")
@@ -179,7 +179,7 @@ def _module(path: Path) -> ModuleType:
     except BaseException as error:  # the user's code may raise anything
         if from_outside(error):
             raise
-        raise CheckError(f"{path} raised {in_short(error)} ({where_raised(error)})") from error
+        raise CheckError(f"{path} {what_raised(error)}") from error
     return module
 
 
@@ -215,7 +215,7 @@ def _in_time(seconds: float | None) -> Iterator[None]:
         with limited(seconds):
             yield
     except OutOfTimeError as error:
-        raise CheckError(still_running(where_raised(error), seconds)) from error
+        raise CheckError(still_running(where_raised(error) or "the code", seconds)) from error
 
 
 def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]:

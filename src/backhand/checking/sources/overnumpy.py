@@ -14,7 +14,7 @@ from backhand.checking.judging import check_pass
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import OnArrays, as_arrays, as_tensors
-from backhand.checking.running.endings import where_raised
+from backhand.checking.running.endings import what_raised
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
@@ -31,7 +31,7 @@ from backhand.checking.sources.truths import (
     plainly,
     without_epsilons,
 )
-from backhand.errors import CheckError, in_short
+from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
 AT_KINK = "The inputs lay at a kink (relu at 0, a tie of max): they were moved off it."
@@ -53,6 +53,11 @@ class Subject(Forward, Protocol):
     @property
     def named(self) -> Mapping[str, str]:
         """Which input each of these gradients belongs to."""
+        ...
+
+    @property
+    def arrives(self) -> Mapping[str, str]:
+        """By which parameter of the backward the upstream gradient of each output arrives."""
         ...
 
     @property
@@ -190,7 +195,7 @@ class OverNumpy:
             if callable(self.inputs)
             else self._tensors(self.inputs),
             out=() if outputs == ("loss",) else outputs,
-            names=dict(self.subject.named),
+            names={**self.subject.named, **self.subject.arrives},
             wanted=None,
             optional=frozenset(),
             forward_source=source_of(functions[0]),
@@ -277,7 +282,7 @@ def _refuse_what_is_not_there(title: str, function: Callable[..., Any], error: E
     frames = [f.f_code.co_filename for f, _ in walk_tb(error.__traceback__)]
     elsewhere = frames[-1] != plain_function(function)[0].__code__.co_filename
     if elsewhere and isinstance(error, NameError | ImportError):
-        raise CheckError(f"{title} raised {in_short(error)} ({where_raised(error)}).") from error
+        raise CheckError(f"{title} {what_raised(error)}.") from error
 
 
 def _watched(watcher: Watcher) -> Callable[..., Any]:

@@ -140,6 +140,10 @@ class Wiring:
             found.append(told[0] if told else f"out{i}" if len(self.upstream) > 1 else "output")
         return tuple(found) or ("loss",)
 
+    def arrives(self, outputs: Sequence[str]) -> dict[str, str]:
+        """Return by which parameter the upstream gradient of each output arrives."""
+        return dict(zip(outputs, self.upstream, strict=False))
+
     def arriving(self, given: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
         """Return the upstream gradients among what a backward was given, by the names of their outputs."""
         pairs = zip(self.upstream, outputs, strict=False)
@@ -207,6 +211,11 @@ class Pair(Returning):
             return as_tuple(plainly(function, arguments))
         except Exception:  # it will be told with its line; what it would have returned stands in the text
             return ...
+
+    @property
+    def arrives(self) -> Mapping[str, str]:
+        """By which parameter of the backward the upstream gradient of each output arrives."""
+        return self.wiring.arrives(self.outputs) if self.wiring is not None else {}
 
     def functions(self) -> Sequence[Callable[..., Any]]:
         """Return the user's functions, the backward last."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from backhand.checking.running.endings import what_raised
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.names import nearest
@@ -48,7 +49,7 @@ class ForwardError(CheckError):
     """A forward raised; in another dtype it may not."""
 
     def __init__(self, what: str, error: Exception):
-        super().__init__(f"{what} raised {in_short(error)}")
+        super().__init__(f"{what} {what_raised(error)}")
 
 
 class ForwardsDifferError(CheckError):
@@ -162,7 +163,7 @@ def drawn_once(inputs: Any, generator: torch.Generator) -> Any:
     try:
         return inputs(generator)
     except Exception as error:  # the user's code may raise anything
-        raise CheckError(f"inputs raised {in_short(error)}") from error
+        raise CheckError(f"inputs {what_raised(error)}") from error
 
 
 def by_name(inputs: object) -> dict[str, Any]:

@@ -24,10 +24,11 @@ SUFFIXES = ("_grad", "_gradient", "_d")
 def tensor_named(gradient: str) -> list[str]:
     """Return what the tensor of a gradient may be called, the likeliest first.
 
-    >>> tensor_named("dW1"), tensor_named("grad_x")
-    (['W1'], ['x', 'rad_x'])
+    >>> tensor_named("dW1"), tensor_named("grad_x"), tensor_named("grad")
+    (['W1'], ['x'], [])
     """
-    found = [gradient.removeprefix(p) for p in PREFIXES if gradient.startswith(p)]
+    prefixes = [p for p in PREFIXES if gradient.startswith(p) and not (p == "g" and gradient[:4] == "grad")]
+    found = [gradient.removeprefix(p) for p in prefixes]
     found += [gradient.removesuffix(s) for s in SUFFIXES if gradient.endswith(s)]
     return [name for name in dict.fromkeys(found) if name]
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from backhand.checking.running.arrays import is_object
 from backhand.checking.running.known import Known
 from backhand.checking.running.program import Namespace, Source
+from backhand.checking.running.slicing import computes, multiplies
 from backhand.checking.running.statements import reads, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
@@ -58,6 +60,17 @@ class Fault:
         return self.temporaries[0] if self.is_carried and self.temporaries else self.target[0]
 
     @property
+    def suspects(self) -> tuple[ast.stmt, ...]:
+        """The statement, below the one that makes its factor where it does nothing but multiply.
+
+        Of a local derivative nothing is known, right or wrong: the line that makes it does more.
+        """
+        makers = [s for s in self.temporaries if writes_surely(s) & reads(self.statement) and computes(s)]
+        if self.is_carried or len(makers) != 1 or not multiplies(self.statement):
+            return (self.statement,)
+        return (makers[0], self.statement)
+
+    @property
     def is_carried(self) -> bool:
         """Whether a loop should have given its variable a new value, and no statement of it is at fault."""
         return is_carried(self.target)
@@ -87,7 +100,7 @@ def origins(source: Source, target: Target, variables: Namespace, recogniser: Re
     found: set[ast.stmt] = set()
     left = [target[0]]
     while left:
-        for name in reads(left.pop()):
+        for name in filter(lambda n: not is_object(variables.get(n)), reads(left.pop())):
             makers = {s for s in written if name in writes_surely(s)}
             value = event_of(0, variables.get(name))
             is_known = value.sign != 0 and recogniser.is_known(value)

@@ -31,6 +31,8 @@ from backhand.checking.verdicts.variables import around
 MOST_SECONDS = 5.0
 # So many lines at once may be wrong in one loop before what they do can no longer be told apart.
 MOST_FAULTS = 2
+# What is no larger beside what it was is rounding, in float64.
+VANISHES = 1e-10
 
 
 def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair) -> list[Explained]:
@@ -127,6 +129,7 @@ class _Search:
         """Return the statements, the first in time; None where none can be known."""
         best, most = None, 0
         mends: tuple[_Candidate, frozenset[str]] | None = None
+        makes_up: tuple[_Candidate, frozenset[str]] | None = None
         for candidate in self._candidates(self.events):
             if time.process_time() > self.ends:
                 break
@@ -138,10 +141,15 @@ class _Search:
                 continue
             left = self._left(candidate)
             if left is not None and left < (self.culprits if mends is None else mends[1]):
+                if self._leaves_nothing_to_do(candidate):
+                    makes_up = makes_up or (candidate, left)
+                    continue
                 mends = candidate, left
                 if not left:
                     break
             best, most = (candidate, gained) if gained > most else (best, most)
+        if makes_up is not None and (mends is None or makes_up[1] < mends[1]):
+            mends = makes_up
         if mends is not None:
             return self._told(self._source_of(*mends), self.culprits - mends[1])
         if best is None or len(self.mended) + 1 >= MOST_FAULTS:
@@ -162,6 +170,18 @@ class _Search:
                 return other
         return found
 
+    def _leaves_nothing_to_do(self, candidate: _Candidate) -> bool:
+        """Tell whether with what is put there a later statement gives zeros which else does not.
+
+        So it is where the end is put in the middle: of what has no mean there is none to be subtracted.
+        """
+        after = self.runs.logged({**self.puts, candidate.target: candidate.give})
+        pairs = (
+            (e, now) for t, its in self.events.items() for e, now in zip(its, after.get(t, ()), strict=False)
+        )
+        later = ((e.sign, now.sign) for e, now in pairs if e.step > candidate.step and e.shape == now.shape)
+        return any(abs(now) <= VANISHES * abs(before) for before, now in later if before)
+
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
         """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""
         left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
@@ -178,7 +198,7 @@ class _Search:
         for candidate in self._deviating(targets):
             ranked.setdefault(candidate.rank, []).append(candidate)
         for _, alike in sorted(ranked.items()):
-            reaching = [replace(c, reaches=self._reach(c.target, c.turns)) for c in alike]
+            reaching = [replace(c, reaches=self._reach(c)) for c in alike]
             yield from sorted((c for c in reaching if c.reaches), key=lambda c: (-c.reaches, c.step, c.far))
 
     def _deviating(self, targets: Iterable[Target]) -> Iterator[_Candidate]:
@@ -202,18 +222,26 @@ class _Search:
         far = self._ages.distance(event.step, known.ages[first])
         return _Candidate(target, known, order, turns, event.step, its, far)
 
-    def _reach(self, target: Target, turns: tuple[int, ...]) -> int:
+    def _reach(self, candidate: _Candidate) -> int:
         """Return how many wrong gradients are made of what a statement gives in some turns.
 
         None if this one is not, or if a right one is: then what it gives there is not at fault.
         """
+        target, turns = candidate.target, candidate.turns
         if self.events[target][turns[0]].shape is None:
             return len(self.culprits)  # it raised: all that follows may lack what it did not make
+        if self._lets_raise(candidate):
+            return len(self.culprits)
         if (target, turns) not in self._reaches:
             moved = self.runs.moved(self.puts, target, turns, self.culprits)
             is_made_of_it = self.name in moved and moved <= self.culprits
             self._reaches[target, turns] = len(moved) if is_made_of_it else 0
         return self._reaches[target, turns]
+
+    def _lets_raise(self, candidate: _Candidate) -> bool:
+        """Tell whether what reads a value raised that has another shape than belongs there."""
+        raised = (s for s, _ in self.runs.repair.errors if candidate.target[1] in reads(s))
+        return self.events[candidate.target][candidate.turn].shape != candidate.known.shape and any(raised)
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""

@@ -34,7 +34,7 @@ def figures(truth: Truth | None, shown: Draw) -> dict[str, Figures]:
     right = shown.trace.gradients
     compared = {n: g for n, g in shown.user.items() if n in right}
     alike = {n: g for n, g in compared.items() if g.shape == right[n].shape}
-    if truth is not None and (shown.trace is truth.trace or shown.trace.layout is not truth.trace.layout):
+    if truth is not None and not truth.measures(shown.trace):
         truth = None  # nothing to measure by
     found = _one_by_one if shown.trace.layout.size > PIECE else _together
     return dict.fromkeys(compared, Figures()) | found(alike, truth, shown)

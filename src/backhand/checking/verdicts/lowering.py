@@ -22,7 +22,7 @@ from backhand.checking.verdicts.asking import spoilt_by
 from backhand.checking.verdicts.comparing import largest_difference
 from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Observed, recorded, repair, variables_of
-from backhand.checking.verdicts.rounding import Truth
+from backhand.checking.verdicts.rounding import Truth, of_the_same_numbers
 
 # Another order of the same operations may lose as much, and is no loss to be told of.
 A_DIGIT = 10.0
@@ -74,10 +74,10 @@ class Measure:
     @staticmethod
     def of(drawn: Draw, shown: Draw, truth: Truth | None) -> "Measure":
         """Return the measure: float64, if the forward runs in it, or if it does where it asks for no less."""
-        trace = shown.trace
-        if truth is not None and trace is not truth.trace and trace.layout is truth.trace.layout:
+        if truth is not None and truth.measures(shown.trace):
             return Measure(shown, truth.trace.gradients, beside_autograd=True)
-        return Measure(shown, drawn.trace.gradients if drawn.promote else {})
+        known = drawn.promote and of_the_same_numbers(shown.trace, drawn.trace)
+        return Measure(shown, drawn.trace.gradients if known else {})
 
     @cached_property
     def own(self) -> Mapping[str, float]:

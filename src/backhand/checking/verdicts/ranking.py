@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from enum import IntEnum
 
 from backhand.checking.running.known import Known
-from backhand.checking.running.statements import assigned, writes_surely
+from backhand.checking.running.statements import kept_as, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Event, Target, is_carried
 
@@ -61,11 +61,15 @@ def _of_a_gradient(recogniser: Recogniser, target: Target, event: Event, known: 
     # of a variable that several statements of the forward assign, each has a gradient of that name
     if by_name and _named_for(target, known) <= by_name:
         return Rank.RIGHT_BY_NAME
-    if event.shape is not None and event.shape != known.shape:
-        return Rank.OTHERWISE
-    if recogniser.is_of_the_forward(event) and not _named_for(target, known):
-        return Rank.OF_THE_FORWARD
-    return Rank.ELSEWHERE if taken_for and not is_near else Rank.UNKNOWN
+    is_named = bool(_named_for(target, known))
+    if not is_named:
+        if event.shape is not None and event.shape != known.shape:
+            return Rank.OTHERWISE
+        if recogniser.is_of_the_forward(event):
+            return Rank.OF_THE_FORWARD
+    # a value of the forward in what is called a gradient is right nowhere
+    elsewhere = [one for one in taken_for if not (is_named and one.is_value)]
+    return Rank.ELSEWHERE if elsewhere and not is_near else Rank.UNKNOWN
 
 
 class Ages:
@@ -101,4 +105,4 @@ def _named_for(target: Target, known: Known) -> frozenset[ast.stmt]:
         return frozenset()
     made = target[1].removeprefix("d").removeprefix("_")
     places = (place for label in known.labels if label.kind == "result" for place in label.operations)
-    return frozenset(s for s, _ in places if s is not None and made in assigned(s))
+    return frozenset(s for s, _ in places if s is not None and made in kept_as(s))

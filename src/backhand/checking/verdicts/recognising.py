@@ -83,12 +83,15 @@ class Recogniser:
         """Return which of the known values may belong in each turn of a statement: the latest in the first.
 
         A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps. A
-        loop that goes through them in another order shows that by its right statements.
+        loop that goes through them in another order shows that by its right statements; where none is known,
+        it may go through them as the forward does.
         """
         there = {turn: i for i, turn in enumerate(known.turns)}
         found: dict[Order, None] = {}
         if turns <= len(known.values) + 1:
             found[tuple(range(min(turns, len(known.values))))] = None
+        if turns == len(known.values) and turns not in self._turns:
+            found[tuple(reversed(range(turns)))] = None
         for order in self._turns.get(turns, {}):
             if len(there) == len(known.turns) and any(turn in there for turn in order):
                 found[tuple(there.get(turn) for turn in order)] = None

@@ -79,6 +79,8 @@ class Reruns:
         found: set[str] = set()
 
         def shaken(now: int, value: object) -> object:
+            if isinstance(value, Tensor) and value.dtype == torch.bool:
+                value = value.double()
             if now not in turns or not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)

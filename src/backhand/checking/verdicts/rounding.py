@@ -12,11 +12,13 @@ from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import VACUOUS
 from backhand.checking.running.private import Gradients, step
 from backhand.checking.running.trials import Draw
-from backhand.checking.verdicts.comparing import root_mean_square
+from backhand.checking.verdicts.comparing import off, root_mean_square
 from backhand.checking.verdicts.truths import noise
 
 # No term is taken to be larger than this many times the largest upstream gradient it is made of.
 DERIVATIVE = 1e7
+# No rounding of a tensor is a half of it, and of numbers drawn anew two draws differ by more.
+OTHERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,20 @@ class Truth:
 
     trace: Trace
     seed: int
+
+    def measures(self, run: Trace) -> bool:
+        """Tell whether a run is another one, of the same tensors and the same numbers."""
+        other = run is not self.trace and run.layout is self.trace.layout
+        return other and of_the_same_numbers(run, self.trace)
+
+
+def of_the_same_numbers(run: Trace, exact: Trace) -> bool:
+    """Tell whether two runs differ by their dtypes alone: code that draws numbers draws others in float64."""
+    common = {n: t for n, t in run.tensors.items() if n in exact.tensors}
+    made = {n: t for n, t in common.items() if not t.is_leaf} or common
+    beside = [(t.detach(), exact.tensors[n].detach()) for n, t in made.items()]
+    alike = [a.shape == b.shape and off(a, b) <= OTHERS * root_mean_square(b) for a, b in beside]
+    return 2 * sum(alike) > len(alike)  # what is zero but for rounding is never alike
 
 
 class Summands(Mapping[str, float]):

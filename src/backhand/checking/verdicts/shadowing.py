@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.known import signature
 from backhand.checking.running.program import Namespace
-from backhand.checking.running.statements import given_to, writes_surely
+from backhand.checking.running.statements import assigned, given_to, may_change_in_place, writes_surely
 from backhand.checking.verdicts.repairing import Repairer, snapshot
 
 # A statement, and the variable that it assigns; empty for what it adds to something, or puts into it. Or the
@@ -42,7 +42,7 @@ class Event:
 
 def event_of(step: int, value: Any) -> Event:
     """Return what a value is, as an event."""
-    if isinstance(value, Tensor) and value.is_floating_point():
+    if isinstance(value, Tensor) and (value.is_floating_point() or value.dtype == torch.bool):
         return Event(step, value.shape, signature(value))
     return Event(step, None, 0.0)
 
@@ -125,7 +125,7 @@ class Log(Putting):
         carried = {name: variables.get(name) for name in self.carried.get(statement, ())}
         for name, value in {**carried, **assigned}.items():
             given = new.get(name, value) if (statement, name) in self.puts else value
-            if isinstance(given, Tensor) and given.is_floating_point():
+            if may_be_gradient(given, name):
                 self.note(step, (statement, name), given)
         return new
 
@@ -168,6 +168,8 @@ class Before(Putting):
         if step in self.steps and self.target[1]:
             value = variables.get(self.target[1]) if step != self._raised else None
             self.made.append(value.clone() if isinstance(value, Tensor) else None)
+        if step == 0 and 0 in self.steps and not may_change_in_place(statement):
+            self.before.append(snapshot({k: v for k, v in variables.items() if k not in assigned(statement)}))
         new = super().ran(step, statement, variables)
         if step + 1 in self.steps:
             self.before.append(snapshot({**variables, **new}))
@@ -195,8 +197,15 @@ def assigned_tensors(statement: ast.stmt, variables: Mapping[str, Any]) -> Itera
     """
     for name in writes_surely(statement):
         value = variables.get(name)
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if may_be_gradient(value, name):
             yield name, value
+
+
+def may_be_gradient(value: Any, name: str) -> TypeGuard[Tensor]:
+    """Tell whether a variable holds a floating-point tensor, or a mask though it is called a gradient."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.is_floating_point() or (value.dtype == torch.bool and name.startswith("d"))
 
 
 def _nodes(statement: ast.Assign | ast.AnnAssign) -> Iterable[ast.expr]:

@@ -1,0 +1,155 @@
+"""Which line of a backward over NumPy is told first, and in which words."""
+
+import re
+
+import pytest
+
+from altered import from_text
+from backhand import Report
+from backhand.checking.sources.layers import layers_of
+
+LAYERS = """
+import numpy as np
+
+
+class Norm:
+    def __init__(self, dim):
+        self.gain = np.ones(dim)
+
+    def forward(self, x):
+        self.mean = x.mean(axis=0)
+        self.centred = x - self.mean
+        self.scale = 1 / np.sqrt((self.centred**2).mean(axis=0) + 1e-5)
+        self.hat = self.centred * self.scale
+        return self.hat * self.gain
+
+    def backward(self, grad):
+        self.dgain = (grad * self.hat).sum(axis=0)
+        dhat = grad * self.gain
+        along = (dhat * self.hat).mean(axis=0)
+        dcentred = self.scale * (dhat - self.hat * along)
+        total = dcentred.sum(axis=0)
+        dx = dcentred - total / len(grad)
+        return dx
+
+
+class Cell:
+    def __init__(self, n_in, n_out):
+        self.W = np.ones((n_in, n_out))
+        self.dW = np.zeros((n_in, n_out))
+
+    def forward(self, x):
+        self.x = x
+        self.h = np.tanh(x @ self.W)
+        return self.h * 3.0
+
+    def backward(self, grad):
+        dh = grad * 3.0
+        da = dh * (1 - self.h**2)
+        self.dW += self.x.T @ da
+        return da @ self.W.T
+
+
+class Gate:
+    def forward(self, x):
+        self.x = x
+        return np.log(1 + np.exp(x))
+
+    def backward(self, grad):
+        slope = 1 / (1 + np.exp(-self.x))
+        dx = grad * slope
+        return dx
+
+
+class Squash:
+    def forward(self, x):
+        self.y = np.tanh(x)
+        return self.y
+
+    def backward(self, grad):
+        return grad * (1 - self.y**2)
+
+
+def gate_forward(x, w):
+    a = x * w
+    return np.maximum(a, 0), (x, w, a)
+
+
+def gate_backward(dout, cache):
+    x, w, a = cache
+    da = dout * (a > 0)
+    dx = da * w
+    dw = da * x
+    return dx, dw
+
+
+def blur_forward(x):
+    rows = x.shape[0] - 1
+    out = np.zeros((rows, x.shape[1]))
+    for i in range(rows):
+        out[i] = x[i : i + 2].mean(axis=0)
+    return out, (x, rows)
+
+
+def blur_backward(dout, cache):
+    x, rows = cache
+    dx = np.zeros_like(x)
+    for i in range(rows):
+        share = dout[i] / 2
+        dx[i : i + 2] += share
+    return dx
+"""
+
+
+def report_on(old: str, new: str) -> Report:
+    """Check the layer of which a line reads differently."""
+    assert LAYERS.count(old) == 1
+    name = re.findall(r"^(?:class|def) (\w+)", LAYERS[: LAYERS.index(old)], re.MULTILINE)[-1]
+    (layer,) = [layer for layer in layers_of(from_text(LAYERS.replace(old, new))) if layer.name == name]
+    return layer.check()
+
+
+def test_they_are_right():
+    layers = layers_of(from_text(LAYERS))
+    assert [layer.name for layer in layers if layer.check().ok] == [layer.name for layer in layers]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        # what the forward keeps on an attribute has the gradient of that name
+        ("da = dh * (1 - self.h**2)", "da = dh", "da = dh"),
+        ("dh = grad * 3.0", "dh = self.h", "dh = self.h"),
+        ("dhat = grad * self.gain", "dhat = self.gain", "dhat = self.gain"),
+        ("da = dout * (a > 0)", "da = a > 0", "da = a > 0"),
+        # of a local derivative nothing is known; the line that reads it does nothing but multiply
+        ("1 / (1 + np.exp(-self.x))", "1 / (2 + np.exp(-self.x))", "slope = 1 / (2 + np.exp(-self.x))"),
+        ("return grad * (1 - self.y**2)", "return grad", "return grad"),
+        # what an attribute is given stands where it is given
+        ("self.dW += self.x.T", "self.dW -= self.x.T", "self.dW -= self.x.T @ da"),
+        ("dx[i : i + 2] +=", "dx[i:i] +=", "dx[i:i] += share"),
+        ("share = dout[i] / 2", "share = dout[i] / 4", "share = dout[i] / 4"),
+    ],
+)
+def test_the_line_at_fault_comes_first(old: str, new: str, line: str):
+    (row, *_) = report_on(old, new).culprits
+    assert row.lines[0].text == line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("(dhat * self.hat).mean", "dhat.mean", "the factor self.hat is missing"),
+        ("self.scale * (dhat", "(dhat", "the factor self.scale is missing"),
+        ("return grad * (1 - self.y**2)", "return grad", "grad is handed on as it is"),
+    ],
+)
+def test_it_is_told_in_the_words_of_the_text(old: str, new: str, words: str):
+    (row, *_) = report_on(old, new).culprits
+    assert row.mistake is not None
+    assert words in row.mistake.message
+
+
+def test_a_gradient_that_no_line_leaves_shows_no_line_of_another():
+    (row,) = report_on("        self.dW += self.x.T @ da\n", "").culprits
+    assert [line.text for line in row.lines] == ["return da @ self.W.T"]
