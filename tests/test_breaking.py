@@ -42,6 +42,16 @@ def test_a_kill_at_any_file_operation_can_be_gone_on_from(tmp_path: Path, scenar
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace counts the system calls")
+@pytest.mark.parametrize("scenario", ["fresh", "resume", "overwrite"])
+def test_a_kill_at_any_system_call_can_be_gone_on_from(tmp_path: Path, scenario: str) -> None:
+    kills = killing("calls", tmp_path, scenario, 1, 1)
+    assert len(kills) > 30
+    assert {kill["status"] for kill in kills[:-1]} == {-9}
+    assert [kill for kill in kills if kill["again"] != 0 or not kill["same"]] == []
+
+
+@pytest.mark.slow
 def test_a_kill_at_any_moment_can_be_gone_on_from(tmp_path: Path) -> None:
     kills = killing("moments", tmp_path, 60, random.randrange(1 << 30))
     assert len(kills) == 60

@@ -131,4 +131,6 @@ def test_the_loss_of_words_is_that_of_evaluate(small_run: Run, tmp_path: Path) -
     assert small_run.loss(["anna", "bob"]) == backhand.evaluate(small_run, words=file)[0].loss
     with pytest.raises(WordsError, match="there are no words"):
         small_run.loss([])
+    with pytest.raises(backhand.BackhandError, match=r"takes a list of words, not a text; .* \['anna'\]"):
+        small_run.loss("anna")
     assert small_run.sample(n=3) == backhand.sample(small_run.path, n=3)

@@ -62,8 +62,9 @@ def draw_samples(
     Raises:
         BackhandError: an option cannot work, or the prefix has an unknown letter.
     """
-    if n < 1 or (top_k is not None and top_k < 1):
-        raise ConfigError(f"-n is {n} and --top-k is {top_k}; both must be at least 1")
+    for option, value in (("-n", n), ("--top-k", top_k)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} is {value}; it must be at least 1")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"--seed is {seed}; it must be from 0 up and below 2**63")
     if not 0 < temperature < float("inf"):

@@ -157,8 +157,11 @@ class Run:
         """Return the mean cross entropy of some words, the end of each included, in nats a symbol.
 
         Raises:
-            WordsError: there are none, or one holds a letter that the model has never seen.
+            WordsError: there are none, or one holds a letter that the model has never seen; or a text is
+                given, whose letters would be taken for words.
         """
+        if isinstance(words, str):
+            raise WordsError(f"loss takes a list of words, not a text; for one word give [{words!r:.50}]")
         words = list(words)
         if not words:
             raise WordsError("there are no words whose loss could be measured")
