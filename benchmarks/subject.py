@@ -118,6 +118,7 @@ class Subject:
         name = f"<{self.module.__name__} {abs(hash(text))}>"
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
         module = types.ModuleType("changed")
+        module.__package__ = self.module.__package__  # for what it imports from beside it
         exec(compile(text, name, "exec"), module.__dict__)
         old, new = (list(in_order(_function(t, "backward").body)) for t in (tree, ast.parse(text)))
         groups: dict[int, set[int]] = {}
