@@ -19,7 +19,7 @@ def grads_read(statement: ast.stmt) -> frozenset[str]:
 
 
 def copied_gradients(statements: Sequence[ast.stmt]) -> dict[str, str]:
-    """Return the variables whose last value is autograd's gradient of a tensor, as it is, with that tensor.
+    r"""Return the variables whose last value is autograd's gradient of a tensor, as it is, with that tensor.
 
     >>> copied_gradients(ast.parse("dh = h.grad.clone()\ndx = x.grad\ndx = 2 * dx").body)
     {'dh': 'h'}
