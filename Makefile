@@ -19,7 +19,7 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest $(SHARED)
+	$(BIN)/pytest $(SHARED) -m 'not slow'
 
 # The long tests as well: 200,000 steps on the lecture's list among them (about ten minutes).
 slow: $(READY)

@@ -50,6 +50,7 @@ def report() -> BenchReport:
     )
 
 
+@pytest.mark.seconds
 def test_each_contender_is_timed_on_each_size_and_batch(report: BenchReport) -> None:
     taken = [(t.name, t.batch_size, t.n_hidden) for t in report.timings]
     growing = [(name, 16, 8) for name in QUICK if name in timing.GROWING]
@@ -74,6 +75,7 @@ def uphill(
     return ENGINES["fused"](parameters, Xs, Ys, [-rate for rate in rates], running)
 
 
+@pytest.mark.seconds
 def test_a_contender_that_trains_wrongly_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> Tensor:
         raise ImportError("No module named 'jax'")
@@ -117,6 +119,7 @@ def slow(
     return ENGINES["fused"](parameters, Xs, Ys, rates, running)
 
 
+@pytest.mark.seconds
 def test_a_loss_that_is_off_by_more_than_rounding_is_refused_and_a_slow_one_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -156,6 +159,7 @@ def test_contenders_are_timed_in_turn_and_a_ratio_is_taken_round_by_round() -> N
     assert racing.summarised(replace(blank, name="absent"), times, "lecture").failure is None
 
 
+@pytest.mark.seconds
 def test_types_of_models_are_timed_beside_eager_pytorch_once_their_losses_are_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

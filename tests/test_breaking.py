@@ -25,6 +25,7 @@ KILLING = Path(__file__).with_name("killing.py")
 SOMETHING = [None, True, -1, 10**30, 1e308, float("nan"), "", "\ud800", "a\0b", [], {}, [[]], "eight"]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("scenario", "every"),
     [
@@ -195,6 +196,7 @@ def test_a_damaged_folder_is_told_in_one_line_or_makes_no_difference(
         assert not any("\n" in message for message in told), (seed, told)
 
 
+@pytest.mark.seconds
 def test_a_second_process_is_told_who_trains(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [
@@ -250,6 +252,7 @@ def of_the_first_format(folder: Path, steps: int) -> Run:
     return whole
 
 
+@pytest.mark.seconds
 def test_a_run_of_the_first_format_is_read_and_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "old"
     whole = of_the_first_format(folder, 40)
@@ -285,6 +288,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", whole], cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("command", "status", "told"),
     [

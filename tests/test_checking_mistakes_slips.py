@@ -187,6 +187,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", SLIPS)
 def test_a_slip_is_named_at_its_own_gradient_alone(name: str) -> None:
     old, new, culprit, kind, words = SLIPS[name]
@@ -235,6 +236,7 @@ def test_a_slip_in_a_script_is_named(
     assert backhand.check_file(file).ok
 
 
+@pytest.mark.seconds
 def test_a_line_that_raises_in_a_loop_is_blamed_alone_though_its_gradient_lies_in_a_list() -> None:
     start = "dhs = [torch.zeros_like(h) for h in hs]", "dhs = [None] * len(hs)"
     report = backhand.check(altered(rnn, start), stress=False, draws=1)
@@ -289,6 +291,7 @@ def test_a_gradient_under_the_name_of_another_tensor_is_the_only_culprit() -> No
     assert {row.name for row in wrong.culprits} == {"a", "b"}
 
 
+@pytest.mark.seconds
 def test_the_edits_of_all_gradients_of_a_report_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = altered(rnn, ("(1 - hs[t] ** 2) * dhs[t]", "torch.sin(3 * hs[t]) * dhs[t] + hs[t] ** 3"))
     began = time.process_time()

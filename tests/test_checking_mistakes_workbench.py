@@ -139,6 +139,7 @@ SUBTLE = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", SUBTLE)
 def test_what_the_numbers_alone_do_not_tell_is_named_by_the_statements(name: str) -> None:
     text, old, new, culprits, kind, words = SUBTLE[name]
@@ -178,6 +179,7 @@ def test_a_term_that_couples_the_elements_is_told_with_its_axis() -> None:
     assert other["x"].mistake.kind == "overreduced"
 
 
+@pytest.mark.seconds
 def test_right_values_in_other_places_are_told_from_wrong_ones() -> None:
     line = "dv = weights.transpose(-2, -1) @ dy"
     moved = backhand.check(
@@ -374,6 +376,7 @@ LESS_SIMPLE = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", LESS_SIMPLE)
 def test_a_less_simple_slip_is_named_and_a_right_near_miss_is_not(name: str) -> None:
     module, line, wrong, culprit, kind, words, right = LESS_SIMPLE[name]

@@ -401,6 +401,7 @@ def reported(fn: Any, reference: Any, inputs: Any) -> Report:
     return backhand.check_function(fn, reference, inputs)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("fn", "reference", "inputs", "wrong", "line", "kinds"), REPORTS, ids=IDS)
 def test_a_fault_of_a_public_report_is_found_on_its_input_and_line(
     fn: Any, reference: Any, inputs: Any, wrong: set[str], line: str, kinds: set[str]

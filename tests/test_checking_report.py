@@ -130,6 +130,7 @@ def test_a_sheet_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.seconds
 def test_a_report_needs_neither_torch_nor_a_renderer_to_be_made():
     code = (
         "import sys, backhand.checking.report as r\n"

@@ -162,6 +162,7 @@ def test_a_neighbour_of_another_folder_is_not_taken_for_ones_own(tmp_path: Path,
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+@pytest.mark.seconds
 def test_a_running_alarm_rings_when_it_should(files: Callable[[str], Path]):
     rung: list[float] = []
     before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
@@ -198,6 +199,7 @@ def test_an_alarm_that_ran_out_meanwhile_rings_at_once():
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.seconds
 def test_a_time_limit_counts_what_is_computed_not_what_a_busy_machine_takes():
     with limited(0.3):
         until = time.thread_time() + 0.15
@@ -384,6 +386,7 @@ def test_a_file_that_exits_when_it_is_imported_is_told(files: Callable[[str], Pa
         backhand.check_file(files(RIGHT + "raise SystemExit\n"))
 
 
+@pytest.mark.seconds
 def test_json_is_all_that_stands_on_standard_output(files: Callable[[str], Path]):
     path = files(RIGHT.replace("    dx =", "    print('hello')\n    dx ="))
     command = [sys.executable, "-m", "backhand", "check", "--json", str(path)]

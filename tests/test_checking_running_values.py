@@ -61,6 +61,7 @@ def test_the_cell_is_right_as_it_is() -> None:
     assert backhand.check(from_text(CELL), stress=False).ok
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -108,6 +109,7 @@ def test_a_line_that_computes_in_less_is_one_culprit_whatever_it_feeds(old: str,
     assert row.lines[0].text.startswith(line)
 
 
+@pytest.mark.seconds
 def test_an_edit_must_hold_in_the_turns_that_are_right_too() -> None:
     """Of `t == t` many an edit would be right in the one turn in which the condition matters."""
     row = judged("if t > 0 else c0", "if t == t else c0")
@@ -146,6 +148,7 @@ def inputs(generator):
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new", "kind"),
     [

@@ -85,6 +85,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.seconds
 def test_whatever_a_file_does_the_others_are_judged(tmp_path: Path) -> None:
     for name, (text, _) in HOSTILE.items():
         (tmp_path / name).write_bytes(text.encode("latin-1"))
@@ -137,6 +138,7 @@ register("another")
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.skipif(
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this release of PyTorch has no devices made in Python",
@@ -152,6 +154,7 @@ def test_a_file_is_judged_where_there_is_a_gpu(tmp_path: Path, monkeypatch: pyte
 NOISY = within("os.write(1, b'from C'); os.system('echo from a shell'); print('hello')")
 
 
+@pytest.mark.seconds
 def test_several_files_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(NOISY)
     (tmp_path / "b.py").write_text(PASS.replace("2 * x", "3 * x"))

@@ -92,6 +92,7 @@ def test_the_line_of_the_backward_is_told(tmp_path: Path):
     assert checked.report["W2"].verdict == "right"
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

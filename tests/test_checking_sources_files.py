@@ -51,6 +51,7 @@ def test_a_shell_command_over_several_lines_is_passed_over_and_the_cell_is_judge
     assert [(line.file, line.number) for line in report["x"].lines] == [("cell 3", 1)]
 
 
+@pytest.mark.seconds
 def test_a_long_cell_is_left(tmp_path: Path) -> None:
     long = "import time\nfor i in range(1000):\n    time.sleep(0.05)\n"
     path = notebook(tmp_path / "n.ipynb", SETUP, FORWARD, FIRST, SECOND, long)
@@ -364,6 +365,7 @@ for t in reversed(range(T)):
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new", "culprits"),
     [("", "", []), ("(1 - h**2)", "(1 - h)", ["Wx"]), ("hs[t].T", "hs[t + 1].T", ["Wh"])],

@@ -84,6 +84,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_students_mistake_is_told_with_its_cell_and_named(name: str, tmp_path: Path) -> None:
     cell, old, new, culprit, kind = MISTAKES[name]
@@ -167,6 +168,7 @@ def test_a_line_that_only_shows_a_gradient_is_none_of_its_lines(tmp_path: Path) 
     assert [(row.name, row.mistake.kind) for row in report.culprits] == [("h", "scale")], str(report)
 
 
+@pytest.mark.seconds
 def test_a_try_that_raised_and_was_given_up_is_not_judged(tmp_path: Path) -> None:
     early = "softmax", SO_FAR, "dC = torch.zeros_like(C)\nfor k in range(3):\n    dC[Xb[k,0]] += demb[k,0]"
     filler = "logits", "dcounts_sum = (-", "demb = torch.zeros_like(emb)\ndcounts_sum = (-"
@@ -215,6 +217,7 @@ def test_a_gradient_that_the_next_exercise_leaves_blank_stays_judged(tmp_path: P
     assert verdicts[:2] == [(number("logits"), "right"), (number("fused loss"), "todo")]
 
 
+@pytest.mark.seconds
 def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: Path) -> None:
     begins, ends = "dC = torch.zeros_like(C)\n", "        dC[ix] += demb[k,j]\n"
     loop = EMBEDDING[EMBEDDING.index(begins) : EMBEDDING.index(ends) + len(ends)]
@@ -229,6 +232,7 @@ def test_a_function_of_the_notebook_reads_the_variables_of_each_draw(tmp_path: P
     assert [row.name for row in backhand.check_file(wrong).culprits] == ["C"]
 
 
+@pytest.mark.seconds
 def test_a_gradient_wrong_in_two_exercises_is_told_twice(tmp_path: Path) -> None:
     changes = ("logits", "(-dnorm_logits).sum", "(dnorm_logits).sum"), ("fused loss", "dlogits /= n\n", "")
     first = ("logits", "dlogits = dnorm_logits.clone()", "dlogits = -dnorm_logits.clone()")
@@ -326,6 +330,7 @@ HABITS = {
 }  # fmt: skip
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", HABITS)
 def test_a_students_habit_is_no_fault(name: str, tmp_path: Path) -> None:
     report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", HABITS[name]), draws=1)
@@ -359,6 +364,7 @@ def test_what_a_function_of_another_cell_raises_is_told_by_the_line_that_calls_i
     assert any(note.startswith(f"{number('plot')} raised ") for note in report.notes)
 
 
+@pytest.mark.seconds
 def test_what_raises_after_a_cell_that_was_left_is_only_noted(tmp_path: Path) -> None:
     slow = "training", "lossi = []\n", "import time\ntime.sleep(30)\nlossi = []\n"
     path = write_notebook(tmp_path / "n.ipynb", slow, ("plot", "plt.show()", "plt.plot(lossi)"))
@@ -401,6 +407,7 @@ def test_an_older_try_that_raised_leaves_a_right_cell_below_it_right(tmp_path: P
     assert any("NameError: name 'not_there_yet'" in note for note in report.notes)
 
 
+@pytest.mark.seconds
 def test_gradients_below_a_forward_in_a_loop_are_judged(tmp_path: Path) -> None:
     forward = CELLS["forward"].removeprefix("%%time\n")
     looped = "for turn in range(1):\n" + "".join(f"    {x}" for x in forward.splitlines(keepends=True))
@@ -496,6 +503,7 @@ def test_autograds_own_answer_is_said_to_be_that(copied: str, tmp_path: Path) ->
     assert report["hpreact"].verdict == "right"
 
 
+@pytest.mark.seconds
 def test_an_upstream_gradient_that_is_read_from_autograd_is_not_called_unused(tmp_path: Path) -> None:
     change = "logits", "(1.0 - h**2) * dh", "(1.0 - 3 * h**3) * h.grad"
     report = backhand.check_file(write_notebook(tmp_path / "n.ipynb", change, until="logits"), draws=1)

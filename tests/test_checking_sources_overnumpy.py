@@ -114,6 +114,7 @@ def test_they_are_right():
     assert [layer.name for layer in layers if layer.check().ok] == [layer.name for layer in layers]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
@@ -185,6 +186,7 @@ def conv_backward(dout, cache):
 """
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

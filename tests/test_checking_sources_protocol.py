@@ -44,6 +44,7 @@ def noisy(dy: torch.Tensor, inv_std: torch.Tensor) -> dict[str, Any]:
     return {"dx": shaken(dy, inv_std)}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("forward", "backward", "kind"),
     [

@@ -155,6 +155,7 @@ def normalising(reference: Callable, formula: Callable) -> type[Function]:
     return Norm
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("reference", "formula", "kind"),
     [
@@ -191,6 +192,7 @@ def test_a_right_backward_that_needs_one_element_only_is_no_alarm() -> None:
     assert [failed.kind for failed in report.stress] == ["ignores_upstream"]
 
 
+@pytest.mark.seconds
 def test_of_several_gradients_that_are_not_linear_the_message_speaks_in_the_plural() -> None:
     wrong = altered(used_twice, ("q * dy + dq", "q * dy * dq"))
     (culprit,) = backhand.check(wrong).culprits

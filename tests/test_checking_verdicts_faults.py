@@ -189,6 +189,7 @@ def test_a_right_backward_through_time_is_right_however_long(text: str, steps: i
     assert {row.verdict for row in report.rows} <= {"right", "skipped", "vacuous"}
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "steps"),
     [
@@ -362,6 +363,7 @@ def test_a_statement_is_found_beside_another_gradient_that_is_wrong_by_itself():
     assert report["x"].lines[0].text.startswith("part = ")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new", "kind"),
     [

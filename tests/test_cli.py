@@ -33,6 +33,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return call
 
 
+@pytest.mark.seconds
 def test_a_cell_that_raises_far_from_any_gradient_is_a_note(run_cli, tmp_path: Path) -> None:
     path = str(write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "plt.plot(lost)")))
     status, out, err = run_cli("check", path, "--draws", "1")
@@ -41,6 +42,7 @@ def test_a_cell_that_raises_far_from_any_gradient_is_a_note(run_cli, tmp_path: P
     assert "cell 13 raised NameError: name 'lost' is not defined" in out
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("lost", "advice"), [(4, ", or try --stop-after 3.\n"), (3, ".\n")])
 def test_to_stop_before_is_advised_where_a_gradient_is_left_to_judge(
     run_cli, tmp_path: Path, lost: int, advice: str
@@ -64,12 +66,14 @@ def test_to_stop_before_is_advised_where_a_gradient_is_left_to_judge(
     assert err.endswith(f"mend it{advice}")
 
 
+@pytest.mark.seconds
 def test_wrong_gradients_stay_status_1_though_a_cell_raises(run_cli, tmp_path: Path) -> None:
     changes = ("plot", "plt.show()", "lost"), ("softmax", "-1.0/n", "1.0/n")
     status, _, err = run_cli("check", str(write_notebook(tmp_path / "n.ipynb", *changes)), "--draws", "1")
     assert (status, err) == (1, "")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("end", "status", "error"),
     [
@@ -102,6 +106,7 @@ def test_help_does_not_wait_for_pytorch() -> None:
     assert all(verb in result.stdout for verb in ("train", "evaluate", "sample", "inspect"))
 
 
+@pytest.mark.seconds
 def test_importing_backhand_is_silent_and_leaves_pytorch_alone() -> None:
     code = "import sys, backhand; assert 'torch' not in sys.modules; print(backhand.train.__name__)"
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
@@ -147,6 +152,7 @@ def test_the_version_can_be_asked_for(run_cli) -> None:
     assert run_cli("--version") == (0, "backhand 0.1.0\n", "")
 
 
+@pytest.mark.seconds
 def test_training_from_the_command_line_in_a_log_is_short(run_cli, tmp_path: Path) -> None:
     status, out, err = run_cli("train", "municipios", "--steps", "300", "--n-hidden", "12")
     assert status == 0
@@ -195,6 +201,7 @@ def test_a_csv_column_is_trained_on_with_its_cleaning(run_cli, tmp_path: Path) -
     assert Run.load(tmp_path / "runs" / "t").vocabulary.letters == " abelnor"
 
 
+@pytest.mark.seconds
 def test_evaluate_sample_and_inspect_show_text_and_json(run_cli, small_run: Run, tmp_path: Path) -> None:
     path = str(small_run.path)
     status, out, err = run_cli("evaluate", path, "--split", "dev")
@@ -285,6 +292,7 @@ def backward(dy, x, w):
 """
 
 
+@pytest.mark.seconds
 def test_a_wrong_backward_is_told_with_status_1_and_a_right_one_with_0(run_cli, tmp_path: Path) -> None:
     (tmp_path / "layer.py").write_text(WRONG)
     status, out, err = run_cli("check", "layer.py", "--html", "sheet.html")
@@ -302,6 +310,7 @@ def test_a_wrong_backward_is_told_with_status_1_and_a_right_one_with_0(run_cli, 
     assert "24 gradients agree with autograd, 2 vacuous" in out
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("name", ["gone.py", "broken.py", "broken.ipynb", "notes.txt"])
 def test_a_file_that_cannot_be_checked_gets_one_line(run_cli, tmp_path: Path, name: str) -> None:
     (tmp_path / "broken.py").write_text("def forward(:")
@@ -349,6 +358,7 @@ def test_a_run_that_fails_exits_with_1(run_cli) -> None:
     assert "is the first tensor that is not finite" in err
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("option", [pytest.param("", marks=pytest.mark.slow), "--json"])
 def test_a_reader_that_has_gone_is_no_error(small_run: Run, option: str) -> None:
     command = f"{sys.executable} -m backhand sample {small_run.path} -n 20 {option} | true"
@@ -396,6 +406,7 @@ def test_a_check_that_takes_long_says_so_and_finds_the_data(tmp_path: Path) -> N
     assert done.stderr == "still at it: s.py\n"
 
 
+@pytest.mark.seconds
 def test_the_precision_of_a_comparison_is_an_option(run_cli, tmp_path: Path) -> None:
     text = "import torch\nout = 'y'\ndef inputs(g): return {'x': torch.randn(4, 3, generator=g)}\n"
     text += "def forward(x):\n    y = x * x\n    return locals()\n"

@@ -25,6 +25,7 @@ def lecture_loop(words: list[str], stoi: dict[str, int], block_size: int) -> tup
     return torch.tensor(X), torch.tensor(Y)
 
 
+@pytest.mark.seconds
 @given(WORDS, st.integers(1, 8))
 def test_contexts_are_those_of_the_plain_loop(words: list[str], block_size: int) -> None:
     vocabulary = Vocabulary.of(words)

@@ -55,6 +55,7 @@ def test_tensors_in_containers_get_their_gradients_or_raise() -> None:
         lacking([u, v], {"b": b}).sum().backward()
 
 
+@pytest.mark.seconds
 def test_what_nobody_needs_is_neither_saved_nor_computed() -> None:
     computed: list[str] = []
 

@@ -28,6 +28,7 @@ def building() -> ModuleType:
     return module
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", backhand.KINDS)
 def test_the_example_of_a_mistake_makes_that_mistake_and_no_other(kind: str) -> None:
     report = backhand.check_file(ROOT / "docs" / "mistakes" / f"{kind}.py")

@@ -40,6 +40,7 @@ def float64_curve() -> Tensor:
     return ENGINES["autograd"](parameters, Xs, Ys, [0.1] * 2000)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_gives_the_same_loss_curve_over_2000_steps(engine: str, float64_curve: Tensor) -> None:
     parameters, Xs, Ys = minibatches(2000)

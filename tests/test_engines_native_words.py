@@ -55,6 +55,7 @@ CASES = [
 ]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("kind", "more"), CASES)
 def test_200_steps_on_names_give_the_losses_of_plain_pytorch(kind: str, more: dict[str, Any]) -> None:
     Xs, Ys = name_batches(200, 16, 12)

@@ -22,6 +22,7 @@ def test_every_split_has_its_loss_and_the_figures_made_of_it(small_run: Run) -> 
     assert sum(s.contexts for s in scores) == sum(len(word) + 1 for word in backhand.load_words("names"))
 
 
+@pytest.mark.seconds
 def test_the_bigram_model_counts_pairs_of_the_training_split_plus_one(small_run: Run) -> None:
     train, dev, _ = backhand.split_words(backhand.load_words("names"))
     N = torch.ones(27, 27, dtype=torch.float64)

@@ -63,6 +63,7 @@ def test_updates_are_relative_to_the_weights(small_run: Run) -> None:
         assert update.update == pytest.approx(0.01 * update.gradient)  # the rate after half the steps
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", ["bigram", "rnn", "gru", "transformer"])
 def test_a_run_of_whole_words_shows_its_next_step(kind: str, tmp_path: Path) -> None:
     more = {"words": "municipios", "engine": "chunked", "n_embd": 8, "n_hidden": 6, "batch_size": 9}

@@ -11,6 +11,7 @@ from backhand.learning.hints import hints
 from typical_mistakes import MISTAKES
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("name", "change"), [(n, c) for n, changes in MISTAKES.items() for c in changes], ids=str
 )

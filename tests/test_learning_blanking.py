@@ -17,6 +17,7 @@ EXERCISES = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.seconds
 @EXERCISES
 def test_the_solution_of_every_exercise_passes(exercise: Exercise, tmp_path: Path):
     attempt = judged(tmp_path, exercise, solved(exercise))

@@ -55,6 +55,7 @@ def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: 
     assert told in hints(attempt)[0].text
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "old", "new", "told"), [
     ("exp_log", "dx = e * de", "dx = e + de", "`e + de` adds where `e * de` belongs"),
     ("tanh", "(1 - h**2)", "(1 - h)", "`1 - h` stands where `1 - h ** 2` belongs"),
@@ -89,6 +90,7 @@ def label(exercise: Exercise) -> str:
     return "numpy " * exercise.numpy + exercise.name
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "exercise",
     [pytest.param(e, marks=[] if label(e) in QUICK else [pytest.mark.slow]) for e in STRAIGHT],

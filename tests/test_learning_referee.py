@@ -18,6 +18,7 @@ def referee() -> Iterator[Referee]:
         yield found
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -43,6 +44,7 @@ def test_whatever_a_file_does_the_next_one_is_judged(line, told, tmp_path: Path,
     assert "01_product.py is not there" in referee.judge(exercise, path).problem
 
 
+@pytest.mark.seconds
 def test_a_loop_that_never_ends_is_stopped_and_told_by_its_line(tmp_path: Path):
     exercise = find("product")
     path = tmp_path / exercise.file_name
@@ -55,6 +57,7 @@ def test_a_loop_that_never_ends_is_stopped_and_told_by_its_line(tmp_path: Path):
         assert referee.judge(exercise, path).done
 
 
+@pytest.mark.seconds
 def test_time_counts_only_while_a_file_is_judged(tmp_path: Path, referee: Referee):
     exercise = find("product")
     path = tmp_path / exercise.file_name
@@ -102,6 +105,7 @@ def test_the_one_who_asks_has_a_limit_of_its_own(line, tmp_path: Path, monkeypat
         assert referee.judge(exercise, path).done
 
 
+@pytest.mark.seconds
 def test_what_one_file_does_to_its_process_is_not_there_for_the_next(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = find("product"), find("used_twice")

@@ -14,6 +14,7 @@ from backhand.learning.course import find
 from backhand.learning.engine import engine_of
 
 
+@pytest.mark.seconds
 def test_training_with_ones_own_backward_gives_autograds_curve(tmp_path: Path):
     training = judged(tmp_path, find("mlp_fused"), solved(find("mlp_fused"))).training
     assert training.matches
@@ -52,6 +53,7 @@ def test_a_run_is_trained_with_ones_own_backward_and_learns_what_the_textbooks_d
     assert own.results == pytest.approx(ours.results, rel=1e-4)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     ("old", "new"), [("dh = dlogits @ W2.T", "dh = -dlogits @ W2.T"), ("db1 = dhprebn.sum(0)", "db1 = ...")]
 )
@@ -63,6 +65,7 @@ def test_a_backward_that_is_not_right_trains_nothing_and_its_report_says_why(old
         engine_of(file)
 
 
+@pytest.mark.seconds
 def test_a_file_that_is_no_language_model_is_refused(tmp_path: Path):
     file = tmp_path / "01_product.py"
     file.write_text(solved(find("product")))

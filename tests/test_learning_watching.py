@@ -37,6 +37,7 @@ class Pupil:
         self.seen.append("left")
 
 
+@pytest.mark.seconds
 def test_a_sitting_from_the_first_save_to_the_last_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ours, theirs = os.pipe()
     product = tmp_path / "01_product.py"
@@ -113,6 +114,7 @@ def test_keys_come_one_by_one_from_a_terminal_that_is_left_as_it_was(tmp_path: P
     os.close(learner)
 
 
+@pytest.mark.seconds
 def test_a_folder_that_goes_and_comes_back_is_watched_again(tmp_path: Path):
     folder, aside = tmp_path / "learn", tmp_path / "aside"
     write_course(folder)

@@ -29,6 +29,7 @@ def small(kind: str, words: Path, **more: object) -> WordConfig:
     return dataclasses.replace(config, **{"layers": 2, "heads": 2, **more})
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_run_of_each_type_is_trained_saved_measured_and_sampled(
     kind: str, words: Path, tmp_path: Path
@@ -42,6 +43,7 @@ def test_a_run_of_each_type_is_trained_saved_measured_and_sampled(
     assert len(sample(again, n=3, prefix="be")) == 3
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_loss_is_that_of_the_probabilities_from_which_words_are_drawn(
     kind: str, words: Path, tmp_path: Path
@@ -53,6 +55,7 @@ def test_the_loss_is_that_of_the_probabilities_from_which_words_are_drawn(
     assert -logprobs[torch.arange(len(Y)), Y].mean().item() == pytest.approx(run.results["dev"], abs=1e-5)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_engine_trains_to_the_same_loss(kind: str, words: Path, tmp_path: Path) -> None:
     engines = ("chunked", "autograd", "fused")
@@ -61,6 +64,7 @@ def test_every_engine_trains_to_the_same_loss(kind: str, words: Path, tmp_path: 
         assert other["dev"] == pytest.approx(chunked["dev"], abs=1e-4)
 
 
+@pytest.mark.seconds
 def test_an_interrupted_run_goes_on_to_the_same_bits(words: Path, tmp_path: Path) -> None:
     whole = train(small("transformer", words), out=tmp_path / "whole")
 
@@ -74,6 +78,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(words: Path, tmp_path: Path
     assert all(torch.equal(p, resumed.model.parameters[name]) for name, p in whole.model.parameters.items())
 
 
+@pytest.mark.seconds
 def test_an_interrupted_average_goes_on_to_the_same_bits_and_is_that_of_the_last_weights(
     words: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +145,7 @@ def backward(Xb, E, W, emb, logprobs, targets, counted):
 """
 
 
+@pytest.mark.seconds
 def test_a_sixth_type_is_a_pass_and_a_line_in_the_table(
     words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def test_without_numba_the_fused_engine_trains_with_a_warning(monkeypatch: pytes
         native.steps.cache_clear()
 
 
+@pytest.mark.seconds
 def test_on_a_cpu_without_avx2_the_fused_engine_trains_with_a_warning() -> None:
     script = """
 import sys, torch, warnings

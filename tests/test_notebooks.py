@@ -73,6 +73,7 @@ def test_a_notebook_installs_what_is_missing_and_leaves_torch_alone(making: Modu
     assert "colab.research" not in making.made(None)["lecture_1.ipynb"]
 
 
+@pytest.mark.seconds
 @pytest.mark.filterwarnings("default")  # of zmq and its event loop
 @pytest.mark.parametrize(
     "path",

@@ -29,6 +29,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return backhand.train(TrainConfig(words=write(folder / "words.txt", words)), out=folder / "run")
 
 
+@pytest.mark.seconds
 def test_500_words_end_better_than_counting(own: Run) -> None:
     assert (own.config.steps, own.config.keep) == (3200, "best")
     dev = backhand.evaluate(own, split="dev")[0]
@@ -79,6 +80,7 @@ def test_worse_than_counting_is_said_with_what_to_try() -> None:
     assert str(told).endswith("Try another --rate")
 
 
+@pytest.mark.seconds
 def test_a_list_of_combined_letters_is_trained_and_sampled(tmp_path: Path) -> None:
     words = [f"{a}e\u0301{b}\U0001f468\u200d\U0001f469" for a in "abcd" for b in "efgh"]
     config = TrainConfig(words=write(tmp_path / "w.txt", words), n_hidden=8, steps=600)

@@ -42,6 +42,7 @@ OPTIONS = ("municipios", "--steps", "200", "--engine", "fused", "--batch-size", 
 KINDS = ["mlp", *(pytest.param(k, marks=pytest.mark.slow) for k in ("bigram", "rnn", "gru", "transformer"))]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_train_what_one_does(kind: str, tmp_path: Path) -> None:
     options = [*OPTIONS, "--type", kind]

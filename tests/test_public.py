@@ -45,6 +45,7 @@ def test_whatever_a_report_holds_can_be_imported():
     assert held <= set(PUBLIC)
 
 
+@pytest.mark.seconds
 def test_every_type_of_the_public_face_is_known():
     pytest.importorskip("pyright")
     command = [sys.executable, "-m", "pyright", "--verifytypes", "backhand", "--ignoreexternal"]
@@ -79,6 +80,7 @@ def imports(module: str, tree: ast.Module, known: set[str]) -> set[str]:
     return (found & known) - {module}
 
 
+@pytest.mark.seconds
 def test_no_module_imports_one_that_imports_it():
     trees = modules()
     graph = {name: imports(name, tree, set(trees)) for name, tree in trees.items() if name != "backhand"}
@@ -88,6 +90,7 @@ def test_no_module_imports_one_that_imports_it():
     assert not graph, f"a circle, or above one: {sorted(graph)}"
 
 
+@pytest.mark.seconds
 def test_what_is_rendered_does_not_know_its_renderer():
     trees = modules()
     for name, tree in trees.items():

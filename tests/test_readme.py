@@ -74,6 +74,7 @@ def shown(page: Path) -> bool:
     return "```" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, marks=pytest.mark.slow if p.name in SLOW else ()) for p in PAGES if shown(p)],
@@ -134,6 +135,7 @@ def test_the_file_tree_names_every_module() -> None:
 SCRIPTS = [path for path in (ROOT / "examples").glob("*.py") if "%load_ext" not in path.read_text()]
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("example", SCRIPTS, ids=lambda path: path.name)
 def test_every_example_runs(example: Path, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True)

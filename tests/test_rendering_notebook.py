@@ -231,6 +231,7 @@ def executed(path: Path) -> list[tuple[str, list[dict]]]:
     return [(c.source, [o.get("data", {"text/plain": o.get("text")}) for o in c.outputs]) for c in cells]
 
 
+@pytest.mark.seconds
 @pytest.mark.filterwarnings("default")  # of zmq and its event loop
 @pytest.mark.parametrize(
     "path",

@@ -137,6 +137,7 @@ def test_a_model_of_whole_words_computes_few_more_words_than_are_asked_for(
     assert max(seen) == 1000
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("block_size", [1, 4])
 def test_words_drawn_many_at_once_follow_the_distributions_of_the_model(block_size: int) -> None:
     """Expected against observed first and second letters; with block size 4, without and with a table."""
@@ -170,6 +171,7 @@ def test_the_table_holds_what_the_model_says_of_each_context(small_run: Run) -> 
     assert torch.allclose(tabled(contexts), distributions(contexts), rtol=0, atol=1e-6)
 
 
+@pytest.mark.seconds
 def test_words_drawn_many_at_once_respect_the_prefix_and_the_longest_length(small_run: Run) -> None:
     generator = torch.Generator().manual_seed(1)
     words = list(islice(draw_words(small_run.model, generator, prefix="qua"), ONE_BY_ONE, 2 * ONE_BY_ONE))

@@ -73,6 +73,7 @@ def damage(folder: Path, kind: str) -> None:
         about.write_bytes(b"\xff\xfe\x00")
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(
     "kind",
     [

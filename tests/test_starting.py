@@ -11,6 +11,7 @@ from backhand.language import sizing
 from run_folders import contents, history
 
 
+@pytest.mark.seconds
 def test_a_run_is_not_replaced_unless_asked(tmp_path: Path) -> None:
     config = TrainConfig(n_hidden=8, steps=20)
     folder = tmp_path / "run"
@@ -83,6 +84,7 @@ def test_options_that_cannot_work_are_refused(options: dict, message: str) -> No
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.seconds
 def test_resuming_refuses_what_contradicts_the_run(tmp_path: Path) -> None:
     backhand.train(TrainConfig(n_hidden=8, steps=20), out=tmp_path / "run")
     before = contents(tmp_path / "run")

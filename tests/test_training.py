@@ -48,6 +48,7 @@ def test_training_is_the_lectures_loop(tmp_path: Path) -> None:
         torch.testing.assert_close(run.model.parameters[name], t, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.seconds
 def test_running_statistics_are_kept_during_training(tmp_path: Path) -> None:
     config = TrainConfig(n_hidden=12, steps=6000, rate=0.0, final_rate=0.0, batch_norm="running")
     run = backhand.train(config, out=tmp_path / "run")
@@ -110,6 +111,7 @@ def test_a_killed_run_is_resumed_to_the_very_same_folder(tmp_path: Path, batch_n
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+@pytest.mark.seconds
 def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path: Path) -> None:
     process = start(tmp_path / "run", "--steps", "1000000", "--checkpoint-every", "1000000")
     wait_for_step(tmp_path / "run", 0, process)
@@ -125,6 +127,7 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path: Path) -> No
     assert len(history(tmp_path / "run")) == step
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("cut", [700, 701])
 def test_a_history_that_is_ahead_of_the_checkpoint_is_cut_back(tmp_path: Path, cut: int) -> None:
     config = TrainConfig(n_hidden=8, steps=900, checkpoint_every=300)
@@ -144,6 +147,7 @@ def test_a_history_that_is_ahead_of_the_checkpoint_is_cut_back(tmp_path: Path, c
     assert contents(halfway) == contents(tmp_path / "whole")
 
 
+@pytest.mark.seconds
 def test_a_history_that_is_one_row_short_is_refused(tmp_path: Path) -> None:
     run = backhand.train(TrainConfig(n_hidden=8, steps=40, checkpoint_every=20), out=tmp_path / "run")
     whole = (run.path / "history.csv").read_text()
@@ -156,6 +160,7 @@ def test_a_history_that_is_one_row_short_is_refused(tmp_path: Path) -> None:
     assert backhand.train(TrainConfig(), out=run.path, resume=True).step == 40
 
 
+@pytest.mark.seconds
 def test_how_often_checkpoints_are_written_does_not_change_the_model(tmp_path: Path) -> None:
     often = backhand.train(TrainConfig(n_hidden=8, steps=100, checkpoint_every=7), out=tmp_path / "often")
     once = backhand.train(TrainConfig(n_hidden=8, steps=100), out=tmp_path / "once")
@@ -182,6 +187,7 @@ def test_a_non_finite_tensor_stops_the_run_and_keeps_the_checkpoint(tmp_path: Pa
     assert all(p.isfinite().all() for p in kept.model.parameters.values())
 
 
+@pytest.mark.seconds
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
