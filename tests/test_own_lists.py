@@ -135,4 +135,6 @@ def test_the_loss_of_words_is_that_of_evaluate(small_run: Run, tmp_path: Path) -
         small_run.loss([])
     with pytest.raises(backhand.BackhandError, match=r"takes a list of words, not a text; .* \['anna'\]"):
         small_run.loss("anna")
+    with pytest.raises(WordsError, match="takes a list of words; 3 is none"):
+        small_run.loss(["anna", 3])  # type: ignore[list-item]
     assert small_run.sample(n=3) == backhand.sample(small_run.path, n=3)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import backhand
 from backhand import Run, TrainConfig
-from backhand.errors import BackhandError
+from backhand.errors import BackhandError, RunError
+from backhand.language.files import write_atomically
 from backhand.language.words import hash_words
 from run_folders import FILES, contents
 
@@ -104,3 +105,11 @@ def test_a_damaged_or_foreign_run_is_refused_in_one_line(tmp_path: Path, kind: s
             use()
         assert spoilt in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_a_first_file_that_cannot_be_written_is_not_said_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot write .*: No such file or directory; nothing was written"):
+        write_atomically(tmp_path / "gone" / "model", b"all of it")
+    (tmp_path / "model").write_bytes(b"before")
+    with pytest.raises(RunError, match="cannot write .*: File name too long; nothing was written"):
+        write_atomically(tmp_path / ("m" * 300), b"all of it")

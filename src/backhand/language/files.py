@@ -1,5 +1,6 @@
 """Files that are replaced whole or not at all, and read only if they are files."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -8,15 +9,15 @@ from backhand.writing import write_whole
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one go; when that fails, the old file is still there, and the message says so."""
+    """Replace a file in one go; when that fails, an old one is still there, and the message says so."""
     try:
         if path.exists() and not path.is_file():
             raise RunError(f"cannot write {path}: it is there and is no file; choose another name")
         write_whole(path, data)
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; what was saved before is still there"
-        ) from None
+        # not path.exists(), which may raise what has just been raised
+        left = "what was saved before is still there" if os.path.exists(path) else "nothing was written"  # noqa: PTH110
+        raise RunError(f"cannot write {path}: {error.strerror}; {left}") from None
 
 
 def refuse_no_file(path: Path) -> None:

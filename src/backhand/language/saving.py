@@ -163,6 +163,9 @@ class Run:
         if isinstance(words, str):
             raise WordsError(f"loss takes a list of words, not a text; for one word give [{words!r:.50}]")
         words = list(words)
+        for word in words:
+            if not isinstance(word, str):
+                raise WordsError(f"loss takes a list of words; {word!r:.50} is none")
         if not words:
             raise WordsError("there are no words whose loss could be measured")
         return self.model.loss(Contexts(words, self.vocabulary, self.config.block_size))
