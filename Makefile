@@ -21,7 +21,7 @@ test: $(READY)
 	$(BIN)/pyright
 	$(BIN)/pytest $(SHARED) -m 'not slow'
 
-# The long tests as well: 200,000 steps on the lecture's list among them (about ten minutes).
+# The long tests as well: 200,000 steps on the lecture's list among them, and kills at every file operation.
 slow: $(READY)
 	$(BIN)/pytest $(SHARED) -m 'slow or not slow'
 
