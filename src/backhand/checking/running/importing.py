@@ -27,8 +27,10 @@ def imports_from(folder: Path) -> Iterator[None]:
     finally:
         # with those of other folders that the file itself has put on the path
         own = {folder, *(Path(entry).resolve() for entry in sys.path if entry not in path)}
-        for name in set(sys.modules) - known:
-            if own & set(_folders(sys.modules[name])):
+        # all are looked up before one goes: a package without a file asks the one around it where it stands
+        new = {name: set(_folders(sys.modules[name])) for name in set(sys.modules) - known}
+        for name, folders in new.items():
+            if own & folders:
                 del sys.modules[name]
         sys.modules.update(others)
 
@@ -48,5 +50,7 @@ def _standing_for_neighbours(folder: Path) -> dict[str, ModuleType]:
 
 def _folders(module: ModuleType) -> list[Path]:
     """Return the folders in which a module's file stands, the innermost first; none for a built-in one."""
-    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    places = [getattr(module, "__file__", None)]
+    with contextlib.suppress(KeyError):  # the package around it is gone
+        places += getattr(module, "__path__", ())
     return [parent for place in places if isinstance(place, str) for parent in Path(place).resolve().parents]
