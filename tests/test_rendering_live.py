@@ -38,13 +38,18 @@ def test_a_layer_is_judged_once_when_it_is_called_and_is_itself_again_afterwards
     assert (Affine.forward, Affine.backward) == before
 
 
-def test_the_pairs_of_a_module_are_judged_when_they_are_called(capsys):
+def wrong_pair() -> types.ModuleType:
     module = types.ModuleType("mine")
     text = (
         "def scale_forward(x, w): return x * w, (x, w)\n"
         "def scale_backward(dout, cache): return dout * cache[1], dout * cache[1]"
     )
     exec(text, vars(module))
+    return module
+
+
+def test_the_pairs_of_a_module_are_judged_when_they_are_called(capsys):
+    module = wrong_pair()
     stop = watch(module)
     out, cache = module.scale_forward(np.arange(3.0) + 1, np.array([1.0, -2.0, 0.5]))
     module.scale_backward(out, cache)
@@ -54,12 +59,7 @@ def test_the_pairs_of_a_module_are_judged_when_they_are_called(capsys):
 
 
 def test_what_a_check_calls_is_no_call_of_the_users(capsys):
-    module = types.ModuleType("mine")
-    text = (
-        "def scale_forward(x, w): return x * w, (x, w)\n"
-        "def scale_backward(dout, cache): return dout * cache[1], dout * cache[1]"
-    )
-    exec(text, vars(module))
+    module = wrong_pair()
     inputs = [np.arange(3.0) + 1, np.array([1.0, -2.0, 0.5])]
     stop, end = watch(module), watch(Affine)
     report = check_pair(module.scale_forward, module.scale_backward, inputs)

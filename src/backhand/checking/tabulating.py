@@ -12,8 +12,7 @@ from backhand.checking.report import Line, Row, Verdict
 from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import begins_with_zeros, computes, feeding, kept_by, passing_on
-from backhand.checking.running.statements import assigned, writes_surely
+from backhand.checking.running.slicing import computes, feeding, kept_by, only_begins, passing_on
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
@@ -166,16 +165,10 @@ class Table:
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
         if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
             at_fault = kept or at_fault[:1]
-        at_fault.sort(key=lambda s: self._only_begins(s, source))
+        at_fault.sort(key=lambda s: only_begins(source, s))
         lines = [source.line(statement.lineno) for statement in at_fault]
         told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
         return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
-
-    def _only_begins(self, statement: ast.stmt, source: Source) -> bool:
-        """Tell whether a statement begins with zeros what another one is to fill: that is looked at first."""
-        others = [s for s in source.simple if s is not statement]
-        filled = {n for s in others for n in writes_surely(s) - assigned(s)}
-        return bool(assigned(statement) & filled) and begins_with_zeros(statement)
 
     def _near(
         self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]

@@ -95,8 +95,8 @@ from backhand.checking.mistakes.upstreams import (
 )
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
-from backhand.checking.running.names import root
 from backhand.checking.running.precision import Promoting
+from backhand.checking.running.slicing import only_begins
 from backhand.checking.running.statements import assigned, reads
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
@@ -113,10 +113,9 @@ def _raised_beside_others(case: Case) -> bool:
 
 
 def _is_not_filled(case: Case) -> bool:
-    """Tell whether what the statement at fault gives does not begin a gradient that is filled later."""
-    fault, value = case.culprit.fault, case.culprit.value
-    begins = fault is not None and fault.target[1] == root(case.paths.get(case.name, ""))
-    return not begins or value is None or not bool(value.any())
+    """Tell whether what the statement at fault gives is not there to be filled by others."""
+    fault, source = case.culprit.fault, case.chosen.backward_source
+    return fault is None or source is None or not only_begins(source, fault.statement)
 
 
 def _replaced_upstream(case: Case, budget: Budget) -> Mended:

@@ -87,9 +87,8 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         others = [node.right, ast.BinOp(node.right, ast.Mult(), node), _complement(squared)]
     elif (once := _times_its_complement(node)) is not None:
         others = [_complement(ast.BinOp(once, ast.Pow(), ast.Constant(2))), once, _complement(once)]
-    elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript) or scope.is_tensor(
-        node
-    ):  # not a call, such as that of ones_like
+    # no call, such as that of ones_like
+    elif isinstance(node, ast.Name | ast.BinOp | ast.Subscript) or scope.is_tensor(node):
         squared = ast.BinOp(node, ast.Pow(), ast.Constant(2))
         others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:

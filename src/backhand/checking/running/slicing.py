@@ -10,7 +10,7 @@ import torch
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
-from backhand.checking.running.statements import reads, simple_statements, writes, writes_surely
+from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
 
 
 def slice_of(
@@ -130,6 +130,13 @@ def begins_with_zeros(statement: ast.stmt) -> bool:
     value = statement.value if isinstance(statement, ast.Assign) else None
     nodes = ast.walk(value) if value is not None else ()
     return any(isinstance(n, ast.Attribute) and n.attr.startswith("zeros") for n in nodes)
+
+
+def only_begins(source: Source, statement: ast.stmt) -> bool:
+    """Tell whether a statement makes zeros that others fill or add to: what is wrong is looked for there."""
+    others = (s for s in source.simple if s is not statement)
+    filled = any(assigned(statement) & (writes_surely(s) - assigned(s)) for s in others)
+    return filled and begins_with_zeros(statement)
 
 
 def multiplies(statement: ast.stmt) -> bool:
