@@ -149,6 +149,17 @@ def test_what_a_file_sets_holds_while_it_is_checked_and_is_put_back_then(
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_packages_without_a_file_are_forgotten_in_any_order(tmp_path: Path) -> None:
+    leaves = [f"part{i}.inner.leaf" for i in range(8)]  # so many that some order of two would not do
+    for leaf in leaves:
+        file = tmp_path.joinpath(*leaf.split(".")).with_suffix(".py")
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+    (tmp_path / "case.py").write_text(f"import torch, {', '.join(leaves)}\n{RIGHT}")
+    assert backhand.check_file(tmp_path / "case.py").ok
+    assert not [name for name in sys.modules if name.startswith("part0")]
+
+
 def test_a_neighbour_of_another_folder_is_not_taken_for_ones_own(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     body = RIGHT.replace("2 * x * dy", "helper.double(x) * dy")
