@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import backhand
 from backhand import passes
 from backhand.errors import CheckError
+from backhand.passes import rms_norm
 
 BRIDGING = Path(__file__).with_name("bridging.py")
 TEXTBOOK = sorted(file.stem for file in Path(passes.__file__).parent.glob("[a-z]*.py"))
@@ -218,10 +219,10 @@ def test_a_compiled_transform_of_a_transform_is_right_or_an_error(textbook: Modu
     assert_same({name: found}, {name: penalty(plain(textbook))(inputs[name])}, times=10)
 
 
-@pytest.mark.slow
+@pytest.mark.seconds
 @pytest.mark.filterwarnings("ignore")
 def test_no_second_derivative_comes_out_of_what_was_compiled() -> None:
-    wired, x, gain = backhand.differentiable(passes.rms_norm), torch.randn(3, 5), torch.randn(5)
+    wired, x, gain = backhand.differentiable(rms_norm), torch.randn(3, 5), torch.randn(5)
     x.requires_grad_()
 
     def penalty(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from backhand.benching import word_peers
 from backhand.engines import dropping
 from backhand.engines.kernels import product
 from backhand.engines.native_words import Moments, Settings, take_steps, total_loss
+from backhand.engines.tries import rows_of
 from backhand.language.contexts import Contexts
 from word_batches import random_batches
 
@@ -180,6 +181,11 @@ def test_a_product_writes_at_most_one_row_beyond_its_own(rows: int) -> None:
     multiplied(a, b[:16], out, rows, 16)
     assert np.allclose(out[:rows], a[:rows] @ b[:16], atol=1e-5)
     assert (out[rows + 1 :] == 7).all()
+
+
+@pytest.mark.parametrize(("words", "positions"), [(1, 16), (2, 8), (1, 1), (5, 7)])
+def test_there_is_room_for_that_row_whatever_the_shape(words: int, positions: int) -> None:
+    assert rows_of(words, positions) > words * positions
 
 
 @njit
