@@ -30,6 +30,9 @@ PERMISSIVE = {
     *("PSF-2.0", "Python Software Foundation License", "CNRI-Python"),
 }
 
+NVIDIAS = ("nvidia-", "cuda-toolkit")
+"""NVIDIA's own libraries, which come with PyTorch for its GPUs; the page says so."""
+
 
 def key(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -49,7 +52,7 @@ def installed() -> dict[str, str]:
     found: dict[str, str] = {}
     while waiting:
         name = key(waiting.pop())
-        if name in found or name.startswith("nvidia-"):  # NVIDIA's own libraries come with torch for its GPUs
+        if name in found or name.startswith(NVIDIAS):
             continue
         try:
             there = distribution(name)
