@@ -150,7 +150,8 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
     other = probe(**{u: _but_first(g) for u, g in upstream.items()}) or {}
     bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and probe.same(n, other[n], g))
     if bad and len(bad) == len(base):
-        message = f"only the first element of {arriving} is read: {', '.join(bad)} use no other."
+        use = "uses" if len(bad) == 1 else "use"
+        message = f"only the first element of {arriving} is read: {', '.join(bad)} {use} no other."
         yield mistake("ignores_upstream", message, {"gradients": bad})
 
 
