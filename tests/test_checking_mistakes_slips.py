@@ -419,3 +419,62 @@ def test_a_tanhs_derivative_is_told_from_parts_of_it(slip: str) -> None:
     assert (culprit.name, culprit.mistake.kind) == ("hpreact", "wrong_point")
     used = slip.replace("**", " ** ")
     assert f"`{used}` stands where `1 - h ** 2` belongs." in culprit.mistake.message
+
+
+MASKED = """
+import torch
+
+out = "y"
+
+def forward(x):
+    kept = x > 0
+    y = torch.where(kept, x, 0.1 * x)
+    return locals()
+
+def backward(dy, kept):
+    dx = dy.clone()
+    dx[{mask}] *= 0.1
+    return locals()
+
+def inputs(generator):
+    return {{"x": torch.randn(4, 5, generator=generator)}}
+"""
+
+
+@pytest.mark.parametrize(("mask", "right"), [("kept", "~kept"), ("~(~kept)", "~kept")])
+def test_a_mask_of_the_other_half_is_named(mask: str, right: str) -> None:
+    assert backhand.check(from_text(MASKED.format(mask=right))).ok
+    found = backhand.check(from_text(MASKED.format(mask=mask)))["x"].mistake
+    assert found.kind == "wrong_point"
+    assert found.detail["expected"] == right
+
+
+WEIGHTED = """
+import torch
+
+out = "y"
+
+def forward(x, w):
+    y = x * w
+    return locals()
+
+def backward(dy, x, w):
+    dw = dy * x
+    dx = dy * w
+    {spoilt}
+    return locals()
+
+def inputs(generator):
+    return {{name: torch.randn(4, 5, generator=generator) for name in ("x", "w")}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "is_partial"),
+    [("dx[3] = 0", True), ("dx = dx + torch.arange(20.0).view(4, 5).cos(); dx[3] = 0", False)],
+)
+def test_zeros_in_one_row_do_not_explain_what_is_wrong_in_every_other_one(
+    spoilt: str, is_partial: bool
+) -> None:
+    found = backhand.check(from_text(WEIGHTED.format(spoilt=spoilt)))["x"].mistake
+    assert (found.kind == "partial") is is_partial

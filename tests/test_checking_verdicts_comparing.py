@@ -202,3 +202,45 @@ def test_every_element_of_a_long_tensor_is_compared(
     assert (largest_difference(user, right) < 1e-9) is is_same
     if not is_same:
         assert worst_element(user.view(400, 250), right.view(400, 250)) == divmod(at, 250)
+
+
+def balanced(c: Tensor, b: Tensor) -> Tensor:
+    """Logarithms whose exponentials add up to `b` by columns, nearly, and to 1 by rows, after many steps."""
+    p, log_b = -2 * c, b.log()
+    for _ in range(150):
+        p = p - (p.logsumexp(0, keepdim=True) - log_b)
+        p = p - p.logsumexp(1, keepdim=True)
+    return p.exp()
+
+
+class Balanced(torch.autograd.Function):
+    """Computes everything again, and adds what does not belong there."""
+
+    too_much = 0.0
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(c, b)
+        return balanced(c, b)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        with torch.enable_grad():
+            again = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            dc, db = torch.autograd.grad(balanced(*again), again, dy)
+        return dc, db + Balanced.too_much
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize(("too_much", "verdict"), [(0.0, "right"), (0.1, "wrong")])
+def test_no_number_of_steps_makes_a_wrong_gradient_pass_for_rounding(
+    too_much: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "backhand.checking.mistakes.budget.SECONDS", 0.0
+    )  # its name is not what is asked here
+    monkeypatch.setattr(Balanced, "too_much", too_much)
+    report = backhand.check_function(
+        Balanced, balanced, lambda g: {"c": torch.rand(4, 5, generator=g), "b": torch.full((5,), 0.8)}
+    )
+    assert [row.verdict for row in report.rows] == ["right", verdict]

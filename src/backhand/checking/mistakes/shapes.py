@@ -147,7 +147,8 @@ def partly(scene: Scene) -> Finding | None:
         others = tuple(a for a in range(expected.dim()) if a != axis)
         dead = (user == 0).all(dim=others) if others else user == 0
         empty = dead & ((expected != 0).any(dim=others) if others else expected != 0)
-        if bool(empty.any()) and not bool(dead.all()):
+        bad = wrong.any(dim=others) if others else wrong
+        if bool(empty.any()) and not bool((bad & ~empty).any()):
             return _partial(axis, torch.nonzero(empty).flatten().tolist(), len(dead), "zero")
     return None
 

@@ -40,14 +40,20 @@ def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
         yield ast.UnaryOp(ast.USub(), node), edit
 
 
-def _comparisons(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield comparisons the other way round: a mask of the other half."""
+def _masks(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield masks of the other half: a comparison the other way round, a `~` more or less."""
     node = place.node
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in TURNED:
-        turned = ast.Compare(node.left, [TURNED[type(node.ops[0])]()], node.comparators)
-        words = f"`{ast.unparse(node)}` stands where `{ast.unparse(turned)}` belongs"
-        detail = {"used": ast.unparse(node), "expected": ast.unparse(turned)}
-        yield turned, Finding("wrong_point", detail, words)
+        other: ast.expr = ast.Compare(node.left, [TURNED[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        other = node.operand
+    elif isinstance(node, ast.Name) and str(getattr(scope.held(node.id), "dtype", "")).endswith("bool"):
+        other = ast.UnaryOp(ast.Invert(), node)
+    else:
+        return
+    words = f"`{ast.unparse(node)}` stands where `{ast.unparse(other)}` belongs"
+    detail = {"used": ast.unparse(node), "expected": ast.unparse(other)}
+    yield other, Finding("wrong_point", detail, words)
 
 
 OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
@@ -267,7 +273,7 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     copies,
-    _comparisons,
+    _masks,
     _signs,
     keepdims,
     other_axes,

@@ -12,8 +12,8 @@ from torch.autograd.graph import Node
 
 from backhand.checking.running.layout import Layout
 from backhand.checking.running.names import flatten
-from backhand.checking.running.private import differentiated, step
-from backhand.checking.running.walking import Edge, Step, walk
+from backhand.checking.running.private import differentiated
+from backhand.checking.running.walking import Edge, Walk, walk
 from backhand.errors import CheckError
 
 
@@ -107,7 +107,7 @@ class Trace:
         return {n: self._zero(n) if g is None else g for n, g in seen.items()}
 
     def arriving(
-        self, handed: Mapping[str, Tensor], wanted: Iterable[str], step: Step = step
+        self, handed: Mapping[str, Tensor], wanted: Iterable[str], walk: Walk = walk
     ) -> dict[str, Tensor]:
         """Return what arrives at these tensors, all of whose direct consumers are in `handed`."""
         wanted = list(wanted)
@@ -115,7 +115,7 @@ class Trace:
         consumers = {self.edges[c]: c for n in wanted for c in self.consumers(n)}
         found: dict[Edge, Tensor] = {}
         for edge, consumer in consumers.items():
-            for end, part in walk(edge, handed[consumer], ends, self.named, step).items():
+            for end, part in walk(edge, handed[consumer], ends, self.named).items():
                 found[end] = found[end] + part if end in found else part
         return {n: found[self.edges[n]] if self.edges[n] in found else self._zero(n) for n in wanted}
 

@@ -15,6 +15,7 @@ from backhand.checking.running.private import Gradients, in_order, results, step
 
 Edge = tuple[Node, int]
 Step = Callable[[Node, Gradients], Gradients]
+Walk = Callable[[Edge, Tensor, Set[Edge], Set[Edge]], dict[Edge, Tensor]]
 
 
 def walk(

@@ -1,8 +1,9 @@
 """The size of the terms that are added up to each gradient: what its rounding is to be measured by."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import VACUOUS
 from backhand.checking.running.private import Gradients, step
 from backhand.checking.running.trials import Draw
+from backhand.checking.running.walking import Edge, walk
 from backhand.checking.verdicts.comparing import off, root_mean_square
 from backhand.checking.verdicts.truths import noise
 
@@ -46,11 +48,45 @@ def of_the_same_numbers(run: Trace, exact: Trace) -> bool:
     return 2 * sum(alike) > len(alike)  # what is zero but for rounding is never alike
 
 
+def roundings(
+    start: Edge, gradient: Tensor, ends: Set[Edge], stops: Set[Edge], generator: torch.Generator
+) -> dict[Edge, Tensor]:
+    """Return what arrives at the ends of the rounding of all operations, each as large as its terms.
+
+    An operation rounds what it adds up: with a sign at random for each element that arrives at it, none of
+    its terms cancel. What it has rounded is handed on as any gradient is. With new signs for that as well the
+    roundings would grow with every step of an iteration, and after a hundred any gradient would be right.
+
+    Args:
+        start, gradient, ends, stops: as those of `walk`.
+        generator: draws the signs.
+    """
+    arrived: dict[Node, Gradients] = {}
+
+    def exactly(node: Node, gradients: Gradients) -> Gradients:
+        arrived[node] = gradients
+        return step(node, gradients)
+
+    def signed(value: Tensor) -> Tensor:
+        drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
+        return value * drawn.sign().to(value) if value.is_complex() else value.copysign(drawn.to(value))
+
+    def rounded(handed: Tensor | None, exact: Tensor | None) -> Tensor | None:
+        own = None if exact is None else signed(exact)
+        return own if handed is None else handed if own is None else handed + own
+
+    def rounding(node: Node, handed: Gradients) -> Gradients:
+        return step(node, tuple(map(rounded, handed, arrived.get(node, handed))))
+
+    walk(start, gradient, ends, stops, exactly)
+    return walk(start, torch.zeros_like(gradient), ends, stops, rounding)
+
+
 class Summands(Mapping[str, float]):
     """The typical size of the summands by tensor name, however they cancel; probed when asked for.
 
-    Found by probing: each element of every upstream gradient, and of what operations within a line hand on,
-    gets a sign at random, so that terms which cancel do so no more; the size of what arrives is measured.
+    Found by probing: what each operation adds up is handed on with signs at random, so that terms which
+    cancel do so no more, and the size of what arrives is measured; see `roundings`.
     """
 
     def __init__(
@@ -86,20 +122,10 @@ class Summands(Mapping[str, float]):
     def probe(self, names: Iterable[str]) -> None:
         """Measure these."""
         names, trace = list(names), self._draw.trace
-        generator = torch.Generator().manual_seed(self._draw.seed)
-
-        def signed(value: Tensor) -> Tensor:
-            drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
-            if value.is_complex():
-                return value * drawn.sign().to(value)
-            return value.copysign(drawn.to(value))
-
-        def with_signs(node: Node, gradients: Gradients) -> Gradients:
-            return step(node, tuple(None if g is None else signed(g) for g in gradients))
-
+        walk = partial(roundings, generator=torch.Generator().manual_seed(self._draw.seed))
         consumers = dict.fromkeys(c for n in names for c in trace.consumers(n))
         handed = {c: trace.gradients[c] for c in consumers}
-        for name, terms in trace.arriving(handed, names, with_signs).items():
+        for name, terms in trace.arriving(handed, names, walk).items():
             self.known[name] = trace.slack * root_mean_square(terms)
 
     def vacuous(self) -> frozenset[str]:
