@@ -113,7 +113,7 @@ ROWS = (
     Row("1d", {"x": SIGNALS}),
     Row("2d", {"x": STRIDED_IMAGES}),
     Row("2d", {"x": IMAGES}),
-    Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV)),
+    Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV, pool_param=POOL)),
     Row("norm|_bn|bn_|^bn$", _norm((7, D), D, w=(D, H), b=(H,))),
     Row("norm|_bn|bn_", _norm((7, D), H, w=(D, H), b=(H,))),
     *(

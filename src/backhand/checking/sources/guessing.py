@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.mistakes.finding import listed
+from backhand.checking.running.arrays import as_arrays
 from backhand.checking.sources.courses import (
     IMAGES,
     IMAGES_LAST,
@@ -158,7 +159,7 @@ def _is_finite(found: Any) -> bool:
     if first is None:  # it is not written yet, which is told elsewhere
         return True
     try:
-        return bool(np.isfinite(np.asarray(first, dtype=np.float64)).all())
+        return bool(np.isfinite(np.asarray(as_arrays(first), dtype=np.float64)).all())
     except (TypeError, ValueError):  # it gives something else than arrays, which is told elsewhere too
         return True
 

@@ -113,9 +113,10 @@ def _check_backward(
 def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Report:
     """Check a model that is written as functions."""
     found = drawing(calls)
-    if found is None:
+    if found is None or isinstance(found, Exception):
+        why = "are not known" if found is None else f"of the usual shapes do not fit ({in_short(found)})"
         raise CheckError(
-            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) are not known."
+            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) {why}."
         )
     draw, kept = found
     model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
@@ -193,8 +194,9 @@ def _inputs(
     draw = inputs_for(forward, name, model=model, accepts=accepts, call=call)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
+        told = name if forward.__name__ == "forward" else forward.__name__  # that of a class is the class's
         raise CheckError(
-            f"inputs of {name.replace('backward', 'forward')}({', '.join(names)}) {why}: write a function "
+            f"inputs of {told}({', '.join(names)}) {why}: write a function "
             "inputs(rng) that returns them by name, drawn from a numpy.random.Generator."
         )
     return draw

@@ -239,9 +239,10 @@ class OverNumpy:
         return dict(zip(self.subject.outputs, found, strict=True))
 
     def _called(self, inputs: Mapping[str, Any]) -> Called:
-        """Run the user's forward in NumPy."""
+        """Run the user's forward in NumPy; one over torch may keep a graph of its own for its backward."""
         arrays = {k: v.value if isinstance(v, Held) else as_arrays(v) for k, v in inputs.items()}
-        return self.subject.forward(copy.deepcopy(arrays))
+        with torch.enable_grad():
+            return self.subject.forward(copy.deepcopy(arrays))
 
     def _backward(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
