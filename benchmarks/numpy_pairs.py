@@ -27,8 +27,9 @@ from patterns import expression, filled, matched, statements
 
 from backhand.checking.report import Line, Report
 from backhand.checking.sources.classes import Class
-from backhand.checking.sources.courses import inputs_for, made
+from backhand.checking.sources.courses import made
 from backhand.checking.sources.finding import forward_of
+from backhand.checking.sources.guessing import inputs_for
 from backhand.checking.sources.layers import layers_of, runs
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.paired import Functions

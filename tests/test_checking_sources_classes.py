@@ -254,3 +254,83 @@ class Strange(Layer):
     assert not tanh.report.ok
     assert linear.report.ok
     assert strange.problem.startswith("how to make Strange(recipe) is not known")
+
+
+class Called(Affine):
+    def __call__(self, x):
+        return self.forward(x)
+
+    def backward(self, dLdout):
+        self.dLdW = self.x.T @ dLdout
+        self.dLdb = dLdout.mean(axis=0)
+        return dLdout @ self.W.T
+
+
+class Hidden(Affine):
+    def backward(self, error):
+        self._gradient_W = self.x.T @ error
+        return error @ self.W.T
+
+
+class Embedding:
+    def __init__(self, W):
+        self.params, self.grads = [W], [np.zeros_like(W)]
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.params[0]
+
+    def backward(self, dout):
+        self.grads[0][...] = self.x.T @ dout
+
+
+class Tied:
+    """Two layers of one matrix, each with its part of its gradient."""
+
+    def __init__(self, size=5):
+        table = np.ones((size, 3))
+        self.first, self.second = Embedding(table), Embedding(table)
+        self.layers = [self.first, self.second]
+
+    def forward(self, x, y):
+        return self.layers[0].forward(x) * self.layers[1].forward(y)
+
+    def backward(self, dout):
+        a, b = (layer.x @ layer.params[0] for layer in self.layers)
+        self.layers[0].backward(dout * b)
+        self.layers[1].backward(dout * a)
+
+
+def draw_two(rng):
+    return rng.normal(size=(4, 5)), rng.normal(size=(4, 5))
+
+
+def test_the_parameters_of_a_layer_that_can_be_called_are_judged():
+    report = check_class(Called(), rows)
+    assert {row.gradient: row.verdict for row in report.rows} == {
+        "dLdW": "right",
+        "dLdb": "wrong",
+        "dx": "right",
+    }
+
+
+def test_a_parameter_without_a_gradient_is_told():
+    report = check_class(Hidden(), rows)
+    assert report.ok
+    assert report["W"].gradient == "_gradient_W"
+    assert "not judged, for no gradient of it is found: b" in report.notes
+
+
+def test_what_two_layers_give_of_a_shared_parameter_is_added():
+    report = check_class(Tied(), draw_two)
+    assert report.ok
+    assert len(report.rows) == 1
+
+
+def test_a_backward_that_asks_for_more_than_its_upstream_gradient_is_refused():
+    class Step(Affine):
+        def backward(self, dout, h_t):
+            return dout * h_t
+
+    with pytest.raises(CheckError, match=r"Step.backward asks for dout and h_t, but forward gives 1 "):
+        check_class(Step(), rows)

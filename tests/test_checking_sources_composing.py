@@ -104,3 +104,45 @@ def test_the_line_of_the_backward_is_told(tmp_path: Path):
 )
 def test_a_mean_is_the_layers_or_the_losses(tmp_path: Path, old: str, new: str, expected: dict[str, bool]):
     assert states(tmp_path, DEEP.replace(old, new) if old else DEEP) == expected
+
+
+# A forward that takes the labels and gives its cost; a cost with a penalty, whose forward is the plain one.
+OTHERS = (
+    SHALLOW.replace("(X, parameters):", "(X, Y, parameters):")
+    .replace('    return A2, {"A1"', '    return compute_cost(A2, Y), {"A1"')
+    .replace("def compute_cost", "def mean_entropy")
+    .replace("compute_cost", "mean_entropy"),
+    SHALLOW.replace(
+        "def backward_propagation(parameters, cache, X, Y)",
+        "def backward_propagation_with_decay(parameters, cache, X, Y, lambd)",
+    )
+    .replace("A1.T / m\n", "A1.T / m + lambd * parameters['W2']\n")
+    .replace("X.T / m\n", "X.T / m + lambd * parameters['W1']\n")
+    + """
+
+def cost_with_decay(A2, Y, parameters, lambd):
+    squares = sum(np.sum(parameters[name] ** 2) for name in ("W1", "W2"))
+    return compute_cost(A2, Y) + lambd / 2 * squares
+""",
+)
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_a_cost_may_be_the_forwards_own_or_that_of_the_backwards_name(text: str, tmp_path: Path) -> None:
+    assert judged(text, tmp_path) == {"W1": "right", "b1": "right", "W2": "right", "b2": "right"}
+    wrong = text.replace("db1 = dZ1", "db1 = 4 * dZ1")
+    assert judged(wrong, tmp_path) == {"W1": "right", "b1": "wrong", "W2": "right", "b2": "right"}
+
+
+def judged(text: str, folder: Path) -> dict[str, str]:
+    (folder / "model.py").write_text(text)
+    (found,) = check_files([folder / "model.py"])
+    assert found.report is not None, found.problem
+    return {row.name: row.verdict for row in found.report.rows}
+
+
+def test_why_a_model_does_not_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(SHALLOW.replace("np.tanh", "squash"))
+    (found,) = check_files([tmp_path / "model.py"])
+    assert "forward_propagation(X, parameters)" in found.problem
+    assert "NameError: name 'squash' is not defined" in found.problem

@@ -11,8 +11,8 @@ import pytest
 
 import backhand
 from backhand import Checked, CheckError
-from backhand.checking.sources.courses import inputs_for
 from backhand.checking.sources.declaring import declared
+from backhand.checking.sources.guessing import inputs_for
 
 RELU = """
 def relu_forward(x):
@@ -306,3 +306,36 @@ def test_what_another_file_lacks_is_no_mistake_of_the_backward(tmp_path: Path):
     (found,) = check_layers(written(tmp_path, "from fast import relu_back\n", relu))
     assert found.state == "not judged"
     assert "name 'compiled_relu' is not defined (fast.py, line 3:" in found.problem
+
+
+def test_a_package_goes_up_as_far_as_its_folders_say(tmp_path: Path):
+    (tmp_path / "net" / "layers").mkdir(parents=True)
+    (tmp_path / "net" / "parts").mkdir()
+    for folder in ("net", "net/layers", "net/parts"):
+        (tmp_path / folder / "__init__.py").write_text("")
+    (tmp_path / "net" / "parts" / "__init__.py").write_text("from ..numbers import floor\n")
+    (tmp_path / "net" / "numbers.py").write_text("floor = 0\n")
+    (tmp_path / "__init__.py").write_text("")
+    text = "from .base import floor\n" + RELU.replace("np.maximum(0, x)", "np.maximum(floor, x)")
+    file = written(tmp_path / "net" / "layers", text)
+    (tmp_path / "net" / "layers" / "base.py").write_text("from ..parts import floor\n")
+    assert states(check_layers(file)) == {"": True}
+
+
+def test_a_module_that_has_whatever_it_is_asked_for_is_no_obstacle(tmp_path: Path):
+    (tmp_path / "anything.py").write_text("def __getattr__(name): return lambda *args: None\n")
+    assert states(check_layers(written(tmp_path, "import anything\n", RELU))) == {"": True}
+
+
+def test_a_gradient_without_a_name_is_none_of_the_labels(tmp_path: Path):
+    layers = """
+class SquaredLoss:
+    def forward(self, y_true, y_pred):
+        return ((y_pred - y_true) ** 2).sum()
+
+    def backward(self, y_true, y_pred):
+        return 2 * (y_pred - y_true)
+"""
+    (file,) = check_layers(written(tmp_path, layers))
+    assert file.report is not None
+    assert [(row.gradient, row.verdict) for row in file.report.rows] == [("dy_pred", "right")]

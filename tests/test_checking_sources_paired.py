@@ -158,3 +158,19 @@ def test_what_hands_no_cache_on_beside_torch_is_something_else():
     assert not declared(ast.parse(f"{function}    def backward(ctx, g): ...\n")).layers
     module = "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x): ...\n"
     assert not declared(ast.parse(module)).layers
+
+
+def test_a_forward_may_keep_a_graph_of_its_own_for_its_backward() -> None:
+    def doubled_forward(x):
+        leaf = x.detach().requires_grad_()
+        out = leaf * 2
+        return out, (leaf, out)
+
+    def doubled_backward(dout, cache):
+        leaf, out = cache
+        out.backward(dout)
+        return leaf.grad
+
+    report = check_pair(doubled_forward, doubled_backward, {"x": torch.randn(4, 3)})
+    assert report.ok
+    assert report.truth == "central differences"

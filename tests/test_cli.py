@@ -113,6 +113,23 @@ def test_importing_backhand_is_silent_and_leaves_pytorch_alone() -> None:
     assert (result.stdout, result.stderr) == ("train\n", "")
 
 
+@pytest.mark.seconds
+def test_a_check_imports_pytorch_only_in_the_process_that_judges(tmp_path: Path) -> None:
+    (tmp_path / "layers.py").write_text(
+        "import numpy as np\ndef relu_forward(x): return np.maximum(x, 0), x\n"
+        "def relu_backward(dout, cache): return dout * (cache > 0)\n"
+    )
+    code = (
+        "import sys; sys.argv = ['backhand', 'check', 'layers.py']\n"
+        "from backhand.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "relu_backward: right." in result.stdout, result.stderr
+    assert result.stdout.splitlines()[-1] == "False"
+
+
 A_PASS = """
 def inputs(generator): return {"x": torch.randn(4, generator=generator)}
 def forward(x):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.names import as_gradient, flatten, nearest
+from backhand.checking.running.containers import as_gradient, flatten
+from backhand.checking.running.names import nearest
 from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row
-from backhand.checking.running.names import flatten
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.trials import Draw, unmatched
 from backhand.checking.sheet import sheet_of

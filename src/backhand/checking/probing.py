@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.names import as_gradient, flatten
+from backhand.checking.running.containers import as_gradient, flatten
 from backhand.checking.running.precision import ANOTHER_ORDER
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass, arguments

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Report
-from backhand.checking.running.names import flatten
+from backhand.checking.running.containers import flatten
 from backhand.checking.sources.protocol import Inputs, drawn_once
 from backhand.checking.using import mistake
 from backhand.errors import CheckError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.dialects import TORCH, Dialect
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.running.names import flatten
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.statements import writes_surely
 
 Role = Literal["value", "exponent", "index", "axis"]

@@ -14,8 +14,8 @@ from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
 from backhand.checking.mistakes.budget import OutOfTimeError
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.graph import Trace
-from backhand.checking.running.names import flatten
 from backhand.checking.running.private import Gradients, raw_saved, results, saved, saved_names, step
 from backhand.checking.running.walking import Step, walk
 from backhand.checking.verdicts.comparing import TINY, close, root_mean_square

@@ -24,8 +24,9 @@ from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Scope
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
+from backhand.checking.running.containers import as_gradient, flatten
 from backhand.checking.running.instrumenting import Watcher, run_statements
-from backhand.checking.running.names import as_gradient, flatten, root
+from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
     assigned,

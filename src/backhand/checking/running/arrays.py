@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher
-from backhand.checking.running.names import flatten
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import may_change_in_place, reads, writes
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from backhand.checking.running.names import each_tensor, flatten
+from backhand.checking.running.containers import each_tensor, flatten
 
 # Elements of all inputs together. Up to here a check of them takes a second or two.
 LARGE = 2**20

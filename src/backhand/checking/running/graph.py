@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.layout import Layout
-from backhand.checking.running.names import flatten
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.walking import Edge, Walk, walk
 from backhand.errors import CheckError

@@ -52,5 +52,5 @@ def _folders(module: ModuleType) -> list[Path]:
     """Return the folders in which a module's file stands, the innermost first; none for a built-in one."""
     places = [getattr(module, "__file__", None)]
     with contextlib.suppress(KeyError):  # the package around it is gone
-        places += getattr(module, "__path__", ())
+        places += vars(module).get("__path__") or ()
     return [parent for place in places if isinstance(place, str) for parent in Path(place).resolve().parents]

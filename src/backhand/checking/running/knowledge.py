@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher, run_function, run_statements
 from backhand.checking.running.known import Known, Label, Seen, each_once
-from backhand.checking.running.names import flatten
 from backhand.checking.running.private import Clock, differentiated, results
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import leaf_inputs, named_values

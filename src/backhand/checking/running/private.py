@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge, Node
 
-from backhand.checking.running.names import flatten
+from backhand.checking.running.containers import flatten
 
 Gradients = tuple[Tensor | None, ...]
 _number: Callable[[Node], int] = operator.methodcaller("_sequence_nr")

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from backhand.apart import end_if_forked
 from backhand.checking.running.alarms import alarm_kept
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.endings import endings_told
 from backhand.checking.running.importing import imports_from
-from backhand.checking.running.names import flatten
 from backhand.checking.running.precision import Promoting
 
 # PyTorch itself gives less than half as many elements to a thread.

@@ -3,10 +3,6 @@
 from functools import cache
 from typing import Any
 
-import torch
-
-from backhand.checking.running.private import is_composite
-
 
 @cache
 def makes_its_own(name: str) -> bool:
@@ -17,6 +13,8 @@ def makes_its_own(name: str) -> bool:
     >>> [name for name in ("sum", "clone", "reshape", "T", "einsum", "add_") if makes_its_own(name)]
     ['sum', 'clone']
     """
+    import torch  # not needed to read a text, in which hardly anything asks this
+
     try:
         packet = getattr(torch.ops.aten, name)
         return all(map(_is_fresh, (getattr(packet, overload) for overload in packet.overloads())))
@@ -25,6 +23,8 @@ def makes_its_own(name: str) -> bool:
 
 
 def _is_fresh(overload: Any) -> bool:
+    from backhand.checking.running.private import is_composite
+
     schema = overload._schema
     if not any("Tensor" in str(returned.type) for returned in schema.returns):
         return True  # over numbers

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.graph import Trace, from_graph
-from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import lowest
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass

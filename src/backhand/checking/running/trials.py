@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import as_gradient, each_tensor, flatten
 from backhand.checking.running.graph import Trace, from_graph
-from backhand.checking.running.names import as_gradient, each_tensor, flatten, gradient_names, root
+from backhand.checking.running.names import gradient_names, root
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import forwarded, leaf_inputs, trace

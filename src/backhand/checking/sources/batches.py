@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from backhand.apart import Apart, EndedError
 from backhand.checking.report import Report
@@ -19,6 +17,9 @@ from backhand.checking.sources.declaring import computes_gradients, declared
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.reading import parsed, read
 from backhand.errors import CheckError
+
+if TYPE_CHECKING:  # who asks only waits, and shows what was found: PyTorch is for the other process
+    import torch
 
 # Seconds for a cell, or a pass, of several files where no limit is given: a notebook that trains takes
 # minutes, and one file whose loop never ends must not keep the others waiting for ever.
@@ -36,7 +37,7 @@ class Options:
     time_limit: float | None = None
     draws: int = 3
     seed: int = 0
-    dtype: torch.dtype | None = None
+    dtype: "torch.dtype | None" = None
     rtol: float | None = None
     atol: float | None = None
     data: Path | None = None
@@ -95,7 +96,7 @@ def check_files(
     time_limit: float | None = None,
     draws: int = 3,
     seed: int = 0,
-    dtype: torch.dtype | None = None,
+    dtype: "torch.dtype | None" = None,
     rtol: float | None = None,
     atol: float | None = None,
     data: str | Path | None = None,

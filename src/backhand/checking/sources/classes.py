@@ -5,11 +5,13 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
+from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.sandbox import sandbox
@@ -24,6 +26,8 @@ from backhand.errors import CheckError
 
 # Layers hold layers, in lists; deeper than this lies no parameter.
 DEPTH = 4
+# What has a `__dict__` of something else than the state of a layer.
+NO_HOLDERS = (type, FunctionType, MethodType, ModuleType, partial)
 
 
 def check_class(
@@ -94,8 +98,10 @@ class Class:
         parameters: where on the layer each parameter lies, by its name.
         shapes: of the parameters.
         returned: the gradients that are returned.
-        stored: where on the layer each other gradient lies afterwards, by its name.
+        stored: where on the layer each other gradient lies afterwards, by its name; in parts where several
+            layers share a parameter.
         named: which input or parameter each gradient belongs to.
+        unjudged: arrays on the layer that change its output, and of which no gradient is found.
     """
 
     layer: Any
@@ -105,8 +111,9 @@ class Class:
     parameters: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     returned: Returned
-    stored: Mapping[str, str]
+    stored: Mapping[str, tuple[str, ...]]
     named: Mapping[str, str]
+    unjudged: tuple[str, ...] = ()
 
     @property
     def over_torch(self) -> bool:
@@ -131,6 +138,11 @@ class Class:
         outputs = wiring.outputs(list(inputs))
         plain = Class(layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {})
         outs = run_plainly(plain, inputs, seed)
+        if len(outs) < len(outputs):
+            raise CheckError(
+                f"{plain.title}.{calls[1]} asks for {listed(list(wiring.upstream))}, but {calls[0]} gives "
+                f"{len(outs)} of which an upstream gradient may arrive: what the rest is, is not known."
+            )
         kept = plain.kept_by_a_call(inputs, seed)
         after, given = plain.tried(inputs, outs, seed)
         # a sum over all axes leaves a number, which may be a gradient, but no parameter
@@ -141,17 +153,23 @@ class Class:
         held = {plain_name(where, inputs): where for where in _once(before)}
         returned = Returned.of(backward, given, floats, taken, parameters=held, loss=calls[0] == calls[1])
         parameters = {n: held[n] for n in returned.named.values() if n not in floats}
-        stored, named = {}, {}
-        for gradient, where in pairs_of(list(before), list(dict(arrays_of(after)))):
-            if any(before[where] is before[w] for w in parameters.values()):  # it is returned as well
-                continue
-            name, told = plain_name(where, inputs), plain_name(gradient, [*returned.named, *taken])
-            parameters[name], stored[told], named[told] = where, gradient, name
+        stored, named, left = {}, {}, dict(arrays_of(after))
+        for gradient, where in pairs_of(list(before), list(left)):
+            same = [n for n, w in parameters.items() if before[where] is before[w]]
+            if not same:
+                name, told = plain_name(where, inputs), plain_name(gradient, [*returned.named, *taken])
+                parameters[name], stored[told], named[told] = where, (gradient,), name
+            elif told := next((g for g, n in named.items() if n == same[0]), ""):  # else it is returned
+                stored[told] += (gradient,) * _is_another_part(stored[told], gradient, left)
         if not returned.places and not stored:
             raise CheckError(f"{plain.title} returns no gradient, and leaves none on itself.")
+        others = {w: a for w, a in before.items() if not any(a is before[p] for p in parameters.values())}
         return replace(
             plain,
             parameters=parameters,
+            unjudged=tuple(
+                plain_name(w, []) for w in _once(others) if plain.depends_on(w, inputs, outs, seed)
+            ),
             shapes={n: before[where].shape for n, where in parameters.items()},
             returned=returned,
             stored=stored,
@@ -167,6 +185,18 @@ class Class:
         except Exception:  # it asks for the very numbers that it was given
             return set()
         return {w for w, a in arrays_of(self.layer) if w not in after or not np.array_equal(a, after[w])}
+
+    def depends_on(
+        self, where: str, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
+    ) -> bool:
+        """Tell whether an array on the layer, moved a little, changes the outputs."""
+        layer = copy.deepcopy(self.layer)
+        put(layer, where, moved(dict(arrays_of(layer))[where], np.random.default_rng(seed)))
+        try:
+            after = run_plainly(replace(self, layer=layer), inputs, seed)
+        except CheckError:  # it may be numbers of another kind, such as sorted ones
+            return False
+        return not all(map(np.array_equal, after, outputs))
 
     def tried(self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int) -> tuple[Any, Any]:
         """Call the two once; return the layer afterwards, and the tuple it gave, `...` if it raised."""
@@ -222,7 +252,11 @@ class Class:
     def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
         """Return what was returned, and what was left on the layer, by name."""
         left = dict(arrays_of(called.state[0]))
-        return self.returned.gradients(returned) | {n: left.get(where) for n, where in self.stored.items()}
+        sums = {
+            name: sum(left[where] for where in places) if all(where in left for where in places) else None
+            for name, places in self.stored.items()
+        }
+        return self.returned.gradients(returned) | sums
 
     @property
     def source(self) -> Source | None:
@@ -235,7 +269,8 @@ class Class:
         if source is None or source.definition is None or not self.stored:
             return source
         owner = source.definition.args.args[0].arg
-        return self.returned.source({name: f"{owner}.{where}" for name, where in self.stored.items()})
+        places = {name: [f"{owner}.{where}" for where in wheres] for name, wheres in self.stored.items()}
+        return self.returned.source({name: " + ".join(wheres) for name, wheres in places.items()})
 
 
 def _once(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -244,6 +279,17 @@ def _once(arrays: Mapping[str, np.ndarray]) -> list[str]:
     for where in sorted(arrays, key=lambda path: len(re.findall(r"\w+", path))):
         first.setdefault(id(arrays[where]), where)
     return [where for where in arrays if where in first.values()]
+
+
+def _is_another_part(places: Sequence[str], gradient: str, left: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a gradient is what another layer adds to that of a parameter which both have."""
+    if any(left[gradient] is left[place] for place in places):
+        return False
+    first, other = (
+        {re.sub(r"\d+", "0", where) for where, array in left.items() if array is left[one]}
+        for one in (places[0], gradient)
+    )
+    return bool(first & other)  # as `layers[0].grads[0]` and `layers[1].grads[0]` are
 
 
 def _outputs(returned: Any) -> tuple[Any, ...]:
@@ -261,7 +307,7 @@ def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
             items = [(f"{path}[{key!r}]", v) for key, v in value.items() if isinstance(key, str | int)]
         elif isinstance(value, list | tuple):
             items = [(f"{path}[{i}]", v) for i, v in enumerate(value)]
-        elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
+        elif hasattr(value, "__dict__") and not isinstance(value, NO_HOLDERS):  # `layer(x)` may be a call
             items = [(f"{path}.{name}" if path else name, v) for name, v in vars(value).items()]
         for inner, item in items:
             yield from arrays_of(item, inner, depth + 1)
@@ -300,6 +346,11 @@ def _parameters_of(gradient: str) -> Iterator[str]:
     if match is None:
         return
     owner, name, item = match.groups()
+    if name.startswith("_"):  # `_gradient_weights`, of `weights` or of `_weights`
+        for where in _parameters_of(f"{owner}{name.lstrip('_')}{item}"):
+            own = where.removeprefix(owner)
+            yield from (where, f"{owner}_{own}")
+        return
     if item and re.match(r"d|grad", name):
         yield from (f"{owner}{container}{item}" for container in ("params", "parameters", "weights", "W"))
         key = ast.literal_eval(item[1:-1])

@@ -28,16 +28,16 @@ class Parts:
     """The functions of a model.
 
     Attributes:
-        forward, cost, backward: the user's.
+        forward, cost, backward: the user's; no cost where the forward takes the labels, and gives it itself.
     """
 
     forward: Callable[..., Any]
-    cost: Callable[..., Any]
+    cost: Callable[..., Any] | None
     backward: Callable[..., Any]
 
     def of_all(self) -> tuple[Callable[..., Any], ...]:
         """Return them, the backward last."""
-        return self.forward, self.cost, self.backward
+        return tuple(f for f in (self.forward, self.cost, self.backward) if f is not None)
 
 
 def parts_of(backward: Callable[..., Any], named: Mapping[str, Callable[..., Any]]) -> Parts | None:
@@ -47,20 +47,32 @@ def parts_of(backward: Callable[..., Any], named: Mapping[str, Callable[..., Any
         backward: the function.
         named: all functions of its module.
     """
-    labels = [p for p in parameters_of(backward) if word(p) == "y"]
     forward = next((named[n] for n in _forwards(backward.__name__) if n in named), None)
-    costs = (f for n, f in named.items() if re.search("cost|loss", n) and "back" not in n)
-    cost = next((f for f in costs if any(word(p) == "y" for p in parameters_of(f))), None)
-    if not labels or forward is None or cost is None or any(word(p) == "y" for p in parameters_of(forward)):
+    if forward is None or not _asks_for_labels(backward):
         return None
-    return Parts(forward, cost, backward)
+    if _asks_for_labels(forward):
+        return Parts(forward, None, backward)
+    costs = [n for n in named if re.search("cost|loss", n) and "back" not in n and _asks_for_labels(named[n])]
+    # `backward_with_decay` begins at `cost_with_decay`, if there is one
+    alike = [n for n in costs if _suffix(n) and _suffix(n) == _suffix(backward.__name__)]
+    cost = next((named[n] for n in (*alike, *costs)), None)
+    return Parts(forward, cost, backward) if cost is not None else None
+
+
+def _asks_for_labels(function: Callable[..., Any]) -> bool:
+    return any(word(p) == "y" for p in parameters_of(function))
+
+
+def _suffix(name: str) -> str:
+    return name.partition("_with_")[2]
 
 
 def _forwards(backward: str) -> Iterator[str]:
     """Yield what the forward of a backward may be called."""
-    for back in ("backward", "back", "bwd"):
-        for forward in ("forward", "feed_forward", "feedforward", "fwd"):
-            yield backward.replace(back, forward, 1) if back in backward else ""
+    for name in dict.fromkeys((backward, backward.partition("_with_")[0])):
+        for back in ("backward", "back", "bwd"):
+            for forward in ("forward", "feed_forward", "feedforward", "fwd"):
+                yield name.replace(back, forward, 1) if back in name else ""
 
 
 @dataclass(frozen=True)
@@ -133,8 +145,9 @@ class Composed(Returning):
         made = [
             (name or f"output{i}", value) for i, (name, value) in enumerate(zip(names, several, strict=True))
         ]
-        cost = plainly(self.calls.cost, _received(self.calls.cost, given, made))
-        among = cost if isinstance(cost, tuple) else (cost,)
+        cost = self.calls.cost
+        among = several if cost is None else plainly(cost, _received(cost, given, made))
+        among = among if isinstance(among, tuple) else (among,)
         return Called((among[loss_among(among) or 0],), (given, made))
 
     def backward(
@@ -166,31 +179,46 @@ def _received(
 
 
 Draw = Callable[[np.random.Generator], dict[str, Any]]
+# Numbers that a model's functions may ask for.
+OPTIONS = (("reg(ularization)?|lambda?(_?d)?|l2|decay", 0.1), ("keep_?prob|p|drop(out)?(_?rate)?", 0.7))
 
 
-def drawing(calls: Parts) -> tuple[Draw, Mapping[str, tuple[str, ...]]] | None:
-    """Return what draws a model's inputs, and which of these stand in a dictionary; None where none fit.
+def drawing(calls: Parts) -> tuple[Draw, Mapping[str, tuple[str, ...]]] | Exception | None:
+    """Return what draws a model's inputs, and which of these stand in a dictionary.
 
-    It has as many layers as its text names, else three; a batch in columns or in rows; one output with
-    labels of 0 and 1, or several with one-hot ones. The first is taken of which some gradient is not zero.
+    None where they are not known; what the model raised if it runs on none. It has as many layers as its text
+    names, else three; a batch in columns or in rows; one output with labels of 0 and 1, or several with
+    one-hot ones. The first is taken of which some gradient is not zero.
     """
     names = list(parameters_of(calls.forward))
     holder = next((n for n in names if re.search("param|weight", n.lower())), None)
     data = next((n for n in names if word(n) == "x"), None)
-    labels = next((n for n in parameters_of(calls.cost) if word(n) == "y"), None)
-    if data is None or labels is None or len(names) != 2 or holder is None:
+    labels = next((n for n in parameters_of(calls.cost or calls.forward) if word(n) == "y"), None)
+    options = _options(calls)
+    needed = {n for n, p in parameters_of(calls.forward).items() if p.default is p.empty}
+    if data is None or labels is None or holder is None or needed - {data, labels, holder, *options}:
         return None
     depth = _depth(calls)
     keys = tuple(f"{kind}{i}" for i in range(1, depth + 1) for kind in ("W", "b"))
-    fallback = None
+    fallback, raised = None, None
     for columns in (True, False):
         for classes in (1, 3):
-            draw = _draw(data, labels, depth, columns, classes)
-            runs, gives = _tried(calls, {holder: keys}, draw)
+            draw = _draw(data, labels, depth, columns, classes, options)
+            try:
+                gives = _gives(calls, {holder: keys}, draw)
+            except Exception as error:  # another size may fit
+                raised = raised or error
+                continue
             if gives:
                 return draw, {holder: keys}
-            fallback = fallback or ((draw, {holder: keys}) if runs else None)
-    return fallback
+            fallback = fallback or (draw, {holder: keys})
+    return fallback or raised
+
+
+def _options(calls: Parts) -> dict[str, float]:
+    """Return the numbers that some of its functions must be given; the same for all."""
+    needed = [n for f in calls.of_all() for n, p in parameters_of(f).items() if p.default is p.empty]
+    return {n: value for n in needed for what, value in OPTIONS if re.fullmatch(what, n.lower())}
 
 
 def _depth(calls: Parts) -> int:
@@ -199,7 +227,9 @@ def _depth(calls: Parts) -> int:
     return max(map(int, numbers), default=3)
 
 
-def _draw(data: str, labels: str, depth: int, columns: bool, classes: int) -> Draw:
+def _draw(
+    data: str, labels: str, depth: int, columns: bool, classes: int, options: Mapping[str, float]
+) -> Draw:
     sizes = [*SIZES[:depth], classes] if depth <= len(SIZES) else [*SIZES, *[4] * (depth - 3), classes]
 
     def draw(rng: np.random.Generator) -> dict[str, Any]:
@@ -212,7 +242,7 @@ def _draw(data: str, labels: str, depth: int, columns: bool, classes: int) -> Dr
             if classes == 1
             else np.eye(classes)[:, rng.permutation(BATCH) % 3]
         )
-        found = {data: x, labels: (hot if columns else hot.T).astype(np.int64)}
+        found: dict[str, Any] = {**options, data: x, labels: (hot if columns else hot.T).astype(np.int64)}
         for i in range(depth):
             found[f"W{i + 1}"] = shaped((sizes[i + 1], sizes[i]), sizes[i] ** -0.5)
             found[f"b{i + 1}"] = shaped((sizes[i + 1], 1), 0.5)
@@ -221,20 +251,21 @@ def _draw(data: str, labels: str, depth: int, columns: bool, classes: int) -> Dr
     return draw
 
 
-def _tried(calls: Parts, kept: Mapping[str, tuple[str, ...]], draw: Draw) -> tuple[bool, bool]:
-    """Tell whether a model runs on such inputs, and whether its backward gives something else than zero."""
-    try:
-        inputs = draw(np.random.default_rng(0))
-        model = Composed(calls, kept, Returned(calls.backward, {}, {}, 0))
-        with np.errstate(all="ignore"):
-            called = model.forward(copy.deepcopy(inputs))
-            if not np.isfinite(float(called.outputs[0])):
-                return False, False
-    except Exception:  # another size may fit
-        return False, False
+def _gives(calls: Parts, kept: Mapping[str, tuple[str, ...]], draw: Draw) -> bool:
+    """Tell whether a model's backward gives something else than zero on such inputs.
+
+    Raises:
+        Exception: the forward or its cost does not run on them, or gives no number.
+    """
+    inputs = draw(np.random.default_rng(0))
+    model = Composed(calls, kept, Returned(calls.backward, {}, {}, 0))
+    with np.errstate(all="ignore"):
+        called = model.forward(copy.deepcopy(inputs))
+        if not np.isfinite(float(called.outputs[0])):
+            raise ValueError("the cost is no finite number")
     try:
         model = Composed.of(calls, kept, inputs, 0)
         found = model.gradients(plainly(*model.backward(called, {})), called)
     except Exception:  # it will be told with its line
-        return True, False
-    return True, any(np.max(np.abs(g), initial=0.0) > 1e-12 for g in found.values() if g is not None)
+        return False
+    return any(np.max(np.abs(g), initial=0.0) > 1e-12 for g in found.values() if g is not None)

@@ -1,19 +1,18 @@
 """Inputs for the layers that the courses set, told by the names of their functions and parameters.
 
-A row stands for what a course calls so. Of several rows that fit, the first is taken with which the forward
-runs. Sizes differ from each other, so that an exchanged axis cannot pass; parameters are drawn, never ones.
+A row stands for what a course calls so. Sizes differ from each other, so that an exchanged axis cannot pass;
+parameters are drawn, never ones.
 """
 
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
-
-from backhand.checking.sources.paired import inputs_of
 
 # A batch, steps, features, hidden units, channels, filters, classes, words.
 N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
@@ -22,6 +21,9 @@ CONV = {"stride": 1, "pad": 1}
 STRIDED, STRIDED_IMAGES = {"stride": 2, "pad": 1}, (N, C, 7, 3)
 POOL = {"pool_height": 2, "pool_width": 2, "stride": 2}
 IMAGES = (N, C, 6, 4)
+# The same with the channels last, as some courses have it.
+STRIDED_LAST, IMAGES_LAST = (N, 7, 3, C), (N, 6, 4, C)
+SIGNALS = (N, C, 9)
 SQUARE_IMAGES = (N, C, 6, 6)  # a model may take the height for the width
 
 
@@ -43,6 +45,13 @@ class OneOf:
 @dataclass(frozen=True)
 class OneHot:
     """Rows of zeros with a single one."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Numbers within 0 and 1, as probabilities are, and off its ends."""
 
     shape: tuple[int, ...]
 
@@ -82,12 +91,18 @@ def _recurrent(gates: int, **more: Any) -> dict[str, Any]:
 
 _STEP = {"x": (N, D), "prev_h": (N, H), "prev_c": (N, H)}
 _THROUGH_TIME = {"x": (N, T, D), "h0": (N, H)}
-_LABELS = {"y": Whole((N,), K)}
+
+
+def _loss(x: Any, y: Any) -> dict[str, Any]:
+    return {"x": x, "scores": x, "y": y}
+
+
 ROWS = (
     Row("lstm_step", _STEP | _recurrent(4)),
     Row("lstm", _THROUGH_TIME | _recurrent(4)),
     Row("rnn_step", _STEP | _recurrent(1)),
-    Row("rnn|lstm|gru", _STEP),  # a layer that holds its weights
+    Row("rnn|lstm|gru", _STEP),  # a layer that holds its weights; then one that takes no batch
+    Row("rnn|lstm|gru", {"x": (D,), "prev_h": (H,), "prev_c": (H,)}),
     Row("rnn", _THROUGH_TIME | _recurrent(1)),
     Row("embed", {"x": Whole((N, T), V), "w": (V, D)}),
     Row("temporal_affine", {"x": (N, T, D), "w": (D, F), "b": (F,)}),
@@ -95,7 +110,10 @@ ROWS = (
     Row("group", _norm((N, 6, 4, 5), 1, 6, 1, 1, g=2)),
     Row("group", _norm((N, 6, 4, 5), 6, g=2)),
     Row("spatial", _norm((N, C, 4, 5), C)),
-    Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV)),
+    Row("1d", {"x": SIGNALS}),
+    Row("2d", {"x": STRIDED_IMAGES}),
+    Row("2d", {"x": IMAGES}),
+    Row("conv.*norm|conv_bn", _norm(IMAGES, F, w=(F, C, 3, 3), b=(F,), conv_param=CONV, pool_param=POOL)),
     Row("norm|_bn|bn_|^bn$", _norm((7, D), D, w=(D, H), b=(H,))),
     Row("norm|_bn|bn_", _norm((7, D), H, w=(D, H), b=(H,))),
     *(
@@ -108,12 +126,26 @@ ROWS = (
     Row("pool", {"x": IMAGES, "pool_param": POOL}),
     Row("pool", {"a_prev": (N, 4, 6, C), "hparameters": {"f": 2, "stride": 2}, "mode": "max"}),
     Row("dropout", {"x": (N, D), "dropout_param": {"mode": "train", "p": 0.6, "seed": 1}, "p": 0.6}),
-    Row("conv|pool|flatten|2d", {"x": IMAGES}),
+    Row("conv", {"x": STRIDED_IMAGES}),
+    Row("conv", {"x": STRIDED_LAST}),
+    Row("conv|pool|flatten", {"x": IMAGES}),
+    Row("conv|pool", {"x": IMAGES_LAST}),
     Row("time.*sigmoid.*loss", {"x": (N, T), "y": Whole((N, T), 2)}),
-    Row("sigmoid.*loss|binary", {"x": (N,), "y": Whole((N,), 2)}),
-    Row("softmax|svm|loss|entropy|hinge", {"x": (N, K), "scores": (N, K), "logits": (N, K), **_LABELS}),
+    Row("sigmoid.*loss", _loss((N,), Whole((N,), 2))),
+    # An entropy may be one of probabilities, which scores may be, too; a label is a class, or a row of zeros
+    # with a single one, as which a class cannot be taken.
+    Row("bce|binary|logistic", _loss(Unit((N, 1)), Whole((N, 1), 2))),
+    Row("bce|binary|logistic", _loss(Unit((N,)), Whole((N,), 2))),
+    Row("entropy|nll|log_?loss", _loss(Unit((N, K)), OneHot((N, K)))),
+    Row("softmax|svm|loss|entropy|hinge", _loss((N, K), Whole((N,), K))),
     Row("softmax|svm|loss", {"w": (D, K), "x": (N, D), "y": Whole((N,), K), "reg": 0.1}),
-    Row("mse|loss|squared", {"y_pred": (N, K), "pred": (N, K), "x": (N, K), "y": (N, K), "y_true": (N, K)}),
+    Row("mse|squared|l1|l2|mae|huber", _loss((N, K), (N, K))),
+    *(
+        Row("loss|entropy|softmax|nll|criterion|cost", _loss(x, y))
+        for x in ((N, K), Unit((N, K)))
+        for y in (OneHot((N, K)), Whole((N,), K))
+    ),
+    Row("", {"x": (N, D)}),
     # of images, whose features are flattened, then of vectors; then as deeplearning.ai has it, in columns
     Row("", {"x": (N, 2, 3), "w": (6, D), "b": (D,)}),
     Row("", {"x": (N, D), "w": (D, H), "b": (H,)}),
@@ -128,36 +160,30 @@ MODEL_ROWS = tuple(
     for x in ((N, D), IMAGES, SQUARE_IMAGES, (D, N))
     for y in (Whole((N,), 3), OneHot((N, H)))
 )
-# Other words for the same parameters.
-WORDS = {
-    "weight": "w",
-    "weights": "w",
-    "bias": "b",
-    "biases": "b",
-    "input": "x",
-    "inputs": "x",
-    "features": "x",
-    "labels": "y",
-    "target": "y",
-    "targets": "y",
-    "groups": "g",
-    "t": "y",
-    "input_tensor": "x",
-    "input_data": "x",
-    "data": "x",
-    "inp": "x",
-    "xs": "x",
-    "ts": "y",
-    "h_prev": "prev_h",
-    "c_prev": "prev_c",
-    "preds": "scores",
-    "predictions": "scores",
-    "target_index": "y",
-}
+# Other words for the same parameters, as patterns.
+WORDS = (
+    ("w", "weights?"),
+    ("b", "bias(es)?"),
+    ("x", "x|xs|inp|inputs?(_tensor|_data)?|features|data"),
+    ("scores", "scores|logits|preds?|predict(ions?|ed)(_tensor)?|y_?(pred|hat)|outputs?"),
+    ("y", "(y|t)s?|y_?true|true_?y|(true_?)?labels?(_tensor)?|targets?(_index|_tensor)?|ground_?truth"),
+    ("g", "groups"),
+    ("prev_h", "h_?prev(_t|_l)?|prev_?h(idden)?|hidden(_state)?"),
+    ("prev_c", "c_?prev(_t|_l)?|prev_?c"),
+)
 
 # What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
 BUILT = (
     ("conv", "w", (F, C, 3, 3)),
+    ("conv", "(in|input|n|num)?_?(channels|maps|depth)(_in)?|c_?in|in_c", C),
+    ("conv", "(out|output)_?(channels|maps|depth)|(n|num)?_?(filters|kernels)|channels_out|c_?out|out_c", F),
+    ("conv", "(kernel|filter)(_?size)?|k|f", 3),
+    ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
+    ("2d|spatial", "(n|num)?_?(features|channels)", C),
+    ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
+    ("", "pad(ding)?", 1),
+    ("", "(up|down)?_?(sampling|scale)_?(factor)?|factor", 2),
+    ("", "(vocab|vocabulary|dict)(_?size)?|num_(embeddings|words|tokens)|n_(vocab|words|tokens)", V),
     ("conv", "b", (F,)),
     *(
         (who, what, shape)
@@ -169,18 +195,13 @@ BUILT = (
     ("", "w", (D, H)),
     ("", "b", (H,)),
     ("", "gamma|beta", (D,)),
-    ("", "pool_?(h|w|size|height|width)|kernel(_size)?|stride", 2),
+    ("", "pool(ing)?_?(h|w|size|height|width)|(kernel|filter)(_?size)?|strides?|window", 2),
     ("", "(n_?|num_?|d_?|dim_?|fan_?)?in(put)?s?(_?(size|dim|features|units|nodes|channels))?", D),
     ("", "(n_?|num_?|d_?|dim_?|fan_?)?out(put)?s?(_?(size|dim|features|units|nodes|channels))?", H),
     ("", "(n_?|num_?)?(hidden|units|neurons)(_?(size|dim|units))?", H),
-    ("", "(n_?|num_?)?(features|dim|size|channels|d|n)", D),
-    ("", "p|rate|ratio|dropout_ratio|keep_prob|prob", 0.5),
+    ("", "(n_?|num_?|\\w+_)?(features|dims?|size|channels|d|n)", D),
+    ("", "p|(dropout_?|drop_?|keep_?)?(rate|ratio|prob(ability)?|p)", 0.5),
 )
-
-Draw = Callable[[np.random.Generator], dict[str, Any]]
-# What inputs of another shape raise; something else, as a name that is not there, says more.
-MISFITS = ValueError, IndexError, TypeError
-
 
 # What a model's constructor is given besides, though it has defaults: those are large, and its numbers tiny.
 MODEL = (
@@ -210,7 +231,7 @@ def made(layer: type, named: Mapping[str, Any], *, model: bool = False) -> Any |
         return None
     try:
         rng = np.random.default_rng(0)
-        return layer(**{name: _drawn(value, rng) for name, value in (sizes | given).items()})
+        return layer(**{name: drawn_value(value, rng) for name, value in (sizes | given).items()})
     except Exception:  # it asks for something else under that name
         return None
 
@@ -233,89 +254,19 @@ def _built(layer: str, parameter: str) -> Any | None:
     return next(fits, None)
 
 
-def inputs_for(
-    forward: Callable[..., Any],
-    name: str | None = None,
-    *,
-    model: bool = False,
-    accepts: Callable[[dict[str, Any]], bool] = lambda _: True,
-    call: Callable[[dict[str, Any]], Any] | None = None,
-) -> Draw | Exception | None:
-    """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
-
-    Args:
-        forward: a function, or a method.
-        name: what the layer is called; the function's own name by default.
-        model: it is a whole model's loss, which takes data and labels.
-        accepts: tells whether the backward runs as well; the first inputs are taken if it does on none.
-        call: calls the forward, where its inputs are not arrays as they are drawn.
-    """
-    call = call or (lambda given: copy.deepcopy(forward)(**given))
-    rows = list(MODEL_ROWS if model else _rows(forward, name or forward.__name__))
-    others = [] if model else list(_simplest(forward))
-    raised: Exception | None = None
-    first: Draw | None = None
-    for row in (*rows, *others):
-        draw = _drawing(forward, row, model)
-        try:
-            np.random.seed(0)
-            with np.errstate(all="ignore"):
-                found = call(draw(np.random.default_rng(0)))
-        except Exception as error:  # another row may fit
-            is_nearer = raised is None or (isinstance(raised, MISFITS) and not isinstance(error, MISFITS))
-            raised = error if row in rows and is_nearer else raised
-            continue
-        fits = row.sure or accepts(draw(np.random.default_rng(0)))
-        if fits and (row in rows or _is_finite(found)):
-            return draw
-        first = first or (draw if row in rows else None)
-    return first or raised
-
-
-def _is_finite(found: Any) -> bool:
-    """Tell whether a forward gives numbers: one that takes a root or a logarithm is not given just any."""
-    first = found[0] if isinstance(found, tuple) and found else found
-    return bool(np.isfinite(np.asarray(first, dtype=np.float64)).all())
-
-
-def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
-    needed = {word(p.name) for p in inputs_of(forward) if p.default is p.empty}
-    for row in ROWS:
-        if re.search(row.names, name.lower()) and needed and needed <= set(row.inputs):
-            yield row
-
-
-def _simplest(forward: Callable[..., Any]) -> Iterator[Row]:
-    """Yield what a function may be given whatever it is called: arrays of one shape, scores and labels."""
-    names = [word(p.name) for p in inputs_of(forward) if p.default is p.empty]
-    for shape in ((N, D), (N, T, D)) if names else ():
-        yield Row("", dict.fromkeys(names, shape))
-    if len(names) == 2:
-        for shape in ((N, K), (N, T, K)):
-            yield from (Row("", {a: shape, b: Whole(shape[:-1], K)}) for a, b in (names, names[::-1]))
-    if names:
-        yield Row("", dict.fromkeys(names, Whole((N, T), T)))
-
-
+@cache
 def word(parameter: str) -> str:
-    """Return what a parameter is called here."""
+    """Return what a parameter is called here.
+
+    >>> word("input_tensor"), word("Y_true"), word("h_prev"), word("gamma")
+    ('x', 'y', 'prev_h', 'gamma')
+    """
     lower = parameter.lower()
-    return WORDS.get(lower, lower)
+    return next((known for known, pattern in WORDS if re.fullmatch(pattern, lower)), lower)
 
 
-def _drawing(forward: Callable[..., Any], row: Row, model: bool) -> Draw:
-    parameters = inputs_of(forward)
-    # options that have a default keep it, but for the dictionaries and the bias
-    wanted = [p.name for p in parameters if model or p.default is p.empty or p.name.endswith("_param")]
-    given = {name: row.inputs[word(name)] for name in wanted if word(name) in row.inputs}
-
-    def draw(rng: np.random.Generator) -> dict[str, Any]:
-        return {name: _drawn(value, rng) for name, value in given.items()}
-
-    return draw
-
-
-def _drawn(value: Any, rng: np.random.Generator) -> Any:
+def drawn_value(value: Any, rng: np.random.Generator) -> Any:
+    """Return an input as a row tells it."""
     if isinstance(value, Held):
         return copy.deepcopy(value.value)
     if isinstance(value, OneOf):
@@ -325,6 +276,8 @@ def _drawn(value: Any, rng: np.random.Generator) -> Any:
         labels = rng.integers(0, value.shape[-1], size=value.shape[:-1])
         np.put_along_axis(found, labels[..., None], 1.0, axis=-1)
         return found
+    if isinstance(value, Unit):
+        return rng.uniform(0.1, 0.9, size=value.shape)
     if isinstance(value, Whole):
         return rng.integers(0, value.below, size=value.shape)
     if isinstance(value, tuple):

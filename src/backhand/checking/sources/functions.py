@@ -15,7 +15,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
 from backhand.checking.reshaping import in_shapes
-from backhand.checking.running.names import flatten, nearest
+from backhand.checking.running.containers import flatten
+from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
 from backhand.checking.running.tracing import changes_a_leaf, copied

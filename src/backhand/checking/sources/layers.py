@@ -16,9 +16,10 @@ from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import Class, check_class
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
-from backhand.checking.sources.courses import inputs_for, made
+from backhand.checking.sources.courses import made
 from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.finding import forward_of, is_layer, is_model, is_static, returns_its_gradients
+from backhand.checking.sources.guessing import FITS, RAISES, RUNS, Draw, inputs_for
 from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
@@ -78,7 +79,7 @@ def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int
     forward = made_of.forward if calls is None else getattr(made_of, calls[0])
     accepts = partial(runs, partial(Class.of, made_of))
     inputs = _inputs(module, forward, layer.__name__, model=calls is not None, accepts=accepts)
-    return check_class(made_of, inputs, draws=draws, seed=seed)
+    return _noting(inputs, check_class(made_of, inputs, draws=draws, seed=seed))
 
 
 def _check_within(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
@@ -112,9 +113,10 @@ def _check_backward(
 def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Report:
     """Check a model that is written as functions."""
     found = drawing(calls)
-    if found is None:
+    if found is None or isinstance(found, Exception):
+        why = "are not known" if found is None else f"of the usual shapes do not fit ({in_short(found)})"
         raise CheckError(
-            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) are not known."
+            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) {why}."
         )
     draw, kept = found
     model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
@@ -141,11 +143,18 @@ def _check_functions(
         return replace(seen, functions=functions).check(draws=draws, seed=seed)
     accepts = partial(runs, partial(Pair.of, functions))
     inputs = _inputs(module, functions.forward, functions.title, call=functions.call, accepts=accepts)
-    return judge_pair(functions, inputs, draws=draws, seed=seed, given={})
+    return _noting(inputs, judge_pair(functions, inputs, draws=draws, seed=seed, given={}))
 
 
-def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> bool:
-    """Tell whether a backward runs on inputs of a forward."""
+def _noting(inputs: Callable[..., Any], report: Report) -> Report:
+    """Return a report that says which inputs were guessed."""
+    if not isinstance(inputs, Draw) or inputs.told:
+        return report
+    return replace(report, notes=(*report.notes, inputs.note()))
+
+
+def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> int:
+    """Tell how well a backward runs on inputs of a forward."""
     try:
         subject = subject_of(inputs, 0)
         rng = np.random.default_rng(0)
@@ -154,10 +163,11 @@ def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> boo
         called = subject.forward(copy.deepcopy(given))
         upstream = {f"d{n}": o for n, o in zip(subject.outputs, called.outputs, strict=True)}
         backward, arguments = subject.backward(called, upstream)
-        plainly(backward, arguments)
+        found = subject.gradients(plainly(backward, arguments), called)
     except Exception:  # the user's code may raise anything
-        return False
-    return True
+        return RAISES
+    pairs: list[tuple[Any, Any]] = [(found.get(g), given.get(n)) for g, n in subject.named.items()]
+    return FITS if all(np.shape(g) == np.shape(v) for g, v in pairs) else RUNS
 
 
 def _inputs(
@@ -165,7 +175,7 @@ def _inputs(
     forward: Callable[..., Any],
     name: str,
     *,
-    accepts: Callable[[dict[str, Any]], bool],
+    accepts: Callable[[dict[str, Any]], int],
     call: Callable[[dict[str, Any]], Any] | None = None,
     model: bool = False,
 ) -> Callable[[np.random.Generator], Any]:
@@ -184,8 +194,9 @@ def _inputs(
     draw = inputs_for(forward, name, model=model, accepts=accepts, call=call)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
+        told = name if forward.__name__ == "forward" else forward.__name__  # that of a class is the class's
         raise CheckError(
-            f"inputs of {name.replace('backward', 'forward')}({', '.join(names)}) {why}: write a function "
+            f"inputs of {told}({', '.join(names)}) {why}: write a function "
             "inputs(rng) that returns them by name, drawn from a numpy.random.Generator."
         )
     return draw

@@ -26,9 +26,15 @@ def roots_of(path: Path) -> list[Path]:
 
 
 def _packages(path: Path, tree: ast.Module) -> list[Path]:
-    """Return the folders that are packages, the outermost first, as far as `from ..layers` goes up."""
+    """Return the folders that are packages, the outermost first, as far as `from ..layers` goes up.
+
+    What it imports may go up further, to where the folders say that they are packages.
+    """
     level = max((n.level for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)), default=0)
-    return list(path.resolve().parents[:level])[::-1]
+    folders = path.resolve().parents
+    while level and level < len(folders) and (folders[level] / "__init__.py").is_file():
+        level += 1
+    return list(folders[:level])[::-1]
 
 
 def _holds(folder: Path, name: str) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from backhand.checking.judging import report_on
 from backhand.checking.report import Report
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.graph import from_graph
-from backhand.checking.running.names import flatten
 from backhand.checking.running.trials import judged
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+from backhand.checking.running.containers import as_gradient, flatten
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
-from backhand.checking.running.names import as_gradient, flatten
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running

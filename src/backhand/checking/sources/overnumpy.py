@@ -1,7 +1,7 @@
 """Whatever computes over NumPy, as a pass: its forward gives the truth, its backward runs in NumPy itself."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from backhand.checking.sources.truths import (
     Truth,
     choose,
     plainly,
+    run_plainly,
     without_epsilons,
 )
 from backhand.errors import CheckError
@@ -68,6 +69,11 @@ class Subject(Forward, Protocol):
     @property
     def over_torch(self) -> bool:
         """Whether its arrays are torch's tensors."""
+        ...
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """What else the output depends on, without a gradient anywhere."""
         ...
 
 
@@ -114,6 +120,8 @@ class OverNumpy:
         """Choose the truth, on one set of inputs; those that lie at a kink are moved off it."""
         first = drawn(inputs, seed)
         wanted = tuple(subject.named.values())
+        if subject.outputs == ("loss",):
+            _refuse_unless_alone(subject, first, wanted, seed)
         chosen = choose(subject, first, wanted, seed)
         if chosen.at_kink and not callable(inputs):
             rng = np.random.default_rng(seed)
@@ -176,7 +184,9 @@ class OverNumpy:
     def _unjudged(self) -> list[str]:
         floats = [n for n, v in drawn(self.inputs, 0).items() if is_float(v)]
         left = [n for n in floats if n not in self.subject.named.values()]
-        return [f"not judged, for no gradient of it is returned: {', '.join(left)}"] if left else []
+        own = self.subject.unjudged
+        notes = [f"not judged, for no gradient of it is returned: {', '.join(left)}"] if left else []
+        return notes + ([f"not judged, for no gradient of it is found: {', '.join(own)}"] if own else [])
 
     @property
     def truth(self) -> Truth:
@@ -223,12 +233,16 @@ class OverNumpy:
         inputs = {k: v.value if isinstance(v, Held) else v for k, v in leaves.items()}
         inputs = self.averaged.applied(inputs) if self.averaged is not None else inputs
         call = plainly if watcher is None else _watched(watcher)
-        return dict(zip(self.subject.outputs, self.truth(inputs, call), strict=True))
+        found = self.truth(inputs, call)
+        if self.subject.outputs == ("loss",):  # without an upstream gradient each element's is one
+            found = tuple(out.sum() if out.ndim else out for out in found)
+        return dict(zip(self.subject.outputs, found, strict=True))
 
     def _called(self, inputs: Mapping[str, Any]) -> Called:
-        """Run the user's forward in NumPy."""
+        """Run the user's forward in NumPy; one over torch may keep a graph of its own for its backward."""
         arrays = {k: v.value if isinstance(v, Held) else as_arrays(v) for k, v in inputs.items()}
-        return self.subject.forward(copy.deepcopy(arrays))
+        with torch.enable_grad():
+            return self.subject.forward(copy.deepcopy(arrays))
 
     def _backward(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
@@ -275,6 +289,31 @@ class OverNumpy:
     def around(self) -> Namespace:
         """Return what the backward's statements see besides their own variables."""
         return surroundings(self.subject.functions()[-1])
+
+
+def _refuse_unless_alone(
+    subject: Subject, inputs: Mapping[str, Any], wanted: Sequence[str], seed: int
+) -> None:
+    """Raise where a backward takes no upstream gradient, though an output's element needs several inputs'.
+
+    A loss is a single number. What an activation gives for each element has a derivative for each.
+    """
+    (output,) = run_plainly(subject, inputs, seed)
+    if not output.ndim:
+        return
+    rng = np.random.default_rng(seed)
+    for name in wanted:
+        value = np.asarray(inputs[name], np.float64)
+        one = rng.integers(value.size) if value.size else 0
+        other = value.copy()
+        other.flat[one] = moved(value, rng).flat[one]
+        (after,) = run_plainly(subject, {**inputs, name: other}, seed)
+        rest = np.arange(output.size) != one
+        if output.shape != value.shape or not np.array_equal(output.flat[rest], after.flat[rest]):
+            raise CheckError(
+                f"{subject.title} takes no upstream gradient, but its forward gives an array of shape "
+                f"{output.shape}: only a loss, or a derivative element by element, can be judged so."
+            )
 
 
 def _refuse_what_is_not_there(title: str, function: Callable[..., Any], error: Exception) -> None:

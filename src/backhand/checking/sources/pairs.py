@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import as_arrays, as_tensors
-from backhand.checking.running.names import flatten
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.program import parameters_of
 from backhand.checking.running.sandbox import running, sandbox
 from backhand.checking.sources.finding import judging

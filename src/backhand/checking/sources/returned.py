@@ -6,6 +6,7 @@ Gradients are returned in a row, `dx, dw`, or in a dictionary, `grads["W1"]`, al
 import ast
 import copy
 import itertools
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,19 +16,24 @@ import numpy as np
 
 from backhand.checking.running.program import Source, source_of
 from backhand.checking.running.returning import returned_variables, returns, spell_out
+from backhand.checking.sources.courses import word
 
 # `dx`, `d_x`, `grad_x`, `x_grad`: what is left is the name of the tensor.
 PREFIXES = ("d_", "grad_", "grads_", "d", "g")
 SUFFIXES = ("_grad", "_gradient", "_d")
+# `dLdW`, `dL_dx`, `dloss_dx`: of what it is the derivative is said as well.
+OF_THE_LOSS = r"d(L|J|C|E|loss|cost|out)_?d_?(?=\w)"
 
 
 def tensor_named(gradient: str) -> list[str]:
     """Return what the tensor of a gradient may be called, the likeliest first.
 
-    >>> tensor_named("dW1"), tensor_named("grad_x"), tensor_named("grad")
-    (['W1'], ['x'], [])
+    >>> tensor_named("dW1"), tensor_named("grad_x"), tensor_named("grad"), tensor_named("dL_dx")[0]
+    (['W1'], ['x'], [], 'x')
     """
-    prefixes = [p for p in PREFIXES if gradient.startswith(p) and not (p == "g" and gradient[:4] == "grad")]
+    beside = re.match(OF_THE_LOSS, gradient)
+    prefixes = [beside.group()] if beside else []
+    prefixes += [p for p in PREFIXES if gradient.startswith(p) and not (p == "g" and gradient[:4] == "grad")]
     found = [gradient.removeprefix(p) for p in prefixes]
     found += [gradient.removesuffix(s) for s in SUFFIXES if gradient.endswith(s)]
     return [name for name in dict.fromkeys(found) if name]
@@ -216,7 +222,7 @@ def _assigned(
     for same_shape in (True, False):
         for place in row:
             gradient = values[place]
-            left = [n for n in tensors if n not in found.values()]
+            left = sorted((n for n in tensors if n not in found.values()), key=_is_label)
             fits = [n for n in left if not same_shape or np.shape(tensors[n]) == np.shape(gradient)]
             if place not in found and fits and (gradient is not None or raised):
                 found[place] = fits[0]
@@ -229,6 +235,10 @@ def _named(name: str, inputs: Mapping[str, Any], exactly: bool) -> str | None:
         return next((c for c in candidates if c in inputs), None)
     lower = {n.lower(): n for n in reversed(list(inputs))}
     return next((lower[c.lower()] for c in candidates if c.lower() in lower), None)
+
+
+def _is_label(name: str) -> bool:
+    return word(name) == "y"
 
 
 def in_order(source: Source, gradients: Sequence[str]) -> Source | None:
@@ -284,6 +294,11 @@ class Returning:
     """What a subject over NumPy tells of its gradients, where its backward returns them all."""
 
     returned: Returned
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Nothing: it is a function of its inputs."""
+        return ()
 
     def gradients(self, returned: Any, called: Any) -> Mapping[str, Any]:
         """Return the gradients by name."""

@@ -236,7 +236,7 @@ def run_plainly(subject: Forward, inputs: Mapping[str, Any], seed: int) -> tuple
         raise
     except Exception as error:  # the user's code may raise anything
         raise ForwardError(f"the forward of {subject.title}", error) from error
-    outputs = tuple(np.asarray(out) for out in called.outputs)
+    outputs = tuple(np.asarray(as_arrays(out)) for out in called.outputs)
     if any(out.dtype.kind not in "fiub" for out in outputs):
         found = ", ".join(type(out).__name__ for out in called.outputs)
         raise CheckError(f"the forward of {subject.title} gives {found}, no array: is it written yet?")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from backhand.checking.running.names import each_tensor, flatten
+from backhand.checking.running.containers import each_tensor, flatten
 from backhand.checking.running.precision import unit
 from backhand.checking.running.private import differentiated, saved_of_functions
 from backhand.errors import in_short

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.known import Known, alike, may_stand_for, parts, signature
-from backhand.checking.running.names import flatten
 from backhand.checking.running.statements import writes
 from backhand.checking.verdicts.shadowing import Event, Target
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import as_gradient, flatten
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, run_statements
-from backhand.checking.running.names import as_gradient, flatten, root
+from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import running

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import surroundings
-from backhand.checking.running.names import flatten, gradient_names, root
+from backhand.checking.running.names import gradient_names, root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.statements import writes, writes_surely
