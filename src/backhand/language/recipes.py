@@ -95,7 +95,7 @@ class BigramConfig(WordConfig):
 class RnnConfig(WordConfig):
     """A run of the rnn."""
 
-    most_steps: ClassVar[int] = 28_000
+    most_steps: ClassVar[int] = 22_000
     type: TypeName = "rnn"
     final_rate: float = 5e-4
     """learning rate in the end"""
@@ -107,7 +107,7 @@ class RnnConfig(WordConfig):
 class GruConfig(WordConfig):
     """A run of the gru."""
 
-    most_steps: ClassVar[int] = 30_000
+    most_steps: ClassVar[int] = 22_000
     type: TypeName = "gru"
     final_rate: float = 3e-4
     """learning rate in the end"""

@@ -182,11 +182,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "an upstream gradient that is added too early", _added_too_early, lambda case: bool(case.fitted)
     ),
     predicts("a missing local derivative", handed_on),
+    predicts("a path of a branch", paths),
     predicts("another point", another_point),
     predicts("a factor too many or too few", extra_factor),
     predicts("two factors too few", product_left_out),
     predicts("another tensor's gradient", another_gradient, also=True),
-    predicts("a path of a branch", paths),
     tells("a guard against infinities", finite_by_a_guard),
     # the statements
     mends("a small edit", by_edit),
@@ -331,7 +331,7 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
     if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
         return found
-    adds = slip.kind == found.kind and slip.words != found.words
+    adds = slip.kind == found.kind and slip.words not in found.words
     words = f"{found.words}: {slip.words}" if adds else found.words
     return replace(found, at=slip.at, words=words)
 
