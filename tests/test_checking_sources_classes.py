@@ -334,3 +334,27 @@ def test_a_backward_that_asks_for_more_than_its_upstream_gradient_is_refused():
 
     with pytest.raises(CheckError, match=r"Step.backward asks for dout and h_t, but forward gives 1 "):
         check_class(Step(), rows)
+
+
+class WithPrivateMethods(Affine):
+    def forward(self, x):
+        self.x = x
+        return self.__product(x)
+
+    def __product(self, x):
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        self.dW = self.x.T @ dout
+        self.db = dout.sum(axis=0)
+        dx = self.__handed_on(-dout)
+        return dx
+
+    def __handed_on(self, dout):
+        return dout @ self.W.T
+
+
+def test_private_methods_are_called_as_python_calls_them():
+    report = check_class(WithPrivateMethods(), rows)
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text.strip() == "dx = self.__handed_on(-dout)"

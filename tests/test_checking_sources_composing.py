@@ -146,3 +146,14 @@ def test_why_a_model_does_not_run_is_told(tmp_path: Path) -> None:
     (found,) = check_files([tmp_path / "model.py"])
     assert "forward_propagation(X, parameters)" in found.problem
     assert "NameError: name 'squash' is not defined" in found.problem
+
+
+def test_a_line_is_found_though_only_the_last_ones_take_the_mean(tmp_path: Path) -> None:
+    wrong = SHALLOW.replace(" * (1 - A1**2)", "")
+    (tmp_path / "model.py").write_text(wrong)
+    (found,) = check_files([tmp_path / "model.py"])
+    assert found.report is not None
+    (culprit,) = found.report.culprits
+    assert culprit.lines[0].text.strip() == 'dZ1 = parameters["W2"].T @ dZ2'
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "wrong_point"

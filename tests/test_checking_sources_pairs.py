@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 import backhand
 from backhand import CheckError, check_pair
@@ -338,3 +339,35 @@ def test_a_wrapper_of_a_function_of_c_beside_a_pair_is_no_obstacle() -> None:
     exec(SCALE, space)
     inputs = {"x": np.arange(3.0) + 1, "w": np.arange(3.0) + 2}
     assert backhand.check_pair(space["scale_forward"], space["scale_backward"], inputs).ok
+
+
+def test_windows_and_sums_without_nan_are_followed_by_autograd():
+    def smooth_forward(x):
+        windows = sliding_window_view(x, (2, 3), axis=(0, 1))
+        return np.nansum(windows**2, axis=(2, 3)), x
+
+    def smooth_backward(dout, x):
+        dx = np.zeros_like(x)
+        for i in range(2):
+            for j in range(3):
+                dx[i : i + dout.shape[0], j : j + dout.shape[1]] += dout
+        return 2 * x * dx
+
+    report = check_pair(smooth_forward, smooth_backward, lambda rng: [rng.normal(size=(5, 6))])
+    assert report.ok
+    assert report.truth == "autograd"
+
+
+def test_a_loss_that_is_made_a_plain_number_is_followed_by_autograd():
+    def mean_square(x, y):
+        d = np.asarray(x, dtype=float) - y.astype(float)
+        assert isinstance(1.0, float)
+        dx = 2 * d / d.size
+        return float(np.mean(d**2, dtype=float)), dx
+
+    report = check_pair(
+        mean_square, None, lambda rng: [rng.normal(size=(3, 4)), rng.integers(3, size=(3, 4))]
+    )
+    assert report.ok
+    assert report.truth == "autograd"
+    assert "float" not in globals()

@@ -25,6 +25,8 @@ from backhand.checking.verdicts.comparing import TINY, close, root_mean_square
 # loop makes hundreds, those of the turns next to this one, so that the cost does not grow with the turns.
 NEAR = 12
 NAMES = 64
+# A path through one operation takes a walk through all: with so many, some hundredths of a second each.
+MOST_OPERATIONS = 100
 # A coefficient this close to a whole number, or a factor to what it is taken for, is that; in float64.
 EXACT = 1e-7
 # A gradient of ten times the size of the right one is rounded by so much more.
@@ -195,7 +197,10 @@ class Scene:
         return torch.zeros_like(self.tensor).detach() if found is None else found
 
     def nodes(self, consumer: str) -> list[Node]:
-        """Return the operations between a consumer and this tensor, no other named tensor on the way."""
+        """Return the operations between a consumer and this tensor, no other named tensor on the way.
+
+        None where they are so many that a loop has made them: a slip there is in every turn, not in one.
+        """
         edges = self.trace.edges
         named = set(edges.values())
         first = edges[consumer][0]
@@ -207,6 +212,8 @@ class Scene:
                 if following.name() != "torch::autograd::AccumulateGrad":
                     found.append(following)
                     stack.append(following)
+            if len(found) > MOST_OPERATIONS:
+                return []
         return found
 
     def saved(self, consumer: str) -> Iterator[Saved]:

@@ -112,6 +112,7 @@ class Tensors:
         self._tensors: dict[int, tuple[Any, Any]] = {}
         self._arrays: dict[int, tuple[Any, Any]] = {}
         self._containers: list[tuple[Any, Any]] = []
+        self._extents: list[tuple[int, int, Tensor]] = []
 
     def of(self, value: Any) -> Any:
         """Return what stands for a value."""
@@ -132,6 +133,8 @@ class Tensors:
     def _keep(self, array: Any, tensor: Any) -> None:
         self._tensors[id(array)] = array, tensor
         self._arrays[id(tensor)] = tensor, array
+        if isinstance(array, np.ndarray) and isinstance(tensor, Tensor):
+            self._extents.append((*_extent(array), tensor))
 
     def back(self, value: Any) -> Any:
         """Return the array for a tensor: the one that it stands for, or a new one."""
@@ -155,11 +158,19 @@ class Tensors:
 
         torch counts what is changed through it; a write of nothing is counted as well.
         """
-        changed = [v for v in values if isinstance(v, np.ndarray)]
-        for array, tensor in self._tensors.values():
-            shared = isinstance(array, np.ndarray) and isinstance(tensor, Tensor)
-            if shared and any(np.may_share_memory(array, other) for other in changed):
+        changed = {_extent(v) for v in values if isinstance(v, np.ndarray)}
+        for begins, ends, tensor in self._extents:
+            if any(begins < last and first < ends for first, last in changed):
                 tensor.unsqueeze(0)[:0].zero_()
+
+
+def _extent(array: np.ndarray) -> tuple[int, int]:
+    """Return where an array's memory begins and ends."""
+    first = array.__array_interface__["data"][0]
+    if array.flags.c_contiguous or not array.size:
+        return first, first + array.nbytes
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    return first + sum(min(r, 0) for r in reach), first + sum(max(r, 0) for r in reach) + array.itemsize
 
 
 class OnArrays(Watcher):

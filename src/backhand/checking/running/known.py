@@ -85,6 +85,11 @@ class Known:
             if label.kind != kind and len(label.operations) == 1
         )
 
+    def times(self, factor: float) -> "Known":
+        """Return the same, each multiplied by a number."""
+        values = tuple(value * factor for value in self.values)
+        return replace(self, values=values, signatures=tuple(sign * factor for sign in self.signatures))
+
     def find(self, shape: torch.Size, sign: float) -> int | None:
         """Return which of the values is a tensor with this shape and signature."""
         return next((i for i in range(len(self.values)) if self.agrees(i, shape, sign)), None)

@@ -205,6 +205,7 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
     if _yields(definition) or _passes_on(definition):
         return None
     ast.increment_lineno(tree, first - 1)
+    _mangle(definition, function)
     code = function.__code__
     local_names = frozenset(code.co_varnames + code.co_cellvars)
     spell_out(definition.body, local_names | {*code.co_freevars, *code.co_names})  # a function `dx` stays one
@@ -218,6 +219,18 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
         definition=definition,
         free_names=code.co_freevars,
     )
+
+
+def _mangle(definition: ast.FunctionDef, function: FunctionType) -> None:
+    """Give a class's private names, `self.__x`, the names that they have outside of it, as Python does."""
+    *_, owner, _ = ("", *function.__qualname__.split("."))
+    if not owner.isidentifier():  # no class, or one of a function's own
+        return
+    for node in ast.walk(definition):
+        for slot in ("attr", "id", "arg"):
+            name = getattr(node, slot, None)
+            if isinstance(name, str) and name.startswith("__") and not name.endswith("__"):
+                setattr(node, slot, f"_{owner.lstrip('_')}{name}")
 
 
 def plain_function(function: Callable[..., Any]) -> tuple[FunctionType, tuple[Any, ...]]:

@@ -11,10 +11,12 @@ import torch
 
 from backhand.checking.running.private import numpy_defaults
 from backhand.checking.running.tracked import (
+    Number,
     Tracked,
     UntrackedError,
     called,
     layer,
+    plain_dtype,
     torch_dtype,
     wrapped,
 )
@@ -41,7 +43,7 @@ def _allocated(name: str, *args: Any, dtype: Any = None, **options: Any) -> Trac
     plain = [a.tensor.detach().numpy() if isinstance(a, Tracked) else a for a in args]
     if name.startswith("empty"):  # what is in it by chance would not be the same twice
         name = name.replace("empty", "zeros")
-    return wrapped(getattr(np, name)(*plain, dtype=dtype, **options))
+    return wrapped(getattr(np, name)(*plain, dtype=plain_dtype(dtype), **options))
 
 
 def _add_at(array: Tracked, index: Any, value: Any) -> None:
@@ -64,6 +66,21 @@ def _as_strided(x: Tracked, shape: Any = None, strides: Any = None, **_: Any) ->
     size = x.tensor.element_size()
     found = x.tensor.contiguous().as_strided([int(n) for n in shape], [int(s) // size for s in strides])
     return Tracked(found)
+
+
+def _windows(x: Tracked, window_shape: Any, axis: Any = None, **_: Any) -> Tracked:
+    """Return what `sliding_window_view` does: the windows along the axes come last, in their order."""
+    sizes = (window_shape,) if isinstance(window_shape, int | np.integer) else tuple(window_shape)
+    axes = range(len(sizes)) if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+    found = x.tensor
+    for along, size in zip(axes, sizes, strict=True):
+        found = found.unfold(along if along >= 0 else along + x.tensor.dim(), int(size), 1)
+    return Tracked(found)
+
+
+def _nansum(x: Any, *args: Any, **options: Any) -> Any:
+    tensor = _asarray(x).tensor
+    return called(layer("sum"), Tracked(torch.where(tensor.isnan(), 0.0, tensor)), *args, **options)
 
 
 class _Module(types.ModuleType):
@@ -103,6 +120,7 @@ def _by_numpy(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 _ALLOCATING = ("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like")
+_STRIDED: dict[str, Any] = {"as_strided": _as_strided, "sliding_window_view": _windows}
 _OWN: dict[str, Any] = {
     "ndarray": Tracked,
     "array": _array,
@@ -110,12 +128,13 @@ _OWN: dict[str, Any] = {
     "ascontiguousarray": _asarray,
     "copy": lambda x: _array(x),
     "add": _Add(),
+    "nansum": _nansum,
     "shape": lambda x: x.shape if isinstance(x, Tracked) else np.shape(x),
     "ndim": lambda x: x.ndim if isinstance(x, Tracked) else np.ndim(x),
     "reshape": lambda x, shape, **options: x.reshape(shape, **options),
     "random": _Module(np.random, _nothing, {}),
     "linalg": _Module(np.linalg, partial(layer, "linalg"), {}),
-    "lib": types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=_as_strided)),
+    "lib": _Module(np.lib, _nothing, {"stride_tricks": _Module(np.lib.stride_tricks, _nothing, _STRIDED)}),
     **{name: partial(_allocated, name) for name in _ALLOCATING},
 }
 NUMPY = _Module(np, layer, _OWN)
@@ -132,11 +151,14 @@ def tracking(spaces: list[MutableMapping[str, Any]]) -> Iterator[None]:
     try:
         for space, replaced in zip(spaces, before, strict=True):
             space.update({k: _stand_in(v) for k, v in replaced.items()})
+            space.setdefault("float", Number)  # `return float(loss)`
         with numpy_defaults():
             yield
     finally:
         for space, replaced in zip(spaces, before, strict=True):
             space.update(replaced)
+            if space.get("float") is Number:
+                del space["float"]
 
 
 def _stand_in(value: Any) -> Any:
@@ -155,4 +177,6 @@ def _stand_in(value: Any) -> Any:
     ours = isinstance(value, np.ufunc) or (isinstance(module, str) and module.split(".")[0] == "numpy")
     if not ours or isinstance(value, type) or not isinstance(name, str):
         return value
+    if name in _STRIDED:  # `from numpy.lib.stride_tricks import ...`
+        return _STRIDED[name]
     return getattr(NUMPY, name) if getattr(np, name, None) is value else value

@@ -1,6 +1,7 @@
 """What a statement writes and reads, and which statements stand within it."""
 
 import ast
+import builtins
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
@@ -196,13 +197,18 @@ def begins_anew(statement: ast.stmt, name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def may_change_in_place(statement: ast.stmt) -> bool:
     """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        return True  # for what else would it be called?
     for node in ast.walk(statement):
         if isinstance(node, ast.AugAssign) or (
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and not hasattr(builtins, node.func.id)
         ):
-            return True  # a function of the user's own may do anything
+            return True  # a function of the user's own may do anything; `len`, `range` and `slice` do not
         if isinstance(node, ast.Assign) and not all(isinstance(t, ast.Name) for t in node.targets):
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr[-1] == "_":

@@ -146,8 +146,10 @@ class Tracked:
         return float(self.tensor)
 
     def item(self) -> Any:
-        """Return the only element as a number."""
-        return float(self) if self.tensor.is_floating_point() else self.tensor.item()
+        """Return the only element as a number; with its gradient, if it has one."""
+        if self.tensor.requires_grad:
+            return Tracked(self.tensor.reshape(()))
+        return self.tensor.item()
 
     def __repr__(self) -> str:
         return repr(self.tensor.detach().numpy())
@@ -220,10 +222,30 @@ def torch_dtype(dtype: Any) -> torch.dtype:
     >>> torch_dtype(np.float32), torch_dtype("int32"), torch_dtype(bool)
     (torch.float64, torch.int32, torch.bool)
     """
-    found = np.dtype(getattr(dtype, "name", dtype))
+    found = np.dtype(plain_dtype(getattr(dtype, "name", dtype)))
     if found.kind in "f":
         return torch.float64
     return torch.from_numpy(np.empty(0, found)).dtype
+
+
+class _Numeric(type):
+    """What `isinstance` asks of `Number`."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, float)
+
+
+class Number(float, metaclass=_Numeric):
+    """Stands for `float`: what a gradient goes through stays tracked."""
+
+    def __new__(cls, value: Any = 0.0) -> Any:
+        """Return a number, or the only element of a tracked array."""
+        return value.item() if isinstance(value, Tracked) else float(value)
+
+
+def plain_dtype(dtype: Any) -> Any:
+    """Return a dtype as NumPy knows it."""
+    return float if dtype is Number else dtype
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype:

@@ -232,8 +232,7 @@ class OverNumpy:
         """Return the true outputs by name, with autograd's graph."""
         inputs = {k: v.value if isinstance(v, Held) else v for k, v in leaves.items()}
         inputs = self.averaged.applied(inputs) if self.averaged is not None else inputs
-        call = plainly if watcher is None else _watched(watcher)
-        found = self.truth(inputs, call)
+        found = self.truth(inputs, plainly if watcher is None else _watched(watcher))
         if self.subject.outputs == ("loss",):  # without an upstream gradient each element's is one
             found = tuple(out.sum() if out.ndim else out for out in found)
         return dict(zip(self.subject.outputs, found, strict=True))

@@ -44,11 +44,35 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         lives: recorded of the backward.
         repair: the run whose culprits are to be explained.
     """
-    left = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
-    left.sort(key=lambda n: repair.observed[n].step)
-    recogniser = Recogniser(knowledge(chosen, draw), draw.trace.values, _gradients(chosen, draw))
+    known = knowledge(chosen, draw)
+    recogniser = Recogniser(known, draw.trace.values, _gradients(chosen, draw))
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
     ends = time.process_time() + MOST_SECONDS
+    if not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
+        scaled = [one.times(factor) for one in known if not one.is_value]
+        wider = Recogniser([*known, *scaled], draw.trace.values, _gradients(chosen, draw))
+        found = _explained(wider, Reruns(chosen, draw, is_right, lives, repair, wider), ends)
+        if {n for one in found for n in one.gradients} >= {*repair.culprits}:
+            return found
+    return _explained(recogniser, runs, ends)
+
+
+def _held_back(recogniser: Recogniser, runs: Reruns) -> float | None:
+    """Return the size of the batch if a backward divides by it last, and makes so many times what is known.
+
+    So it is done in `dZ = A - Y`, where only `dW = dZ @ X.T / m` takes the mean.
+    """
+    events = [event for its in runs.logged({}).values() for event in its if event.sign != 0]
+    unknown = [event for event in events if event.shape is not None and not recogniser.is_known(event)]
+    sizes = sorted({size for known in recogniser.known for size in known.shape if size > 1})
+    divided = ((size, replace(event, sign=event.sign / size)) for size in sizes for event in unknown)
+    return next((float(size) for size, event in divided if recogniser.is_known(event)), None)
+
+
+def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explained]:
+    repair = runs.repair
+    left = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
+    left.sort(key=lambda n: repair.observed[n].step)
     found: list[Explained] = []
     while left and recogniser.known and time.process_time() < ends:
         one = _Search(recogniser, runs, left[0], frozenset(left), {}, ends).explained()
