@@ -112,7 +112,7 @@ SLIPS = {
         "inner = (p * dp).sum(0, keepdim=True)",
         "logits",
         "overreduced",
-        "in `def softmax_back(p, dp):`, summed over the wrong axis",
+        "in `inner = (p * dp).sum(0, keepdim=True)`, summed over the wrong axis",
     ),
     "the arguments of a helper in the other order": (
         "softmax_back(p, g_p)",
@@ -478,3 +478,40 @@ def test_zeros_in_one_row_do_not_explain_what_is_wrong_in_every_other_one(
 ) -> None:
     found = backhand.check(from_text(WEIGHTED.format(spoilt=spoilt)))["x"].mistake
     assert (found.kind == "partial") is is_partial
+
+
+DELEGATING = """
+import torch
+
+def of_the_rows(dy, unit, size):
+    along = (dy * unit).sum(1, keepdim=True)
+    return (dy - along * unit) / size
+
+class Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        size = x.square().sum(1, keepdim=True).sqrt()
+        ctx.save_for_backward(x / size, size)
+        return x / size
+
+    @staticmethod
+    def backward(ctx, dy):
+        unit, size = ctx.saved_tensors
+        return of_the_rows(dy, unit, size)
+
+def reference(x):
+    return x / x.norm(dim=1, keepdim=True)
+
+def inputs(generator):
+    return {"x": torch.randn(4, 5, generator=generator)}
+"""
+
+
+def test_the_line_of_a_function_that_a_backward_calls_is_shown_first(tmp_path: Path) -> None:
+    path = tmp_path / "unit.py"
+    path.write_text(DELEGATING)
+    assert backhand.check_file(path).ok
+    path.write_text(DELEGATING.replace("keepdim=True)\n    return", "keepdim=True) ** 2\n    return"))
+    row = backhand.check_file(path)["x"]
+    assert row.mistake.kind == "wrong_point"
+    assert (row.lines[0].number, row.lines[0].text) == (5, "along = (dy * unit).sum(1, keepdim=True) ** 2")

@@ -54,6 +54,7 @@ from backhand.checking.mistakes.mending import (
     by_edit,
     by_edit_and_factor,
     by_edit_of,
+    by_edit_within,
     by_factor_and_constant,
     by_other_upstream,
     by_suspect,
@@ -162,6 +163,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a transpose", transposed),
     predicts_shape("the shape alone", right_values),
     predicts_shape("a missing sum", unreduced),
+    mends("a small edit of a function that is called", by_edit_within),
     # the numbers
     predicts("zeros", all_zero),
     predicts("a sign or a factor of the whole", whole_factor, also=True),

@@ -32,7 +32,7 @@ from backhand.checking.mistakes.slips import (
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
-from backhand.checking.running.statements import root_of, writes_surely
+from backhand.checking.running.statements import root_of, simple_statements, writes_surely
 
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
@@ -172,6 +172,16 @@ def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
     return None, budget
 
 
+def by_edit_within(program: Program, budget: Budget) -> Mended:
+    """Find an edit of a function that the statements call after which the gradient is right."""
+    called = [s for s in program.simple if isinstance(s, ast.FunctionDef)]
+    for rules, knowing in () if not called or program.is_right else LIKELY:
+        found, budget = _first_of(program, [(s, rules) for s in called], budget, knowing=knowing)
+        if found is not None or budget.is_spent:
+            return found, budget
+    return None, budget
+
+
 def by_suspect(program: Program, budget: Budget) -> Mended:
     """Find an edit of the statement in which the mistake of another gradient was found."""
     return (None, budget) if budget.suspect is None else by_edit_of(program, budget.suspect, budget)
@@ -292,7 +302,11 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
 
 def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> Mended:
     """Return what an edit mends, with its statement if that is a temporary; it is suspected from now on."""
-    original, found, node = program.originals.get(statement), edit.mends, edit.place.node
+    found, node = edit.mends, edit.place.node
+    if isinstance(statement, ast.FunctionDef):  # which the statements call: one of its own is meant
+        within = simple_statements(statement.body)
+        statement = next((s for s in within if any(n is node for n in ast.walk(s))), statement)
+    original = program.originals.get(statement)
     if statement not in program.own:
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")

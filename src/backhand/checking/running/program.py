@@ -49,10 +49,11 @@ class Source:
     free_names: tuple[str, ...] = ()
 
     def line(self, number: int) -> Line:
-        """Return the line with this number."""
+        """Return the line with this number; that of a function which is called may stand elsewhere."""
         index = number - self.first
-        text = self.lines[index].strip() if 0 <= index < len(self.lines) else ""
-        return Line(number, text, self.file)
+        there = 0 <= index < len(self.lines)
+        text = self.lines[index] if there else linecache.getline(self.file or "", number)
+        return Line(number, text.strip(), self.file)
 
     @cached_property
     def simple(self) -> tuple[ast.stmt, ...]:
@@ -271,7 +272,9 @@ def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | N
     found = source_of(function)
     tree = ast.parse(textwrap.dedent("\n".join(found.lines))) if found is not None else None
     definition = tree.body[0] if tree is not None else None
-    return definition if isinstance(definition, ast.FunctionDef) and not definition.decorator_list else None
+    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+        return None
+    return ast.increment_lineno(definition, function.__code__.co_firstlineno - 1)
 
 
 def numbers_in(statements: Iterable[ast.stmt]) -> set[float]:
