@@ -7,6 +7,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
+from backhand.checking.mistakes import budget
 from backhand.passes import transformer_model
 
 LEAKY = '''
@@ -389,6 +390,50 @@ def test_a_running_variable_that_is_returned_under_another_name_is_carried_on() 
     assert culprit.mistake is not None
     assert "no turn of the loop leaves in dh" in culprit.mistake.message
 
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("dx[t] = dpre @ Wxh.T", "dx[t] = dpre @ Wxh"), ("dWxh += x[t].T @ dpre", "dWxh += x[t] @ dpre")],
+)
+def test_a_line_that_raises_where_it_adds_or_puts_something_is_found_and_mended(old: str, new: str) -> None:
+    (culprit,) = backhand.check(from_text(LATE_NAME.replace(old, new))).culprits
+    assert new in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "transposed"
+
+
+def test_a_line_that_raises_in_every_turn_of_a_while_is_mended_in_a_few_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budget, "TRIES", 60)  # a `while` is run with a bound, which takes its time
+    counted = LATE_NAME.replace("for t in reversed(range(len(x))):", "t = len(x) - 1\n    while t >= 0:")
+    counted = counted.replace("        dh = dpre @ Whh.T", "        dh = dpre @ Whh.T\n        t -= 1")
+    assert backhand.check(from_text(counted)).ok
+    report = backhand.check(from_text(counted.replace("x[t].T @ dpre", "x[t] @ dpre")))
+    (culprit,) = report.culprits
+    assert "x[t] @ dpre" in culprit.lines[0].text
+    assert not any("t -= 1" in line.text for line in culprit.lines)
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "transposed"
+
+
+def test_a_name_that_the_forward_binds_again_is_not_blamed_where_a_line_above_raises() -> None:
+    turns = LATE_NAME.replace("hs.append(torch.tanh(xt @ Wxh + hs[-1] @ Whh))", REBINDING)
+    turns = turns.replace("dh = 2 * hs[-1]", "above = 2 * hs[-1]")
+    turns = turns.replace("dpre = dh * (1", "dstate = above + carried\n        dpre = dstate * (1")
+    turns = turns.replace("    for t in rev", "    carried = 0\n    for t in rev")
+    turns = turns.replace("dh = dpre @ Whh.T", "carried, above = dpre @ Whh.T, 0").replace(
+        "dh0 = dh", "dh0 = carried"
+    )
+    turns = turns.replace('return {"dx": dx, "dWxh": dWxh, "dWhh": dWhh, "dh0": dh0}', "return locals()")
+    assert backhand.check(from_text(turns)).ok
+    report = backhand.check(from_text(turns.replace("2 * hs[-1] / hs", "hs[-1] @ hs[-1] / hs")))
+    (culprit,) = report.culprits
+    assert culprit.name != "state"
+    assert "above = hs[-1] @ hs[-1]" in culprit.lines[0].text
+
+
+REBINDING = "state = torch.tanh(xt @ Wxh + hs[-1] @ Whh)\n        hs.append(state)"
 
 LATE_NAME = """
 import torch

@@ -52,10 +52,20 @@ class Reruns:
         self._variables = variables_of(chosen, draw)
         source = chosen.backward_source
         self._carried = running_variables(source.statements) if source is not None else {}
+        self._judged: dict[str, tuple[Tensor | None, bool]] = {}  # the first value of each gradient
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
-        """Return what is handed on in the place of a value: the right one, where it is wrong."""
-        return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
+        """Return what is handed on in the place of a value: the right one, where it is wrong.
+
+        Most are what they were in the run before, to the bit: these have been judged.
+        """
+        seen = self._judged.get(name)
+        known = seen is not None and value is not None and _is_same(value, seen[0])
+        if seen is None or not known:
+            is_right = self.is_right(name, value)
+            seen = (value if value is None else value.clone(), is_right)
+            self._judged.setdefault(name, seen)
+        return None if seen[1] else self.draw.trace.gradients[name].clone()
 
     def repairer(self, replace: Replace) -> Repairer:
         """Return a repairer of this backward."""
@@ -155,3 +165,8 @@ class Reruns:
         looking = Before(self.repairer(self.mended), puts, steps, target)
         watched(self.chosen, self.draw, looking)
         return looking
+
+
+def _is_same(value: Tensor, other: Tensor | None) -> bool:
+    """Tell whether a value is another one to the bit."""
+    return other is not None and value.dtype == other.dtype and torch.equal(value, other)
