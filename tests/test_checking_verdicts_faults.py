@@ -106,6 +106,54 @@ def inputs(generator):
     return {"x": draw(STEPS, 3, 2), "s0": draw(3, 4), "A": draw(2, 12), "B": draw(4, 12), "d": draw(12)}
 '''
 
+CHUNKED = '''
+"""A gated state, no gradient across chunks of two steps; the backward goes through the chunks forward."""
+import torch
+
+STEPS = 4
+
+def forward(x, V, R, g):
+    state = torch.zeros(x.shape[1], R.shape[0])
+    before, after, open_ = [], [], []
+    own = torch.stack([xt @ V for xt in x], 1)  # (n, t, 2 m)
+    m = R.shape[0]
+    for t in range(STEPS):
+        if t % 2 == 0:
+            state = state.detach()
+        before.append(state)
+        gate = torch.sigmoid(own[:, t, :m] + g)
+        state = torch.tanh(gate * (state @ R) + own[:, t, m:])
+        open_.append(gate)
+        after.append(state)
+    h, z = torch.stack(after, 1), torch.stack(open_, 1)
+    past = torch.stack(before, 1)
+    return {"own": own, "h": h, "z": z, "past": past}
+
+def backward(dh, x, V, R, g, own, h, z, past):
+    m = R.shape[0]
+    down = torch.zeros_like(own)
+    dR = torch.zeros_like(R)
+    for first in range(0, STEPS, 2):
+        later = torch.zeros_like(h[:, 0])
+        for t in reversed(range(first, first + 2)):
+            dstate = dh[:, t] + later
+            dpre = (1 - h[:, t] ** 2) * dstate
+            dgate = z[:, t] * (1 - z[:, t]) * (past[:, t] @ R) * dpre
+            down[:, t] = torch.cat([dgate, dpre], 1)
+            dR += past[:, t].T @ (z[:, t] * dpre)
+            later = (z[:, t] * dpre) @ R.T
+    dg = down[:, :, :m].sum((0, 1))
+    dV = torch.einsum("tnk,nto->ko", x, down)
+    dx = torch.einsum("nto,ko->tnk", down, V)
+    return {"down": down, "dR": dR, "dg": dg, "dV": dV, "dx": dx}
+
+out = "h"
+
+def inputs(generator):
+    sizes = {"x": (STEPS, 3, 2), "V": (2, 10), "R": (5, 5), "g": (5,)}
+    return {name: torch.randn(*size, generator=generator) * 0.6 for name, size in sizes.items()}
+'''
+
 # text, what is written instead of it, the kind that is named, and what its message says
 SLIPS = {
     "a running term left out": (
@@ -158,6 +206,41 @@ SLIPS = {
         "wrong_point",
         "gates[t]",
     ),
+    "the upstream is not read, in an order of turns that nothing else shows": (
+        CHUNKED,
+        "dstate = dh[:, t] + later",
+        "dstate = torch.ones_like(dh[:, t]) + later",
+        "wrong_upstream",
+        "dh",
+    ),
+    "what should be a gradient is made of none": (
+        CHUNKED,
+        "(1 - h[:, t] ** 2) * dstate",
+        "(1 - h[:, t] ** 2) * later",
+        "zero",
+        "all zeros",
+    ),
+    "a part of a tensor that is filled over time": (
+        CHUNKED,
+        "torch.cat([dgate, dpre], 1)",
+        "torch.cat([dgate, dgate], 1)",
+        "wrong_point",
+        "dgate is used",
+    ),
+    "a step of a tensor is missing as a factor": (
+        CHUNKED,
+        "later = (z[:, t] * dpre) @ R.T",
+        "later = dpre @ R.T",
+        "wrong_point",
+        "the factor z[:, t] is missing",
+    ),
+    "two slips in one line": (
+        CHUNKED,
+        "past[:, t].T @ (z[:, t] * dpre)",
+        "past[:, t].T @ (h[:, t] * 2 * dpre)",
+        "wrong_point",
+        "two slips",
+    ),
     "the candidate without its gate": (
         GATED,
         "(1 - gates[t]) * ds\n",
@@ -182,7 +265,7 @@ def slipped(name: str, steps: int) -> tuple[types.ModuleType, str]:
     return from_text(lasting(wrong, steps)), line.strip()
 
 
-@pytest.mark.parametrize("text", [LEAKY, GATED], ids=["leaky", "gated"])
+@pytest.mark.parametrize("text", [LEAKY, GATED, CHUNKED], ids=["leaky", "gated", "chunked"])
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_a_right_backward_through_time_is_right_however_long(text: str, steps: int) -> None:
     report = backhand.check(from_text(lasting(text, steps)))

@@ -193,7 +193,9 @@ class Case:
         gradients = {where: tensor for tensor, where in self.paths.items()}
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
-        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy) for p in programs]
+        source = self.chosen.backward_source
+        around = tuple(source.simple) if source is not None else ()
+        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy, beside=around) for p in programs]
         made = fault.benches[0]
         if made.value is not None:
             are_as_they_were = programs[0].gives(made.value)

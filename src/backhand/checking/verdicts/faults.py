@@ -118,8 +118,9 @@ class _Search:
         self.recogniser = recogniser
         self.runs, self.name, self.culprits, self.mended, self.ends = runs, name, culprits, mended, ends
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
-        self.events = runs.logged(self.puts)
-        recogniser.learn_orders(self.events)
+        log = runs.logged(self.puts)
+        self.events = log.events
+        recogniser.learn_orders(self.events, log.counted.values())
         self._begun = begun_elsewhere(self.events)
         self._ages = Ages(recogniser, self.events)
         self._counts: dict[tuple[int, int], int] = {}
@@ -184,7 +185,7 @@ class _Search:
 
         So it is where the end is put in the middle: of what has no mean there is none to be subtracted.
         """
-        after = self.runs.logged({**self.puts, candidate.target: candidate.give})
+        after = self.runs.logged({**self.puts, candidate.target: candidate.give}).events
         pairs = (
             (e, now) for t, its in self.events.items() for e, now in zip(its, after.get(t, ()), strict=False)
         )

@@ -133,6 +133,7 @@ class Log(Putting):
     Args:
         carried: by the last statement of a loop the variables that its next turn takes over, whatever gave
             them their value.
+        counters: the variables that count the turns of loops.
     """
 
     def __init__(
@@ -140,10 +141,12 @@ class Log(Putting):
         repairer: Repairer,
         puts: Mapping[Target, Give],
         carried: Mapping[ast.stmt, Sequence[str]] | None = None,
+        counters: Sequence[str] = (),
     ):
         super().__init__(repairer, puts)
         self.carried: Mapping[ast.stmt, Sequence[str]] = carried or {}
         self.events: dict[Target, list[Event]] = {}
+        self.counted: dict[str, dict[int, Any]] = {name: {} for name in counters}  # by step what each holds
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Note what is added, or put into a container."""
@@ -154,6 +157,8 @@ class Log(Putting):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Note what was assigned, before it is mended."""
+        for name, held in self.counted.items():
+            held[step] = variables.get(name)
         new = super().ran(step, statement, variables)
         assigned = dict(assigned_tensors(statement, variables)) if step != self._raised else {}
         carried = {name: variables.get(name) for name in self.carried.get(statement, ())}
