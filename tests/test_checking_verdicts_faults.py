@@ -516,6 +516,41 @@ def test_a_name_that_the_forward_binds_again_is_not_blamed_where_a_line_above_ra
     assert "above = hs[-1] @ hs[-1]" in culprit.lines[0].text
 
 
+def test_an_addend_that_is_rightly_zero_in_one_turn_does_not_hide_the_line_that_adds_it() -> None:
+    assert backhand.check(from_text(DECAYING)).ok
+    wrong = DECAYING.replace("dkeep += dstate * states[t]", "dkeep += dstate")
+    (culprit,) = backhand.check(from_text(wrong)).culprits
+    assert "dkeep += dstate" in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert "the factor states[t] is missing" in culprit.mistake.message
+
+
+DECAYING = """
+import torch
+
+def forward(x, keep):
+    state, states, ys = torch.zeros(3), [], []
+    for xt in x:
+        states.append(state)
+        state = keep * state + xt
+        ys.append(state * state)
+    return {"states": states, "ys": torch.stack(ys)}
+
+def backward(dys, x, keep, states):
+    dkeep, dx, later = torch.zeros_like(keep), torch.zeros_like(x), torch.zeros_like(keep)
+    for t in reversed(range(len(x))):
+        dstate = 2 * (keep * states[t] + x[t]) * dys[t] + later
+        dx[t] = dstate
+        dkeep += dstate * states[t]
+        later = keep * dstate
+    return {"dkeep": dkeep, "dx": dx}
+
+out = "ys"
+
+def inputs(generator):
+    return {"x": torch.randn(4, 3, generator=generator), "keep": torch.rand(3, generator=generator)}
+"""
+
 REBINDING = "state = torch.tanh(xt @ Wxh + hs[-1] @ Whh)\n        hs.append(state)"
 
 LATE_NAME = """

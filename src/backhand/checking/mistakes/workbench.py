@@ -137,10 +137,10 @@ class Program:
 
     @cached_property
     def indexed(self) -> list[ast.Subscript]:
-        """The parts of variables that are read at an index which is computed, one for each index."""
+        """The parts of variables that are read at an index which is computed, each once."""
         nodes = (n for s in (self.block, *self.beside) for n in ast.walk(s))
         found = [n for n in nodes if isinstance(n, ast.Subscript) and _is_computed(n)]
-        return list({ast.dump(node.slice): node for node in found}.values())
+        return list({ast.dump(node): node for node in found}.values())
 
     @cached_property
     def known(self) -> tuple[Sequence[Derived], ...]:
@@ -239,15 +239,21 @@ class Focus:
         Where `z[:, t]` stands, `r[:, t]` may belong there, or beside it.
         """
         namespace = self.program.benches[0].namespace
-        found: dict[str, Tensor] = {}
+        shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
+        indices: dict[str, ast.expr] = {}
         for read in self.program.indexed:
-            like = _part(ast.unparse(read), namespace)
-            if like is None or read.value.id not in names:  # type: ignore[attr-defined]
-                continue
-            held = [n for n in names if isinstance(namespace.get(n), Tensor | list | tuple)]
-            texts = [ast.unparse(ast.Subscript(ast.Name(n), read.slice)) for n in held]
-            parts = {text: _part(text, namespace) for text in texts}
-            found |= {t: part for t, part in parts.items() if part is not None and part.shape == like.shape}
+            part, text = _part(read, namespace), ast.dump(read.slice)
+            if part is not None:
+                shapes.setdefault(text, set()).add(part.shape)
+                indices[text] = read.slice
+        held = [n for n in names if isinstance(namespace.get(n), Tensor | list | tuple)]
+        found: dict[str, Tensor] = {}
+        for text, index in indices.items():
+            for name in held:
+                node = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
+                part = _part(node, namespace)
+                if part is not None and part.shape in shapes[text]:
+                    found[ast.unparse(node)] = part
         return found
 
     def is_right(self, **more: Any) -> bool:
@@ -329,10 +335,10 @@ def _is_computed(node: ast.Subscript) -> bool:
     return is_read and not calls and any(isinstance(n, ast.Name) for n in within)
 
 
-def _part(text: str, namespace: Namespace) -> Tensor | None:
+def _part(node: ast.Subscript, namespace: Namespace) -> Tensor | None:
     """Return the floating-point tensor that an expression reads; None where there is none."""
     try:
-        value = eval(text, dict(namespace))
+        value = eval(ast.unparse(node), dict(namespace))
     except Exception:  # the index may lie outside
         return None
     return value if isinstance(value, Tensor) and value.is_floating_point() else None

@@ -187,7 +187,10 @@ class _Search:
         """
         after = self.runs.logged({**self.puts, candidate.target: candidate.give}).events
         pairs = (
-            (e, now) for t, its in self.events.items() for e, now in zip(its, after.get(t, ()), strict=False)
+            (e, now)
+            for t, its in self.events.items()
+            if t != candidate.target  # which gives what is put there
+            for e, now in zip(its, after.get(t, ()), strict=False)
         )
         later = ((e.sign, now.sign) for e, now in pairs if e.step > candidate.step and e.shape == now.shape)
         return any(abs(now) <= VANISHES * abs(before) for before, now in later if before)
