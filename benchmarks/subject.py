@@ -136,20 +136,28 @@ class Subject:
         return known
 
     def blamed(self, statement: ast.stmt) -> frozenset[str]:
-        """Return the gradients that a statement makes, or those made of the temporary that it makes."""
-        written = written_by(statement)
-        if direct := written & self.gradients:
+        """Return the gradients that a statement makes, or those made of the temporary that it makes.
+
+        That of a name which the forward binds more than once is ambiguous: it is not judged, and so as good
+        as a temporary.
+        """
+        written, gradients = written_by(statement), self.gradients - self._ambiguous()
+        if direct := written & gradients:
             return frozenset(direct)
         found = {key for variable, key in self._returned_as() if variable in written}
         temporary, grows = set(written), bool(written)
         while grows:  # a temporary may be made of another one
             made = {name for s in in_order(self.body()) if temporary & read_in(s) for name in written_by(s)}
-            found |= made & self.gradients | {
-                key for variable, key in self._returned_as() if variable in made
-            }
-            grows = not made - self.gradients <= temporary
-            temporary |= made - self.gradients
+            found |= made & gradients | {key for variable, key in self._returned_as() if variable in made}
+            grows = not made - gradients <= temporary
+            temporary |= made - gradients
         return frozenset(found | written if found else ())
+
+    def _ambiguous(self) -> frozenset[str]:
+        """Return the gradients of names that the forward binds more than once."""
+        forward = self._function("forward").body
+        bound = [name for s in in_order(forward) for name in written_by(s)]
+        return frozenset(f"d{name}" for name in bound if bound.count(name) > 1)
 
     def _returned_as(self) -> list[tuple[str, str]]:
         """Return the variables that are returned as a gradient of another name, with that name."""

@@ -7,6 +7,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
+from backhand.checking.mistakes import budget
 from backhand.passes import transformer_model
 
 LEAKY = '''
@@ -105,6 +106,54 @@ def inputs(generator):
     return {"x": draw(STEPS, 3, 2), "s0": draw(3, 4), "A": draw(2, 12), "B": draw(4, 12), "d": draw(12)}
 '''
 
+CHUNKED = '''
+"""A gated state, no gradient across chunks of two steps; the backward goes through the chunks forward."""
+import torch
+
+STEPS = 4
+
+def forward(x, V, R, g):
+    state = torch.zeros(x.shape[1], R.shape[0])
+    before, after, open_ = [], [], []
+    own = torch.stack([xt @ V for xt in x], 1)  # (n, t, 2 m)
+    m = R.shape[0]
+    for t in range(STEPS):
+        if t % 2 == 0:
+            state = state.detach()
+        before.append(state)
+        gate = torch.sigmoid(own[:, t, :m] + g)
+        state = torch.tanh(gate * (state @ R) + own[:, t, m:])
+        open_.append(gate)
+        after.append(state)
+    h, z = torch.stack(after, 1), torch.stack(open_, 1)
+    past = torch.stack(before, 1)
+    return {"own": own, "h": h, "z": z, "past": past}
+
+def backward(dh, x, V, R, g, own, h, z, past):
+    m = R.shape[0]
+    down = torch.zeros_like(own)
+    dR = torch.zeros_like(R)
+    for first in range(0, STEPS, 2):
+        later = torch.zeros_like(h[:, 0])
+        for t in reversed(range(first, first + 2)):
+            dstate = dh[:, t] + later
+            dpre = (1 - h[:, t] ** 2) * dstate
+            dgate = z[:, t] * (1 - z[:, t]) * (past[:, t] @ R) * dpre
+            down[:, t] = torch.cat([dgate, dpre], 1)
+            dR += past[:, t].T @ (z[:, t] * dpre)
+            later = (z[:, t] * dpre) @ R.T
+    dg = down[:, :, :m].sum((0, 1))
+    dV = torch.einsum("tnk,nto->ko", x, down)
+    dx = torch.einsum("nto,ko->tnk", down, V)
+    return {"down": down, "dR": dR, "dg": dg, "dV": dV, "dx": dx}
+
+out = "h"
+
+def inputs(generator):
+    sizes = {"x": (STEPS, 3, 2), "V": (2, 10), "R": (5, 5), "g": (5,)}
+    return {name: torch.randn(*size, generator=generator) * 0.6 for name, size in sizes.items()}
+'''
+
 # text, what is written instead of it, the kind that is named, and what its message says
 SLIPS = {
     "a running term left out": (
@@ -157,6 +206,41 @@ SLIPS = {
         "wrong_point",
         "gates[t]",
     ),
+    "the upstream is not read, in an order of turns that nothing else shows": (
+        CHUNKED,
+        "dstate = dh[:, t] + later",
+        "dstate = torch.ones_like(dh[:, t]) + later",
+        "wrong_upstream",
+        "dh",
+    ),
+    "what should be a gradient is made of none": (
+        CHUNKED,
+        "(1 - h[:, t] ** 2) * dstate",
+        "(1 - h[:, t] ** 2) * later",
+        "zero",
+        "all zeros",
+    ),
+    "a part of a tensor that is filled over time": (
+        CHUNKED,
+        "torch.cat([dgate, dpre], 1)",
+        "torch.cat([dgate, dgate], 1)",
+        "wrong_point",
+        "dgate is used",
+    ),
+    "a step of a tensor is missing as a factor": (
+        CHUNKED,
+        "later = (z[:, t] * dpre) @ R.T",
+        "later = dpre @ R.T",
+        "wrong_point",
+        "the factor z[:, t] is missing",
+    ),
+    "two slips in one line": (
+        CHUNKED,
+        "past[:, t].T @ (z[:, t] * dpre)",
+        "past[:, t].T @ (h[:, t] * 2 * dpre)",
+        "wrong_point",
+        "two slips",
+    ),
     "the candidate without its gate": (
         GATED,
         "(1 - gates[t]) * ds\n",
@@ -181,7 +265,7 @@ def slipped(name: str, steps: int) -> tuple[types.ModuleType, str]:
     return from_text(lasting(wrong, steps)), line.strip()
 
 
-@pytest.mark.parametrize("text", [LEAKY, GATED], ids=["leaky", "gated"])
+@pytest.mark.parametrize("text", [LEAKY, GATED, CHUNKED], ids=["leaky", "gated", "chunked"])
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_a_right_backward_through_time_is_right_however_long(text: str, steps: int) -> None:
     report = backhand.check(from_text(lasting(text, steps)))
@@ -389,6 +473,85 @@ def test_a_running_variable_that_is_returned_under_another_name_is_carried_on() 
     assert culprit.mistake is not None
     assert "no turn of the loop leaves in dh" in culprit.mistake.message
 
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("dx[t] = dpre @ Wxh.T", "dx[t] = dpre @ Wxh"), ("dWxh += x[t].T @ dpre", "dWxh += x[t] @ dpre")],
+)
+def test_a_line_that_raises_where_it_adds_or_puts_something_is_found_and_mended(old: str, new: str) -> None:
+    (culprit,) = backhand.check(from_text(LATE_NAME.replace(old, new))).culprits
+    assert new in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "transposed"
+
+
+def test_a_line_that_raises_in_every_turn_of_a_while_is_mended_in_a_few_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budget, "TRIES", 60)  # a `while` is run with a bound, which takes its time
+    counted = LATE_NAME.replace("for t in reversed(range(len(x))):", "t = len(x) - 1\n    while t >= 0:")
+    counted = counted.replace("        dh = dpre @ Whh.T", "        dh = dpre @ Whh.T\n        t -= 1")
+    assert backhand.check(from_text(counted)).ok
+    report = backhand.check(from_text(counted.replace("x[t].T @ dpre", "x[t] @ dpre")))
+    (culprit,) = report.culprits
+    assert "x[t] @ dpre" in culprit.lines[0].text
+    assert not any("t -= 1" in line.text for line in culprit.lines)
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "transposed"
+
+
+def test_a_name_that_the_forward_binds_again_is_not_blamed_where_a_line_above_raises() -> None:
+    turns = LATE_NAME.replace("hs.append(torch.tanh(xt @ Wxh + hs[-1] @ Whh))", REBINDING)
+    turns = turns.replace("dh = 2 * hs[-1]", "above = 2 * hs[-1]")
+    turns = turns.replace("dpre = dh * (1", "dstate = above + carried\n        dpre = dstate * (1")
+    turns = turns.replace("    for t in rev", "    carried = 0\n    for t in rev")
+    turns = turns.replace("dh = dpre @ Whh.T", "carried, above = dpre @ Whh.T, 0").replace(
+        "dh0 = dh", "dh0 = carried"
+    )
+    turns = turns.replace('return {"dx": dx, "dWxh": dWxh, "dWhh": dWhh, "dh0": dh0}', "return locals()")
+    assert backhand.check(from_text(turns)).ok
+    report = backhand.check(from_text(turns.replace("2 * hs[-1] / hs", "hs[-1] @ hs[-1] / hs")))
+    (culprit,) = report.culprits
+    assert culprit.name != "state"
+    assert "above = hs[-1] @ hs[-1]" in culprit.lines[0].text
+
+
+def test_an_addend_that_is_rightly_zero_in_one_turn_does_not_hide_the_line_that_adds_it() -> None:
+    assert backhand.check(from_text(DECAYING)).ok
+    wrong = DECAYING.replace("dkeep += dstate * states[t]", "dkeep += dstate")
+    (culprit,) = backhand.check(from_text(wrong)).culprits
+    assert "dkeep += dstate" in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert "the factor states[t] is missing" in culprit.mistake.message
+
+
+DECAYING = """
+import torch
+
+def forward(x, keep):
+    state, states, ys = torch.zeros(3), [], []
+    for xt in x:
+        states.append(state)
+        state = keep * state + xt
+        ys.append(state * state)
+    return {"states": states, "ys": torch.stack(ys)}
+
+def backward(dys, x, keep, states):
+    dkeep, dx, later = torch.zeros_like(keep), torch.zeros_like(x), torch.zeros_like(keep)
+    for t in reversed(range(len(x))):
+        dstate = 2 * (keep * states[t] + x[t]) * dys[t] + later
+        dx[t] = dstate
+        dkeep += dstate * states[t]
+        later = keep * dstate
+    return {"dkeep": dkeep, "dx": dx}
+
+out = "ys"
+
+def inputs(generator):
+    return {"x": torch.randn(4, 3, generator=generator), "keep": torch.rand(3, generator=generator)}
+"""
+
+REBINDING = "state = torch.tanh(xt @ Wxh + hs[-1] @ Whh)\n        hs.append(state)"
 
 LATE_NAME = """
 import torch

@@ -12,6 +12,7 @@ from torch import Tensor
 from backhand.checking.mistakes.dialects import TORCH, Dialect
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.containers import flatten
+from backhand.checking.running.names import root
 from backhand.checking.running.statements import writes_surely
 
 Role = Literal["value", "exponent", "index", "axis"]
@@ -90,7 +91,7 @@ class Scope:
         known: what autograd knows of this step: each tensor's variable, what it is, and the branch that it
             is, if it is a term and no factor.
         dialect: how the statements call operations.
-        attributes: the tensors that lie on objects, as on `self`, by the expressions that read them.
+        parts: the tensors that lie on objects, as on `self`, or at an index, by what reads them.
     """
 
     namespace: Mapping[str, Any]
@@ -100,23 +101,23 @@ class Scope:
     shape: tuple[int, ...]
     known: Sequence[tuple[str, str, str | None]] = ()
     dialect: Dialect = TORCH
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def tensors(self) -> list[str]:
-        """The variables that hold floating-point tensors, and the items and attributes that do."""
+        """The variables that hold floating-point tensors, and the items and parts that do."""
         there = {n: self.namespace[n] for n in self.names if n in self.namespace}
         mappings = {n: v for n, v in there.items() if isinstance(v, Mapping)}
-        items = {**flatten(mappings), **self.attributes}
+        items = {**flatten(mappings), **self.parts}
         return [n for n, v in (there | items).items() if holds_tensor(v)]
 
     def held(self, name: str) -> Any:
-        """Return what a variable or an attribute holds, None where there is none."""
-        return self.namespace.get(name, self.attributes.get(name))
+        """Return what a variable or a part holds, None where there is none."""
+        return self.namespace.get(name, self.parts.get(name))
 
     def is_tensor(self, node: ast.AST) -> bool:
         """Tell whether an attribute is a tensor, and no function of a module or size of an array."""
-        return isinstance(node, ast.Attribute) and _text(node) in self.attributes
+        return isinstance(node, ast.Attribute) and _text(node) in self.parts
 
     @cached_property
     def squashed(self) -> list[str]:
@@ -131,7 +132,8 @@ class Scope:
 
     def is_gradient(self, name: str) -> bool:
         """Tell whether a variable holds a gradient."""
-        return name in self.gradients or (name.startswith("d") and name[1:] in self.namespace)
+        own = root(name)
+        return own in self.gradients or (own.startswith("d") and own[1:] in self.namespace)
 
     def is_one(self, name: str) -> bool:
         """Tell whether a variable holds nothing but ones, so that a factor of it changes nothing."""

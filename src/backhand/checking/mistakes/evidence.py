@@ -10,7 +10,7 @@ from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
 from backhand.checking.running.copied import grads_read
-from backhand.checking.running.names import root
+from backhand.checking.running.names import as_gradient, root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import plain_slice_of, slice_of
 from backhand.checking.running.statements import (
@@ -195,10 +195,19 @@ class Case:
         gradients = {where: tensor for tensor, where in self.paths.items()}
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
-        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy) for p in programs]
+        source = self.chosen.backward_source
+        around = tuple(source.simple) if source is not None else ()
+        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy, beside=around) for p in programs]
+        made = fault.benches[0]
+        if made.value is not None:
+            are_as_they_were = programs[0].gives(made.value)
+        else:  # that it raises does not tell
+            above = replace(Program.of(fault.temporaries, "", benches, gradients), goes_on=True)
+            written = {name for s in fault.temporaries for name in writes_surely(s)}
+            held = {name: as_gradient(made.namespace.get(name)) for name in written}
+            are_as_they_were = all(replace(above, path=name).gives(value) for name, value in held.items())
         # a temporary may be made of something that has changed by then
-        with_temporaries = programs[0].gives(fault.benches[0].value)
-        return programs[0] if with_temporaries else programs[1]
+        return programs[0] if are_as_they_were else programs[1]
 
     def _runs_once(self, statement: ast.stmt) -> bool:
         """Tell whether a statement stands outside of loops, in what `program` runs as quickly.

@@ -191,6 +191,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("another tensor's gradient", another_gradient, also=True),
     tells("a guard against infinities", finite_by_a_guard),
     # the statements
+    mends_fault("a small edit and a factor", by_edit_and_factor),
+    mends_fault("two small edits of one line", by_two_edits),
     mends("a small edit", by_edit),
     mends("a constant factor within the line", by_constant, _is_not_pinned),
     predicts("a missing branch and a slip in what is there", besides_a_branch),

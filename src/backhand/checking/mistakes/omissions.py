@@ -18,7 +18,7 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
     if scope.holds_no_tensor(place.node):
         return
     held = {ast.unparse(n) for n in ast.walk(place.node) if isinstance(n, ast.Name | ast.Attribute)}
-    for name in (*scope.names, *scope.attributes):
+    for name in (*scope.names, *scope.parts):
         value = scope.held(name)
         tensor = holds_tensor(value) or (isinstance(value, Tensor) and value.dtype == torch.bool)
         if not tensor and (not isinstance(value, int | float) or isinstance(value, bool)):

@@ -9,7 +9,7 @@ from backhand.checking.mistakes.branches import doubled
 from backhand.checking.mistakes.budget import Budget, OutOfTimeError
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.mending import Mended, by_dropped_term
+from backhand.checking.mistakes.mending import PAIRS, Mended, by_dropped_term
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.workbench import Program
 from backhand.checking.running.names import root
@@ -116,10 +116,17 @@ def mends(
     mender: Callable[[Program, Budget], Mended],
     when: Callable[[Case], bool] = lambda case: True,
 ) -> Hypothesis:
-    """Return a hypothesis that mends the user's statements."""
+    """Return a hypothesis that mends the user's statements.
+
+    Where it is known which one is at fault, little is tried in the others.
+    """
 
     def asked(case: Case, budget: Budget) -> Mended:
-        return mender(case.program, budget) if case.program is not None else (None, budget)
+        if case.program is None:
+            return None, budget
+        share = budget if case.at_fault is None else budget.at_most(PAIRS)
+        found, left = mender(case.program, share)
+        return found, replace(budget.less(share.tries - left.tries), suspect=left.suspect)
 
     return Hypothesis(name, asked, lambda case: case.program is not None and when(case))
 

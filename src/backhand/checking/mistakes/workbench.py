@@ -75,6 +75,7 @@ class Program:
         likely: those that are likely to be at fault, by what is known of their values: they come first.
         goes_on: whether the value may be made of what its variable held before.
         over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
+        beside: what else the user's code consists of, whose indices a part of a tensor may have here too.
     """
 
     block: ast.Module
@@ -87,6 +88,7 @@ class Program:
     likely: frozenset[ast.stmt] = frozenset()
     goes_on: bool = False
     over_numpy: bool = False
+    beside: tuple[ast.stmt, ...] = ()
 
     @staticmethod
     def of(
@@ -133,6 +135,13 @@ class Program:
         others = {root(path) for path in self.gradients} - {self.variable}
         rest = [s for s in reversed(self.simple) if s not in self.own]
         return [s for s in rest if others.isdisjoint(writes_surely(s))]
+
+    @cached_property
+    def indexed(self) -> list[ast.Subscript]:
+        """The parts of variables that are read at an index which is computed, each once."""
+        nodes = (n for s in (self.block, *self.beside) for n in ast.walk(s))
+        found = [n for n in nodes if isinstance(n, ast.Subscript) and _is_computed(n)]
+        return list({ast.dump(node): node for node in found}.values())
 
     @cached_property
     def known(self) -> tuple[Sequence[Derived], ...]:
@@ -220,10 +229,33 @@ class Focus:
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
-            attributes=on_objects(bench.namespace) if self.program.over_numpy else {},
+            parts=self._parts(names) | (on_objects(bench.namespace) if self.program.over_numpy else {}),
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
             dialect=NUMPY if self.program.over_numpy else TORCH,
         )
+
+    def _parts(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the parts of tensors, and the items of lists, at the indices that the statements read.
+
+        Where `z[:, t]` stands, `r[:, t]` may belong there, or beside it.
+        """
+        namespace = self.program.benches[0].namespace
+        shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
+        indices: dict[str, ast.expr] = {}
+        for read in self.program.indexed:
+            part, text = _part(read, namespace), ast.dump(read.slice)
+            if part is not None:
+                shapes.setdefault(text, set()).add(part.shape)
+                indices[text] = read.slice
+        held = [n for n in names if isinstance(namespace.get(n), Tensor | list | tuple)]
+        found: dict[str, Tensor] = {}
+        for text, index in indices.items():
+            for name in held:
+                node = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
+                part = _part(node, namespace)
+                if part is not None and part.shape in shapes[text]:
+                    found[ast.unparse(node)] = part
+        return found
 
     def is_right(self, **more: Any) -> bool:
         """Tell whether the statements, as they are now, give the right value on every bench."""
@@ -268,6 +300,8 @@ class Focus:
             value = self.value(i)
             if value is None or value.shape != bench.expected.shape or value.numel() < 2:
                 return None
+            if not bool(value.any() or bench.expected.any()):
+                continue  # any factor of zeros is as good
             k = constant_ratio(value, bench.expected)
             if not k or not math.isfinite(k) or (found is not None and abs(k - found) > EXACT * abs(found)):
                 return None
@@ -292,6 +326,23 @@ class Focus:
 def variable(number: int) -> str:
     """Return the variable that holds one of the tensors that autograd knows."""
     return f"__derived_{number}__"
+
+
+def _is_computed(node: ast.Subscript) -> bool:
+    """Tell whether a part of a variable is read at an index made of variables, without a call."""
+    within = list(ast.walk(node.slice))
+    is_read = isinstance(node.value, ast.Name) and isinstance(node.ctx, ast.Load)
+    calls = any(isinstance(n, ast.Call) for n in within)
+    return is_read and not calls and any(isinstance(n, ast.Name) for n in within)
+
+
+def _part(node: ast.Subscript, namespace: Namespace) -> Tensor | None:
+    """Return the floating-point tensor that an expression reads; None where there is none."""
+    try:
+        value = eval(ast.unparse(node), dict(namespace))
+    except Exception:  # the index may lie outside
+        return None
+    return value if isinstance(value, Tensor) and value.is_floating_point() else None
 
 
 def with_helpers(statements: Sequence[ast.stmt], source: Source, namespace: Namespace) -> list[ast.stmt]:

@@ -136,6 +136,29 @@ def parts(known: Known, shape: torch.Size) -> list[Known]:
     ]
 
 
+def along_time(known: Known, shape: torch.Size, turns: int) -> list[Known]:
+    """Return the sequences into which a tensor falls along an axis of so many, each item of this shape.
+
+    A loop fills a tensor step by step whose steps the forward has never held, such as a layer's product with
+    all of its inputs at once.
+    """
+    value = known.values[0]
+    if len(known.values) > 1 or value.dim() != len(shape) + 1:
+        return []
+    axes = [
+        i
+        for i, n in enumerate(value.shape)
+        if n == turns and (*value.shape[:i], *value.shape[i + 1 :]) == shape
+    ]
+    found = []
+    for axis in axes:
+        items = tuple(reversed(value.unbind(axis)))
+        order, ages = tuple(reversed(range(turns))), known.ages * turns
+        signs = tuple(map(signature, items))
+        found.append(replace(known, values=items, signatures=signs, turns=order, ages=ages))
+    return found
+
+
 @dataclass(frozen=True)
 class Seen:
     """A tensor that was seen: how late in the forward its operation ran, and in which turn."""

@@ -174,6 +174,14 @@ def running_variables(statements: tuple[ast.stmt, ...]) -> Mapping[ast.stmt, tup
     return found
 
 
+@lru_cache(maxsize=256)
+def counters(statements: tuple[ast.stmt, ...]) -> tuple[str, ...]:
+    """Return the variables by which loops may count: a `for` gives them a value, a `while` asks."""
+    loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For | ast.While)]
+    named = (_named(loop.target if isinstance(loop, ast.For) else loop.test) for loop in loops)
+    return tuple(sorted(set[str]().union(*named)))
+
+
 def made_of(statements: Sequence[ast.stmt], names: Iterable[str]) -> frozenset[str]:
     """Return these variables, and those that are made of them, directly or by way of others."""
     pairs = [(reads(s), writes(s)) for s in simple_statements(statements)]

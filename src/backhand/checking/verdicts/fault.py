@@ -106,7 +106,8 @@ def origins(source: Source, target: Target, variables: Namespace, recogniser: Re
             makers = {s for s in written if name in writes_surely(s)}
             value = event_of(0, variables.get(name))
             is_known = value.sign != 0 and recogniser.is_known(value)
-            if len(makers) <= MAKERS and target[0] not in makers and not is_known:
+            is_counter = len(makers) > 1 and isinstance(variables.get(name), int)
+            if len(makers) <= MAKERS and target[0] not in makers and not is_known and not is_counter:
                 left += makers - found
                 found |= makers
     return sorted(found, key=lambda s: s.lineno)

@@ -142,8 +142,9 @@ class _Search:
         self.recogniser = recogniser
         self.runs, self.name, self.culprits, self.mended, self.ends = runs, name, culprits, mended, ends
         self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
-        self.events = runs.logged(self.puts)
-        recogniser.learn_orders(self.events)
+        log = runs.logged(self.puts)
+        self.events = log.events
+        recogniser.learn_orders(self.events, log.counted.values())
         self._begun = begun_elsewhere(self.events)
         self._ages = Ages(recogniser, self.events)
         self._counts: dict[tuple[int, int], int] = {}
@@ -151,35 +152,44 @@ class _Search:
 
     def explained(self) -> Explained | None:
         """Return the statements, the first in time; None where none can be known."""
-        best, most = None, 0
         mends: tuple[_Candidate, frozenset[str]] | None = None
         makes_up: tuple[_Candidate, frozenset[str]] | None = None
+        failing: list[_Candidate] = []
         for candidate in self._candidates(self.events):
             if time.process_time() > self.ends:
                 break
-            if mends is not None and candidate.reaches <= len(self.culprits - mends[1]):
+            wrong = self.culprits if mends is None else mends[1]
+            if mends is not None and candidate.reaches <= len(self.culprits - wrong):
                 continue  # it makes no more wrong than that
-            # what is only added up shows at the end
-            gained = self._gain(candidate) if candidate.target[1] else 1
-            if gained <= 0:
-                continue
             left = self._left(candidate)
-            if left is not None and left < (self.culprits if mends is None else mends[1]):
+            if left is None or not left < wrong:
+                failing.append(candidate)
+            elif self._gain(candidate) > 0:
                 if self._leaves_nothing_to_do(candidate):
                     makes_up = makes_up or (candidate, left)
                     continue
                 mends = candidate, left
                 if not left:
                     break
-            best, most = (candidate, gained) if gained > most else (best, most)
         if makes_up is not None and (mends is None or makes_up[1] < mends[1]):
             mends = makes_up
         if mends is not None:
             return self._told(self._source_of(*mends), self.culprits - mends[1])
-        if best is None or len(self.mended) + 1 >= MOST_FAULTS:
+        best = self._most_telling(failing)
+        if best is None:
             return None
         mended = {**self.mended, best.target: best}
         return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
+
+    def _most_telling(self, failing: Iterable[_Candidate]) -> _Candidate | None:
+        """Return that by which most becomes known though it is not enough: one of several at fault."""
+        best, most = None, 0
+        for candidate in failing if len(self.mended) + 1 < MOST_FAULTS else ():
+            if time.process_time() > self.ends:
+                break
+            gained = self._gain(candidate)
+            best, most = (candidate, gained) if gained > most else (best, most)
+        return best
 
     def _source_of(self, found: _Candidate, left: frozenset[str]) -> _Candidate:
         """Return the statement that makes a value which the one found reads, if that is enough to be mended.
@@ -199,9 +209,12 @@ class _Search:
 
         So it is where the end is put in the middle: of what has no mean there is none to be subtracted.
         """
-        after = self.runs.logged({**self.puts, candidate.target: candidate.give})
+        after = self.runs.logged({**self.puts, candidate.target: candidate.give}).events
         pairs = (
-            (e, now) for t, its in self.events.items() for e, now in zip(its, after.get(t, ()), strict=False)
+            (e, now)
+            for t, its in self.events.items()
+            if t != candidate.target  # which gives what is put there
+            for e, now in zip(its, after.get(t, ()), strict=False)
         )
         later = ((e.sign, now.sign) for e, now in pairs if e.step > candidate.step and e.shape == now.shape)
         return any(abs(now) <= VANISHES * abs(before) for before, now in later if before)
@@ -269,6 +282,8 @@ class _Search:
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
+        if not candidate.target[1]:
+            return 1  # what is only added up shows at the end
         events = self.events[candidate.target]
         later = [event.step for event in events if event.step > candidate.step]
         ends = later[0] if later else 2**62

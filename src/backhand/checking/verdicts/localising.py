@@ -28,6 +28,7 @@ from backhand.checking.verdicts.lives import Lives, on_arrival
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 from backhand.checking.verdicts.truths import rounding_alone
+from backhand.checking.verdicts.variables import is_rebound
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,6 @@ def vacuity(judgement: Judgement) -> str:
     if judgement.draw.dtype == torch.float64:
         return "its true gradient is zero here"
     return "its gradient is no larger than rounding here"
-
-
-def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
-    """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
-    source = chosen.forward_source
-    inner = name not in draw.trace.wanted and "[" not in name
-    return inner and source is not None and source.times_assigned(name) > 1
 
 
 def compared(draw: Draw, summands: Summands) -> dict[str, bool]:

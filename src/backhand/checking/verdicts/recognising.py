@@ -1,14 +1,14 @@
 """What the tensors of a backward are known as: each is looked up among those that autograd knows."""
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.running.containers import flatten
-from backhand.checking.running.known import Known, alike, may_stand_for, parts, signature
+from backhand.checking.running.known import Known, alike, along_time, may_stand_for, parts, signature
 from backhand.checking.running.statements import writes
 from backhand.checking.verdicts.shadowing import Event, Target
 
@@ -38,6 +38,7 @@ class Recogniser:
         tensors = [v for v in flatten(forward).values() if isinstance(v, Tensor)]
         self._forward = _Signs((v.shape, signature(v), None) for v in tensors if v.is_floating_point())
         self._parts: dict[torch.Size, list[Known]] = {}
+        self._along_time: dict[tuple[torch.Size, int], list[Known]] = {}
         self._turns: dict[int, dict[tuple[int, ...], None]] = {}
 
     def is_known(self, event: Event) -> bool:
@@ -51,7 +52,8 @@ class Recogniser:
     def belonging(self, target: Target, events: Sequence[Event]) -> list[Known]:
         """Return what may belong in the place of a statement's values, by its shape and its variable.
 
-        Besides what is known these are parts of it, such as one of gates that lie in one tensor.
+        Besides what is known these are parts of it, such as one of gates that lie in one tensor, or the steps
+        of one.
         """
         shape = events[0].shape
         found = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
@@ -59,18 +61,37 @@ class Recogniser:
             if shape not in self._parts:
                 self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
             found += self._parts[shape]
+        if shape is not None and len(events) > 1:
+            key = shape, len(events)
+            if key not in self._along_time:
+                self._along_time[key] = [one for known in self.known for one in along_time(known, *key)]
+            found += self._along_time[key]
         return [known for known in found if self._may_hold(target, known)]
 
     def _may_hold(self, target: Target, known: Known) -> bool:
-        """Tell whether a statement may make a gradient, or a value of the forward, whichever is known."""
+        """Tell whether a statement may make a gradient, or a value of the forward, whichever is known.
+
+        What is called a gradient should be one, though by mistake it is made of none.
+        """
         if self.gradients is None:
             return True
         variables = {target[1]} if target[1] else writes(target[0])
-        return known.is_value == self.gradients.isdisjoint(variables)
+        if not self.gradients.isdisjoint(variables):
+            return not known.is_value
+        return known.is_value or any(name.startswith("d") for name in variables)
 
-    def learn_orders(self, events: Mapping[Target, Sequence[Event]]) -> None:
-        """See from statements whose values are known how a loop goes through the forward's turns."""
+    def learn_orders(
+        self, events: Mapping[Target, Sequence[Event]], counted: Collection[Mapping[int, Any]] = ()
+    ) -> None:
+        """See from statements whose values are known how a loop goes through the forward's turns.
+
+        Args:
+            events: what the statements give.
+            counted: of each variable that counts turns what it holds, by step: it tells as well.
+        """
         for its in (its for its in events.values() if len(its) > 1):
+            for held in counted:
+                self._count([held.get(event.step) for event in its])
             found: dict[Known, dict[int, None]] = {}
             for event in its:
                 for known, turn, _ in self._signs.alike(event):
@@ -78,6 +99,12 @@ class Recogniser:
             for turns in found.values():
                 if len(turns) == len(its):
                     self._turns.setdefault(len(its), {})[tuple(turns)] = None
+
+    def _count(self, counts: Sequence[Any]) -> None:
+        """Take the order in which a loop counts, from whatever number on."""
+        if all(isinstance(count, int) for count in counts) and len(set(counts)) == len(counts):
+            turns = tuple(count - min(counts) for count in counts)
+            self._turns.setdefault(len(turns), {})[turns] = None
 
     def orders(self, turns: int, known: Known) -> list[Order]:
         """Return which of the known values may belong in each turn of a statement: the latest in the first.

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Run
-from backhand.checking.running.statements import running_variables
+from backhand.checking.running.statements import counters, running_variables
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.repairing import Repair, Repairer, Replace, at_return, variables_of, watched
-from backhand.checking.verdicts.shadowing import Before, Event, Give, Log, Putting, Target
+from backhand.checking.verdicts.shadowing import Before, Give, Log, Putting, Target
 
 IsRight = Callable[[str, Tensor | None], bool]
 
@@ -52,20 +52,31 @@ class Reruns:
         self._variables = variables_of(chosen, draw)
         source = chosen.backward_source
         self._carried = running_variables(source.statements) if source is not None else {}
+        self._counters = counters(source.statements) if source is not None else ()
+        self._judged: dict[str, tuple[Tensor | None, bool]] = {}  # the first value of each gradient
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
-        """Return what is handed on in the place of a value: the right one, where it is wrong."""
-        return None if self.is_right(name, value) else self.draw.trace.gradients[name].clone()
+        """Return what is handed on in the place of a value: the right one, where it is wrong.
+
+        Most are what they were in the run before, to the bit: these have been judged.
+        """
+        seen = self._judged.get(name)
+        known = seen is not None and value is not None and _is_same(value, seen[0])
+        if seen is None or not known:
+            is_right = self.is_right(name, value)
+            seen = (value if value is None else value.clone(), is_right)
+            self._judged.setdefault(name, seen)
+        return None if seen[1] else self.draw.trace.gradients[name].clone()
 
     def repairer(self, replace: Replace) -> Repairer:
         """Return a repairer of this backward."""
         return Repairer(self._variables, self.lives, {}, replace, keeps=False)
 
-    def logged(self, puts: Mapping[Target, Give]) -> dict[Target, list[Event]]:
+    def logged(self, puts: Mapping[Target, Give]) -> Log:
         """Return what each statement gives in the repaired run."""
-        log = Log(self.repairer(self.mended), puts, self._carried)
+        log = Log(self.repairer(self.mended), puts, self._carried, self._counters)
         watched(self.chosen, self.draw, log)
-        return log.events
+        return log
 
     def moved(
         self, puts: Mapping[Target, Give], target: Target, turns: Container[int], wrong: Container[str]
@@ -144,7 +155,8 @@ class Reruns:
                     raise StillWrong
                 if step > begins:
                     super().note(step, target, value)
-                    count += recogniser.is_known(self.events[target][-1])
+                    event = self.events[target][-1]
+                    count += event.sign != 0 and recogniser.is_known(event)  # zeros are found anywhere
 
         with contextlib.suppress(StillWrong, Exception):  # what is put there may not fit
             watched(self.chosen, self.draw, _Counting(self.repairer(replace), puts))
@@ -155,3 +167,8 @@ class Reruns:
         looking = Before(self.repairer(self.mended), puts, steps, target)
         watched(self.chosen, self.draw, looking)
         return looking
+
+
+def _is_same(value: Tensor, other: Tensor | None) -> bool:
+    """Tell whether a value is another one to the bit."""
+    return other is not None and value.dtype == other.dtype and torch.equal(value, other)

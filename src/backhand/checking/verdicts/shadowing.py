@@ -1,6 +1,7 @@
 """Watchers that do what a repairer does, and note what each statement gives, or put something else there."""
 
 import ast
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -19,6 +20,7 @@ from backhand.checking.verdicts.repairing import Repairer, snapshot
 Target = tuple[ast.stmt, str]
 # What is put in the place of a value, by the turn and the value.
 Give = Callable[[int, Any], Any]
+VALUE = "__value__"
 
 
 def is_carried(target: Target) -> bool:
@@ -69,27 +71,60 @@ class Putting(Shadow):
         super().__init__(repairer)
         self.puts = puts
         self._turns = dict.fromkeys(puts, 0)
+        self._added = (
+            self._raised
+        ) = -1  # the last steps in which something was added, and in which one raised
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Put one in the place of what is added."""
+        self._added = step
         target = statement, ""
         return self._next(target, value) if target in self.puts else value
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
-        """Put one in the place of what was assigned."""
-        own = [target for target in self.puts if target[0] is statement and target[1]]
+        """Put one in the place of what was assigned, or should have been added."""
+        own = [target for target in self.puts if target[0] is statement]
         if not own:
             return super().ran(step, statement, variables)
-        put = {target[1]: self._next(target, variables.get(target[1])) for target in own}
+        put = {target[1]: self._next(target, variables.get(target[1])) for target in own if target[1]}
         put = {name: value for name, value in put.items() if value is not None}
+        if step == self._raised > self._added and (statement, "") in self.puts:
+            value = self._next((statement, ""), None)
+            put |= _done_with(statement, value, variables) if isinstance(value, Tensor) else {}
         if put:
             self.repairer.made_up_for()
         return put | super().ran(step, statement, {**variables, **put})
+
+    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
+        """Take note of a turn that gave nothing."""
+        super().raised(step, statement, error)
+        self._raised = step
 
     def _next(self, target: Target, value: Any) -> Any:
         turn = self._turns[target]
         self._turns[target] += 1
         return self.puts[target](turn, value)
+
+
+def _done_with(statement: ast.stmt, value: Tensor, variables: Mapping[str, Any]) -> Namespace:
+    """Do what a statement does, add something or put it somewhere, with a value for the one that raised.
+
+    Return the variables that it leaves.
+    """
+    call = given_to(statement)
+    done = copy.copy(statement)
+    if call is not None:
+        arguments = [*call.args[:-1], ast.Name(VALUE, ast.Load())]
+        done.value = ast.Call(call.func, arguments, call.keywords)  # type: ignore[attr-defined]
+    else:
+        done.value = ast.Name(VALUE, ast.Load())  # type: ignore[attr-defined]
+    namespace = {**variables, VALUE: value}
+    try:
+        exec(compile(ast.fix_missing_locations(ast.Module([done], [])), "<put>", "exec"), namespace)
+    except Exception:  # the place itself may be what raised
+        return {}
+    # the others see what they hold changed
+    return {name: namespace[name] for name in writes_surely(statement) if name in namespace}
 
 
 class Log(Putting):
@@ -98,6 +133,7 @@ class Log(Putting):
     Args:
         carried: by the last statement of a loop the variables that its next turn takes over, whatever gave
             them their value.
+        counters: the variables that count the turns of loops.
     """
 
     def __init__(
@@ -105,11 +141,12 @@ class Log(Putting):
         repairer: Repairer,
         puts: Mapping[Target, Give],
         carried: Mapping[ast.stmt, Sequence[str]] | None = None,
+        counters: Sequence[str] = (),
     ):
         super().__init__(repairer, puts)
         self.carried: Mapping[ast.stmt, Sequence[str]] = carried or {}
         self.events: dict[Target, list[Event]] = {}
-        self._raised = -1
+        self.counted: dict[str, dict[int, Any]] = {name: {} for name in counters}  # by step what each holds
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Note what is added, or put into a container."""
@@ -120,6 +157,8 @@ class Log(Putting):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Note what was assigned, before it is mended."""
+        for name, held in self.counted.items():
+            held[step] = variables.get(name)
         new = super().ran(step, statement, variables)
         assigned = dict(assigned_tensors(statement, variables)) if step != self._raised else {}
         carried = {name: variables.get(name) for name in self.carried.get(statement, ())}
@@ -132,7 +171,6 @@ class Log(Putting):
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Note that a turn gave nothing."""
         super().raised(step, statement, error)
-        self._raised = step
         for target in targets_of(statement):
             its = self.events.setdefault(target, [])
             if its and its[-1].step == step:  # it was made, and did not fit where it went
@@ -155,7 +193,6 @@ class Before(Putting):
         self.target: Target = target
         self.before: list[Namespace] = []
         self.made: list[Tensor | None] = []
-        self._raised = -1
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Take what is added."""
@@ -168,17 +205,14 @@ class Before(Putting):
         if step in self.steps and self.target[1]:
             value = variables.get(self.target[1]) if step != self._raised else None
             self.made.append(value.clone() if isinstance(value, Tensor) else None)
+        elif step in self.steps and step == self._raised > self._added:
+            self.made.append(None)  # nothing was added
         if step == 0 and 0 in self.steps and not may_change_in_place(statement):
             self.before.append(snapshot({k: v for k, v in variables.items() if k not in assigned(statement)}))
         new = super().ran(step, statement, variables)
         if step + 1 in self.steps:
             self.before.append(snapshot({**variables, **new}))
         return new
-
-    def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
-        """Note that it made nothing: its variable holds what it held before."""
-        super().raised(step, statement, error)
-        self._raised = step
 
 
 def targets_of(statement: ast.stmt) -> Iterator[Target]:

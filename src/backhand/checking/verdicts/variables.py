@@ -105,7 +105,15 @@ def extended(draw: Draw, chosen: Pass) -> Mapping[str, str]:
     promised = returned_so_far(source.statements, dict.fromkeys(_written(source)), around(chosen))
     found = gradient_names(map(root, missing), promised, None)
     added = {t: found[root(t)] + t.removeprefix(root(t)) for t in missing if root(t) in found}
+    added = {t: gradient for t, gradient in added.items() if not is_rebound(chosen, draw, t)}
     return {**draw.matched, **added}
+
+
+def is_rebound(chosen: Pass, draw: Draw, name: str) -> bool:
+    """Tell whether the forward binds an intermediate's name more than once: its gradient is ambiguous."""
+    source = chosen.forward_source
+    inner = name not in draw.trace.wanted and "[" not in name
+    return inner and source is not None and source.times_assigned(name) > 1
 
 
 @lru_cache(maxsize=64)
