@@ -376,3 +376,81 @@ def test_a_backward_through_time_may_share_its_loop_variables_with_the_forward(o
     report = backhand.check_file(path)
     assert [row.name for row in report.culprits] == culprits, str(report)
     assert {"Wx", "Wh"} <= {row.name for row in report.rows if row.verdict != "skipped"}
+
+
+TARGETED = """
+import torch
+
+
+class Squares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, target):
+        ctx.save_for_backward(x - target)
+        return (x - target).square().mean()
+
+    @staticmethod
+    def backward(ctx, dloss):
+        (off,) = ctx.saved_tensors
+        return 2 * off * dloss / off.numel(), None
+
+
+def reference(x, target):
+    return (x - target).square().mean()
+
+
+def inputs(generator):
+    return {name: torch.randn(4, 3, generator=generator) for name in ("x", "target")}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "is_right"), [("", False), ('no_gradient = ("target",)', True), ('no_gradient = "target"', True)]
+)
+def test_a_file_says_which_inputs_have_no_gradient_on_purpose(
+    tmp_path: Path, said: str, is_right: bool
+) -> None:
+    path = tmp_path / "squares.py"
+    path.write_text(f"{TARGETED}\n\n{said}\n")
+    assert backhand.check_file(path).ok is is_right
+
+
+REFUSING = """
+import torch
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.y = ctx.x.exp()
+        return ctx.y.detach()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return torch.autograd.grad(ctx.y, ctx.x, dy)[0]
+
+
+reference = torch.exp
+inputs = [torch.randn(4, 3)]
+"""
+
+
+def test_what_a_file_may_refuse_is_said_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "once.py"
+    path.write_text(REFUSING)
+    (refused,) = (m for m in backhand.check_file(path).stress if m.kind == "modifies_input")
+    assert "a second time" in refused.message
+    assert 'allow=("modifies_input",)' in refused.hint
+    path.write_text(REFUSING + '\nallow = ("modifies_input",)\n')
+    assert backhand.check_file(path).ok
+
+
+def test_a_reference_that_autograd_cannot_differentiate_is_said_to_be_that(tmp_path: Path) -> None:
+    path = tmp_path / "squares.py"
+    path.write_text(TARGETED.replace("return (x - target).square().mean()\n\n\ndef inputs", STEP))
+    with pytest.raises(CheckError, match=r"differentiating the forward \(of a Function, its reference\)"):
+        backhand.check_file(path)
+
+
+STEP = "return torch.heaviside(x - target, torch.zeros((), dtype=x.dtype)).mean()\n\n\ndef inputs"

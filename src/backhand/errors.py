@@ -17,7 +17,7 @@ def in_short(error: BaseException) -> str:
     >>> in_short(ValueError("no\\nand more"))
     'ValueError: no'
     """
-    text = str(error).strip().split("\n", 1)[0].rstrip(" :")
+    text = str(error).strip().split("\n", 1)[0].rstrip(" :.")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

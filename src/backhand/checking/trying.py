@@ -76,7 +76,8 @@ def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
     except CheckError:
         raise
     except Exception as error:  # the user's code may raise anything
-        raise ForwardError("forward", error) from error
+        what = "differentiating the forward (of a Function, its reference)"
+        raise ForwardError(what, error) from error
 
 
 def _precisions(chosen: Pass, values: Mapping[str, Any]) -> list[tuple[torch.dtype | None, bool]]:

@@ -13,6 +13,8 @@ from backhand.checking.report import Mistake
 from backhand.checking.sources.usages import UntriedError, Usage
 from backhand.errors import in_short
 
+REFUSED = 'Training code may use it so. Where nobody does, allow=("{kind}",) lets the exception pass.'
+
 
 @dataclass(frozen=True)
 class Untried:
@@ -93,7 +95,7 @@ def _told(
         found = probe.call(given, **how)
     except Exception as error:  # the user's code may raise anything
         facts = {"gradients": sorted(expected), "refuses": in_short(error)}
-        yield mistake(kind, f"{when} it raises {in_short(error)}.", facts)
+        yield mistake(kind, f"{when} it raises {in_short(error)}.", facts, REFUSED.format(kind=kind))
         return
     zeros = {n: g for n, g in expected.items() if n not in found and not bool(g.any())}  # None will do there
     bad = probe.differing({**found, **zeros}, expected)

@@ -87,7 +87,8 @@ def check_function(
     >>> check_function(Double, lambda x: 2 * x, {"x": torch.randn(4)})["x"].mistake.kind
     'scale'
     """
-    function = Function(fn, reference, frozenset(no_gradient))
+    left = [no_gradient] if isinstance(no_gradient, str) else no_gradient
+    function = Function(fn, reference, frozenset(left))
     first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
     chosen = replace(
         first,

@@ -67,8 +67,8 @@ def _kernel(module: ModuleType, path: Path, name: str, options: Mapping[str, Any
             "its arguments by name or a function of a torch.Generator that draws them."
         )
     function = getattr(module, name)
-    shapes = _part(module, name, "shapes") or ()
-    return Subject(name, partial(check_function, function, reference, inputs, shapes=shapes, **options))
+    said = {part: _part(module, name, part) or () for part in ("shapes", "no_gradient", "allow")}
+    return Subject(name, partial(check_function, function, reference, inputs, **said, **options))
 
 
 def _part(module: ModuleType, name: str, part: str) -> Any:
