@@ -371,3 +371,16 @@ def test_a_loss_that_is_made_a_plain_number_is_followed_by_autograd():
     assert report.ok
     assert report.truth == "autograd"
     assert "float" not in globals()
+
+
+def test_an_upstream_gradient_called_delta_is_that_of_the_output():
+    def twice_forward(x):
+        return np.exp(x) + x, x
+
+    def twice_backward(delta, x):
+        return delta * np.exp(x) - delta
+
+    report = check_pair(twice_forward, twice_backward, lambda rng: [rng.normal(size=(3, 4))])
+    assert "elta is" not in str(report).replace("delta", "")
+    assert report["x"].mistake is not None
+    assert "elta" not in report["x"].mistake.message.replace("delta", "")

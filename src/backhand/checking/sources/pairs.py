@@ -137,7 +137,8 @@ class Wiring:
         """Return what the outputs are called by their upstream gradients; something else if it is taken."""
         found = []
         for i, name in enumerate(self.upstream):
-            told = [n for n in tensor_named(name) if n.isidentifier() and n not in inputs and n not in found]
+            tensors = [] if re.match("delta|deriv", name) else tensor_named(name)  # no gradient of `elta`
+            told = [n for n in tensors if n.isidentifier() and n not in inputs and n not in found]
             found.append(told[0] if told else f"out{i}" if len(self.upstream) > 1 else "output")
         return tuple(found) or ("loss",)
 
