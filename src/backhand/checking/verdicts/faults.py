@@ -47,14 +47,16 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     known = knowledge(chosen, draw)
     recogniser = Recogniser(known, draw.trace.values, _gradients(chosen, draw))
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
-    ends = time.process_time() + MOST_SECONDS
-    if not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
+    plain = _explained(recogniser, runs, time.process_time() + MOST_SECONDS)
+    # one line that explains all is that, though a division that it lacks may look like one held back
+    if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
+        ends = time.process_time() + MOST_SECONDS / 2
         scaled = [one.times(factor) for one in known if not one.is_value]
         wider = Recogniser([*known, *scaled], draw.trace.values, _gradients(chosen, draw))
         found = _explained(wider, Reruns(chosen, draw, is_right, lives, repair, wider), ends)
-        if {n for one in found for n in one.gradients} >= {*repair.culprits}:
+        if len(found) < len(plain) and {n for one in found for n in one.gradients} >= {*repair.culprits}:
             return found
-    return _explained(recogniser, runs, ends)
+    return plain
 
 
 def _held_back(recogniser: Recogniser, runs: Reruns) -> float | None:
