@@ -9,8 +9,9 @@ from functools import cached_property, partial
 from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
-from backhand.checking.running.names import as_gradient, root
+from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import plain_slice_of, slice_of
 from backhand.checking.running.statements import (

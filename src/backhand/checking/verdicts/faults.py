@@ -64,7 +64,7 @@ def _held_back(recogniser: Recogniser, runs: Reruns) -> float | None:
 
     So it is done in `dZ = A - Y`, where only `dW = dZ @ X.T / m` takes the mean.
     """
-    events = [event for its in runs.logged({}).values() for event in its if event.sign != 0]
+    events = [event for its in runs.logged({}).events.values() for event in its if event.sign != 0]
     unknown = [event for event in events if event.shape is not None and not recogniser.is_known(event)]
     sizes = sorted({size for known in recogniser.known for size in known.shape if size > 1})
     divided = ((size, replace(event, sign=event.sign / size)) for size in sizes for event in unknown)
