@@ -449,7 +449,7 @@ def test_what_a_file_may_refuse_is_said_in_it(tmp_path: Path) -> None:
 def test_a_reference_that_autograd_cannot_differentiate_is_said_to_be_that(tmp_path: Path) -> None:
     path = tmp_path / "squares.py"
     path.write_text(TARGETED.replace("return (x - target).square().mean()\n\n\ndef inputs", STEP))
-    with pytest.raises(CheckError, match=r"differentiating the forward \(of a Function, its reference\)"):
+    with pytest.raises(CheckError, match="differentiating the reference raised RuntimeError"):
         backhand.check_file(path)
 
 

@@ -76,7 +76,10 @@ def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
     except CheckError:
         raise
     except Exception as error:  # the user's code may raise anything
-        what = "differentiating the forward (of a Function, its reference)"
+        of_a_function = (
+            chosen.contract == "returned" and chosen.runner is None
+        )  # it told what its own code raises
+        what = "differentiating the reference" if of_a_function else "forward"
         raise ForwardError(what, error) from error
 
 

@@ -127,14 +127,14 @@ class Program:
     @cached_property
     def own(self) -> list[ast.stmt]:
         """Those that write the value, the last one first."""
-        return [s for s in reversed(self.simple) if self.variable in writes_surely(s)]
+        return [s for s in reversed(self.simple) if self.variable in _given_by(s)]
 
     @cached_property
     def temporary(self) -> list[ast.stmt]:
         """Those that make its temporaries; other gradients have a verdict of their own."""
         others = {root(path) for path in self.gradients} - {self.variable}
         rest = [s for s in reversed(self.simple) if s not in self.own]
-        return [s for s in rest if others.isdisjoint(writes_surely(s))]
+        return [s for s in rest if others.isdisjoint(_given_by(s))]
 
     @cached_property
     def indexed(self) -> list[ast.Subscript]:
@@ -343,6 +343,12 @@ def _part(node: ast.Subscript, namespace: Namespace) -> Tensor | None:
     except Exception:  # the index may lie outside
         return None
     return value if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def _given_by(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables to which a statement gives a value: those of a function's body are its own."""
+    is_function = isinstance(statement, ast.FunctionDef)
+    return frozenset({statement.name}) if is_function else writes_surely(statement)
 
 
 def with_helpers(statements: Sequence[ast.stmt], source: Source, namespace: Namespace) -> list[ast.stmt]:

@@ -88,17 +88,7 @@ def writes(statement: ast.stmt) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def writes_surely(statement: ast.stmt) -> frozenset[str]:
-    """Return the variables that are a statement's target, or whose in-place method it calls.
-
-    Of a function that is defined, its name and what it changes of the variables around it.
-    """
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-        within = [n for n in ast.walk(statement) if isinstance(n, ast.stmt) and n is not statement]
-        own = {a.arg for a in ast.walk(statement.args) if isinstance(a, ast.arg)}.union(
-            *map(assigned, within)
-        )
-        own -= {name for n in within if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
-        return frozenset(frozenset().union(*map(writes_surely, statement.body)) - own | {statement.name})
+    """Return the variables that are a statement's target, or whose in-place method it calls."""
     found = set(assigned(statement))
     for node in ast.walk(statement):
         if isinstance(node, ast.Assign):
@@ -214,7 +204,6 @@ def begins_anew(statement: ast.stmt, name: str) -> bool:
     return name in assigned(statement) and name not in reads(statement)
 
 
-@lru_cache(maxsize=4096)
 @lru_cache(maxsize=4096)
 def may_change_in_place(statement: ast.stmt) -> bool:
     """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
