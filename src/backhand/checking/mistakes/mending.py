@@ -286,6 +286,8 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
     # the last of the rules puts other names: two of these would make anything of anything
     pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [(rule, BESIDE) for rule in FEW]
     for statement in (*program.own, *program.temporary):
+        if any(isinstance(node, ast.IfExp) for node in ast.walk(statement)):
+            continue  # two edits make any condition of any other
         focus = Focus.on(program, statement)
         for rule, others in pairs:
             for first in edits_of(statement, focus.scope, (rule,)):
