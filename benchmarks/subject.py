@@ -13,6 +13,8 @@ from playing import Played, play, signature
 from reading import blocks, in_order, mark_of, names_in, written_by
 from torch import Tensor
 
+from backhand.checking.running.statements import assigned
+
 
 @dataclass(frozen=True)
 class Change:
@@ -156,7 +158,7 @@ class Subject:
     def _ambiguous(self) -> frozenset[str]:
         """Return the gradients of names that the forward binds more than once."""
         forward = self._function("forward").body
-        bound = [name for s in in_order(forward) for name in written_by(s)]
+        bound = [name for s in in_order(forward) for name in assigned(s)]
         return frozenset(f"d{name}" for name in bound if bound.count(name) > 1)
 
     def _returned_as(self) -> list[tuple[str, str]]:
