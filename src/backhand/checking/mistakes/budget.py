@@ -11,10 +11,6 @@ TRIES = 30_000
 SECONDS = 6.0
 
 
-class OutOfTimeError(Exception):
-    """What is being tried would go on after the time that there is for it."""
-
-
 @dataclass(frozen=True)
 class Budget:
     """How much may still be tried, for all gradients of a report together.

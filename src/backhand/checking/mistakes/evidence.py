@@ -1,7 +1,6 @@
 """What is known of one culprit: the draws, its surroundings, the statements that make it, what they read."""
 
 import ast
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -37,7 +36,6 @@ class Case:
     name: str
     judged: tuple[Judgement, ...]
     probes: Probes | None = None
-    until: float = math.inf  # the processor time after which nothing more is predicted
 
     @property
     def first(self) -> Judgement:
@@ -60,7 +58,7 @@ class Case:
         if self.name not in self.first.draw.trace.tensors or self.fails:
             return ()
         return tuple(
-            replace(scene_of(self.chosen, j, self.name), until=self.until)
+            scene_of(self.chosen, j, self.name)
             for j in self.judged
             if j.culprits[self.name].value is not None
         )

@@ -245,7 +245,7 @@ def name_mistakes(
         probes: the backward as a function of other upstream gradients, where it was stressed.
     """
     budget = Budget() if budget is None else budget
-    cases = [Case(chosen, name, tuple(judged), probes, budget.until) for name, judged in blamed.items()]
+    cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
     share = budget.share().share().share()  # what it does not find in that is looked for one by one
     found, left = by_one_statement(cases, share)
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
-from backhand.checking.mistakes.budget import OutOfTimeError
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.private import Gradients, raw_saved, results, saved, saved_names, step
@@ -67,7 +65,6 @@ class Scene:
         gradient_names: tensor name to gradient name, for messages.
         summands, noise: by which the rounding of the gradient is measured; see `close`.
         left_out: consumers whose branch is taken to be missing.
-        until: the processor time after which nothing more is predicted.
     """
 
     trace: Trace
@@ -80,7 +77,6 @@ class Scene:
     summands: float = 0.0
     noise: float = math.inf
     left_out: frozenset[str] = frozenset()
-    until: float = math.inf
     _contributions: dict[tuple[str, ...], dict[str, Tensor]] = field(default_factory=dict, init=False)
 
     @property
@@ -182,14 +178,7 @@ class Scene:
     def through(
         self, consumer: str, upstream: Tensor, stops: Sequence[str] | None = None, step: Step = step
     ) -> Tensor:
-        """Return what arrives from one consumer if `upstream` is its gradient, past no other named tensor.
-
-        Raises:
-            OutOfTimeError: it is later than `until`. An iteration within one line has hundreds of operations
-                to go through, and hundreds of tensors for each of which that is done.
-        """
-        if time.process_time() >= self.until:
-            raise OutOfTimeError
+        """Return what arrives from one consumer if `upstream` is its gradient, past no other named tensor."""
         edges = self.trace.edges
         end = edges[self.name]
         blocked = self.trace.named if stops is None else {edges[s] for s in stops}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from backhand.checking.mistakes.branches import doubled
-from backhand.checking.mistakes.budget import Budget, OutOfTimeError
+from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.mending import PAIRS, Mended, by_dropped_term
@@ -58,12 +58,9 @@ def _as_read(case: Case, found: Finding) -> Finding | None:
 
 
 def _predicted(finder: Callable[[Scene], Finding | None], scenes: Sequence[Scene]) -> Finding | None:
-    """Return what a finder finds on every one of these scenes, in the time that there is."""
-    try:
-        found = finder(scenes[0]) if scenes else None
-        if found is None or not all(_agrees(found, finder(s), s) for s in scenes[1:]):
-            return None
-    except OutOfTimeError:
+    """Return what a finder finds on every one of these scenes."""
+    found = finder(scenes[0]) if scenes else None
+    if found is None or not all(_agrees(found, finder(s), s) for s in scenes[1:]):
         return None
     return found
 
