@@ -384,3 +384,27 @@ def test_an_upstream_gradient_called_delta_is_that_of_the_output():
     assert "elta is" not in str(report).replace("delta", "")
     assert report["x"].mistake is not None
     assert "elta" not in report["x"].mistake.message.replace("delta", "")
+
+
+def rows_normed_forward(x, gain):
+    centred = x - x.mean(-1, keepdims=True)
+    scale = ((centred**2).mean(-1, keepdims=True) + 1e-5) ** -0.5
+    return centred * scale * gain, (centred * scale, scale, gain)
+
+
+def rows_normed_backward(dout, cache):
+    hat, scale, gain = cache
+    dhat = dout * gain
+    dx = dhat - dhat.mean(-1, keepdims=True)
+    return dx * scale, (dout * hat).sum(0)
+
+
+def test_a_norm_without_its_variance_term_lacks_a_path() -> None:
+    """A factor of ones for the centred tensor gives the same numbers: a mean takes away what it adds."""
+    report = backhand.check_pair(
+        rows_normed_forward,
+        rows_normed_backward,
+        lambda rng: {"x": rng.normal(size=(4, 5)), "gain": rng.normal(size=5)},
+    )
+    assert [row.gradient for row in report.culprits] == ["dx"]
+    assert report["x"].mistake.kind == "missing_branch"

@@ -113,21 +113,27 @@ def test_importing_backhand_is_silent_and_leaves_pytorch_alone() -> None:
     assert (result.stdout, result.stderr) == ("train\n", "")
 
 
+def checked(path: Path, package: str) -> list[str]:
+    """Check a file in a new process; return what that shows, and last whether it imported a package."""
+    code = (
+        f"import sys; sys.argv = ['backhand', 'check', {path.name!r}]\n"
+        "from backhand.cli import main\n"
+        "try: main()\n"
+        f"finally: print({package!r} in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=path.parent, capture_output=True, text=True)
+    return result.stdout.splitlines()
+
+
 @pytest.mark.seconds
 def test_a_check_imports_pytorch_only_in_the_process_that_judges(tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text(
         "import numpy as np\ndef relu_forward(x): return np.maximum(x, 0), x\n"
         "def relu_backward(dout, cache): return dout * (cache > 0)\n"
     )
-    code = (
-        "import sys; sys.argv = ['backhand', 'check', 'layers.py']\n"
-        "from backhand.cli import main\n"
-        "try: main()\n"
-        "finally: print('torch' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert "relu_backward: right." in result.stdout, result.stderr
-    assert result.stdout.splitlines()[-1] == "False"
+    shown = checked(tmp_path / "layers.py", "torch")
+    assert "relu_backward: right." in "".join(shown)
+    assert shown[-1] == "False"
 
 
 A_PASS = """
@@ -154,15 +160,9 @@ def inputs(generator): return {"x": torch.randn(4, generator=generator)}
 @pytest.mark.parametrize("text", [A_PASS, A_KERNEL])
 def test_a_check_does_not_wait_for_sympy(text: str, tmp_path: Path) -> None:
     (tmp_path / "given.py").write_text(f"import torch\n{text}")
-    code = (
-        "import sys; sys.argv = ['backhand', 'check', 'given.py']\n"
-        "from backhand.cli import main\n"
-        "try: main()\n"
-        "finally: print('sympy' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert " right. 1 gradient " in result.stdout.splitlines()[0]
-    assert result.stdout.splitlines()[-1] == "False"
+    shown = checked(tmp_path / "given.py", "sympy")
+    assert " right. 1 gradient " in shown[0]
+    assert shown[-1] == "False"
 
 
 def test_the_version_can_be_asked_for(run_cli) -> None:

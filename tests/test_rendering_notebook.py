@@ -214,10 +214,10 @@ def shows_what_it_says(cell: str, shown: str) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_examples_run_live(run: Run, path: Path):
-    for cell in path.read_text().split("# %%")[1:]:
-        if not cell.startswith(" [markdown]"):
-            shown = run(re.sub("^# %", "%", cell, flags=re.M))  # jupytext keeps a magic in a comment
-            shows_what_it_says(cell, shown)
+    cells = [c for c in path.read_text().split("# %%")[1:] if not c.startswith(" [markdown]")]
+    assert any("# shows: " in cell for cell in cells)
+    for cell in cells:
+        shows_what_it_says(cell, run(re.sub("^# %", "%", cell, flags=re.M)))  # a magic is kept in a comment
 
 
 def executed(path: Path) -> list[tuple[str, list[dict]]]:

@@ -71,9 +71,8 @@ class Putting(Shadow):
         super().__init__(repairer)
         self.puts = puts
         self._turns = dict.fromkeys(puts, 0)
-        self._added = (
-            self._raised
-        ) = -1  # the last steps in which something was added, and in which one raised
+        self._added = -1  # the last step in which something was added
+        self._raised = -1  # and in which one raised
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Put one in the place of what is added."""
