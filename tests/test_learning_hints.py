@@ -50,6 +50,10 @@ def test_what_is_wrong_is_asked_about_first(tmp_path: Path):
     ("gelu", "du = (1 - t**2) * dt", "du = (1 - torch.tanh(u)**2) * dt", "add `u` to them"),
     ("exp_log", "de = dtotal", "dee = dtotal", "has dee, and there is no such tensor: did you mean de?"),
     ("power", "** -1.5", "** -0.5", "Of x ** p the derivative is p * x ** (p - 1)"),
+    ("mean_square", "torch.ones_like(squared) / n", "dloss / n", "after loss: its own gradient is 1"),
+    ("tanh", "(1 - h**2) * dh", "1 - h**2 * dh", "A product is worked out before a sum"),
+    ("multi_head_attention", "djoined.reshape(b, t, heads, e).transpose(1, 2)",
+     "djoined.reshape(b, heads, t, e)", "undo the same moves on the gradient"),
 ])  # fmt: skip
 def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: Path):
     exercise = find(name)
@@ -62,6 +66,10 @@ def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: 
     ("exp_log", "dx = e * de", "dx = e + de", "`e + de` adds where `e * de` belongs"),
     ("tanh", "(1 - h**2)", "(1 - h)", "`1 - h` stands where `1 - h ** 2` belongs"),
     ("power", "** -1.5", "** -0.5", "a power has the wrong exponent, `-0.5`"),
+    ("tanh", "(1 - h**2) * dh", "1 - h**2 * dh", "stands where `(1 - h ** 2) * dh` belongs"),
+    ("exp_log", "de = dtotal", "de = 1 + dtotal", "de: a term is off at `1`"),
+    ("power", "(total + 0.1) ** -1.5", "total ** -1.5", "not at what the forward's line for inverse applies"),
+    ("matrix_product", "dz @ W.T", "W @ dz", "or in the other order, and so it is elsewhere in it"),
     ("tanh", "dz.unsqueeze(1).expand_as(products)", "dz", "right values, not expanded over axis 1"),
     ("rnn_running", "dhnext = da", "dhnext += da", "`+=` stands where `=` belongs"),
     ("rnn_running", "hs[t].T @ da", "hs[t + 1].T @ da", "hs[t + 1] is used where hs[t] belongs"),
