@@ -245,6 +245,8 @@ def _operands(node: ast.expr, name: str, result: str, shapes: Shapes) -> list[tu
     if isinstance(node, ast.GeneratorExp | ast.ListComp) and mentions(node.generators[0].iter, name):
         sent = f"for each of its elements what `{ast.unparse(node.elt)}` sends back of {dy}"
         return [(node.generators[0].iter, sent)]
+    if isinstance(node, ast.GeneratorExp | ast.ListComp):
+        return [(node.elt, f"its own part of {dy} at every turn, and the turns add up")]
     children = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr) and mentions(n, name)]
     return [(n, f"its own part of {dy}") for n in children]  # a list, a condition
 
