@@ -52,8 +52,8 @@ def test_what_is_wrong_is_asked_about_first(tmp_path: Path):
     ("power", "** -1.5", "** -0.5", "Of x ** p the derivative is p * x ** (p - 1)"),
     ("mean_square", "torch.ones_like(squared) / n", "dloss / n", "after loss: its own gradient is 1"),
     ("tanh", "(1 - h**2) * dh", "1 - h**2 * dh", "A product is worked out before a sum"),
-    ("multi_head_attention", "djoined.reshape(b, t, heads, e).transpose(1, 2)",
-     "djoined.reshape(b, heads, t, e)", "undo the same moves on the gradient"),
+    ("multi_head_attention", "djoined.unflatten(-1, (heads, e)).transpose(-3, -2)",
+     "djoined.reshape(v.shape)", "undo the same moves on the gradient"),
 ])  # fmt: skip
 def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: Path):
     exercise = find(name)

@@ -51,6 +51,7 @@ FUNCTIONS = {
     "flatten": "{dy}.reshape({x}.shape)",
     "squeeze": "{dy}.reshape({x}.shape)",
     "unsqueeze": "{dy}.reshape({x}.shape)",
+    "unflatten": "{dy}.reshape({x}.shape)",
     "expand": "{dy}, summed over the axes that were expanded",
     "expand_as": "{dy}, summed over the axes that were expanded",
     "transpose": "{dy} with the same axes exchanged again",
@@ -95,7 +96,9 @@ IN_WORDS = {
     "stack": "put together from parts: each part receives its own slice",
 }
 MOVED = "nothing is computed here, the elements only move: move the gradient's back"
-IN_WORDS |= dict.fromkeys(("view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose"), MOVED)
+IN_WORDS |= dict.fromkeys(
+    ("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "transpose"), MOVED
+)
 OPERATORS_IN_WORDS: dict[type[ast.operator], str] = {
     ast.Add: "a sum: its derivative by each of its terms is 1",
     ast.Sub: "a difference: its derivative is 1 by what stands before the minus, -1 by what stands after it",
