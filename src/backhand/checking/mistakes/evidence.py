@@ -1,13 +1,15 @@
 """What is known of one culprit: the draws, its surroundings, the statements that make it, what they read."""
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+from torch import Tensor
+
 from backhand.checking.mistakes.neighbourhood import Scene, derived
-from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.report import Mistake
 from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
@@ -26,6 +28,21 @@ from backhand.checking.verdicts.comparing import fit_shape
 from backhand.checking.verdicts.localising import Culprit, Judgement
 from backhand.checking.verdicts.repairing import Observed
 from backhand.checking.verdicts.variables import Variables, extended
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The backward, to be asked for its gradients with other upstream gradients.
+
+    Attributes:
+        call: returns them by name, for changed upstream gradients by name; None where the backward raises.
+        upstream: the upstream gradients as they are.
+        failures: what failed under stress.
+    """
+
+    call: Callable[..., Mapping[str, Tensor] | None]
+    upstream: Mapping[str, Tensor]
+    failures: Sequence[Mistake]
 
 
 @dataclass(frozen=True, eq=False)

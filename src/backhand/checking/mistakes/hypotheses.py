@@ -25,7 +25,8 @@ from backhand.checking.mistakes.branches import (
     whole_factor,
 )
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.evidence import Case
+from backhand.checking.mistakes.elsewhere import another_known_value
+from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.facts import (
     at_return,
     changed_through_another_name,
@@ -43,7 +44,6 @@ from backhand.checking.mistakes.facts import (
     why_it_raised,
 )
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.known import another_known_value
 from backhand.checking.mistakes.mending import (
     PAIRS,
     Mended,
@@ -63,7 +63,6 @@ from backhand.checking.mistakes.mending import (
 )
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
-from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,

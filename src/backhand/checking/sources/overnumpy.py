@@ -21,8 +21,7 @@ from backhand.checking.running.program import Namespace, Source, plain_function,
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.averaging import Averaged, averaged
-from backhand.checking.sources.protocol import Pass
-from backhand.checking.sources.truths import (
+from backhand.checking.sources.numpy_truths import (
     Called,
     Chosen,
     Forward,
@@ -32,6 +31,7 @@ from backhand.checking.sources.truths import (
     run_plainly,
     without_epsilons,
 )
+from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
