@@ -16,7 +16,6 @@ from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import plain_slice_of, slice_of
 from backhand.checking.running.statements import (
-    assigned,
     reads,
     simple_statements,
     writes,
@@ -237,23 +236,6 @@ class Case:
     @property
     def _over_numpy(self) -> bool:
         return self.chosen.runner is not None and self.chosen.runner.over_numpy
-
-    @cached_property
-    def is_assigned_twice(self) -> bool:
-        """Whether the source gives the gradient a new value where it had one, so that the old one is lost."""
-        source, path = self.chosen.backward_source, self.paths.get(self.name, "")
-        return source is not None and path.isidentifier() and _times_begun(source.statements, path) > 1
-
-
-def _times_begun(statements: Sequence[ast.stmt], variable: str) -> int:
-    """Count the statements that give a variable a value which owes nothing to its old one."""
-    count = 0
-    for top in statements:
-        looped = isinstance(top, ast.For | ast.While)
-        for s in simple_statements((top,)):
-            if variable in assigned(s) and variable not in reads(s):
-                count += 2 if looped else 1
-    return count
 
 
 def numbers_of(case: Case) -> set[float]:

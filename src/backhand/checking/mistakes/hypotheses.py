@@ -48,20 +48,17 @@ from backhand.checking.mistakes.mending import (
     PAIRS,
     Mended,
     by_accumulating,
-    by_constant,
     by_copy,
     by_derivative,
     by_edit,
     by_edit_and_factor,
     by_edit_of,
-    by_edit_within,
     by_factor_and_constant,
     by_other_upstream,
     by_suspect,
     by_taking_out,
     by_two_edits,
 )
-from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
 from backhand.checking.mistakes.shapes import (
     cut_short,
@@ -125,15 +122,6 @@ def _replaced_upstream(case: Case, budget: Budget) -> Mended:
     return by_other_upstream(case.program, budget, upstreams)
 
 
-def _dropped_by_assigning(scene: Scene) -> Finding | None:
-    """Find that a branch is missing, where the gradient is assigned twice."""
-    found = branch_left_out(scene)
-    if found is None:
-        return None
-    words = f"{found.words}, for it is assigned twice and `=` drops what was there"
-    return replace(found, kind="overwritten", words=words)
-
-
 def _added_too_early(case: Case, budget: Budget) -> Mended:
     found, budget = predicts("", added_too_early).asked(case, budget)
     if found is None:
@@ -152,7 +140,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("infinities", not_finite),
     tells("an output that does not depend on it", nothing_depends_on_it),
     mends_fault("an edit of the line that raised", by_edit, lambda case: case.fails),
-    mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
     mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
     mends("`=` for `+=`", by_accumulating),
@@ -162,11 +149,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a transpose", transposed),
     predicts_shape("the shape alone", right_values),
     predicts_shape("a missing sum", unreduced),
-    mends("a small edit of a function that is called", by_edit_within),
     # the numbers
     predicts("zeros", all_zero),
     predicts("a sign or a factor of the whole", whole_factor, also=True),
-    predicts("`=` that drops a branch", _dropped_by_assigning, lambda case: case.is_assigned_twice),
     predicts("a missing branch", branch_left_out, also=True),
     predicts("a branch twice", branch_twice),
     predicts("a branch with the opposite sign", branch_negated, also=True),
@@ -193,7 +178,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends_fault("a small edit and a factor", by_edit_and_factor),
     mends_fault("two small edits of one line", by_two_edits),
     mends("a small edit", by_edit),
-    mends("a constant factor within the line", by_constant, _is_not_pinned),
     predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
     predicts("a sum too many", overreduced),

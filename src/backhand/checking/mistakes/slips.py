@@ -13,7 +13,7 @@ from backhand.checking.mistakes.axes import (
     slices,
     transposes,
 )
-from backhand.checking.mistakes.calls import accumulations, beginnings, copies, precisions
+from backhand.checking.mistakes.calls import accumulations, beginnings, precisions
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
@@ -272,7 +272,6 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
-    copies,
     _masks,
     _signs,
     keepdims,
@@ -289,7 +288,6 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _numbers,
     _factors,
     _names,
-    drop_term,
     _multiplied,
 )
 # Of which two may stand in one line; beside one of them, another name.
