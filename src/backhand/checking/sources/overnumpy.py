@@ -67,11 +67,6 @@ class Subject(Forward, Protocol):
         ...
 
     @property
-    def over_torch(self) -> bool:
-        """Whether its arrays are torch's tensors."""
-        ...
-
-    @property
     def unjudged(self) -> tuple[str, ...]:
         """What else the output depends on, without a gradient anywhere."""
         ...

@@ -19,11 +19,7 @@ from backhand.checking.running.endings import from_outside
 from backhand.checking.running.instrumenting import run_function, run_statements
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.statements import begins_anew, reads, writes_surely
-from backhand.checking.sources.cells import Cells, Written
-from backhand.checking.sources.chapters import trains
-from backhand.checking.sources.colab import Absent, colab_forgotten, lacks_colab, put_colab
-from backhand.checking.sources.fetched import how_to_get
-from backhand.checking.sources.opening import (
+from backhand.checking.sources.blocks import (
     FirstTurn,
     Turns,
     left_early,
@@ -33,6 +29,10 @@ from backhand.checking.sources.opening import (
     shortened,
     without_hooks,
 )
+from backhand.checking.sources.cells import Cells, Written
+from backhand.checking.sources.chapters import trains
+from backhand.checking.sources.colab import Absent, colab_forgotten, lacks_colab, put_colab
+from backhand.checking.sources.fetched import how_to_get
 from backhand.checking.sources.reading import begun_in
 from backhand.errors import in_short
 
