@@ -36,7 +36,6 @@ from backhand.checking.mistakes.facts import (
     not_carried_on,
     not_finite,
     nothing_depends_on_it,
-    shares_its_memory,
     swapped,
     told,
     unassigned,
@@ -56,7 +55,6 @@ from backhand.checking.mistakes.mending import (
     by_factor_and_constant,
     by_other_upstream,
     by_suspect,
-    by_taking_out,
     by_two_edits,
 )
 from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
@@ -184,7 +182,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # what is left
     predicts_fault("a missing sum", unreduced),
     predicts_fault("some rows only", partly),
-    tells("shared memory", shares_its_memory),
     mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
     mends("a local derivative", by_derivative),
     mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
@@ -302,16 +299,10 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
 def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """Return what was predicted of a gradient with the statement in which a slip explains it as well.
 
-    A factor of the whole may stand in any of its lines, and does where it can be taken out of one. Only where
-    several may be at fault: a fused line is made of temporaries that nobody judges. What stands outside of
-    the statement at fault and what that is made of may make up for it, but is not where it is.
+    Only where several may be at fault: a fused line is made of temporaries that nobody judges. What stands
+    outside of the statement at fault and what that is made of may make up for it, but is not where it is.
     """
-    if case.program is None or len(case.suspects) < 2:
-        return found
-    if found.kind in ("scale", "sign") and not found.detail.get("branches"):
-        slip, _ = by_taking_out(case.program, budget.at_most(PAIRS))
-        return replace(found, at=slip.at) if slip is not None else found
-    if not found.detail.get("branches"):
+    if case.program is None or len(case.suspects) < 2 or not found.detail.get("branches"):
         return found
     slip, _ = by_edit(case.program, budget.at_most(PAIRS))
     fault = case.culprit.fault

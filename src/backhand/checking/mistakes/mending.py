@@ -123,25 +123,6 @@ def by_derivative(program: Program, budget: Budget) -> Mended:
     return _by_rules(program, (((derivatives_instead,), True),), budget)
 
 
-def by_taking_out(program: Program, budget: Budget) -> Mended:
-    """Find a number as a factor, or a sign, without which the gradient is right."""
-    for statement in (*program.own, *(s for s in program.temporary if s not in program.innocent)):
-        focus = Focus.on(program, statement)
-        edits = (e for e in edits_of(statement, focus.scope, OF_WHAT_IS_THERE) if _takes_out(e))
-        edit, budget = focus.first_right(edits, budget)
-        if edit is not None:
-            return _told(program, statement, edit, budget)
-    return None, budget
-
-
-def _takes_out(edit: Edit) -> bool:
-    """Tell whether an edit takes a number or a sign out of an expression."""
-    node = edit.place.node
-    parts = (node.left, node.right) if isinstance(node, ast.BinOp) else (getattr(node, "operand", None),)
-    is_number = isinstance(node, ast.UnaryOp) or any(isinstance(part, ast.Constant) for part in parts)
-    return is_number and any(edit.node is part for part in parts)
-
-
 def _by_rules(program: Program, phases: Rules, budget: Budget) -> Mended:
     own = program.own
     likely = {s for s, its in program.originals.items() if its is budget.suspect} | program.likely
