@@ -140,7 +140,7 @@ SLIPS = {
         '(f["size"] + 1e-5) ** -1.5',
         "size",
         "scale",
-        "a factor is off at `1e-05`",
+        "a term is off at `1e-05`",
     ),
     "an exponent that is off by a half": (
         '(f["size"] + 1e-3) ** -1.5',

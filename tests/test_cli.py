@@ -9,6 +9,8 @@ import pytest
 
 import backhand
 from backhand import Run, cli
+from backhand.learning.blanking import solved
+from backhand.learning.course import find
 from backhand.learning.folder import write_course
 from student_notebook import write_notebook
 
@@ -449,3 +451,19 @@ def test_learn_without_a_terminal_judges_once_and_leaves(run_cli, monkeypatch: p
     monkeypatch.setattr("sys.stdin", None)
     assert run_cli("learn", "exercises")[:2] == (0, "how far\n")
     assert called == [(Path("exercises"), {"numpy": False})] * 2
+
+
+@pytest.mark.seconds
+def test_a_run_says_whose_backward_trained_it_and_a_wrong_one_trains_nothing(run_cli, tmp_path: Path) -> None:
+    exercise = find("mlp_chunked")
+    own = tmp_path / exercise.file_name
+    own.write_text(solved(exercise))
+    options = ("municipios", "--backward", own.name, "--steps", "20", "--n-hidden", "8", "--out", "run")
+    status, out, _ = run_cli("train", *options)
+    assert status == 0
+    assert f"the backward of {own.name}, batch norm" in " ".join(out.split())
+    own.write_text(solved(exercise).replace("dhpreact = (1 - h**2) * dh", "dhpreact = (1 - h) * dh"))
+    status, out, err = run_cli("train", *options, "--overwrite")
+    assert (status, out) == (1, "")
+    assert f"{own.name} is not trained with before it is right." in err
+    assert "`1 - h` stands where `1 - h ** 2` belongs" in err

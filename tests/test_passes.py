@@ -2,6 +2,7 @@ import ast
 import inspect
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -10,19 +11,17 @@ from torch import Tensor
 import backhand
 from backhand import Contexts, TrainConfig, Vocabulary, load_words, split_words
 from backhand.language.model import draw_parameters
+from backhand.learning.course import course
 from backhand.passes import (
     attention,
     cross_entropy,
     cross_entropy_fused,
     gelu,
-    gru,
-    gru_running,
     layer_norm,
     mlp_chunked,
     mlp_fused,
+    multi_head_attention,
     rms_norm,
-    rnn,
-    rnn_running,
     swiglu,
 )
 
@@ -139,6 +138,7 @@ LAYERS: dict[ModuleType, dict[str, int]] = {
     cross_entropy: {"logits": 1, "targets": 0},
     cross_entropy_fused: {"logits": 1, "targets": 0},
     attention: {"q": 2, "k": 2, "v": 2},
+    multi_head_attention: {"x": 2},
 }
 
 
@@ -153,34 +153,44 @@ def with_axes(layer: ModuleType, leading: tuple[int, ...], dtype: torch.dtype) -
             drawn[name] = torch.randn(shape, generator=generator)
         else:
             drawn[name] = torch.randint(0, 5, shape, generator=generator)
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in drawn.items()}
+    return {k: in_dtype(v, dtype) for k, v in drawn.items()}
+
+
+def as_drawn(layer: ModuleType, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Draw a layer's own inputs."""
+    return {k: in_dtype(v, dtype) for k, v in layer.inputs(torch.Generator().manual_seed(0)).items()}
+
+
+def in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def name_of(layer: ModuleType) -> str:
+    return layer.__name__.rpartition(".")[2]
 
 
 @pytest.mark.parametrize("leading", [(3,), (2, 3), (2, 3, 4)], ids=str)
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("layer", LAYERS, ids=name_of)
 def test_a_layer_takes_any_axes_before_its_own(layer: ModuleType, leading: tuple[int, ...]) -> None:
     inputs = with_axes(layer, leading, torch.float64)
     report = backhand.check(layer.forward, layer.backward, inputs=inputs, out=out_of(layer), draws=1)
     assert report.ok, str(report)
 
 
-RECURRENT = (rnn, rnn_running, gru, gru_running)
+OTHERS = [
+    exercise.solution for exercise in course() if exercise.name not in {name_of(layer) for layer in LAYERS}
+]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layer", [*LAYERS, *RECURRENT], ids=lambda layer: layer.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("layer", [*LAYERS, *OTHERS], ids=name_of)
 def test_a_layer_computes_in_the_dtype_and_on_the_device_of_its_inputs(
     layer: ModuleType, dtype: torch.dtype
 ) -> None:
-    if layer in RECURRENT:
-        inputs = {k: v.to(dtype) for k, v in layer.inputs(torch.Generator().manual_seed(0)).items()}
-    else:
-        inputs = with_axes(layer, (2, 3), dtype)
+    inputs = with_axes(layer, (2, 3), dtype) if layer in LAYERS else as_drawn(layer, dtype)
     report = backhand.check(layer.forward, layer.backward, inputs=inputs, out=out_of(layer), draws=1)
     assert report.ok, str(report)
-    made = layer.forward(
-        **{k: v.to("meta") for k, v in inputs.items()}
-    )  # a device that is not the default one
+    made = layer.forward(**{k: on_meta(v) for k, v in inputs.items()})  # a device that is not the default one
     ends = made[out_of(layer) or "loss"]
     made |= {f"d{out_of(layer) or 'loss'}": torch.ones_like(ends)}
     given = {name: made.get(name, inputs.get(name)) for name in inspect.signature(layer.backward).parameters}

@@ -102,6 +102,36 @@ def test_in_a_notebook_the_page_around_it_says_whether_it_is_day_or_night():
     assert len(set(first + second)) == len(first + second), "two sheets on one page have places of their own"
 
 
+# What the pages of notebooks ask of everything in them: Classic Notebook's letters and margins.
+OF_NOTEBOOKS = "html { font-size: 10px } summary { display: block } .output * + img { margin-top: 1em }"
+
+
+@pytest.mark.slow
+def test_a_page_with_rules_of_its_own_leaves_the_sheet_its_letters_and_its_places(tmp_path: Path):
+    report = forgotten_branch()
+    page_of = "<!doctype html><style>{}</style><div class=output>{}{}</div>"
+    with browser() as chromium:
+        seen = []
+        for rules in ("", OF_NOTEBOOKS):
+            text = page_of.format(rules, report._repr_html_(), as_fragment(report))
+            (tmp_path / "page.html").write_text(text)
+            page = chromium.new_page(viewport={"width": 800, "height": 900})
+            page.goto((tmp_path / "page.html").as_uri())
+            sizes = page.locator(".pill, .shape-of, .legend, h1").evaluate_all(
+                "its => its.map(e => getComputedStyle(e).fontSize)"
+            )
+            tops = (
+                page.locator("li.wrong .maps")
+                .first.locator("img")
+                .evaluate_all("its => its.map(e => e.getBoundingClientRect().top)")
+            )
+            assert len(set(tops)) == 1
+            told = page.get_by_text("what the words and numbers mean")
+            assert told.evaluate("e => getComputedStyle(e).display") == "list-item"  # it has its triangle
+            seen.append(sizes)
+        assert seen[0] == seen[1]
+
+
 def test_the_sheet_opens_on_its_culprits_each_linked_to_its_line():
     report = backhand.check(
         altered(mlp_chunked, ("    dcounts += dcounts_sum", "    pass"), ("dhpreact = ", "dhpreact = -"))

@@ -167,8 +167,8 @@ MISTAKES: dict[str, list[Change]] = {
     ],
     "multi_head_attention": [
         (
-            "djoined.reshape(b, t, heads, e).transpose(1, 2)",
-            "djoined.reshape(b, heads, t, e)",
+            "djoined.unflatten(-1, (heads, e)).transpose(-3, -2)",
+            "djoined.reshape(v.shape)",
             "dmixed",
             "transposed",
         ),

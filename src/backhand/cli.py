@@ -141,7 +141,7 @@ def train(
         show_json({"run": str(run.path), "step": run.step, "kept": run.kept, "results": run.results})
     else:
         show("", score_table(scores), "", sample_lines(run.sample(), marks=sys.stdout.isatty()), "")
-        show(run_line(run))
+        show(run_line(run, backward))
     sys.stdout.flush()
     if worse := worse_than_counting(scores, run.config):
         print(f"backhand: {worse}", file=sys.stderr)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import torch
 
+# By name, or by the text of an expression.
 Shapes = Mapping[str, tuple[int, ...]]
 UNKNOWN: Shapes = MappingProxyType({})
 # What these make has the shape of what they are given.
@@ -22,8 +23,9 @@ def shape_of(node: ast.expr, shapes: Shapes) -> tuple[int, ...] | None:
     >>> shape_of(ast.parse("(x @ W + b).tanh()", mode="eval").body, {"x": (5, 3), "W": (3, 4), "b": (4,)})
     (5, 4)
     """
-    if isinstance(node, ast.Name):
-        return shapes.get(node.id)
+    known = shapes.get(ast.unparse(node))  # of a name, or of a part of a line that was run
+    if known is not None or isinstance(node, ast.Name):
+        return known
     if isinstance(node, ast.Constant):
         return ()
     if isinstance(node, ast.UnaryOp):

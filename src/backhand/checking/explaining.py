@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ FUNCTIONS = {
     "flatten": "{dy}.reshape({x}.shape)",
     "squeeze": "{dy}.reshape({x}.shape)",
     "unsqueeze": "{dy}.reshape({x}.shape)",
+    "unflatten": "{dy}.reshape({x}.shape)",
     "expand": "{dy}, summed over the axes that were expanded",
     "expand_as": "{dy}, summed over the axes that were expanded",
     "transpose": "{dy} with the same axes exchanged again",
@@ -59,8 +61,8 @@ FUNCTIONS = {
     "cat": "its own slice of {dy}",
     "concatenate": "its own slice of {dy}",
     "stack": "its own slice of {dy}",
-    "chunk": "the gradients of all parts, put together as the parts were",
-    "split": "the gradients of all parts, put together as the parts were",
+    "chunk": "{dy}, put together as the parts were",
+    "split": "{dy}, put together as the parts were",
     "gather": "{dy} added at the places that were read (scatter_add)",
     "index_select": "{dy} added at the places that were read (index_add)",
     "masked_fill": "{dy}, zero where the mask is set",
@@ -81,6 +83,12 @@ IN_WORDS = {
     "mean": "a mean of n: each of the n moves it by one n-th",
     "var": "a variance: a mean of squares about the mean, with its own divisor",
     "max": "a maximum: only the place where it was found moves it",
+    "maximum": "the larger of two: only the larger moves it",
+    "relu": "ReLU: its slope is 1 where its argument is positive, and 0 elsewhere",
+    "gather": "reading at places: what was read moves it by as much, and what was not does not",
+    "einsum": "a product and a sum in one: its derivative by one factor is made of the other factors",
+    "pad": "padding: what was put around does not depend on it",
+    "split": "taken apart: each part's gradient goes back to where the part came from",
     "softmax": "softmax: a row's elements all depend on all; raising one lowers the others",
     "cross_entropy": "cross entropy: what is predicted less what is right, and the mean over the rows",
     "masked_fill": "a mask: what was masked has no influence",
@@ -88,7 +96,9 @@ IN_WORDS = {
     "stack": "put together from parts: each part receives its own slice",
 }
 MOVED = "nothing is computed here, the elements only move: move the gradient's back"
-IN_WORDS |= dict.fromkeys(("view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose"), MOVED)
+IN_WORDS |= dict.fromkeys(
+    ("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten", "transpose"), MOVED
+)
 OPERATORS_IN_WORDS: dict[type[ast.operator], str] = {
     ast.Add: "a sum: its derivative by each of its terms is 1",
     ast.Sub: "a difference: its derivative is 1 by what stands before the minus, -1 by what stands after it",
@@ -103,8 +113,7 @@ OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
     ast.Sub: ("{dy}" + SUMMED, "-{dy}" + SUMMED),
     ast.Mult: ("{b} * {dy}" + SUMMED, "{a} * {dy}" + SUMMED),
     ast.Div: ("{dy} / {b}" + SUMMED, "-{a} / {b} ** 2 * {dy}" + SUMMED),
-    ast.Pow: ("{b} * {a} ** {less} * {dy}", "{y} * log({a}) * {dy}"),
-    ast.MatMult: ("{dy} @ {b}.T", "{a}.T @ {dy}"),
+    ast.Pow: ("{b} * {a}{less} * {dy}", "{y} * log({a}) * {dy}"),
 }
 
 
@@ -167,7 +176,7 @@ def _in_words(node: ast.expr) -> str:
         return "indexing: what was read several times receives several gradients, and they add up"
     if isinstance(node, ast.Call):
         return IN_WORDS.get(_called(node), "")
-    return ""
+    return "the same tensor under another name" if isinstance(node, ast.Name) else ""
 
 
 @dataclass(frozen=True)
@@ -187,11 +196,15 @@ def _steps(text: str, name: str, shapes: Shapes) -> Iterator[_Step]:
     except (SyntaxError, IndexError):
         return
     value = getattr(statement, "value", None)
-    if value is None or not _mentions(value, name):
+    if value is None or not mentions(value, name):
         return
     to = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
     target = ast.unparse(to) if to is not None else "the result"
     labels: dict[ast.expr, str] = {value: target}
+    if isinstance(to, ast.Tuple) and isinstance(value, ast.Tuple) and len(to.elts) == len(value.elts):
+        labels = {part: ast.unparse(its) for part, its in zip(value.elts, to.elts, strict=True)}
+    for whole in [n for n in labels if isinstance(n, ast.Name) and n.id == name]:
+        yield _Step(whole, whole, name, _gradient(labels[whole]))
     for node in ast.walk(value):  # breadth first: the outer before the inner
         if not isinstance(node, ast.expr) or node not in labels:
             continue
@@ -203,36 +216,71 @@ def _steps(text: str, name: str, shapes: Shapes) -> Iterator[_Step]:
             yield _Step(node, operand, label, gets)
 
 
+# What tells the size of a tensor or where it is, and makes another one of it.
+OF_NO_VALUE = r"(shape|size|ndim|len|numel|dtype|device|new_\w+|\w+_like)$"
 HERE = "\0"  # stands for the operand until it has a name
 
 
 def _operands(node: ast.expr, name: str, result: str, shapes: Shapes) -> list[tuple[ast.expr, str]]:
     """Return the operands that hold a name, each with what it gets."""
     dy = _gradient(result)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        told = zip((node.left, node.right), _of_product(node, dy, shapes), strict=True)
+        return [(n, rule) for n, rule in told if mentions(n, name)]
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         a, b = _text(node.left), _text(node.right)
-        less = _text(ast.BinOp(node.right, ast.Sub(), ast.Constant(1)))
+        less = f" ** {_text(ast.BinOp(node.right, ast.Sub(), ast.Constant(1)))}"
         with contextlib.suppress(ValueError):
-            less = str(ast.literal_eval(node.right) - 1)
+            exponent = ast.literal_eval(node.right) - 1
+            less = f" ** {exponent}" if exponent != 1 else ""
         sides = zip((node.left, node.right), OPERATORS[type(node.op)], strict=True)
-        told = [(n, r.format(a=a, b=b, less=less, y=result, dy=dy)) for n, r in sides if _mentions(n, name)]
+        told = [(n, r.format(a=a, b=b, less=less, y=result, dy=dy)) for n, r in sides if mentions(n, name)]
         return [(n, _reduced(r, n, node, shapes)) for n, r in told]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return [(node.operand, f"-{dy}")]
-    if isinstance(node, ast.Subscript) and _mentions(node.value, name):
+    if isinstance(node, ast.Subscript) and mentions(node.value, name):
         return [(node.value, f"{dy}, added up at the places that were read, zero elsewhere")]
     if isinstance(node, ast.Attribute):
         rule = f"{dy}.{node.attr}" if node.attr in ("T", "mT", "H", "mH") else dy
         return [(node.value, rule)]
     if isinstance(node, ast.Call):
-        return _of_call(node, name, result)
-    children = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr) and _mentions(n, name)]
+        return _of_call(node, name, result, shapes)
+    if isinstance(node, ast.GeneratorExp | ast.ListComp) and mentions(node.generators[0].iter, name):
+        sent = f"for each of its elements what `{ast.unparse(node.elt)}` sends back of {dy}"
+        return [(node.generators[0].iter, sent)]
+    if isinstance(node, ast.GeneratorExp | ast.ListComp):
+        return [(node.elt, f"its own part of {dy} at every turn, and the turns add up")]
+    children = [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr) and mentions(n, name)]
     return [(n, f"its own part of {dy}") for n in children]  # a list, a condition
 
 
-def _reduced(rule: str, operand: ast.expr, node: ast.BinOp, shapes: Shapes) -> str:
+def _of_product(node: ast.BinOp, dy: str, shapes: Shapes) -> tuple[str, str]:
+    """Return what the two sides of a matrix product get, as their numbers of axes ask for it."""
+    a, b = _text(node.left), _text(node.right)
+    axes = [len(known) if (known := shape_of(n, shapes)) is not None else 2 for n in (node.left, node.right)]
+    if axes == [1, 1]:
+        return f"{b} * {dy}", f"{a} * {dy}"
+    left = f"outer({dy}, {b})" if axes[1] == 1 else f"{dy} @ {_transposed(node.right, axes[1])}"
+    if axes[0] == 1:
+        return left, f"outer({a}, {dy})"
+    if axes[1] == 2 < axes[0]:  # each of the leading axes uses the matrix anew, and what they send adds up
+        return left, f"{a}.reshape(-1, {a}.shape[-1]).T @ {dy}.reshape(-1, {dy}.shape[-1])"
+    return left, f"{_transposed(node.left, axes[0])} @ {dy}"
+
+
+def _transposed(node: ast.expr, axes: int) -> str:
+    """Return the text of a matrix with its last two axes exchanged; of a transposed one, itself."""
+    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
+        return _text(node.value)
+    if re.search(r"\.transpose\((-2, -1|-1, -2)\)$", _text(node)):
+        return _text(node).rpartition(".transpose")[0]
+    return f"{_text(node)}.{'T' if axes <= 2 else 'mT'}"
+
+
+def _reduced(rule: str, operand: ast.expr, node: ast.BinOp | ast.Call, shapes: Shapes) -> str:
     """Say of a rule over which axes its value is summed: none where the shapes are known to be the same."""
-    alone = any(isinstance(n, ast.Constant) for n in (node.left, node.right))
+    combined = (node.left, node.right) if isinstance(node, ast.BinOp) else node.args
+    alone = any(isinstance(n, ast.Constant) for n in combined)
     own, whole = shape_of(operand, shapes), shape_of(node, shapes)
     if not rule.endswith(SUMMED) or alone or (own is not None and own == whole):
         return rule.removesuffix(SUMMED)
@@ -244,17 +292,22 @@ def _reduced(rule: str, operand: ast.expr, node: ast.BinOp, shapes: Shapes) -> s
     )
 
 
-def _of_call(node: ast.Call, name: str, result: str) -> list[tuple[ast.expr, str]]:
+def _of_call(node: ast.Call, name: str, result: str, shapes: Shapes) -> list[tuple[ast.expr, str]]:
     """Return the arguments that hold a name; an operation without a rule here is answered by autograd."""
-    method = isinstance(node.func, ast.Attribute) and _mentions(node.func.value, name)
+    method = isinstance(node.func, ast.Attribute) and mentions(node.func.value, name)
     called = _called(node)
     places = [*node.args, *(k.value for k in node.keywords)]
-    operands = [n for n in places if _mentions(n, name) and not _is_a_size(n)]
+    operands = [n for n in places if mentions(n, name)]
     if method and isinstance(node.func, ast.Attribute):
         operands.insert(0, node.func.value)
     dy = _gradient(result)
+    if called == "append" and isinstance(node.func, ast.Attribute):
+        return [(n, f"its own entry of {_gradient(ast.unparse(node.func.value))}") for n in node.args]
     if called in FUNCTIONS:
-        return [(n, FUNCTIONS[called].format(x=HERE, y=result, dy=dy)) for n in operands]
+        rule = FUNCTIONS[called].format(x=HERE, y=result, dy=dy)
+        for given in [ast.unparse(k.value) for k in node.keywords if k.arg == "correction"]:
+            rule = rule.replace("(n - correction)", "n" if given == "0" else f"(n - {given})")
+        return [(n, _reduced(rule, n, node, shapes)) for n in operands]
     text = ast.unparse(node)
     if text.startswith(("np.", "numpy.")):
         rule = f"what a small step of {name} in `{text}` sends back of {dy}: no rule for {called} stands here"
@@ -276,7 +329,13 @@ def _called(node: ast.Call) -> str:
 
 
 def _gradient(text: str) -> str:
-    return f"d{text}" if text.isidentifier() else f"the gradient of {text}"
+    """Return the name of the gradient of what a line makes: a tensor, one of a list, or several."""
+    target = ast.parse(text, mode="eval").body if text != "the result" else None
+    if isinstance(target, ast.Name | ast.Subscript):
+        return f"d{text}"
+    if isinstance(target, ast.Tuple):
+        return ", ".join(_gradient(ast.unparse(n)) for n in target.elts)
+    return f"the gradient of {text}"
 
 
 def _text(node: ast.expr) -> str:
@@ -284,10 +343,17 @@ def _text(node: ast.expr) -> str:
     return f"({text})" if isinstance(node, ast.BinOp) else text
 
 
-def _is_a_size(node: ast.expr) -> bool:
-    """Tell whether an argument is the length of something."""
-    return isinstance(node, ast.Call) and _called(node) in ("len", "size")
+def mentions(node: ast.AST, name: str) -> bool:
+    """Tell whether the values of a tensor go into something, and not only its size, as in `x.shape[0]`.
 
-
-def _mentions(node: ast.AST, name: str) -> bool:
-    return any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(node))
+    >>> mentions(ast.parse("torch.ones(x.shape[1], device=x.device)"), "x")
+    False
+    """
+    if isinstance(node, ast.Name):
+        return node.id == name
+    inner = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Attribute) and re.match(OF_NO_VALUE, node.attr):
+        inner.remove(node.value)
+    if isinstance(node, ast.Call) and re.match(OF_NO_VALUE, _called(node).rpartition(".")[2]):
+        inner = [node.func]
+    return any(mentions(n, name) for n in inner)

@@ -15,7 +15,7 @@ from backhand.checking.report import Report, Row, Verdict
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source, source_of
 from backhand.errors import CheckError
-from backhand.learning.blanking import asked
+from backhand.learning.blanking import asked, needed_in_a_loop
 from backhand.learning.course import Exercise
 from backhand.learning.loading import Problem, in_one_line, load
 from backhand.learning.training import Training, train_with
@@ -103,10 +103,16 @@ class Attempt:
 
     @property
     def next_gradient(self) -> Gradient | None:
-        """The gradient to work on: the first culprit, else the first that is missing or only so far right."""
+        """The gradient to work on: the first culprit, else the first that is missing or only so far right.
+
+        In a loop one comes after those that it is made of, whatever the order in which they are returned.
+        """
         open_ = [g for g in self.gradients if not g.waits_for]
         culprit = next((g for g in open_ if VERDICTS[g.verdict].at_fault), None)
-        return culprit or next((g for g in open_ if g.verdict == "todo"), None)
+        missing = [g for g in open_ if g.verdict == "todo"]
+        names = {g.name for g in missing}
+        ready = [g for g in missing if not needed_in_a_loop(self.exercise, g.name) & names]
+        return culprit or next(iter(ready or missing), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a program to read, such as a grader."""

@@ -6,6 +6,7 @@ import io
 import re
 import textwrap
 import tokenize
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 
@@ -230,25 +231,47 @@ def answer(exercise: Exercise, gradient: str) -> tuple[str, ...]:
     ('da = b * dy  # (n,)',)
     """
     book = textbook(exercise)
-    body = book.function("backward").body[:-1]
+    lines: list[str] = []
+    for statement in book.function("backward").body[:-1]:
+        lines += _part(book, statement, _making(exercise, gradient))
+    return tuple(re.sub(r"\s*# pyright:.*", "", line) for line in lines)
+
+
+@cache
+def needed_in_a_loop(exercise: Exercise, gradient: str) -> frozenset[str]:
+    """Return the other gradients of an exercise that a loop makes a gradient of, turn by turn.
+
+    >>> from backhand.learning.course import find
+    >>> needed_in_a_loop(find("rnn"), "dx")
+    frozenset({'dhs'})
+    """
+    body = textbook(exercise).function("backward").body
+    looped = simple_statements([s for s in body if isinstance(s, ast.For)])
+    read = set().union(*(reads(s) for s in looped if s in _making(exercise, gradient)))
+    return frozenset(read & set(asked(exercise)) - {gradient})
+
+
+@cache
+def _making(exercise: Exercise, gradient: str) -> frozenset[ast.stmt]:
+    """Return the statements of the solution that make one gradient, with those of the helpers they use."""
+    book = textbook(exercise)
     offered = set(asked(exercise)) | {a.arg for a in book.function("backward").args.args}
-    wanted, chosen = {gradient}, set[ast.stmt]()
-    every = simple_statements(body)
+    every = simple_statements(book.function("backward").body[:-1])
     helpers = set().union(*map(assigned, every)) - offered
+    wanted, chosen = {gradient}, set[ast.stmt]()
     while more := {s for s in every if s not in chosen and _changes(s) & wanted}:
         chosen |= more
         wanted |= set().union(*(reads(s) for s in more)) & helpers
-    lines: list[str] = []
-    for statement in body:
-        inner = [s for s in simple_statements([statement]) if s in chosen]
-        if isinstance(statement, ast.For) and inner:
-            lines.append(_head(statement))
-        lines += [
-            "    " * isinstance(statement, ast.For) + line
-            for s in inner
-            for line in textwrap.dedent(book.text(s)).splitlines()
-        ]
-    return tuple(re.sub(r"\s*# pyright:.*", "", line) for line in lines)
+    return frozenset(chosen)
+
+
+def _part(book: Textbook, statement: ast.stmt, chosen: Collection[ast.stmt]) -> list[str]:
+    """Return the lines of a statement as far as it is chosen: of a loop or a condition what is within it."""
+    if not isinstance(statement, ast.For | ast.If):
+        return textwrap.dedent(book.text(statement)).splitlines() if statement in chosen else []
+    inner = [line for s in statement.body for line in _part(book, s, chosen)]
+    head = _head(statement) if isinstance(statement, ast.For) else f"if {ast.unparse(statement.test)}:"
+    return [head, *textwrap.indent("\n".join(inner), "    ").splitlines()] if inner else []
 
 
 def _changes(statement: ast.stmt) -> set[str]:

@@ -1,6 +1,7 @@
 """Results of the language model as text for a terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -28,12 +29,13 @@ def score_table(scores: Sequence[Score]) -> RenderableType:
     return Group(table, Text(units, style="dim"))
 
 
-def run_line(run: Run) -> Text:
-    """Show in a sentence what was trained and where it is."""
-    how = f"{run.config.type}, {run.config.engine} engine"
+def run_line(run: Run, backward: Path | None = None) -> Text:
+    """Show in a sentence what was trained, with which engine or whose backward, and where it is."""
+    engine = f"the backward of {plain(str(backward))}" if backward else f"{run.config.engine} engine"
+    how = f"{run.config.type}, {engine}"
     if run.config.type == "mlp":
         kind = "calibrated over the training split" if run.config.batch_norm == "calibrate" else "running"
-        how = f"{run.config.engine} engine, batch norm {kind}"
+        how = f"{engine}, batch norm {kind}"
     kept = f", the best of which is kept: step {run.kept:,}" if run.kept != run.step else ""
     return Text(
         f"{count_parameters(run.model.parameters):,} parameters after {run.step:,} steps{kept} "

@@ -72,6 +72,9 @@ def unassigned(case: Case) -> Finding | None:
     words = f"the line raises NameError, for {missing} {when}"
     hint = "A line can use only what stands above it" + (nearest(missing, () if known else alike) or ".")
     if is_gradient:
+        outputs = case.first.draw.trace.outputs
+        if missing[1:] in outputs and case.chosen.is_last(outputs):
+            hint = f"Nothing comes after {missing[1:]}: its own gradient is 1, and needs no name."
         return Finding("wrong_upstream", {"used": None, "expected": missing}, words, hint=hint)
     if missing in case.first.draw.trace.values and not late and case.chosen.scope is None:
         words = f"the line raises NameError, for {missing} of the forward is no parameter of the backward"

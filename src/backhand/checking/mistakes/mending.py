@@ -230,7 +230,12 @@ def by_two_edits(program: Program, budget: Budget) -> Mended:
                     second, after = focus.first_right(edits_of(statement, focus.scope, others), left)
                 budget, left = budget.less(left.tries - after.tries), after
                 if second is not None:
-                    words = f"two slips in one line: {first.mends.words}, and {second.mends.words}"
+                    again = (
+                        "so it is elsewhere in it"
+                        if second.mends.words == first.mends.words
+                        else second.mends.words
+                    )
+                    words = f"two slips in one line: {first.mends.words}, and {again}"
                     return _told(program, statement, first.told(words), budget)
                 if left.is_spent:
                     return None, budget

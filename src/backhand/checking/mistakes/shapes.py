@@ -119,7 +119,8 @@ def rearranged(scene: Scene) -> Finding | None:
     if not close(mine, right.to(mine.dtype), size):
         return None
     if user.shape == expected.shape:
-        return Finding("transposed", {"order": None}, "the right values in other places")
+        hint = "Where elements only move, undo the same moves on the gradient, in the opposite order."
+        return Finding("transposed", {"order": None}, "the right values in other places", hint=hint)
     detail = {"expected": tuple(expected.shape), "got": tuple(user.shape)}
     words = f"the right values in other places, in shape {detail['got']}, not {detail['expected']}"
     return Finding("shape", detail, words)

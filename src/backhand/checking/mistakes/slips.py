@@ -70,7 +70,9 @@ def _off(place: Place) -> Finding:
         return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":
         return Finding(_of_axis(place.parent), {}, f"an axis is off at `{text}`")
-    return Finding("scale", {"factor": None, "guess": ""}, f"a factor is off at `{text}`")
+    added = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Add | ast.Sub)
+    what = "term" if added else "factor"
+    return Finding("scale", {"factor": None, "guess": ""}, f"a {what} is off at `{text}`")
 
 
 def _of_axis(parent: ast.AST) -> str:
@@ -109,6 +111,20 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield other, Finding("scale", {"factor": None, "guess": expected}, words)
         else:
             yield other, Finding("wrong_point", {"used": used, "expected": expected}, words)
+
+
+def _groupings(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield `(a - b) * c` where `a - b * c` stands: the parentheses around a sum are missing."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Sub):
+        return
+    last = node.right
+    if isinstance(last, ast.BinOp) and isinstance(last.op, ast.Mult | ast.Div):
+        grouped = ast.BinOp(ast.BinOp(node.left, node.op, last.left), last.op, last.right)
+        used, expected = ast.unparse(node), ast.unparse(grouped)
+        words = f"`{used}` stands where `{expected}` belongs"
+        hint = "A product is worked out before a sum: which of the two does the derivative multiply?"
+        yield grouped, Finding("wrong_point", {"used": used, "expected": expected}, words, hint=hint)
 
 
 def _times_its_complement(node: ast.expr) -> ast.expr | None:
@@ -283,6 +299,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     precisions,
     beginnings,
     accumulations,
+    _groupings,
     _complements,
     _items,
     _numbers,

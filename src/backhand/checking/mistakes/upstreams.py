@@ -114,7 +114,8 @@ def _at(scene: Scene, consumer: str, right: Tensor, label: str, own: Tensor, pre
             words = f"of the derivative of {consumer}, what depends on {expected} is missing"  # a power, say
         return Finding("wrong_point", detail, words)
     kind = "transposed" if label.endswith(".T") and label[:-2] == expected else "wrong_point"
-    words = f"the derivative is evaluated at {label}, not at {expected or 'the right tensor'}"
+    right_one = expected or f"what the forward's line for {consumer} applies the operation to"
+    words = f"the derivative is evaluated at {label}, not at {right_one}"
     return Finding(kind, detail, words)
 
 
