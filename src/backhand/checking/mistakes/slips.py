@@ -305,6 +305,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _numbers,
     _factors,
     _names,
+    drop_term,
     _multiplied,
 )
 # Of which two may stand in one line; beside one of them, another name.
