@@ -28,12 +28,11 @@ from patterns import expression, filled, matched, statements
 from backhand.checking.report import Line, Report
 from backhand.checking.sources.classes import Class
 from backhand.checking.sources.courses import made
-from backhand.checking.sources.finding import forward_of
 from backhand.checking.sources.guessing import inputs_for
 from backhand.checking.sources.layers import layers_of, runs
-from backhand.checking.sources.modelling import calls_of
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.pairs import Pair
+from backhand.checking.sources.roles import calls_of, forward_of
 from backhand.errors import CheckError
 
 HERE = Path(__file__).parent / "layers"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.reading import Probes
+from backhand.checking.mistakes.evidence import Probes
 from backhand.checking.report import Line, Mistake, Raised, Report, Row
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.precision import lowest

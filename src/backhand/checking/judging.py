@@ -9,7 +9,7 @@ import torch
 
 from backhand.checking import stressing
 from backhand.checking.assembling import assemble, of_the_whole
-from backhand.checking.mistakes.reading import Probes
+from backhand.checking.mistakes.evidence import Probes
 from backhand.checking.probing import probe_of
 from backhand.checking.report import Mistake, Report
 from backhand.checking.reshaping import in_another_shape

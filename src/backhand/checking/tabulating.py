@@ -4,10 +4,10 @@ import ast
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from backhand.checking.mistakes.evidence import Probes
 from backhand.checking.mistakes.facts import where_they_met
 from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
-from backhand.checking.mistakes.reading import Probes
 from backhand.checking.report import Line, Row, Verdict
 from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root

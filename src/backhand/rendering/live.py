@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from types import ModuleType
 
-from backhand.checking.sources.finding import is_layer
+from backhand.checking.sources.roles import is_layer
 from backhand.checking.sources.watching import Watching, judged_in_time
 from backhand.errors import CheckError
 from backhand.rendering.terminal import as_text

@@ -5,10 +5,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import Tensor
-
 from backhand.checking.mistakes.dialects import Reduction
-from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, holds_tensor
+from backhand.checking.mistakes.edits import Place, Proposal, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
@@ -126,33 +124,6 @@ def indices_of_rows(place: Place, scope: Scope) -> Iterator[Proposal]:
     # one number for each row, or, of what is added, a row of one number
     for pairs in (f"range(len({index})), {index}", f"[[i] for i in range(len({index}))], {index}[:, None]"):
         yield ast.parse(f"({pairs})", mode="eval").body, edit
-
-
-def axes_of_size_one(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield a tensor with an axis more, along which it broadcasts."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    if isinstance(node, ast.Name) and not isinstance(scope.namespace.get(node.id), Tensor):
-        return
-    edit = Finding("shape", {"expected": None, "got": None}, f"`{ast.unparse(node)}` lacks an axis of size 1")
-    for axis in (0, 1, 2, -1):
-        yield scope.dialect.with_axis(node, axis), edit
-
-
-def shapes(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield what has the gradient's own shape, reshaped or expanded to it."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    text = ast.unparse(node)
-    edit = Finding(
-        "shape", {"expected": scope.shape, "got": None}, f"`{text}` should have shape {scope.shape}"
-    )
-    within = [node.func.value] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else []
-    for part in (node, *within):
-        for name in ("reshape", "expand"):
-            yield scope.dialect.shaped(part, scope.shape, name), edit
 
 
 def sums(place: Place, scope: Scope) -> Iterator[Proposal]:

@@ -24,26 +24,10 @@ class Dialect:
     copying: str
     numbered: bool
 
-    def with_axis(self, node: ast.expr, axis: int) -> ast.expr:
-        """Return an expression with an axis of size 1 more."""
-        if self.numbered:
-            return ast.Call(ast.Attribute(node, "unsqueeze", ast.Load()), [ast.Constant(axis)], [])
-        index = "..., None" if axis == -1 else ", ".join([":"] * axis + ["None"])
-        return ast.Subscript(node, ast.parse(f"x[{index}]", mode="eval").body.slice, ast.Load())  # type: ignore[attr-defined]
-
     def exchanged(self, node: ast.expr, axes: Sequence[int]) -> ast.expr:
         """Return an expression with two axes exchanged."""
         name = "transpose" if self.numbered else "swapaxes"
         return ast.Call(ast.Attribute(node, name, ast.Load()), [ast.Constant(a) for a in axes], [])
-
-    def shaped(self, node: ast.expr, shape: Sequence[int], name: str) -> ast.expr:
-        """Return an expression reshaped or expanded."""
-        sizes: list[ast.expr] = [ast.Constant(n) for n in shape]
-        if name == "expand" and not self.numbered:
-            ones: ast.expr = ast.Tuple(sizes, ast.Load())
-            broadcast = ast.Attribute(ast.Name("np", ast.Load()), "broadcast_to", ast.Load())
-            return ast.Call(broadcast, [node, ones], [])
-        return ast.Call(ast.Attribute(node, name, ast.Load()), sizes, [])
 
 
 TORCH = Dialect("keepdim", "mT", "clone", True)

@@ -1,22 +1,22 @@
 """What is known of one culprit: the draws, its surroundings, the statements that make it, what they read."""
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
+from torch import Tensor
 
 from backhand.checking.mistakes.neighbourhood import Scene, derived
-from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.report import Mistake
 from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
 from backhand.checking.running.slicing import computes, plain_slice_of, slice_of
 from backhand.checking.running.statements import (
-    assigned,
     reads,
     simple_statements,
     writes,
@@ -33,6 +33,21 @@ from backhand.checking.verdicts.variables import Variables, extended
 # A gradient that is off by more than so many roundings in float32 is right if they are all that is left: of
 # code that computes in float64 but for a constant of eight digits, or an epsilon of 1e-10.
 FAR = 1e3
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The backward, to be asked for its gradients with other upstream gradients.
+
+    Attributes:
+        call: returns them by name, for changed upstream gradients by name; None where the backward raises.
+        upstream: the upstream gradients as they are.
+        failures: what failed under stress.
+    """
+
+    call: Callable[..., Mapping[str, Tensor] | None]
+    upstream: Mapping[str, Tensor]
+    failures: Sequence[Mistake]
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,23 +247,6 @@ class Case:
     @property
     def _over_numpy(self) -> bool:
         return self.chosen.runner is not None and self.chosen.runner.over_numpy
-
-    @cached_property
-    def is_assigned_twice(self) -> bool:
-        """Whether the source gives the gradient a new value where it had one, so that the old one is lost."""
-        source, path = self.chosen.backward_source, self.paths.get(self.name, "")
-        return source is not None and path.isidentifier() and _times_begun(source.statements, path) > 1
-
-
-def _times_begun(statements: Sequence[ast.stmt], variable: str) -> int:
-    """Count the statements that give a variable a value which owes nothing to its old one."""
-    count = 0
-    for top in statements:
-        looped = isinstance(top, ast.For | ast.While)
-        for s in simple_statements((top,)):
-            if variable in assigned(s) and variable not in reads(s):
-                count += 2 if looped else 1
-    return count
 
 
 def numbers_of(case: Case) -> set[float]:

@@ -38,19 +38,6 @@ def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:
     return tuple(sorted((*above[-1:], *alias.made[-1:]), key=lambda s: s.lineno)[-1:])
 
 
-def shares_its_memory(case: Case) -> Finding | None:
-    """Find memory shared with another gradient, where there is no source that tells who changed it."""
-    user, matched = case.first.draw.user, case.first.draw.matched
-    value = user.get(case.name)
-    if value is None or case.first.repair is not None:
-        return None
-    for other, tensor in user.items():
-        if other != case.name and tensor.data_ptr() == value.data_ptr() and tensor.shape == value.shape:
-            with_ = matched[other]
-            return Finding("aliased", {"with": with_}, f"shares its memory with {with_}")
-    return None
-
-
 def no_value(case: Case) -> Finding | None:
     """Find that nothing was made though nothing raised: None."""
     if case.culprit.value is not None or why_it_raised(case) is not None:

@@ -25,7 +25,8 @@ from backhand.checking.mistakes.branches import (
     whole_factor,
 )
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.evidence import Case
+from backhand.checking.mistakes.elsewhere import another_known_value
+from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.facts import (
     at_return,
     changed_through_another_name,
@@ -35,7 +36,6 @@ from backhand.checking.mistakes.facts import (
     not_carried_on,
     not_finite,
     nothing_depends_on_it,
-    shares_its_memory,
     swapped,
     told,
     unassigned,
@@ -43,27 +43,21 @@ from backhand.checking.mistakes.facts import (
     why_it_raised,
 )
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.known import another_known_value
 from backhand.checking.mistakes.mending import (
     PAIRS,
     Mended,
     by_accumulating,
-    by_constant,
     by_copy,
     by_derivative,
     by_edit,
     by_edit_and_factor,
     by_edit_of,
-    by_edit_within,
     by_factor_and_constant,
     by_other_upstream,
     by_suspect,
-    by_taking_out,
     by_two_edits,
 )
-from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
-from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.shapes import (
     cut_short,
     overreduced,
@@ -126,15 +120,6 @@ def _replaced_upstream(case: Case, budget: Budget) -> Mended:
     return by_other_upstream(case.program, budget, upstreams)
 
 
-def _dropped_by_assigning(scene: Scene) -> Finding | None:
-    """Find that a branch is missing, where the gradient is assigned twice."""
-    found = branch_left_out(scene)
-    if found is None:
-        return None
-    words = f"{found.words}, for it is assigned twice and `=` drops what was there"
-    return replace(found, kind="overwritten", words=words)
-
-
 def _added_too_early(case: Case, budget: Budget) -> Mended:
     found, budget = predicts("", added_too_early).asked(case, budget)
     if found is None:
@@ -153,7 +138,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("infinities", not_finite),
     tells("an output that does not depend on it", nothing_depends_on_it),
     mends_fault("an edit of the line that raised", by_edit, lambda case: case.fails),
-    mends("an edit of the line that raised", by_edit, _raised_beside_others),
     tells("exchanged names", swapped),
     mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
     mends("`=` for `+=`", by_accumulating),
@@ -163,11 +147,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a transpose", transposed),
     predicts_shape("the shape alone", right_values),
     predicts_shape("a missing sum", unreduced),
-    mends("a small edit of a function that is called", by_edit_within),
     # the numbers
     predicts("zeros", all_zero),
     predicts("a sign or a factor of the whole", whole_factor, also=True),
-    predicts("`=` that drops a branch", _dropped_by_assigning, lambda case: case.is_assigned_twice),
     predicts("a missing branch", branch_left_out, also=True),
     predicts("a branch twice", branch_twice),
     predicts("a branch with the opposite sign", branch_negated, also=True),
@@ -194,14 +176,12 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends_fault("a small edit and a factor", by_edit_and_factor),
     mends_fault("two small edits of one line", by_two_edits),
     mends("a small edit", by_edit),
-    mends("a constant factor within the line", by_constant, _is_not_pinned),
     predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
     predicts("a sum too many", overreduced),
     # what is left
     predicts_fault("a missing sum", unreduced),
     predicts_fault("some rows only", partly),
-    tells("shared memory", shares_its_memory),
     mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
     mends("a local derivative", by_derivative),
     mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
@@ -330,16 +310,10 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
 def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """Return what was predicted of a gradient with the statement in which a slip explains it as well.
 
-    A factor of the whole may stand in any of its lines, and does where it can be taken out of one. Only where
-    several may be at fault: a fused line is made of temporaries that nobody judges. What stands outside of
-    the statement at fault and what that is made of may make up for it, but is not where it is.
+    Only where several may be at fault: a fused line is made of temporaries that nobody judges. What stands
+    outside of the statement at fault and what that is made of may make up for it, but is not where it is.
     """
-    if case.program is None or len(case.suspects) < 2:
-        return found
-    if found.kind in ("scale", "sign") and not found.detail.get("branches"):
-        slip, _ = by_taking_out(case.program, budget.at_most(PAIRS))
-        return replace(found, at=slip.at) if slip is not None else found
-    if not found.detail.get("branches"):
+    if case.program is None or len(case.suspects) < 2 or not found.detail.get("branches"):
         return found
     slip, _ = by_edit(case.program, budget.at_most(PAIRS))
     fault = case.culprit.fault

@@ -8,9 +8,7 @@ from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.calls import copies, dropped_calls, moved_factors, not_in_place
 from backhand.checking.mistakes.edits import (
-    VALUES,
     Edit,
-    Place,
     Rule,
     Scope,
     accumulating,
@@ -131,25 +129,6 @@ def by_derivative(program: Program, budget: Budget) -> Mended:
     return _by_rules(program, (((derivatives_instead,), True),), budget)
 
 
-def by_taking_out(program: Program, budget: Budget) -> Mended:
-    """Find a number as a factor, or a sign, without which the gradient is right."""
-    for statement in (*program.own, *(s for s in program.temporary if s not in program.innocent)):
-        focus = Focus.on(program, statement)
-        edits = (e for e in edits_of(statement, focus.scope, OF_WHAT_IS_THERE) if _takes_out(e))
-        edit, budget = focus.first_right(edits, budget)
-        if edit is not None:
-            return _told(program, statement, edit, budget)
-    return None, budget
-
-
-def _takes_out(edit: Edit) -> bool:
-    """Tell whether an edit takes a number or a sign out of an expression."""
-    node = edit.place.node
-    parts = (node.left, node.right) if isinstance(node, ast.BinOp) else (getattr(node, "operand", None),)
-    is_number = isinstance(node, ast.UnaryOp) or any(isinstance(part, ast.Constant) for part in parts)
-    return is_number and any(edit.node is part for part in parts)
-
-
 def _by_rules(program: Program, phases: Rules, budget: Budget) -> Mended:
     own = program.own
     likely = {s for s, its in program.originals.items() if its is budget.suspect} | program.likely
@@ -178,16 +157,6 @@ def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
     return None, budget
 
 
-def by_edit_within(program: Program, budget: Budget) -> Mended:
-    """Find an edit of a function that the statements call after which the gradient is right."""
-    called = [s for s in program.simple if isinstance(s, ast.FunctionDef)]
-    for rules, knowing in () if not called or program.is_right else LIKELY:
-        found, budget = _first_of(program, [(s, rules) for s in called], budget, knowing=knowing)
-        if found is not None or budget.is_spent:
-            return found, budget
-    return None, budget
-
-
 def by_suspect(program: Program, budget: Budget) -> Mended:
     """Find an edit of the statement in which the mistake of another gradient was found."""
     return (None, budget) if budget.suspect is None else by_edit_of(program, budget.suspect, budget)
@@ -206,27 +175,6 @@ def _first_of(
             return _told(program, statement, edit, budget)
         if budget.is_spent:
             break
-    return None, budget
-
-
-def by_constant(program: Program, budget: Budget) -> Mended:
-    """Find a constant that some expression lacks; last, for with one a line may make up for another."""
-    if program.is_right:
-        return None, budget
-    for statement in (*program.own, *program.temporary):
-        focus = Focus.on(program, statement)
-        for place in places_of(statement):
-            if budget.is_spent:
-                return None, budget
-            if place.role != "value" or not isinstance(place.node, VALUES):
-                continue
-            budget = budget.less(2 * focus.cost)
-            unknown = _times_unknown(place)
-            with unknown.made():
-                k = focus.constant()
-            if k is not None:
-                mended = replace(unknown, mends=_off_by(k, ast.unparse(place.node)))
-                return _told(program, statement, mended, budget)
     return None, budget
 
 
@@ -249,19 +197,6 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
                 words = f"{edit.mends.words}; besides, a constant factor of {k:.6g} is missing"
                 return _told(program, statement, edit.told(words), budget)
     return None, budget
-
-
-def _times_unknown(place: Place) -> Edit:
-    return Edit(place, ast.BinOp(place.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load())), Finding("scale"))
-
-
-def _off_by(k: float, text: str) -> Finding:
-    if k == -1:
-        return Finding("sign", {"branches": []}, f"`{text}` has the opposite sign")
-    if k == 0:
-        return Finding("repeated_branch", {"branches": []}, f"the term `{text}` is one too many")
-    words = f"`{text}` is off by a constant factor: it is {1 / k:.6g} times what it should be"
-    return Finding("scale", {"factor": 1 / k, "guess": ""}, words)
 
 
 def by_edit_and_factor(program: Program, budget: Budget) -> Mended:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.axes import axes_of_size_one, shapes, sums
+from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor, is_whole
 from backhand.checking.mistakes.finding import Finding
 
@@ -171,8 +171,6 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _missing_counts,
     _powers,
     _missing_numbers,
-    axes_of_size_one,
-    shapes,
     _derivatives,
     sums,
     _missing_complements,

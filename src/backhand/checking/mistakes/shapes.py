@@ -60,7 +60,7 @@ def overreduced(scene: Scene) -> Finding | None:
     """Find a sum or mean over an axis that the gradient should keep."""
     user, expected = scene.value, scene.expected
     for label, source in _sources(scene):
-        for axes, keepdim, how, reduced in _reductions(source):
+        for axes, how, reduced in _reductions(source):
             if reduced.shape == user.shape and scene.same(user, reduced):
                 kept = tuple(user.shape)
                 if how == "mean" and source is expected and _is_constant(scene, axes):
@@ -70,11 +70,6 @@ def overreduced(scene: Scene) -> Finding | None:
                 words = f"the {how} of {label} over {_named(axes)}, "
                 words += f"shape {kept}, expected {tuple(expected.shape)}"
                 return Finding("overreduced", {"axes": list(axes)}, words)
-            if user.shape == expected.shape and keepdim and source is expected:
-                spread = reduced.expand(expected.shape)
-                if scene.same(user, spread) and not scene.same(expected, spread):
-                    words = f"the {how} of the right gradient over {_named(axes)}, spread over it again"
-                    return Finding("overreduced", {"axes": list(axes)}, words)
     return None
 
 
@@ -92,12 +87,12 @@ def _sources(scene: Scene) -> Iterator[tuple[str, Tensor]]:
                 yield "its terms", term
 
 
-def _reductions(source: Tensor) -> Iterator[tuple[tuple[int, ...], bool, str, Tensor]]:
+def _reductions(source: Tensor) -> Iterator[tuple[tuple[int, ...], str, Tensor]]:
     for axes in _axes(source.dim()):
         if any(source.shape[a] > 1 for a in axes):
             for keepdim in (True, False):
-                yield axes, keepdim, "sum", source.sum(axes, keepdim=keepdim)
-                yield axes, keepdim, "mean", source.mean(axes, keepdim=keepdim)
+                yield axes, "sum", source.sum(axes, keepdim=keepdim)
+                yield axes, "mean", source.mean(axes, keepdim=keepdim)
 
 
 def _axes(dim: int) -> Iterator[tuple[int, ...]]:

@@ -14,7 +14,7 @@ from backhand.checking.mistakes.axes import (
     slices,
     transposes,
 )
-from backhand.checking.mistakes.calls import accumulations, beginnings, copies, precisions
+from backhand.checking.mistakes.calls import accumulations, beginnings, precisions
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor, is_whole
 from backhand.checking.mistakes.finding import Finding
 
@@ -308,7 +308,6 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
-    copies,
     _masks,
     _signs,
     keepdims,

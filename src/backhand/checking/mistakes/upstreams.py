@@ -79,9 +79,6 @@ def handed_on(scene: Scene) -> Finding | None:
         rest = scene.expected - own
         if upstream.shape != rest.shape or not scene.same(scene.value, rest + upstream):
             continue
-        if scene.same(own.abs(), upstream.abs()):
-            words = f"{scene.d(consumer)} is handed on with the opposite sign in some places"
-            return Finding("sign", {"branches": [consumer]}, words)
         words = f"{scene.d(consumer)} is handed on as it is: the local derivative is missing"
         return Finding("wrong_point", {"used": None, "expected": consumer}, words)
     return None

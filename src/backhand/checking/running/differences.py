@@ -41,23 +41,19 @@ def derivative(function: Scalar, at: Arrays, name: str, index: tuple[int, ...]) 
 
 def along(function: Scalar, at: Arrays, direction: Arrays) -> float:
     """Return the derivative in a direction."""
-
-    def moved(h: float) -> float:
-        return function({**at, **{n: at[n] + h * d for n, d in direction.items()}})
-
-    return _slope(moved, 1.0)
+    return _slope(_on_a_line(function, at, direction), 1.0)
 
 
 def has_kink(function: Scalar, at: Arrays, direction: Arrays) -> bool:
     """Tell whether the derivative in a direction is another one on the other side."""
     h = 1e-6  # a function that is smooth turns by no more than this part of its second derivative
-
-    def moved(h: float) -> float:
-        return function({**at, **{n: at[n] + h * d for n, d in direction.items()}})
-
-    here = function(at)
+    moved, here = _on_a_line(function, at, direction), function(at)
     ahead, behind = (moved(h) - here) / h, (here - moved(-h)) / h
     return abs(ahead - behind) > 1e-3 * max(abs(ahead), abs(behind), 1e-3)
+
+
+def _on_a_line(function: Scalar, at: Arrays, direction: Arrays) -> Callable[[float], float]:
+    return lambda h: function({**at, **{n: at[n] + h * d for n, d in direction.items()}})
 
 
 def _extrapolations(moved: Callable[[float], float], h: float) -> list[float]:

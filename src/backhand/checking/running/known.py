@@ -90,10 +90,6 @@ class Known:
         values = tuple(value * factor for value in self.values)
         return replace(self, values=values, signatures=tuple(sign * factor for sign in self.signatures))
 
-    def find(self, shape: torch.Size, sign: float) -> int | None:
-        """Return which of the values is a tensor with this shape and signature."""
-        return next((i for i in range(len(self.values)) if self.agrees(i, shape, sign)), None)
-
 
 def signature(tensor: Tensor) -> float:
     """Return a random projection of a tensor: equal for equal tensors, and for no others but by chance."""

@@ -46,22 +46,6 @@ def _allocated(name: str, *args: Any, dtype: Any = None, **options: Any) -> Trac
     return wrapped(getattr(np, name)(*plain, dtype=plain_dtype(dtype), **options))
 
 
-def _add_at(array: Tracked, index: Any, value: Any) -> None:
-    where = index if isinstance(index, tuple) else (index,)
-    where = tuple(torch.as_tensor(np.asarray(i)) if not isinstance(i, Tracked) else i.tensor for i in where)
-    added = _asarray(value).tensor.to(array.tensor.dtype)
-    array.become(array.tensor.index_put(where, added, accumulate=True))
-
-
-class _Add:
-    """`np.add`, with its `at`."""
-
-    at = staticmethod(_add_at)
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return called(layer("add"), *args, **options)
-
-
 def _as_strided(x: Tracked, shape: Any = None, strides: Any = None, **_: Any) -> Tracked:
     size = x.tensor.element_size()
     found = x.tensor.contiguous().as_strided([int(n) for n in shape], [int(s) // size for s in strides])
@@ -127,7 +111,6 @@ _OWN: dict[str, Any] = {
     "asarray": _asarray,
     "ascontiguousarray": _asarray,
     "copy": lambda x: _array(x),
-    "add": _Add(),
     "nansum": _nansum,
     "shape": lambda x: x.shape if isinstance(x, Tracked) else np.shape(x),
     "ndim": lambda x: x.ndim if isinstance(x, Tracked) else np.ndim(x),

@@ -83,6 +83,12 @@ def changes_a_leaf(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "leaf Variable" in str(error)
 
 
+def as_leaf(value: Any) -> Any:
+    """Return a tensor that may have a gradient as a leaf that needs one; anything else as it is."""
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return value.detach().clone().requires_grad_() if is_float else value
+
+
 def copied(value: Any) -> Any:
     """Return a copy of a tensor, with its gradient; anything else as it is."""
     return value.clone() if isinstance(value, Tensor) else value

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import TracebackType
+from traceback import walk_tb
+from types import CodeType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from backhand.checking.running.containers import as_gradient, each_tensor, flatten
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import gradient_names, root
+from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import forwarded, leaf_inputs, trace
@@ -29,6 +31,18 @@ class StatementError(Exception):
         self.error: Exception = error
         self.namespace: dict[str, Any] = namespace
         self.line: int = line
+
+    @staticmethod
+    def of(error: Exception, code: CodeType | None, source: Source | None) -> "StatementError | None":
+        """Return what raised in a function, with what that would have returned so far; None if elsewhere."""
+        frames = ((f, line) for f, line in walk_tb(error.__traceback__) if f.f_code is code)
+        frame, line = next(frames, (None, 0))
+        if frame is None:
+            return None
+        found = dict(frame.f_locals)
+        if source is not None:
+            found = returned_so_far(source.statements, found, frame.f_globals)
+        return StatementError(error, found, line)
 
 
 @dataclass(frozen=True)
@@ -199,17 +213,8 @@ def _assigned_until(raised: Exception, chosen: Pass) -> tuple[dict[str, Any], in
         return raised.namespace, raised.line
     if isinstance(raised, Halfway):
         return dict(raised.gradients), None
-    code = getattr(chosen.backward, "__code__", None)
-    tb: TracebackType | None = raised.__traceback__
-    while tb is not None:
-        if tb.tb_frame.f_code is code:
-            found = dict(tb.tb_frame.f_locals)
-            source = chosen.backward_source
-            if source is not None:
-                found = returned_so_far(source.statements, found, tb.tb_frame.f_globals)
-            return found, tb.tb_lineno
-        tb = tb.tb_next
-    return {}, None
+    found = StatementError.of(raised, getattr(chosen.backward, "__code__", None), chosen.backward_source)
+    return ({}, None) if found is None else (found.namespace, found.line)
 
 
 def sets_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from backhand.checking.report import Line, Unfinished
 from backhand.checking.running.program import Source
-from backhand.checking.sources.unfinished import read_as_far_as_possible
+from backhand.checking.sources.reading import read_as_far_as_possible
 
 
 @dataclass(frozen=True, eq=False)

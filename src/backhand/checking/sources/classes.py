@@ -16,12 +16,11 @@ from backhand.checking.report import Report
 from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
-from backhand.checking.sources.finding import judging
-from backhand.checking.sources.modelling import calls_of
+from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
 from backhand.checking.sources.pairs import Wiring, named_inputs
 from backhand.checking.sources.returned import Returned, as_tuple, loss_among, tensor_named
-from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
+from backhand.checking.sources.roles import calls_of, judging
 from backhand.errors import CheckError
 
 # Layers hold layers, in lists; deeper than this lies no parameter.

@@ -14,9 +14,9 @@ import numpy as np
 
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.sources.courses import word
+from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, names_returned
-from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
 from backhand.errors import CheckError
 
 # A batch, features, hidden units of three layers: sizes differ, so that an exchanged axis cannot pass.

@@ -1,23 +1,221 @@
-"""Files over NumPy, opened: the layers that they have, with the tests beside them, or the calls they make."""
+"""Files over NumPy, opened: the layers that they have, with the tests beside them, or the calls they make.
 
+What a notebook's cells, a script or test functions give to a forward are inputs that the author has thought
+of. An exception in them is none of the checker's business: what was called before it counts.
+"""
+
+import ast
 import contextlib
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+import io
+import linecache
+import re
+import unittest
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
+from backhand.checking.running.alarms import OutOfTimeError, limited
+from backhand.checking.running.endings import from_outside
 from backhand.checking.running.importing import imports_from
+from backhand.checking.running.program import Namespace, parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.batches import Options
-from backhand.checking.sources.calls import Run, Tests, is_of_tests, run_cells, run_tests
+from backhand.checking.sources.colab import Absent, lacks_colab, put_colab
+from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.layers import layers_of
 from backhand.checking.sources.modules import module_of, roots_of
+from backhand.checking.sources.numpy_truths import is_the_users
+from backhand.checking.sources.reading import read, read_as_far_as_possible
 from backhand.checking.sources.subjects import Subject
-from backhand.errors import CheckError
+from backhand.checking.sources.watching import Seen, SeenLayer, Watching
+from backhand.errors import CheckError, in_short
+
+# Processor seconds for a cell where no limit is given, and for a file of tests: the calls that are looked for
+# come early, and what trains a network for an hour after them says nothing new.
+LONGEST_CELL, LONGEST_TESTS = 60.0, 10.0
+# Where tests of a file lie, seen from its folder.
+FOLDERS = (".", "tests", "test", "../tests", "../test")
+IS_TEST = re.compile(r"tests?(_\w*)?\.py|\w+_tests?\.py")
+
+Recorded = Mapping[str, Seen | SeenLayer]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a file has called.
+
+    Attributes:
+        recorded: the calls by the name of what was called; of several under a name the last version's.
+        space: the variables at the end.
+        raised: the cells with a backward that raised, or were left; what they did, in words.
+    """
+
+    recorded: Recorded
+    space: Namespace
+    raised: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_cells(
+    cells: Sequence[tuple[str, str]], file: Path, seconds: float | None, watch: Callable[[str], None]
+) -> Run:
+    """Run cells as Python one after the other, a script as a single one, and note their calls.
+
+    Args:
+        cells: label and text of each; the label is the file in which its lines are told to stand.
+        file: the path.
+        seconds: after so many of processor time a cell is left.
+        watch: called with the label of what is run next.
+    """
+    space: Namespace = {"__name__": "__main__", "__file__": str(file), "__builtins__": __builtins__}
+    space |= {"get_ipython": Absent(), "display": Absent()}  # what a notebook has
+    watching, raised = Watching(), {}
+    with warnings.catch_warnings(action="ignore"):
+        for label, text in cells:
+            watch(label)
+            linecache.cache[label] = (len(text), None, text.splitlines(keepends=True), label)
+            try:
+                with limited(seconds or LONGEST_CELL):
+                    _run_cell(label, text, space, watching)
+            except OutOfTimeError:
+                raised[label] = f"took more than {seconds or LONGEST_CELL:g} s and was left."
+            except BaseException as error:  # the user's code may raise anything
+                if from_outside(error):
+                    raise
+                raised[label] = f"raised {in_short(error)}."
+    watching.release(space)
+    concerned = {label for label, text in cells if re.search(BACKWARD, text)}
+    return Run(_by_title(watching), space, {n: why for n, why in raised.items() if n in concerned})
+
+
+def _run_cell(label: str, text: str, space: Namespace, watching: Watching) -> None:
+    tree, _ = read_as_far_as_possible(label, text)
+    for statement in tree.body:
+        code = compile(ast.Module([statement], []), label, "exec")
+        try:
+            exec(code, space)
+        except ModuleNotFoundError as error:
+            if not lacks_colab(statement, error):
+                raise
+            put_colab()
+            exec(code, space)
+        watching.watch(space)
+
+
+def _by_title(watching: Watching) -> dict[str, Seen | SeenLayer]:
+    return {seen.title: seen for seen in watching.take()}
+
+
+def run_tests(file: Path) -> Recorded:
+    """Run the test functions of a file, and return the calls that they make.
+
+    Raises:
+        CheckError: it cannot be imported.
+    """
+    watching = Watching()
+    with contextlib.ExitStack() as stack:
+        for folder in roots_of(file):
+            stack.enter_context(imports_from(folder))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(contextlib.suppress(OutOfTimeError))
+        stack.enter_context(limited(LONGEST_TESTS))
+        module = module_of(file)
+        spaces = [vars(module), *(vars(m) for m in vars(module).values() if isinstance(m, ModuleType))]
+        spaces = [space for space in spaces if is_the_users(space)]
+        for space in spaces:
+            watching.watch(space)
+        try:
+            for test in _tests(module):
+                _run_test(test)
+        finally:
+            for space in spaces:
+                watching.release(space)
+    return _by_title(watching)
+
+
+def _run_test(test: Callable[[], object]) -> None:
+    try:
+        test()
+    except BaseException as error:  # a test may well fail
+        if from_outside(error):
+            raise
+
+
+def _tests(module: ModuleType) -> Iterator[Callable[[], object]]:
+    """Yield what a module has to be called: its test functions, and those of its test classes."""
+    for name, value in list(vars(module).items()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if isinstance(value, type) and issubclass(value, unittest.TestCase):
+            suite = unittest.defaultTestLoader.loadTestsFromTestCase(value)
+            yield lambda suite=suite: suite.run(unittest.TestResult())
+        elif isinstance(value, type) and name.startswith("Test"):
+            for method in (n for n in dir(value) if n.startswith("test")):
+                yield lambda value=value, method=method: _called(value, method)
+        elif isinstance(value, FunctionType) and name.startswith("test") and not _asks(value):
+            yield value
+
+
+def _called(tests: type, method: str) -> None:
+    own = tests()
+    if hasattr(own, "setup_method"):
+        own.setup_method()
+    getattr(own, method)()
+
+
+def is_of_tests(file: Path) -> bool:
+    """Tell whether a file has the name of a file of tests."""
+    return IS_TEST.fullmatch(file.name) is not None
+
+
+def _asks(function: FunctionType) -> bool:
+    """Tell whether a test has to be given something: a fixture, or what it is parametrized with."""
+    return any(p.default is p.empty for p in parameters_of(function).values())
+
+
+@dataclass(frozen=True)
+class Tests:
+    """The tests of a file of layers that lie in its folder; run once, and only when somebody asks.
+
+    Attributes:
+        path: the file with the layers.
+    """
+
+    path: Path
+
+    def of(self, name: str) -> Seen | SeenLayer | None:
+        """Return a call that they make of a function or of a class, by its name."""
+        return self._recorded.get(name)
+
+    @cached_property
+    def _recorded(self) -> Recorded:
+        found: dict[str, Seen | SeenLayer] = {}
+        for file in self._files():
+            with contextlib.suppress(CheckError):  # it imports what is not there
+                found = {**run_tests(file), **found}
+        return found
+
+    def _files(self) -> Iterator[Path]:
+        """Yield the files of tests near it that mention it, and a backward."""
+        own = self.path.resolve()
+        for folder in dict.fromkeys((own.parent / where).resolve() for where in FOLDERS):
+            files = sorted(folder.iterdir()) if folder.is_dir() else []
+            for file in files:
+                if is_of_tests(file) and file != own and self._is_of_it(file):
+                    yield file
+
+    def _is_of_it(self, file: Path) -> bool:
+        with contextlib.suppress(CheckError):
+            text = read(file)
+            return bool(re.search(rf"\b{re.escape(self.path.stem)}\b", text)) and "backward" in text
+        return False
 
 
 @contextlib.contextmanager

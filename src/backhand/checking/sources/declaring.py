@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from backhand.checking.sources.modelling import calls_among
+from backhand.checking.sources.roles import calls_among
 
 # What a backward is called.
 BACKWARD = "backward|back_?prop"

@@ -28,9 +28,8 @@ from backhand.checking.sources.declaring import calls_layers, declared
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
-from backhand.checking.sources.reading import parsed, read
+from backhand.checking.sources.reading import parsed, read, read_as_far_as_possible
 from backhand.checking.sources.subjects import Subject, subjects_of
-from backhand.checking.sources.unfinished import read_as_far_as_possible
 from backhand.errors import BackhandError, CheckError, in_short
 from backhand.renderers import rendered
 

@@ -20,7 +20,7 @@ from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, differentiated
-from backhand.checking.running.tracing import changes_a_leaf, copied
+from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
 from backhand.checking.sources.opened import ClosedError, is_custom, opened
@@ -186,7 +186,7 @@ class Function:
         sparse = {n for n, v in found.items() if isinstance(v, Tensor) and v.layout != torch.strided}
         chosen = any(isinstance(v, Tensor) and v.requires_grad for v in found.values())
         if (self.parameters or sparse) and not chosen:
-            found = {n: v if n in sparse else _wanted(v) for n, v in found.items()}
+            found = {n: v if n in sparse else as_leaf(v) for n, v in found.items()}
         for name in sparse - self.no_gradient:
             if not chosen or found[name].requires_grad:
                 raise CheckError(
@@ -313,11 +313,6 @@ class Function:
 def _floats(result: Any) -> list[Tensor]:
     results = result if isinstance(result, tuple | list) else [result]
     return [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
-
-
-def _wanted(value: Any) -> Any:
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return value.detach().clone().requires_grad_() if is_float else value
 
 
 def _the_same(own: Tensor, other: Tensor) -> Tensor:

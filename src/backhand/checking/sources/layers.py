@@ -18,14 +18,20 @@ from backhand.checking.sources.classes import Class, check_class
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.courses import made
 from backhand.checking.sources.declaring import BACKWARD
-from backhand.checking.sources.finding import forward_of, is_layer, is_model, is_static, returns_its_gradients
 from backhand.checking.sources.guessing import FITS, RAISES, RUNS, Draw, inputs_for
-from backhand.checking.sources.modelling import calls_of
+from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
 from backhand.checking.sources.pairs import Pair, judge_pair
+from backhand.checking.sources.roles import (
+    calls_of,
+    forward_of,
+    is_layer,
+    is_model,
+    is_static,
+    returns_its_gradients,
+)
 from backhand.checking.sources.subjects import Subject
-from backhand.checking.sources.truths import plainly
 from backhand.checking.sources.watching import Seen, SeenLayer
 from backhand.errors import CheckError, in_short
 

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from backhand.checking.sources.reading import parsed, read
 from backhand.errors import CheckError, in_short
 
 
@@ -14,13 +15,14 @@ def roots_of(path: Path) -> list[Path]:
 
     A program of a chapter may put them on the path by where it is started, or by itself.
     """
-    imports = [n for n in ast.walk(_parsed(path)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    tree = parsed(read(path), str(path))
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     names = {alias.name for n in imports if isinstance(n, ast.Import) for alias in n.names}
     names |= {n.module or "" for n in imports if isinstance(n, ast.ImportFrom) and not n.level}
     packages = {name.partition(".")[0] for name in names}
     own = path.resolve().parent
     above = [folder for folder in own.parents if any(_holds(folder, name) for name in packages)]
-    packages |= {folder.name for folder in _packages(path, _parsed(path))[:1]}
+    packages |= {folder.name for folder in _packages(path, tree)[:1]}
     inside = [folder.parent for folder in path.resolve().parents if folder.name in packages]
     return [*(folder for folder in above if folder not in inside), *inside, own]
 
@@ -42,18 +44,9 @@ def _holds(folder: Path, name: str) -> bool:
     return bool(name) and ((folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file())
 
 
-def _parsed(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes(), str(path))
-    except OSError as error:
-        raise CheckError(f"{path} cannot be read: {error.strerror}.") from error
-    except (SyntaxError, ValueError) as error:
-        raise CheckError(f"{path} is no Python: {in_short(error)}.") from error
-
-
 def module_of(path: Path) -> ModuleType:
     """Import a file, as a part of its folders where it imports its neighbours by `from .` or `from ..`."""
-    package = ".".join(folder.name for folder in _packages(path, _parsed(path)))
+    package = ".".join(folder.name for folder in _packages(path, parsed(read(path), str(path))))
     name = f"{package}.{path.stem}" if package else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -10,7 +10,6 @@ import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from traceback import walk_tb
 from types import FunctionType, MethodType
 from typing import Any, TypeGuard
 
@@ -23,7 +22,6 @@ from backhand.checking.running.containers import as_gradient, flatten
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
-from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import changes_a_leaf, copied, trace
 from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
@@ -196,14 +194,7 @@ class Opened:
 
     def halfway(self, error: Exception) -> StatementError | None:
         """Return an exception of the backward with what had been assigned until then, and its line."""
-        code = plain_function(self.fn.backward)[0].__code__
-        frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code is code]
-        if not frames:
-            return None
-        frame, line = frames[0]
-        return StatementError(
-            error, returned_so_far(self.source.statements, frame.f_locals, self.around()), line
-        )
+        return StatementError.of(error, plain_function(self.fn.backward)[0].__code__, self.source)
 
 
 def _alone(value: Any) -> Any:

@@ -18,11 +18,9 @@ from backhand.checking.running.endings import what_raised
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
-from backhand.checking.running.returning import returned_so_far
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.averaging import Averaged, averaged
-from backhand.checking.sources.protocol import Pass
-from backhand.checking.sources.truths import (
+from backhand.checking.sources.numpy_truths import (
     Called,
     Chosen,
     Forward,
@@ -32,6 +30,7 @@ from backhand.checking.sources.truths import (
     run_plainly,
     without_epsilons,
 )
+from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
@@ -64,11 +63,6 @@ class Subject(Forward, Protocol):
     @property
     def source(self) -> Source | None:
         """The backward's statements, at whose end they are returned by name."""
-        ...
-
-    @property
-    def over_torch(self) -> bool:
-        """Whether its arrays are torch's tensors."""
         ...
 
     @property
@@ -264,16 +258,10 @@ class OverNumpy:
     def _halfway(self, function: Callable[..., Any], error: Exception) -> StatementError:
         """Return an exception with what the backward had assigned until then, and its line."""
         code, source = plain_function(function)[0].__code__, self.subject.source
-        frames = [f for f in walk_tb(error.__traceback__) if f[0].f_code is code]
-        if not frames:
-            return StatementError(error, {}, code.co_firstlineno)
-        frame, line = frames[0]
-        given = (
-            returned_so_far(source.statements, frame.f_locals, frame.f_globals) if source is not None else {}
-        )
-        return StatementError(
-            error, as_tensors({n: given[n] for n in self.subject.named if n in given}), line
-        )
+        found = StatementError.of(error, code, source)
+        given = found.namespace if found is not None and source is not None else {}
+        its = as_tensors({n: given[n] for n in self.subject.named if n in given})
+        return StatementError(error, its, code.co_firstlineno if found is None else found.line)
 
     def backward(self, given: Mapping[str, Any], watcher: Watcher) -> Run:
         """Run the user's backward with its statements seen."""

@@ -15,11 +15,11 @@ from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.program import parameters_of
 from backhand.checking.running.sandbox import running, sandbox
-from backhand.checking.sources.finding import judging
+from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
-from backhand.checking.sources.truths import Call, Called, plainly, run_plainly
+from backhand.checking.sources.roles import judging
 from backhand.errors import CheckError
 
 

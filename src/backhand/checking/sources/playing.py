@@ -19,13 +19,21 @@ from backhand.checking.running.endings import from_outside
 from backhand.checking.running.instrumenting import run_function, run_statements
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.statements import begins_anew, reads, writes_surely
+from backhand.checking.sources.blocks import (
+    FirstTurn,
+    Turns,
+    left_early,
+    loops_within,
+    opened,
+    parts_of,
+    shortened,
+    without_hooks,
+)
 from backhand.checking.sources.cells import Cells, Written
 from backhand.checking.sources.chapters import trains
 from backhand.checking.sources.colab import Absent, colab_forgotten, lacks_colab, put_colab
 from backhand.checking.sources.fetched import how_to_get
-from backhand.checking.sources.opening import FirstTurn, left_early, loops_within, opened, parts_of
-from backhand.checking.sources.turns import Turns, shortened, without_hooks
-from backhand.checking.sources.unfinished import begun_in
+from backhand.checking.sources.reading import begun_in
 from backhand.errors import in_short
 
 

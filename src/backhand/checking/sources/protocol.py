@@ -143,14 +143,6 @@ class Pass:
         """
         return seed if self.contract == "returned" else seed + 1
 
-    def draw(self, generator: torch.Generator) -> dict[str, Any]:
-        """Return one set of inputs.
-
-        Raises:
-            CheckError: the function that draws them raises, or gives no names.
-        """
-        return by_name(drawn_once(self.inputs, generator))
-
 
 def drawn_once(inputs: Any, generator: torch.Generator) -> Any:
     """Return inputs as they are given, or what the function that draws them gives.

@@ -13,17 +13,17 @@ from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
 from backhand.checking.sources.classes import judge_class
-from backhand.checking.sources.finding import (
+from backhand.checking.sources.numpy_truths import is_the_users
+from backhand.checking.sources.overnumpy import is_float
+from backhand.checking.sources.paired import CONTEXTS, Functions
+from backhand.checking.sources.pairs import judge_pair
+from backhand.checking.sources.roles import (
     forward_of,
     is_judging,
     is_layer,
     judging,
     returns_its_gradients,
 )
-from backhand.checking.sources.overnumpy import is_float
-from backhand.checking.sources.paired import CONTEXTS, Functions
-from backhand.checking.sources.pairs import judge_pair
-from backhand.checking.sources.truths import is_the_users
 from backhand.errors import CheckError
 
 # Processor seconds for one pair: a live verdict that takes longer is not waited for.

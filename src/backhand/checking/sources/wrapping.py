@@ -10,6 +10,7 @@ from torch.autograd import Function
 
 from backhand.checking.running.private import function_of
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.tracing import as_leaf
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def called_by(call: Callable[..., Any], inputs: Mapping[str, Any], seed: int) ->
 
     None where there is no such Function, or what it is called with is made of the inputs.
     """
-    leaves = {n: _leaf(v) for n, v in inputs.items()}
+    leaves = {n: as_leaf(v) for n, v in inputs.items()}
     values = list(leaves.values())
     with running(None, seed, promote=False), torch.enable_grad():
         fn = function_of(_first(call(*values)))
@@ -76,11 +77,6 @@ def _arguments_of(fn: type[Function], run: Callable[[], Any]) -> list[tuple[Any,
         else:
             fn.apply = own
     return seen
-
-
-def _leaf(value: Any) -> Any:
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return value.detach().clone().requires_grad_() if is_float else value
 
 
 def _first(result: Any) -> Tensor | None:

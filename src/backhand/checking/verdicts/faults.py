@@ -5,6 +5,7 @@ then right, and nothing else is wrong that was not, that statement is a candidat
 deviates first in time is at fault. It needs no names, so that it holds for running variables and temporaries.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,9 +158,7 @@ class _Search:
         mends: tuple[_Candidate, frozenset[str]] | None = None
         makes_up: tuple[_Candidate, frozenset[str]] | None = None
         failing: list[_Candidate] = []
-        for candidate in self._candidates(self.events):
-            if time.process_time() > self.ends:
-                break
+        for candidate in self._in_time(self._candidates(self.events)):
             wrong = self.culprits if mends is None else mends[1]
             if mends is not None and candidate.reaches <= len(self.culprits - wrong):
                 continue  # it makes no more wrong than that
@@ -186,9 +185,7 @@ class _Search:
     def _most_telling(self, failing: Iterable[_Candidate]) -> _Candidate | None:
         """Return that by which most becomes known though it is not enough: one of several at fault."""
         best, most = None, 0
-        for candidate in failing if len(self.mended) + 1 < MOST_FAULTS else ():
-            if time.process_time() > self.ends:
-                break
+        for candidate in self._in_time(failing) if len(self.mended) + 1 < MOST_FAULTS else ():
             gained = self._gain(candidate)
             best, most = (candidate, gained) if gained > most else (best, most)
         return best
@@ -199,9 +196,8 @@ class _Search:
         Then it is at fault: had it been right, nothing else in its place would be.
         """
         read = reads(found.target[0])
-        for other in self._candidates([target for target in self.events if target[1] in read]):
-            if time.process_time() > self.ends:
-                break
+        made = [target for target in self.events if target[1] in read]
+        for other in self._in_time(self._candidates(made)):
             if other.known.is_value and other.step < found.step and self._left(other) == left:
                 return other
         return found
@@ -227,6 +223,10 @@ class _Search:
         if left is None or not left <= self.culprits.union(self.runs.repair.culprits):
             return None
         return left & self.culprits
+
+    def _in_time(self, candidates: Iterable[_Candidate]) -> Iterator[_Candidate]:
+        """Yield candidates until the time is up."""
+        return itertools.takewhile(lambda _: time.process_time() <= self.ends, candidates)
 
     def _candidates(self, targets: Iterable[Target]) -> Iterator[_Candidate]:
         """Yield what may be at fault: the likely first, then what goes into most, then the first in time.

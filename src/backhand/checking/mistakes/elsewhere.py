@@ -24,20 +24,14 @@ def _part(known: Known, belongs: Known) -> Finding | None:
     if known.of.isdisjoint(belongs.of):
         return None
     there, wanted = _uses(known), _uses(belongs)
-    if there is None and wanted is not None:
-        words = f"all uses of the tensor are in it, where only what comes from {_told(wanted)} belongs"
-        return Finding("repeated_branch", {"branches": []}, words)
-    if there is not None and wanted is None:
+    if there is None:
+        return None
+    if wanted is None:
         words = f"it is only what comes from {_told(there)}: other uses of the tensor are missing"
         return Finding("missing_branch", {"branches": []}, words)
-    if there is None or wanted is None:
-        return None
-    if lost := wanted - there:
-        return Finding("missing_branch", {"branches": []}, f"what comes from {_told(lost)} is missing")
-    if more := there - wanted:
-        words = f"what comes from {_told(more)} does not belong here"
-        return Finding("repeated_branch", {"branches": []}, words)
-    return None
+    lost = wanted - there
+    words = f"what comes from {_told(lost)} is missing"
+    return Finding("missing_branch", {"branches": []}, words) if lost else None
 
 
 def _uses(known: Known) -> frozenset[tuple[ast.stmt | None, str]] | None:
