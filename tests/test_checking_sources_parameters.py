@@ -83,6 +83,50 @@ def halves(x, f, g):
     return torch.cat([a, b + g(a)], 1)
 
 
+class Adding(torch.autograd.Function):
+    """A layer that is run again in the backward, which adds the layer's own gradients to their `.grad`."""
+
+    @staticmethod
+    def forward(ctx, x, layer, factor):
+        ctx.layer, ctx.factor = layer, factor
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return layer(x)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            y = ctx.layer(x)
+        torch.autograd.backward(y, ctx.factor * dy)
+        return x.grad / ctx.factor, None, None
+
+
+class Recomputed(nn.Module):
+    """One layer."""
+
+    def __init__(self, factor=None):
+        super().__init__()
+        self.layer, self.factor = nn.Linear(3, 2), factor
+
+    def forward(self, x):
+        return self.layer(x) if self.factor is None else Adding.apply(x, self.layer, self.factor)
+
+
+def test_what_a_backward_adds_to_the_parameters_by_itself_is_their_gradient() -> None:
+    x = torch.randn(4, 3)
+    module = Recomputed(factor=1.0)
+    right = backhand.check_function(module, Recomputed(), {"x": x}, allow=("frozen_input",))
+    assert right.ok, str(right)
+    assert all(p.grad is None for p in module.parameters())
+    wrong = backhand.check_function(Recomputed(factor=2.0), Recomputed(), {"x": x}, allow=("frozen_input",))
+    assert {row.name: row.verdict for row in wrong.rows} == {
+        "x": "right",
+        "layer.weight": "wrong",
+        "layer.bias": "wrong",
+    }
+
+
 class Reversible(nn.Module):
     """Two layers that move one half by the other."""
 

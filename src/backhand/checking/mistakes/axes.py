@@ -67,6 +67,8 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield operands transposed, or in the other order."""
     node, turned = place.node, scope.dialect.transposed
     edit = Finding("transposed", {}, "an operand is transposed, or in the other order")
+    if place.role == "index":  # what is asked for its size is no operand
+        return
     if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
         yield node.value, edit
     elif (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
 # tries come to an end first, unless the tensors are large, or the forward is long and no line is known to be
 # at fault: each prediction walks through its operations.
-TRIES = 30_000
+TRIES = 60_000
 SECONDS = 6.0
 
 

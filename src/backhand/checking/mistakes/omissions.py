@@ -112,7 +112,8 @@ ADDED = Finding(
 )
 
 
-def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
+def missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a tensor more as a term."""
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES):
         return
@@ -174,5 +175,5 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _derivatives,
     sums,
     _missing_complements,
-    _missing_terms,
+    missing_terms,
 )

@@ -8,7 +8,7 @@ touched: edits are made in a copy.
 import ast
 import copy
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import FunctionType
@@ -205,7 +205,10 @@ class Focus:
                 namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
             if program.over_numpy:
                 namespace = {k: as_arrays(v) for k, v in namespace.items()}
+            held = dict(namespace)
             ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
+            if ran and careful and _is_for_one_run(above, namespace, program.variable):
+                namespace, first = held, 0
             before.append(namespace if ran else None)
         return Focus(program, first, tuple(before), missing, careful, knowing)
 
@@ -347,6 +350,20 @@ def _part(node: ast.Subscript, namespace: Namespace) -> Tensor | None:
     except Exception:  # the index may lie outside
         return None
     return value if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def _is_for_one_run(above: Sequence[ast.stmt], namespace: Namespace, variable: str) -> bool:
+    """Tell whether what some statements have made cannot be used twice: an iterator, or views of the value.
+
+    Copies would be views no more.
+    """
+    made = {n: namespace[n] for s in above for n in writes_surely(s) if n in namespace}
+    whole = made.pop(variable, None)
+    parts = flatten(made).values()
+    if any(isinstance(part, Iterator) for part in parts):
+        return True
+    own = whole.untyped_storage().data_ptr() if isinstance(whole, Tensor) else None
+    return any(isinstance(p, Tensor) and p.untyped_storage().data_ptr() == own for p in parts)
 
 
 def _given_by(statement: ast.stmt) -> frozenset[str]:

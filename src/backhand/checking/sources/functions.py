@@ -19,14 +19,14 @@ from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
-from backhand.checking.running.private import backward_of, differentiated
+from backhand.checking.running.private import backward_of
 from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
 from backhand.checking.sources.opened import ClosedError, is_custom, opened
 from backhand.checking.sources.parameters import ByParameters, in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
-from backhand.checking.sources.usages import usages
+from backhand.checking.sources.usages import usages, with_added
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -252,7 +252,7 @@ class Function:
             )
         del own  # a large output need not lie beside what the backward makes
         try:
-            found = differentiated(ends.values(), arriving.values(), leaves.values())
+            found = with_added(ends.values(), arriving.values(), leaves.values())
         except RuntimeError as error:
             returned = _returned(self.fn, leaves, ends, arriving)
             if not returned:

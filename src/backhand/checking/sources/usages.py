@@ -5,7 +5,7 @@ gives what is expected, so that a formula of its own (a jvp, a vmap rule) is jud
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
+from torch.autograd.graph import GradientEdge
 
 from backhand.checking.running.containers import each_tensor, flatten
 from backhand.checking.running.precision import unit
@@ -127,8 +128,8 @@ def _once_it_runs(run: Used) -> Used:
 def again(own: Outputs, inputs: Mapping[str, Any], _: Tensors, upstream: Tensors) -> dict[str, Any]:
     """Return the gradients of a second backward on one graph, as `retain_graph=True` allows it."""
     ends, leaves, arriving = _graph(own, inputs, upstream)
-    differentiated(ends, arriving, leaves.values())
-    return _by_name(leaves, differentiated(ends, arriving, leaves.values()))
+    with_added(ends, arriving, leaves.values())
+    return _by_name(leaves, with_added(ends, arriving, leaves.values()))
 
 
 def interleaved(
@@ -138,7 +139,24 @@ def interleaved(
     ends, leaves, arriving = _graph(own, inputs, upstream)
     others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
     _graph(own, {**inputs, **{n: v for n, v in others.items() if n in inputs.keys() - parameters}}, upstream)
-    return _by_name(leaves, differentiated(ends, arriving, leaves.values()))
+    return _by_name(leaves, with_added(ends, arriving, leaves.values()))
+
+
+def with_added(
+    ends: Iterable[Tensor | GradientEdge], upstream: Iterable[Tensor], leaves: Collection[Tensor]
+) -> list[Tensor | None]:
+    """Return the gradients of leaves, with what the backward adds to their `.grad` by itself.
+
+    One that runs its layers again and differentiates them there, as of a reversible network, returns nothing
+    for their parameters.
+    """
+    found = []
+    for leaf, returned in zip(leaves, differentiated(ends, upstream, leaves), strict=True):
+        added = leaf.grad if leaf.is_leaf else None
+        if added is not None:
+            leaf.grad = None
+        found.append(added if returned is None else returned if added is None else returned + added)
+    return found
 
 
 def twice(
