@@ -192,10 +192,26 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
     if not scene.same(scene.value, predicted.to(scene.value.dtype)):
         return None
     wrong = {c: a for c, a in zip(parts, coefficients, strict=True) if a != 1}
-    values = list(wrong.values())
-    if not values or max(values) - min(values) > solved_to * abs(values[0]):
+    if not wrong:
         return None
-    return _named(scene, list(wrong), values[0])
+    if len(set(wrong.values())) > 1:
+        values = list(wrong.values())
+        if max(values) - min(values) > solved_to * abs(values[0]):
+            return _each(scene, wrong)
+    return _named(scene, list(wrong), next(iter(wrong.values())))
+
+
+def _each(scene: Scene, wrong: dict[str, float]) -> Finding:
+    """Name one of several branches that are wrong in different ways, and that others are missing.
+
+    One that is there, and wrong, comes first: a gradient that only lacks branches may be right so far.
+    """
+    there = {c: a for c, a in wrong.items() if a}
+    chosen = min(there, key=lambda c: abs(there[c]))
+    found = _named(scene, [chosen], there[chosen])
+    missing = [c for c, a in wrong.items() if not a]
+    lost = f", and the branch through {listed(missing)} is missing" if missing else ""
+    return replace(found, words=f"{found.words}{lost}")
 
 
 def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
