@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import backhand
 
@@ -49,6 +50,74 @@ def test_a_module_is_judged_by_its_parameters_too() -> None:
     assert report.precision == "float64"
     assert module.calls == 0  # its own state is as it was
     assert backhand.check_function(Scale(), Scale(custom=False), [X]).ok
+
+
+class Halves(torch.autograd.Function):
+    """(a + f(b), b + g(a + f(b))): what lies between is computed again in the backward, by the layers."""
+
+    @staticmethod
+    def forward(ctx, x, f, g, *weights):
+        ctx.layers = f, g
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return halves(x, f, g)
+
+    @staticmethod
+    def backward(ctx, dy):
+        f, g = ctx.layers
+        (x,) = ctx.saved_tensors
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            y = halves(x, f, g)
+        weights = [w for w in (*f.parameters(), *g.parameters()) if w.requires_grad]
+        dx, *found = torch.autograd.grad(y, [x, *weights], dy)
+        each = iter(found)
+        given = [next(each) if w.requires_grad else None for w in (*f.parameters(), *g.parameters())]
+        return dx, None, None, *given
+
+
+def halves(x, f, g):
+    """Both halves, each moved by a layer of the other."""
+    a, b = x.chunk(2, 1)
+    a = a + f(b)
+    return torch.cat([a, b + g(a)], 1)
+
+
+class Reversible(nn.Module):
+    """Two layers that move one half by the other."""
+
+    def __init__(self, f, g, how):
+        super().__init__()
+        self.f, self.g, self.how = f, g, how
+
+    def forward(self, x):
+        if self.how == "custom":
+            return Halves.apply(x, self.f, self.g, *self.f.parameters(), *self.g.parameters())
+        if self.how == "checkpoint":
+            return checkpoint(halves, x, self.f, self.g, use_reentrant=False)
+        return halves(x, self.f, self.g)
+
+
+@pytest.mark.parametrize(("how", "reference"), [("custom", "plain"), ("plain", "checkpoint")])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_backward_that_runs_its_layers_again_finds_the_parameters_of_its_forward(
+    how: str, reference: str, is_shared: bool
+) -> None:
+    f, g = nn.Linear(2, 2), nn.Linear(2, 2)
+    others = (f, g) if is_shared else (nn.Linear(2, 2), nn.Linear(2, 2))
+    module = Reversible(f, g, how)
+    before = [(name, id(p)) for name, p in module.named_parameters()]
+    report = backhand.check_function(module, Reversible(*others, reference), {"x": torch.randn(3, 4)})
+    assert report.ok, str(report)
+    assert report.precision == "float64"
+    assert [(name, id(p)) for name, p in module.named_parameters()] == before
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_scripted_module_is_refused_in_one_line() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(backhand.CheckError, match="before it is scripted"):
+        backhand.check_function(torch.jit.script(layer), layer, {"x": torch.randn(3, 2)})
 
 
 def test_modules_with_other_parameters_are_refused_in_one_line() -> None:

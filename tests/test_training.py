@@ -1,4 +1,4 @@
-"""None"""
+"""Training: its numbers, its run folder, and what interrupts it."""
 
 import json
 import shutil
@@ -46,6 +46,24 @@ def test_training_is_the_lectures_loop(tmp_path: Path) -> None:
     np.testing.assert_allclose(history(tmp_path / "run")[:, 1], losses, atol=1e-6)
     for name, t in p.items():
         torch.testing.assert_close(run.model.parameters[name], t, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("engine", "threads"), [("native", 1), ("fused", 2)])
+def test_beside_machine_code_pytorch_uses_one_core_and_all_of_them_afterwards(
+    tmp_path: Path, engine: str, threads: int
+) -> None:
+    seen: set[int] = set()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        backhand.train(
+            TrainConfig(n_hidden=8, steps=3, engine=engine),
+            out=tmp_path / "run",
+            watch=lambda step, steps, loss: seen.add(torch.get_num_threads()),
+        )
+        assert (seen, torch.get_num_threads()) == ({threads}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.seconds

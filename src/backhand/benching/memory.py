@@ -8,8 +8,9 @@ MEMORY = """
 import sys
 from backhand.benching import timing
 from backhand.benching.machine import peak_megabytes
+from backhand.threads import one_thread
 name, batch_size = sys.argv[1], int(sys.argv[2])
-with timing.one_thread():
+with one_thread():
     timing.make_case("names", 10, 200, batch_size).run(timing.CONTENDERS[name], timing.CHECKED_STEPS)
 print(peak_megabytes())
 """

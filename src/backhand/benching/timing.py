@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backhand.checking.running.sandbox import one_thread
 from backhand.engines import ENGINES, Engine
 from backhand.errors import ConfigError
 from backhand.language.config import TrainConfig
@@ -17,6 +16,7 @@ from backhand.language.files import write_atomically
 from backhand.language.model import draw_parameters
 from backhand.language.vocabulary import Vocabulary
 from backhand.language.words import load_words
+from backhand.threads import one_thread
 
 from .bridging import measure_overheads, measure_passes
 from .errands import measure_errands

@@ -101,22 +101,24 @@ def _precisions(chosen: Pass, values: Mapping[str, Any]) -> list[tuple[torch.dty
 
 
 def _own_precision(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
-    """Return the judgement in the precision of the code, where in float64 it is off by rounding alone.
+    """Return the judgement in the precision of the code, where some gradients are off by its rounding alone.
 
-    Its forward may be exact all the same, and a constant of the backward have eight digits.
+    Its forward may be exact in float64 all the same, and a constant of the backward have eight digits.
     """
     drawn = judgement.draw
     precisions = _precisions(chosen, values)
     able = chosen.contract == "returned" and lowest(values) != torch.float64 and len(precisions) > 1
     if not able or not judgement.culprits or drawn.dtype != torch.float64 or drawn.error is not None:
         return judgement
-    if not all(is_rounding(drawn, name, judgement.summands) for name in judgement.culprits):
+    rounding = {n for n in judgement.culprits if is_rounding(drawn, n, judgement.summands)}
+    if not rounding:
         return judgement
     try:
         other = judge(chosen, against_truth(chosen, draw(chosen, values, precisions[1][0], drawn.seed)))
     except Exception:  # the user's code may raise anything
         return judgement
-    return judgement if other.culprits else other
+    acquitted = judgement.culprits.keys() - other.culprits
+    return other if acquitted and acquitted <= rounding else judgement
 
 
 def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:

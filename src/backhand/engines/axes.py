@@ -5,6 +5,7 @@ a state, d of all that a transformer hands on.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 Axes = Mapping[str, str]
 """The axes of each parameter, by name; the pass of a model has them as SHAPES."""
@@ -13,13 +14,14 @@ Sizes = Mapping[str, int]
 """What the letters stand for."""
 
 
-def parts(axes: str) -> list[tuple[int, str]]:
+@cache  # of a few texts, each asked for at every call of an engine
+def parts(axes: str) -> tuple[tuple[int, str], ...]:
     """Return of each axis how many blocks it has, and the letter of their size.
 
     >>> parts("L d 3d")
-    [(1, 'L'), (1, 'd'), (3, 'd')]
+    ((1, 'L'), (1, 'd'), (3, 'd'))
     """
-    return [(int(axis[:-1] or 1), axis[-1]) for axis in axes.split()]
+    return tuple((int(axis[:-1] or 1), axis[-1]) for axis in axes.split())
 
 
 def shape_of(axes: str, sizes: Sizes) -> tuple[int, ...]:

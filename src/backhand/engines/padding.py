@@ -61,9 +61,12 @@ def make_room(weights: Any, axes: Axes, sizes: Sizes) -> Room:
 
 def views(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Return successive parts of a flat array, in these shapes."""
-    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
-    parts = np.split(flat, ends[:-1])
-    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    found, begin = {}, 0
+    for name, shape in shapes.items():
+        end = begin + math.prod(shape)
+        found[name] = flat[begin:end].reshape(shape)
+        begin = end
+    return found
 
 
 def inner(axes: str, sizes: Sizes, room: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backhand.errors import ConfigError
+from backhand.threads import one_thread
 
 from .model import rows_at_once
 from .model_types import AnyModel
@@ -124,6 +125,7 @@ def draw_words(
         yield from draw_block(model, tabled, begin, generator, count)
 
 
+@one_thread()
 def draw_word(
     model: AnyModel, distributions: Distributions, begin: list[int], generator: torch.Generator
 ) -> str:

@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -17,6 +17,7 @@ from backhand.engines.nonfinite import first_nonfinite
 from backhand.engines.word_engines import WORD_ENGINES
 from backhand.errors import ConfigError, NonFiniteError
 from backhand.showing import plain
+from backhand.threads import one_thread
 
 from .averaging import add_to_average, averaged, steps_to_next
 from .config import TrainConfig
@@ -93,6 +94,7 @@ def train(
     with (
         together(config, engine),
         started_together(config, out, resume=resume, overwrite=overwrite) as (run, splits),
+        cores_for(run.config),
     ):
         history = History(run.path / HISTORY)
         history.cut(run.step, run.history)
@@ -106,6 +108,11 @@ def train(
                 advance(run, splits, history, log, interrupted, watch, watch_dev, engine)
         finish(run, splits, history)
     return run
+
+
+def cores_for(config: TrainConfig) -> AbstractContextManager[None]:
+    """Let PyTorch use one core beside machine code, which is on one itself: what it is left with is small."""
+    return one_thread() if config.engine == "native" and config.device == "cpu" else nullcontext()
 
 
 def steps_of(run: Run) -> int:

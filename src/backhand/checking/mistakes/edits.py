@@ -209,6 +209,18 @@ def accumulating(block: ast.AST, variable: str) -> Iterator[Edit]:
             yield from accumulating(statement, variable)
             if isinstance(statement, ast.Assign) and variable in writes_surely(statement):
                 yield from _accumulating(Place(block, slot, i, statement))
+            copied = overwritten(statement)
+            if copied is not None and variable in writes_surely(statement):
+                mended = Finding("overwritten", {}, "`copy_` stands where `add_` belongs")
+                added = ast.Attribute(copied.value, "add_", ast.Load())
+                yield Edit(Place(statement.value, "func", None, copied), added, mended)
+
+
+def overwritten(statement: ast.AST) -> ast.Attribute | None:
+    """Return the `x.copy_` of a statement that calls it and does nothing else."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    function = call.func if isinstance(call, ast.Call) else None
+    return function if isinstance(function, ast.Attribute) and function.attr == "copy_" else None
 
 
 def _accumulating(place: Place) -> Iterator[Edit]:

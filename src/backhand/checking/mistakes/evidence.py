@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+import torch
+
 from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.reading import Probes
 from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
@@ -12,7 +14,7 @@ from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
-from backhand.checking.running.slicing import plain_slice_of, slice_of
+from backhand.checking.running.slicing import computes, plain_slice_of, slice_of
 from backhand.checking.running.statements import (
     assigned,
     reads,
@@ -22,10 +24,15 @@ from backhand.checking.running.statements import (
 )
 from backhand.checking.running.trials import backward_arguments
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import fit_shape
+from backhand.checking.verdicts.comparing import fit_shape, off
 from backhand.checking.verdicts.localising import Culprit, Judgement
 from backhand.checking.verdicts.repairing import Observed
+from backhand.checking.verdicts.truths import float32_rounding
 from backhand.checking.verdicts.variables import Variables, extended
+
+# A gradient that is off by more than so many roundings in float32 is right if they are all that is left: of
+# code that computes in float64 but for a constant of eight digits, or an epsilon of 1e-10.
+FAR = 1e3
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +129,11 @@ class Case:
             return ()
         known = {root(path): tensor for tensor, path in self.paths.items()}
         return plain_slice_of(source, self.paths[self.name], seen.statements, known, seen.namespace)
+
+    @cached_property
+    def makers(self) -> tuple[ast.stmt, ...]:
+        """The suspects; where there are loops, the statements within and outside of them that compute."""
+        return self.suspects or tuple(s for s in simple_statements(self.statements or ()) if computes(s))
 
     @cached_property
     def read(self) -> frozenset[str] | None:
@@ -257,7 +269,11 @@ def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     unspoilt = backward_arguments(chosen, draw.trace, changed) if changed else {}
     there = name in judgement.draw.trace.tensors
     known = partial(derived, scene_of(chosen, judgement, name)) if there else tuple
-    return Bench(seen.namespace | unspoilt, culprit.expected, culprit.summands, known)
+    rounding = float32_rounding(culprit.expected, culprit.summands)
+    value, right = culprit.value, culprit.expected
+    is_far = value is not None and value.shape == right.shape and off(value, right) > FAR * rounding
+    left = rounding if right.dtype == torch.float64 and (is_far or value is None) else 0.0
+    return Bench(seen.namespace | unspoilt, right, culprit.summands, known, left)
 
 
 def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:

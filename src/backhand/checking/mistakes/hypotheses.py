@@ -246,7 +246,7 @@ def name_mistakes(
     """
     budget = Budget() if budget is None else budget
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
-    share = budget.share().share().share()  # what it does not find in that is looked for one by one
+    share = budget.share()  # what it does not find in that is looked for one by one
     found, left = by_one_statement(cases, share)
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
     named = {n: _named(case, finding) for n, (case, finding) in found.items()}
@@ -256,6 +256,10 @@ def name_mistakes(
         finding, left = find(case, share)
         named[case.name] = _named(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
+    for case in unnamed:  # the line in which the mistake of a later one was found may have spoilt it as well
+        if budget.suspect is not None and named[case.name].mistake.kind == "unexplained":
+            again, _ = _by_statement([case], budget.suspect, Budget().at_most(PAIRS))
+            named |= {name: _named(case, finding) for name, (case, finding) in again.items()}
     return {name: named[name] for name in blamed}
 
 
@@ -270,23 +274,30 @@ def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, t
     if len(able) < 2:
         return {}, budget
     first, *others = able
-    read = [frozenset(case.suspects) for case in others]
-    for statement in sorted(first.suspects, key=lambda s: -s.lineno):  # the nearest to all of them first
+    read = [frozenset(case.makers) for case in others]
+    for statement in sorted(first.makers, key=lambda s: -s.lineno):  # the nearest to all of them first
         if statement in first.innocent or not all(statement in theirs for theirs in read):
             continue
-        found: dict[str, tuple[Case, Finding]] = {}
-        for case in able:
-            with _as_it_ran(case):
-                assert case.program is not None
-                finding, budget = by_edit_of(case.program, statement, budget)
-            if finding is None:
-                break
-            found[case.name] = case, replace(finding, at=tuple(dict.fromkeys((statement, *finding.at))))
-        if len(found) == len(able):
+        found, budget = _by_statement(able, statement, budget)
+        if found or budget.is_spent:
             return found, budget
-        if budget.is_spent:
-            break
     return {}, budget
+
+
+def _by_statement(
+    cases: Sequence[Case], statement: ast.stmt, budget: Budget
+) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
+    """Find a slip in a statement that explains each of these gradients, or none."""
+    found: dict[str, tuple[Case, Finding]] = {}
+    for case in cases:
+        if case.program is None:
+            return {}, budget
+        with _as_it_ran(case):
+            finding, budget = by_edit_of(case.program, statement, budget)
+        if finding is None:
+            return {}, budget
+        found[case.name] = case, replace(finding, at=tuple(dict.fromkeys((statement, *finding.at))))
+    return found, budget
 
 
 def _is_made_by_statements(case: Case) -> bool:

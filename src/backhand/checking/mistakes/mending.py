@@ -16,6 +16,7 @@ from backhand.checking.mistakes.edits import (
     accumulating,
     dropped,
     edits_of,
+    overwritten,
     places_of,
 )
 from backhand.checking.mistakes.finding import Finding
@@ -54,12 +55,17 @@ def by_accumulating(program: Program, budget: Budget) -> Mended:
     focus = replace(Focus.on(program, None), careful=True)
     targets = [t for s in program.temporary if isinstance(s, ast.Assign) for t in s.targets]
     filled = dict.fromkeys(root_of(t) or "" for t in targets if isinstance(t, ast.Subscript))
+    copied = filter(None, map(overwritten, program.temporary))
+    filled |= dict.fromkeys(root_of(call.value) or "" for call in copied)
     for variable in (program.variable, *filled):
         empty = {variable: 0.0} if variable == program.variable else {}
         for edit in accumulating(program.block, variable):
             with edit.made():
-                if focus.is_right(**empty):
-                    return _told(program, edit.place.node, edit, budget)
+                if not focus.is_right(**empty):
+                    continue
+            node = edit.place.node
+            own = (s for s in program.simple if any(n is node for n in ast.walk(s)))
+            return _told(program, next(own, node), edit, budget)
     return None, budget
 
 

@@ -1,6 +1,7 @@
 """Slips of the pen, each as the rule that takes it back: a sign, a name, a factor, a power, a term."""
 
 import ast
+import copy
 from collections.abc import Iterator, Mapping
 
 from backhand.checking.mistakes.axes import (
@@ -14,7 +15,7 @@ from backhand.checking.mistakes.axes import (
     transposes,
 )
 from backhand.checking.mistakes.calls import accumulations, beginnings, copies, precisions
-from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor
+from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor, is_whole
 from backhand.checking.mistakes.finding import Finding
 
 TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
@@ -185,11 +186,30 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
                 yield scope.expression(name), Finding(kind, {"used": used, "expected": name}, told)
         return
     value = scope.namespace.get(node.id) if isinstance(node, ast.Name) else None
-    if isinstance(value, int | float) and not isinstance(value, bool) and isinstance(node, ast.Name):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and isinstance(node, ast.Name) and place.role != "index":
         for name in scope.names:
             if name != node.id and isinstance(scope.namespace.get(name), int | float):
                 told = f"{node.id} is used where {name} belongs"
                 yield ast.Name(name, ast.Load()), Finding("scale", {"factor": None, "guess": name}, told)
+
+
+def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield an index with the name of another whole number, as `j : j + n` for `i : i + n`."""
+    node = place.node
+    if place.role != "index" or not isinstance(place.parent, ast.Subscript):
+        return
+    whole = [n for n in scope.names if is_whole(scope.namespace.get(n))]
+    used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    for name in (n for n in whole if n in used):
+        for other in (n for n in whole if n not in used):
+            mended = copy.deepcopy(node)
+            for each in ast.walk(mended):
+                if isinstance(each, ast.Name) and each.id == name:
+                    each.id = other
+            read = [ast.unparse(ast.Subscript(place.parent.value, i, ast.Load())) for i in (node, mended)]
+            words = f"`{read[0]}` stands where `{read[1]}` belongs"
+            yield mended, Finding("partial", {"where": read[0]}, words)
 
 
 def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -297,6 +317,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     products,
     slices,
     indices_of_rows,
+    _indices,
     precisions,
     beginnings,
     accumulations,

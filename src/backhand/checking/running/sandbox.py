@@ -25,6 +25,7 @@ from backhand.checking.running.containers import flatten
 from backhand.checking.running.endings import endings_told
 from backhand.checking.running.importing import imports_from
 from backhand.checking.running.precision import Promoting
+from backhand.threads import one_thread
 
 # PyTorch itself gives less than half as many elements to a thread.
 SMALL = 2**16
@@ -237,17 +238,6 @@ def _at_home(folder: Path) -> Iterator[None]:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         yield
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute on one core for as long as the context lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def threads_for(inputs: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:

@@ -28,6 +28,8 @@ def slice_of(
     found = source.with_temporaries(chosen, known)
     heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
     needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
+    # other names of its memory, or of what it was made as
+    needed |= {n for s in statements if variable not in writes(s) for n in writes_surely(s)}
     # within loops, until no temporary is missing: one may be made from another
     grows = True
     while grows:

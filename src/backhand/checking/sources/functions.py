@@ -4,6 +4,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from backhand.checking.running.tracing import changes_a_leaf, copied
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
 from backhand.checking.sources.opened import ClosedError, is_custom, opened
-from backhand.checking.sources.parameters import in_dtype_of, with_parameters
+from backhand.checking.sources.parameters import ByParameters, in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
 from backhand.checking.sources.usages import usages
 from backhand.checking.stressing import refusable
@@ -88,18 +89,18 @@ def check_function(
     'scale'
     """
     left = [no_gradient] if isinstance(no_gradient, str) else no_gradient
-    function = Function(fn, reference, frozenset(left))
-    first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
-    chosen = replace(
-        first,
-        elsewhere=tuple(other.inputs for other in others),
-        asked=Asked(dtype, rtol, atol),
-        allow=refusable(allow),
-    )
-    report = check_pass(chosen, function.title, draws=draws, seed=seed)
-    if not report.culprits:
-        return report
-    return located(report, partial(function.opened, chosen, seed), draws, seed)
+    with closing(Function(fn, reference, frozenset(left))) as function:
+        first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
+        chosen = replace(
+            first,
+            elsewhere=tuple(other.inputs for other in others),
+            asked=Asked(dtype, rtol, atol),
+            allow=refusable(allow),
+        )
+        report = check_pass(chosen, function.title, draws=draws, seed=seed)
+        if not report.culprits:
+            return report
+        return located(report, partial(function.opened, chosen, seed), draws, seed)
 
 
 class Function:
@@ -130,6 +131,12 @@ class Function:
         self._turns = itertools.count(1)
         self._count = 1
 
+    def close(self) -> None:
+        """Give modules back what they held before."""
+        for call in (self.call, self.reference):
+            if isinstance(call, ByParameters):
+                call.close()
+
     def as_pass(self, inputs: Any) -> Pass:
         """Return the pass whose forward is the reference, and whose backward differentiates the function."""
         named = (lambda g: self.named(inputs(g))) if callable(inputs) else self.named(inputs)
@@ -151,6 +158,7 @@ class Function:
                 partial(self._outputs, self.call, self.title),
                 partial(self._outputs, self.reference, "the reference"),
                 self.no_gradient,
+                frozenset(self.parameters),
             ),
         )
 

@@ -1,13 +1,13 @@
 """A module as a function of its arguments and parameters, and what a reference holds in another dtype."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CellType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from backhand.errors import CheckError
 
@@ -18,8 +18,12 @@ def with_parameters(
     """Return the parameters by name, and the two modules as functions of their arguments, then of these.
 
     Raises:
-        CheckError: the two do not have the same parameters.
+        CheckError: the two do not have the same parameters, or cannot be given others.
     """
+    if any(isinstance(part, torch.jit.ScriptModule) for m in (module, reference) for part in m.modules()):
+        raise CheckError(
+            "a scripted module cannot be given other parameters: check it before it is scripted."
+        )
     own, right = (dict(m.named_parameters()) for m in (module, reference))
     if own.keys() != right.keys():
         only = [f"only {who} has {', '.join(sorted(some))}" for who, some in _only(own, right) if some]
@@ -30,21 +34,76 @@ def with_parameters(
             raise CheckError(f"the parameter {name} has the shapes {shapes} in the module and its reference.")
     names = list(own)
     values = {n: v.detach().clone().requires_grad_(v.requires_grad) for n, v in own.items()}
-    return values, _as_function(module, names), _as_function(reference, names)
+    return values, ByParameters(module, names, False), ByParameters(reference, names, True)
 
 
 def _only(own: Mapping[str, Any], right: Mapping[str, Any]) -> list[tuple[str, set[str]]]:
     return [("the module", own.keys() - right.keys()), ("the reference", right.keys() - own.keys())]
 
 
-def _as_function(module: nn.Module, names: Sequence[str]) -> Callable[..., Any]:
-    def call(*values: Any) -> Any:
-        arguments, parameters = values[: -len(names) or None], values[len(values) - len(names) :]
-        dtype = _dtype_of(values)
-        held = {n: _as(b.clone(), dtype) for n, b in module.named_buffers()}  # what it counts stays as it is
-        return functional_call(module, {**dict(zip(names, parameters, strict=True)), **held}, arguments)
+class ByParameters:
+    """A module as a function of its arguments and parameters, which it keeps until it is called again.
 
-    return call
+    Its backward is to find them as well: one that recomputes runs the module, or a part of it, once more. Of
+    a reference some backwards are waiting at a time, so that each call is of a copy; a module that is judged
+    stays itself, for what it keeps from one call to the next may be its mistake.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str], is_reference: bool):
+        self.module = module
+        self._is_reference = is_reference
+        self._names = names
+        self._parameters, self._buffers = _places(module.named_parameters), _places(module.named_buffers)
+        self._before = dict(module.named_parameters()), dict(module.named_buffers())
+        self._counted = {n: b.clone() for n, b in module.named_buffers()}
+
+    def __call__(self, *values: Any) -> Any:
+        """Call the module."""
+        count, dtype = len(self._names), _dtype_of(values)
+        arguments, given = values[: -count or None], values[len(values) - count :]
+        parameters = dict(zip(self._names, given, strict=True))
+        buffers = {n: _as(b.clone(), dtype) for n, b in self._counted.items()}
+        module = None
+        if self._is_reference:
+            now = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+            held = {id(now[name]): value for name, value in (parameters | buffers).items()}
+            with contextlib.suppress(RuntimeError, TypeError):  # not everything can be copied
+                module = copy.deepcopy(self.module, held)
+        if module is None:
+            module = self.module
+            _put(module, self._parameters, parameters)
+            _put(module, self._buffers, buffers)
+        return module(*arguments)
+
+    def close(self) -> None:
+        """Give the module back what it held before."""
+        parameters, buffers = self._before
+        _put(self.module, self._parameters, parameters)
+        _put(self.module, self._buffers, buffers)
+
+
+def _places(named: Callable[..., Iterator[tuple[str, Tensor]]]) -> dict[str, list[str]]:
+    """Return the names of all places in which a module has each of its tensors: tied ones have several."""
+    first = {id(value): name for name, value in named()}
+    found: dict[str, list[str]] = {}
+    for name, value in named(remove_duplicate=False):
+        found.setdefault(first[id(value)], []).append(name)
+    return found
+
+
+def _put(module: nn.Module, places: Mapping[str, Sequence[str]], values: Mapping[str, Tensor]) -> None:
+    """Let a module have other tensors for its parameters or buffers, and list them in the same order.
+
+    `_parameters` is PyTorch's own, and as old as its modules; `functional_call` writes into it too.
+    """
+    for name, value in values.items():
+        for place in places[name]:
+            path, _, attribute = place.rpartition(".")
+            owner = module.get_submodule(path)
+            is_parameter = owner._parameters.pop(attribute, None) is not None
+            setattr(owner, attribute, value)  # what has its weights a second time, as an LSTM, follows
+            if is_parameter and attribute in owner.__dict__:  # no `nn.Parameter`
+                owner._parameters[attribute] = owner.__dict__.pop(attribute)
 
 
 def in_dtype_of(call: Callable[..., Any], values: Sequence[Any]) -> Callable[..., Any]:

@@ -52,20 +52,23 @@ class Usage:
     builds_on_gradients: bool = False
 
 
-def usages(fn: object, own: Outputs, right: Outputs, no_gradient: frozenset[str]) -> tuple[Usage, ...]:
+def usages(
+    fn: object, own: Outputs, right: Outputs, no_gradient: frozenset[str], parameters: frozenset[str]
+) -> tuple[Usage, ...]:
     """Return the ways in which a function is to be used.
 
     Args:
         fn: the function as it was given.
         own, right: the function and its reference, from inputs to outputs by name.
         no_gradient: the inputs that have none on purpose.
+        parameters: the inputs that are a module's own, and the same in all its calls.
     """
     return (
         Usage("modifies_input", "in a second backward on one graph", partial(again, own)),
         Usage(
             "shared_state",
             "if the function is called once more before its backward",
-            partial(interleaved, own),
+            partial(interleaved, own, parameters),
         ),
         Usage(
             "second_order",
@@ -128,11 +131,13 @@ def again(own: Outputs, inputs: Mapping[str, Any], _: Tensors, upstream: Tensors
     return _by_name(leaves, differentiated(ends, arriving, leaves.values()))
 
 
-def interleaved(own: Outputs, inputs: Mapping[str, Any], _: Tensors, upstream: Tensors) -> dict[str, Any]:
+def interleaved(
+    own: Outputs, parameters: frozenset[str], inputs: Mapping[str, Any], _: Tensors, upstream: Tensors
+) -> dict[str, Any]:
     """Return the gradients of a call after which there was another, as of a layer that is used twice."""
     ends, leaves, arriving = _graph(own, inputs, upstream)
     others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
-    _graph(own, {**inputs, **{n: v for n, v in others.items() if n in inputs}}, upstream)
+    _graph(own, {**inputs, **{n: v for n, v in others.items() if n in inputs.keys() - parameters}}, upstream)
     return _by_name(leaves, differentiated(ends, arriving, leaves.values()))
 
 

@@ -3,12 +3,15 @@
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.statements import assigned, begins_anew, writes
+from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.variables import Variables, at_place
 
 
@@ -31,6 +34,7 @@ class Life:
 
 
 Lives = Mapping[str, tuple[Life, ...]]
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,20 @@ class Recorder(Watcher):
     Args:
         variables: where the gradients lie.
         none_is_left: whether one that is left at None is complete there.
+        filled: the right values of gradients that change through other names of their memory, as `dq` does by
+            `for part in dq.split(4): part.add_(...)`. So they are made, unless they were right before: that
+            is a mistake, and no part of a life.
     """
 
-    def __init__(self, variables: Variables, *, none_is_left: bool = False):
+    def __init__(
+        self, variables: Variables, *, none_is_left: bool = False, filled: Mapping[str, Tensor] = NONE
+    ):
         self.variables = variables
         self._none_is_left = none_is_left
+        self._filled = dict(filled)
+        # as the last statement with its name left each
+        self._latest: dict[str, tuple[Tensor, int]] = {}
+        self._copies: dict[str, Tensor] = {}
         self._lives: dict[str, list[Life]] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._made: dict[int, _Made] = {}  # by identity, each tensor kept so that no identity is used twice
@@ -93,6 +106,24 @@ class Recorder(Watcher):
             self._seen[tensor] = _mark(value)
             self._kept.append(value)
             self._wrote(tensor, value, step, statement)
+            self._note(tensor, value)
+        for tensor in self.changed_since() & self._filled.keys() if self._filled else ():
+            value, copy = self._latest[tensor][0], self._copies[tensor]
+            self._note(tensor, value)
+            if close(copy, self._filled[tensor]):
+                del self._filled[tensor]
+            elif not torch.equal(value, copy):  # else: another part of the same memory has changed
+                self._goes_on(tensor, step, statement, self.variables.path[tensor])
+
+    def _note(self, tensor: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._latest[tensor] = value, value._version
+            if tensor in self._filled:
+                self._copies[tensor] = value.clone()
+
+    def changed_since(self) -> frozenset[str]:
+        """Return the gradients that have changed since the last statement that names them."""
+        return frozenset(t for t, (value, version) in self._latest.items() if value._version != version)
 
     def _note_makers(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         for name in writes(statement):

@@ -110,7 +110,7 @@ class Repairer(Watcher):
         self.aliased: dict[str, Alias] = {}
         self.last: Mapping[str, Any] = {}
         self._complete: dict[str, tuple[Tensor, Tensor, int]] = {}
-        self._snapshots: dict[ast.stmt, int] = {}
+        self._snapshots: dict[tuple[ast.stmt, str], int] = {}
         self._error: tuple[ast.stmt, Exception] | None = None
 
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
@@ -151,9 +151,9 @@ class Repairer(Watcher):
     ) -> None:
         kept = value.clone() if value is not None and self.keeps else value
         namespace: Namespace = {}
-        last = life.statements[0]
-        if replaced and self.keeps and self._snapshots.get(last, 0) < SNAPSHOTS:
-            self._snapshots[last] = self._snapshots.get(last, 0) + 1
+        made = life.statements[0], root(life.place)  # one statement may begin several gradients
+        if replaced and self.keeps and self._snapshots.get(made, 0) < SNAPSHOTS:
+            self._snapshots[made] = self._snapshots.get(made, 0) + 1
             namespace = self.around | snapshot(variables)
         self.observed[tensor] = Observed(kept, life.statements, namespace, error, step)
 
@@ -218,6 +218,10 @@ def recorded(chosen: Pass, draw: Draw) -> Lives:
     none_is_left = chosen.scope is None and draw.error is not None
     recorder = Recorder(variables_of(chosen, draw), none_is_left=none_is_left)
     watched(chosen, draw, recorder)
+    if changed := recorder.changed_since():
+        filled = {n: draw.trace.gradients[n] for n in changed}
+        recorder = Recorder(variables_of(chosen, draw), none_is_left=none_is_left, filled=filled)
+        watched(chosen, draw, recorder)
     source = chosen.backward_source
     assert source is not None
     # what a variable that runs through a loop holds in between is the gradient of something else

@@ -91,8 +91,12 @@ def is_rounding(drawn: Draw, name: str, summands: Mapping[str, float]) -> bool:
     right, value = drawn.trace.gradients.get(name), drawn.user.get(name)
     if right is None or value is None or right.shape != value.shape:
         return False
-    size = max(root_mean_square(right), summands.get(name, 0.0))
-    return off(value, right) <= unit(torch.float32) * size
+    return off(value, right) <= float32_rounding(right, summands.get(name, 0.0))
+
+
+def float32_rounding(right: Tensor, summands: float) -> float:
+    """Return what one operation in float32 loses of a gradient, in the root mean square."""
+    return unit(torch.float32) * max(root_mean_square(right), summands)
 
 
 def overflow(value: Tensor, truth: Tensor | None) -> tuple[int, ...] | None:
