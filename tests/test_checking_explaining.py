@@ -155,3 +155,29 @@ def test_a_rule_sums_over_the_axes_of_the_broadcast_and_over_none_where_the_shap
     explained = backhand.check(mlp_chunked).explain("bndiff")
     assert "dbndiff gets bnvar_inv * dbnraw" in explained
     assert "summed" not in explained
+
+
+@pytest.mark.parametrize(("line", "name", "rule"), [
+    ("p = s.softmax(-1)", "s", "softmax: ds gets p * (dp - (p * dp).sum(-1, keepdim=True))"),
+    ("loss = F.cross_entropy(logits, Yb)", "logits",
+     "cross_entropy: dlogits gets (softmax(logits) - onehot(Yb)) / n * dloss"),
+    ("v = x.var(0, correction=0)", "x", "var: dx gets 2 * (x - its mean) / n * dv"),
+    ("y = x ** 2", "x", "dx gets 2 * x * dy"),
+    ("y = q @ k.transpose(-2, -1)", "q", "dq gets dy @ k"),
+    ("b = a", "a", "da gets db"),
+    ("hs.append(h)", "h", "dh gets its own entry of dhs"),
+    ("out[:, t] = s", "s", "ds gets dout[:, t]"),
+    ("q, k = (part.relu() for part in x.split(d, -1))", "x",
+     "split: dx gets dr1, put together as the parts were"),
+])  # fmt: skip
+def test_a_rule_is_told_in_the_names_of_its_line(line: str, name: str, rule: str) -> None:
+    assert rules(line, name)[-1] == rule
+
+
+def test_a_matrix_that_several_axes_use_sums_over_them() -> None:
+    shapes = {"x": (2, 5, 3), "W": (3, 4), "y": (2, 5, 4), "v": (4,)}
+    told = "dW gets x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])"
+    assert rules("y = x @ W", "W", shapes) == [told]
+    assert rules("y = x @ W", "x", shapes) == ["dx gets dy @ W.T"]
+    assert rules("z = W @ v", "W", shapes) == ["dW gets outer(dz, v)"]
+    assert rules("z = W @ v", "v", shapes) == ["dv gets W.T @ dz"]

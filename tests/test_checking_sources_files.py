@@ -454,3 +454,14 @@ def test_a_reference_that_autograd_cannot_differentiate_is_said_to_be_that(tmp_p
 
 
 STEP = "return torch.heaviside(x - target, torch.zeros((), dtype=x.dtype)).mean()\n\n\ndef inputs"
+
+
+def test_a_pass_may_have_its_forward_from_another_file(tmp_path: Path) -> None:
+    (tmp_path / "the_model.py").write_text("def forward(x):\n    y = x * x\n    return locals()\n")
+    backward = "def backward(dy, x):\n    dx = 3 * x * dy\n    return locals()\n"
+    inputs = "def inputs(generator):\n    return {'x': torch.randn(4, generator=generator)}\n"
+    (tmp_path / "mine.py").write_text(
+        f"import torch\n\nfrom the_model import forward\n\nout = 'y'\n\n\n{backward}\n\n{inputs}"
+    )
+    report = backhand.check_file(tmp_path / "mine.py")
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("x", "scale")]

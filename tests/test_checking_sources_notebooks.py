@@ -348,6 +348,18 @@ def test_a_cell_that_raises_half_way_is_judged_on_what_it_had_assigned(tmp_path:
     assert report["logprobs"].verdict == "right"
 
 
+@pytest.mark.seconds
+def test_a_line_that_is_half_written_is_not_said_to_be_blank(tmp_path: Path) -> None:
+    for line, told in (
+        ("dW2 = = h.T", "half written: dW2 = = h.T"),
+        ("dW2 = None", "still blank: dW2 = None"),
+    ):
+        path = write_notebook(tmp_path / "n.ipynb", ("logits", "dW2 = h.T @ dlogits", line))
+        report = backhand.check_file(path, draws=1)
+        assert ("todo", told) in [(row.verdict, row.note) for row in report.rows if row.name == "W2"]
+        assert report["logprobs"].verdict == "right"
+
+
 def test_a_cell_that_raises_outside_the_gradients_is_told(tmp_path: Path) -> None:
     report = backhand.check_file(
         write_notebook(tmp_path / "n.ipynb", ("plot", "plt.show()", "if True:\n    import nowhere")), draws=1

@@ -15,6 +15,7 @@ import torch
 
 import backhand
 from backhand import cli
+from backhand.learning.course import course
 
 FOLDERS = ("src", "tests", "benchmarks", "examples", "notebooks", "docs")
 ROOT = Path(__file__).parents[1]
@@ -141,3 +142,10 @@ def test_every_example_runs(example: Path, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout
+
+
+def test_the_exercises_that_the_pages_name_are_there() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"\b\d\d_\w+\.py", page.read_text())}
+    assert {"01_product.py", "17_mlp_fused.py"} <= named
+    assert named <= {exercise.file_name for exercise in (*course(), *course(numpy=True))}

@@ -1,10 +1,11 @@
 """The report as text, and the pytest fixture that shows it."""
 
 import pytest
+import torch
 
 import backhand
 from altered import altered
-from backhand.passes import batch_norm, mlp_chunked
+from backhand.passes import batch_norm, mlp_chunked, rnn
 from backhand.rendering.terminal import as_text
 
 pytest_plugins = ["pytester"]
@@ -54,3 +55,17 @@ def test_the_fixture_fails_with_the_table(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*dx: the right gradient with the opposite sign*"])
+
+
+def test_the_turns_of_a_loop_that_only_follow_are_one_row_the_worst_of_them() -> None:
+    def inputs(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {**rnn.inputs(generator), "x": torch.randn(9, 3, 2, generator=generator)}
+
+    wrong = altered(rnn, ("(1 - hs[t] ** 2) * dhs[t]", "(1 - hs[t]) * dhs[t]"))
+    report = backhand.check(wrong, inputs=inputs, draws=1)
+    turns = [row for row in report.rows if row.name.startswith("hs[") and row.verdict == "follows"]
+    assert len(turns) == 8
+    worst = max(turns, key=lambda row: row.maxdiff)
+    table = [line for line in as_text(report, colour=False).splitlines() if line.startswith("dhs[")]
+    assert len(table) == 2  # and the last of all, which nothing follows
+    assert any(line.startswith(f"{worst.gradient} and 7 more  follows") for line in table)

@@ -305,8 +305,7 @@ def _of_call(node: ast.Call, name: str, result: str, shapes: Shapes) -> list[tup
         return [(n, f"its own entry of {_gradient(ast.unparse(node.func.value))}") for n in node.args]
     if called in FUNCTIONS:
         rule = FUNCTIONS[called].format(x=HERE, y=result, dy=dy)
-        for given in [ast.unparse(k.value) for k in node.keywords if k.arg == "correction"]:
-            rule = rule.replace("(n - correction)", "n" if given == "0" else f"(n - {given})")
+        rule = _as_called(rule, node)
         return [(n, _reduced(rule, n, node, shapes)) for n in operands]
     text = ast.unparse(node)
     if text.startswith(("np.", "numpy.")):
@@ -314,6 +313,17 @@ def _of_call(node: ast.Call, name: str, result: str, shapes: Shapes) -> list[tup
         return [(ast.Name(name, ast.Load()), rule)]
     product = f"torch.func.vjp(lambda {name}: {text}, {name})[1]({dy})[0]: no rule for {called} stands here, "
     return [(ast.Name(name, ast.Load()), product + "this is autograd's own")]
+
+
+def _as_called(rule: str, node: ast.Call) -> str:
+    """Put what a call is given in a rule's words for it: the axis, the targets, a variance's correction."""
+    given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+    last = ast.unparse(node.args[-1]) if node.args else ""
+    axis = given.get("dim", last if re.fullmatch(r"-?\d+", last) else "axis")
+    targets = ast.unparse(node.args[1]) if len(node.args) > 1 else "targets"
+    rule = rule.replace("sum(axis,", f"sum({axis},").replace("onehot(targets)", f"onehot({targets})")
+    less = given.get("correction", "correction")
+    return rule.replace("(n - correction)", "n" if less == "0" else f"(n - {less})")
 
 
 def _operation(node: ast.expr) -> str:

@@ -4,6 +4,7 @@ A chapter is checked like any other pass; here is only what a script, a notebook
 completes a gradient, what was missing of it before, and what was not judged.
 """
 
+import ast
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -136,8 +137,17 @@ def _blank(row: Row) -> Row:
         maxdiff=None,
         multiple=None,
         mistake=None,
-        note="still blank" + (f": {row.lines[0].text}" if row.lines else ""),
+        note=_as_left(row.lines[0].text) if row.lines else "still blank",
     )
+
+
+def _as_left(text: str) -> str:
+    """Tell a line without a value from one that is only half written, which stands for none."""
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return f"half written: {text}"
+    return f"still blank: {text}"
 
 
 def _cells(played: Played, chapter: Chapter, variable: str) -> list[str]:

@@ -14,7 +14,7 @@ from backhand.checking.meanings import VERDICTS
 from backhand.checking.report import Report
 from backhand.rendering.entries import CAPTIONS, entries_of
 from backhand.rendering.harmless import harmless
-from backhand.rendering.terminal import COLUMNS, facts, footnotes, headline, misnamed, place, state
+from backhand.rendering.terminal import COLUMNS, facts, folded, footnotes, headline, misnamed, place, state
 
 
 def as_html(report: Report) -> str:
@@ -57,6 +57,7 @@ def as_fragment(report: Report) -> str:
         headline=headline,
         footnotes=footnotes,
         facts=facts,
+        folded=folded,
         place=place,
         columns=COLUMNS,
         verdicts=VERDICTS,

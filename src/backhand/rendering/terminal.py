@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -14,13 +15,15 @@ from rich.text import Text
 from backhand.checking.meanings import VERDICTS
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Line, Report, Row
-from backhand.checking.running.names import MISSPELT, nearest
+from backhand.checking.running.names import MISSPELT, nearest, root
 from backhand.checking.sources.batches import Checked
 from backhand.rendering.harmless import harmless
 from backhand.showing import plain
 
 FACTS = ("exact", "approximate", "maxdiff", "error")
 COLUMNS = ("gradient", "verdict", "shape", *FACTS)
+# Of a list's gradients that are no news, more than so many are told in one row.
+TURNS = 4
 STATES = {"right": "bold green", "wrong": "bold red", "nothing wrong so far": "bold magenta"}
 
 
@@ -139,10 +142,11 @@ def place(row: Row, line: Line) -> str:
 
 def _table(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    cells = [row.cell for row in report.rows]
+    shown = folded(report.rows)
+    cells = [row.cell for row in shown]
     for heading in (*(["cell"] if any(cells) else []), *COLUMNS):
         table.add_column(heading, no_wrap=True, justify="right" if heading in FACTS else "left")
-    for i, row in enumerate(report.rows):
+    for i, row in enumerate(shown):
         begins = i == 0 or row.cell != cells[i - 1]
         table.add_row(
             *([(row.cell.removeprefix("cell ") or "-") if begins else ""] if any(cells) else []),
@@ -152,6 +156,26 @@ def _table(report: Report) -> Table:
             style="dim" if row.verdict in ("follows", "skipped") else "",
         )
     return table
+
+
+def folded(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a table, in which the many turns of a loop that are no news are one, the worst.
+
+    Those of one list that are all skipped, or all follow; the name says for how many the row stands.
+    """
+    lists: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.verdict in ("follows", "skipped") and row.gradient != root(row.gradient):
+            lists.setdefault((row.cell, root(row.gradient), row.verdict), []).append(row)
+    folds = {id(row): turns for turns in lists.values() if len(turns) > TURNS for row in turns}
+    found = []
+    for row in rows:
+        turns = folds.get(id(row), [row])
+        worst = max(turns, key=lambda turn: turn.maxdiff or 0.0)
+        if row is turns[0]:
+            more = f" and {len(turns) - 1} more" if len(turns) > 1 else ""
+            found.append(replace(worst, gradient=worst.gradient + more))
+    return found
 
 
 def facts(row: Row) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class Declared:
 
 
 def declared(tree: ast.Module) -> Declared:
-    """Return what a module declares; its own `forward` and `backward` are a pass that uses the other pairs.
+    """Return what a module declares; its `forward` and `backward` are a pass that uses the other pairs.
 
     >>> text = "def norm_forward(x): ...\\ndef norm_backward(dy): ...\\ninputs = {}"
     >>> declared(ast.parse(text)).passes
@@ -40,7 +40,9 @@ def declared(tree: ast.Module) -> Declared:
     kernels = tuple(n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n))
     modules = _imported(tree)
     over_torch = "torch" in modules
-    if {"forward", "backward"} <= set(functions):
+    brought = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    both = {"forward", "backward"}  # one of them may come from another file
+    if both & {*functions} and both <= {*functions, *brought}:
         return Declared(("",), kernels, False, over_torch)
     names = {plain_name(name) for name in (*functions, *_assigned(tree))}
     stems = [_stem(name, "forward") for name in functions]
