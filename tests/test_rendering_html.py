@@ -3,7 +3,6 @@
 import html
 import pickle
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +27,9 @@ def forgotten_branch() -> backhand.Report:
     return backhand.check(altered(mlp_chunked, ("    dcounts += dcounts_sum", "    pass")))
 
 
-def test_the_sheet_of_26_gradients_is_one_small_file_made_quickly(tmp_path: Path):
+def test_the_sheet_of_26_gradients_is_one_small_file(tmp_path: Path):
     report = forgotten_branch()
-    began = time.process_time()
     text = report.to_html(tmp_path / "sheet.html")
-    assert time.process_time() - began < 1
     assert (tmp_path / "sheet.html").read_text() == text
     assert len(text) < 1_000_000
     assert not re.search(r"https?:|<script|<link|@import|url\(", text)
