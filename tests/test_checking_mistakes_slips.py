@@ -255,6 +255,52 @@ def test_none_for_an_input_is_a_fault_of_a_function() -> None:
     assert [(row.name, row.mistake.kind) for row in report.culprits] == [("W", "zero")]
 
 
+BY_ELEMENTS = """
+import torch
+
+out = "y"
+
+def forward(x, w):
+    y = torch.zeros(len(x), len(w))
+    for i in range(len(x)):
+        for j in range(len(w)):
+            y[i, j] = (x[i] * w[j]).sum()
+    return locals()
+
+def backward(dy, x, w):
+    dx, dw = torch.zeros_like(x), torch.zeros_like(w)
+    for i in range(len(x)):
+        for j in range(len(w)):
+            dx[i] += dy[i, j] * w[j]
+            dw[j] += dy[i, j] * x[i]
+    return locals()
+
+def inputs(generator):
+    return {"x": torch.randn(3, 4, generator=generator), "w": torch.randn(3, 4, generator=generator)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kind", "told"),
+    [
+        ("dx[i] +=", "dx[j] +=", "partial", "`dx[j]` stands where `dx[i]` belongs"),
+        ("dy[i, j] * w", "dy[j, i] * w", "transposed", "`dy[j, i]` stands where `dy[i, j]` belongs"),
+        ("dy[i, j] * w", "dy[i].sum() * w", "partial", "`dy[i]` stands where `dy[i, j]` belongs"),
+        ("dy[i, j] * x[i]", "dy[i, j] * x[j]", "partial", "`x[j]` stands where `x[i]` belongs"),
+    ],
+)
+def test_an_index_of_another_loop_is_named_by_what_stands_there(
+    right: str, wrong: str, kind: str, told: str
+) -> None:
+    assert backhand.check(from_text(BY_ELEMENTS), stress=False).ok
+    (culprit,) = backhand.check(from_text(BY_ELEMENTS.replace(right, wrong)), stress=False).culprits
+    assert (culprit.mistake.kind, wrong.partition(" ")[0].partition(".")[0] in culprit.lines[0].text) == (
+        kind,
+        True,
+    )
+    assert told in culprit.mistake.message
+
+
 NAMED_ANOTHER = """
 import torch
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import itertools
 from collections.abc import Iterator, Mapping
 
 from backhand.checking.mistakes.axes import (
@@ -195,21 +196,35 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield an index with the name of another whole number, as `j : j + n` for `i : i + n`."""
+    """Yield an index with another whole number's name, as `j : j + n` for `i : i + n`, or with one more.
+
+    Or with two of its names exchanged.
+    """
     node = place.node
     if place.role != "index" or not isinstance(place.parent, ast.Subscript):
         return
     whole = [n for n in scope.names if is_whole(scope.namespace.get(n))]
-    used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-    for name in (n for n in whole if n in used):
-        for other in (n for n in whole if n not in used):
-            mended = copy.deepcopy(node)
-            for each in ast.walk(mended):
-                if isinstance(each, ast.Name) and each.id == name:
-                    each.id = other
-            read = [ast.unparse(ast.Subscript(place.parent.value, i, ast.Load())) for i in (node, mended)]
-            words = f"`{read[0]}` stands where `{read[1]}` belongs"
-            yield mended, Finding("partial", {"where": read[0]}, words)
+    read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    used, others = [n for n in whole if n in read], [n for n in whole if n not in read]
+    parts = node.elts if isinstance(node, ast.Tuple) else [node]
+    mended = [("transposed", _renamed(node, {a: b, b: a})) for a, b in itertools.combinations(used, 2)]
+    mended += [("partial", _renamed(node, {a: b})) for a in used for b in others]
+    mended += [("partial", ast.Tuple([*parts, ast.Name(b, ast.Load())], ast.Load())) for b in others if used]
+    for kind, index in mended:
+        stands, belongs = (
+            ast.unparse(ast.Subscript(place.parent.value, i, ast.Load())) for i in (node, index)
+        )
+        detail = {"where": stands} if kind == "partial" else {}
+        yield index, Finding(kind, detail, f"`{stands}` stands where `{belongs}` belongs")
+
+
+def _renamed(node: ast.expr, names: Mapping[str, str]) -> ast.expr:
+    """Return a copy of an expression with other names in it."""
+    copied = copy.deepcopy(node)
+    for each in ast.walk(copied):
+        if isinstance(each, ast.Name):
+            each.id = names.get(each.id, each.id)
+    return copied
 
 
 def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -312,11 +327,11 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _signs,
     keepdims,
     other_axes,
+    _indices,
     transposes,
     products,
     slices,
     indices_of_rows,
-    _indices,
     precisions,
     beginnings,
     accumulations,
