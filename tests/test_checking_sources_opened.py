@@ -307,3 +307,50 @@ class Shared(Function):
         x, w, y = ctx.saved_tensors
         g = dy * (1 - y)
         return g * w, (g * x).sum(0)
+
+
+def both(dy, x, w):
+    dw = dy * w
+    return dy * w, dw
+
+
+class AllAtOnce(torch.autograd.Function):
+    """What another function gives, handed on as it is."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        return both(dy, x, w)
+
+
+class Padded(torch.autograd.Function):
+    """The gradients, and a None for each of the other arguments."""
+
+    @staticmethod
+    def forward(ctx, x, w, a, b):
+        ctx.save_for_backward(x, w)
+        return x * w
+
+    @staticmethod
+    def backward(ctx, dy):
+        _, w = ctx.saved_tensors
+        dx = dy * w
+        dw = dy * w
+        return (dx, dw) + (None,) * 2
+
+
+@pytest.mark.parametrize(
+    ("fn", "more", "line"),
+    [(AllAtOnce, {}, "return both(dy, x, w)"), (Padded, {"a": 1, "b": 2}, "dw = dy * w")],
+)
+def test_a_line_is_shown_where_a_return_makes_all_gradients_at_once(fn, more, line: str) -> None:
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4), **more}
+    report = backhand.check_function(fn, lambda x, w, a=0, b=0: x * w, inputs)
+    (culprit,) = report.culprits
+    assert (culprit.name, culprit.mistake.kind) == ("w", "wrong_point")
+    assert culprit.lines[0].text == line

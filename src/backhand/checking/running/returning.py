@@ -15,7 +15,7 @@ def spell_out(body: list[ast.stmt], taken: Collection[str]) -> None:
         body: the statements of a function, which are changed.
         taken: names that a new variable must not have.
     """
-    for block in _blocks(body):
+    for block in blocks(body):
         for returned in [s for s in block if isinstance(s, ast.Return)]:
             at = block.index(returned)
             block[at : at + 1] = _spelled_out(returned, taken)
@@ -84,15 +84,15 @@ def returned_so_far(
 
 def returns(body: Sequence[ast.stmt]) -> list[ast.Return]:
     """Return a function's own `return` statements, wherever they stand, in order of the text."""
-    return [s for block in _blocks(body) for s in block if isinstance(s, ast.Return)]
+    return [s for block in blocks(body) for s in block if isinstance(s, ast.Return)]
 
 
-def _blocks(body: Sequence[ast.stmt]) -> Iterator[Any]:
+def blocks(body: Sequence[ast.stmt]) -> Iterator[Any]:
     """Yield a block of statements and the blocks within it, but not those of functions defined there."""
     yield body
     for s in body:
         for inner in inner_blocks(s):
-            yield from _blocks(inner)
+            yield from blocks(inner)
 
 
 def _entries(returned: ast.Return) -> dict[str, ast.expr]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.running.program import Source, source_of
-from backhand.checking.running.returning import returned_variables, returns, spell_out
+from backhand.checking.running.returning import blocks, returned_variables, returns, spell_out
 from backhand.checking.sources.courses import word
 
 # `dx`, `d_x`, `grad_x`, `x_grad`: what is left is the name of the tensor.
@@ -259,6 +259,8 @@ def _by_name(
     if not isinstance(definition.body[-1], ast.Return):
         last = ast.copy_location(ast.Return(None), definition.body[-1])
         definition.body.append(ast.fix_missing_locations(last))
+    if count is None and len(gradients) > 1:
+        _keep_what_is_made(definition.body, source.local_names)
     fitting = 0
     for returned in returns(definition.body):
         found = _elements(returned) if count is not None else _each_of(returned, len(gradients))
@@ -276,6 +278,21 @@ def _by_name(
     statements = tuple(definition.body)
     changed = replace(source, statements=statements, definition=definition, local_names=variables)
     return changed if fitting else None
+
+
+def _keep_what_is_made(body: list[ast.stmt], taken: Collection[str]) -> None:
+    """Give a name to what a `return` makes of all gradients at once: `f(dy, x)`, `(dx,) + (None,) * 3`."""
+    name = "returned" + "_" * sum(n.rstrip("_") == "returned" for n in taken)
+    for block in blocks(body):
+        for made in [
+            s for s in block if isinstance(s, ast.Return) and isinstance(s.value, ast.Call | ast.BinOp)
+        ]:
+            kept = ast.Assign([ast.Name(name, ast.Store())], made.value)
+            handed = ast.Return(ast.Name(name, ast.Load()))
+            at = block.index(made)
+            block[at : at + 1] = [
+                ast.fix_missing_locations(ast.copy_location(s, made)) for s in (kept, handed)
+            ]
 
 
 def _part(elements: Sequence[ast.expr], place: Place) -> ast.expr:
