@@ -284,15 +284,13 @@ def _keep_what_is_made(body: list[ast.stmt], taken: Collection[str]) -> None:
     """Give a name to what a `return` makes of all gradients at once: `f(dy, x)`, `(dx,) + (None,) * 3`."""
     name = "returned" + "_" * sum(n.rstrip("_") == "returned" for n in taken)
     for block in blocks(body):
-        for made in [
-            s for s in block if isinstance(s, ast.Return) and isinstance(s.value, ast.Call | ast.BinOp)
-        ]:
-            kept = ast.Assign([ast.Name(name, ast.Store())], made.value)
-            handed = ast.Return(ast.Name(name, ast.Load()))
-            at = block.index(made)
-            block[at : at + 1] = [
-                ast.fix_missing_locations(ast.copy_location(s, made)) for s in (kept, handed)
-            ]
+        for returned in [s for s in block if isinstance(s, ast.Return)]:
+            made = returned.value
+            if isinstance(made, ast.Call | ast.BinOp):
+                kept, at = ast.Assign([ast.Name(name, ast.Store())], made), block.index(returned)
+                returned.value = ast.Name(name, ast.Load())
+                block.insert(at, ast.fix_missing_locations(ast.copy_location(kept, returned)))
+                ast.fix_missing_locations(ast.copy_location(returned.value, returned))
 
 
 def _part(elements: Sequence[ast.expr], place: Place) -> ast.expr:
