@@ -178,15 +178,21 @@ class Case:
         benches = [b for j in self.judged if (b := _bench(self.chosen, j, self.name)) is not None]
         if not benches or any(j.repair is None or self.name not in j.repair.observed for j in self.judged):
             return None
-        path, trace = self.paths[self.name], self.first.draw.trace
+        path = self.paths[self.name]
         also = [self.raised[0]] if self.raised is not None else []
-        gradients = {where: tensor for tensor, where in self.paths.items()}
-        gradients |= {self.chosen.names.get(output, f"d{output}"): output for output in trace.outputs}
+        gradients = self._gradients
         part = slice_of(source, path, [*seen.statements, *also], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
         likely = [fault.statement for fault in self.culprit.faults]
         return replace(program.suspecting(likely, self.innocent), over_numpy=self._over_numpy)
+
+    @property
+    def _gradients(self) -> dict[str, str]:
+        """The variables that hold gradients, each with its tensor, those of the outputs among them."""
+        outputs = self.first.draw.trace.outputs
+        upstream = {self.chosen.names.get(output, f"d{output}"): output for output in outputs}
+        return {where: tensor for tensor, where in self.paths.items()} | upstream
 
     @cached_property
     def innocent(self) -> frozenset[ast.stmt]:
@@ -218,7 +224,7 @@ class Case:
         alone = len(fault.benches) == 1 and self.name in self.first.draw.trace.tensors
         known = partial(derived, scene_of(self.chosen, self.first, self.name)) if alone else tuple
         benches = [Bench(b.namespace, b.expected, known=known) for b in (*fault.benches, *fault.others)]
-        gradients = {where: tensor for tensor, where in self.paths.items()}
+        gradients = self._gradients
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
         source = self.chosen.backward_source

@@ -3,7 +3,7 @@
 import ast
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from backhand.checking.mistakes.axes import (
     KEEPING,
@@ -18,6 +18,7 @@ from backhand.checking.mistakes.axes import (
 from backhand.checking.mistakes.calls import accumulations, beginnings, precisions
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor, is_whole
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.statements import root_of
 
 TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.Gt,
@@ -196,26 +197,38 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield an index with another whole number's name, as `j : j + n` for `i : i + n`, or with one more.
+    """Yield an index a step before or after, or with other whole numbers' names: `j : j + n` for `i : i + n`.
 
-    Or with two of its names exchanged.
+    Or with two of its names exchanged, or with one more.
     """
-    node = place.node
-    if place.role != "index" or not isinstance(place.parent, ast.Subscript):
+    node, owner = place.node, place.parent
+    if place.role != "index" or not isinstance(owner, ast.Subscript):
         return
     whole = [n for n in scope.names if is_whole(scope.namespace.get(n))]
     read = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
     used, others = [n for n in whole if n in read], [n for n in whole if n not in read]
     parts = node.elts if isinstance(node, ast.Tuple) else [node]
-    mended = [("transposed", _renamed(node, {a: b, b: a})) for a, b in itertools.combinations(used, 2)]
+    held, kind = root_of(owner) or "", "partial"
+    if isinstance(owner.ctx, ast.Load):
+        kind = "wrong_upstream" if scope.is_gradient(held) else "wrong_point"
+    mended = [(kind, index) for index in _a_step_away(node, parts, used)]
+    mended += [("transposed", _renamed(node, {a: b, b: a})) for a, b in itertools.combinations(used, 2)]
     mended += [("partial", _renamed(node, {a: b})) for a in used for b in others]
     mended += [("partial", ast.Tuple([*parts, ast.Name(b, ast.Load())], ast.Load())) for b in others if used]
-    for kind, index in mended:
-        stands, belongs = (
-            ast.unparse(ast.Subscript(place.parent.value, i, ast.Load())) for i in (node, index)
-        )
-        detail = {"where": stands} if kind == "partial" else {}
-        yield index, Finding(kind, detail, f"`{stands}` stands where `{belongs}` belongs")
+    for what, index in mended:
+        stands, belongs = (ast.unparse(ast.Subscript(owner.value, i, ast.Load())) for i in (node, index))
+        detail = {"where": stands} if what == "partial" else {"used": stands, "expected": belongs}
+        detail = {} if what == "transposed" else detail
+        yield index, Finding(what, detail, f"`{stands}` stands where `{belongs}` belongs")
+
+
+def _a_step_away(node: ast.expr, parts: Sequence[ast.expr], used: Sequence[str]) -> Iterator[ast.expr]:
+    """Yield an index with one of its parts, a whole number that a loop counts, a step before or after."""
+    for i, part in enumerate(parts):
+        counted = any(isinstance(n, ast.Name) and n.id in used for n in ast.walk(part))
+        for other in _steps_from(part) if counted and isinstance(part, ast.Name | ast.BinOp) else ():
+            away = [*parts[:i], other, *parts[i + 1 :]]
+            yield ast.Tuple(away, ast.Load()) if isinstance(node, ast.Tuple) else other
 
 
 def _renamed(node: ast.expr, names: Mapping[str, str]) -> ast.expr:
@@ -228,7 +241,7 @@ def _renamed(node: ast.expr, names: Mapping[str, str]) -> ast.expr:
 
 
 def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield an item of another list, or of the same one a step before or after: loops over time hold both."""
+    """Yield the item of another list: loops over time hold several."""
     node = place.node
     if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
         return
@@ -237,9 +250,8 @@ def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     used, kind = ast.unparse(node), "wrong_upstream" if scope.is_gradient(own) else "wrong_point"
     others = [n for n in scope.names if n != own and _holds_items(scope.namespace.get(n))]
-    steps = [(own, index) for index in _steps_from(node.slice)]
-    for name, index in [*((n, node.slice) for n in others), *steps]:
-        item = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
+    for name in others:
+        item = ast.Subscript(ast.Name(name, ast.Load()), node.slice, ast.Load())
         expected = ast.unparse(item)
         words = f"{used} is used where {expected} belongs"
         yield item, Finding(kind, {"used": used, "expected": expected}, words)
