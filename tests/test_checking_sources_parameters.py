@@ -119,6 +119,9 @@ def test_what_a_backward_adds_to_the_parameters_by_itself_is_their_gradient() ->
     right = backhand.check_function(module, Recomputed(), {"x": x}, allow=("frozen_input",))
     assert right.ok, str(right)
     assert all(p.grad is None for p in module.parameters())
+    (frozen,) = backhand.check_function(Recomputed(factor=1.0), Recomputed(), {"x": x}).stress
+    assert frozen.kind == "frozen_input"
+    assert "if x needs no gradient, Recomputed gives no output that needs a gradient" in frozen.message
     wrong = backhand.check_function(Recomputed(factor=2.0), Recomputed(), {"x": x}, allow=("frozen_input",))
     assert {row.name: row.verdict for row in wrong.rows} == {
         "x": "right",

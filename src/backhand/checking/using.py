@@ -11,7 +11,7 @@ from backhand.checking.meanings import KINDS
 from backhand.checking.probing import Gradients, Probe
 from backhand.checking.report import Mistake
 from backhand.checking.sources.usages import UntriedError, Usage
-from backhand.errors import in_short
+from backhand.errors import CheckError, in_short
 
 REFUSED = 'Training code may use it so. Where nobody does, allow=("{kind}",) lets the exception pass.'
 
@@ -95,7 +95,10 @@ def _told(
         found = probe.call(given, **how)
     except Exception as error:  # the user's code may raise anything
         facts = {"gradients": sorted(expected), "refuses": in_short(error)}
-        yield mistake(kind, f"{when} it raises {in_short(error)}.", facts, REFUSED.format(kind=kind))
+        told = f"{when} it raises {in_short(error)}."
+        if type(error) is CheckError:  # not the user's: what came out cannot be judged
+            told = f"{when.rstrip(',')}, {error}"
+        yield mistake(kind, told, facts, REFUSED.format(kind=kind))
         return
     zeros = {n: g for n, g in expected.items() if n not in found and not bool(g.any())}  # None will do there
     bad = probe.differing({**found, **zeros}, expected)

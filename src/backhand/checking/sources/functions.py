@@ -248,7 +248,7 @@ class Function:
         ends = {n: get_gradient_edge(own[n]) for n in arriving}
         if not ends:
             raise CheckError(
-                f"{self.title} gives no output that needs a gradient; expected at least one tensor."
+                f"{self.title} gives no output that needs a gradient, so that nothing it is made of gets one."
             )
         del own  # a large output need not lie beside what the backward makes
         try:
