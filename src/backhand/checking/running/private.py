@@ -7,9 +7,11 @@ release has moved it, the verdicts are the same, found more slowly, and mistakes
 
 import contextlib
 import importlib
+import inspect
 import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -122,6 +124,26 @@ def function_of(tensor: Tensor | None) -> type[Function] | None:
     node = None if tensor is None else tensor.grad_fn
     fn = getattr(type(node), "_forward_cls", None) if isinstance(node, FunctionCtx) else None
     return fn if isinstance(fn, type) and issubclass(fn, Function) else None
+
+
+def function_of_operator(fn: object) -> type[Function] | None:
+    """Return an operator of `torch.library.custom_op` as a Function of the same formulas.
+
+    None for anything else, and for an operator with no formula of its own or with keyword-only arguments.
+    """
+    parts = [getattr(fn, part, None) for part in ("_init_fn", "_setup_context_fn", "_backward_fn")]
+    forward, setup, backward = parts
+    if type(fn).__name__ != "CustomOpDef" or not isinstance(backward, FunctionType):
+        return None
+    if setup is not None and len(inspect.signature(setup).parameters) != len(("ctx", "inputs", "output")):
+        return None
+    formulas = {"forward": forward, "setup_context": setup or _nothing_is_kept, "backward": backward}
+    name = getattr(forward, "__name__", type(fn).__name__)
+    return type(name, (Function,), {part: staticmethod(own) for part, own in formulas.items()})
+
+
+def _nothing_is_kept(ctx: Any, inputs: Any, output: Any) -> None:
+    """Keep nothing for the backward."""
 
 
 def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:

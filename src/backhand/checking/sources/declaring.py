@@ -18,7 +18,7 @@ class Declared:
     Attributes:
         passes: pairs of functions, by what their names have beside `forward` and `backward`: `norm` for
             `norm_forward` or `forward_norm`; empty for those two names alone.
-        kernels: the names of custom autograd Functions.
+        kernels: the names of custom autograd Functions, and of operators of `torch.library.custom_op`.
         layers: whether it may have layers over NumPy.
         over_torch: whether it imports torch.
     """
@@ -37,7 +37,8 @@ def declared(tree: ast.Module) -> Declared:
     ('norm',)
     """
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
-    kernels = tuple(n.name for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n))
+    definitions = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+    kernels = tuple(n.name for n in definitions if _is_custom_function(n) or _is_operator(n))
     modules = _imported(tree)
     over_torch = "torch" in modules
     brought = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
@@ -68,9 +69,16 @@ def _stem(name: str, what: str) -> str:
     return name.replace(what, "", 1).strip("_") if name.startswith(what) or name.endswith(what) else ""
 
 
-def _is_custom_function(definition: ast.ClassDef) -> bool:
+def _is_custom_function(definition: ast.ClassDef | ast.FunctionDef) -> bool:
     # by its text, for the file has not been imported yet
-    return any(ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases)
+    return isinstance(definition, ast.ClassDef) and any(
+        ast.unparse(base).rpartition(".")[2] == "Function" for base in definition.bases
+    )
+
+
+def _is_operator(definition: ast.ClassDef | ast.FunctionDef) -> bool:
+    called = [ast.unparse(d.func) for d in definition.decorator_list if isinstance(d, ast.Call)]
+    return any(name.rpartition(".")[2] == "custom_op" for name in called)
 
 
 def computes_gradients(trees: Iterable[ast.Module], loss: str) -> bool:

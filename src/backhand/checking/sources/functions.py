@@ -19,7 +19,7 @@ from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
-from backhand.checking.running.private import backward_of
+from backhand.checking.running.private import backward_of, function_of_operator
 from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import located
@@ -55,8 +55,8 @@ def check_function(
     dtypes and the error in the inputs' own dtype against the reference's.
 
     Args:
-        fn: a subclass of `torch.autograd.Function`, a callable, or a module: then its parameters are judged
-            as well, by their names.
+        fn: a subclass of `torch.autograd.Function`, an operator of `torch.library.custom_op`, a callable, or
+            a module: then its parameters are judged as well, by their names.
         reference: a callable of the same arguments, in plain torch operations; beside a module one with the
             same parameters. What it closes over, it may hold in another dtype.
         inputs: the arguments, by the reference's parameter names or in order, or a function that draws them
@@ -124,7 +124,8 @@ class Function:
         if isinstance(fn, nn.Module) and isinstance(reference, nn.Module):
             self.parameters, self.call, self.reference = with_parameters(fn, reference)
         self._named = reference.forward if isinstance(reference, nn.Module) else reference
-        self.title: str = getattr(fn, "__name__", type(fn).__name__)
+        self._operator = function_of_operator(fn)
+        self.title: str = getattr(self._operator or fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
         self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
         self._takes_leaves = True
@@ -170,7 +171,7 @@ class Function:
         """
         if self._complex:
             raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
-        return opened(chosen, self.fn, self.call, self.reference, self.told, seed)
+        return opened(chosen, self._operator or self.fn, self.call, self.reference, self.told, seed)
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
