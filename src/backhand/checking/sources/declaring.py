@@ -18,7 +18,7 @@ class Declared:
     Attributes:
         passes: pairs of functions, by what their names have beside `forward` and `backward`: `norm` for
             `norm_forward` or `forward_norm`; empty for those two names alone.
-        kernels: the names of custom autograd Functions, and of operators of `torch.library.custom_op`.
+        kernels: the names of custom autograd Functions, and of operators that are given a backward.
         layers: whether it may have layers over NumPy.
         over_torch: whether it imports torch.
     """
@@ -38,7 +38,8 @@ def declared(tree: ast.Module) -> Declared:
     """
     functions = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     definitions = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    kernels = tuple(n.name for n in definitions if _is_custom_function(n) or _is_operator(n))
+    operators = _operators(tree)
+    kernels = tuple(n.name for n in definitions if _is_custom_function(n) or n.name in operators)
     modules = _imported(tree)
     over_torch = "torch" in modules
     brought = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
@@ -76,9 +77,13 @@ def _is_custom_function(definition: ast.ClassDef | ast.FunctionDef) -> bool:
     )
 
 
-def _is_operator(definition: ast.ClassDef | ast.FunctionDef) -> bool:
-    called = [ast.unparse(d.func) for d in definition.decorator_list if isinstance(d, ast.Call)]
-    return any(name.rpartition(".")[2] == "custom_op" for name in called)
+def _operators(tree: ast.Module) -> set[str]:
+    """Return the functions that are given a backward, `f.register_autograd(backward)`."""
+    calls = [s.value for s in tree.body if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)]
+    given = [
+        c.func for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "register_autograd"
+    ]
+    return {attribute.value.id for attribute in given if isinstance(attribute.value, ast.Name)}
 
 
 def computes_gradients(trees: Iterable[ast.Module], loss: str) -> bool:
