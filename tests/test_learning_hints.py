@@ -72,7 +72,7 @@ def test_a_beginners_error_has_words_of_its_own(name, old, new, told, tmp_path: 
     ("matrix_product", "dz @ W.T", "W @ dz", "or in the other order, and so it is elsewhere in it"),
     ("tanh", "dz.unsqueeze(1).expand_as(products)", "dz", "right values, not expanded over axis 1"),
     ("rnn_running", "dhnext = da", "dhnext += da", "`+=` stands where `=` belongs"),
-    ("rnn_running", "hs[t].T @ da", "hs[t + 1].T @ da", "hs[t + 1] is used where hs[t] belongs"),
+    ("rnn_running", "hs[t].T @ da", "hs[t + 1].T @ da", "`hs[t + 1]` stands where `hs[t]` belongs"),
     ("transformer_block", "dmiddle = dy + ", "dmiddle = ", "dmiddle: the branch through y is missing. Exp"),
 ])  # fmt: skip
 def test_a_beginners_error_is_told_as_what_it_is(name, old, new, told, tmp_path: Path):

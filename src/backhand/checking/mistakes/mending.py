@@ -8,7 +8,9 @@ from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.calls import copies, dropped_calls, moved_factors, not_in_place
 from backhand.checking.mistakes.edits import (
+    VALUES,
     Edit,
+    Place,
     Rule,
     Scope,
     accumulating,
@@ -184,6 +186,27 @@ def _first_of(
     return None, budget
 
 
+def by_constant(program: Program, budget: Budget) -> Mended:
+    """Find a constant that some expression lacks; last, for with one a line may make up for another."""
+    if program.is_right:
+        return None, budget
+    for statement in (*program.own, *program.temporary):
+        focus = Focus.on(program, statement)
+        for place in places_of(statement):
+            if budget.is_spent:
+                return None, budget
+            if place.role != "value" or not isinstance(place.node, VALUES):
+                continue
+            budget = budget.less(2 * focus.cost)
+            unknown = _times_unknown(place)
+            with unknown.made():
+                k = focus.constant()
+            if k is not None:
+                mended = replace(unknown, mends=_off_by(k, ast.unparse(place.node)))
+                return _told(program, statement, mended, budget)
+    return None, budget
+
+
 def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
     """Find a tensor and a constant that some expression lacks as factors, both at once."""
     if program.is_right:
@@ -203,6 +226,19 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
                 words = f"{edit.mends.words}; besides, a constant factor of {k:.6g} is missing"
                 return _told(program, statement, edit.told(words), budget)
     return None, budget
+
+
+def _times_unknown(place: Place) -> Edit:
+    return Edit(place, ast.BinOp(place.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load())), Finding("scale"))
+
+
+def _off_by(k: float, text: str) -> Finding:
+    if k == -1:
+        return Finding("sign", {"branches": []}, f"`{text}` has the opposite sign")
+    if k == 0:
+        return Finding("repeated_branch", {"branches": []}, f"the term `{text}` is one too many")
+    words = f"`{text}` is off by a constant factor: it is {1 / k:.6g} times what it should be"
+    return Finding("scale", {"factor": 1 / k, "guess": ""}, words)
 
 
 def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
