@@ -5,6 +5,7 @@ without an answer leaves Python's own traceback, from which the line is told.
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import io
 import os
@@ -30,6 +31,7 @@ SIZE = struct.Struct("!Q")
 GONE = 1.0  # seconds that a child may take to end after it has closed its pipe
 LATER = 2.0  # seconds after its limit in which a child ends itself, and tells its line
 STARTS = 60.0  # seconds that the other process may take to import torch, on a busy machine
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that comes when the parent ends
 _leave = os._exit  # the user's code may put another one there
 
 
@@ -227,6 +229,7 @@ def _received(child: int, reading: int, asked: int, limit: float | None) -> tupl
 def _work(call: _Call, writing: int, traces: IO[bytes]) -> NoReturn:
     """Do what is asked for, write the answer and end: what runs in the child."""
     own, data = os.getpid(), b""
+    _end_with_the_parent()
     try:
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
@@ -248,6 +251,12 @@ def _work(call: _Call, writing: int, traces: IO[bytes]) -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     _leave(0)
+
+
+def _end_with_the_parent() -> None:
+    """Ask Linux to end this process with the one that forked it, which may be stopped, and then killed."""
+    with contextlib.suppress(AttributeError, OSError):  # elsewhere it ends by its own watch
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 _watchdog: list[IO[bytes]] = []  # in a child: where its last words go
