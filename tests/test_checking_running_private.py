@@ -234,6 +234,7 @@ def test_no_other_module_touches_a_private_part() -> None:
     root = Path(backhand.__file__).parent
     parts = (
         r"torch\._[a-zA-Z]|_execution_engine|_sequence_nr|_input_metadata|_saved_[a-z\"']|BackwardCFunction"
+        r"|\._parameters\b|_backward_fn"
     )
     users = {
         str(path.relative_to(root)) for path in root.rglob("*.py") if re.search(parts, path.read_text("utf8"))

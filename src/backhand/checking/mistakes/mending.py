@@ -24,7 +24,6 @@ from backhand.checking.mistakes.omissions import (
     OF_WHAT_IS_MISSING,
     derivatives_instead,
     missing_factors,
-    missing_terms,
     upstream_factor,
 )
 from backhand.checking.mistakes.slips import (
@@ -44,12 +43,7 @@ Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls)
 SLIPS: Rules = ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True), (OF_CALLS, False))
 # Those of which no two statements are likely to be mended by chance.
-LIKELY: Rules = (
-    (OF_WHAT_IS_THERE, False),
-    (BESIDE, False),
-    (OF_CALLS, False),
-    ((missing_terms,), False),
-)
+LIKELY: Rules = ((OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.

@@ -112,8 +112,7 @@ ADDED = Finding(
 )
 
 
-def missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield a tensor more as a term."""
+def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES):
         return
@@ -175,5 +174,5 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _derivatives,
     sums,
     _missing_complements,
-    missing_terms,
+    _missing_terms,
 )

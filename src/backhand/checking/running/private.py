@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge, Node
@@ -144,6 +144,17 @@ def function_of_operator(fn: object) -> type[Function] | None:
 
 def _nothing_is_kept(ctx: Any, inputs: Any, output: Any) -> None:
     """Keep nothing for the backward."""
+
+
+def put_tensor(owner: nn.Module, attribute: str, value: Tensor) -> None:
+    """Let a module have another tensor for a parameter or buffer, listed as the last of them.
+
+    `functional_call` writes into `_parameters` as well, but for the time of one call alone.
+    """
+    is_parameter = owner._parameters.pop(attribute, None) is not None
+    setattr(owner, attribute, value)  # what has its weights a second time, as an LSTM, follows
+    if is_parameter and attribute in owner.__dict__:  # no `nn.Parameter`
+        owner._parameters[attribute] = owner.__dict__.pop(attribute)
 
 
 def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:

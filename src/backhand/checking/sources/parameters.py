@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backhand.checking.running.private import put_tensor
 from backhand.errors import CheckError
 
 
@@ -53,7 +54,10 @@ class ByParameters:
         self.module = module
         self._is_reference = is_reference
         self._names = names
-        self._parameters, self._buffers = _places(module.named_parameters), _places(module.named_buffers)
+        self._places_of_parameters, self._places_of_buffers = (
+            _places(module.named_parameters),
+            _places(module.named_buffers),
+        )
         self._before = dict(module.named_parameters()), dict(module.named_buffers())
         self._counted = {n: b.clone() for n, b in module.named_buffers()}
 
@@ -71,15 +75,15 @@ class ByParameters:
                 module = copy.deepcopy(self.module, held)
         if module is None:
             module = self.module
-            _put(module, self._parameters, parameters)
-            _put(module, self._buffers, buffers)
+            _put(module, self._places_of_parameters, parameters)
+            _put(module, self._places_of_buffers, buffers)
         return module(*arguments)
 
     def close(self) -> None:
         """Give the module back what it held before."""
         parameters, buffers = self._before
-        _put(self.module, self._parameters, parameters)
-        _put(self.module, self._buffers, buffers)
+        _put(self.module, self._places_of_parameters, parameters)
+        _put(self.module, self._places_of_buffers, buffers)
 
 
 def _places(named: Callable[..., Iterator[tuple[str, Tensor]]]) -> dict[str, list[str]]:
@@ -92,18 +96,11 @@ def _places(named: Callable[..., Iterator[tuple[str, Tensor]]]) -> dict[str, lis
 
 
 def _put(module: nn.Module, places: Mapping[str, Sequence[str]], values: Mapping[str, Tensor]) -> None:
-    """Let a module have other tensors for its parameters or buffers, and list them in the same order.
-
-    `_parameters` is PyTorch's own, and as old as its modules; `functional_call` writes into it too.
-    """
+    """Let a module have other tensors for all its parameters or buffers, so that their order stays."""
     for name, value in values.items():
         for place in places[name]:
             path, _, attribute = place.rpartition(".")
-            owner = module.get_submodule(path)
-            is_parameter = owner._parameters.pop(attribute, None) is not None
-            setattr(owner, attribute, value)  # what has its weights a second time, as an LSTM, follows
-            if is_parameter and attribute in owner.__dict__:  # no `nn.Parameter`
-                owner._parameters[attribute] = owner.__dict__.pop(attribute)
+            put_tensor(module.get_submodule(path), attribute, value)
 
 
 def in_dtype_of(call: Callable[..., Any], values: Sequence[Any]) -> Callable[..., Any]:
