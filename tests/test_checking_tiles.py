@@ -152,9 +152,9 @@ def test_one_slip_in_a_tile_is_one_culprit_with_its_line_and_name(
 
 @pytest.mark.seconds
 def test_code_with_an_epsilon_of_its_own_has_no_second_culprit(tmp_path: Path) -> None:
-    """Off by 1e-10 in float64, its other gradients are right, and a slip is found by what is nearly right."""
-    assert judged(BY_VIEWS, tmp_path, epsilon=1e-9).ok
-    report = judged(BY_VIEWS.replace("dkj.add_(ds.mT @ qi)", "dkj.add_(2 * ds.mT @ qi)"), tmp_path, 1e-9)
+    """Off by 1e-8 in float64, its other gradients are right, and a slip is found by what is nearly right."""
+    assert judged(BY_VIEWS, tmp_path, epsilon=1e-7).ok
+    report = judged(BY_VIEWS.replace("dkj.add_(ds.mT @ qi)", "dkj.add_(2 * ds.mT @ qi)"), tmp_path, 1e-7)
     assert [row.name for row in report.culprits] == ["k"]
     assert report["k"].mistake.kind == "scale"
     assert report["q"].verdict == "right"
