@@ -48,7 +48,7 @@ EXPRESSIONS: tuple[Slip, ...] = (
     ("this step", "_a[t - 1]", "_a[t]", "wrong_point wrong_upstream"),
     ("this step", "_a[t + 1]", "_a[t]", "wrong_point wrong_upstream"),
     ("step before", "_a[t]", "_a[t - 1]", "wrong_point wrong_upstream"),
-    ("not turned", "_a[::-1]", "_a", "swapped"),
+    ("not turned", "_a[::-1]", "_a", "swapped transposed"),
     ("blocks swapped", "torch.cat([_a, _b, _c], 1)", "torch.cat([_b, _a, _c], 1)", "partial swapped"),
     ("blocks swapped", "torch.cat((_a, _b, _c, _d), 1)", "torch.cat((_a, _c, _b, _d), 1)", "partial swapped"),
     # in place, in a tensor that others read too
@@ -77,8 +77,8 @@ STATEMENTS: tuple[Slip, ...] = (
     ("overwritten indices", "_t.index_add_(0, _i, _v)", "_t[_i] = _v", "overwritten"),
     ("overwritten indices", "_t = _z.index_add_(0, _i, _v)", "_t = _z\n_t[_i] = _v", "overwritten"),
     ("row 0", "_t[t] = _v", "_t[0] = _v", "partial overwritten zero"),
-    ("not turned", "_t.reverse()", "", "swapped"),
-    ("append for insert", "_t.insert(0, _v)", "_t.append(_v)", "swapped"),
+    ("not turned", "_t.reverse()", "", "swapped transposed"),
+    ("append for insert", "_t.insert(0, _v)", "_t.append(_v)", "swapped transposed"),
 )
 
 # One of two names for the same memory is written into: the first gradient, `_h`, is spoilt.

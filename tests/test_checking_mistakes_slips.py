@@ -168,7 +168,7 @@ SLIPS = {
         'g_x = x + g_unit * f["scale"]',
         "x",
         "wrong_upstream",
-        "x is used where another tensor belongs",
+        "x is used where g_x belongs",
     ),
     "a block at the end without one branch": (
         'g_x = g_x + g_unit * f["scale"]',
@@ -221,7 +221,7 @@ d_W = X.T @ d_z
     [
         ("d_W = X.T @ d_z", "d_W = X @ d_z", "W", "transposed", "the line raises RuntimeError"),
         ("d_off = 2", "d_off = -2", "off", "sign", "the opposite sign"),
-        ("d_p * p * (1 - p)", "d_p * p * (1 - goal)", "z", "wrong_point", "goal is used where another"),
+        ("d_p * p * (1 - p)", "d_p * p * (1 - goal)", "z", "wrong_point", "goal is used where p belongs"),
     ],
 )
 def test_a_slip_in_a_script_is_named(

@@ -579,3 +579,119 @@ def inputs(generator):
     sizes = {"x": (4, 3, 2), "h0": (3, 5), "Wxh": (2, 5), "Whh": (5, 5)}
     return {name: torch.randn(*size, generator=generator) * 0.6 for name, size in sizes.items()}
 """
+
+
+FADING = '''
+"""Rows that fade: each step keeps a part of the row before and adds one of a table."""
+import torch
+
+def forward(tokens, table, keep, W):
+    row, rows = torch.zeros(tokens.shape[1], table.shape[1]), []
+    for step in tokens:
+        rows.append(row)
+        row = keep * row + table[step]
+    end = row
+    loss = torch.tanh(end @ W).pow(2).sum()
+    return {"rows": rows, "end": end, "loss": loss}
+
+def backward(tokens, table, keep, W, rows, end):
+    grads = {"dtable": torch.zeros_like(table), "dkeep": torch.zeros_like(keep)}
+    out = torch.tanh(end @ W)
+    back = 2 * out * (1 - out ** 2)
+    grads["dW"] = end.T @ back
+    dend = back @ W.T
+    later = 0.0
+    carry = dend.clone()
+    for t in range(len(tokens) - 1, -1, -1):
+        now = carry + 0 * later
+        grads["dkeep"] += (now * rows[t]).sum(0)
+        grads["dtable"].index_add_(0, tokens[t], now)
+        later = now
+        carry = now * keep
+    grads["dend"] = dend
+    return grads
+
+def inputs(generator):
+    drawn = {n: torch.rand(*s, generator=generator) + 0.1
+             for n, s in {"table": (5, 3), "keep": (3,), "W": (3, 2)}.items()}
+    return {"tokens": torch.randint(0, 5, (4, 6), generator=generator), **drawn}
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "words"),
+    [
+        ("dend = back @ W.T", "dend = back * W.T", "product", "multiplies element by element"),
+        ("(now * rows[t])", "(dend * rows[t])", "wrong_point", "dend is used where carry belongs"),
+        ("torch.zeros_like(keep)", "torch.ones_like(keep)", "repeated_branch", "begins with ones"),
+        ("torch.zeros_like(keep)", "torch.empty_like(keep)", "repeated_branch", "whatever lies in memory"),
+    ],
+)
+def test_gradients_in_a_dictionary_that_a_loop_fills_have_one_culprit_with_its_line(
+    old: str, new: str, kind: str, words: str
+) -> None:
+    assert backhand.check(from_text(FADING)).ok
+    report = backhand.check(from_text(FADING.replace(old, new)))
+    (culprit,) = report.culprits
+    assert new in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == kind
+    assert words in culprit.mistake.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "words"),
+    [
+        ("dx[t] = draw", "dx[0] = draw", "partial", "`dx[0]` stands where `dx[t]` belongs"),
+        ("dstart = arriving", "dstart = before", "wrong_point", "before is used where arriving belongs"),
+    ],
+)
+def test_a_wrong_index_or_name_beside_a_loop_is_told_by_what_belongs_there(
+    old: str, new: str, kind: str, words: str
+) -> None:
+    (culprit,) = backhand.check(from_text(LEAKY.replace(old, new))).culprits
+    assert new in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == kind
+    assert words in culprit.mistake.message
+
+
+def test_a_list_that_is_filled_from_the_wrong_end_is_told_with_the_line_that_fills_it() -> None:
+    text = STACKED.replace("torch.stack(dVs), ", "dVs, ")
+    text = text.replace('    return {"dx', '    dVs = torch.stack(dVs)\n    return {"dx')
+    assert backhand.check(from_text(text)).ok
+    (culprit,) = backhand.check(from_text(text.replace("dVs.insert(0, ", "dVs.append("))).culprits
+    assert "dVs.append(" in "".join(line.text for line in culprit.lines)
+    assert culprit.mistake is not None
+    assert "in the opposite order along axis 0" in culprit.mistake.message
+
+
+def test_a_part_that_nothing_is_written_into_is_told() -> None:
+    text = STACKED.replace("dVs, dWs = [], []", "dVs, dWs = torch.empty_like(Vs), []")
+    text = text.replace("        dVs.insert(0, before.T @ dpre)\n", "        dVs[i] = before.T @ dpre\n")
+    text = text.replace("for V, W, before, mid in zip(", "for i, V, W, before, mid in zip([2, 1, 0], ")
+    text = text.replace("torch.stack(dVs)", "dVs")
+    assert backhand.check(from_text(text)).ok
+    (culprit,) = backhand.check(from_text(text.replace("[2, 1, 0]", "[2, 1, 1]"))).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "partial"
+    assert "a part of `torch.empty_like(Vs)` is never written" in culprit.mistake.message
+
+
+def test_what_a_raising_line_kept_away_is_not_reached_and_items_of_a_new_list_are_no_zeros() -> None:
+    text = STACKED.replace("dstream = 3 * end ** 2 / end.numel()", "dstream = 3 * end @ end / end.numel()")
+    text = text.replace("for V, W, before", "dmids = []\n    for V, W, before")
+    text = text.replace("        dpre = (1", "        dmids.append(dmid)\n        dpre = (1")
+    text = text.replace('return {"dx"', 'return {"dmids": dmids[::-1], "dx"')
+    report = backhand.check(from_text(text))
+    (culprit,) = report.culprits
+    assert "3 * end @ end" in culprit.lines[0].text
+    assert not any("None" in row.mistake.message for row in report.rows if row.mistake)
+    assert report["mids[0]"].verdict != "skipped"
+
+
+def test_a_container_where_a_tensor_belongs_is_named() -> None:
+    report = backhand.check(from_text(STACKED.replace("torch.stack(dVs)", "dVs")))
+    assert not report.ok
+    assert report["Vs"].verdict == "todo"
+    assert "torch.stack or torch.cat" in report["Vs"].note

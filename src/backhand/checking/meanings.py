@@ -155,7 +155,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ("expected", "got"),
         ),
         "transposed": Kind(
-            "the transpose of the right answer",
+            "the transpose of the right answer, or its elements in another order",
             "Write the shapes of both factors next to the product; only one order of them fits.",
         ),
         "product": Kind(
@@ -194,7 +194,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "zero": Kind("all zeros, or None", "Nothing arrives here: is the gradient assigned at all?"),
         "nonfinite": Kind(
             "NaN or infinity, and where it comes from; or numbers where the right gradient is infinite",
-            "Look for a division by zero, a logarithm of zero or an exp that overflows.",
+            "Look for a division by zero, a logarithm of zero, an overflowing exp, or memory left unwritten.",
             ("origin",),
         ),
         "ignores_upstream": Kind(

@@ -13,7 +13,7 @@ from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.slicing import computes, feeding, kept_by, only_begins, passing_on
-from backhand.checking.running.trials import Draw
+from backhand.checking.running.trials import Draw, instead
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
 from backhand.checking.verdicts.figures import Figures, figures
@@ -100,7 +100,7 @@ class Table:
         trace, forward = self.draw.trace, self.chosen.forward_source
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
-        verdict, note = _verdict(name, self.judged)
+        verdict, note = _verdict(name, self.judged, self.names)
         named = self.named.get(name)
         if name in self.lowered:
             verdict, note = "wrong", ""
@@ -108,6 +108,8 @@ class Table:
             verdict, note = "follows", ""
         elif verdict == "right" and not note and self._copied.get(self.paths.get(name, "")) == name:
             note = "autograd's own answer, copied: nothing here is by hand"
+        elif verdict == "todo":
+            note = instead(self.draw, name, self.chosen.names)
         return Row(
             name=name,
             gradient=self.names.get(name, f"d{name}"),
@@ -197,7 +199,7 @@ class Table:
         return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
 
 
-def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
+def _verdict(name: str, judged: Sequence[Judgement], promised: Mapping[str, str]) -> tuple[Verdict, str]:
     first = judged[0]
     blamed = [j.culprits[name] for j in judged if name in j.culprits]
     if blamed:
@@ -213,7 +215,8 @@ def _verdict(name: str, judged: Sequence[Judgement]) -> tuple[Verdict, str]:
             return "vacuous", "it has no elements here"
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
-    if first.repair and name in first.repair.observed and first.draw.error is not None:
+    seen = first.repair.observed if first.repair is not None else {}
+    if first.draw.error is not None and (name in seen or name in promised.keys() - first.draw.matched):
         return "follows", "not reached: a line above raised"
     if name in first.draw.trace.wanted:
         if name in first.draw.trace.unreached:

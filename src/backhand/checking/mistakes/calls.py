@@ -9,6 +9,11 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.statements import root_of
 
 LOW = {"half", "bfloat16", "float"}
+# What a sum must not begin with, and why not.
+BEGUN = {
+    "ones": "the term `{}` is one too many: it begins with ones, not zeros",
+    "empty": "`{}` begins with whatever lies in memory, not with zeros",
+}
 ACCUMULATING = {"copy_": "add_", "scatter_": "scatter_add_", "index_copy_": "index_add_"}
 
 
@@ -47,7 +52,7 @@ def precisions(place: Place, _: Scope) -> Iterator[Proposal]:
 
 
 def beginnings(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield zeros where a sum begins with ones, and the tensor itself where something of its shape stands."""
+    """Yield zeros where a sum begins with something else, and the tensor where its like stands."""
     node = place.node
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
@@ -57,10 +62,10 @@ def beginnings(place: Place, scope: Scope) -> Iterator[Proposal]:
         kind = "zero" if node.func.attr == "zeros_like" else "wrong_upstream" if graded else "wrong_point"
         detail = {} if kind == "zero" else {"used": text, "expected": whole}
         yield node.args[0], Finding(kind, detail, f"`{text}` stands where `{whole}` belongs")
-    if "ones" in node.func.attr:
-        zeros = ast.Attribute(node.func.value, node.func.attr.replace("ones", "zeros"), ast.Load())
-        words = f"the term `{ast.unparse(node)}` is one too many"
-        mended = Finding("repeated_branch", {"branches": []}, f"{words}: it begins with ones, not zeros")
+    begun = next((what for what in BEGUN if what in node.func.attr), None)
+    if begun is not None:
+        zeros = ast.Attribute(node.func.value, node.func.attr.replace(begun, "zeros"), ast.Load())
+        mended = Finding("repeated_branch", {"branches": []}, BEGUN[begun].format(ast.unparse(node)))
         yield ast.Call(zeros, node.args, node.keywords), mended
 
 

@@ -223,14 +223,16 @@ class Case:
             statement = ast.fix_missing_locations(ast.copy_location(put, statement))
         alone = len(fault.benches) == 1 and self.name in self.first.draw.trace.tensors
         known = partial(derived, scene_of(self.chosen, self.first, self.name)) if alone else tuple
-        benches = [Bench(b.namespace, b.expected, known=known) for b in (*fault.benches, *fault.others)]
+        # in the first turn what a loop carries on may be nothing yet, `0` or None
+        turns = sorted((*fault.benches, *fault.others), key=lambda turn: -turn.tensors)
+        benches = [Bench(turn.namespace, turn.expected, known=known) for turn in turns]
         gradients = self._gradients
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
         source = self.chosen.backward_source
         around = tuple(source.simple) if source is not None else ()
         programs = [replace(p, goes_on=True, over_numpy=self._over_numpy, beside=around) for p in programs]
-        made = fault.benches[0]
+        made = turns[0]
         if made.value is not None:
             are_as_they_were = programs[0].gives(made.value)
         else:  # that it raises does not tell

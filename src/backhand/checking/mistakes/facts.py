@@ -87,7 +87,18 @@ def not_finite(case: Case) -> Finding | None:
     value, expected = case.culprit.value, case.culprit.expected
     if value is None or bool(torch.isfinite(value).all()) or not bool(torch.isfinite(expected).all()):
         return None
+    left = _never_written(case) if bool(torch.isnan(value).any() and torch.isfinite(value).any()) else ""
+    if left:
+        words = f"a part of `{left}` is never written, and holds whatever lies in memory"
+        return Finding("partial", {"where": None}, words)
     return Finding("nonfinite", {"origin": _first_not_finite(case)}, "NaN or infinity")
+
+
+def _never_written(case: Case) -> str:
+    """Return the call that made a gradient without giving it values, see `sandbox.running`."""
+    nodes = (n for s in case.statements or () for n in ast.walk(s) if isinstance(n, ast.Call))
+    made = (n for n in nodes if isinstance(n.func, ast.Attribute) and "empty" in n.func.attr)
+    return next(map(ast.unparse, made), "")
 
 
 def _first_not_finite(case: Case) -> str:

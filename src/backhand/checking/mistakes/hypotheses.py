@@ -47,6 +47,7 @@ from backhand.checking.mistakes.mending import (
     PAIRS,
     Mended,
     by_accumulating,
+    by_beginning,
     by_constant,
     by_copy,
     by_derivative,
@@ -66,6 +67,7 @@ from backhand.checking.mistakes.shapes import (
     rearranged,
     right_values,
     transposed,
+    turned,
     unreduced,
 )
 from backhand.checking.mistakes.targets import (
@@ -92,6 +94,7 @@ from backhand.checking.mistakes.upstreams import (
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
 from backhand.checking.running.precision import Promoting
+from backhand.checking.running.sandbox import nothing_left_in_memory
 from backhand.checking.running.slicing import only_begins
 from backhand.checking.running.statements import assigned, reads
 from backhand.checking.sources.protocol import Pass
@@ -136,6 +139,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("no value", no_value),
     tells("a variable that is not there", unassigned),
     tells("a variable that is not carried on", not_carried_on),
+    mends("no zeros where a sum begins", by_beginning),
     tells("infinities", not_finite),
     tells("an output that does not depend on it", nothing_depends_on_it),
     mends_fault("an edit of the line that raised", by_edit, lambda case: case.fails),
@@ -149,6 +153,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("the shape alone", right_values),
     predicts_shape("a missing sum", unreduced),
     # the numbers
+    predicts("the opposite order", turned),
     predicts("zeros", all_zero),
     predicts("a sign or a factor of the whole", whole_factor, also=True),
     predicts("a missing branch", branch_left_out, also=True),
@@ -313,11 +318,16 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """Return what was predicted of a gradient with the statement in which a slip explains it as well.
 
     Only where several may be at fault: a fused line is made of temporaries that nobody judges. What stands
-    outside of the statement at fault and what that is made of may make up for it, but is not where it is.
+    outside of the statement at fault and what that is made of may make up for it, but is not where it is. Of
+    a loop the branches that are missing are those of its turns, and the slip says more than they.
     """
-    if case.program is None or len(case.suspects) < 2 or not found.detail.get("branches"):
+    branches = found.detail.get("branches")
+    of_turns = found.kind == "missing_branch" and any("[" in name for name in branches or ())
+    if case.program is None or not branches or not (of_turns or len(case.suspects) > 1):
         return found
     slip, _ = by_edit(case.program, budget.at_most(PAIRS))
+    if of_turns:
+        return found if slip is None else slip
     fault = case.culprit.fault
     may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
     if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
@@ -343,7 +353,7 @@ def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
 def _as_it_ran(case: Case) -> Iterator[None]:
     """Run statements as the draw was run; an edit may well make nonsense, which is no reason to warn."""
     promoting = Promoting() if case.first.draw.promote else contextlib.nullcontext()
-    with warnings.catch_warnings(action="ignore"), torch.no_grad(), promoting:
+    with warnings.catch_warnings(action="ignore"), torch.no_grad(), nothing_left_in_memory(), promoting:
         yield
 
 

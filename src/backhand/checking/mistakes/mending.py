@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.calls import copies, dropped_calls, moved_factors, not_in_place
+from backhand.checking.mistakes.calls import beginnings, copies, dropped_calls, moved_factors, not_in_place
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -157,6 +157,12 @@ def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
         if found is not None or budget.is_spent:
             return found, budget
     return None, budget
+
+
+def by_beginning(program: Program, budget: Budget) -> Mended:
+    """Find what a sum begins with in place of zeros, though the line that adds to it seems at fault."""
+    tries: list[tuple[ast.stmt, Sequence[Rule]]] = [(s, (beginnings,)) for s in program.simple]
+    return (None, budget) if program.is_right else _first_of(program, tries, budget, knowing=False)
 
 
 def by_suspect(program: Program, budget: Budget) -> Mended:

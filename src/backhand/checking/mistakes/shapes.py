@@ -38,6 +38,16 @@ def transposed(scene: Scene) -> Finding | None:
     return None
 
 
+def turned(scene: Scene) -> Finding | None:
+    """Find the right gradient from its end to its beginning, along one axis."""
+    for axis in range(scene.expected.dim()) if scene.has_its_shape else ():
+        if scene.same(scene.value, scene.expected.flip(axis)):
+            words = f"the right values in the opposite order along axis {axis}"
+            hint = "What a loop that goes back through time appends to a list stands there from the end on."
+            return Finding("transposed", {"order": None}, words, hint=hint)
+    return None
+
+
 def unreduced(scene: Scene) -> Finding | None:
     """Find a gradient that still has the axes along which the forward broadcast."""
     expected, user = scene.expected, scene.value

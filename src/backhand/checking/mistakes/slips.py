@@ -184,7 +184,7 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
         for name in scope.tensors:
             if name != used:
                 kind = "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
-                told = f"{used} is used where another tensor belongs"
+                told = f"{used} is used where {name} belongs"
                 yield scope.expression(name), Finding(kind, {"used": used, "expected": name}, told)
         return
     value = scope.namespace.get(node.id) if isinstance(node, ast.Name) else None
@@ -199,7 +199,7 @@ def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
 def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield an index a step before or after, or with other whole numbers' names: `j : j + n` for `i : i + n`.
 
-    Or with two of its names exchanged, or with one more.
+    Or with two of its names exchanged, or with one more, or with one for a number: `dx[t]` for `dx[0]`.
     """
     node, owner = place.node, place.parent
     if place.role != "index" or not isinstance(owner, ast.Subscript):
@@ -215,6 +215,7 @@ def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
     mended += [("transposed", _renamed(node, {a: b, b: a})) for a, b in itertools.combinations(used, 2)]
     mended += [("partial", _renamed(node, {a: b})) for a in used for b in others]
     mended += [("partial", ast.Tuple([*parts, ast.Name(b, ast.Load())], ast.Load())) for b in others if used]
+    mended += [("partial", ast.Name(b, ast.Load())) for b in others if isinstance(node, ast.Constant)]
     for what, index in mended:
         stands, belongs = (ast.unparse(ast.Subscript(owner.value, i, ast.Load())) for i in (node, index))
         detail = {"where": stands} if what == "partial" else {"used": stands, "expected": belongs}

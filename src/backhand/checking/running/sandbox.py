@@ -90,7 +90,7 @@ def running(dtype: torch.dtype | None, seed: int, promote: bool) -> Iterator[Non
         if dtype is not None and dtype != before:
             torch.set_default_dtype(dtype)
         try:
-            with Promoting() if promote else contextlib.nullcontext():
+            with nothing_left_in_memory(), Promoting() if promote else contextlib.nullcontext():
                 yield
         finally:
             end_if_forked()
@@ -161,6 +161,25 @@ def _set_path(value: tuple[list[str], list[str]]) -> None:
 def _set_environment(value: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(value)
+
+
+@contextlib.contextmanager
+def nothing_left_in_memory() -> Iterator[None]:
+    """Have `torch.empty` give NaN: with what lies in memory, often zeros, a wrong gradient may look right.
+
+    PyTorch does so where its operations have to be deterministic. Not on a GPU, where that would hide one
+    that is not.
+    """
+    before = torch.get_deterministic_debug_mode()
+    if before or torch.cuda.is_initialized():
+        yield
+        return
+    torch.set_deterministic_debug_mode(1)  # operations that cannot be may warn, and raise nothing
+    try:
+        yield
+    finally:
+        if torch.get_deterministic_debug_mode() == 1:  # else the code has set it: see SETTINGS
+            torch.set_deterministic_debug_mode(before)
 
 
 # What the user's code may set: how it is read, and how it is put back if it has changed.

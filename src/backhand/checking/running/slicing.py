@@ -36,7 +36,8 @@ def slice_of(
         used = {n for s in simple_statements(found) if writes(s) & needed for n in reads(s)}
         grows = not used - known <= needed
         needed |= used - known
-    return [_pruned(s, needed) for s in found]
+    # of what a loop makes only for others, what it begins with is not the value at its end
+    return [_pruned(s, needed) for s in found if _matters(s, needed)]
 
 
 def plain_slice_of(

@@ -89,31 +89,34 @@ def writes(statement: ast.stmt) -> frozenset[str]:
 @lru_cache(maxsize=4096)
 def writes_surely(statement: ast.stmt) -> frozenset[str]:
     """Return the variables that are a statement's target, or whose in-place method it calls."""
-    found = set(assigned(statement))
+    roots = {root_of(place) or "" for place in places_written(statement)}
+    return frozenset(roots.union(assigned(statement)) - {""})
+
+
+def places_written(statement: ast.stmt) -> list[ast.expr]:
+    """Return where a statement surely puts something: its targets, and what it changes in place."""
+    found: list[ast.expr] = []
     for node in ast.walk(statement):
         if isinstance(node, ast.Assign):
-            roots = [root_of(t) for target in node.targets for t in _targets(target)]
+            found += [t for target in node.targets for t in _targets(target)]
         elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-            roots = [root_of(node.target)]
+            found.append(node.target)
         elif isinstance(node, ast.For):
-            roots = [root_of(t) for t in _targets(node.target)]
+            found += _targets(node.target)
         elif isinstance(node, ast.Call):
-            roots = _written_by_call(node)
-        else:
-            continue
-        found.update(r for r in roots if r)
-    return frozenset(found)
+            found += _changed_by_call(node)
+    return found
 
 
-def _written_by_call(node: ast.Call) -> list[str | None]:
-    roots = [root_of(k.value) for k in node.keywords if k.arg == "out"]
+def _changed_by_call(node: ast.Call) -> list[ast.expr]:
+    found = [k.value for k in node.keywords if k.arg == "out"]
     function = node.func
     if isinstance(function, ast.Attribute) and function.attr.endswith("_") and function.attr[0] != "_":
         # `torch.zeros_like(C).index_add_(...)` changes neither C nor torch, `x.view(-1).add_(...)` does x
         changed = function.value.func if isinstance(function.value, ast.Call) else None
         if not makes_its_own(getattr(changed, "attr", "")):
-            roots.append(root_of(function.value))
-    return roots
+            found.append(function.value)
+    return found
 
 
 def receiver(statement: ast.stmt) -> str | None:

@@ -280,3 +280,14 @@ def unmatched(draw: Draw) -> tuple[str, ...]:
     values = draw.trace.values
     taken = {root(n) for n in values} | {f"d{n}" for n in values} | set(draw.trace.upstream)
     return tuple(n for n in rest if root(n) not in taken and n not in flatten(values))
+
+
+def instead(draw: Draw, name: str, names: Mapping[str, str] | None) -> str:
+    """Say what stands under the name of a tensor's gradient that is no tensor; empty if nothing does."""
+    gradient = gradient_names([name], map(root, draw.given), names).get(name, "")
+    value = draw.given.get(gradient)
+    if value is not None and value is not ...:
+        return f"no tensor but of type {type(value).__name__}"
+    if gradient and gradient not in draw.given:
+        return "a container of tensors, not one: torch.stack or torch.cat makes one of them"
+    return ""

@@ -33,6 +33,11 @@ class Bench:
     value: Tensor | None
     expected: Tensor
 
+    @property
+    def tensors(self) -> int:
+        """How many of the variables hold tensors."""
+        return sum(isinstance(value, Tensor) for value in self.namespace.values())
+
 
 @dataclass(frozen=True)
 class Fault:

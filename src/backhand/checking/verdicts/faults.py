@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -153,6 +154,12 @@ class _Search:
         self._counts: dict[tuple[int, int], int] = {}
         self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
 
+    @cached_property
+    def _made(self) -> frozenset[Known]:
+        """What the turns of a loop make, of what is known."""
+        anew = (event for its in self.events.values() if len({e.sign for e in its}) > 1 for event in its)
+        return frozenset(known for event in anew for known in self.recogniser.taken_for(event))
+
     def explained(self) -> Explained | None:
         """Return the statements, the first in time; None where none can be known."""
         mends: tuple[_Candidate, frozenset[str]] | None = None
@@ -257,7 +264,7 @@ class _Search:
         events, first = self.events[target], order[turns[0]]
         assert first is not None  # in a turn in which it deviates something belongs
         event = events[turns[0]]
-        its = rank(self.recogniser, target, events, event, known, self._begun)
+        its = rank(self.recogniser, target, events, event, known, self._begun, lambda: self._made)
         far = self._ages.distance(event.step, known.ages[first])
         return _Candidate(target, known, order, turns, event.step, its, far)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.statements import assigned, begins_anew, writes
 from backhand.checking.verdicts.comparing import close
-from backhand.checking.verdicts.variables import Variables, at_place
+from backhand.checking.verdicts.variables import Variables
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Recorder(Watcher):
         self._latest: dict[str, tuple[Tensor, int]] = {}
         self._copies: dict[str, Tensor] = {}
         self._lives: dict[str, list[Life]] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, tuple[int, ...]] = {}
         self._made: dict[int, _Made] = {}  # by identity, each tensor kept so that no identity is used twice
         self._kept: list[Any] = []
         self._holder: dict[int, str] = {}
@@ -100,8 +100,9 @@ class Recorder(Watcher):
             return
         self._note_makers(step, statement, variables)
         for tensor in self.variables.held_by(assigned(statement)) if self._none_is_left else ():
-            if at_place(variables, self.variables.path[tensor]) is None:
-                self._empty[tensor] = Life(step, self.variables.path[tensor], (statement,))
+            path = self.variables.path[tensor]
+            if path in variables and variables[path] is None:  # the items of a new list are yet to come
+                self._empty[tensor] = Life(step, path, (statement,))
         for tensor, value in self._changed(statement, variables):
             self._seen[tensor] = _mark(value)
             self._kept.append(value)
@@ -180,6 +181,8 @@ def _arrived(life: Life) -> Life:
     return Life(step, place, life.statements[-1:])
 
 
-def _mark(value: Any) -> tuple[int, int]:
+def _mark(value: Any) -> tuple[int, ...]:
     """Return what tells a value from the one before it, changed in place or not."""
+    if isinstance(value, list):  # a tensor is to be made of it yet
+        return (id(value), len(value), *(id(end) for end in value[:1]))
     return id(value), getattr(value, "_version", 0)

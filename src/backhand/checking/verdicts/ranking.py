@@ -2,7 +2,7 @@
 
 import ast
 import bisect
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from enum import IntEnum
 
 from backhand.checking.running.known import Known
@@ -29,6 +29,7 @@ def rank(
     event: Event,
     known: Known,
     begun: Container[str],
+    made: Callable[[], Container[Known]],
 ) -> Rank:
     """Return how unlikely a statement is to be at fault.
 
@@ -41,9 +42,11 @@ def rank(
         event: what it gives in the first turn in which that is not what may belong there.
         known: what may belong there.
         begun: the variables that several statements write.
+        made: what the turns of a loop make, whatever it is called.
     """
     if is_carried(target) and len({each.sign for each in events}) == 1:
-        return Rank.NOTHING
+        # what is a gradient itself, and made anew each turn under another name, is only read for that one
+        return Rank.OTHERWISE if recogniser.is_known(event) and known in made() else Rank.NOTHING
     if known.is_value:
         return Rank.OF_THE_FORWARD if recogniser.is_known(event) else Rank.UNKNOWN
     if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros

@@ -13,7 +13,7 @@ from backhand.checking.running.instrumenting import surroundings
 from backhand.checking.running.names import gradient_names, root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returned_so_far
-from backhand.checking.running.statements import writes, writes_surely
+from backhand.checking.running.statements import places_written, writes, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 
@@ -49,10 +49,10 @@ class Variables:
     def aimed_at(self, statement: ast.stmt, namespace: Mapping[str, Any]) -> list[str]:
         """Return the tensors whose gradients a statement would have written, had it not raised."""
         held = self.held_by(writes_surely(statement))
-        targets = (
-            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        parts = (
+            n for place in places_written(statement) for n in ast.walk(place) if isinstance(n, ast.Subscript)
         )
-        paths = {_item(t, namespace) for t in targets if isinstance(t, ast.Subscript)}
+        paths = {_item(part, namespace) for part in parts}
         return [t for t in held if "[" not in self.path[t] or self.path[t] in paths]
 
     def values(self, namespace: Mapping[str, Any], tensors: Iterable[str]) -> dict[str, Any]:
