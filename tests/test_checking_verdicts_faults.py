@@ -695,3 +695,23 @@ def test_a_container_where_a_tensor_belongs_is_named() -> None:
     assert not report.ok
     assert report["Vs"].verdict == "todo"
     assert "torch.stack or torch.cat" in report["Vs"].note
+
+
+def test_a_variable_is_not_carried_on_by_a_loop_that_ends_in_a_condition() -> None:
+    ending = CHARACTERS.replace("        later = W.T @ inner\n", "")  # which stood last
+    right = ending.replace("        db += inner\n", "        db += inner\n        later = W.T @ inner\n")
+    assert backhand.check(from_text(right)).ok
+    (culprit,) = backhand.check(from_text(ending)).culprits
+    assert "later = torch.zeros_like(b)" in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert "no turn of the loop leaves in later" in culprit.mistake.message
+
+
+def test_what_no_slip_explains_is_told_by_what_belongs_there() -> None:
+    text = CHARACTERS.replace("(1 - hs[t] * hs[t]) * total", "torch.sin(hs[t]) * total")
+    (culprit,) = backhand.check(from_text(text)).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "unexplained"
+    assert "`inner = torch.sin(hs[t]) * total` should give the gradient of what the add in" in str(
+        culprit.mistake
+    )

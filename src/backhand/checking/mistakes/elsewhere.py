@@ -19,6 +19,18 @@ def another_known_value(case: Case) -> Finding | None:
     return None
 
 
+def what_belongs(case: Case) -> str:
+    """Say, as a clause, what the statement at fault should give; empty where that has no words."""
+    fault = case.culprit.fault
+    for label in fault.belongs.labels if fault is not None else ():
+        line = f"; `{ast.unparse(fault.statement).splitlines()[0]}` should give" if fault is not None else ""
+        if label.kind == "result" and label.operations:
+            return f"{line} the gradient of what {_place(label)} makes"
+        if label.kind in ("operand", "part"):
+            return f"{line} what comes from {_told(frozenset(label.operations))}"
+    return ""
+
+
 def _part(known: Known, belongs: Known) -> Finding | None:
     """Find that what some uses of a tensor send back stands for what others, or all, do."""
     if known.of.isdisjoint(belongs.of):

@@ -25,7 +25,7 @@ from backhand.checking.mistakes.branches import (
     whole_factor,
 )
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.elsewhere import another_known_value
+from backhand.checking.mistakes.elsewhere import another_known_value, what_belongs
 from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.facts import (
     at_return,
@@ -310,7 +310,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     nothing = (
         "no simple slip was found in the time for it" if budget.is_late else "no simple slip reproduces it"
     )
-    words = told(error) if error is not None else nothing
+    words = told(error) if error is not None else nothing + what_belongs(case)
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
 

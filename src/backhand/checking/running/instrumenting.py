@@ -34,7 +34,7 @@ class Watcher:
 
         Args:
             step: how many statements ran before it, counted through all loops.
-            statement: the one that ran, or that raised.
+            statement: the one that ran, or that raised; of those that hold others only the last of a loop.
             variables: to be looked at now; they change as the run goes on.
         """
 
@@ -205,7 +205,8 @@ class _Probes:
         if isinstance(s, ast.Return):
             return [self._passed_over(s, s, number)]
         if is_compound(s):
-            return [self._passed_over(self._opened(s), s, number)]
+            ends_a_turn = self._probe(s, number) if s in self._carried else []
+            return [self._passed_over(self._opened(s), s, number), *ends_a_turn]
         return [self._passed_over(self._seen(s, number), s, number), *self._probe(s, number)]
 
     def _opened(self, s: ast.stmt) -> ast.stmt:

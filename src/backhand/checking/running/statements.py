@@ -162,8 +162,7 @@ def running_variables(statements: tuple[ast.stmt, ...]) -> Mapping[ast.stmt, tup
         outside = [s for s in simple_statements(statements) if s not in inner]
         begun = {name for s in outside for name in assigned(s)}
         used = {name for s in inner for name in reads(s) - writes(s)}
-        if not is_compound(last):
-            found[last] = tuple(sorted(needs(loop) & begun & used - writes(last)))
+        found[last] = tuple(sorted(needs(loop) & begun & used - writes(last)))
     return found
 
 

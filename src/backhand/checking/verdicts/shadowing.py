@@ -12,7 +12,13 @@ from torch import Tensor
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.known import signature
 from backhand.checking.running.program import Namespace
-from backhand.checking.running.statements import assigned, given_to, may_change_in_place, writes_surely
+from backhand.checking.running.statements import (
+    assigned,
+    given_to,
+    is_compound,
+    may_change_in_place,
+    writes_surely,
+)
 from backhand.checking.verdicts.repairing import Repairer, snapshot
 
 # A statement, and the variable that it assigns; empty for what it adds to something, or puts into it. Or the
@@ -159,7 +165,8 @@ class Log(Putting):
         for name, held in self.counted.items():
             held[step] = variables.get(name)
         new = super().ran(step, statement, variables)
-        assigned = dict(assigned_tensors(statement, variables)) if step != self._raised else {}
+        gives = step != self._raised and not is_compound(statement)  # what that holds gives by itself
+        assigned = dict(assigned_tensors(statement, variables)) if gives else {}
         carried = {name: variables.get(name) for name in self.carried.get(statement, ())}
         for name, value in {**carried, **assigned}.items():
             given = new.get(name, value) if (statement, name) in self.puts else value
