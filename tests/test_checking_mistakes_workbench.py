@@ -370,7 +370,7 @@ LESS_SIMPLE = {
         "dx = dcentered + dvar / (n - 1)",
         "x",
         "scale",
-        "two slips in one line: a factor is off at `n - 1`, and dvar is used where another",
+        "two slips in one line: a factor is off at `n - 1`, and dvar is used where dmean belongs",
         "dx = dcentered + dmean / (n - 1) * (n - 1) / n",
     ),
 }

@@ -168,7 +168,7 @@ SLIPS = {
         "3 * states[t] ** 2 / count + arriving",
         "3 * states[t] ** 2 / count",
         "missing_branch",
-        "branch",
+        "the term arriving is missing",
     ),
     "tanh's derivative without its square": (
         LEAKY,
@@ -715,3 +715,35 @@ def test_what_no_slip_explains_is_told_by_what_belongs_there() -> None:
     assert "`inner = torch.sin(hs[t]) * total` should give the gradient of what the add in" in str(
         culprit.mistake
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "words"),
+    [
+        (LEAKY, "reversed(range(STEPS))", "reversed(range(1, STEPS))", "`1` stands where `0` belongs"),
+        (LEAKY, "reversed(range(STEPS))", "range(STEPS)", "the loop goes the wrong way"),
+        (CHARACTERS, "- 1, -1, -1)", "- 1, 0, -1)", "`0` stands where `-1` belongs"),
+        (CHARACTERS, "len(symbols) - 1, -1, -1)", "len(symbols) - 2, -1, -1)", "begins or ends a turn off"),
+    ],
+)
+def test_all_that_a_loop_makes_wrong_by_its_head_has_one_culprit_with_that_line(
+    text: str, old: str, new: str, words: str
+) -> None:
+    report = backhand.check(from_text(text.replace(old, new)))
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text.strip().startswith("for t in ")
+    assert culprit.mistake is not None
+    assert words in culprit.mistake.message
+    assert {row.verdict for row in report.rows} <= {"right", "wrong", "follows", "skipped"}
+
+
+def test_what_a_line_that_raises_has_left_unwritten_is_not_blamed_for_it() -> None:
+    text = CHARACTERS.replace(
+        "    later = torch", "    dhs = torch.empty(len(hs), b.numel())\n    later = torch"
+    )
+    text = text.replace("        db += inner", "        dhs[t] = total\n        db += inner")
+    text = text.replace('return {"dE"', 'return {"dhs": list(dhs), "dE"')
+    assert backhand.check(from_text(text)).ok
+    report = backhand.check(from_text(text.replace("V.T @ wrong + later", "V @ wrong + later")))
+    (culprit,) = report.culprits
+    assert "V @ wrong + later" in culprit.lines[0].text

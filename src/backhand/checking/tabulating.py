@@ -148,7 +148,7 @@ class Table:
     def lowered(self) -> dict[str, Named]:
         """Those that have lost it, or overflowed, by their own lines, with what is told of them."""
         lost = lowered(self.chosen, self.judged, self.shown, self._measure, self.imprecise, self.names)
-        return lost | overflowed(self.shown, self.truth, self.names)
+        return lost | overflowed(self.judged, self.shown, self.truth, self.names)
 
     def _lines(self, name: str) -> tuple[Line, ...]:
         """Return the lines of the backward that make a gradient."""

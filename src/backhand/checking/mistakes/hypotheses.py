@@ -80,6 +80,7 @@ from backhand.checking.mistakes.targets import (
     tells,
     with_its_line,
 )
+from backhand.checking.mistakes.turns import by_turns
 from backhand.checking.mistakes.upstreams import (
     added_too_early,
     another_gradient,
@@ -93,10 +94,11 @@ from backhand.checking.mistakes.upstreams import (
 )
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.report import Mistake
+from backhand.checking.running.names import root
 from backhand.checking.running.precision import Promoting
 from backhand.checking.running.sandbox import nothing_left_in_memory
 from backhand.checking.running.slicing import only_begins
-from backhand.checking.running.statements import assigned, reads
+from backhand.checking.running.statements import assigned, reads, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -234,7 +236,9 @@ def name_mistakes(
     budget = Budget() if budget is None else budget
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
     share = budget.share()  # what it does not find in that is looked for one by one
-    found, left = by_one_statement(cases, share)
+    found, left = _by_turns(cases, share)
+    more, left = by_one_statement([case for case in cases if case.name not in found], left)
+    found |= more
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
     named = {n: _named(case, finding) for n, (case, finding) in found.items()}
     unnamed = [case for case in cases if case.name not in named]
@@ -253,6 +257,26 @@ def name_mistakes(
 def _named(case: Case, finding: Finding) -> Named:
     at = finding.at or at_return(case)
     return Named(in_words(case, finding), at or _to_look_at(case), is_told=bool(at))
+
+
+def _by_turns(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
+    """Find the gradients that are wrong for the head of a loop: none of its lines is."""
+    found: dict[str, tuple[Case, Finding]] = {}
+    for case in cases:
+        source = case.chosen.backward_source
+        if source is None or case.program is None:
+            continue
+        with _as_it_ran(case):
+            finding, budget = by_turns(case.program, budget)
+        loops = [n for top in source.statements for n in ast.walk(top) if isinstance(n, ast.For | ast.While)]
+        own = tuple(s for s in loops if finding is not None and s.lineno == finding.at[0].lineno)
+        if finding is not None:
+            found[case.name] = case, replace(finding, at=own)
+    for _, finding in list(found.values())[:1]:  # the items that the turn left out should have made
+        filled = {name for s in finding.at for name in writes_surely(s)}
+        empty = (case for case in cases if case.culprit.value is None and case.name not in found)
+        found |= {c.name: (c, finding) for c in empty if root(c.paths.get(c.name, "")) in filled}
+    return found, budget
 
 
 def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:

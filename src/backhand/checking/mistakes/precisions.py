@@ -92,10 +92,13 @@ def _told(gradient: str, name: str, loss: Loss) -> Named:
     return Named(Mistake("dtype", message, KINDS["dtype"].hint, facts), loss.statements)
 
 
-def overflowed(shown: Draw, truth: Truth | None, names: Mapping[str, str]) -> dict[str, Named]:
+def overflowed(
+    judged: Sequence[Judgement], shown: Draw, truth: Truth | None, names: Mapping[str, str]
+) -> dict[str, Named]:
     """Return what is told of the gradients that are not finite in the user's dtype where the right ones are.
 
     Args:
+        judged: the verdicts in float64; what is wrong there is told without this.
         shown: the run in the user's dtype.
         truth: the right gradients in float64, if the forward runs there.
         names: tensor name to gradient name.
@@ -105,7 +108,7 @@ def overflowed(shown: Draw, truth: Truth | None, names: Mapping[str, str]) -> di
         return found
     for name, user in shown.user.items():
         at = overflow(user, truth.trace.gradients.get(name))
-        if at is not None:
+        if at is not None and all(j.right.get(name, True) for j in judged):
             gradient = names.get(name, f"d{name}")
             where = f"NaN or infinity at {list(at)} in {user.dtype}, where the right one is finite"
             hint = KINDS["nonfinite"].hint

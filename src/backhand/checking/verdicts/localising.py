@@ -2,6 +2,7 @@
 
 import ast
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -240,7 +241,9 @@ def _by_faults(
     if not any(_is_open(chosen, judgement, name) for name in culprits):
         return culprits
     is_right = rightness(judgement.draw, judgement.summands)
-    for one in explained(chosen, judgement.draw, is_right, lives, repaired):
+    with warnings.catch_warnings(action="ignore"):  # what is put somewhere may make nonsense
+        found = explained(chosen, judgement.draw, is_right, lives, repaired)
+    for one in found:
         name, *followers = one.gradients
         culprits = {n: c for n, c in culprits.items() if n not in followers}
         culprits[name] = replace(culprits[name], faults=one.faults)

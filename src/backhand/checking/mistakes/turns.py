@@ -1,0 +1,67 @@
+"""Slips in the head of a loop: a turn that is left out or one too many, time that runs the wrong way."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import replace
+
+from backhand.checking.mistakes.budget import Budget
+from backhand.checking.mistakes.edits import Edit, Place
+from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.workbench import Focus, Program
+
+
+def by_turns(program: Program, budget: Budget) -> tuple[Finding | None, Budget]:
+    """Find another head for a loop with which the gradient is right, and the loop in the program's copy."""
+    loops = [n for n in ast.walk(program.block) if isinstance(n, ast.For | ast.While)]
+    for loop in loops if loops and not program.is_right else ():
+        focus = Focus.on(program, loop)
+        edit, budget = focus.first_right(_heads(loop), budget)
+        if edit is not None:
+            return replace(edit.mends, at=(loop,)), budget
+    return None, budget
+
+
+def _heads(loop: ast.For | ast.While) -> Iterator[Edit]:
+    """Yield other heads of a loop, each with the mistake that it mends."""
+    head = loop.iter if isinstance(loop, ast.For) else loop.test
+    for place in _bounds(head):
+        for node in _a_turn_away(place.node):
+            stands, belongs = ast.unparse(place.node), ast.unparse(node)
+            words = f"the loop begins or ends a turn off: in `{ast.unparse(head)}`, `{stands}` stands where "
+            yield Edit(place, node, Finding("partial", {"where": stands}, f"{words}`{belongs}` belongs"))
+    if isinstance(loop, ast.For):
+        for node in _the_other_way(head):
+            stands, belongs = ast.unparse(head), ast.unparse(node)
+            words = f"the loop goes the wrong way: `{stands}` stands where `{belongs}` belongs"
+            mended = Finding("wrong_upstream", {"used": stands, "expected": belongs}, words)
+            yield Edit(Place(loop, "iter", None, head), node, mended)
+
+
+def _bounds(head: ast.expr) -> Iterator[Place]:
+    """Yield the numbers from which and up to which a loop counts."""
+    for node in ast.walk(head):
+        if _is_range(node):
+            assert isinstance(node, ast.Call)
+            yield from (Place(node, "args", i, bound) for i, bound in enumerate(node.args[:2]))
+        if isinstance(node, ast.Compare):
+            yield from (Place(node, "comparators", i, bound) for i, bound in enumerate(node.comparators))
+
+
+def _a_turn_away(bound: ast.expr) -> Iterator[ast.expr]:
+    try:
+        number = ast.literal_eval(bound)
+    except ValueError:
+        yield from (ast.BinOp(bound, op, ast.Constant(1)) for op in (ast.Add(), ast.Sub()))
+    else:
+        yield from (ast.Constant(number + step) for step in (1, -1) if isinstance(number, int))
+
+
+def _the_other_way(head: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(head, ast.Call) and getattr(head.func, "id", "") == "reversed" and len(head.args) == 1:
+        yield head.args[0]
+    elif _is_range(head):
+        yield ast.Call(ast.Name("reversed", ast.Load()), [head], [])
+
+
+def _is_range(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "range" and bool(node.args)
