@@ -153,7 +153,8 @@ def _kinds_without(lost: ast.expr, subject: Subject) -> set[str]:
 def _values_in(node: ast.expr) -> set[str]:
     """Return the names of the values of an expression, keys too; not those of which only the size counts."""
     sizes = [n for n in ast.walk(node) if isinstance(n, ast.Attribute) and n.attr in ("shape", "numel")]
-    measured = {id(inner) for n in sizes for inner in ast.walk(n)}
+    lengths = [n for n in ast.walk(node) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "len"]
+    measured = {id(inner) for n in (*sizes, *lengths) for inner in ast.walk(n)}
     keys = [n.slice.value for n in ast.walk(node) if isinstance(n, ast.Subscript) and _is_key(n.slice)]
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and id(n) not in measured} | {*keys}
 

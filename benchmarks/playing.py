@@ -35,6 +35,7 @@ class Played:
 def play(module: types.ModuleType, generator: torch.Generator) -> Played:
     """Run the forward and the backward of a pass once; what these raise is raised."""
     default = torch.get_default_dtype()
+    torch.set_deterministic_debug_mode("warn")  # so that `torch.empty` gives NaN, not what lies in memory
     drawn = {k: _as_float64(v) for k, v in module.inputs(generator).items()}
     try:
         torch.set_default_dtype(torch.float64)
@@ -52,6 +53,7 @@ def play(module: types.ModuleType, generator: torch.Generator) -> Played:
             returned, variables = _with_variables(module.backward, arguments)
     finally:
         torch.set_default_dtype(default)
+        torch.set_deterministic_debug_mode("default")
     gradients = tuple(f"d{k}" for k in values if f"d{k}" in returned and f"d{k}" not in upstream)
     return Played(values, upstream, arguments, returned, variables, gradients)
 

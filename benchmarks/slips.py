@@ -72,7 +72,7 @@ STATEMENTS: tuple[Slip, ...] = (
     ("zeros", "_o = _v", "_o = torch.zeros_like(_v)", "zero missing_branch"),
     ("tail", "_o = _v", "_o = (_v).clone()\n_o[-1:] = 0", "partial"),
     ("half", "_g = _v", "_g = (_v).half()", "dtype"),
-    ("None", "_g = _v", "_g = None", "zero"),
+    ("None", "_p = _v", "_p = None", "zero"),
     # where it goes
     ("overwritten indices", "_t.index_add_(0, _i, _v)", "_t[_i] = _v", "overwritten"),
     ("overwritten indices", "_t = _z.index_add_(0, _i, _v)", "_t = _z\n_t[_i] = _v", "overwritten"),

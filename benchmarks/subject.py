@@ -59,9 +59,12 @@ class Subject:
         own = {k: v for k, v in run.variables.items() if k not in run.arguments}
         self.own = {k: s for k, v in own.items() if (s := signature(v))}
         self.gradients = frozenset(run.gradients)
+        self.inputs = frozenset(inspect.signature(module.forward).parameters)
         self.known: set[str] = set()
         self.fits = {
             "_g": lambda n: isinstance(n, ast.Name) and n.id in self.gradients and n.id in self.own,
+            # of an intermediate a fused backward has none either
+            "_p": lambda n: isinstance(n, ast.Name) and n.id in self.gradients and n.id[1:] in self.inputs,
             "_h": lambda n: isinstance(n, ast.Name) and n.id in self.gradients and n.id in self.own,
             "_o": lambda n: isinstance(n, ast.Name) and self.own.get(n.id, ("",))[0] == "tensor",
             "_m": lambda n: not (isinstance(n, ast.Name) and n.id in self.gradients),
@@ -144,7 +147,10 @@ class Subject:
         as a temporary.
         """
         written, gradients = written_by(statement), self.gradients - self._ambiguous()
-        if direct := written & gradients:
+        direct = written & gradients
+        if any(name in written for name in self._containers()):  # whose keys are the gradients' names
+            direct |= gradients & {str(n.value) for n in ast.walk(statement) if isinstance(n, ast.Constant)}
+        if direct:
             return frozenset(direct)
         found = {key for variable, key in self._returned_as() if variable in written}
         temporary, grows = set(written), bool(written)
@@ -160,6 +166,11 @@ class Subject:
         forward = self._function("forward").body
         bound = [name for s in in_order(forward) for name in assigned(s)]
         return frozenset(f"d{name}" for name in bound if bound.count(name) > 1)
+
+    def _containers(self) -> list[str]:
+        """Return the variables that are returned as they are."""
+        returned = [s.value for s in self.body() if isinstance(s, ast.Return)]
+        return [value.id for value in returned if isinstance(value, ast.Name)]
 
     def _returned_as(self) -> list[tuple[str, str]]:
         """Return the variables that are returned as a gradient of another name, with that name."""

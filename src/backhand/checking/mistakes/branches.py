@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.mistakes.neighbourhood import NEAR, Scene
+from backhand.checking.running.names import root
 
 # Which branches are wrong together: up to so many of up to so many. A weight that a loop uses at every turn
 # has a branch a turn; each of them alone is looked at, but not every choice of four.
@@ -235,9 +237,11 @@ def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
     """Return how a factor may have come about, and of what its number is the size; empty if nothing fits."""
     candidates = {"2": (2.0, ""), "1/2": (0.5, ""), "3": (3.0, ""), "1/3": (1 / 3, "")}
     sizes = _sizes(scene)
+    for k, origin in (*sizes.items(), *_far_sizes(scene).items()):  # these come before powers of a near one
+        for text, value in {f"{k}": float(k), f"1/{k}": 1 / k}.items():
+            candidates.setdefault(text, (value, f"{k} is {origin}"))
     for k, origin in sizes.items():
-        powers = {f"{k}": k, f"1/{k}": 1 / k, f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5}
-        powers |= {f"{k}**2": k**2, f"{k}**-2": k**-2}
+        powers = {f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5, f"{k}**2": k**2, f"{k}**-2": k**-2}
         for text, value in powers.items():
             candidates.setdefault(text, (value, f"{k} is {origin}"))
     for k, origin in sizes.items():  # what is a size is not explained as another one less 1
@@ -255,10 +259,23 @@ def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
 def _sizes(scene: Scene) -> dict[int, str]:
     """Return the sizes in play above 1, each with what it is the size of."""
     named = {name: scene.trace.tensors[name] for name in (scene.name, *scene.consumers)}
+    found = _along_axes(named)
+    for name, t in named.items():
+        found.setdefault(t.numel(), f"the number of elements of {name}")
+    return {size: origin for size, origin in found.items() if size > 1}
+
+
+def _far_sizes(scene: Scene) -> dict[int, str]:
+    """Return the sizes above 1 of all tensors of the forward, and of its lists."""
+    found = _along_axes(scene.trace.tensors)
+    items = Counter(root(name) for name in scene.trace.tensors if name[len(root(name)) + 1 : -1].isdigit())
+    found |= {length: f"the length of {name}" for name, length in items.items() if length not in found}
+    return {size: origin for size, origin in found.items() if size > 1}
+
+
+def _along_axes(named: Mapping[str, Tensor]) -> dict[int, str]:
     found: dict[int, str] = {}
     for name, t in named.items():
         for axis, size in enumerate(t.shape):
             found.setdefault(size, f"the size of {name} along axis {axis}")
-    for name, t in named.items():
-        found.setdefault(t.numel(), f"the number of elements of {name}")
-    return {size: origin for size, origin in found.items() if size > 1}
+    return found
