@@ -15,6 +15,8 @@ import torch
 import backhand
 from backhand import Run, TrainConfig
 from backhand.errors import ConfigError, NonFiniteError, RunError
+from backhand.learning.blanking import solved
+from backhand.learning.course import find
 from run_folders import FILES, contents, history
 
 
@@ -143,6 +145,20 @@ def test_ctrl_c_finishes_the_step_saves_and_exits_with_130(tmp_path: Path) -> No
     assert 0 < step < 1_000_000
     assert f"stopped after {step:,} steps" in errors
     assert len(history(tmp_path / "run")) == step
+
+
+@pytest.mark.seconds
+def test_the_command_that_goes_on_after_ctrl_c_has_ones_own_backward_in_it(tmp_path: Path) -> None:
+    exercise = find("mlp_fused")
+    own = tmp_path / exercise.file_name
+    own.write_text(solved(exercise))
+    options = ("--backward", str(own), "--steps", "1000000", "--checkpoint-every", "1000000")
+    process = start(tmp_path / "run", *options)
+    wait_for_step(tmp_path / "run", 0, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].endswith(f"{tmp_path / 'run'} --resume --backward {own}")
 
 
 @pytest.mark.seconds

@@ -112,6 +112,7 @@ def train(
 
     from .language.evaluating import final_scores, worse_than_counting
     from .language.processes import is_follower
+    from .language.training import TrainingInterrupted
     from .rendering.progress import training_progress
     from .rendering.tables import run_line, sample_lines, score_table
 
@@ -125,15 +126,20 @@ def train(
             print(wrong, file=sys.stderr)
             sys.exit(wrong.exit_status)
     with training_progress(Console(stderr=True, quiet=is_follower())) as watch:
-        run = backhand.train(
-            config,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            engine=engine,
-            watch=watch.steps,
-            watch_dev=watch.dev,
-        )
+        try:
+            run = backhand.train(
+                config,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                engine=engine,
+                watch=watch.steps,
+                watch_dev=watch.dev,
+            )
+        except TrainingInterrupted as stopped:  # it ends in the command that goes on
+            if backward is None:
+                raise
+            raise TrainingInterrupted(f"{stopped} --backward {backward}") from None
     if is_follower():
         return
     scores = final_scores(run)

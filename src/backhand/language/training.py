@@ -60,7 +60,7 @@ def train(
     watch: Watch = lambda step, steps, loss: None,
     watch_dev: WatchDev = lambda step, dev: None,
 ) -> Run:
-    """Train the lecture's model on a list of words with a hand-written backward pass, into a run folder.
+    """Train a model, by default the lecture's, on words with a hand-written backward, into a run folder.
 
     Args:
         config: everything that decides the result.
