@@ -452,4 +452,4 @@ def inputs(generator):
     return {{"x": torch.randn(5, 3, generator=generator)}}
 """)
     (row,) = backhand.check(changed).culprits
-    assert row.mistake.message.startswith("dx: zero at index 4 (the end) of axis 0, of 5.")
+    assert "in `range(0, len(x) - 1, 2)`, `len(x) - 1` stands where `len(x)` belongs" in row.mistake.message

@@ -48,10 +48,16 @@ def _bounds(head: ast.expr) -> Iterator[Place]:
 
 
 def _a_turn_away(bound: ast.expr) -> Iterator[ast.expr]:
+    """Yield a bound with one more and one less, first the shorter: of `n - 1` these are `n` and `n - 2`."""
     try:
         number = ast.literal_eval(bound)
     except ValueError:
-        yield from (ast.BinOp(bound, op, ast.Constant(1)) for op in (ast.Add(), ast.Sub()))
+        last = bound.right if isinstance(bound, ast.BinOp) else None
+        if isinstance(bound, ast.BinOp) and isinstance(last, ast.Constant) and last.value == 1:
+            yield bound.left
+            yield ast.BinOp(bound.left, bound.op, ast.Constant(2))
+        else:
+            yield from (ast.BinOp(bound, op, ast.Constant(1)) for op in (ast.Add(), ast.Sub()))
     else:
         yield from (ast.Constant(number + step) for step in (1, -1) if isinstance(number, int))
 

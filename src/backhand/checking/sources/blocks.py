@@ -107,7 +107,7 @@ def left_early(statement: ast.stmt, loss: str, opened: Sequence[ast.stmt]) -> li
 class FirstTurn(Watcher):
     """Tells of each part of a block once, when it has run for the first time.
 
-    A compound statement has run when one that does not stand in it runs, for probes stand after plain ones.
+    A compound statement has run when one that does not stand in it runs: there may be no probe after it.
 
     Args:
         parts: as `parts_of` gives them.
@@ -132,7 +132,8 @@ class FirstTurn(Watcher):
             self.leave()
         if part is None or part in self.seen:
             return
-        if part is statement:  # a plain one
+        if part is statement:  # a plain one, or one that has come to its end
+            self._within = None
             self._tell(part, variables)
         else:
             self._within, self._variables = part, dict(variables)  # a copy: they go on changing
