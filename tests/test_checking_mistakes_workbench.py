@@ -1,10 +1,15 @@
 """Names that need more than the numbers: what the statements read, what autograd knows of a step."""
 
+import ast
+
 import pytest
 import torch
 
 import backhand
 from altered import altered, from_text
+from backhand.checking.mistakes.budget import Budget
+from backhand.checking.mistakes.mending import by_edit
+from backhand.checking.mistakes.workbench import Bench, Focus, Program
 from backhand.passes import attention, batch_norm, mlp_chunked, rnn
 
 LOSSES = """
@@ -432,3 +437,36 @@ def test_an_index_that_reaches_every_pair_is_told_as_one_with_an_axis_too_many()
     assert mistake.kind == "shape"
     assert "the index `x.max(1, keepdim=True)` has an axis too many or too few" in mistake.message
     assert "every pair" in mistake.message
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "pieces = zip(x.split(2), dq.split(2))",  # an iterator is used up by the first run of the loop
+        "pieces = list(zip(x.split(2), dq.split(2)))",  # copies of views are views of nothing
+    ],
+)
+def test_what_can_be_used_once_only_is_made_again_for_each_edit(above: str) -> None:
+    text = f"dq = torch.zeros_like(x)\n{above}\nfor xi, dqi in pieces:\n    dqi += xi * xi\n"
+    x = torch.arange(1.0, 7.0, dtype=torch.float64)
+    program = Program.of(ast.parse(text).body, "dq", [Bench({"torch": torch, "x": x}, -x * x)], {})
+    found, _ = by_edit(program, Budget())
+    assert found is not None
+    assert found.kind == "sign"
+
+
+def test_statements_that_ask_whether_a_tensor_needs_a_gradient_find_it_as_it_was() -> None:
+    text = "dx = torch.zeros_like(x)\nfor i in range(2):\n    if x.requires_grad:\n        dx += 2 * x\n"
+    x = torch.arange(1.0, 5.0, dtype=torch.float64).requires_grad_()
+    program = Program.of(ast.parse(text).body, "dx", [Bench({"torch": torch, "x": x}, 2 * x.detach())], {})
+    found, _ = by_edit(program, Budget())
+    assert found is not None
+
+
+def test_an_edit_is_tried_only_where_the_value_is_made_of_what_a_statement_gives() -> None:
+    text = "a = 2 * x\nb = 3 * x\ndx = a + 1\n"
+    x = torch.arange(1.0, 5.0, dtype=torch.float64)
+    program = Program.of(ast.parse(text).body, "dx", [Bench({"x": x}, 2 * x)], {})
+    a, b, _ = program.block.body
+    assert Focus.on(program, a).matters
+    assert not Focus.on(program, b).matters

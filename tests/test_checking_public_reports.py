@@ -326,7 +326,7 @@ REPORTS: list[tuple[Any, Any, Any, set[str], str, set[str]]] = [
         "dq = dy * cos - rotate_half(dy) * sin",
         {"wrong_point"},
     ),
-    (SummedByAutograd, twice_the_bias, drawn(x=(4, 3), bias=(3,)), {"bias"}, "dbias = dy", {"unreduced"}),
+    (SummedByAutograd, twice_the_bias, drawn(x=(4, 3), bias=(3,)), {"bias"}, "dbias = dy", {"scale"}),
     (
         FinalState,
         moving_sum,

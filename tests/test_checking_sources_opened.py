@@ -344,9 +344,25 @@ class Padded(torch.autograd.Function):
         return (dx, dw) + (None,) * 2
 
 
+RULES = {"product": both}
+
+
+class FromATable(AllAtOnce):
+    """The same by what is looked up, which is not written out."""
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        return RULES["product"](dy, x, w)
+
+
 @pytest.mark.parametrize(
     ("fn", "more", "line"),
-    [(AllAtOnce, {}, "return both(dy, x, w)"), (Padded, {"a": 1, "b": 2}, "dw = dy * w")],
+    [
+        (AllAtOnce, {}, "dw = dy * w"),
+        (FromATable, {}, 'return RULES["product"](dy, x, w)'),
+        (Padded, {"a": 1, "b": 2}, "dw = dy * w"),
+    ],
 )
 def test_a_line_is_shown_where_a_return_makes_all_gradients_at_once(fn, more, line: str) -> None:
     inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4), **more}
@@ -354,3 +370,257 @@ def test_a_line_is_shown_where_a_return_makes_all_gradients_at_once(fn, more, li
     (culprit,) = report.culprits
     assert (culprit.name, culprit.mistake.kind) == ("w", "wrong_point")
     assert culprit.lines[0].text == line
+
+
+class TopTwo(Function):
+    """Gives the values, their places, and what they were chosen from, whose own gradient is left out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Any:
+        hidden = 2 * x
+        values, places = hidden.topk(2, -1)
+        ctx.save_for_backward(places, x)
+        ctx.mark_non_differentiable(places)
+        return values, places, hidden
+
+    @staticmethod
+    def backward(ctx: Any, dvalues: Tensor, dplaces: Tensor, dhidden: Tensor) -> Tensor:
+        places, x = ctx.saved_tensors
+        dx = torch.zeros_like(x)
+        dx.scatter_(-1, places, dvalues)
+        return 2 * dx
+
+
+def test_an_upstream_gradient_is_called_what_the_backward_calls_it_beside_whole_numbers() -> None:
+    def reference(x: Tensor) -> Any:
+        values, places = (2 * x).topk(2, -1)
+        return values, places, 2 * x
+
+    report = backhand.check_function(TopTwo, reference, {"x": torch.randn(4, 6)})
+    assert "dhidden" in report["x"].mistake.message
+    assert "dplaces" not in report["x"].mistake.message
+
+
+class InPlace(Function):
+    """Writes into what it saved, step by step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        s = torch.sigmoid(x * w)
+        ctx.kept = x, w, s
+        return s * x
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, w, s = ctx.kept
+        slope = 1 + s
+        slope.mul_(s)
+        inner = slope.mul_(x).mul_(dy)
+        dw = (inner * x).sum(0)
+        dx = s.mul_(dy)
+        dx.add_(inner.mul_(w))
+        return dx, dw
+
+
+def test_a_slip_among_writes_into_saved_tensors_is_found_on_its_line() -> None:
+    report = backhand.check_function(InPlace, lambda x, w: torch.sigmoid(x * w) * x, inputs)
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text == "slope = 1 + s"
+    assert culprit.mistake.kind == "sign"
+
+
+def gated_slope(x: Tensor, dy: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    slope = s * (1 + (1 - s))
+    return dy * slope
+
+
+class ByAHelper(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        if x.dim() > 9:
+            flat = x.flatten()
+            return flat * dy.flatten()
+        return gated_slope(x, dy)
+
+
+def test_the_line_within_a_helper_is_shown_and_none_of_a_branch_that_did_not_run() -> None:
+    row = backhand.check_function(ByAHelper, F.silu, {"x": torch.randn(4, 6)})["x"]
+    assert row.lines[0].text == "slope = s * (1 + (1 - s))"
+    assert "what depends on x is missing" in row.mistake.message
+    assert not any("flat" in line.text for line in row.lines)
+
+
+class RunningSum(Function):
+    """A sum with a decay over time; its gradient's own sum goes the wrong way, or takes the wrong steps."""
+
+    wrong_way = False
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, decay: Tensor) -> Tensor:
+        h, hs = torch.zeros_like(x[0]), []
+        for t in range(len(x)):
+            h = decay[t] * h + x[t]
+            hs.append(h)
+        ctx.save_for_backward(torch.stack(hs), decay)
+        return torch.stack(hs)
+
+    @classmethod
+    def running(cls, dy: Tensor, decay: Tensor) -> Tensor:
+        g, gs = torch.zeros_like(dy[0]), torch.zeros_like(dy)
+        times = range(len(dy)) if cls.wrong_way else reversed(range(len(dy)))
+        for t in times:
+            g = dy[t] + (decay[t + 1] * g if t + 1 < len(dy) else 0)
+            gs[t] = g
+        return gs
+
+
+class OtherSteps(RunningSum):
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        hs, decay = ctx.saved_tensors
+        dx = RunningSum.running(dy, decay)
+        ddecay = torch.zeros_like(decay)
+        ddecay[1:].add_(hs[1:] * dx[1:])
+        return dx, ddecay
+
+
+class WrongWay(RunningSum):
+    wrong_way = True
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        hs, decay = ctx.saved_tensors
+        dx = WrongWay.running(dy, decay)
+        return dx, torch.cat([torch.zeros_like(dx[:1]), hs[:-1] * dx[1:]])
+
+
+def running_sum(x: Tensor, decay: Tensor) -> Tensor:
+    h, hs = torch.zeros_like(x[0]), []
+    for t in range(len(x)):
+        h = decay[t] * h + x[t]
+        hs.append(h)
+    return torch.stack(hs)
+
+
+def over_time(g: torch.Generator) -> dict[str, Tensor]:
+    return {"x": torch.randn(5, 3, generator=g), "decay": torch.rand(5, 3, generator=g)}
+
+
+def test_steps_that_are_one_off_are_named_by_the_part_that_belongs() -> None:
+    row = backhand.check_function(OtherSteps, running_sum, over_time)["decay"]
+    assert row.lines[0].text == "ddecay[1:].add_(hs[1:] * dx[1:])"
+    assert "`1:` stands where `:-1` belongs" in row.mistake.message
+
+
+@pytest.mark.seconds
+def test_a_sum_over_time_that_runs_the_wrong_way_is_told_by_the_rows_that_it_reads() -> None:
+    mistake = backhand.check_function(WrongWay, running_sum, over_time)["x"].mistake
+    assert "each row is made of the rows of dy up to its own, not of the rows of dy from its own on" in (
+        mistake.message
+    )
+
+
+class Again(Function):
+    """Runs its forward again under autograd, with another power."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.detach())
+        return x * x.square().mean(-1, keepdim=True) ** -0.5
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x = ctx.saved_tensors[0].clone().requires_grad_()
+        with torch.enable_grad():
+            y = x * x.square().mean(-1, keepdim=True) ** -1
+            y.backward(dy)
+        return x.grad
+
+
+@pytest.mark.seconds
+def test_what_autograd_reads_within_is_not_said_to_be_unused() -> None:
+    def reference(x: Tensor) -> Tensor:
+        return x * x.square().mean(-1, keepdim=True) ** -0.5
+
+    mistake = backhand.check_function(Again, reference, {"x": torch.randn(4, 6)})["x"].mistake
+    assert "not used" not in mistake.message
+
+
+class PerRow(Function):
+    """Gives back a gradient for each row, which autograd adds up; the width is forgotten."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: Tensor) -> Tensor:
+        ctx.save_for_backward(x, width)
+        return torch.exp(-x / width)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, width = ctx.saved_tensors
+        slope = torch.exp(-x / width) / width
+        return -dy * slope, dy * slope * x
+
+
+def test_a_shape_that_autograd_sums_is_not_the_mistake_of_wrong_numbers() -> None:
+    report = backhand.check_function(
+        PerRow,
+        lambda x, width: torch.exp(-x / width),
+        {"x": torch.randn(4, 6), "width": torch.full((1, 1), 2.0)},
+    )
+    assert report["width"].mistake.kind != "unreduced"
+    assert "width" in report["width"].mistake.message
+    assert report["x"].verdict == "right"
+
+
+class SavedAndChanged(Function):
+    """Writes into what it saved, and has a slip besides, which that does not explain."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.grown = torch.exp(x * w)
+        ctx.save_for_backward(x, w)
+        return ctx.grown.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        both = ctx.grown.mul_(dy.cumsum(0))
+        return both * w, (both * x).sum(0)
+
+
+@pytest.mark.seconds
+def test_a_second_backward_that_is_wrong_explains_no_first_one() -> None:
+    report = backhand.check_function(
+        lambda x, w: SavedAndChanged.apply(x, w) + 0, lambda x, w: torch.exp(x * w), inputs
+    )
+    assert "modifies_input" in [failure.kind for failure in report.stress]
+    assert all(row.mistake.kind != "modifies_input" for row in report.culprits)
+
+
+class Squared(Function):
+    """A power of a matrix that has no name of its own, read the other way round."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor) -> Tensor:
+        ctx.save_for_backward(x, a)
+        return (a @ a) @ x
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, a = ctx.saved_tensors
+        da = dy @ x.T @ a.T + a.T @ dy @ x.T
+        return [a, a][0] @ a @ dy, da
+
+
+def test_what_has_no_name_is_not_called_none() -> None:
+    given = {"x": torch.randn(4, 4), "a": torch.randn(4, 4)}
+    report = backhand.check_function(lambda x, a: Squared.apply(x, a) + 0, lambda x, a: (a @ a) @ x, given)
+    assert report["x"].mistake.kind == "transposed"
+    assert "None" not in report["x"].mistake.message

@@ -134,7 +134,7 @@ def test_tiles_are_right(text: str, tmp_path: Path) -> None:
         (OVER_ROWS, "(dp - Di) * scale", "(dp - Di)", "scale"),
         (OVER_ROWS, "dp = doi @ vj.mT", "dp = doi @ kj.mT", "wrong_point"),
         (BY_VIEWS, "dqi.add_(ds @ kj)", "dqi.copy_(ds @ kj)", "overwritten"),
-        (BY_VIEWS, "dkj.add_(ds.mT @ qi)", "dkj.add_(ds.mT @ doi)", "ignores_upstream"),
+        (BY_VIEWS, "dkj.add_(ds.mT @ qi)", "dkj.add_(ds.mT @ doi)", "wrong_point"),
         (BY_SLICES, "(do * o).sum(", "(do * o).mean(", "scale"),
     ],
 )

@@ -166,3 +166,67 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def test_a_function_that_draws_numbers_is_compared_under_one_seed() -> None:
     report = backhand.check_function(Dropout, dropout, lambda g: [torch.randn(4, 6, generator=g), 0.3])
     assert report.ok, str(report)
+
+
+class Quantised(Function):
+    """A step learned with the values that it rounds, as in LSQ: straight through within the bounds."""
+
+    @staticmethod
+    def forward(ctx, x, step):
+        assert step > 0, step
+        ctx.save_for_backward(x, step)
+        return (x / step).round().clamp(-4, 3) * step
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, step = ctx.saved_tensors
+        scaled = x / step
+        inside = (scaled >= -4) & (scaled <= 3)
+        dstep = torch.where(inside, scaled.round() - scaled, scaled.clamp(-4, 3))
+        return dy * inside, 0.1 * (dy * dstep).sum()
+
+
+def quantised(x, step):
+    scaled_step = 0.1 * step + (0.9 * step).detach()
+    scaled = (x / scaled_step).clamp(-4, 3)
+    return (scaled + (scaled.round() - scaled).detach()) * scaled_step
+
+
+def steps(g):
+    return {"x": torch.randn(6, 4, generator=g), "step": 0.2 + 0.2 * torch.rand((), generator=g)}
+
+
+def test_another_call_is_made_with_inputs_that_are_inputs_still() -> None:
+    report = backhand.check_function(Quantised, quantised, steps)
+    assert not any("called once more" in failure.message for failure in report.stress), report
+
+
+def test_second_derivatives_that_are_those_of_the_functions_own_gradients_are_no_alarm() -> None:
+    # the reference scales the gradient of the step once, its second derivatives would have it twice
+    report = backhand.check_function(Quantised, quantised, steps)
+    assert report.ok, report
+    assert "second derivatives" in report.notes[-1]
+
+
+class Scaled(Function):
+    @staticmethod
+    def forward(ctx, x, width):
+        ctx.save_for_backward(x / width)
+        return x / width
+
+    @staticmethod
+    def backward(ctx, dy):
+        return None, -(dy * ctx.saved_tensors[0] / 2.0).sum()
+
+
+def test_an_input_is_not_frozen_where_no_other_has_a_gradient() -> None:
+    def inputs(g):
+        return {"x": torch.randn(5, generator=g), "width": torch.tensor(2.0)}
+
+    report = backhand.check_function(
+        lambda x, width: Scaled.apply(x.detach(), width),
+        lambda x, width: x.detach() / width,
+        inputs,
+        no_gradient=("x",),
+    )
+    assert report.ok, report

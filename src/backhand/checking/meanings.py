@@ -118,6 +118,8 @@ class Kind:
     detail: tuple[str, ...] = ()
 
 
+# The ways of use that a backward may refuse with an exception, rather than give wrong numbers in them.
+WAYS_OF_USE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state", "shapes")
 # In the order in which docs/checking.md lists them.
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {

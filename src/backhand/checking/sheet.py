@@ -82,7 +82,7 @@ def _add(
         last = (s.end_lineno or s.lineno) if simple else max(s.lineno, inner[0][0].lineno - 1)
         line = source.line(s.lineno)
         if not found or (found[-1].number, found[-1].file) != (line.number, line.file):  # `a = 1; b = 2`
-            lines = source.lines[s.lineno - source.first : last + 1 - source.first]
+            lines = tuple(source.text(number) for number in range(s.lineno, last + 1))
             found.append(Code(line.number, _dedented(lines), depth, line.file))
         if not simple:
             for block in inner:

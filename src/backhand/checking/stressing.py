@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backhand.checking.meanings import WAYS_OF_USE
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.probing import Gradients, Probe, is_strided
 from backhand.checking.report import Mistake
@@ -59,15 +60,11 @@ def stress(chosen: Pass, probe: Probe, judgement: Judgement, shown: Draw, truth:
     )
 
 
-# What a backward may refuse with an exception, rather than give wrong numbers.
-REFUSABLE = ("layout", "frozen_input", "unused_output", "modifies_input", "shared_state", "shapes")
-
-
 def refusable(kinds: Collection[str]) -> frozenset[str]:
     """Return these kinds of failure; raise `CheckError` where one is none that code can refuse."""
     for kind in [kinds] if isinstance(kinds, str) else kinds:
-        if kind not in REFUSABLE:
-            raise CheckError(f"allow names {kind!r}; what may be refused is one of {', '.join(REFUSABLE)}.")
+        if kind not in WAYS_OF_USE:
+            raise CheckError(f"allow names {kind!r}; what may be refused is one of {', '.join(WAYS_OF_USE)}.")
     return frozenset([kinds] if isinstance(kinds, str) else kinds)
 
 

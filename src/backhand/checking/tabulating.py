@@ -1,8 +1,10 @@
 """The rows of a report: of each tensor its verdict, its figures, its lines and its mistake."""
 
 import ast
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from backhand.checking.mistakes.evidence import Probes
 from backhand.checking.mistakes.facts import where_they_met
@@ -10,9 +12,18 @@ from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.report import Line, Row, Verdict
 from backhand.checking.running.copied import copied_gradients
+from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes, feeding, kept_by, only_begins, passing_on
+from backhand.checking.running.slicing import (
+    computes,
+    feeding,
+    kept_by,
+    makes_numbers,
+    only_begins,
+    passing_on,
+)
+from backhand.checking.running.statements import gives_nothing
 from backhand.checking.running.trials import Draw, instead
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
@@ -20,7 +31,7 @@ from backhand.checking.verdicts.figures import Figures, figures
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, vacuity
 from backhand.checking.verdicts.lowering import Loss, Measure
-from backhand.checking.verdicts.repairing import recorded
+from backhand.checking.verdicts.repairing import recorded, watched
 from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 
@@ -157,17 +168,20 @@ class Table:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         at_fault, named = [s for fault in faults for s in fault.suspects], self.named.get(name)
+        told_at = named.at if named is not None and named.is_told else ()
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
             made_of = [s for fault in faults for s in fault.temporaries]
-            lone = len([s for s in made_of if computes(s)]) == 1  # of several nobody knows which
-            is_nearer = named.is_told or (lone and any(s in made_of for s in named.at[:1]))
-            is_first = is_nearer and not {*at_fault} & {*named.at}
+            held = self._variables(name)
+            made_of = [s for s in made_of if computes(s) and not makes_numbers(s, held)]
+            lone = len(made_of) == 1  # of several nobody knows which
+            is_first = named.is_told or (lone and any(s in made_of for s in named.at[:1]))
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
         if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
             at_fault = kept or at_fault[:1]
-        at_fault.sort(key=lambda s: only_begins(source, s))
+        held = self._variables(name)
+        at_fault.sort(key=lambda s: (only_begins(source, s), makes_numbers(s, held) and s not in told_at))
         lines = [source.line(statement.lineno) for statement in at_fault]
         told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
         return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
@@ -183,10 +197,31 @@ class Table:
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]
         own = [source.line(s.lineno) for s in firm]
-        last = source.writers(root(self.paths.get(name, "")))[-1:]
-        near = [source.line(s.lineno) for f in firm for s in (*passing_on(source, f), *feeding(source, f))]
+        ran = {s.lineno for s in self._ran}
+        last = [line for line in source.writers(root(self.paths.get(name, ""))) if line.number in ran][-1:]
+        beside = [s for f in firm for s in (*passing_on(source, f), *feeding(source, f))]
+        near = [source.line(s.lineno) for s in beside if self._is_worth_a_look(name, s)]
         lines = tuple(dict.fromkeys((*own, *near[:BESIDE_THE_FAULT], *last, *near)))
         return lines[: max(len(own), 1) + BESIDE_THE_FAULT] or told
+
+    def _is_worth_a_look(self, name: str, statement: ast.stmt) -> bool:
+        """Tell whether a statement ran, and made more than None or a number."""
+        measures = makes_numbers(statement, self._variables(name))
+        return statement in self._ran and not measures and not gives_nothing(statement)
+
+    def _variables(self, name: str) -> Mapping[str, Any]:
+        """Return what the backward's variables held when a gradient was complete."""
+        repair = self.judged[0].repair
+        seen = repair.observed.get(name) if repair is not None else None
+        return seen.namespace if seen is not None else {}
+
+    @cached_property
+    def _ran(self) -> frozenset[ast.stmt]:
+        """The statements of the backward that ran."""
+        seen = _Ran()
+        with contextlib.suppress(Exception):  # the user's code may raise anything
+            watched(self.chosen, self.draw, seen)
+        return frozenset(seen.statements)
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths and source.makers(root(self.paths[name])):
@@ -197,6 +232,17 @@ class Table:
             numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
             return tuple(source.line(n) for n in sorted(numbers))
         return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
+
+
+class _Ran(Watcher):
+    """Notes which statements run."""
+
+    def __init__(self) -> None:
+        self.statements: set[ast.stmt] = set()
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
+        """Take note of one."""
+        self.statements.add(statement)
 
 
 def _verdict(name: str, judged: Sequence[Judgement], promised: Mapping[str, str]) -> tuple[Verdict, str]:

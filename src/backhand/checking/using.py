@@ -10,9 +10,12 @@ from torch import Tensor
 from backhand.checking.meanings import KINDS
 from backhand.checking.probing import Gradients, Probe
 from backhand.checking.report import Mistake
-from backhand.checking.sources.usages import UntriedError, Usage
+from backhand.checking.sources.usages import UntriedError, Usage, Used
+from backhand.checking.verdicts.comparing import allclose
 from backhand.errors import CheckError, in_short
 
+# A difference of gradients is right to about this, relatively and of numbers of the size of 1.
+BY_STEPS = 1e-5
 REFUSED = 'Training code may use it so. Where nobody does, allow=("{kind}",) lets the exception pass.'
 
 
@@ -46,6 +49,8 @@ def as_trained(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake |
             yield from _beside_the_reference(probe, usage)
     for name in probe.needed if len(probe.needed) > 1 else ():
         rest = {n: g for n, g in base.items() if n != f"d{name}"}
+        if not any(bool(g.any()) for g in rest.values()):
+            continue  # nothing else has a gradient: then nobody calls its backward
         yield from _told(
             probe, "frozen_input", f"if {name} needs no gradient", rest, probe.given, frozen=name
         )
@@ -78,9 +83,20 @@ def _beside_the_reference(probe: Probe, usage: Usage) -> Iterator[Mistake | Untr
     found, expected = ({n: _coarse(t) for n, t in them.items()} for them in (found, right))
     expected = {n: t for n, t in expected.items() if n in found and bool(t.isfinite().all())}
     bad = probe.differing(found, expected)
+    if bad and usage.by_itself is not None:
+        bad = [n for n in bad if n not in _right_by_itself(probe, usage.by_itself)]
     if bad:
         verb = "are" if len(bad) > 1 else "is"
         yield mistake(usage.kind, f"{', '.join(bad)} {verb} wrong {usage.when}.", {"wrong": bad})
+
+
+def _right_by_itself(probe: Probe, by_itself: Used) -> frozenset[str]:
+    """Return what of a way of use is as the function's own results make it, whatever the reference gives."""
+    try:
+        pairs = probe.used(by_itself)
+    except Exception:  # the user's code may raise anything
+        return frozenset()
+    return frozenset(n for n, (one, other) in pairs.items() if allclose(one, other, BY_STEPS, BY_STEPS))
 
 
 def _coarse(value: Tensor) -> Tensor:

@@ -97,11 +97,15 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def slices(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield the whole of what only a part is taken of."""
+    """Yield the whole of what only a part is taken of, and as many from the other end: `:-1` for `1:`."""
     node = place.node
     edit = Finding("partial", {"where": None}, "only a part is written or read")
     if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
         yield ast.Slice(None, None, node.step), edit
+        if (other := _from_the_other_end(node)) is not None:
+            detail = {"used": ast.unparse(node), "expected": ast.unparse(other)}
+            words = f"`{detail['used']}` stands where `{detail['expected']}` belongs"
+            yield other, Finding("wrong_point", detail, words)
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         flat = node.value.func if isinstance(node.value, ast.Call) else None
         if isinstance(flat, ast.Attribute) and flat.attr in FLATTENING:
@@ -110,6 +114,17 @@ def slices(place: Place, _: Scope) -> Iterator[Proposal]:
             )
             yield flat.value, Finding("ignores_upstream", {"gradients": []}, words)
         yield node.value, edit
+
+
+def _from_the_other_end(node: ast.Slice) -> ast.Slice | None:
+    """Return the slice that leaves as many steps out at the end as one leaves out at the start, or so."""
+    if node.step is not None or (node.lower is None) == (node.upper is None):
+        return None
+    if node.lower is not None:
+        return ast.Slice(None, ast.UnaryOp(ast.USub(), node.lower), None)
+    if isinstance(node.upper, ast.UnaryOp) and isinstance(node.upper.op, ast.USub):
+        return ast.Slice(node.upper.operand, None, None)
+    return None
 
 
 def indices_of_rows(place: Place, scope: Scope) -> Iterator[Proposal]:

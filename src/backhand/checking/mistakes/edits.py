@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.dialects import TORCH, Dialect
@@ -14,6 +15,7 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import root
 from backhand.checking.running.statements import writes_surely
+from backhand.checking.verdicts.comparing import close
 
 Role = Literal["value", "exponent", "index", "axis"]
 VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript  # expressions that may be a tensor
@@ -125,6 +127,17 @@ class Scope:
         held = {n: self.held(n) for n in self.tensors}
         alike = {n: v for n, v in held.items() if isinstance(v, Tensor) and tuple(v.shape) == self.shape}
         return [n for n, v in alike.items() if not bool((v.abs() > 1).any())]
+
+    @cached_property
+    def summing_to_one(self) -> list[tuple[str, int]]:
+        """The variables that may be what a softmax gave, each with an axis along which it sums to 1."""
+        held = {
+            n: v for n in self.tensors if isinstance(v := self.held(n), Tensor) and not bool((v < 0).any())
+        }
+        sums = [
+            (n, axis, v.sum(axis)) for n, v in held.items() for axis in range(v.dim()) if v.shape[axis] > 1
+        ]
+        return [(n, axis) for n, axis, total in sums if close(total, torch.ones_like(total))]
 
     def expression(self, name: str) -> ast.expr:
         """Return the expression that reads one of these tensors."""

@@ -24,7 +24,7 @@ from backhand.checking.running.statements import (
 )
 from backhand.checking.running.trials import backward_arguments
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import fit_shape, off
+from backhand.checking.verdicts.comparing import fit_shape, fits, off
 from backhand.checking.verdicts.localising import Culprit, Judgement
 from backhand.checking.verdicts.repairing import Observed
 from backhand.checking.verdicts.truths import float32_rounding
@@ -48,6 +48,13 @@ class Probes:
     call: Callable[..., Mapping[str, Tensor] | None]
     upstream: Mapping[str, Tensor]
     failures: Sequence[Mistake]
+
+    def reads(self, upstream: str, gradient: str) -> bool:
+        """Tell whether a gradient becomes another one with another upstream gradient."""
+        arriving = self.upstream.get(upstream)
+        found = [self.call(**{upstream: arriving * k}) for k in (1, -2)] if arriving is not None else []
+        once, other = ((gradients or {}).get(gradient) for gradients in found) if found else (None, None)
+        return once is not None and other is not None and not torch.equal(once, other)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +174,11 @@ class Case:
         there = [c for c in scene.frontier if c in self.paths or wanted is None or scene.d(c) in wanted]
         upstream = [(self.paths.get(c, scene.d(c)), c) for c in there]
         copied = {name for s in self.statements or () for name in grads_read(s)}
-        return tuple((path, c) for path, c in upstream if root(path) not in self.read and c not in copied)
+        left = [(path, c) for path, c in upstream if root(path) not in self.read and c not in copied]
+        probes = self.probes  # by way of another gradient, or of autograd within, it may be read
+        return tuple(
+            (path, c) for path, c in left if probes is None or not probes.reads(f"d{c}", self.gradient)
+        )
 
     @cached_property
     def program(self) -> Program | None:
@@ -279,7 +290,16 @@ def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     value, right = culprit.value, culprit.expected
     is_far = value is not None and value.shape == right.shape and off(value, right) > FAR * rounding
     left = rounding if right.dtype == torch.float64 and (is_far or value is None) else 0.0
-    return Bench(seen.namespace | unspoilt, right, culprit.summands, known, left)
+    bench = Bench(seen.namespace | unspoilt, right, culprit.summands, known, left)
+    return replace(bench, is_summed=_is_summed(judgement, name))
+
+
+def _is_summed(judgement: Judgement, name: str) -> bool:
+    """Tell whether autograd has summed what a statement makes, so that its shape is no fault."""
+    value, right = judgement.culprits[name].value, judgement.culprits[name].expected
+    judged = judgement.draw.user.get(name)
+    is_whole = judged is not None and judged.shape == right.shape
+    return is_whole and value is not None and value.shape != right.shape and fits(right, value)
 
 
 def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:
@@ -306,6 +326,7 @@ def scene_of(chosen: Pass, judgement: Judgement, name: str) -> Scene:
     if culprit.value is not None:
         value = culprit.value
         value = value if value.is_floating_point() else value.to(culprit.expected.dtype)
+        value = value.sum_to_size(culprit.expected.shape) if _is_summed(judgement, name) else value
     else:
         given |= set(draw.matched) | set(judgement.repair.observed if judgement.repair else ())
     return Scene(

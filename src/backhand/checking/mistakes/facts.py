@@ -8,14 +8,13 @@ from torch import Tensor
 
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.upstreams import fits
 from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import computes
 from backhand.checking.running.statements import assigned, begins_anew, writes
 from backhand.checking.running.trials import Draw
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.comparing import close, fits
 from backhand.checking.verdicts.repairing import Alias
 from backhand.errors import in_short
 

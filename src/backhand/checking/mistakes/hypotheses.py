@@ -286,7 +286,10 @@ def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, t
         return {}, budget
     first, *others = able
     read = [frozenset(case.makers) for case in others]
-    for statement in sorted(first.makers, key=lambda s: -s.lineno):  # the nearest to all of them first
+    source = first.chosen.backward_source
+    places = source.places if source is not None else {}
+    # the nearest to all of them first
+    for statement in sorted(first.makers, key=lambda s: -places.get(s, -1)):
         if statement in first.innocent or not all(statement in theirs for theirs in read):
             continue
         found, budget = _by_statement(able, statement, budget)
@@ -347,9 +350,11 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     """
     branches = found.detail.get("branches")
     of_turns = found.kind == "missing_branch" and any("[" in name for name in branches or ())
-    if case.program is None or not branches or not (of_turns or len(case.suspects) > 1):
+    several = len(case.suspects) > 1 and not at_return(case)
+    is_within = bool(branches) or found.kind == "wrong_point"
+    if case.program is None or not is_within or not (of_turns or several):
         return found
-    slip, _ = by_edit(case.program, budget.at_most(PAIRS))
+    slip, _ = by_edit(case.program, budget.at_most(PAIRS if of_turns else 8 * PAIRS))
     if of_turns:
         return found if slip is None else slip
     fault = case.culprit.fault

@@ -23,6 +23,7 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.omissions import (
     OF_WHAT_IS_MISSING,
     derivatives_instead,
+    missing_couplings,
     missing_factors,
     upstream_factor,
 )
@@ -33,7 +34,7 @@ from backhand.checking.mistakes.slips import (
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
-from backhand.checking.running.statements import root_of, simple_statements, writes_surely
+from backhand.checking.running.statements import reads, root_of, simple_statements, writes_surely
 
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
@@ -41,7 +42,12 @@ BESIDE: tuple[Rule, ...] = (missing_factors, sums)
 Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 # The rules in their order, and whether they ask what autograd knows of this step.
 OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls)
-SLIPS: Rules = ((OF_WHAT_IS_THERE, False), (OF_WHAT_IS_MISSING, True), (OF_CALLS, False))
+SLIPS: Rules = (
+    (OF_WHAT_IS_THERE, False),
+    (OF_WHAT_IS_MISSING, True),
+    (OF_CALLS, False),
+    ((missing_couplings,), False),  # last: what a whole sum makes up for may be a slip in a line of its own
+)
 # Those of which no two statements are likely to be mended by chance.
 LIKELY: Rules = ((OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
@@ -84,9 +90,8 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
     if program.is_right:
         return None, budget
     # it comes in late as a rule: what stands above may be right as it is
-    for statement in sorted(
-        program.simple, key=lambda s: (s not in program.likely, s in program.innocent, -s.lineno)
-    ):
+    last_first = program.simple[::-1]
+    for statement in sorted(last_first, key=lambda s: (s not in program.likely, s in program.innocent)):
         focus = Focus.on(program, statement)
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
@@ -301,8 +306,10 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
         line = ast.unparse(statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
     # what is put right where a temporary is read may as well be wrong where that is made
-    read = node.id if isinstance(node, ast.Name) else ""
-    makers = [program.originals.get(s) for s in program.temporary if read in writes_surely(s)]
+    read = {node.id} if isinstance(node, ast.Name) else set()
+    if "axes" in edit.mends.detail:  # a sum that is missing may have been meant in any line above
+        read = reads(statement)
+    makers = [program.originals.get(s) for s in program.temporary if read & writes_surely(s)]
     at = [s for s in (original, *makers) if original is not None and s is not None]
     if len(makers) == 1 and makers[0] is not None and _is_made_wrong(program, edit):
         at.sort(key=lambda s: s is original)

@@ -127,6 +127,22 @@ def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield ast.BinOp(node, op, scope.expression(name)), ADDED if kept else edit
 
 
+def missing_couplings(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what a softmax takes away: of all that it is multiplied with, the sum along its axis."""
+    node = place.node
+    if place.role != "value" or not isinstance(node, VALUES) or scope.holds_no_tensor(node):
+        return
+    for name, axis in scope.summing_to_one:
+        # `x - p * x.sum(axis, keepdim=True)`
+        keeping = [ast.keyword(scope.dialect.keeping, ast.Constant(True))]
+        whole = ast.Call(ast.Attribute(node, "sum", ast.Load()), [ast.Constant(axis)], keeping)
+        taken = ast.BinOp(scope.expression(name), ast.Mult(), whole)
+        text = f"{name} * (...).sum({axis}, {scope.dialect.keeping}=True)"
+        words = f"the term that couples the elements along axis {axis} is missing: `{text}`"
+        edit = Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
+        yield ast.BinOp(node, ast.Sub(), taken), edit
+
+
 def _is_added_to(place: Place, name: str) -> bool:
     """Tell whether a place is all that a statement adds to a variable."""
     statement = place.parent

@@ -14,7 +14,7 @@ from backhand.checking.mistakes.neighbourhood import EXACT, NEAR, Saved, Scene
 from backhand.checking.running import private
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.private import Gradients, step
-from backhand.checking.verdicts.comparing import coarser
+from backhand.checking.verdicts.comparing import coarser, fits
 
 
 def another_upstream(scene: Scene) -> Finding | None:
@@ -45,14 +45,6 @@ def _upstreams(scene: Scene, consumer: str) -> Iterator[tuple[str | None, Tensor
     for name, value in scene.values.items():
         if fits(value, right) and value.shape == right.shape:
             yield name, value
-
-
-def fits(tensor: Tensor, like: Tensor) -> bool:
-    """Tell whether a tensor can stand where another one does, broadcast if need be."""
-    if tensor.dim() > like.dim():
-        return False
-    pairs = zip(reversed(tensor.shape), reversed(like.shape), strict=False)
-    return all(a in (1, b) for a, b in pairs)
 
 
 def added_too_early(scene: Scene) -> Finding | None:
@@ -110,9 +102,10 @@ def _at(scene: Scene, consumer: str, right: Tensor, label: str, own: Tensor, pre
         if factor is not None and not (fits(factor, own) and scene.same(own, predicted * factor)):
             words = f"of the derivative of {consumer}, what depends on {expected} is missing"  # a power, say
         return Finding("wrong_point", detail, words)
-    kind = "transposed" if label.endswith(".T") and label[:-2] == expected else "wrong_point"
+    kind = "transposed" if label.endswith(".T") and label[:-2] == str(expected) else "wrong_point"
     right_one = expected or f"what the forward's line for {consumer} applies the operation to"
-    words = f"the derivative is evaluated at {label}, not at {right_one}"
+    used = "its transpose" if expected is None and kind == "transposed" else label
+    words = f"the derivative is evaluated at {used}, not at {right_one}"
     return Finding(kind, detail, words)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
-from backhand.checking.mistakes.edits import Edit, Scope
+from backhand.checking.mistakes.edits import Edit, Place, Scope
+from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
 from backhand.checking.running.containers import as_gradient, flatten
@@ -36,7 +37,8 @@ from backhand.checking.running.statements import (
     simple_statements,
     writes_surely,
 )
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.running.trials import leaf_like
+from backhand.checking.verdicts.comparing import close, fits
 
 UNKNOWN = "__unknown__"  # a factor to be found
 # More statements than any backward runs that is worth an edit.
@@ -53,6 +55,7 @@ class Bench:
         summands: the size of the terms that are added up to it.
         known: what autograd knows of this step, if it is asked.
         rounding: by how much what is mended may be off in the root mean square, for the code's own precision.
+        is_summed: whether autograd sums what is made to the right shape.
     """
 
     namespace: Namespace
@@ -60,6 +63,13 @@ class Bench:
     summands: float = 0.0
     known: Callable[[], Sequence[Derived]] = tuple
     rounding: float = 0.0
+    is_summed: bool = False
+
+    def as_judged(self, value: Tensor | None) -> Tensor | None:
+        """Return what becomes of a value that the statements make."""
+        if value is None or not self.is_summed or not fits(self.expected, value):
+            return value
+        return value.sum_to_size(self.expected.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +186,7 @@ class Focus:
         first: that of the top-level statements from which on they are run.
         before: the variables there on each bench; None where something above raised.
         knowing: whether they hold what autograd knows as well.
+        statement: the one of them; None where several are to be edited.
     """
 
     program: Program
@@ -184,6 +195,7 @@ class Focus:
     missing: frozenset[str]
     careful: bool
     knowing: bool = False
+    statement: ast.stmt | None = None
 
     @staticmethod
     def on(program: Program, statement: ast.stmt | None, *, knowing: bool = False) -> "Focus":
@@ -210,7 +222,7 @@ class Focus:
             if ran and careful and _is_for_one_run(above, namespace, program.variable):
                 namespace, first = held, 0
             before.append(namespace if ran else None)
-        return Focus(program, first, tuple(before), missing, careful, knowing)
+        return Focus(program, first, tuple(before), missing, careful, knowing, statement)
 
     @property
     def below(self) -> list[ast.stmt]:
@@ -285,13 +297,28 @@ class Focus:
         if not ran or name not in namespace:
             return None
         made = as_tensors(namespace[name]) if self.program.over_numpy else namespace[name]
-        if self.program.path == name:
-            return as_gradient(made)
-        return as_gradient(flatten({name: made}).get(self.program.path))
+        if self.program.path != name:
+            made = flatten({name: made}).get(self.program.path)
+        return self.program.benches[bench].as_judged(as_gradient(made))
+
+    @cached_property
+    def matters(self) -> bool:
+        """Whether the value is made of what the statement gives: else no edit of it is worth a try."""
+        statement = self.statement
+        if not isinstance(statement, ast.Assign | ast.AugAssign):
+            return True
+        given = statement.value
+        other = ast.BinOp(ast.BinOp(given, ast.Mult(), ast.Constant(1.5)), ast.Add(), ast.Constant(0.5))
+        before = self.value(0)
+        with Edit(Place(statement, "value", None, given), other, Finding("")).made():
+            after = self.value(0)
+        if before is None or after is None or before.shape != after.shape:
+            return True
+        return not torch.equal(before, after)
 
     def first_right(self, edits: Iterable[Edit], budget: Budget) -> tuple[Edit | None, Budget]:
         """Return the first edit that makes the value right, and what is left of the budget."""
-        for edit in edits:
+        for edit in edits if self.matters else ():
             if budget.is_spent:
                 break
             budget = budget.less(self.cost)
@@ -414,8 +441,8 @@ class _Bounded(Watcher):
 
 def _fresh(value: Any) -> Any:
     """Return a copy of a tensor or an array, or of a container of some; anything else as it is."""
-    if isinstance(value, Tensor):
-        return value.clone()
+    if isinstance(value, Tensor):  # statements may ask whether it needs a gradient
+        return leaf_like(value) if value.requires_grad else value.clone()
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, dict):

@@ -17,6 +17,7 @@ from backhand.checking.running.statements import (
     assigned,
     begins_anew,
     gives_nothing,
+    is_compound,
     reads,
     receiver,
     simple_statements,
@@ -50,10 +51,18 @@ class Source:
 
     def line(self, number: int) -> Line:
         """Return the line with this number; that of a function which is called may stand elsewhere."""
+        return Line(number, self.text(number).strip(), self.file)
+
+    def text(self, number: int) -> str:
+        """Return the text of a line."""
         index = number - self.first
         there = 0 <= index < len(self.lines)
-        text = self.lines[index] if there else linecache.getline(self.file or "", number)
-        return Line(number, text.strip(), self.file)
+        return self.lines[index] if there else linecache.getline(self.file or "", number).rstrip()
+
+    @cached_property
+    def places(self) -> Mapping[ast.stmt, int]:
+        """Where each simple statement stands among them: of a helper that is written out no line tells."""
+        return {statement: i for i, statement in enumerate(self.simple)}
 
     @cached_property
     def simple(self) -> tuple[ast.stmt, ...]:
@@ -97,18 +106,23 @@ class Source:
 
         Args:
             numbers: counted from 0.
-            known: variables that need not be made.
+            known: variables that need not be made, unless they are read before they are complete.
         """
         chosen = set(numbers)
         stack = list(chosen)
         while stack:
             i = stack.pop()
             for name in reads(self.statements[i]):
-                if name not in known:
+                if name not in known or self._goes_on(name, i):
                     makers = [j for j in self.makers(name) if j < i and j not in chosen]
                     chosen.update(makers)
                     stack += makers
         return [self.statements[i] for i in sorted(chosen)]
+
+    def _goes_on(self, name: str, number: int) -> bool:
+        """Tell whether a variable that a statement reads is changed below, and not begun anew."""
+        after = [self.statements[j] for j in self.makers(name) if j > number]
+        return bool(after) and name not in assigned(after[0]) and not is_compound(after[0])
 
     def makers(self, name: str) -> tuple[int, ...]:
         """Return the numbers of the statements that assign or change a variable, counted from 0."""

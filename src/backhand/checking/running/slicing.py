@@ -56,10 +56,19 @@ def plain_slice_of(
         return ()
     # of what the variable held before, or holds beside it in a dictionary, nothing is to be seen
     others = {s for s in found if root(path) in writes_surely(s) and s not in statements}
-    numbers = {n for n, value in namespace.items() if isinstance(value, int | float | torch.Size)}
-    kept = [s for s in found if s not in others and not writes(s) <= numbers]
+    kept = [s for s in found if s not in others and not makes_numbers(s, namespace)]
     kept = [s for s in kept if s in statements or not _only_names(s)]
     return tuple(sorted(kept, key=lambda s: s not in statements))
+
+
+# What is asked of a tensor, and is none.
+PLAIN = (int, float, str, torch.Size, torch.dtype, torch.device)
+
+
+def makes_numbers(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
+    """Tell whether all that a statement writes are numbers, sizes and the like, as in `n = x.size(0)`."""
+    written = writes(statement)
+    return bool(written) and all(isinstance(namespace.get(n), PLAIN) for n in written)
 
 
 def feeding(source: Source, statement: ast.stmt) -> list[ast.stmt]:
@@ -86,7 +95,9 @@ def _paths(statement: ast.stmt, context: type[ast.Load | ast.Store]) -> set[str]
     places = [n for n in ast.walk(statement) if isinstance(n, ast.Subscript | ast.Name | ast.Attribute)]
     put = {_holder(n) for n in places if isinstance(n.ctx, ast.Store)}
     called = statement.value if isinstance(statement, ast.Expr) else None
-    if isinstance(called, ast.Call) and called.args:  # np.add.at(dW, rows, dout)
+    if changed := writes_surely(statement) if called is not None else frozenset():
+        put |= changed  # dx.mul_(dy)
+    elif isinstance(called, ast.Call) and called.args:  # np.add.at(dW, rows, dout)
         put.add(_holder(called.args[0]))
     return put - {ast.unparse(n) for n in owners}
 

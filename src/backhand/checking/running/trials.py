@@ -156,7 +156,7 @@ def backward_arguments(
     wanted = arguments(chosen, traced)
     copy = Tensor.detach if lent else Tensor.clone
     if chosen.contract == "returned":  # which differentiates what it is given, and so asks for leaves
-        copy = _leaf_lent if lent else _leaf
+        copy = _leaf_lent if lent else leaf_like
     with torch.no_grad():
         copies = {n: each_tensor(v, copy) for n, v in wanted.items() if used is None or n in used}
     if chosen.scope is not None:  # a script may use what autograd left in `probs.grad`
@@ -166,7 +166,8 @@ def backward_arguments(
     return copies
 
 
-def _leaf(value: Tensor) -> Tensor:
+def leaf_like(value: Tensor) -> Tensor:
+    """Return a copy of a tensor as a leaf, which needs a gradient if that does."""
     return value.detach().clone().requires_grad_(value.requires_grad)
 
 

@@ -7,6 +7,7 @@ judged by itself.
 """
 
 import ast
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,13 +19,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from backhand.checking.running.containers import as_gradient, flatten
+from backhand.checking.running.containers import as_gradient, each_tensor, flatten
 from backhand.checking.running.graph import Trace
+from backhand.checking.running.inlining import inlined
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import changes_a_leaf, copied, trace
-from backhand.checking.running.trials import StatementError, backward_arguments, sets_of
+from backhand.checking.running.trials import StatementError, backward_arguments, leaf_like, sets_of
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.returned import in_order
@@ -76,13 +78,24 @@ class _Last(Watcher):
 
 
 class _Kept:
-    """The context of a call, which PyTorch 2.11, for one, empties as soon as what the call gave is gone."""
+    """The context of a call, which PyTorch 2.11, for one, empties as soon as what the call gave is gone.
+
+    Once the run is over it gives copies of what it held at first: a backward that writes into its saved
+    tensors can have its statements run again.
+    """
 
     def __init__(self, node: Any, results: Any):
-        vars(self).update(_node=node, _results=results)
+        vars(self).update(_node=node, _results=results, _at_first={}, _is_over=False)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_node"], name)
+        held = vars(self)
+        if not held["_is_over"]:
+            value = getattr(held["_node"], name)
+            held["_at_first"].setdefault(name, each_tensor(value, leaf_like))
+            return value
+        if name not in held["_at_first"]:
+            return getattr(held["_node"], name)
+        return each_tensor(held["_at_first"][name], leaf_like)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(vars(self)["_node"], name, value)
@@ -115,6 +128,7 @@ class Opened:
         steps: the statements of the forward.
         source: the statements of the backward, at whose end the gradients are returned by name.
         detached: the inputs that have no gradient on purpose.
+        places: where among all that the Function returns each output stands; None and integers do, too.
     """
 
     called: Called
@@ -122,6 +136,7 @@ class Opened:
     steps: Forward
     source: Source
     detached: frozenset[str]
+    places: Mapping[str, int]
 
     @property
     def over_numpy(self) -> bool:
@@ -180,13 +195,16 @@ class Opened:
             raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
         context = _Kept(nodes.pop(), results)
         method = MethodType(plain_function(self.fn.backward)[0], context)
-        return run_function(method, self.source, {}, watcher, arriving)
+        run = run_function(method, self.source, {}, watcher, arriving)
+        vars(context).update(_is_over=True)
+        return run
 
     def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
         """Return what the backward calls the gradient that arrives at each output."""
         definition = self.source.definition
         _, *given = definition.args.args if definition is not None else (None,)
-        return {name: argument.arg for name, argument in zip(outputs, given, strict=False)}
+        at = {name: self.places.get(name, len(given)) for name in outputs}
+        return {name: given[place].arg for name, place in at.items() if place < len(given)}
 
     def around(self) -> Namespace:
         """Return what the statements of the backward see besides their own variables."""
@@ -233,20 +251,33 @@ def opened(
     source = source_of(fn.backward) if _is_plain(fn.backward) else None
     if source is None:
         raise ClosedError("the source of its backward cannot be read")
-    source = in_order(source, [f"d{name}" for name in called.names])
-    if source is None:
+    gradients = [f"d{name}" for name in called.names]
+    sources = [in_order(s, gradients) for s in (inlined(source, surroundings(fn.backward)), source)]
+    sources = [s for s in sources if s is not None]
+    if not sources:
         raise ClosedError("what its backward returns is not one gradient after another")
     try:
         truth = trace(chosen, inputs, torch.float64, seed)
     except Exception as error:  # the reference knows its own dtype only
         raise ClosedError("its reference does not run in float64") from error
-    for steps in _forwards(fn, reference):
-        found = _opened_with(
-            chosen, Opened(called, partial(told, inputs), steps, source, chosen.no_gradient), truth
-        )
+    naming = partial(told, inputs)
+    places = _places(called, naming, backward_arguments(chosen, truth)["inputs"], seed)
+    for source, steps in itertools.product(sources, _forwards(fn, reference)):
+        runner = Opened(called, naming, steps, source, chosen.no_gradient, places)
+        found = _opened_with(chosen, runner, truth)
         if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed):
             return found
     raise ClosedError("its statements, run one by one, do not give what it gives")
+
+
+def _places(called: Called, told: Outputs, inputs: Mapping[str, Any], seed: int) -> dict[str, int]:
+    """Return where among all that a Function returns each of its outputs stands; nothing where it raises."""
+    try:
+        with running(torch.float64, seed, promote=True), torch.enable_grad():
+            outputs = told(called.fn.apply(*map(copied, called.with_inputs(inputs))))
+    except Exception:  # the user's code may raise anything
+        return {}
+    return {n: v.output_nr for n, v in outputs.items() if isinstance(v.grad_fn, FunctionCtx)}
 
 
 def _called(fn: object, call: Callable[..., Any], inputs: Mapping[str, Any], seed: int) -> Called:

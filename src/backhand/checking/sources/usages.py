@@ -25,6 +25,8 @@ Outputs = Callable[[Mapping[str, Any]], dict[str, Tensor]]
 Used = Callable[[Mapping[str, Any], Tensors, Tensors], Mapping[str, Any]]
 # How many samples a batch for vmap has: one more than two, so that it has no axis' size by chance so easily.
 SAMPLES = 3
+# How far a step to either side goes for a difference in float64: about the cube root of its rounding.
+STEPS = (1e-6, -1e-6)
 
 
 class UntriedError(Exception):
@@ -43,6 +45,9 @@ class Usage:
         right: gives what is expected; None where that is what the backward gives.
         what: is looked at, for the line of what was and what was not; empty where it always is.
         builds_on_gradients: what comes out is wrong wherever the gradients are, and says no more.
+        by_itself: gives pairs of numbers that are the same where what comes out is right though the reference
+            gives something else: one with a `detach`, as for a straight-through estimator, has a gradient
+            that is meant, and second derivatives that are not.
     """
 
     kind: str
@@ -51,6 +56,7 @@ class Usage:
     right: Used | None = None
     what: str = ""
     builds_on_gradients: bool = False
+    by_itself: Used | None = None
 
 
 def usages(
@@ -78,6 +84,7 @@ def usages(
             partial(twice, right, no_gradient, False),
             "second derivatives",
             builds_on_gradients=True,
+            by_itself=partial(rates, own, no_gradient),
         ),
         Usage(
             "forward_mode",
@@ -137,9 +144,27 @@ def interleaved(
 ) -> dict[str, Any]:
     """Return the gradients of a call after which there was another, as of a layer that is used twice."""
     ends, leaves, arriving = _graph(own, inputs, upstream)
-    others = {n: (-v).detach().requires_grad_() for n, v in leaves.items()}
-    _graph(own, {**inputs, **{n: v for n, v in others.items() if n in inputs.keys() - parameters}}, upstream)
-    return _by_name(leaves, with_added(ends, arriving, leaves.values()))
+    refused: Exception | None = None
+    for changed in (_here_and_there, partial(_sample, index=1), torch.clone):
+        others = {n: changed(v.detach()).requires_grad_() for n, v in leaves.items()}
+        others = {n: v for n, v in others.items() if n in inputs.keys() - parameters}
+        try:
+            _graph(own, {**inputs, **others}, upstream)
+        except Exception as error:  # what was changed may be no input any more; the same inputs are
+            refused = error
+            continue
+        return _by_name(leaves, with_added(ends, arriving, leaves.values()))
+    assert refused is not None
+    raise refused
+
+
+def _here_and_there(value: Tensor) -> Tensor:
+    """Return a tensor with its elements made smaller, every other one more: what is normed differs, too.
+
+    Signs, zeros and bounds stay, as of a step that is asserted to be positive.
+    """
+    odd = torch.arange(value.numel(), device=value.device).view(value.shape) % 2
+    return value * (0.75 - 0.25 * odd).to(value.dtype)
 
 
 def with_added(
@@ -196,6 +221,39 @@ def twice(
     if is_own and not found:
         raise UntriedError("its backward cannot be differentiated")
     return found
+
+
+def rates(
+    own: Outputs, no_gradient: frozenset[str], inputs: Mapping[str, Any], _: Tensors, upstream: Tensors
+) -> dict[str, Tensor]:
+    """Return of what `twice` gives how much it is along one direction, and how much by differences."""
+    found = twice(own, no_gradient, False, inputs, _, upstream)
+    given = {**inputs, **{n: u.detach() for n, u in upstream.items()}}
+    leaves = {n for n, v in inputs.items() if isinstance(v, Tensor) and v.requires_grad}
+    along, pairs = _directions(), {}
+    moved = {n: given[n] for n in given if n in {*leaves, *upstream} - no_gradient}
+    for n in (n for n, v in moved.items() if v.dtype == torch.float64):  # in which differences are worth it
+        direction = along(given[n])
+        ends = [_grown(own, {**given, n: given[n].detach() + s * direction}, leaves, upstream) for s in STEPS]
+        for name, end in ends[0].items():
+            key = f"d(d{name})/" + (f"d({n})" if n in upstream else f"d{n}")
+            rate = (end - ends[1][name]) / (STEPS[0] - STEPS[1])
+            if key in found:
+                pairs[key] = torch.stack([(found[key] * direction).sum(), rate])
+    return pairs
+
+
+def _grown(
+    own: Outputs, given: Mapping[str, Any], leaves: Collection[str], upstream: Collection[str]
+) -> dict[str, Tensor]:
+    """Return each gradient in the random direction in which `twice` has it."""
+    rest = {n: v for n, v in given.items() if n not in upstream}
+    inputs = {n: v.detach().requires_grad_() if n in leaves else v for n, v in rest.items()}
+    ends, held, arriving = _graph(own, inputs, {n: given[n] for n in upstream})
+    directions = _directions()
+    firsts = zip(held, differentiated(ends, arriving, held.values()), strict=True)
+    pairs = [(n, first, directions(held[n])) for n, first in firsts]
+    return {n: (first * direction).sum() for n, first, direction in pairs if first is not None}
 
 
 def forward(

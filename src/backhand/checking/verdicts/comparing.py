@@ -170,3 +170,11 @@ def right_but_for_shape(user: Tensor, expected: Tensor, summands: float = 0.0) -
         return close(user, expected.expand(user.shape), summands)  # expanded too far
     except RuntimeError:
         return False
+
+
+def fits(tensor: Tensor, like: Tensor) -> bool:
+    """Tell whether a tensor can stand where another one does, broadcast if need be."""
+    if tensor.dim() > like.dim():
+        return False
+    pairs = zip(reversed(tensor.shape), reversed(like.shape), strict=False)
+    return all(a in (1, b) for a, b in pairs)

@@ -8,7 +8,7 @@ from torch import Tensor
 from backhand.checking.running.arrays import is_object
 from backhand.checking.running.known import Known
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.slicing import begins_with_zeros, computes, multiplies
+from backhand.checking.running.slicing import begins_with_zeros, computes, makes_numbers, multiplies
 from backhand.checking.running.statements import reads, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
@@ -72,10 +72,15 @@ class Fault:
         one that fills what is handed on.
         """
         makers = [s for s in self.temporaries if writes_surely(s) & reads(self.statement)]
-        makers = [s for s in makers if computes(s) and not begins_with_zeros(s)]
+        makers = [s for s in makers if computes(s) and not begins_with_zeros(s) and not self._measures(s)]
         if self.is_carried or len(makers) != 1 or not multiplies(self.statement):
             return (self.statement,)
         return (makers[0], self.statement)
+
+    def _measures(self, statement: ast.stmt) -> bool:
+        """Tell whether a statement makes nothing but numbers, as `n = x.size(0)` does."""
+        held = self.benches[0].namespace if self.benches else {}
+        return makes_numbers(statement, held)
 
     @property
     def is_carried(self) -> bool:
@@ -97,22 +102,28 @@ class Explained:
 
 
 def origins(source: Source, target: Target, variables: Namespace, recogniser: Recogniser) -> list[ast.stmt]:
-    """Return the statements, in order of the text, that make what one reads, but for what is known.
+    """Return the statements, in their order, that make what one reads, but for what is known.
 
-    Of a variable that is not carried on they are those that give it a value at all.
+    Of a variable that is not carried on they are those that give it a value at all. Outside of loops they
+    stand above what reads it: a variable may be made in steps, the last of them by the one at fault.
     """
     written = source.simple
     if is_carried(target):
         return [s for s in written if target[1] in writes_surely(s)]
+    is_straight = target[0] in source.statements and target[0] in source.places
     found: set[ast.stmt] = set()
     left = [target[0]]
     while left:
-        for name in filter(lambda n: not is_object(variables.get(n)), reads(left.pop())):
+        reader = left.pop()
+        for name in filter(lambda n: not is_object(variables.get(n)), reads(reader)):
             makers = {s for s in written if name in writes_surely(s)}
+            if is_straight:
+                makers = {s for s in makers if source.places[s] < source.places[reader]}
             value = event_of(0, variables.get(name))
             is_known = value.sign != 0 and recogniser.is_known(value)
             is_counter = len(makers) > 1 and isinstance(variables.get(name), int)
-            if len(makers) <= MAKERS and target[0] not in makers and not is_known and not is_counter:
+            is_few = is_straight or (len(makers) <= MAKERS and target[0] not in makers)
+            if is_few and not is_known and not is_counter:
                 left += makers - found
                 found |= makers
-    return sorted(found, key=lambda s: s.lineno)
+    return sorted(found, key=lambda s: source.places[s])
