@@ -51,6 +51,30 @@ class InDictionaries:
         return dout @ self.params["W"].T
 
 
+class InPairs(Affine):
+    def __init__(self):
+        self.W = {"val": np.ones((5, 3)), "grad": np.zeros((5, 3))}
+        self.b = {"val": np.zeros(3), "grad": np.zeros(3)}
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W["val"] + self.b["val"]
+
+    def backward(self, dout):
+        self.W["grad"] = self.x.T @ dout
+        self.b["grad"] = dout.sum(axis=0)
+        return dout @ self.W["val"].T, self.W["grad"], self.b["grad"]
+
+
+def test_a_value_and_its_gradient_may_be_kept_in_a_dictionary():
+    report = check_class(InPairs(), lambda rng: {"x": rng.normal(size=(4, 5))})
+    assert {row.gradient: row.verdict for row in report.rows} == {
+        "dx": "right",
+        "W_grad": "right",
+        "b_grad": "right",
+    }
+
+
 class Parameter:
     def __init__(self, value):
         self.value = value

@@ -112,7 +112,9 @@ class Tensors:
         self._tensors: dict[int, tuple[Any, Any]] = {}
         self._arrays: dict[int, tuple[Any, Any]] = {}
         self._containers: list[tuple[Any, Any]] = []
-        self._extents: list[tuple[int, int, Tensor]] = []
+        self._shared: list[Tensor] = []
+        # where in memory the array of each of these begins and ends; a loop makes thousands
+        self._extents = np.empty((2, 64), np.int64)
 
     def of(self, value: Any) -> Any:
         """Return what stands for a value."""
@@ -134,7 +136,11 @@ class Tensors:
         self._tensors[id(array)] = array, tensor
         self._arrays[id(tensor)] = tensor, array
         if isinstance(array, np.ndarray) and isinstance(tensor, Tensor):
-            self._extents.append((*_extent(array), tensor))
+            count = len(self._shared)
+            if count == self._extents.shape[1]:
+                self._extents = np.concatenate([self._extents, np.empty_like(self._extents)], axis=1)
+            self._extents[:, count] = _extent(array)
+            self._shared.append(tensor)
 
     def back(self, value: Any) -> Any:
         """Return the array for a tensor: the one that it stands for, or a new one."""
@@ -159,9 +165,11 @@ class Tensors:
         torch counts what is changed through it; a write of nothing is counted as well.
         """
         changed = {_extent(v) for v in values if isinstance(v, np.ndarray)}
-        for begins, ends, tensor in self._extents:
-            if any(begins < last and first < ends for first, last in changed):
-                tensor.unsqueeze(0)[:0].zero_()
+        begins, ends = self._extents[:, : len(self._shared)]
+        for number in {
+            n for first, last in changed for n in np.flatnonzero((begins < last) & (first < ends))
+        }:
+            self._shared[number].unsqueeze(0)[:0].zero_()
 
 
 def _extent(array: np.ndarray) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 import ast
 import copy
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -13,16 +14,36 @@ import numpy as np
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
-from backhand.checking.running.program import Source, parameters_of
+from backhand.checking.running.instrumenting import run_function
+from backhand.checking.running.program import Source, parameters_of, plain_function, source_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
-from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
+from backhand.checking.sources.composing import received
+from backhand.checking.sources.courses import word
+from backhand.checking.sources.numpy_truths import Call, Called, numpy_itself, plainly, run_plainly
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
 from backhand.checking.sources.pairs import Wiring, named_inputs
-from backhand.checking.sources.returned import Returned, as_tuple, loss_among, tensor_named
-from backhand.checking.sources.roles import calls_of, judging
+from backhand.checking.sources.returned import (
+    Returned,
+    as_tuple,
+    loss_among,
+    names_returned,
+    tensor_named,
+)
+from backhand.checking.sources.roles import asks_for_labels, calls_of, costs_among, judging, methods_of
+from backhand.checking.sources.updating import (
+    BEGUN,
+    AtTheEnd,
+    Steps,
+    in_proportion,
+    is_rate,
+    rate_of,
+    with_gradients,
+)
 from backhand.errors import CheckError
 
+# What a parameter's value and its gradient are called where they are kept together.
+VALUES, GRADIENTS = ("value", "data", "weight", "w", "val"), ("grad", "gradient", "d")
 # Layers hold layers, in lists; deeper than this lies no parameter.
 DEPTH = 4
 # What has a `__dict__` of something else than the state of a layer.
@@ -71,9 +92,8 @@ def check_class(
 
 def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]) -> Report:
     """Do what `check_class` does; of what a call of the backward had the first draw has the upstream."""
-    forward = getattr(layer, (calls_of(type(layer)) or ("forward",))[0])
-    named = named_inputs(list(parameters_of(forward)), type(layer).__name__, inputs)
-    with sandbox(), judging():
+    named = named_inputs(list(asked_by(layer)), type(layer).__name__, inputs)
+    with sandbox(), judging(), numpy_itself():
         found = Class.of(layer, drawn(named, seed), seed)
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:
@@ -81,7 +101,37 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
             return inputs | {n: found.drawn_parameter(n, rng) for n in found.parameters}
 
         arriving = found.wiring.arriving(given, found.outputs)
-        return OverNumpy.of(found, draw, seed, arriving).report(draws=draws, seed=seed)
+        report = OverNumpy.of(found, draw, seed, arriving).report(draws=draws, seed=seed)
+        if not found.of_rows or report.ok:
+            return found.noting(report)
+        other = replace(found, of_rows="sum")
+        summed = OverNumpy.of(other, draw, seed, arriving).report(draws=draws, seed=seed)
+        return other.noting(summed) if summed.ok else found.noting(report)
+
+
+def asked_by(layer: Any) -> Mapping[str, inspect.Parameter]:
+    """Return what a call of a layer takes: the parameters of its forward, and the labels of its cost."""
+    calls = ends_of(type(layer))
+    forward, backward = (parameters_of(getattr(layer, name)) for name in calls)
+    labels = (
+        {n: p for n, p in backward.items() if word(n) == "y"} if cost_of(layer, calls) is not None else {}
+    )
+    return {**forward, **labels}
+
+
+def cost_of(layer: Any, calls: tuple[str, str]) -> Callable[..., Any] | str | None:
+    """Return what gives the cost in which a layer's backward begins: a method's name, or a function.
+
+    It is a whole model's, whose backward asks for the labels, and whose forward does not.
+    """
+    forward, backward = (getattr(layer, name) for name in calls)
+    if calls_of(type(layer)) or asks_for_labels(forward) or not asks_for_labels(backward):
+        return None
+    methods = {n: f for n in dir(type(layer)) if isinstance(f := getattr(type(layer), n), FunctionType)}
+    beside = plain_function(backward)[0].__globals__
+    functions = {n: f for n, f in beside.items() if isinstance(f, FunctionType)}
+    of_its_own, others = costs_among(methods), costs_among(functions)
+    return of_its_own[0] if of_its_own else functions[others[0]] if others else None
 
 
 @dataclass(frozen=True)
@@ -101,6 +151,11 @@ class Class:
             layers share a parameter.
         named: which input or parameter each gradient belongs to.
         unjudged: arrays on the layer that change its output, and of which no gradient is found.
+        begins: whether the backward begins at the loss, for it asks for the labels.
+        cost: a method's name, or a function, that gives the loss, where the forward does not.
+        left: where on the layer the forward leaves its output, if it returns none.
+        steps: the parameters that the backward moves.
+        of_rows: what is made of a loss that is given for each row, their `mean` or their `sum`.
     """
 
     layer: Any
@@ -113,6 +168,11 @@ class Class:
     stored: Mapping[str, tuple[str, ...]]
     named: Mapping[str, str]
     unjudged: tuple[str, ...] = ()
+    begins: bool = False
+    cost: Callable[..., Any] | str | None = None
+    left: str = ""
+    steps: Steps = field(default_factory=lambda: Steps({}, {}))
+    of_rows: str = ""
 
     @property
     def over_torch(self) -> bool:
@@ -131,11 +191,24 @@ class Class:
         Raises:
             CheckError: there are none.
         """
-        calls = calls_of(type(layer)) or ("forward", "backward")
-        backward = getattr(layer, calls[1])
-        wiring = Wiring.of(backward, list(inputs), cached=False)
+        calls = ends_of(type(layer))
+        forward, backward = (getattr(layer, name) for name in calls)
+        cost = cost_of(layer, calls)
+        begins = not calls_of(type(layer)) and asks_for_labels(backward)
+        begins = begins and (cost is not None or asks_for_labels(forward))
+        rates = [n for n in parameters_of(backward) if is_rate(n)]
+        wiring = Wiring.of(backward, [*inputs, *rates], cached=False)
+        wiring = Wiring((), "", ()) if begins else wiring
         outputs = wiring.outputs(list(inputs))
-        plain = Class(layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {})
+        plain = Class(
+            layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {}, (), begins, cost
+        )
+        plain = replace(plain, left=_left_by(forward, layer))
+        layer = made_by_a_call(plain, inputs)
+        plain = replace(plain, layer=layer)
+        backward = getattr(layer, calls[1])
+        if begins and np.ndim(plain.forward(copy.deepcopy(dict(inputs))).outputs[0]):
+            plain = replace(plain, of_rows="mean")
         outs = run_plainly(plain, inputs, seed)
         if len(outs) < len(outputs):
             raise CheckError(
@@ -143,12 +216,12 @@ class Class:
                 f"{len(outs)} of which an upstream gradient may arrive: what the rest is, is not known."
             )
         kept = plain.kept_by_a_call(inputs, seed)
-        after, given = plain.tried(inputs, outs, seed)
+        begun, after, given = plain.tried(inputs, outs, seed)
         # a sum over all axes leaves a number, which may be a gradient, but no parameter
         found = {where: a for where, a in arrays_of(layer) if a.ndim and is_float(a)}
         before = {where: a for where, a in found.items() if where not in kept}
         taken = {*inputs, *outputs, *wiring.upstream}
-        floats = {n: v for n, v in inputs.items() if is_float(v)}
+        floats = {n: v for n, v in inputs.items() if is_float(v) and not (begins and word(n) == "y")}
         held = {plain_name(where, inputs): where for where in _once(before)}
         returned = Returned.of(backward, given, floats, taken, parameters=held, loss=calls[0] == calls[1])
         parameters = {n: held[n] for n in returned.named.values() if n not in floats}
@@ -160,20 +233,80 @@ class Class:
                 parameters[name], stored[told], named[told] = where, (gradient,), name
             elif told := next((g for g, n in named.items() if n == same[0]), ""):  # else it is returned
                 stored[told] += (gradient,) * _is_another_part(stored[told], gradient, left)
-        if not returned.places and not stored:
-            raise CheckError(f"{plain.title} returns no gradient, and leaves none on itself.")
+        for where, tensor in _left_of(backward, begun, left, floats, {**returned.named, **named}, given):
+            stored[where], named[where] = (where,), tensor
         others = {w: a for w, a in before.items() if not any(a is before[p] for p in parameters.values())}
+        needed = [w for w in _once(others) if plain.depends_on(w, inputs, outs, seed)]
+        moved = {
+            plain_name(w, inputs): w for w in needed if w in left and not np.array_equal(begun[w], left[w])
+        }
+        steps = Steps(
+            {f"d{n}": w for n, w in moved.items()}, {f"d{n}": n for n in moved}, rate_of(backward, layer)
+        )
+        if plain.is_of_gradients(steps, inputs, outs, seed):
+            steps = plain.with_names(steps, inputs, outs, seed)
+        else:
+            moved, steps = {}, Steps({}, {})
+        if not (returned.places or stored or moved):
+            raise CheckError(f"{plain.title} returns no gradient, and leaves none on itself.")
+        parameters |= moved
         return replace(
             plain,
             parameters=parameters,
-            unjudged=tuple(
-                plain_name(w, []) for w in _once(others) if plain.depends_on(w, inputs, outs, seed)
-            ),
+            unjudged=tuple(plain_name(w, []) for w in needed if w not in moved.values()),
             shapes={n: before[where].shape for n, where in parameters.items()},
             returned=returned,
             stored=stored,
-            named={**returned.named, **named},
+            named={**returned.named, **named, **steps.tensors},
+            steps=steps,
         )
+
+    def is_of_gradients(
+        self, steps: Steps, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
+    ) -> bool:
+        """Tell whether the steps of a backward are its gradients, not what an optimiser makes of them."""
+        if not steps.places:
+            return False
+        stepping = replace(self, steps=steps)
+        once = stepping.stepped(inputs, outputs, seed)
+        if self.begins:  # there is nothing to be doubled; Adam's first step is as long for each element
+            several = [np.abs(step) for step in once.values() if step.size > 1]
+            return not all(np.ptp(step) <= 1e-6 * np.max(step) for step in several)
+        return in_proportion(once, stepping.stepped(inputs, outputs, seed, 2.0))
+
+    def with_names(
+        self, steps: Steps, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
+    ) -> Steps:
+        """Return steps whose gradients are called as the backward's variables that hold them."""
+        seen, own = AtTheEnd(), {}
+
+        def watched(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+            source = with_gradients(source_of(function), steps, ())
+            own.update(arguments)
+            return run_function(function, source, arguments, seen).result if source is not None else None
+
+        stepping = replace(self, steps=steps)
+        found = stepping.stepped(inputs, outputs, seed)
+        stepping.stepped(inputs, outputs, seed, call=watched)
+        return steps.called_as(found, {n: v for n, v in seen.variables.items() if n not in own})
+
+    def stepped(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[np.ndarray],
+        seed: int,
+        scale: float = 1.0,
+        call: Call = plainly,
+    ) -> dict[str, np.ndarray]:
+        """Return the gradients that steps show, the upstream gradients scaled."""
+        parameters = {self.steps.tensors[g]: w for g, w in self.steps.places.items()}
+        own = dict(arrays_of(self.layer))
+        moving = replace(self, parameters=parameters)
+        _, after, _ = moving.tried(
+            {**inputs, **{n: own[w].astype(float) for n, w in parameters.items()}}, outputs, seed, scale, call
+        )
+        rates = {n: 1.0 for n in parameters_of(getattr(after, self.calls[1])) if is_rate(n)}
+        return self.steps.gradients(after, rates, dict(arrays_of(after)))
 
     def kept_by_a_call(self, inputs: Mapping[str, Any], seed: int) -> set[str]:
         """Return where something lies that the last call has left, such as its input: it is no parameter."""
@@ -197,16 +330,29 @@ class Class:
             return False
         return not all(map(np.array_equal, after, outputs))
 
-    def tried(self, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int) -> tuple[Any, Any]:
-        """Call the two once; return the layer afterwards, and the tuple it gave, `...` if it raised."""
+    def tried(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[np.ndarray],
+        seed: int,
+        scale: float = 1.0,
+        call: Call = plainly,
+    ) -> tuple[dict[str, np.ndarray], Any, Any]:
+        """Call the two once; return the arrays on the layer before and the layer after the backward.
+
+        The third is the tuple that it gave, `...` if it raised.
+        """
         rng = np.random.default_rng(seed)
         called = self.forward(copy.deepcopy(dict(inputs)))
-        upstream = {f"d{n}": rng.normal(size=out.shape) for n, out in zip(self.outputs, outputs, strict=True)}
+        pairs = zip(self.outputs, outputs, strict=True)
+        upstream = {f"d{n}": scale * rng.normal(size=out.shape) for n, out in pairs}
         backward, arguments = self.backward(called, upstream)
+        layer = called.state[0]
+        begun = {w: a.copy() for w, a in arrays_of(layer)}
         try:
-            return called.state[0], as_tuple(plainly(backward, arguments))
+            return begun, layer, as_tuple(call(backward, arguments))
         except Exception:  # it will be told with its line
-            return called.state[0], ...
+            return begun, layer, ...
 
     def drawn_parameter(self, name: str, rng: np.random.Generator) -> np.ndarray:
         """Return a parameter; a model's of a size that keeps what it computes near one."""
@@ -234,19 +380,49 @@ class Class:
                 put(layer, where, wrapped(others[where]))
         given = {n: v for n, v in inputs.items() if n not in self.parameters}
         # a model's gradients come from a call of their own, which begins where this one did
-        after = layer if self.calls == ("forward", "backward") else copy.deepcopy(layer)
-        found = _outputs(call(getattr(layer, self.calls[0]), given))
+        after = copy.deepcopy(layer) if calls_of(type(layer)) else layer
+        forward = getattr(layer, self.calls[0])
+        asked = parameters_of(forward)
+        found = call(forward, {n: v for n, v in given.items() if n in asked})
+        found = _outputs(getattr(layer, self.left, None) if found is None else found)
+        made = self._made(layer, found, given) if self.begins else []
+        if self.cost is not None:
+            cost = getattr(layer, self.cost) if isinstance(self.cost, str) else self.cost
+            found = _outputs(plainly(cost, received(cost, given, made)))
         first = loss_among(found) or 0 if self.outputs == ("loss",) else 0
-        return Called(found[first : first + len(self.outputs)], (after, given))
+        found = found[first : first + len(self.outputs)]
+        if self.of_rows:
+            found = (found[0].sum() / (len(found[0]) if self.of_rows == "mean" else 1),)
+        if self.steps.places:
+            begun = {g: inputs[n] for g, n in self.steps.tensors.items()}
+            arrays = {g: v.copy() for g, v in begun.items() if isinstance(v, np.ndarray)}
+            setattr(layer, BEGUN, arrays)
+        return Called(found, (after, given, made))
+
+    def _made(self, layer: Any, found: tuple[Any, ...], given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """Return what a backward that begins at the loss may ask for: its forward's output, by name.
+
+        A loss's is the predictions, or what its forward has made of them and left on the layer.
+        """
+        if self.cost is None:
+            name, predictions = next((n, v) for n, v in given.items() if word(n) != "y")
+            made: Any = getattr(layer, self.left, None)
+            return [(name, made if np.shape(made) == np.shape(predictions) else predictions)]
+        names = names_returned(getattr(layer, self.calls[0]), len(found))
+        return [(n or f"output{i}", value) for i, (n, value) in enumerate(zip(names, found, strict=True))]
 
     def backward(
         self, called: Called, upstream: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return the backward of that copy, with its arguments."""
         pairs = zip(self.wiring.upstream, self.outputs, strict=False)
-        layer, inputs = called.state
+        layer, inputs, made = called.state
+        backward = getattr(layer, self.calls[1])
+        inputs = inputs | {n: 1.0 for n in parameters_of(backward) if is_rate(n)}
+        if self.begins:
+            return backward, received(backward, inputs, made)
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}
-        return getattr(layer, self.calls[1]), arguments | {n: inputs[n] for n in self.wiring.shared}
+        return backward, arguments | {n: inputs[n] for n in self.wiring.shared}
 
     def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
         """Return what was returned, and what was left on the layer, by name."""
@@ -255,7 +431,22 @@ class Class:
             name: sum(left[where] for where in places) if all(where in left for where in places) else None
             for name, places in self.stored.items()
         }
-        return self.returned.gradients(returned) | sums
+        layer, backward = called.state[0], getattr(called.state[0], self.calls[1])
+        rates = {n: 1.0 for n in parameters_of(backward) if is_rate(n)}
+        return self.returned.gradients(returned) | sums | self.steps.gradients(layer, rates, left)
+
+    def noting(self, report: Report) -> Report:
+        """Return a report that says what was taken for the gradients, and for the loss."""
+        notes = list(report.notes)
+        if self.steps.places:
+            moved, by = listed(list(self.steps.tensors.values())), f", divided by {self.steps.rate}"
+            notes.append(
+                f"{self.calls[1]} moves {moved} and keeps no gradient of it: the step is judged"
+                f"{by * bool(self.steps.rate)}."
+            )
+        if self.of_rows:
+            notes.append(f"{self.calls[0]} gives a loss for each row: their {self.of_rows} is judged.")
+        return replace(report, notes=tuple(notes))
 
     @property
     def source(self) -> Source | None:
@@ -265,11 +456,15 @@ class Class:
     @cached_property
     def _source(self) -> Source | None:
         source = self.returned.source()
-        if source is None or source.definition is None or not self.stored:
+        if source is None or source.definition is None or not self.parameters:
             return source
         owner = source.definition.args.args[0].arg
         places = {name: [f"{owner}.{where}" for where in wheres] for name, wheres in self.stored.items()}
-        return self.returned.source({name: " + ".join(wheres) for name, wheres in places.items()})
+        sums = {name: " + ".join(wheres) for name, wheres in places.items()}
+        named = {name: name for name in self.steps.variables}
+        return self.returned.source(
+            sums | named, with_gradients(self.returned.original, self.steps, [*self.parameters.values()])
+        )
 
 
 def _once(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -289,6 +484,65 @@ def _is_another_part(places: Sequence[str], gradient: str, left: Mapping[str, np
         for one in (places[0], gradient)
     )
     return bool(first & other)  # as `layers[0].grads[0]` and `layers[1].grads[0]` are
+
+
+def made_by_a_call(plain: Class, inputs: Mapping[str, Any]) -> Any:
+    """Return a layer with the parameters that its first call makes, if it makes some."""
+    try:
+        once = plain.forward(copy.deepcopy(dict(inputs))).state[0]
+        kept = replace(plain, layer=once).kept_by_a_call(inputs, 0)
+    except Exception:  # it will be told
+        return plain.layer
+    before = dict(arrays_of(plain.layer))
+    new = [w for w, a in arrays_of(once) if a.ndim and is_float(a) and w not in kept and w not in before]
+    return once if new else plain.layer
+
+
+def ends_of(layer: type) -> tuple[str, str]:
+    """Return the names of a class's forward and backward; of a model's loss and what gives its gradients."""
+    return calls_of(layer) or methods_of(layer) or ("forward", "backward")
+
+
+def _kept_by(method: Callable[..., Any]) -> list[str]:
+    """Return what a method puts on its object, in the order of its text."""
+    source = source_of(method)
+    nodes = [n for s in source.statements for n in ast.walk(s)] if source is not None else []
+    stored = [n for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)]
+    owner = next(iter(source.definition.args.args)).arg if source is not None and source.definition else ""
+    return [n.attr for n in stored if isinstance(n.value, ast.Name) and n.value.id == owner]
+
+
+def _left_by(forward: Callable[..., Any], layer: Any) -> str:
+    """Return where a forward that returns nothing leaves its output: what is called so, else the last."""
+    stored = _kept_by(forward)
+    called = [n for n in (*stored[::-1], *vars(layer)) if "out" in n.lower()]
+    return next(iter((*called, *stored[::-1])), "output")
+
+
+def _left_of(
+    backward: Callable[..., Any],
+    begun: Mapping[str, np.ndarray],
+    left: Mapping[str, np.ndarray],
+    inputs: Mapping[str, np.ndarray],
+    named: Mapping[str, str],
+    given: Any,
+) -> Iterator[tuple[str, str]]:
+    """Yield what a backward leaves on its object of an input's gradient, with that input.
+
+    Its name tells, or, where nothing is returned and one input is left, its shape.
+    """
+    rest = {n: v for n, v in inputs.items() if n not in named.values()}
+    kept = [w for w in left if w not in begun or not np.array_equal(left[w], begun[w])]
+    for where in sorted(kept, key=[*_kept_by(backward), *kept].index):
+        if where in named or not re.match("d|grad", where) or not where.isidentifier():
+            continue
+        tensors = tensor_named(where)
+        found = [n for n in rest if n in tensors or word(n) in map(word, tensors)]
+        if not found and given in ((), ...) and len(rest) == 1:
+            found = [n for n, v in rest.items() if v.shape == left[where].shape]
+        if found:
+            rest.pop(found[0])
+            yield where, found[0]
 
 
 def _outputs(returned: Any) -> tuple[Any, ...]:
@@ -356,8 +610,10 @@ def _parameters_of(gradient: str) -> Iterator[str]:
         if isinstance(key, str):
             for tensor in (key, *tensor_named(key)):
                 yield from (f"{owner}{tensor}", f"{owner}params[{tensor!r}]")
-    if not item and name in ("grad", "gradient", "d"):
-        yield from (f"{owner}{value}" for value in ("value", "data", "weight", "w"))
+    if not item and name in GRADIENTS:
+        yield from (f"{owner}{value}" for value in VALUES)
+    if item.strip("[]'") in GRADIENTS:
+        yield from (f"{owner}{name}[{value!r}]" for value in VALUES)
     if not item:
         for tensor in (*tensor_named(name), *tensor_named(name.replace("gradient", "grad"))):
             yield from (f"{owner}{tensor}", f"{owner}{tensor.rstrip('s')}", f"{owner}{tensor}s")
@@ -370,5 +626,6 @@ def plain_name(path: str, taken: Sequence[str] | Mapping[str, Any]) -> str:
     ('layers_0_W', 'W1')
     """
     short = re.fullmatch(r"\w+\['(\w+)'\]", path)
-    name = short.group(1) if short else "_".join(re.findall(r"\w+", path))
+    says = short is not None and short.group(1) not in (*VALUES, *GRADIENTS)
+    name = short.group(1) if short and says else "_".join(re.findall(r"\w+", path))
     return f"own_{name}" if name in taken else name

@@ -17,6 +17,7 @@ from backhand.checking.sources.courses import word
 from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, names_returned
+from backhand.checking.sources.roles import asks_for_labels, costs_among
 from backhand.errors import CheckError
 
 # A batch, features, hidden units of three layers: sizes differ, so that an exchanged axis cannot pass.
@@ -48,19 +49,15 @@ def parts_of(backward: Callable[..., Any], named: Mapping[str, Callable[..., Any
         named: all functions of its module.
     """
     forward = next((named[n] for n in _forwards(backward.__name__) if n in named), None)
-    if forward is None or not _asks_for_labels(backward):
+    if forward is None or not asks_for_labels(backward):
         return None
-    if _asks_for_labels(forward):
+    if asks_for_labels(forward):
         return Parts(forward, None, backward)
-    costs = [n for n in named if re.search("cost|loss", n) and "back" not in n and _asks_for_labels(named[n])]
+    costs = costs_among(named)
     # `backward_with_decay` begins at `cost_with_decay`, if there is one
     alike = [n for n in costs if _suffix(n) and _suffix(n) == _suffix(backward.__name__)]
     cost = next((named[n] for n in (*alike, *costs)), None)
     return Parts(forward, cost, backward) if cost is not None else None
-
-
-def _asks_for_labels(function: Callable[..., Any]) -> bool:
-    return any(word(p) == "y" for p in parameters_of(function))
 
 
 def _suffix(name: str) -> str:
@@ -139,14 +136,14 @@ class Composed(Returning):
         """Run the forward, then the cost of its output."""
         given = {n: v for n, v in inputs.items() if not any(n in names for names in self.kept.values())}
         given |= {d: {n: inputs[n] for n in names} for d, names in self.kept.items()}
-        found = call(self.calls.forward, _received(self.calls.forward, given))
+        found = call(self.calls.forward, received(self.calls.forward, given))
         several = found if isinstance(found, tuple) else (found,)
         names = names_returned(self.calls.forward, len(several))
         made = [
             (name or f"output{i}", value) for i, (name, value) in enumerate(zip(names, several, strict=True))
         ]
         cost = self.calls.cost
-        among = several if cost is None else plainly(cost, _received(cost, given, made))
+        among = several if cost is None else plainly(cost, received(cost, given, made))
         among = among if isinstance(among, tuple) else (among,)
         return Called((among[loss_among(among) or 0],), (given, made))
 
@@ -154,10 +151,10 @@ class Composed(Returning):
         self, called: Called, upstream: Mapping[str, Any]
     ) -> tuple[Callable[..., Any], dict[str, Any]]:
         """Return the backward, with what it asks for of the inputs and of what the forward gave."""
-        return self.calls.backward, _received(self.calls.backward, *called.state)
+        return self.calls.backward, received(self.calls.backward, *called.state)
 
 
-def _received(
+def received(
     function: Callable[..., Any], given: Mapping[str, Any], made: Sequence[tuple[str, Any]] = ()
 ) -> dict[str, Any]:
     """Return what a function receives of the inputs and of what the forward made: by name, else in order."""

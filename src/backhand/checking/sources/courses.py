@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from backhand.checking.sources.updating import OPTIMISER, SHAPE, PlainStep, prepared
+
 # A batch, steps, features, hidden units, channels, filters, classes, words.
 N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
 CONV = {"stride": 1, "pad": 1}
@@ -130,6 +132,7 @@ ROWS = (
     Row("conv", {"x": STRIDED_LAST}),
     Row("conv|pool|flatten", {"x": IMAGES}),
     Row("conv|pool", {"x": IMAGES_LAST}),
+    Row("conv|pool", {"x": IMAGES[1:]}),  # one image
     Row("time.*sigmoid.*loss", {"x": (N, T), "y": Whole((N, T), 2)}),
     Row("sigmoid.*loss", _loss((N,), Whole((N,), 2))),
     # An entropy may be one of probabilities, which scores may be, too; a label is a class, or a row of zeros
@@ -166,17 +169,29 @@ WORDS = (
     ("b", "bias(es)?"),
     ("x", "x|xs|inp|inputs?(_tensor|_data)?|features|data"),
     ("scores", "scores|logits|preds?|predict(ions?|ed)(_tensor)?|y_?(pred|hat)|outputs?"),
-    ("y", "(y|t)s?|y_?true|true_?y|(true_?)?labels?(_tensor)?|targets?(_index|_tensor)?|ground_?truth"),
+    (
+        "y",
+        "(y|t)s?|y_?true|true_?y|(true_?)?labels?(_tensor)?|targets?(_index|_tensor)?|ground_?truth|actuals?",
+    ),
     ("g", "groups"),
     ("prev_h", "h_?prev(_t|_l)?|prev_?h(idden)?|hidden(_state)?"),
     ("prev_c", "c_?prev(_t|_l)?|prev_?c"),
 )
 
+
+def _slope_of_tanh(x: Any) -> Any:
+    return 1 - np.tanh(x) ** 2
+
+
 # What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
 BUILT = (
     ("conv", "w", (F, C, 3, 3)),
-    ("conv", "(in|input|n|num)?_?(channels|maps|depth)(_in)?|c_?in|in_c", C),
-    ("conv", "(out|output)_?(channels|maps|depth)|(n|num)?_?(filters|kernels)|channels_out|c_?out|out_c", F),
+    ("conv", "(in|input|n|nb|num)?_?(channels|maps|depth)(_in)?|c_?in|in_c", C),
+    (
+        "conv",
+        "(out|output)_?(channels|maps|depth)|(n|nb|num)?_?(filters|kernels)|channels_out|c_?out|out_c",
+        F,
+    ),
     ("conv", "(kernel|filter)(_?size)?|k|f", 3),
     ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
@@ -192,6 +207,8 @@ BUILT = (
     ),
     ("lstm", "b", (4 * H,)),
     ("gru", "b", (3 * H,)),
+    ("", "(activation|act)(_fn|_function|_func)?|f|func|function", Held(np.tanh)),
+    ("", "(activation|act|f|func)_?(prime|deriv(ative)?|grad(ient)?)|df", Held(_slope_of_tanh)),
     ("", "w", (D, H)),
     ("", "b", (H,)),
     ("", "gamma|beta", (D,)),
@@ -223,17 +240,28 @@ def made(layer: type, named: Mapping[str, Any], *, model: bool = False) -> Any |
     if instances:
         return instances[0]
     parameters = list(inspect.signature(layer).parameters.values())
+    shape = shape_for(layer.__name__)
+    shaped = [
+        p.name for p in parameters if re.fullmatch(SHAPE, p.name.lower()) and p.default in (p.empty, None)
+    ]
     sizes = _sizes(layer.__name__, [p.name for p in parameters]) if model else {}
     parameters = [p for p in parameters if p.default is p.empty and p.name not in sizes]
     parameters = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    given = {p.name: _built(layer.__name__, p.name) for p in parameters}
+    given = {p.name: _built(layer.__name__, p.name) for p in parameters} | dict.fromkeys(shaped, Held(shape))
     if None in given.values():
         return None
     try:
         rng = np.random.default_rng(0)
-        return layer(**{name: drawn_value(value, rng) for name, value in (sizes | given).items()})
+        found = layer(**{name: drawn_value(value, rng) for name, value in (sizes | given).items()})
+        return prepared(found, shape)
     except Exception:  # it asks for something else under that name
         return None
+
+
+def shape_for(layer: str) -> tuple[int, ...]:
+    """Return the shape of a row of a layer's input, by its name."""
+    of_images = re.search("conv|pool|2d|spatial|flatten|upsampl", layer.lower())
+    return IMAGES[1:] if of_images else (T, D) if re.search("rnn|lstm|gru", layer.lower()) else (D,)
 
 
 def _sizes(layer: str, parameters: Sequence[str]) -> dict[str, Any]:
@@ -250,6 +278,8 @@ def _sizes(layer: str, parameters: Sequence[str]) -> dict[str, Any]:
 def _built(layer: str, parameter: str) -> Any | None:
     """Return what a constructor's parameter may be given."""
     called = word(parameter)
+    if re.fullmatch(OPTIMISER, called):
+        return Held(PlainStep())
     fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, called))
     return next(fits, None)
 
@@ -267,6 +297,8 @@ def word(parameter: str) -> str:
 
 def drawn_value(value: Any, rng: np.random.Generator) -> Any:
     """Return an input as a row tells it."""
+    if isinstance(value, Mapping):
+        return {name: drawn_value(inner, rng) for name, inner in value.items()}
     if isinstance(value, Held):
         return copy.deepcopy(value.value)
     if isinstance(value, OneOf):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from backhand.checking.sources.roles import calls_among
+from backhand.checking.sources.roles import calls_among, methods_among
 
 # What a backward is called.
 BACKWARD = "backward|back_?prop"
@@ -44,15 +44,14 @@ def declared(tree: ast.Module) -> Declared:
     over_torch = "torch" in modules
     brought = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
     both = {"forward", "backward"}  # one of them may come from another file
-    if both & {*functions} and both <= {*functions, *brought}:
+    over_numpy = not over_torch and "numpy" in modules  # then they are one of the pairs over NumPy
+    if both & {*functions} and both <= {*functions, *brought} and not over_numpy:
         return Declared(("",), kernels, False, over_torch)
     names = {plain_name(name) for name in (*functions, *_assigned(tree))}
     stems = [_stem(name, "forward") for name in functions]
     pairs = [s for s in stems if s and names & {plain_name(f"{s}backward"), plain_name(f"backward{s}")}]
     drawn = any("inputs" in name for name in names)  # without them, they are parts of something else
-    # `from ..layers import *` may well bring them
-    over_arrays = any(re.search(r"numpy|torch|\bnp\b|^\*$", str(name)) for name in modules)
-    layers = over_arrays and _has_layers(tree, over_torch)
+    layers = _has_layers(tree, over_torch)
     return Declared(tuple(pairs) if drawn else (), kernels, layers, over_torch)
 
 
@@ -152,4 +151,4 @@ def _returns_gradients(function: ast.FunctionDef) -> bool:
 
 def _gives_gradients(definition: ast.ClassDef) -> bool:
     methods = {n.name: n for n in definition.body if isinstance(n, ast.FunctionDef)}
-    return {"forward", "backward"} <= methods.keys() or calls_among(methods) is not None
+    return methods_among(methods) is not None or calls_among(methods) is not None

@@ -2,10 +2,10 @@
 
 import contextlib
 import copy
+import inspect
 import io
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +14,21 @@ import numpy as np
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.sources.courses import (
-    IMAGES,
-    IMAGES_LAST,
     MODEL_ROWS,
     ROWS,
     D,
-    H,
+    Held,
     K,
     N,
-    OneHot,
     Row,
     T,
-    V,
     Whole,
     drawn_value,
     word,
 )
 from backhand.checking.sources.paired import inputs_of
+from backhand.checking.sources.shapes import ANY, COLUMN
+from backhand.checking.sources.shapes import Search as Shapes
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,13 @@ class Draw:
 
     def note(self) -> str:
         """Return in a line what was guessed."""
-        shapes = [f"{name} {np.shape(value)}" for name, value in self(np.random.default_rng(0)).items()]
+        drawn = self(np.random.default_rng(0))
+        each = (
+            (n, v)
+            for n, held in drawn.items()
+            for n, v in (held if isinstance(held, dict) else {n: held}).items()
+        )
+        shapes = [f"{name} {np.shape(value)}" for name, value in each]
         return f"The inputs were guessed: {listed(shapes)}. An inputs(rng) in the file says what they are."
 
 
@@ -59,9 +63,8 @@ class Draw:
 MISFITS = ValueError, IndexError, TypeError
 # How well inputs fit: a backward raises on them, it runs, and it gives gradients of their shapes.
 RAISES, RUNS, FITS = range(3)
-# Combinations of shapes that are tried where no course has such parameters; a forward of such sizes takes
-# less than a millisecond.
-MOST_COMBINED = 300
+# What switches a layer to training, as which it is judged.
+TRAINING = "(is_)?train(ing|_mode)?"
 
 
 def inputs_for(
@@ -71,6 +74,7 @@ def inputs_for(
     model: bool = False,
     accepts: Callable[[dict[str, Any]], int] = lambda _: FITS,
     call: Callable[[dict[str, Any]], Any] | None = None,
+    asked: Sequence[inspect.Parameter] | None = None,
 ) -> Draw | Exception | None:
     """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
 
@@ -78,23 +82,30 @@ def inputs_for(
     of the inputs' shapes. Where a backward that runs gives others, that is what is wrong with it: the first
     such row is taken, unless one of more axes fits, for a layer of images runs on vectors as well.
 
+    What no course has is given arrays of one shape, or, last, the shapes that the forward asks for itself.
+
     Args:
         forward: a function, or a method.
         name: what the layer is called; the function's own name by default.
         model: it is a whole model's loss, which takes data and labels.
         accepts: tells how well the backward runs; the first inputs are taken if it does on none.
         call: calls the forward, where its inputs are not arrays as they are drawn.
+        asked: what is to be given, if it is not what the forward asks for.
     """
     call = call or (lambda given: copy.deepcopy(forward)(**given))
-    rows = list(MODEL_ROWS if model else _rows(forward, name or forward.__name__))
-    search = _Search(forward, call, accepts, model)
+    asked = inputs_of(forward) if asked is None else asked
+    rows = list(_rows(asked, name or forward.__name__))
+    if model:  # a loss alone, with a `grad` beside it, takes predictions, whose kind its name tells
+        rows = [row for row in rows if "y" in row.inputs]
+        rows = [*(row for row in rows if row.names), *MODEL_ROWS, *rows]
+    search = _Search(asked, call, accepts, model)
     with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
         if (found := search.first(rows, told=True)) is not None:
             return found
         if not model and search.ran is None:
-            found = search.first(_alike(forward), told=False)
-        if not model and found is None and search.begun is None:
-            found = search.first(_combined(forward), told=False)
+            found = search.first(_alike(asked), told=False)
+        if not model and found is None:
+            found = search.of_any_shapes()
     return found or (search.ran[0] if search.ran is not None else search.begun or search.raised)
 
 
@@ -109,12 +120,12 @@ class _Search:
 
     def __init__(
         self,
-        forward: Callable[..., Any],
+        asked: Sequence[inspect.Parameter],
         call: Callable[[dict[str, Any]], Any],
         accepts: Callable[[dict[str, Any]], int],
         model: bool,
     ):
-        self.forward, self.call, self.accepts, self.model = forward, call, accepts, model
+        self.asked, self.call, self.accepts, self.model = asked, call, accepts, model
         self.ran: tuple[Draw, int] | None = None
         self.begun: Draw | None = None
         self.raised: Exception | None = None
@@ -127,7 +138,7 @@ class _Search:
             told: a course has them; what is only guessed has to fit, but for arrays of one shape.
         """
         for row in rows:
-            draw = _drawing(self.forward, row, self.model, told or _is_of_one_shape(row))
+            draw = _drawing(self.asked, row, self.model, told or _is_of_one_shape(row))
             inputs = draw(np.random.default_rng(0))
             try:
                 np.random.seed(0)
@@ -148,6 +159,20 @@ class _Search:
             self.begun = self.begun or (draw if told else None)
         return None
 
+    def of_any_shapes(self) -> Draw | None:
+        """Return what draws inputs of the shapes that the forward needs, as it tells itself.
+
+        On what a course has a backward raises where it is wrong; but of columns it may take a single one.
+        """
+        of_columns = self.begun is not None and (D, N) in self.begun.values.values()
+        if self.begun is not None and not of_columns:
+            return None
+        asked = [p for p in self.asked if p.default is p.empty]
+        training = {p.name: Held(True) for p in asked if re.fullmatch(TRAINING, p.name.lower())}
+        shapes = Shapes(asked, self.call, lambda inputs: self.accepts(inputs) == FITS, training)
+        found = shapes.found(COLUMN if of_columns else ANY)
+        return None if found is None else Draw(found, told=False)
+
     def _note(self, error: Exception | None) -> None:
         if self.raised is None or (isinstance(self.raised, MISFITS) and not isinstance(error, MISFITS)):
             self.raised = error or self.raised
@@ -164,8 +189,11 @@ def _is_finite(found: Any) -> bool:
         return True
 
 
-def _rows(forward: Callable[..., Any], name: str) -> Iterator[Row]:
-    needed = {word(p.name) for p in inputs_of(forward) if p.default is p.empty}
+Asked = Sequence[inspect.Parameter]
+
+
+def _rows(asked: Asked, name: str) -> Iterator[Row]:
+    needed = {word(p.name) for p in _without_default(asked)}
     for row in ROWS:
         if re.search(row.names, name.lower()) and needed and _unknown(needed, row) is not None:
             yield row
@@ -179,9 +207,9 @@ def _unknown(needed: set[str], row: Row) -> str | None:
     return None if left else "x"
 
 
-def _alike(forward: Callable[..., Any]) -> Iterator[Row]:
+def _alike(asked: Asked) -> Iterator[Row]:
     """Yield what a function may be given whatever it is called: arrays of one shape, scores and labels."""
-    names = _names(forward)
+    names = _names(asked)
     for shape in ((N, D), (N, T, D)) if names else ():
         yield Row("", dict.fromkeys(names, shape))
     if len(names) == 2:
@@ -191,36 +219,23 @@ def _alike(forward: Callable[..., Any]) -> Iterator[Row]:
         yield Row("", dict.fromkeys(names, Whole((N, T), T)))
 
 
-def _combined(forward: Callable[..., Any]) -> Iterator[Row]:
-    """Yield arrays of several shapes, one for each parameter."""
-    names = _names(forward)
-    for shapes in itertools.islice(itertools.product(*map(_possible, names)), MOST_COMBINED if names else 0):
-        yield Row("", dict(zip(names, shapes, strict=True)))
+def _names(asked: Asked) -> list[str]:
+    return [word(p.name) for p in _without_default(asked)]
 
 
-def _names(forward: Callable[..., Any]) -> list[str]:
-    return [word(p.name) for p in inputs_of(forward) if p.default is p.empty]
-
-
-def _possible(name: str) -> tuple[Any, ...]:
-    """Return what one parameter may be, by its name if that says something."""
-    if name == "y":
-        return Whole((N,), 3), OneHot((N, K)), OneHot((N, H)), OneHot((N, V)), Whole((N, T), 3)
-    if re.search("idx|index|indices|ids?$|tokens|mask", name):
-        return Whole((N,), 2), Whole((N, T), 2)
-    if re.match(r"[hc](s?$|\d|_)|state|prev|hidden", name):
-        return (N, H), (N, T, H), (H,)
-    return (N, D), (N, T, D), (N, T, H), (N, H), IMAGES, IMAGES_LAST, (D,), (N, 2, V), Whole((N, T), V)
+def _without_default(asked: Asked) -> list[inspect.Parameter]:
+    """Return what has to be given, but for the switch of training."""
+    return [p for p in asked if p.default is p.empty and not re.fullmatch(TRAINING, p.name.lower())]
 
 
 def _is_of_one_shape(row: Row) -> bool:
     return len({str(value) for value in row.inputs.values()}) == 1
 
 
-def _drawing(forward: Callable[..., Any], row: Row, model: bool, told: bool) -> Draw:
-    parameters = inputs_of(forward)
+def _drawing(asked: Asked, row: Row, model: bool, told: bool) -> Draw:
     # options that have a default keep it, but for the dictionaries and the bias
-    wanted = [p.name for p in parameters if model or p.default is p.empty or p.name.endswith("_param")]
-    unknown = _unknown({word(p.name) for p in parameters if p.default is p.empty}, row)
+    wanted = [p.name for p in asked if model or p.default is p.empty or p.name.endswith("_param")]
+    unknown = _unknown({word(p.name) for p in _without_default(asked)}, row)
+    training = {n: Held(True) for n in wanted if re.fullmatch(TRAINING, n.lower())}
     called = {name: "x" if word(name) == unknown else word(name) for name in wanted}
-    return Draw({n: row.inputs[w] for n, w in called.items() if w in row.inputs}, told)
+    return Draw({n: row.inputs[w] for n, w in called.items() if w in row.inputs} | training, told)

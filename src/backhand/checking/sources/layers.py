@@ -14,7 +14,7 @@ import numpy as np
 from backhand.checking.report import Report
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
-from backhand.checking.sources.classes import Class, check_class
+from backhand.checking.sources.classes import Class, asked_by, check_class, cost_of, ends_of
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.courses import made
 from backhand.checking.sources.declaring import BACKWARD
@@ -72,20 +72,49 @@ def layers_of(
 
 def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
     calls = calls_of(layer)
-    if calls is None and takes_cache(layer.backward):
+    if (
+        calls is None
+        and takes_cache(getattr(layer, ends_of(layer)[1]))
+        and cost_of(layer, ends_of(layer)) is None
+    ):
         return _check_within(module, layer, recorded, draws, seed)
     if _own_inputs(module) is None and (seen := recorded(layer.__name__)) is not None:
         return seen.check(draws=draws, seed=seed)
-    made_of = made(layer, vars(module), model=calls is not None)
-    if made_of is None:
+    # one that the file holds may be of other sizes than are usual
+    held, own = made(layer, vars(module), model=calls is not None), made(layer, {}, model=calls is not None)
+    if held is None:
         raise CheckError(
             f"how to make {layer.__name__}{inspect.signature(layer)} is not known: "
             f"let the file hold one, or call backhand.check_class."
         )
-    forward = made_of.forward if calls is None else getattr(made_of, calls[0])
+    try:
+        return _check_made(module, held, draws, seed)
+    except CheckError:
+        if own is None or held is own:
+            raise
+        return _check_made(module, own, draws, seed)
+
+
+def _check_made(module: ModuleType, made_of: Any, draws: int, seed: int) -> Report:
+    layer = type(made_of)
+    forward, whole = getattr(made_of, ends_of(layer)[0]), cost_of(made_of, ends_of(layer)) is not None
     accepts = partial(runs, partial(Class.of, made_of))
-    inputs = _inputs(module, forward, layer.__name__, model=calls is not None, accepts=accepts)
+    inputs = _inputs(
+        module,
+        forward,
+        layer.__name__,
+        model=calls_of(layer) is not None or whole,
+        accepts=accepts,
+        asked=list(asked_by(made_of).values()),
+        call=partial(_called_whole, made_of) if whole else None,
+    )
     return _noting(inputs, check_class(made_of, inputs, draws=draws, seed=seed))
+
+
+def _called_whole(layer: Any, inputs: dict[str, Any]) -> Any:
+    found, rng = Class.of(layer, inputs, 0), np.random.default_rng(0)
+    given = inputs | {n: found.drawn_parameter(n, rng) for n in found.parameters}
+    return found.forward(copy.deepcopy(given)).outputs
 
 
 def _check_within(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
@@ -93,7 +122,8 @@ def _check_within(module: ModuleType, layer: type, recorded: Recorded, draws: in
     owner: Any = layer if is_static(layer) else made(layer, vars(module))
     if owner is None:
         raise CheckError(f"how to make {layer.__name__}{inspect.signature(layer)} is not known.")
-    functions = Functions.of(owner.forward, owner.backward, layer.__name__)
+    forward, backward = (getattr(owner, name) for name in ends_of(layer))
+    functions = Functions.of(forward, backward, layer.__name__)
     return _check_functions(module, functions, recorded, draws, seed)
 
 
@@ -147,7 +177,11 @@ def _check_functions(
     if isinstance(seen, Seen):  # perhaps of the same file, imported once more
         functions = replace(functions, over_torch=seen.functions.over_torch)
         return replace(seen, functions=functions).check(draws=draws, seed=seed)
-    accepts = partial(runs, partial(Pair.of, functions))
+
+    def accepts(given: dict[str, Any]) -> int:
+        holding = functions.holding(given)
+        return runs(partial(Pair.of, holding), holding.unpacked(given))
+
     inputs = _inputs(module, functions.forward, functions.title, call=functions.call, accepts=accepts)
     return _noting(inputs, judge_pair(functions, inputs, draws=draws, seed=seed, given={}))
 
@@ -184,10 +218,11 @@ def _inputs(
     accepts: Callable[[dict[str, Any]], int],
     call: Callable[[dict[str, Any]], Any] | None = None,
     model: bool = False,
+    asked: list[inspect.Parameter] | None = None,
 ) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
     given = _own_inputs(module)
-    parameters = inputs_of(forward)
+    parameters = inputs_of(forward) if asked is None else asked
     names = [p.name for p in parameters]
     if given is not None:
         try:
@@ -197,10 +232,10 @@ def _inputs(
         needed = [p.name for p in parameters if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward, name, model=model, accepts=accepts, call=call)
+    draw = inputs_for(forward, name, model=model, accepts=accepts, call=call, asked=parameters)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
-        told = name if forward.__name__ == "forward" else forward.__name__  # that of a class is the class's
+        told = name if inspect.ismethod(forward) else forward.__name__  # that of a class is the class's
         raise CheckError(
             f"inputs of {told}({', '.join(names)}) {why}: write a function "
             "inputs(rng) that returns them by name, drawn from a numpy.random.Generator."

@@ -236,7 +236,10 @@ def run_plainly(subject: Forward, inputs: Mapping[str, Any], seed: int) -> tuple
         raise
     except Exception as error:  # the user's code may raise anything
         raise ForwardError(f"the forward of {subject.title}", error) from error
-    outputs = tuple(np.asarray(as_arrays(out)) for out in called.outputs)
+    try:
+        outputs = tuple(np.asarray(as_arrays(out)) for out in called.outputs)
+    except ValueError:  # lists of arrays of several shapes
+        outputs = (np.array(None),)
     if any(out.dtype.kind not in "fiub" for out in outputs):
         found = ", ".join(type(out).__name__ for out in called.outputs)
         raise CheckError(f"the forward of {subject.title} gives {found}, no array: is it written yet?")
@@ -274,6 +277,22 @@ def spaces_of(functions: Sequence[Callable[..., Any]]) -> list[MutableMapping[st
                 found[id(space)] = space
                 stack += [v for v in list(space.values()) if isinstance(v, FunctionType | type | ModuleType)]
     return list(found.values())
+
+
+@contextlib.contextmanager
+def numpy_itself() -> Iterator[None]:
+    """Let NumPy be as it was, where an imported package has changed it: `nnfs.init()` lets `dot` round."""
+    changed = [(space, n, vars(space)[n]) for (space, n), f in _OWN.items() if vars(space).get(n) is not f]
+    try:
+        for space, name, _ in changed:
+            setattr(space, name, _OWN[space, name])
+        yield
+    finally:
+        for space, name, value in changed:
+            setattr(space, name, value)
+
+
+_OWN = {(space, name): f for space in (np, np.random) for name, f in vars(space).items() if callable(f)}
 
 
 @contextlib.contextmanager

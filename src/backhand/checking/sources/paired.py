@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -26,12 +26,14 @@ class Functions:
         forward, backward: the user's; without a backward the forward gives its gradients.
         title: what they are called.
         over_torch: they take torch's tensors.
+        holders: the inputs that are dictionaries of arrays, with their keys; each array is an input.
     """
 
     forward: Callable[..., Any]
     backward: Callable[..., Any] | None
     title: str
     over_torch: bool
+    holders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -54,12 +56,37 @@ class Functions:
 
     def call(self, inputs: Mapping[str, Any], call: Call = plainly) -> Any:
         """Call the forward on arrays; return what it gives, with the context at the end if it has one."""
-        given = as_tensors(dict(inputs)) if self.over_torch else dict(inputs)
+        given = self.packed(as_tensors(dict(inputs)) if self.over_torch else inputs)
         if not self.context:
             return call(self.forward, given)
         context = Context([True] * len(given))
         found = call(self.forward, {self.context: context, **given})
         return (*found, context) if isinstance(found, tuple) else (found, context)
+
+    def holding(self, inputs: Mapping[str, Any]) -> "Functions":
+        """Return the same, told which inputs are dictionaries of arrays, of other names than the rest."""
+        holders = {n: tuple(v) for n, v in inputs.items() if _holds_arrays(v)}
+        keys = [key for held in holders.values() for key in held]
+        alone = len(keys) == len({*keys}) and not {*keys} & (inputs.keys() - holders.keys())
+        return replace(self, holders=holders if alone else {})
+
+    def unpacked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs with the arrays of dictionaries among them, by their own names."""
+        rest = {n: v for n, v in inputs.items() if n not in self.holders}
+        return rest | {k: inputs[n][k] for n, keys in self.holders.items() for k in keys}
+
+    def packed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs as the functions take them."""
+        held = {key for keys in self.holders.values() for key in keys}
+        rest = {n: v for n, v in inputs.items() if n not in held}
+        return rest | {n: {k: inputs[k] for k in keys} for n, keys in self.holders.items()}
+
+
+def _holds_arrays(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    arrays = [isinstance(v, np.ndarray) and v.dtype.kind == "f" for v in value.values()]
+    return all(arrays) and all(isinstance(k, str) for k in value)
 
 
 def takes_cache(backward: Callable[..., Any]) -> bool:

@@ -15,7 +15,7 @@ from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.program import parameters_of
 from backhand.checking.running.sandbox import running, sandbox
-from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
+from backhand.checking.sources.numpy_truths import Call, Called, numpy_itself, plainly, run_plainly
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
@@ -71,8 +71,10 @@ def judge_pair(
 ) -> Report:
     """Do what `check_pair` does; of what a call of the backward was given the first draw has the upstream."""
     named = named_inputs(functions.parameters, functions.title, inputs)
-    with sandbox(), judging():
+    with sandbox(), judging(), numpy_itself():
         first = drawn(named, seed)
+        functions = functions.holding(first)
+        first, named = functions.unpacked(first), _unpacking(functions, named)
         over_torch = functions.over_torch or _are_tensors(inputs, seed)
         functions = replace(functions, over_torch=over_torch)
         with running(torch.float64, seed, promote=True) if over_torch else nullcontext():
@@ -80,6 +82,12 @@ def judge_pair(
             arriving = pair.wiring.arriving(given, pair.outputs) if pair.wiring is not None else {}
             found = OverNumpy.of(pair, named, seed, arriving)
         return found.report(draws=draws, seed=seed)
+
+
+def _unpacking(functions: Functions, inputs: Any) -> Any:
+    if callable(inputs):
+        return lambda rng: functions.unpacked(inputs(rng))  # type: ignore[arg-type]
+    return functions.unpacked(inputs)
 
 
 def _are_tensors(inputs: Any, seed: int) -> bool:
@@ -100,7 +108,13 @@ def named_inputs(names: Sequence[str], title: str, inputs: Any) -> Any:
     found = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
     if strange := [n for n in found if n not in names]:
         raise CheckError(f"{title} has no parameter {', '.join(strange)}: it has {', '.join(names)}.")
-    return {k: v.astype(np.float64) if is_float(v) else v for k, v in found.items()}
+    return {k: _in_float64(v) for k, v in found.items()}
+
+
+def _in_float64(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _in_float64(v) for k, v in value.items()}
+    return value.astype(np.float64) if is_float(value) else value
 
 
 @dataclass(frozen=True)
@@ -185,7 +199,8 @@ class Pair(Returning):
         Raises:
             CheckError: they do not.
         """
-        wiring = Wiring.of(calls.backward, list(inputs)) if calls.backward is not None else None
+        given_whole = list(calls.packed(inputs))
+        wiring = Wiring.of(calls.backward, given_whole) if calls.backward is not None else None
         outputs = wiring.outputs(list(inputs)) if wiring is not None else ("loss",)
         last = calls.backward or calls.forward
         pair = Pair(calls, wiring, outputs, Returned(last, {}, {}, 0))
@@ -232,7 +247,7 @@ class Pair(Returning):
             at = loss_among(found) if isinstance(found, tuple) and len(found) > 1 else None
             if at is None:
                 raise CheckError(f"{self.title} returns no loss with its gradients.")
-            return Called((found[at],), dict(inputs))
+            return Called((found[at],), self.calls.packed(inputs))
         several = isinstance(found, tuple)
         count = len(self.outputs)
         if self.wiring.cache and not (several and len(found) > count):
@@ -241,7 +256,8 @@ class Pair(Returning):
                 raise CheckError(f"{forward} returns None: it is not written yet.")
             raise CheckError(f"{self.title} asks for {self.wiring.cache}, which {forward} does not return.")
         outputs = found[:count] if several else (found,)
-        return Called(outputs, {"cache": found[-1] if several else None, "inputs": dict(inputs)})
+        cache = found[-1] if several else None
+        return Called(outputs, {"cache": cache, "inputs": self.calls.packed(inputs)})
 
     def backward(
         self, called: Called, upstream: Mapping[str, Any]

@@ -100,17 +100,19 @@ class Returned:
             if (place if isinstance(place, int) else place[0]) < len(values)
         }
 
-    def source(self, also: Mapping[str, str] | None = None) -> Source | None:
+    def source(self, also: Mapping[str, str] | None = None, source: Source | None = None) -> Source | None:
         """Return the function's source with returns that give the gradients by name.
 
         Args:
             also: other gradients by name, as expressions over the variables at the end.
+            source: the function's, where it has been changed.
         """
-        source = self._source
+        source = source or self.original
         return _by_name(source, self.places, self.count, also or {}) if source is not None else None
 
     @cached_property
-    def _source(self) -> Source | None:
+    def original(self) -> Source | None:
+        """The function's source as it stands."""
         return source_of(self.function)
 
 
@@ -197,6 +199,14 @@ def _each_of(returned: ast.Return, least: int) -> list[ast.expr]:
 
 
 def _name(node: ast.expr | None) -> str | None:
+    """Return what an expression calls its value; `self.W.grad` and `self.W["grad"]` do not say of what."""
+    found = _plain_name(node)
+    return (
+        None if isinstance(node, ast.Attribute | ast.Subscript) and found in ("grad", "gradient") else found
+    )
+
+
+def _plain_name(node: ast.expr | None) -> str | None:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from types import FunctionType
@@ -10,6 +11,7 @@ from typing import Any
 
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.returning import returns
+from backhand.checking.sources.courses import word
 from backhand.checking.sources.returned import tensor_named
 
 _judging: ContextVar[bool] = ContextVar("what is called is called by the checker", default=False)
@@ -30,27 +32,61 @@ def is_judging() -> bool:
     return _judging.get()
 
 
+# What a backward's name has, and what its forward's has there.
+_PARTS = (("backward", "forward"), ("bprop", "fprop"), ("bwd", "fwd"), ("back", "forward"))
+
+
+def methods_among(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return which of some names are those of a forward and its backward, the plainest of several.
+
+    >>> methods_among(["backward_pass", "name", "forward_pass"]), methods_among(["__call__", "gradient"])
+    (('forward_pass', 'backward_pass'), ('__call__', 'gradient'))
+    """
+    names = set(names)
+    pairs = [(n.replace(back, on, 1), n) for n in names for back, on in _PARTS if back in n]
+    pairs += [("__call__", "gradient")]  # an activation, and its derivative
+    found = [pair for pair in pairs if names.issuperset(pair)]
+    return min(found, key=lambda pair: (pair[0] == "__call__", len(pair[0]), pair)) if found else None
+
+
+def methods_of(layer: type) -> tuple[str, str] | None:
+    """Return what a class's forward and backward are called, if it has both."""
+    return methods_among(n for n in dir(layer) if isinstance(getattr(layer, n, None), FunctionType))
+
+
 def is_layer(value: object) -> bool:
     """Tell whether a value is a class with a forward and a backward of its own, and none of torch."""
-    if not isinstance(value, type):
+    methods = methods_of(value) if isinstance(value, type) else None
+    if methods is None or any(base.__module__.startswith("torch") for base in value.__mro__):  # type: ignore[union-attr]
         return False
-    parts = [getattr(value, name, None) for name in ("forward", "backward")]
-    plain = all(isinstance(part, FunctionType) for part in parts)
-    plain = plain and not any(base.__module__.startswith("torch") for base in value.__mro__)
     # an interface whose methods do nothing but raise is there to be derived from
-    return plain and not any(_only_raises(part) for part in parts)
+    return not any(_only_raises(getattr(value, name)) for name in methods)
 
 
 def is_static(layer: type) -> bool:
     """Tell whether a class's two functions need no object of it."""
-    return all(isinstance(inspect.getattr_static(layer, n), staticmethod) for n in ("forward", "backward"))
+    methods = methods_of(layer) or ()
+    return all(isinstance(inspect.getattr_static(layer, n), staticmethod) for n in methods)
+
+
+def costs_among(functions: Mapping[str, Any]) -> list[str]:
+    """Return the names of the functions that give the cost of an output beside its labels."""
+    named = [n for n in functions if re.search("cost|loss", n.lower())]
+    others = "back|grad|deriv|prime|accuracy|plot|history"
+    return [n for n in named if not re.search(others, n.lower()) and asks_for_labels(functions[n])]
+
+
+def asks_for_labels(function: Callable[..., Any]) -> bool:
+    """Tell whether a function has a parameter for labels."""
+    return any(word(p) == "y" for p in parameters_of(function))
 
 
 def is_model(value: object) -> bool:
     """Tell whether a value is a class that gives a loss and its gradients, and none of torch."""
     if not isinstance(value, type) or any(base.__module__.startswith("torch") for base in value.__mro__):
         return False
-    return calls_of(value) is not None
+    calls = calls_of(value)
+    return calls is not None and not any(_only_raises(getattr(value, name)) for name in calls)
 
 
 def calls_of(model: type) -> tuple[str, str] | None:
@@ -63,7 +99,7 @@ def calls_of(model: type) -> tuple[str, str] | None:
     >>> calls_of(Model)
     ('loss', 'loss')
     """
-    if all(callable(getattr(model, name, None)) for name in ("forward", "backward")):
+    if methods_of(model) is not None:
         return None
     methods = {n: getattr(model, n) for n in dir(model) if callable(getattr(model, n, None)) and n[0] != "_"}
     sources = {n: source_of(f) for n, f in methods.items() if "loss" in n or "grad" in n}
@@ -83,7 +119,9 @@ def calls_among(methods: Mapping[str, ast.FunctionDef]) -> tuple[str, str] | Non
 
 def _only_raises(function: Any) -> bool:
     source = source_of(function)
-    body = [s for s in source.statements if not isinstance(s, ast.Expr)] if source is not None else []
+    statements = source.statements if source is not None else ()
+    # besides a docstring, or an ellipsis
+    body = [s for s in statements if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
     return source is not None and all(isinstance(s, ast.Raise | ast.Pass) for s in body)
 
 

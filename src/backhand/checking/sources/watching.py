@@ -21,7 +21,9 @@ from backhand.checking.sources.roles import (
     forward_of,
     is_judging,
     is_layer,
+    is_static,
     judging,
+    methods_of,
     returns_its_gradients,
 )
 from backhand.errors import CheckError
@@ -158,21 +160,22 @@ class Watching:
 
     def watch_layer(self, layer: type) -> None:
         """Watch the calls of a layer's own forward and backward; those that it inherits are their class's."""
-        methods = {n: vars(layer).get(n) for n in ("forward", "backward")}
-        if all(isinstance(f, staticmethod) for f in methods.values()):
+        names = methods_of(layer) or ("forward", "backward")
+        methods = {n: vars(layer).get(n) for n in names}
+        if is_static(layer):
             self._watch_static(layer, methods)
             return
         own = {n: f for n, f in methods.items() if isinstance(f, FunctionType)}
         self._layers[layer] = own
         for name, method in own.items():
-            setattr(layer, name, (self._given_to if name == "forward" else self._left_by)(method))
+            setattr(layer, name, (self._given_to if name == names[0] else self._left_by)(method))
 
     def _watch_static(self, layer: type, methods: dict[str, Any]) -> None:
         """Watch a class that only holds a pair of functions."""
-        forward, backward = methods["forward"].__func__, methods["backward"].__func__
+        (first, forward), (last, backward) = ((n, f.__func__) for n, f in methods.items())
         self._layers[layer] = methods
-        layer.forward = staticmethod(self._keeping(forward))  # type: ignore[attr-defined]
-        layer.backward = staticmethod(self._noting(forward, backward, layer.__name__))  # type: ignore[attr-defined]
+        setattr(layer, first, staticmethod(self._keeping(forward)))
+        setattr(layer, last, staticmethod(self._noting(forward, backward, layer.__name__)))
 
     def _given_to(self, method: FunctionType) -> Any:
         @functools.wraps(method)

@@ -1,0 +1,216 @@
+"""Layers that leave all on themselves, move their parameters on the spot, or begin at their own cost."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backhand import check_class, check_files
+
+
+def seen(layer, inputs):
+    report = check_class(layer, inputs)
+    return {row.gradient: row.verdict for row in report.rows}, report
+
+
+class Moving:
+    """A layer of columns that takes a step at once."""
+
+    def __init__(self, inputs=5, outputs=3):
+        self.w = np.ones((outputs, inputs))
+        self.b = np.ones((outputs, 1))
+
+    def forward(self, x):
+        self.x = x
+        return self.w @ x + self.b
+
+    def backward(self, dout, learning_rate):
+        slope = dout @ self.x.T
+        dx = self.w.T @ dout
+        self.w -= learning_rate * slope
+        self.b = self.b - learning_rate * dout.sum(axis=1, keepdims=True)
+        return dx
+
+
+def columns(rng):
+    return {"x": rng.normal(size=(5, 4))}
+
+
+def test_what_a_backward_moves_is_judged_by_its_step():
+    verdicts, report = seen(Moving(), columns)
+    assert verdicts == {"dx": "right", "slope": "right", "db": "right"}
+    assert "backward moves w and b and keeps no gradient of it: the step is judged" in report.notes[-1]
+
+
+def test_a_wrong_step_is_told_at_the_line_of_its_gradient():
+    class Wrong(Moving):
+        def backward(self, dout, learning_rate):
+            slope = dout @ -self.x.T
+            dx = self.w.T @ dout
+            self.w -= learning_rate * slope
+            self.b = self.b - learning_rate * -dout.sum(axis=1, keepdims=True)
+            return dx
+
+    verdicts, report = seen(Wrong(), columns)
+    assert verdicts == {"dx": "right", "slope": "wrong", "db": "wrong"}
+    assert [r.lines[0].text.strip() for r in report.culprits] == [
+        "slope = dout @ -self.x.T",
+        "self.b = self.b - learning_rate * -dout.sum(axis=1, keepdims=True)",
+    ]
+    assert "begun" not in str(report)
+
+
+def test_steps_of_an_optimiser_are_not_taken_for_gradients():
+    class Normed(Moving):
+        def backward(self, dout, learning_rate):
+            slope = dout @ self.x.T
+            dx = self.w.T @ dout
+            self.w -= learning_rate * slope / np.abs(slope)
+            return dx
+
+    verdicts, report = seen(Normed(), columns)
+    assert verdicts == {"dx": "right"}
+    assert any("no gradient of it is found: w, b" in note for note in report.notes)
+
+
+class Step:
+    def update(self, weights, gradient):
+        return weights - 0.01 * gradient
+
+
+class Passing:
+    """A layer whose methods have longer names, which an optimiser is handed to."""
+
+    def __init__(self, n_units, input_shape=None):
+        self.n_units, self.input_shape = n_units, input_shape
+
+    def initialize(self, optimizer):
+        self.W = np.ones((self.input_shape[0], self.n_units))
+        self.W_step = copy.copy(optimizer)
+
+    def forward_pass(self, X, training=True):
+        self.X = X
+        return X @ self.W
+
+    def backward_pass(self, accum_grad):
+        before = self.W
+        dW = self.X.T @ accum_grad
+        self.W = self.W_step.update(self.W, dW)
+        return accum_grad @ before.T
+
+
+@pytest.mark.seconds
+def test_a_layer_that_is_handed_an_optimiser_is_made_and_judged(tmp_path: Path):
+    text = Path(__file__).read_text()
+    own = text[text.index("class Step") : text.index("@pytest.mark.seconds\ndef test_a_layer")]
+    right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
+    right.write_text("import copy\nimport numpy as np\n\n" + own)
+    wrong.write_text(right.read_text().replace("self.X.T @ accum_grad", "self.X.T @ accum_grad / 2"))
+    checked = [found.report for found in check_files([right, wrong])]
+    assert [[row.gradient for row in r.rows] for r in checked if r] == [["dX", "dW"], ["dX", "dW"]]
+    assert [[row.gradient for row in r.culprits] for r in checked if r] == [[], ["dW"]]
+
+
+class Leaving:
+    """A layer that returns nothing: its output and its gradients stand on itself."""
+
+    def __init__(self):
+        self.weights = np.ones((5, 3))
+
+    def forward(self, inputs, training=True):
+        self.inputs = inputs
+        self.output = inputs @ self.weights
+
+    def backward(self, dvalues):
+        self.dweights = self.inputs.T @ dvalues
+        self.dinputs = dvalues @ self.weights.T
+
+
+def test_outputs_and_gradients_that_are_left_on_a_layer_are_judged():
+    given = {"inputs": np.random.default_rng(0).normal(size=(4, 5))}
+    assert seen(Leaving(), given)[0] == {"dweights": "right", "dinputs": "right"}
+
+    class Wrong(Leaving):
+        def backward(self, dvalues):
+            self.dweights = self.inputs.T @ dvalues
+            self.dinputs = dvalues @ (self.weights.T * 2)
+
+    verdicts, report = seen(Wrong(), given)
+    assert verdicts == {"dweights": "right", "dinputs": "wrong"}
+    assert report["dinputs"].lines[0].text.strip() == "self.dinputs = dvalues @ (self.weights.T * 2)"
+
+
+class CrossEntropy:
+    """A loss for each row, whose backward is given the predictions."""
+
+    def forward(self, predicted, labels):
+        return -np.log(predicted[range(len(predicted)), labels])
+
+    def backward(self, dvalues, labels):
+        self.dinputs = -np.eye(dvalues.shape[1])[labels] / dvalues / len(dvalues)
+
+
+class SoftmaxCrossEntropy:
+    """A softmax with its loss, whose backward is given the probabilities that the forward left."""
+
+    def forward(self, scores, labels):
+        e = np.exp(scores - scores.max(axis=1, keepdims=True))
+        self.output = e / e.sum(axis=1, keepdims=True)
+        return CrossEntropy().forward(self.output, labels).mean()
+
+    def backward(self, dvalues, labels):
+        self.dinputs = dvalues.copy()
+        self.dinputs[range(len(labels)), labels] -= 1
+        self.dinputs = self.dinputs / len(labels)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, SoftmaxCrossEntropy])
+def test_a_backward_that_asks_for_the_labels_begins_at_the_loss(loss):
+    rng = np.random.default_rng(0)
+    given = {"labels": np.array([0, 2, 1, 1])}
+    name = "predicted" if loss is CrossEntropy else "scores"
+    given[name] = rng.uniform(0.2, 0.8, size=(4, 3))
+    verdicts, report = seen(loss(), given)
+    assert verdicts == {"dinputs": "right"}
+    assert any("their mean is judged" in note for note in report.notes) == (loss is CrossEntropy)
+
+
+class Model:
+    """A whole model as one class, with a cost of its own."""
+
+    def __init__(self, input_size, output_size, learning_rate=0.1):
+        self.lr = learning_rate
+        self.W = np.ones((input_size, output_size))
+        self.V = np.ones((output_size, output_size))
+
+    def forward(self, X):
+        self.h = np.tanh(X @ self.W)
+        return self.h @ self.V
+
+    def compute_loss(self, y_hat, y):
+        return 0.5 * np.sum((y_hat - y) ** 2) / len(y)
+
+    def backward(self, X, y, y_hat):
+        dout = (y_hat - y) / len(y)
+        dV = self.h.T @ dout
+        dz = dout @ self.V.T * (1 - self.h**2)
+        dW = X.T @ dz
+        self.V -= self.lr * dV
+        self.W -= self.lr * dW
+
+
+@pytest.mark.seconds
+def test_a_model_with_a_cost_of_its_own_is_judged_from_there(tmp_path: Path):
+    text = Path(__file__).read_text()
+    own = text[text.index("class Model") : text.index("@pytest.mark.seconds\ndef test_a_model")]
+    right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
+    right.write_text("import numpy as np\n\n" + own)
+    wrong.write_text(right.read_text().replace("(1 - self.h**2)", "(1 - self.h)"))
+    checked = [found.report for found in check_files([right, wrong])]
+    assert [{row.gradient: row.verdict for row in r.rows} for r in checked if r] == [
+        {"dV": "right", "dW": "right"},
+        {"dV": "right", "dW": "wrong"},
+    ]
+    assert checked[1] is not None
+    assert "dz = dout" in checked[1]["dW"].lines[0].text
