@@ -152,9 +152,9 @@ def test_the_command_that_goes_on_after_ctrl_c_has_ones_own_backward_in_it(tmp_p
     exercise = find("mlp_fused")
     own = tmp_path / exercise.file_name
     own.write_text(solved(exercise))
-    options = ("--backward", str(own), "--steps", "1000000", "--checkpoint-every", "1000000")
+    options = ("--backward", str(own), "--steps", "1000000", "--checkpoint-every", "50")
     process = start(tmp_path / "run", *options)
-    wait_for_step(tmp_path / "run", 0, process)
+    wait_for_step(tmp_path / "run", 50, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -80,7 +80,7 @@ from backhand.checking.mistakes.targets import (
     tells,
     with_its_line,
 )
-from backhand.checking.mistakes.turns import by_turns
+from backhand.checking.mistakes.turns import by_direction, by_turns
 from backhand.checking.mistakes.upstreams import (
     added_too_early,
     another_gradient,
@@ -134,6 +134,11 @@ def _added_too_early(case: Case, budget: Budget) -> Mended:
     return replace(found, at=tuple(s for s in case.suspects if both <= reads(s))), budget
 
 
+def _the_other_way(case: Case, budget: Budget) -> Mended:
+    found, budget = by_direction(case.program, budget) if case.program is not None else (None, budget)
+    return (found if found is None else _at_own_loop(case, found)), budget
+
+
 # In the order of simplicity: of two that hold, the earlier is named and the later mentioned.
 HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a change through another name", changed_through_another_name),
@@ -184,6 +189,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends_fault("a small edit and a factor", by_edit_and_factor),
     mends_fault("two small edits of one line", by_two_edits),
     mends("a small edit", by_edit),
+    Hypothesis("a loop that goes the wrong way", _the_other_way),
     mends("a constant factor within the line", by_constant, _is_not_pinned),
     predicts("a missing branch and a slip in what is there", besides_a_branch),
     predicts_shape("a sum too many", overreduced),
@@ -263,20 +269,25 @@ def _by_turns(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Ca
     """Find the gradients that are wrong for the head of a loop: none of its lines is."""
     found: dict[str, tuple[Case, Finding]] = {}
     for case in cases:
-        source = case.chosen.backward_source
-        if source is None or case.program is None:
+        if case.program is None:
             continue
         with _as_it_ran(case):
             finding, budget = by_turns(case.program, budget)
-        loops = [n for top in source.statements for n in ast.walk(top) if isinstance(n, ast.For | ast.While)]
-        own = tuple(s for s in loops if finding is not None and s.lineno == finding.at[0].lineno)
         if finding is not None:
-            found[case.name] = case, replace(finding, at=own)
+            found[case.name] = case, _at_own_loop(case, finding)
     for _, finding in list(found.values())[:1]:  # the items that the turn left out should have made
         filled = {name for s in finding.at for name in writes_surely(s)}
         empty = (case for case in cases if case.culprit.value is None and case.name not in found)
         found |= {c.name: (c, finding) for c in empty if root(c.paths.get(c.name, "")) in filled}
     return found, budget
+
+
+def _at_own_loop(case: Case, found: Finding) -> Finding:
+    """Return a finding in the head of a program's loop with the user's own, of which that is a part."""
+    source = case.chosen.backward_source
+    statements = source.statements if source is not None else ()
+    loops = [n for top in statements for n in ast.walk(top) if isinstance(n, ast.For | ast.While)]
+    return replace(found, at=tuple(loop for loop in loops if loop.lineno == found.at[0].lineno))
 
 
 def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:

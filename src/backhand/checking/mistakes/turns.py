@@ -1,7 +1,7 @@
 """Slips in the head of a loop: a turn that is left out or one too many, time that runs the wrong way."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from backhand.checking.mistakes.budget import Budget
@@ -9,32 +9,45 @@ from backhand.checking.mistakes.edits import Edit, Place
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.workbench import Focus, Program
 
+Loop = ast.For | ast.While
+
 
 def by_turns(program: Program, budget: Budget) -> tuple[Finding | None, Budget]:
-    """Find another head for a loop with which the gradient is right, and the loop in the program's copy."""
-    loops = [n for n in ast.walk(program.block) if isinstance(n, ast.For | ast.While)]
+    """Find a loop that begins or ends a turn off, and tell it as it stands in the program's copy."""
+    return _by_heads(program, budget, _a_turn_off)
+
+
+def by_direction(program: Program, budget: Budget) -> tuple[Finding | None, Budget]:
+    """Find a loop that goes the wrong way. To turn it round may make up for other slips: those come first."""
+    return _by_heads(program, budget, _the_wrong_way)
+
+
+def _by_heads(
+    program: Program, budget: Budget, heads: Callable[[Loop], Iterator[Edit]]
+) -> tuple[Finding | None, Budget]:
+    loops = [n for n in ast.walk(program.block) if isinstance(n, Loop)]
     for loop in loops if loops and not program.is_right else ():
-        focus = Focus.on(program, loop)
-        edit, budget = focus.first_right(_heads(loop), budget)
+        edit, budget = Focus.on(program, loop).first_right(heads(loop), budget)
         if edit is not None:
             return replace(edit.mends, at=(loop,)), budget
     return None, budget
 
 
-def _heads(loop: ast.For | ast.While) -> Iterator[Edit]:
-    """Yield other heads of a loop, each with the mistake that it mends."""
+def _a_turn_off(loop: Loop) -> Iterator[Edit]:
     head = loop.iter if isinstance(loop, ast.For) else loop.test
     for place in _bounds(head):
         for node in _a_turn_away(place.node):
             stands, belongs = ast.unparse(place.node), ast.unparse(node)
             words = f"the loop begins or ends a turn off: in `{ast.unparse(head)}`, `{stands}` stands where "
             yield Edit(place, node, Finding("partial", {"where": stands}, f"{words}`{belongs}` belongs"))
-    if isinstance(loop, ast.For):
-        for node in _the_other_way(head):
-            stands, belongs = ast.unparse(head), ast.unparse(node)
-            words = f"the loop goes the wrong way: `{stands}` stands where `{belongs}` belongs"
-            mended = Finding("wrong_upstream", {"used": stands, "expected": belongs}, words)
-            yield Edit(Place(loop, "iter", None, head), node, mended)
+
+
+def _the_wrong_way(loop: Loop) -> Iterator[Edit]:
+    for node in _the_other_way(loop.iter) if isinstance(loop, ast.For) else ():
+        stands, belongs = ast.unparse(loop.iter), ast.unparse(node)
+        words = f"the loop goes the wrong way: `{stands}` stands where `{belongs}` belongs"
+        mended = Finding("wrong_upstream", {"used": stands, "expected": belongs}, words)
+        yield Edit(Place(loop, "iter", None, loop.iter), node, mended)
 
 
 def _bounds(head: ast.expr) -> Iterator[Place]:

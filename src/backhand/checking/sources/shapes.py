@@ -77,7 +77,7 @@ class NeededError(Exception):
 class Unknown:
     """Stands for an array that has no shape yet; whoever looks at it is told so."""
 
-    __array_priority__ = 1e6
+    __array_priority__: float = 1e6
 
     def __init__(self, name: str):
         self._name = name
@@ -175,10 +175,12 @@ class Search:
         accepts: Callable[[dict[str, Any]], bool],
         fixed: Mapping[str, Any],
     ):
-        self.names = [p.name for p in asked]
-        self.call, self.accepts, self.fixed = call, accepts, fixed
-        self.ends = time.thread_time() + LONGEST
-        self.runs = 0
+        self.names: Sequence[str] = [p.name for p in asked]
+        self.call: Callable[[dict[str, Any]], Any] = call
+        self.accepts: Callable[[dict[str, Any]], bool] = accepts
+        self.fixed: Mapping[str, Any] = fixed
+        self.ends: float = time.thread_time() + LONGEST
+        self.runs: int = 0
 
     def found(self, layouts: Sequence[_Layout] = ANY) -> dict[str, Any] | None:
         """Return what fits by name, of dictionaries by their keys; None where nothing does."""
