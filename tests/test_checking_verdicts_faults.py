@@ -747,3 +747,20 @@ def test_what_a_line_that_raises_has_left_unwritten_is_not_blamed_for_it() -> No
     report = backhand.check(from_text(text.replace("V.T @ wrong + later", "V @ wrong + later")))
     (culprit,) = report.culprits
     assert "V @ wrong + later" in culprit.lines[0].text
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ("3 * made[t] ** 2 / count", "made[t] is used where states[t] belongs"),
+        ("3 * states[t] ** 3 / count", "wrong exponent"),
+    ],
+)
+def test_the_first_line_of_a_turn_is_tried_with_the_number_of_that_turn(new: str, words: str) -> None:
+    above = "        before = states[t - 1] if t else start\n"
+    line = "        dstate = 3 * states[t] ** 2 / count + arriving\n"
+    first = LEAKY.replace(above + line, line + above)
+    assert backhand.check(from_text(first)).ok
+    (culprit,) = backhand.check(from_text(first.replace("3 * states[t] ** 2 / count", new))).culprits
+    assert culprit.mistake is not None
+    assert words in culprit.mistake.message

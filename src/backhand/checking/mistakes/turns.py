@@ -43,7 +43,9 @@ def _a_turn_off(loop: Loop) -> Iterator[Edit]:
 
 
 def _the_wrong_way(loop: Loop) -> Iterator[Edit]:
-    for node in _the_other_way(loop.iter) if isinstance(loop, ast.For) else ():
+    if isinstance(loop, ast.While):
+        return
+    for node in _the_other_way(loop.iter):
         stands, belongs = ast.unparse(loop.iter), ast.unparse(node)
         words = f"the loop goes the wrong way: `{stands}` stands where `{belongs}` belongs"
         mended = Finding("wrong_upstream", {"used": stands, "expected": belongs}, words)

@@ -21,7 +21,7 @@ from torch import Tensor
 from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
-from backhand.checking.mistakes.edits import Edit, Place, Scope
+from backhand.checking.mistakes.edits import Edit, Place, Scope, is_whole
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
@@ -150,7 +150,7 @@ class Program:
 
     @cached_property
     def indexed(self) -> list[ast.Subscript]:
-        """The parts of variables that are read at an index which is computed, each once."""
+        """The parts of variables at an index which is computed, each once."""
         nodes = (n for s in (self.block, *self.beside) for n in ast.walk(s))
         found = [n for n in nodes if isinstance(n, ast.Subscript) and _is_computed(n)]
         return list({ast.dump(node): node for node in found}.values())
@@ -266,6 +266,13 @@ class Focus:
                 indices[text] = read.slice
         held = [n for n in names if isinstance(namespace.get(n), Tensor | list | tuple)]
         found: dict[str, Tensor] = {}
+        within = {n.id for index in indices.values() for n in ast.walk(index) if isinstance(n, ast.Name)}
+        # of a list with an item a turn that of this one
+        for counter in sorted(n for n in within if is_whole(namespace.get(n))):
+            for name in (n for n in held if not isinstance(namespace[n], Tensor)):
+                node = ast.Subscript(ast.Name(name, ast.Load()), ast.Name(counter, ast.Load()), ast.Load())
+                part = _part(node, namespace)
+                found |= {ast.unparse(node): part} if part is not None else {}
         for text, index in indices.items():
             for name in held:
                 node = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
@@ -363,11 +370,11 @@ def variable(number: int) -> str:
 
 
 def _is_computed(node: ast.Subscript) -> bool:
-    """Tell whether a part of a variable is read at an index made of variables, without a call."""
+    """Tell whether a part of a variable stands at an index that is made of variables, without a call."""
     within = list(ast.walk(node.slice))
-    is_read = isinstance(node.value, ast.Name) and isinstance(node.ctx, ast.Load)
+    of_a_name = isinstance(node.value, ast.Name)
     calls = any(isinstance(n, ast.Call) for n in within)
-    return is_read and not calls and any(isinstance(n, ast.Name) for n in within)
+    return of_a_name and not calls and any(isinstance(n, ast.Name) for n in within)
 
 
 def _part(node: ast.Subscript, namespace: Namespace) -> Tensor | None:

@@ -164,7 +164,7 @@ class Reruns:
 
     def benches(self, puts: Mapping[Target, Give], target: Target, steps: Sequence[int]) -> Before:
         """Return what stood before some turns of a statement, and what it made."""
-        looking = Before(self.repairer(self.mended), puts, steps, target)
+        looking = Before(self.repairer(self.mended), puts, steps, target, self._counters)
         watched(self.chosen, self.draw, looking)
         return looking
 

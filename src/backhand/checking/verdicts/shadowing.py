@@ -191,10 +191,24 @@ class Log(Putting):
 
 
 class Before(Putting):
-    """Takes the variables before some turns of a statement, and what it makes of them."""
+    """Takes the variables before some turns of a statement, and what it makes of them.
 
-    def __init__(self, repairer: Repairer, puts: Mapping[Target, Give], steps: Sequence[int], target: Target):
+    Args:
+        steps: those turns.
+        target: the statement.
+        counters: the variables that count the turns of loops.
+    """
+
+    def __init__(
+        self,
+        repairer: Repairer,
+        puts: Mapping[Target, Give],
+        steps: Sequence[int],
+        target: Target,
+        counters: Sequence[str],
+    ):
         super().__init__(repairer, puts)
+        self.counters: Sequence[str] = counters
         self.steps: set[int] = set(steps)
         self.target: Target = target
         self.before: list[Namespace] = []
@@ -208,6 +222,9 @@ class Before(Putting):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Take the variables, and what was assigned."""
+        if step in self.steps and self.before:  # the head of a loop has counted since the statement above
+            there = {n: variables[n] for n in self.counters if n in variables}
+            self.before[-1] |= snapshot({n: v for n, v in there.items() if n not in writes_surely(statement)})
         if step in self.steps and self.target[1]:
             value = variables.get(self.target[1]) if step != self._raised else None
             self.made.append(value.clone() if isinstance(value, Tensor) else None)
