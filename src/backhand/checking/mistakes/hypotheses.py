@@ -8,7 +8,7 @@ so on every draw. A new mistake is a row of the table.
 import ast
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -93,6 +93,7 @@ from backhand.checking.mistakes.upstreams import (
     product_left_out,
 )
 from backhand.checking.mistakes.wording import in_words
+from backhand.checking.mistakes.workbench import Program
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import Promoting
@@ -266,19 +267,32 @@ def _named(case: Case, finding: Finding) -> Named:
 
 
 def _by_turns(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
-    """Find the gradients that are wrong for the head of a loop: none of its lines is."""
+    """Find the gradients that are wrong for the head of a loop: none of its lines is.
+
+    To turn a loop round may make up for another slip in one gradient, but not in several.
+    """
+    found, budget = _by_head(cases, by_turns, budget)
+    if not found and len(cases) > 1:
+        turned, budget = _by_head(cases, by_direction, budget)
+        found = turned if len(turned) == len(cases) else {}
+    for _, finding in list(found.values())[:1]:  # the items that the turn left out should have made
+        filled = {name for s in finding.at for name in writes_surely(s)}
+        empty = (case for case in cases if case.culprit.value is None and case.name not in found)
+        found |= {c.name: (c, finding) for c in empty if root(c.paths.get(c.name, "")) in filled}
+    return found, budget
+
+
+def _by_head(
+    cases: Sequence[Case], mender: Callable[[Program, Budget], Mended], budget: Budget
+) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
     found: dict[str, tuple[Case, Finding]] = {}
     for case in cases:
         if case.program is None:
             continue
         with _as_it_ran(case):
-            finding, budget = by_turns(case.program, budget)
+            finding, budget = mender(case.program, budget)
         if finding is not None:
             found[case.name] = case, _at_own_loop(case, finding)
-    for _, finding in list(found.values())[:1]:  # the items that the turn left out should have made
-        filled = {name for s in finding.at for name in writes_surely(s)}
-        empty = (case for case in cases if case.culprit.value is None and case.name not in found)
-        found |= {c.name: (c, finding) for c in empty if root(c.paths.get(c.name, "")) in filled}
     return found, budget
 
 
