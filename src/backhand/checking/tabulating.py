@@ -175,7 +175,7 @@ class Table:
             made_of = [s for fault in faults for s in fault.temporaries]
             held = self._variables(name)
             made_of = [s for s in made_of if computes(s) and not makes_numbers(s, held)]
-            lone = len(made_of) == 1  # of several nobody knows which
+            lone = len(made_of) == 1 and not {*at_fault} & {*named.at}  # of several nobody knows which
             is_first = named.is_told or (lone and any(s in made_of for s in named.at[:1]))
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
         if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
