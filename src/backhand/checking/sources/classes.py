@@ -21,12 +21,11 @@ from backhand.checking.sources.courses import word
 from backhand.checking.sources.held import (
     arrays_of,
     gradients_left,
-    is_another_part,
     once,
     output_left_by,
-    pairs_of,
     plain_name,
     put,
+    stored_gradients,
 )
 from backhand.checking.sources.numpy_truths import Call, Called, numpy_itself, plainly, run_plainly
 from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
@@ -191,24 +190,9 @@ class Class:
         Raises:
             CheckError: there are none.
         """
-        calls = ends_of(type(layer))
-        forward, backward = (getattr(layer, name) for name in calls)
-        cost = cost_of(layer, calls)
-        begins = not calls_of(type(layer)) and asks_for_labels(backward)
-        begins = begins and (cost is not None or asks_for_labels(forward))
-        rates = [n for n in parameters_of(backward) if is_rate(n)]
-        wiring = Wiring.of(backward, [*inputs, *rates], cached=False)
-        wiring = Wiring((), "", ()) if begins else wiring
-        outputs = wiring.outputs(list(inputs))
-        plain = Class(
-            layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {}, (), begins, cost
-        )
-        plain = replace(plain, left=output_left_by(forward, layer))
-        layer = made_by_a_call(plain, inputs)
-        plain = replace(plain, layer=layer)
+        plain = Class._called(layer, inputs)
+        layer, calls, wiring, outputs = plain.layer, plain.calls, plain.wiring, plain.outputs
         backward = getattr(layer, calls[1])
-        if begins and np.ndim(plain.forward(copy.deepcopy(dict(inputs))).outputs[0]):
-            plain = replace(plain, of_rows="mean")
         outs = run_plainly(plain, inputs, seed)
         if len(outs) < len(outputs):
             raise CheckError(
@@ -221,34 +205,23 @@ class Class:
         found = {where: a for where, a in arrays_of(layer) if a.ndim and is_float(a)}
         before = {where: a for where, a in found.items() if where not in kept}
         taken = {*inputs, *outputs, *wiring.upstream}
-        floats = {n: v for n, v in inputs.items() if is_float(v) and not (begins and word(n) == "y")}
+        floats = {n: v for n, v in inputs.items() if is_float(v) and not (plain.begins and word(n) == "y")}
         held = {plain_name(where, inputs): where for where in once(before)}
         returned = Returned.of(backward, given, floats, taken, parameters=held, loss=calls[0] == calls[1])
         parameters = {n: held[n] for n in returned.named.values() if n not in floats}
-        stored, named, left = {}, {}, dict(arrays_of(after))
-        for gradient, where in pairs_of(list(before), list(left)):
-            same = [n for n, w in parameters.items() if before[where] is before[w]]
-            if not same:
-                name, told = plain_name(where, inputs), plain_name(gradient, [*returned.named, *taken])
-                parameters[name], stored[told], named[told] = where, (gradient,), name
-            elif told := next((g for g, n in named.items() if n == same[0]), ""):  # else it is returned
-                stored[told] += (gradient,) * is_another_part(stored[told], gradient, left)
+        left = dict(arrays_of(after))
+        more, stored, named = stored_gradients(before, left, parameters, inputs, [*returned.named, *taken])
+        parameters |= more
         for where, tensor in gradients_left(
             backward, begun, left, floats, {**returned.named, **named}, given
         ):
             stored[where], named[where] = (where,), tensor
         others = {w: a for w, a in before.items() if not any(a is before[p] for p in parameters.values())}
         needed = [w for w in once(others) if plain.depends_on(w, inputs, outs, seed)]
-        moved = {
-            plain_name(w, inputs): w for w in needed if w in left and not np.array_equal(begun[w], left[w])
-        }
-        steps = Steps(
-            {f"d{n}": w for n, w in moved.items()}, {f"d{n}": n for n in moved}, rate_of(backward, layer)
-        )
-        if plain.is_of_gradients(steps, inputs, outs, seed):
-            steps = plain.with_names(steps, inputs, outs, seed)
-        else:
-            moved, steps = {}, Steps({}, {})
+        went = [w for w in needed if w in left and not np.array_equal(begun[w], left[w])]
+        moved = {plain_name(w, inputs): w for w in went}
+        steps = plain.steps_of(moved, inputs, outs, seed)
+        moved = moved if steps.places else {}
         if not (returned.places or stored or moved):
             raise CheckError(f"{plain.title} returns no gradient, and leaves none on itself.")
         parameters |= moved
@@ -262,6 +235,37 @@ class Class:
             named={**returned.named, **named, **steps.tensors},
             steps=steps,
         )
+
+    @staticmethod
+    def _called(layer: Any, inputs: Mapping[str, Any]) -> "Class":
+        """Return the layer, after the first call, with how it is called alone."""
+        calls = ends_of(type(layer))
+        forward, backward = (getattr(layer, name) for name in calls)
+        cost = cost_of(layer, calls)
+        begins = not calls_of(type(layer)) and asks_for_labels(backward)
+        begins = begins and (cost is not None or asks_for_labels(forward))
+        rates = [n for n in parameters_of(backward) if is_rate(n)]
+        wiring = Wiring.of(backward, [*inputs, *rates], cached=False)
+        wiring = Wiring((), "", ()) if begins else wiring
+        outputs = wiring.outputs(list(inputs))
+        plain = Class(
+            layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {}, (), begins, cost
+        )
+        plain = replace(plain, left=output_left_by(forward, layer))
+        plain = replace(plain, layer=made_by_a_call(plain, inputs))
+        if begins and np.ndim(plain.forward(copy.deepcopy(dict(inputs))).outputs[0]):
+            plain = replace(plain, of_rows="mean")
+        return plain
+
+    def steps_of(
+        self, moved: Mapping[str, str], inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
+    ) -> Steps:
+        """Return the steps by which a backward moves parameters, if they are gradients; none otherwise."""
+        places, tensors = {f"d{n}": w for n, w in moved.items()}, {f"d{n}": n for n in moved}
+        steps = Steps(places, tensors, rate_of(getattr(self.layer, self.calls[1]), self.layer))
+        if not self.is_of_gradients(steps, inputs, outputs, seed):
+            return Steps({}, {})
+        return self.with_names(steps, inputs, outputs, seed)
 
     def is_of_gradients(
         self, steps: Steps, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int

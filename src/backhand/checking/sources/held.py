@@ -84,6 +84,35 @@ def pairs_of(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str,
                 break
 
 
+def stored_gradients(
+    before: Mapping[str, np.ndarray],
+    left: Mapping[str, np.ndarray],
+    parameters: Mapping[str, str],
+    inputs: Mapping[str, Any],
+    taken: Sequence[str],
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return more parameters by their names, where their gradients are left, and whose each of these is.
+
+    Args:
+        before: the arrays on a layer before its backward, by their paths.
+        left: those after it.
+        parameters: those whose gradients are returned.
+        inputs: of the forward.
+        taken: names that no gradient may have.
+    """
+    more: dict[str, str] = {}
+    stored: dict[str, tuple[str, ...]] = {}
+    named: dict[str, str] = {}
+    for gradient, where in pairs_of(list(before), list(left)):
+        same = [n for n, w in {**parameters, **more}.items() if before[where] is before[w]]
+        if not same:
+            name, told = plain_name(where, inputs), plain_name(gradient, taken)
+            more[name], stored[told], named[told] = where, (gradient,), name
+        elif told := next((g for g, n in named.items() if n == same[0]), ""):  # else it is returned
+            stored[told] += (gradient,) * is_another_part(stored[told], gradient, left)
+    return more, stored, named
+
+
 def _parameters_of(gradient: str) -> Iterator[str]:
     """Yield where the parameter of a gradient may lie."""
     match = re.fullmatch(r"((?:.*\.)?)(\w+)((?:\[[^]]*\])?)", gradient)
