@@ -625,6 +625,7 @@ def inputs(generator):
         ("(now * rows[t])", "(dend * rows[t])", "wrong_point", "dend is used where carry belongs"),
         ("torch.zeros_like(keep)", "torch.ones_like(keep)", "repeated_branch", "begins with ones"),
         ("torch.zeros_like(keep)", "torch.empty_like(keep)", "repeated_branch", "whatever lies in memory"),
+        ("(now * rows[t])", "now", "wrong_point", "the factor rows[t] is missing"),
     ],
 )
 def test_gradients_in_a_dictionary_that_a_loop_fills_have_one_culprit_with_its_line(
@@ -764,3 +765,13 @@ def test_the_first_line_of_a_turn_is_tried_with_the_number_of_that_turn(new: str
     (culprit,) = backhand.check(from_text(first.replace("3 * states[t] ** 2 / count", new))).culprits
     assert culprit.mistake is not None
     assert words in culprit.mistake.message
+
+
+def test_what_is_a_number_in_the_first_turn_and_a_tensor_later_may_belong_there() -> None:
+    text = CHARACTERS.replace("later = torch.zeros_like(b)", "later = 0.0")
+    assert backhand.check(from_text(text)).ok
+    (culprit,) = backhand.check(
+        from_text(text.replace("V.T @ wrong + later", "V.T @ wrong + hs[t]"))
+    ).culprits
+    assert culprit.mistake is not None
+    assert "hs[t] is used where later belongs" in culprit.mistake.message

@@ -266,7 +266,8 @@ class Focus:
                 indices[text] = read.slice
         held = [n for n in names if isinstance(namespace.get(n), Tensor | list | tuple)]
         found: dict[str, Tensor] = {}
-        within = {n.id for index in indices.values() for n in ast.walk(index) if isinstance(n, ast.Name)}
+        slices = [read.slice for read in self.program.indexed]  # of whole numbers too, such as tokens
+        within = {n.id for index in slices for n in ast.walk(index) if isinstance(n, ast.Name)}
         # of a list with an item a turn that of this one
         for counter in sorted(n for n in within if is_whole(namespace.get(n))):
             for name in (n for n in held if not isinstance(namespace[n], Tensor)):
