@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import backhand
-from backhand import passes
+from backhand import differentiating, passes
+from backhand.differentiating import FOLLOWS_LOCALS
 from backhand.errors import CheckError
 from backhand.passes import rms_norm
 
@@ -184,11 +185,25 @@ def sine_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @pytest.mark.filterwarnings("ignore")
 def test_torch_compile_gives_the_same_gradients_in_one_graph(textbook: ModuleType) -> None:
     inputs = drawn(textbook)
-    whole = "bigram_fused" not in textbook.__name__  # what a mask picks has no size that a graph could know
+    # what a mask picks has no size that a graph could know
+    whole = FOLLOWS_LOCALS and "bigram_fused" not in textbook.__name__
     for needed in (floats(inputs), floats(inputs)[-1:]):
         alike = compiled(sine_of(backhand.differentiable(textbook)), "aot_eager", whole)
         expected = gradients(sine_of(plain(textbook)), inputs, needed)
         assert_same(gradients(alike, inputs, needed), expected)
+
+
+@pytest.mark.seconds
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiler_that_cannot_follow_locals_calls_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(differentiating, "FOLLOWS_LOCALS", False)
+    function, x, gain = backhand.differentiable(rms_norm), torch.randn(3, 5), torch.randn(5)
+    x.requires_grad_()
+    (found,) = torch.autograd.grad(compiled(lambda x: function(x, gain).sin().sum(), "aot_eager")(x), x)
+    (expected,) = torch.autograd.grad(rms_norm.forward(x, gain)["y"].sin().sum(), x)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(RuntimeError, match="torch.compiler.disable"):
+        compiled(lambda x: function(x, gain).sin().sum(), "aot_eager", whole=True)(x)
 
 
 @pytest.mark.slow
@@ -231,6 +246,8 @@ def test_no_second_derivative_comes_out_of_what_was_compiled() -> None:
 
     with pytest.raises(CheckError, match="cannot be differentiated again"):
         compiled(penalty, "eager")(x)
+    if not FOLLOWS_LOCALS:  # what the compiler only calls refuses by itself, whatever compiles the rest
+        return
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         torch.autograd.grad(compiled(penalty, "aot_eager")(x), x)
     y = compiled(lambda x: wired(x, gain).square().sum(), "aot_eager")(x)

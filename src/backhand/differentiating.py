@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from backhand.bridge import Box, Transformed, Wired, guarded, shape_of, unpacked
 from backhand.checking.running.private import transforming
@@ -16,6 +17,10 @@ from backhand.checking.sources.protocol import Pass, resolve
 from backhand.pruning import prune
 from backhand.unrolled import caller, quick
 from backhand.wiring import CONTAINERS, Plan, outputs_of
+
+# From 2.12 on the compiler follows `locals()`, in which a pass ends. Before, it breaks there, and goes on with
+# half of the names; so it is to call such a function, not to look into it.
+FOLLOWS_LOCALS = TorchVersion(torch.__version__) >= "2.12"
 
 
 def differentiable(
@@ -79,7 +84,10 @@ class Differentiable:
         """Compute the output or the outputs."""
         if not torch.is_grad_enabled():
             return self._plainly(args, kwargs)
-        if kwargs or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            wired = self._wired if FOLLOWS_LOCALS else torch.compiler.disable(self._wired)
+            return wired(args, kwargs)
+        if kwargs:
             return self._wired(args, kwargs)
         call = self._callers.get(len(args))
         if call is None or transforming():
