@@ -33,6 +33,9 @@ class Gate(Function):
         dx = dy * s * (1 + x * (1 - s))
         if Gate.slip == "outside of the part":
             dx[100:] = 0
+        if Gate.slip == "unseen":  # as a compiled kernel writes: no version tells of it
+            x.data.copy_(dx)
+            return x
         return dx
 
 
@@ -70,7 +73,12 @@ NOTE = (
 
 @pytest.mark.parametrize(
     ("slip", "kinds"),
-    [("", set()), ("in place", {"modifies_input"}), ("strides", {"layout"})],
+    [
+        ("", set()),
+        ("in place", {"modifies_input"}),
+        ("unseen", {"modifies_input"}),
+        ("strides", {"layout"}),
+    ],
 )
 def test_a_large_function_is_tried_in_full_on_a_part(
     large: torch.Tensor, monkeypatch: pytest.MonkeyPatch, slip: str, kinds: set[str]
@@ -81,6 +89,8 @@ def test_a_large_function_is_tried_in_full_on_a_part(
     assert {m.kind for m in report.stress} == kinds
     assert (report.draws, report.precision, report["x"].shape) == (3, "float64", (210, 170))
     assert torch.equal(large, before)
+    assert report["x"].verdict == "right"
+    assert NOTE in report.notes
     if not slip:
         assert report.ok, str(report)
         assert report.notes == (NOTE, UNTRIED)

@@ -77,6 +77,33 @@ def test_a_bug_that_shipped_is_caught_and_named(name: str) -> None:
     assert not any(
         row.mistake.message.startswith(f"{row.gradient}: {row.gradient} ") for row in report.culprits
     )
+    told = [row.gradient for row in report.culprits if "no_gradient=" in row.mistake.hint]
+    assert told == ["dw"] * (name == "None for the weight")
+
+
+class Gated(Function):
+    """Writes its gradients into what it has saved, as kernels do; no version tells of it."""
+
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.sigmoid(a) * b
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple:
+        a, b = ctx.saved_tensors
+        s = torch.sigmoid(a)
+        da, db = 1.05 * g * b * s * (1 - s), g * s
+        a.data.copy_(da)
+        b.data.copy_(db)
+        return a, b
+
+
+def test_a_factor_is_named_where_gradients_are_written_into_what_was_saved() -> None:
+    inputs = {"a": torch.randn(6, 5), "b": torch.randn(6, 5)}
+    report = backhand.check_function(Gated, lambda a, b: torch.sigmoid(a) * b, inputs)
+    assert {row.name: row.mistake.kind for row in report.culprits} == {"a": "scale"}
+    assert [m.kind for m in report.stress] == ["modifies_input"] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import backhand
 
@@ -58,15 +59,25 @@ def test_two_processes_train_what_one_does(kind: str, tmp_path: Path) -> None:
     assert runs[1].results == pytest.approx(runs[0].results, abs=1e-6)
 
 
+GPUS = torch.cuda.device_count()
+REFUSED = {
+    "": "--engine native trains in one process; with torchrun, choose --engine fused",
+    "--engine fused --batch-size 3": "--batch-size 3 is too small for 2 processes; give 2 examples to each",
+    "--engine fused --device cuda": f"2 processes need a GPU each, and there are {GPUS}; give "
+    + ("--nproc-per-node 1" if GPUS else "--device cpu"),
+}
+
+
 @pytest.mark.slow
-def test_what_trains_in_one_process_is_refused_in_one_line(tmp_path: Path) -> None:
-    job = torchrun("municipios", "--steps", "9", "--out", str(tmp_path / "run"))
+@pytest.mark.parametrize("options", REFUSED)
+def test_what_several_processes_cannot_train_is_refused_in_one_line(options: str, tmp_path: Path) -> None:
+    if GPUS > 1 and "cuda" in options:
+        pytest.skip("there is a GPU for each")
+    job = torchrun("municipios", "--steps", "9", *options.split(), "--out", str(tmp_path / "run"))
     _, err = job.communicate()
+    assert job.returncode
     lines = [line for line in err.splitlines() if line.startswith("backhand: ")]
-    assert lines
-    assert set(lines) == {
-        "backhand: --engine native trains in one process; with torchrun, choose --engine fused"
-    }
+    assert lines == [f"backhand: {REFUSED[options]}"]
     assert not (tmp_path / "run").exists()
 
 

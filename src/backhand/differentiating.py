@@ -18,7 +18,7 @@ from backhand.pruning import prune
 from backhand.unrolled import caller, quick
 from backhand.wiring import CONTAINERS, Plan, outputs_of
 
-# From 2.12 on the compiler follows `locals()`, in which a pass ends. Before, it breaks there, and goes on with
+# From 2.12 on the compiler follows `locals()`, in which a pass ends. Before, it breaks there and goes on with
 # half of the names; so it is to call such a function, not to look into it.
 FOLLOWS_LOCALS = TorchVersion(torch.__version__) >= "2.12"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.containers import as_gradient, flatten
+from backhand.checking.running.containers import as_gradient, flatten, is_strided
 from backhand.checking.running.precision import ANOTHER_ORDER
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.protocol import Pass, arguments
@@ -109,8 +109,3 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
         tuple(needed) if returns else (),
         chosen.asked.tolerance,
     )
-
-
-def is_strided(value: object) -> bool:
-    """Tell whether a value is a tensor with strides, not a sparse one."""
-    return isinstance(value, Tensor) and value.layout == torch.strided

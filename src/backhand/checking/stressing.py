@@ -12,8 +12,9 @@ from torch import Tensor
 
 from backhand.checking.meanings import WAYS_OF_USE
 from backhand.checking.mistakes.finding import listed
-from backhand.checking.probing import Gradients, Probe, is_strided
+from backhand.checking.probing import Gradients, Probe
 from backhand.checking.report import Mistake
+from backhand.checking.running.containers import identical, is_strided
 from backhand.checking.running.precision import ERROR_BUDGET, lowest
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass, arguments
@@ -104,7 +105,7 @@ def _modified(probe: Probe) -> Iterator[Mistake]:
     own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in probe.given.items()}
     probe(**own)
     for name, value in own.items():
-        if is_strided(value) and not _identical(value, probe.given[name]):
+        if is_strided(value) and not identical(value, probe.given[name]):
             what = "upstream gradient" if name in probe.upstream else "tensor"
             message = f"the {what} {name} is changed in place; others that hold it see the change."
             yield mistake("modifies_input", message, {"argument": name})
@@ -112,17 +113,11 @@ def _modified(probe: Probe) -> Iterator[Mistake]:
 
 def _repeated(probe: Probe, base: Gradients) -> Iterator[Mistake]:
     again = probe() or {}
-    bad = sorted(n for n, g in base.items() if n not in again or not _identical(again[n], g))
+    bad = sorted(n for n, g in base.items() if n not in again or not identical(again[n], g))
     if bad:
         how = "by more than rounding" if set(bad) & set(probe.differing(again, base)) else "by rounding"
         message = f"two runs give different {', '.join(bad)}, {how}."
         yield mistake("nondeterministic", message, {"gradients": bad})
-
-
-def _identical(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:

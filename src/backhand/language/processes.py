@@ -46,14 +46,12 @@ def together(config: TrainConfig, engine: Engine | None) -> Iterator[None]:
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
-    size = int(os.environ["WORLD_SIZE"])
-    if engine is not None or config.engine != "fused":
-        what = "a backward of your own" if engine is not None else f"--engine {config.engine}"
-        raise ConfigError(f"{what} trains in one process; with torchrun, choose --engine fused")
-    if config.batch_size < 2 * size:
-        raise ConfigError(
-            f"--batch-size {config.batch_size} is too small for {size} processes; give 2 examples to each"
-        )
+    try:
+        _refuse(config, engine)
+    except ConfigError:
+        if os.environ["LOCAL_RANK"] == "0":  # the first on a machine says it for those beside it
+            raise
+        sys.exit(0)  # see below
     on_gpus = config.device.startswith("cuda")
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -69,6 +67,22 @@ def together(config: TrainConfig, engine: Engine | None) -> Iterator[None]:
         dist.destroy_process_group()
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _refuse(config: TrainConfig, engine: Engine | None) -> None:
+    """Raise where the options are not for as many processes as there are."""
+    size, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if engine is not None or config.engine != "fused":
+        what = "a backward of your own" if engine is not None else f"--engine {config.engine}"
+        raise ConfigError(f"{what} trains in one process; with torchrun, choose --engine fused")
+    if config.batch_size < 2 * size:
+        raise ConfigError(
+            f"--batch-size {config.batch_size} is too small for {size} processes; give 2 examples to each"
+        )
+    gpus = torch.cuda.device_count()
+    if config.device.startswith("cuda") and here > gpus:
+        instead = f"--nproc-per-node {gpus}" if gpus else "--device cpu"
+        raise ConfigError(f"{here} processes need a GPU each, and there are {gpus}; give {instead}")
 
 
 def _ended(signum: int, frame: object) -> None:

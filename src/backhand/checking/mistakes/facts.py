@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.names import nearest, root
@@ -44,7 +45,9 @@ def no_value(case: Case) -> Finding | None:
     source, path = case.chosen.backward_source, case.paths.get(case.name, "")
     written = source.simple if source is not None else ()
     last = [s for s in written if path in assigned(s)][-1:]
-    return Finding("zero", {}, "None", at=tuple(last))
+    purpose = f"If {case.name} is to have none, say so: no_gradient=({case.name!r},)."
+    hint = f"{KINDS['zero'].hint} {purpose}" if case.chosen.contract == "returned" else ""
+    return Finding("zero", {}, "None", at=tuple(last), hint=hint)
 
 
 def not_carried_on(case: Case) -> Finding | None:

@@ -63,3 +63,15 @@ def as_gradient(value: object) -> Tensor | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)
     return None
+
+
+def identical(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors hold the same numbers in the same places, NaN among them."""
+    if a.shape != b.shape:
+        return False
+    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def is_strided(value: object) -> bool:
+    """Tell whether a value is a tensor with strides: a sparse one cannot be laid out otherwise."""
+    return isinstance(value, Tensor) and value.layout == torch.strided

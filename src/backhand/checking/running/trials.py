@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.containers import as_gradient, each_tensor, flatten
+from backhand.checking.running.containers import as_gradient, each_tensor, flatten, identical, is_strided
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import gradient_names, root
 from backhand.checking.running.program import Source
@@ -107,19 +107,20 @@ def draw(
     return judged(chosen, traced, given, seed, promote, error, line, changed, dtype)
 
 
-def draw_large(chosen: Pass, inputs: Mapping[str, Any], seed: int) -> Draw:
+def draw_large(chosen: Pass, inputs: Mapping[str, Any], seed: int, *, lent: bool) -> Draw:
     """Run the forward and the user's backward once in the dtype of the inputs, in little memory.
 
-    Nothing is copied, so the backward must be known to change none of its arguments. Autograd's gradients are
-    made last, so that they do not lie beside what the user's code makes on its way; nor does what the forward
-    makes, where the backward asks for none of it: then it is made once more for them.
+    Nothing is copied where it is lent, so the backward must be known to change none of its arguments then.
+    Autograd's gradients are made last, so that they do not lie beside what the user's code makes on its way;
+    nor does what the forward makes, where the backward asks for none of it: then it is made once more for
+    them.
     """
-    leaves, values, outputs, upstream = forwarded(chosen, leaf_inputs(inputs, None, lent=True), None, seed)
+    leaves, values, outputs, upstream = forwarded(chosen, leaf_inputs(inputs, None, lent=lent), None, seed)
     again = chosen.wanted is not None and not any(n in values and n not in leaves for n in chosen.wanted)
     if again:
         values, outputs = leaves, {}
     undifferentiated = Trace(leaves, values, {}, {}, outputs, upstream, {}, ())
-    given, error, line, changed = call_backward(chosen, undifferentiated, None, seed, lent=True)
+    given, error, line, changed = call_backward(chosen, undifferentiated, None, seed, lent=lent)
     if again:
         leaves, values, outputs, upstream = forwarded(chosen, leaves, None, seed, upstream=upstream)
     traced = from_graph(leaves, values, outputs, upstream, lenient=chosen.contract == "returned")
@@ -202,10 +203,12 @@ def call_backward(
             f"backward returned {type(returned).__name__}; expected its gradients by name: "
             "end it in `return locals()`, or return {'dx': dx}."
         )
-    changed = [k for k, (v, version) in before.items() if v._version != version]
-    if changed and not lent:
+    if lent:
+        changed = [k for k, (v, version) in before.items() if v._version != version]
+    else:  # looked at itself: the version does not tell of what a compiled kernel writes, or `.data`
         flat = flatten(traced.values) | traced.upstream
-        changed = [k for k in changed if k in flat and not torch.equal(before[k][0], flat[k].detach())]
+        held = {k: v for k, (v, _) in before.items() if k in flat and is_strided(v)}
+        changed = [k for k, v in held.items() if not identical(v, flat[k].detach())]
     return dict(returned), error, line, tuple(changed)
 
 
