@@ -85,8 +85,8 @@ class Differentiable:
         if not torch.is_grad_enabled():
             return self._plainly(args, kwargs)
         if torch.compiler.is_compiling():
-            wired: Callable[..., Any] = self._wired
-            return (wired if FOLLOWS_LOCALS else torch.compiler.disable(wired))(args, kwargs)
+            wired: Any = self._wired if FOLLOWS_LOCALS else torch.compiler.disable(self._wired)
+            return wired(args, kwargs)
         if kwargs:
             return self._wired(args, kwargs)
         call = self._callers.get(len(args))
