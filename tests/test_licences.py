@@ -30,7 +30,7 @@ PERMISSIVE = {
     *("PSF-2.0", "Python Software Foundation License", "CNRI-Python"),
 }
 
-NVIDIAS = ("nvidia-", "cuda-toolkit")
+NVIDIAS = ("nvidia-", "cuda-")
 """NVIDIA's own libraries, which come with PyTorch for its GPUs; the page says so."""
 
 
@@ -75,6 +75,13 @@ def test_every_licence_is_permissive() -> None:
 
 def test_a_copyleft_licence_would_be_noticed() -> None:
     assert not set(re.split(r" (?:AND|OR) ", "MIT AND GPL-2.0-or-later")) <= PERMISSIVE
+
+
+def test_the_pinned_versions_leave_to_pytorch_what_its_builds_bring() -> None:
+    """Its build for GPUs is to be had with one version of Triton, and of NVIDIA's libraries, alone."""
+    pinned = [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    assert "torch" in pinned
+    assert not [name for name in pinned if key(name) == "triton" or key(name).startswith(NVIDIAS)]
 
 
 def test_the_page_lists_what_is_installed() -> None:
