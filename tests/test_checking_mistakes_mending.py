@@ -127,6 +127,14 @@ SLIPS = {
         "modifies_input",
         "changes weights in place, which is read again below",
     ),
+    "a saved tensor that the line of another gradient changes in place": (
+        layer_norm,
+        "(dy * xhat).reshape",
+        "xhat.mul_(dy).reshape",
+        "x",
+        "modifies_input",
+        "changes xhat in place, which is read again below",
+    ),
     "zeros in a temporary": (
         attention,
         "row = (weights * dweights).sum(-1, keepdim=True)",

@@ -213,6 +213,13 @@ SLIPS = {
         "wrong_upstream",
         "dh",
     ),
+    "another gradient, both of tensors without a name": (
+        CHUNKED,
+        "(past[:, t] @ R) * dpre",
+        "(past[:, t] @ R) * dstate",
+        "wrong_upstream",
+        "dstate is used where dpre belongs",
+    ),
     "what should be a gradient is made of none": (
         CHUNKED,
         "(1 - h[:, t] ** 2) * dstate",
@@ -622,7 +629,7 @@ def inputs(generator):
     ("old", "new", "kind", "words"),
     [
         ("dend = back @ W.T", "dend = back * W.T", "product", "multiplies element by element"),
-        ("(now * rows[t])", "(dend * rows[t])", "wrong_point", "dend is used where carry belongs"),
+        ("(now * rows[t])", "(dend * rows[t])", "wrong_upstream", "dend is used where carry belongs"),
         ("torch.zeros_like(keep)", "torch.ones_like(keep)", "repeated_branch", "begins with ones"),
         ("torch.zeros_like(keep)", "torch.empty_like(keep)", "repeated_branch", "whatever lies in memory"),
         ("(now * rows[t])", "now", "wrong_point", "the factor rows[t] is missing"),

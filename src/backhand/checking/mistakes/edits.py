@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -86,7 +86,7 @@ class Scope:
 
     Attributes:
         namespace: the variables.
-        gradients: variable to tensor name, of those that hold gradients.
+        gradients: the variables that hold gradients, or what is made of some.
         names: the variables that a slip may have put in another's place.
         numbers: constants of the forward, which a line may lack.
         shape: that of the gradient.
@@ -97,7 +97,7 @@ class Scope:
     """
 
     namespace: Mapping[str, Any]
-    gradients: Mapping[str, str]
+    gradients: Container[str]
     names: Sequence[str]
     numbers: Sequence[float]
     shape: tuple[int, ...]

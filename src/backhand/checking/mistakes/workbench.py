@@ -32,9 +32,11 @@ from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
+    made_of,
     may_change_in_place,
     reads,
     simple_statements,
+    writes,
     writes_surely,
 )
 from backhand.checking.running.trials import leaf_like
@@ -240,9 +242,10 @@ class Focus:
         bench = self.program.benches[0]
         names = [n for n in bench.namespace if not n.startswith("__") and n not in self.missing]
         known = self.program.known[0] if self.knowing else ()
+        statements = (*self.program.beside, *self.program.block.body)
         return Scope(
             namespace=bench.namespace,
-            gradients=self.program.gradients,
+            gradients=made_of(statements, map(root, self.program.gradients)),
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
@@ -313,8 +316,8 @@ class Focus:
     def matters(self) -> bool:
         """Whether the value is made of what the statement gives: else no edit of it is worth a try."""
         statement = self.statement
-        if not isinstance(statement, ast.Assign | ast.AugAssign):
-            return True
+        if not isinstance(statement, ast.Assign | ast.AugAssign) or writes(statement) - assigned(statement):
+            return True  # what it changes in place on its way may matter
         given = statement.value
         other = ast.BinOp(ast.BinOp(given, ast.Mult(), ast.Constant(1.5)), ast.Add(), ast.Constant(0.5))
         before = self.value(0)
