@@ -129,3 +129,26 @@ def test_a_wrong_upstream_that_is_right_by_luck_is_a_warning() -> None:
     assert [(w.kind, w.detail["expected"]) for w in report.warnings] == [("wrong_upstream", "dlogits")]
     from_scratch = "db2 = ((counts * counts_sum_inv) - F.one_hot(Yb, 27)).sum(0) / n"
     assert not backhand.check(altered(mlp_chunked, ("db2 = dlogits.sum(0)", from_scratch))).warnings
+
+
+def test_a_factor_that_is_a_size_elsewhere_is_no_power_of_a_near_one() -> None:
+    def forward(x, U, c):
+        state, states = torch.zeros(2, 3), []
+        for xt in x:
+            state = torch.tanh(xt + state @ U + c)
+            states.append(state)
+        y = states[-1]
+        return {"states": states, "y": y}
+
+    def backward(dy, U, c, states):
+        dstate, dc = dy, torch.zeros_like(c)
+        for t in reversed(range(4)):
+            dpre = dstate * (1 - states[t] ** 2)
+            dc += dpre.sum(0)
+            dstate = dpre @ U.T
+        dc = dc / 4
+        return {"dc": dc}
+
+    inputs = {"x": torch.randn(4, 2, 3), "U": torch.randn(3, 3), "c": torch.randn(3)}
+    (row,) = backhand.check(forward, backward, inputs=inputs, out="y").culprits
+    assert "times 0.25 = 1/4; 4 is the size of x along axis 0" in row.mistake.message

@@ -244,3 +244,21 @@ def test_no_number_of_steps_makes_a_wrong_gradient_pass_for_rounding(
         Balanced, balanced, lambda g: {"c": torch.rand(4, 5, generator=g), "b": torch.full((5,), 0.8)}
     )
     assert [row.verdict for row in report.rows] == ["right", verdict]
+
+
+def test_what_overflows_for_a_wrong_line_above_follows_from_it() -> None:
+    def forward(x, w):
+        y = x * w
+        z = y * y
+        return locals()
+
+    def backward(dz, x, w, y):
+        dy = dz * y**4  # for 2 * y
+        dx = dy * w
+        dw = dy * x
+        return locals()
+
+    inputs = {"x": torch.full((3,), 5.0).half(), "w": torch.full((3,), 6.0).half()}
+    report = backhand.check(forward, backward, inputs=inputs, out="z")
+    assert not bool(report["x"].maxdiff < float("inf")), "it overflows in float16"
+    assert {row.name: row.verdict for row in report.rows} == {"y": "wrong", "x": "follows", "w": "follows"}
