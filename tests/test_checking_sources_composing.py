@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from backhand import check_files
+from backhand.checking.report import Report
 
 SHALLOW = """
 import numpy as np
@@ -157,3 +158,154 @@ def test_a_line_is_found_though_only_the_last_ones_take_the_mean(tmp_path: Path)
     assert culprit.lines[0].text.strip() == 'dZ1 = parameters["W2"].T @ dZ2'
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "wrong_point"
+
+
+# A network that begins at a cost which is written nowhere, and returns its gradients in two lists.
+WITHOUT_COST = """
+import numpy as np
+
+def squash(z):
+    return 1 / (1 + np.exp(-z))
+
+class Net:
+    def __init__(self, sizes):
+        self.offsets = [np.random.randn(n, 1) for n in sizes[1:]]
+        self.weights = [np.random.randn(n, m) for m, n in zip(sizes[:-1], sizes[1:])]
+
+    def feedforward(self, a):
+        for b, w in zip(self.offsets, self.weights):
+            a = squash(w @ a + b)
+        return a
+
+    def backprop(self, x, y):
+        steps = [x]
+        for b, w in zip(self.offsets, self.weights):
+            steps.append(squash(w @ steps[-1] + b))
+        nabla_o = [np.zeros(b.shape) for b in self.offsets]
+        nabla_w = [np.zeros(w.shape) for w in self.weights]
+        delta = steps[-1] - y
+        for i in range(1, len(self.weights) + 1):
+            if i > 1:
+                back = self.weights[-i + 1].T @ delta
+                delta = back * steps[-i] * (1 - steps[-i])
+            nabla_o[-i] = delta
+            nabla_w[-i] = delta @ steps[-i - 1].T
+        return nabla_o, nabla_w
+"""
+
+
+def check_text(folder: Path, text: str) -> Report:
+    file = folder / "network.py"
+    file.write_text(text)
+    (found,) = check_files([file])
+    assert found.report is not None, found.problem
+    return found.report
+
+
+def test_a_cost_that_is_written_nowhere_is_the_one_that_fits(tmp_path: Path):
+    entropy = check_text(tmp_path, WITHOUT_COST)
+    assert entropy.ok
+    assert len(entropy.rows) == 4
+    assert "judged as the gradient of -y * log(output) - (1 - y) * log(1 - output)" in " ".join(entropy.notes)
+    slope = "(steps[-1] - y) * steps[-1] * (1 - steps[-1])"
+    squares = check_text(tmp_path, WITHOUT_COST.replace("steps[-1] - y", slope))
+    assert squares.ok
+    assert "judged as the gradient of 0.5 * (output - y)**2, summed" in " ".join(squares.notes)
+
+
+def test_a_wrong_line_below_the_cost_is_found_all_the_same(tmp_path: Path):
+    report = check_text(tmp_path, WITHOUT_COST.replace("back * steps[-i] * (1", "back * (1"))
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text == "delta = back * (1 - steps[-i])"
+
+
+def test_a_cost_that_nothing_fits_is_asked_for(tmp_path: Path):
+    file = tmp_path / "network.py"
+    file.write_text(WITHOUT_COST.replace("steps[-1] - y", "(steps[-1] - y) ** 3"))
+    (found,) = check_files([file])
+    assert "write a method cost(output, y)" in found.problem
+
+
+# A network that holds its data, or is handed them, and steps at once by the difference from the labels.
+ON_ITSELF = """
+import numpy as np
+
+def squash(z):
+    return 1 / (1 + np.exp(-z))
+
+class Net:
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+        self.first, self.second = np.random.rand(x.shape[1], 4), np.random.rand(4, 1)
+
+    def feedforward(self):
+        self.hidden = squash(self.x @ self.first)
+        self.output = squash(self.hidden @ self.second)
+
+    def backprop(self):
+        error = 2 * (self.y - self.output) * self.output * (1 - self.output)
+        below = error @ self.second.T * self.hidden * (1 - self.hidden)
+        self.second += self.hidden.T @ error
+        self.first += self.x.T @ below
+"""
+HANDED = """
+import numpy as np
+
+X, y = np.random.rand(5, 3), np.random.rand(5, 1)
+
+class Net:
+    def __init__(self):
+        self.W, self.V = np.random.rand(3, 4), np.random.rand(4, 1)
+
+    def forward(self, X):
+        self.h = np.tanh(X @ self.W)
+        return np.tanh(self.h @ self.V)
+
+    def backward(self, X, y, out):
+        delta = (y - out) * (1 - out**2)
+        below = delta @ self.V.T * (1 - self.h**2)
+        self.W += X.T @ below
+        self.V += self.h.T @ delta
+
+net = Net()
+for step in range(1000):
+    net.backward(X, y, net.forward(X))
+"""
+WITH_PRIME = """
+import numpy as np
+
+class Net:
+    def __init__(self):
+        self.W, self.V = np.random.randn(2, 3), np.random.randn(3, 1)
+
+    def forward(self, X):
+        self.h = np.tanh(X @ self.W)
+        return self.h @ self.V
+
+    def costFunction(self, X, y):
+        return 0.5 * sum((y - self.forward(X)) ** 2)
+
+    def costFunctionPrime(self, X, y):
+        delta = self.forward(X) - y
+        dJdV = self.h.T @ delta
+        dJdW = X.T @ (delta @ self.V.T * (1 - self.h**2))
+        return dJdW, dJdV
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "right", "wrong"),
+    [
+        (ON_ITSELF, "self.second.T * self.hidden * (1", "self.second.T * (1"),
+        (HANDED, "(1 - self.h**2)", "(1 - self.h)"),
+        (WITH_PRIME, "(1 - self.h**2)", "(1 - self.h)"),
+    ],
+)
+def test_networks_that_begin_at_the_difference_from_the_labels(
+    tmp_path: Path, text: str, right: str, wrong: str
+):
+    report = check_text(tmp_path, text)
+    assert report.ok
+    assert len(report.rows) == 2
+    (culprit,) = check_text(tmp_path, text.replace(right, wrong)).culprits
+    assert wrong in culprit.lines[0].text

@@ -136,8 +136,10 @@ def test_a_file_finds_its_package_and_its_neighbours(tmp_path: Path):
     assert "course" not in sys.modules
 
 
-def test_a_file_that_raises_is_refused(tmp_path: Path):
-    (file,) = check_layers(written(tmp_path, RELU, "1 / 0\n"))
+def test_a_file_that_raises_is_told_and_what_it_has_judged(tmp_path: Path):
+    judged, file = check_layers(written(tmp_path, RELU, "1 / 0\n"))
+    assert judged.report is not None
+    assert judged.report.ok
     assert "raised ZeroDivisionError" in file.problem
 
 
@@ -339,3 +341,30 @@ class SquaredLoss:
     (file,) = check_layers(written(tmp_path, layers))
     assert file.report is not None
     assert [(row.gradient, row.verdict) for row in file.report.rows] == [("dy_pred", "right")]
+
+
+# Word vectors as CS224n sets them: indices as numbers, a corpus that samples words.
+WORDS = """
+import numpy as np
+
+def negSamplingLossAndGradient(centerWordVec, outsideWordIdx, outsideVectors, dataset, K=4):
+    others = [dataset.sampleTokenIdx() for _ in range(K)]
+    rows = [outsideWordIdx, *others]
+    sign = np.array([1.0] + [-1.0] * K)
+    probs = 1 / (1 + np.exp(-sign * (outsideVectors[rows] @ centerWordVec)))
+    loss = -np.log(probs).sum()
+    back = -sign * (1 - probs)
+    gradCenterVec = outsideVectors[rows].T @ back
+    gradOutsideVecs = np.zeros_like(outsideVectors)
+    np.add.at(gradOutsideVecs, rows, np.outer(back, centerWordVec))
+    return loss, gradCenterVec, gradOutsideVecs
+"""
+
+
+def test_word_vectors_with_sampled_words_are_judged_on_the_same_ones_twice(tmp_path: Path):
+    assert states(check_layers(written(tmp_path, WORDS))) == {"": True}
+    wrong = WORDS.replace("np.add.at(gradOutsideVecs, rows, ", "gradOutsideVecs[rows] += (")
+    (file,) = check_layers(written(tmp_path, wrong))
+    assert file.report is not None
+    (culprit,) = file.report.culprits
+    assert culprit.gradient == "gradOutsideVecs"

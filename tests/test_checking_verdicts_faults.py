@@ -782,3 +782,59 @@ def test_what_is_a_number_in_the_first_turn_and_a_tensor_later_may_belong_there(
     ).culprits
     assert culprit.mistake is not None
     assert "hs[t] is used where later belongs" in culprit.mistake.message
+
+
+CELLS = """
+import numpy as np
+
+
+def cell_forward(x, before, W, U, b):
+    after = np.tanh(W @ before + U @ x + b)
+    return after, (after, before, x, W, U)
+
+
+def net_forward(x, h0, W, U, b):
+    hs, caches, h = np.zeros((*h0.shape, x.shape[-1])), [], h0
+    for t in range(x.shape[-1]):
+        h, cache = cell_forward(x[:, :, t], h, W, U, b)
+        hs[:, :, t] = h
+        caches.append(cache)
+    return hs, (caches, x, W, U, b)
+
+
+def cell_backward(dafter, cache):
+    after, before, x, W, U = cache
+    da = (1 - after**2) * dafter
+    db = da.sum(axis=1, keepdims=True)
+    return {"dx": U.T @ da, "dbefore": W.T @ da, "dU": da @ x.T, "dW": da @ before.T, "db": db}
+
+
+def net_backward(dhs, cache):
+    caches, x, W, U, b = cache
+    dx, dh = np.zeros(x.shape), np.zeros(dhs.shape[:2])
+    dU, dW, db = np.zeros(U.shape), np.zeros(W.shape), np.zeros(b.shape)
+    for t in reversed(range(x.shape[-1])):
+        cell = cell_backward(dhs[:, :, t] + dh, caches[t])
+        dx[:, :, t] = cell["dx"]
+        dh = cell["dbefore"]
+        dU += cell["dU"]
+        dW += cell["dW"]
+        db += cell["db"]
+    return dx, dh, dW, dU, db
+
+
+def inputs(rng):
+    shapes = {"x": (4, 3, 4), "h0": (5, 3), "W": (5, 5), "U": (5, 4), "b": (5, 1)}
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+"""
+
+
+@pytest.mark.seconds
+def test_a_wrong_argument_of_a_call_that_gives_a_dictionary_is_one_culprit(tmp_path):
+    file = tmp_path / "network.py"
+    file.write_text(CELLS.replace("dhs[:, :, t] + dh", "dhs[:, :, t]"))
+    found = {one.name: one.report for one in backhand.check_files([file])}
+    report = found["net_backward"]
+    assert report is not None
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text == "cell = cell_backward(dhs[:, :, t], caches[t])"

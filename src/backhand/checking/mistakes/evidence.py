@@ -171,7 +171,11 @@ class Case:
         if self.read is None or self.name not in self.first.draw.trace.tensors:
             return ()
         scene, wanted = scene_of(self.chosen, self.first, self.name), self.chosen.wanted
-        there = [c for c in scene.frontier if c in self.paths or wanted is None or scene.d(c) in wanted]
+        ends = () if self.chosen.out else self.first.draw.trace.outputs  # a loss alone: nobody is asked
+        asked = (
+            {c for c in scene.frontier if scene.d(c) in wanted} if wanted is not None else {*scene.frontier}
+        )
+        there = [c for c in scene.frontier if c in self.paths or c in asked.difference(ends)]
         upstream = [(self.paths.get(c, scene.d(c)), c) for c in there]
         copied = {name for s in self.statements or () for name in grads_read(s)}
         left = [(path, c) for path, c in upstream if root(path) not in self.read and c not in copied]

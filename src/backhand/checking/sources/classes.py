@@ -1,8 +1,11 @@
 """`check_class`: a layer over NumPy with `forward`, `backward` and its parameters on itself."""
 
+import contextlib
 import copy
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import FunctionType
@@ -17,7 +20,16 @@ from backhand.checking.running.program import Source, parameters_of, plain_funct
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.running.tracked import Tracked, wrapped
 from backhand.checking.sources.composing import received
+from backhand.checking.sources.costs import COSTS
 from backhand.checking.sources.courses import word
+from backhand.checking.sources.globals import (
+    Globals,
+    held_globally,
+    in_place,
+    owner_of,
+    seen_by,
+    taking,
+)
 from backhand.checking.sources.held import (
     arrays_of,
     gradients_left,
@@ -28,8 +40,10 @@ from backhand.checking.sources.held import (
     stored_gradients,
 )
 from backhand.checking.sources.numpy_truths import Call, Called, numpy_itself, plainly, run_plainly
-from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float, moved
-from backhand.checking.sources.pairs import Wiring, named_inputs
+from backhand.checking.sources.overnumpy import Draw, OverNumpy, drawn, is_float, moved, noting
+from backhand.checking.sources.paired import Functions
+from backhand.checking.sources.pairs import Wiring, judge_pair, named_inputs
+from backhand.checking.sources.protocol import ForwardError
 from backhand.checking.sources.returned import (
     Returned,
     as_tuple,
@@ -47,6 +61,9 @@ from backhand.checking.sources.updating import (
     with_gradients,
 )
 from backhand.errors import CheckError
+
+# Enough steps of a recurrence for a mistake in each of its turns, in which it shows where it is.
+STEPS = 4
 
 
 def check_class(
@@ -97,8 +114,12 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:
             inputs = drawn(named, int(rng.integers(2**31)))
+            if isinstance(layer, Globals):  # a state is zero at first, where mistakes hide
+                inputs |= {n: rng.normal(size=v.shape) for n, v in inputs.items() if _is_of_zeros(v)}
             return inputs | {n: found.drawn_parameter(n, rng) for n in found.parameters}
 
+        if found.assumed:
+            found = _at_its_cost(found, draw, seed)
         arriving = found.wiring.arriving(given, found.outputs)
         report = OverNumpy.of(found, draw, seed, arriving).report(draws=draws, seed=seed)
         if not found.of_rows or report.ok:
@@ -108,13 +129,68 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
         return other.noting(summed) if summed.ok else found.noting(report)
 
 
+def _at_its_cost(layer: "Class", draw: Draw, seed: int) -> "Class":
+    """Return a layer with the cost at which its backward begins, of those that are usual.
+
+    It is the one for which most of its gradients are right, of those that a wrong line leaves right.
+
+    Raises:
+        CheckError: for none of them is one right.
+    """
+    best, most = None, 0
+    for cost in COSTS:
+        one = replace(layer, cost=cost.function, assumed=cost.told)
+        with contextlib.suppress(CheckError, ForwardError), np.errstate(all="ignore"):
+            right = OverNumpy.of(one, draw, seed).right(seed)
+            best, most = (one, right) if right > most else (best, most)
+    if best is None:
+        raise CheckError(
+            f"{layer.title} has no cost beside its {layer.calls[1]}, and is right for none that is usual: "
+            "write a method cost(output, y)."
+        )
+    return best
+
+
+def judge_functions(
+    functions: Functions, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]
+) -> Report:
+    """Judge two functions: as a pair, or as a layer where their parameters are global variables.
+
+    Lists of as many steps as somebody trains with are cut to a few.
+    """
+    over_torch = functions.over_torch
+    layer = None if over_torch else held_globally(functions.forward, functions.backward, functions.title)
+    if layer is None or not _has_parameters(layer, inputs, seed):
+        return judge_pair(functions, inputs, draws=draws, seed=seed, given=given)
+    few = inputs if callable(inputs) else _of_few_steps(inputs)
+    if few is inputs or not _has_parameters(layer, few, seed):
+        return judge_class(layer, inputs, draws=draws, seed=seed, given=given)
+    report = judge_class(layer, few, draws=draws, seed=seed, given=given)
+    return noting(report, f"Judged on the first {STEPS} steps of the call.")
+
+
+def _has_parameters(layer: Any, inputs: Any, seed: int) -> bool:
+    named = named_inputs(list(asked_by(layer)), type(layer).__name__, inputs)
+    with sandbox(), judging(), numpy_itself():
+        try:
+            return bool(Class.of(layer, drawn(named, seed), seed).parameters)
+        except CheckError:
+            return False
+
+
+def _of_few_steps(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return inputs with the longest of their lists cut, if they are lists of numbers and of one length."""
+    lists = {n: v for n, v in inputs.items() if isinstance(v, list) and len(v) > STEPS}
+    same = {len(v) for v in lists.values()}
+    return {n: v[:STEPS] if n in lists else v for n, v in inputs.items()} if len(same) == 1 else inputs
+
+
 def asked_by(layer: Any) -> Mapping[str, inspect.Parameter]:
     """Return what a call of a layer takes: the parameters of its forward, and the labels of its cost."""
     calls = ends_of(type(layer))
     forward, backward = (parameters_of(getattr(layer, name)) for name in calls)
-    labels = (
-        {n: p for n, p in backward.items() if word(n) == "y"} if cost_of(layer, calls) is not None else {}
-    )
+    begins = cost_of(layer, calls) is not None or lacks_cost(layer, calls)
+    labels = {n: p for n, p in backward.items() if word(n) == "y"} if begins else {}
     return {**forward, **labels}
 
 
@@ -131,6 +207,25 @@ def cost_of(layer: Any, calls: tuple[str, str]) -> Callable[..., Any] | str | No
     functions = {n: f for n, f in beside.items() if isinstance(f, FunctionType)}
     of_its_own, others = costs_among(methods), costs_among(functions)
     return of_its_own[0] if of_its_own else functions[others[0]] if others else None
+
+
+def lacks_cost(layer: Any, calls: tuple[str, str]) -> bool:
+    """Tell whether a layer's backward begins at a cost that is written nowhere: it asks for labels alone."""
+    forward, backward = (getattr(layer, name) for name in calls)
+    if calls_of(type(layer)) or asks_for_labels(forward) or cost_of(layer, calls) is not None:
+        return False
+    needed = [n for n, p in parameters_of(backward).items() if p.default is p.empty]
+    if not needed and not parameters_of(forward):
+        return bool(labels_on(layer))
+    labels = [n for n in needed if word(n) == "y"]
+    arriving = [n for n in needed if re.match(r"d_?[A-Za-z]|grad|upstream|delta|err", n)]
+    # an activation's `backward(y)` may be given its output
+    return bool(labels) and not arriving and (len(needed) > 1 or labels[0] != "y")
+
+
+def labels_on(layer: Any) -> dict[str, Any]:
+    """Return the labels that an object holds, by their names."""
+    return {n: v for n, v in vars(layer).items() if word(n) == "y" and isinstance(v, np.ndarray)}
 
 
 @dataclass(frozen=True)
@@ -152,6 +247,7 @@ class Class:
         unjudged: arrays on the layer that change its output, and of which no gradient is found.
         begins: whether the backward begins at the loss, for it asks for the labels.
         cost: a method's name, or a function, that gives the loss, where the forward does not.
+        assumed: what the cost is taken for, in words, where none is written.
         left: where on the layer the forward leaves its output, if it returns none.
         steps: the parameters that the backward moves.
         of_rows: what is made of a loss that is given for each row, their `mean` or their `sum`.
@@ -172,6 +268,7 @@ class Class:
     left: str = ""
     steps: Steps = field(default_factory=lambda: Steps({}, {}))
     of_rows: str = ""
+    assumed: str = ""
 
     @property
     def over_torch(self) -> bool:
@@ -207,7 +304,8 @@ class Class:
         taken = {*inputs, *outputs, *wiring.upstream}
         floats = {n: v for n, v in inputs.items() if is_float(v) and not (plain.begins and word(n) == "y")}
         held = {plain_name(where, inputs): where for where in once(before)}
-        returned = Returned.of(backward, given, floats, taken, parameters=held, loss=calls[0] == calls[1])
+        arrays = {n: before[where] for n, where in held.items()}
+        returned = Returned.of(backward, given, floats, taken, parameters=arrays, loss=calls[0] == calls[1])
         parameters = {n: held[n] for n in returned.named.values() if n not in floats}
         left = dict(arrays_of(after))
         more, stored, named = stored_gradients(before, left, parameters, inputs, [*returned.named, *taken])
@@ -241,17 +339,19 @@ class Class:
         """Return the layer, after the first call, with how it is called alone."""
         calls = ends_of(type(layer))
         forward, backward = (getattr(layer, name) for name in calls)
-        cost = cost_of(layer, calls)
-        begins = not calls_of(type(layer)) and asks_for_labels(backward)
+        assumed = COSTS[0].told if lacks_cost(layer, calls) else ""
+        cost = COSTS[0].function if assumed else cost_of(layer, calls)
+        begins = not calls_of(type(layer)) and (asks_for_labels(backward) or bool(assumed))
         begins = begins and (cost is not None or asks_for_labels(forward))
         rates = [n for n in parameters_of(backward) if is_rate(n)]
-        wiring = Wiring.of(backward, [*inputs, *rates], cached=False)
+        made = names_returned(forward, None) if isinstance(layer, Globals) else ()
+        wiring = Wiring.of(backward, [*inputs, *rates, *filter(None, made)], cached=False)
         wiring = Wiring((), "", ()) if begins else wiring
         outputs = wiring.outputs(list(inputs))
         plain = Class(
             layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {}, (), begins, cost
         )
-        plain = replace(plain, left=output_left_by(forward, layer))
+        plain = replace(plain, left=output_left_by(forward, layer), assumed=assumed)
         plain = replace(plain, layer=made_by_a_call(plain, inputs))
         if begins and np.ndim(plain.forward(copy.deepcopy(dict(inputs))).outputs[0]):
             plain = replace(plain, of_rows="mean")
@@ -287,7 +387,7 @@ class Class:
         seen, own = AtTheEnd(), {}
 
         def watched(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-            source = with_gradients(source_of(function), steps, ())
+            source = with_gradients(source_of(function), steps, (), owner_of(self.layer, function))
             own.update(arguments)
             return run_function(function, source, arguments, seen).result if source is not None else None
 
@@ -356,7 +456,8 @@ class Class:
         layer = called.state[0]
         begun = {w: a.copy() for w, a in arrays_of(layer)}
         try:
-            return begun, layer, as_tuple(call(backward, arguments))
+            with in_place(layer):
+                return begun, layer, as_tuple(call(backward, arguments))
         except Exception:  # it will be told with its line
             return begun, layer, ...
 
@@ -389,12 +490,13 @@ class Class:
         after = copy.deepcopy(layer) if calls_of(type(layer)) else layer
         forward = getattr(layer, self.calls[0])
         asked = parameters_of(forward)
-        found = call(forward, {n: v for n, v in given.items() if n in asked})
-        found = _outputs(getattr(layer, self.left, None) if found is None else found)
-        made = self._made(layer, found, given) if self.begins else []
-        if self.cost is not None:
-            cost = getattr(layer, self.cost) if isinstance(self.cost, str) else self.cost
-            found = _outputs(plainly(cost, received(cost, given, made)))
+        with in_place(layer):
+            found = call(forward, {n: v for n, v in given.items() if n in asked})
+            found = _outputs(getattr(layer, self.left, None) if found is None else found)
+            made = self._made(layer, found, given) if self.begins or isinstance(layer, Globals) else []
+            if self.cost is not None:
+                cost = getattr(layer, self.cost) if isinstance(self.cost, str) else self.cost
+                found = _outputs(plainly(cost, received(cost, labels_on(layer) | given, made)))
         first = loss_among(found) or 0 if self.outputs == ("loss",) else 0
         found = found[first : first + len(self.outputs)]
         if self.of_rows:
@@ -410,7 +512,7 @@ class Class:
 
         A loss's is the predictions, or what its forward has made of them and left on the layer.
         """
-        if self.cost is None:
+        if self.cost is None and not isinstance(layer, Globals):
             name, predictions = next((n, v) for n, v in given.items() if word(n) != "y")
             made: Any = getattr(layer, self.left, None)
             return [(name, made if np.shape(made) == np.shape(predictions) else predictions)]
@@ -428,7 +530,16 @@ class Class:
         if self.begins:
             return backward, received(backward, inputs, made)
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}
-        return backward, arguments | {n: inputs[n] for n in self.wiring.shared}
+        arguments |= {n: v for n, v in made if n in self.wiring.shared}
+        return backward, arguments | {n: inputs[n] for n in self.wiring.shared if n in inputs}
+
+    def within(self, called: Called) -> AbstractContextManager[None]:
+        """Let the backward see what it finds outside of its arguments."""
+        return in_place(called.state[0])
+
+    def seen(self, called: Called) -> Mapping[str, Any]:
+        """Return what its source takes besides the backward's arguments."""
+        return seen_by(called.state[0], getattr(called.state[0], self.calls[1]))
 
     def gradients(self, returned: Any, called: Called) -> Mapping[str, Any]:
         """Return what was returned, and what was left on the layer, by name."""
@@ -452,6 +563,8 @@ class Class:
             )
         if self.of_rows:
             notes.append(f"{self.calls[0]} gives a loss for each row: their {self.of_rows} is judged.")
+        if self.assumed:
+            notes.append(f"no cost is written beside it: judged as the gradient of {self.assumed}.")
         return replace(report, notes=tuple(notes))
 
     @property
@@ -464,13 +577,13 @@ class Class:
         source = self.returned.source()
         if source is None or source.definition is None or not self.parameters:
             return source
-        owner = source.definition.args.args[0].arg
-        places = {name: [f"{owner}.{where}" for where in wheres] for name, wheres in self.stored.items()}
+        backward = getattr(self.layer, self.calls[1])
+        owner = owner_of(self.layer, backward)
+        places = {name: [f"{owner}{where}" for where in wheres] for name, wheres in self.stored.items()}
         sums = {name: " + ".join(wheres) for name, wheres in places.items()}
         named = {name: name for name in self.steps.variables}
-        return self.returned.source(
-            sums | named, with_gradients(self.returned.original, self.steps, [*self.parameters.values()])
-        )
+        stepping = with_gradients(self.returned.original, self.steps, [*self.parameters.values()], owner)
+        return taking(self.returned.source(sums | named, stepping), seen_by(self.layer, backward))
 
 
 def made_by_a_call(plain: Class, inputs: Mapping[str, Any]) -> Any:
@@ -483,6 +596,10 @@ def made_by_a_call(plain: Class, inputs: Mapping[str, Any]) -> Any:
     before = dict(arrays_of(plain.layer))
     new = [w for w, a in arrays_of(once) if a.ndim and is_float(a) and w not in kept and w not in before]
     return once if new else plain.layer
+
+
+def _is_of_zeros(value: Any) -> bool:
+    return is_float(value) and value.ndim > 0 and not np.any(value)
 
 
 def ends_of(layer: type) -> tuple[str, str]:

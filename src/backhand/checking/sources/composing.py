@@ -160,12 +160,15 @@ def received(
     """Return what a function receives of the inputs and of what the forward made: by name, else in order."""
     found: dict[str, Any] = {}
     by_word = {word(n): v for n, v in given.items()}
+    data = [v for n, v in given.items() if word(n) != "y"]  # `feedforward(a)`, and `backprop(x, y)`
     caches = [v for n, v in made[1:]]
     for name, p in parameters_of(function).items():
         if name in given or word(name) in by_word:
             found[name] = given.get(name, by_word.get(word(name)))
         elif name in dict(made):
             found[name] = dict(made)[name]
+        elif word(name) == "x" and data:
+            found[name] = data[0]
         elif p.default is not p.empty or not made:
             continue
         elif "cache" in name.lower() and caches:

@@ -99,7 +99,29 @@ def _loss(x: Any, y: Any) -> dict[str, Any]:
     return {"x": x, "scores": x, "y": y}
 
 
+class Words:
+    """A corpus as word2vec samples it, of seven words."""
+
+    def sampleTokenIdx(self) -> int:  # noqa: N802  (the course's name)
+        """Return the number of a random word."""
+        return int(np.random.randint(V))
+
+
+# CS224n's word2vec, which some write with underscores.
+_WORD2VEC = {
+    "center_word_vec": (D,),
+    "outside_word_idx": 2,
+    "outside_vectors": (V, D),
+    "dataset": Held(Words()),
+    "current_center_word": Held("c"),
+    "window_size": 3,
+    "outside_words": Held(["a", "b", "e", "d", "b", "c"]),
+    "word2ind": Held({letter: i for i, letter in enumerate("abcdefg")}),
+    "center_word_vectors": (V, D),
+}
+
 ROWS = (
+    Row("", {name.replace("_", ""): value for name, value in _WORD2VEC.items()} | _WORD2VEC),
     Row("lstm_step", _STEP | _recurrent(4)),
     Row("lstm", _THROUGH_TIME | _recurrent(4)),
     Row("rnn_step", _STEP | _recurrent(1)),
@@ -197,6 +219,7 @@ BUILT = (
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
     ("", "pad(ding)?", 1),
+    ("", "(layers?|net(work)?|nodes)_?(sizes?|dims?|structure)|sizes|structure|topology", Held([D, H, K])),
     ("", "(up|down)?_?(sampling|scale)_?(factor)?|factor", 2),
     ("", "(vocab|vocabulary|dict)(_?size)?|num_(embeddings|words|tokens)|n_(vocab|words|tokens)", V),
     ("conv", "b", (F,)),
@@ -211,6 +234,8 @@ BUILT = (
     ("", "(activation|act|f|func)_?(prime|deriv(ative)?|grad(ient)?)|df", Held(_slope_of_tanh)),
     ("", "w", (D, H)),
     ("", "b", (H,)),
+    ("", "x", (N, D)),
+    ("", "y", (N, 1)),
     ("", "gamma|beta", (D,)),
     ("", "pool(ing)?_?(h|w|size|height|width)|(kernel|filter)(_?size)?|strides?|window", 2),
     ("", "(n_?|num_?|d_?|dim_?|fan_?)?in(put)?s?(_?(size|dim|features|units|nodes|channels))?", D),

@@ -9,6 +9,7 @@ import contextlib
 import io
 import linecache
 import re
+import time
 import unittest
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -27,11 +28,12 @@ from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.batches import Options
 from backhand.checking.sources.colab import Absent, lacks_colab, put_colab
 from backhand.checking.sources.declaring import BACKWARD
-from backhand.checking.sources.fetched import files_from
+from backhand.checking.sources.fetched import files_from, how_to_get, texts_stand_in
 from backhand.checking.sources.layers import layers_of
-from backhand.checking.sources.modules import module_of, roots_of
+from backhand.checking.sources.modules import begun_module, module_of, roots_of
 from backhand.checking.sources.numpy_truths import is_the_users
-from backhand.checking.sources.reading import read, read_as_far_as_possible
+from backhand.checking.sources.overnumpy import noting
+from backhand.checking.sources.reading import parsed, read, read_as_far_as_possible
 from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.watching import Seen, SeenLayer, Watching
 from backhand.errors import CheckError, in_short
@@ -39,6 +41,8 @@ from backhand.errors import CheckError, in_short
 # Processor seconds for a cell where no limit is given, and for a file of tests: the calls that are looked for
 # come early, and what trains a network for an hour after them says nothing new.
 LONGEST_CELL, LONGEST_TESTS = 60.0, 10.0
+# Processor seconds for which a statement that has called a backward may go on: others may follow.
+SOON = 0.3
 # Where tests of a file lie, seen from its folder.
 FOLDERS = (".", "tests", "test", "../tests", "../test")
 IS_TEST = re.compile(r"tests?(_\w*)?\.py|\w+_tests?\.py")
@@ -218,19 +222,99 @@ class Tests:
         return False
 
 
+class EnoughError(BaseException):
+    """A loop has shown what it calls; not an `Exception`, which the user's code may catch."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file as a module.
+
+    Attributes:
+        module: as far as its statements ran.
+        recorded: the calls of backwards that these made, by the name of what was called.
+        notes: what did not run to its end, and what stood in for something.
+        raised: the first statement that raised, with what it raised, in words; empty if none did.
+    """
+
+    module: ModuleType
+    recorded: Recorded
+    notes: tuple[str, ...]
+    raised: str
+
+
+def imported(path: Path) -> Imported:
+    """Import a file, one statement after the other: it may train, or read what is not there.
+
+    A statement that trains is left soon after the first backward that it calls. One that raises is passed
+    over, for the functions below it are judged all the same.
+    """
+    first: list[float] = []
+    texts: list[str] = []
+    notes: dict[str, None] = {}
+    raised = ""
+
+    def leave_soon() -> None:
+        first.append(time.thread_time())
+        if first[-1] > first[0] + SOON:
+            raise EnoughError
+
+    module, _ = begun_module(path)
+    watching, space = Watching(leave_soon), vars(module)
+    tree = parsed(read(path), str(path))
+    future = [s for s in tree.body if isinstance(s, ast.ImportFrom) and s.module == "__future__"]
+    with texts_stand_in(texts), warnings.catch_warnings(action="ignore"):
+        for statement in (s for s in tree.body if s not in future):
+            where, before = f"{path.name}, line {statement.lineno}", len(first)
+            try:
+                with limited(LONGEST_CELL):
+                    exec(compile(ast.Module([*future, statement], []), str(path), "exec"), space)
+            except EnoughError:
+                notes[f"{where}: what trains there was left after its first calls."] = None
+            except OutOfTimeError:
+                notes[f"{where}: what took more than {LONGEST_CELL:g} s there was left."] = None
+            except SystemExit:
+                break
+            except Exception as error:  # the user's code may raise anything
+                help_ = how_to_get(error, ())
+                raised = raised or f"{where}, raised {in_short(error)}{help_}, so that it was not run whole."
+            first = first[:0] if before == len(first) else first
+            watching.watch(space)
+    watching.release(space)
+    notes |= {f"{text} is not there: a short text stood in for it.": None for text in texts}
+    return Imported(module, _by_title(watching), tuple(notes), raised)
+
+
 @contextlib.contextmanager
-def layers_opened(path: Path, draws: int, seed: int) -> Iterator[list[Subject]]:
+def layers_opened(path: Path, options: Options) -> Iterator[list[Subject]]:
     """Give the layers that a file has; what it imports stays importable meanwhile."""
-    with sandbox(), contextlib.ExitStack() as folders:
+    path = path.resolve()  # the folder is another one within
+    with sandbox(path.parent), files_from(options.data), contextlib.ExitStack() as folders:
         for folder in roots_of(path):
             folders.enter_context(imports_from(folder))
-        tests = Tests(path)
-        layers = layers_of(module_of(path), draws=draws, seed=seed, recorded=tests.of)
+        tests, file = Tests(path), imported(path)
+        layers = layers_of(
+            file.module,
+            draws=options.draws,
+            seed=options.seed,
+            recorded=lambda name: tests.of(name) or file.recorded.get(name),
+        )
         if not layers:
             raise CheckError(
-                f"{path} has no backward that computes something, only what is to be derived from."
+                file.raised
+                or f"{path} has no backward that computes something, only what is to be derived from."
             )
-        yield layers
+        told = [replace(layer, check=partial(_told, layer.check, file.notes)) for layer in layers]
+        yield told + [Subject(path.name, partial(_refuse, file.raised))] * bool(file.raised)
+
+
+def _told(check: Callable[[], Report], notes: Sequence[str]) -> Report:
+    """Return a report that says how its file ran; so does what is raised where there is none."""
+    try:
+        return noting(check(), *notes)
+    except CheckError as error:
+        told = " ".join((str(error), *notes))
+        raise CheckError(told) from error
 
 
 @contextlib.contextmanager

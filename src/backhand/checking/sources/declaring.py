@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from backhand.checking.sources.roles import calls_among, methods_among
+from backhand.checking.sources.roles import calls_among, gives_gradients, methods_among
 
 # What a backward is called.
 BACKWARD = "backward|back_?prop"
@@ -123,7 +123,7 @@ def _imported(tree: ast.Module) -> set[str | None]:
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
     """Tell whether a module has backwards, or classes with one; beside torch, those that say `np`."""
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-    backwards = [n for n in functions if re.search(BACKWARD, n.name) or _returns_gradients(n)]
+    backwards = [n for n in functions if re.search(BACKWARD, n.name) or gives_gradients(n)]
     if over_torch:
         says_numpy = any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
         return says_numpy or any(_hands_a_cache_on(n) for n in tree.body)
@@ -137,16 +137,6 @@ def _hands_a_cache_on(definition: ast.stmt) -> bool:
     if not isinstance(definition, ast.FunctionDef) or not re.search(BACKWARD, definition.name):
         return False
     return any("cache" in a.arg for a in definition.args.args)
-
-
-def _returns_gradients(function: ast.FunctionDef) -> bool:
-    """Tell whether a function returns gradients of its parameters after a value, such as `loss, dx`."""
-    parameters = {a.arg for a in function.args.args}
-    tuples = [
-        n.value for n in ast.walk(function) if isinstance(n, ast.Return) and isinstance(n.value, ast.Tuple)
-    ]
-    rest = [[part.id if isinstance(part, ast.Name) else "" for part in t.elts[1:]] for t in tuples]
-    return any(ids and all(i.startswith("d") and i[1:].strip("_") in parameters for i in ids) for ids in rest)
 
 
 def _gives_gradients(definition: ast.ClassDef) -> bool:

@@ -118,7 +118,7 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
         from backhand.checking.sources.coursework import layers_opened  # who checks torch does without
 
         _refuse_precision(path, options, "has layers over NumPy")
-        with _in_time(options.time_limit), layers_opened(path, options.draws, options.seed) as layers:
+        with _in_time(options.time_limit), layers_opened(path, options) as layers:
             yield layers
         return
     nothing = not (found.passes or found.kernels)

@@ -75,6 +75,7 @@ def inputs_for(
     accepts: Callable[[dict[str, Any]], int] = lambda _: FITS,
     call: Callable[[dict[str, Any]], Any] | None = None,
     asked: Sequence[inspect.Parameter] | None = None,
+    sizes: tuple[int, ...] = (),
 ) -> Draw | Exception | None:
     """Return what draws a layer's inputs; what its forward raised if it runs on no row; None if none fits.
 
@@ -91,6 +92,7 @@ def inputs_for(
         accepts: tells how well the backward runs; the first inputs are taken if it does on none.
         call: calls the forward, where its inputs are not arrays as they are drawn.
         asked: what is to be given, if it is not what the forward asks for.
+        sizes: of arrays that the forward finds elsewhere.
     """
     call = call or (lambda given: copy.deepcopy(forward)(**given))
     asked = inputs_of(forward) if asked is None else asked
@@ -98,13 +100,13 @@ def inputs_for(
     if model:  # a loss alone, with a `grad` beside it, takes predictions, whose kind its name tells
         rows = [row for row in rows if "y" in row.inputs]
         rows = [*(row for row in rows if row.names), *MODEL_ROWS, *rows]
-    search = _Search(asked, call, accepts, model)
+    search = _Search(asked, call, accepts, model, sizes)
     with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
         if (found := search.first(rows, told=True)) is not None:
             return found
         if not model and search.ran is None:
             found = search.first(_alike(asked), told=False)
-        if not model and found is None:
+        if found is None:
             found = search.of_any_shapes()
     return found or (search.ran[0] if search.ran is not None else search.begun or search.raised)
 
@@ -124,8 +126,9 @@ class _Search:
         call: Callable[[dict[str, Any]], Any],
         accepts: Callable[[dict[str, Any]], int],
         model: bool,
+        sizes: tuple[int, ...],
     ):
-        self.asked, self.call, self.accepts, self.model = asked, call, accepts, model
+        self.asked, self.call, self.accepts, self.model, self.sizes = asked, call, accepts, model, sizes
         self.ran: tuple[Draw, int] | None = None
         self.begun: Draw | None = None
         self.raised: Exception | None = None
@@ -169,7 +172,7 @@ class _Search:
             return None
         asked = [p for p in self.asked if p.default is p.empty]
         training = {p.name: Held(True) for p in asked if re.fullmatch(TRAINING, p.name.lower())}
-        shapes = Shapes(asked, self.call, lambda inputs: self.accepts(inputs) == FITS, training)
+        shapes = Shapes(asked, self.call, lambda inputs: self.accepts(inputs) == FITS, training, self.sizes)
         found = shapes.found(COLUMN if of_columns else ANY)
         return None if found is None else Draw(found, told=False)
 

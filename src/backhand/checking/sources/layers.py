@@ -14,15 +14,24 @@ import numpy as np
 from backhand.checking.report import Report
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
-from backhand.checking.sources.classes import Class, asked_by, check_class, cost_of, ends_of
+from backhand.checking.sources.classes import (
+    Class,
+    asked_by,
+    check_class,
+    cost_of,
+    ends_of,
+    judge_functions,
+    lacks_cost,
+)
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.courses import made
 from backhand.checking.sources.declaring import BACKWARD
+from backhand.checking.sources.globals import held_globally, sizes_of
 from backhand.checking.sources.guessing import FITS, RAISES, RUNS, Draw, inputs_for
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
-from backhand.checking.sources.pairs import Pair, judge_pair
+from backhand.checking.sources.pairs import Pair
 from backhand.checking.sources.roles import (
     calls_of,
     forward_of,
@@ -97,16 +106,22 @@ def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int
 
 def _check_made(module: ModuleType, made_of: Any, draws: int, seed: int) -> Report:
     layer = type(made_of)
-    forward, whole = getattr(made_of, ends_of(layer)[0]), cost_of(made_of, ends_of(layer)) is not None
+    ends = ends_of(layer)
+    whole = cost_of(made_of, ends) is not None or lacks_cost(made_of, ends)
+    forward = getattr(made_of, ends[0])
     accepts = partial(runs, partial(Class.of, made_of))
+    asked = list(asked_by(made_of).values())
+    if whole and not asked:  # its data lie on it
+        return check_class(made_of, lambda _: {}, draws=draws, seed=seed)
     inputs = _inputs(
         module,
         forward,
         layer.__name__,
         model=calls_of(layer) is not None or whole,
         accepts=accepts,
-        asked=list(asked_by(made_of).values()),
+        asked=asked,
         call=partial(_called_whole, made_of) if whole else None,
+        sizes=sizes_of(made_of) if whole or calls_of(layer) is not None else (),
     )
     return _noting(inputs, check_class(made_of, inputs, draws=draws, seed=seed))
 
@@ -178,12 +193,23 @@ def _check_functions(
         functions = replace(functions, over_torch=seen.functions.over_torch)
         return replace(seen, functions=functions).check(draws=draws, seed=seed)
 
+    layer = held_globally(functions.forward, functions.backward, functions.title)
+
     def accepts(given: dict[str, Any]) -> int:
+        if layer is not None and (how := runs(partial(Class.of, layer), given)) != RAISES:
+            return how
         holding = functions.holding(given)
         return runs(partial(Pair.of, holding), holding.unpacked(given))
 
-    inputs = _inputs(module, functions.forward, functions.title, call=functions.call, accepts=accepts)
-    return _noting(inputs, judge_pair(functions, inputs, draws=draws, seed=seed, given={}))
+    inputs = _inputs(
+        module,
+        functions.forward,
+        functions.title,
+        call=functions.call,
+        accepts=accepts,
+        sizes=sizes_of(layer),
+    )
+    return _noting(inputs, judge_functions(functions, inputs, draws=draws, seed=seed, given={}))
 
 
 def _noting(inputs: Callable[..., Any], report: Report) -> Report:
@@ -203,7 +229,9 @@ def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> int
         called = subject.forward(copy.deepcopy(given))
         upstream = {f"d{n}": o for n, o in zip(subject.outputs, called.outputs, strict=True)}
         backward, arguments = subject.backward(called, upstream)
-        found = subject.gradients(plainly(backward, arguments), called)
+        with subject.within(called):
+            returned = plainly(backward, arguments)
+        found = subject.gradients(returned, called)
     except Exception:  # the user's code may raise anything
         return RAISES
     pairs: list[tuple[Any, Any]] = [(found.get(g), given.get(n)) for g, n in subject.named.items()]
@@ -219,6 +247,7 @@ def _inputs(
     call: Callable[[dict[str, Any]], Any] | None = None,
     model: bool = False,
     asked: list[inspect.Parameter] | None = None,
+    sizes: tuple[int, ...] = (),
 ) -> Callable[[np.random.Generator], Any]:
     """Return what draws a forward's inputs: the module's own function, or what the courses say."""
     given = _own_inputs(module)
@@ -232,7 +261,7 @@ def _inputs(
         needed = [p.name for p in parameters if p.default is p.empty]
         if set(needed) <= set(drawn):
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward, name, model=model, accepts=accepts, call=call, asked=parameters)
+    draw = inputs_for(forward, name, model=model, accepts=accepts, call=call, asked=parameters, sizes=sizes)
     if draw is None or isinstance(draw, Exception):
         why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
         told = name if inspect.ismethod(forward) else forward.__name__  # that of a class is the class's

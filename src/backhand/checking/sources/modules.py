@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -46,16 +47,23 @@ def _holds(folder: Path, name: str) -> bool:
 
 def module_of(path: Path) -> ModuleType:
     """Import a file, as a part of its folders where it imports its neighbours by `from .` or `from ..`."""
+    module, spec = begun_module(path)
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise CheckError(f"{path} raised {in_short(error)}") from error
+    return module
+
+
+def begun_module(path: Path) -> tuple[ModuleType, ModuleSpec]:
+    """Return a file's module of which nothing has run yet; the package around it is imported."""
     package = ".".join(folder.name for folder in _packages(path, parsed(read(path), str(path))))
     name = f"{package}.{path.stem}" if package else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        if package:
+    if package:
+        try:
             importlib.import_module(package)
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise CheckError(f"{path} raised {in_short(error)}") from error
-    return module
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
+            raise CheckError(f"{path} raised {in_short(error)}") from error
+    return importlib.util.module_from_spec(spec), spec

@@ -1,7 +1,9 @@
 """Whatever computes over NumPy, as a pass: its forward gives the truth, its backward runs in NumPy itself."""
 
 import copy
+import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import Any, Protocol
@@ -20,6 +22,8 @@ from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.averaging import Averaged, averaged
+from backhand.checking.sources.clipping import Clips, may_clip
+from backhand.checking.sources.courses import word
 from backhand.checking.sources.numpy_truths import (
     Called,
     Chosen,
@@ -34,6 +38,8 @@ from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
+# What gradients agree to where it is only told which cost they are of; differences have as many digits.
+CLOSE = 1e-6
 AT_KINK = "The inputs lay at a kink (relu at 0, a tie of max): they were moved off it."
 
 
@@ -70,6 +76,14 @@ class Subject(Forward, Protocol):
         """What else the output depends on, without a gradient anywhere."""
         ...
 
+    def within(self, called: Called) -> AbstractContextManager[None]:
+        """Let the backward see what it finds outside of its arguments."""
+        ...
+
+    def seen(self, called: Called) -> Mapping[str, Any]:
+        """Return what its source takes besides the backward's arguments."""
+        ...
+
 
 @dataclass(frozen=True)
 class Held:
@@ -91,6 +105,7 @@ class OverNumpy:
         chosen: where the truth comes from.
         averaged: which gradients are those of a mean over the batch, if the layers take it.
         arriving: upstream gradients that are given for the first draw.
+        clips: what the backward clips, where that is left out.
     """
 
     subject: Subject
@@ -98,6 +113,7 @@ class OverNumpy:
     chosen: Chosen
     averaged: Averaged | None = None
     arriving: Mapping[str, Any] = field(default_factory=dict)
+    clips: Clips | None = None
 
     @property
     def over_numpy(self) -> bool:
@@ -127,20 +143,27 @@ class OverNumpy:
         """Check it; what is wrong is looked at once more as other conventions have it.
 
         Those are a mean over the batch that the layers take, and derivatives without the forward's tiny
-        constants.
+        constants. Clipped gradients are judged as they are before that, unless they are right after it.
         """
+        if may_clip(self.subject.functions()[-1:]) and self.clips is None:
+            clips = Clips()
+            report = replace(self, clips=clips).report(draws=draws, seed=seed)
+            if not clips.bounds:
+                return report
+            clipped = report if report.ok or clips.in_place else self._report(draws, seed)
+            return clipped if clipped is not report and clipped.ok else noting(report, clips.note)
         report = self._report(draws, seed)
         if report.ok:
             return report
         if (taken := self._averaged(seed)) is not None:
             return replace(self, averaged=taken)._report(draws, seed)
         with without_epsilons(self.subject.functions()) as epsilons:
-            again = OverNumpy.of(self.subject, self.inputs, seed, self.arriving)
+            again = replace(OverNumpy.of(self.subject, self.inputs, seed, self.arriving), clips=self.clips)
             other = again._report(draws, seed) if epsilons else report
         if not other.ok:
             return report
         note = f"Right but for {listed(epsilons)} in the forward, whose derivative is left out: it is tiny."
-        return replace(other, notes=(*other.notes, note))
+        return noting(other, note)
 
     def _report(self, draws: int, seed: int) -> Report:
         arriving = as_arrays(dict(self.arriving))
@@ -158,6 +181,26 @@ class OverNumpy:
         """Return which gradients are divided by the size of the batch, on one set of inputs."""
         if self.subject.outputs == ("loss",):  # a whole model: there is nobody else to divide
             return None
+        try:
+            outputs, expected, given = self._compared(seed)
+        except StatementError:
+            return None
+        return averaged(outputs, expected, given)
+
+    def right(self, seed: int) -> int:
+        """Return how many gradients are right, on one set of inputs."""
+        try:
+            _, expected, given = self._compared(seed)
+        except StatementError:
+            return 0
+        pairs = [(g, given.get(n)) for n, g in expected.items()]
+        return sum(
+            isinstance(g, Tensor) and g.shape == e.shape and torch.allclose(g, e, CLOSE, CLOSE)
+            for e, g in pairs
+        )
+
+    def _compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Return the outputs on one set of inputs, and for each input the true gradient and the user's."""
         leaves = self._tensors(drawn(self.inputs, seed))
         outputs = self.forward(leaves, None)
         rng = np.random.default_rng(seed)
@@ -165,19 +208,18 @@ class OverNumpy:
             f"d{n}": torch.from_numpy(np.asarray(rng.normal(size=out.shape))).to(out.dtype)
             for n, out in outputs.items()
         }
+        if self.subject.outputs == ("loss",):
+            upstream = {n: torch.ones_like(out) for n, out in upstream.items()}
         wanted = {n: leaves[n] for n in leaves if n in self.subject.named.values()}
         found = differentiated(outputs.values(), upstream.values(), wanted.values())
         expected = {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
-        try:
-            given = self._backward(leaves, outputs, upstream)
-        except StatementError:
-            return None
+        given = self._backward(leaves, outputs, upstream)
         named = self.subject.named
-        return averaged(list(outputs.values()), expected, {named[g]: value for g, value in given.items()})
+        return list(outputs.values()), expected, {named[g]: value for g, value in given.items()}
 
     def _unjudged(self) -> list[str]:
         floats = [n for n, v in drawn(self.inputs, 0).items() if is_float(v)]
-        left = [n for n in floats if n not in self.subject.named.values()]
+        left = [n for n in floats if n not in self.subject.named.values() and word(n) != "y"]
         own = self.subject.unjudged
         notes = [f"not judged, for no gradient of it is returned: {', '.join(left)}"] if left else []
         return notes + ([f"not judged, for no gradient of it is found: {', '.join(own)}"] if own else [])
@@ -234,8 +276,14 @@ class OverNumpy:
     def _called(self, inputs: Mapping[str, Any]) -> Called:
         """Run the user's forward in NumPy; one over torch may keep a graph of its own for its backward."""
         arrays = {k: v.value if isinstance(v, Held) else as_arrays(v) for k, v in inputs.items()}
+        numpy, python = np.random.get_state(), random.getstate()
         with torch.enable_grad():
-            return self.subject.forward(copy.deepcopy(arrays))
+            called = self.subject.forward(copy.deepcopy(arrays))
+        functions = self.subject.functions()
+        if functions[0] == functions[-1]:  # which is called once more for its gradients, on the same draws
+            np.random.set_state(numpy)
+            random.setstate(python)
+        return called
 
     def _backward(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
@@ -243,11 +291,20 @@ class OverNumpy:
         called = self._called(inputs)
         function, arguments = self.subject.backward(called, as_arrays(dict(upstream)))
         try:
-            returned = plainly(function, arguments)
+            with self._within(called):
+                returned = plainly(function, arguments)
         except Exception as error:  # the user's code may raise anything
             _refuse_what_is_not_there(self.subject.title, function, error)
             raise self._halfway(function, error) from error
         return self._precisely(as_tensors(dict(self.subject.gradients(returned, called))))
+
+    def _within(self, called: Called) -> ExitStack:
+        """Let the backward see what it finds outside of its arguments; its gradients are not clipped."""
+        stack = ExitStack()
+        stack.enter_context(self.subject.within(called))
+        if self.clips is not None:
+            stack.enter_context(self.clips.left_out())
+        return stack
 
     def _precisely(self, gradients: dict[str, Any]) -> dict[str, Any]:
         """Return gradients in no more than the precision in which they were made."""
@@ -269,13 +326,20 @@ class OverNumpy:
         function, arguments = self.subject.backward(called, as_arrays(dict(given["upstream"])))
         source = self.subject.source
         assert source is not None
-        run = run_function(function, source, arguments, OnArrays(watcher) if self.over_numpy else watcher)
+        arguments |= self.subject.seen(called)
+        with self._within(called):
+            run = run_function(function, source, arguments, OnArrays(watcher) if self.over_numpy else watcher)
         run.result = as_tensors(run.result)
         return run
 
     def around(self) -> Namespace:
         """Return what the backward's statements see besides their own variables."""
         return surroundings(self.subject.functions()[-1])
+
+
+def noting(report: Report, *notes: str) -> Report:
+    """Return a report with more notes."""
+    return replace(report, notes=(*report.notes, *notes))
 
 
 def _refuse_unless_alone(
@@ -286,7 +350,7 @@ def _refuse_unless_alone(
     A loss is a single number. What an activation gives for each element has a derivative for each.
     """
     (output,) = run_plainly(subject, inputs, seed)
-    if not output.ndim:
+    if output.size == 1:
         return
     rng = np.random.default_rng(seed)
     for name in wanted:

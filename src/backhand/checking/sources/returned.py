@@ -8,6 +8,7 @@ import copy
 import itertools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from backhand.checking.running.program import Source, source_of
 from backhand.checking.running.returning import blocks, returned_variables, returns, spell_out
+from backhand.checking.running.statements import root_of
 from backhand.checking.sources.courses import word
 
 # `dx`, `d_x`, `grad_x`, `x_grad`: what is left is the name of the tensor.
@@ -31,7 +33,7 @@ def tensor_named(gradient: str) -> list[str]:
     >>> tensor_named("dW1"), tensor_named("grad_x"), tensor_named("grad"), tensor_named("dL_dx")[0]
     (['W1'], ['x'], [], 'x')
     """
-    beside = re.match(OF_THE_LOSS, gradient)
+    beside = re.match(f"{OF_THE_LOSS}|grads?(?=[A-Z])", gradient)
     prefixes = [beside.group()] if beside else []
     prefixes += [p for p in PREFIXES if gradient.startswith(p) and not (p == "g" and gradient[:4] == "grad")]
     found = [gradient.removeprefix(p) for p in prefixes]
@@ -39,8 +41,8 @@ def tensor_named(gradient: str) -> list[str]:
     return [name for name in dict.fromkeys(found) if name]
 
 
-# Where among what is returned a value stands: its number, in a dictionary with its key.
-Place = int | tuple[int, str]
+# Where among what is returned a value stands: its number, in a dictionary or a list with its key.
+Place = int | tuple[int, str | int]
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ class Returned:
         raised = found is ...
         values = (() if raised else as_tuple(found)) or (None,) * _count(function)
         names = _names(function, values)
-        if loss and (at := loss_among(values)) is not None:
-            names.pop(at, None)
+        if loss:  # beside it may stand what is handed on to the next call, as `hs[-1]`
+            nodes = _returned(source_of(function), len(values))
+            others = {i for i, node in enumerate(nodes) if not _may_be_a_gradient(node)}
+            names = {p: n for p, n in names.items() if p not in {*others, loss_among(values)}}
         judged = _assigned(names, values, tensors, parameters or {}, raised)
         places = {
             place: name if (name := names[place]) and name not in taken else f"d{tensor}"
@@ -124,21 +128,36 @@ def as_tuple(returned: Any) -> tuple[Any, ...]:
 
 
 def loss_among(values: Sequence[Any]) -> int | None:
-    """Return where the loss stands among the values that a function returns: the first single number."""
+    """Return where the loss stands among the values that a function returns: the first single number.
+
+    Where there is none, an array of one element may be it.
+    """
     held = (Mapping, list, tuple, type(None))
-    numbers = (i for i, v in enumerate(values) if not isinstance(v, held) and np.ndim(v) == 0)
-    return next(numbers, None)
+    sizes = {i: (np.ndim(v), np.size(v)) for i, v in enumerate(values) if not isinstance(v, held)}
+    numbers = (i for i, (axes, _) in sizes.items() if not axes)
+    return next(numbers, next((i for i, (_, size) in sizes.items() if size == 1), None))
+
+
+def _may_be_a_gradient(node: ast.expr | None) -> bool:
+    """Tell by the name of a returned value whether it may be one; what has none may be one."""
+    name = root_of(node) if node is not None else None
+    return name is None or re.match("_*(d|g|nabla|self$)|.*(grad|deriv)", name) is not None
 
 
 def _at(values: Sequence[Any], place: Place) -> Any:
     if isinstance(place, int):
         return values[place]
-    held = values[place[0]]
-    return held.get(place[1]) if isinstance(held, Mapping) else None
+    held, key = values[place[0]], place[1]
+    if isinstance(held, Mapping):
+        return held.get(key)
+    if not isinstance(held, list | tuple) or not isinstance(key, int):
+        return None
+    return held[key] if key < len(held) else None
 
 
-def names_returned(function: Callable[..., Any], count: int) -> tuple[str | None, ...]:
-    """Return the names that stand in a function's `return` of so many values, None for what has none."""
+def names_returned(function: Callable[..., Any], count: int | None = None) -> tuple[str | None, ...]:
+    """Return the names in a function's last `return`, of so many values; None for what has none."""
+    count = _count(function) if count is None else count
     return tuple(_name(node) for node in _returned(source_of(function), count))
 
 
@@ -151,7 +170,15 @@ def _names(function: Callable[..., Any], values: Sequence[Any]) -> dict[Place, s
         if value is None and source is not None and isinstance(node, ast.Name):
             keys = _keys_put(source.statements, node.id)
         found |= {(i, key): key for key in keys} if keys else {i: _name(node)}
+        if is_row_of_arrays(value):
+            found.pop(i)
+            found |= {(i, k): f"{_name(node) or 'gradients'}_{k}" for k in range(len(value))}
     return found
+
+
+def is_row_of_arrays(value: Any) -> bool:
+    """Tell whether a value is a list of arrays, as the gradients of all weights are."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, np.ndarray) for v in value)
 
 
 def _returned(source: Source | None, count: int) -> Sequence[ast.expr | None]:
@@ -222,7 +249,7 @@ def _assigned(
     raised: bool,
 ) -> dict[Place, str]:
     """Return which tensor each returned gradient is of: by its name, else by its place and shape."""
-    found: dict[Place, str] = {}
+    found = _by_rows(names, values, parameters)
     for candidates, exactly in itertools.product((tensors, parameters), (True, False)):
         for place, name in names.items():
             match = _named(name, candidates, exactly) if name and place not in found else None
@@ -237,6 +264,31 @@ def _assigned(
             if place not in found and fits and (gradient is not None or raised):
                 found[place] = fits[0]
     return {place: found[place] for place in names if place in found}
+
+
+def _by_rows(
+    names: Mapping[Place, str | None], values: Sequence[Any], parameters: Mapping[str, Any]
+) -> dict[Place, str]:
+    """Return which parameter each array of a list is the gradient of, where these lie in a list as well.
+
+    The two have as many, and the first letter tells, as of `nabla_b` and `biases`; else the shapes.
+    """
+    rows: dict[str, list[str]] = {}
+    for name in parameters:
+        if row := re.fullmatch(r"(\w+)_\d+", name):
+            rows.setdefault(row[1], []).append(name)
+    found: dict[Place, str] = {}
+    for i, value in enumerate(values):
+        if not is_row_of_arrays(value):
+            continue
+        shapes = [v.shape for v in value]
+        alike = [r for r in rows if len(rows[r]) == len(shapes)]
+        told = re.sub(r".*_(?=[A-Za-z]\w*_\d)|_\d+$|^d(?=[A-Z])", "", names.get((i, 0)) or "").lower()
+        fits = [r for r in alike if told and r.lstrip("_")[0].lower() == told[0]]
+        fits = fits or [r for r in alike if [np.shape(parameters[n]) for n in rows[r]] == shapes]
+        if fits:
+            found |= {(i, k): name for k, name in enumerate(rows.pop(fits[0]))}
+    return found
 
 
 def _named(name: str, inputs: Mapping[str, Any], exactly: bool) -> str | None:
@@ -328,6 +380,14 @@ class Returning:
     def gradients(self, returned: Any, called: Any) -> Mapping[str, Any]:
         """Return the gradients by name."""
         return self.returned.gradients(returned)
+
+    def within(self, called: Any) -> AbstractContextManager[None]:
+        """Nothing: the backward's arguments are all that it sees."""
+        return nullcontext()
+
+    def seen(self, called: Any) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
 
     @property
     def named(self) -> Mapping[str, str]:

@@ -34,6 +34,9 @@ def is_judging() -> bool:
 
 # What a backward's name has, and what its forward's has there.
 _PARTS = (("backward", "forward"), ("bprop", "fprop"), ("bwd", "fwd"), ("back", "forward"))
+# The same where the two are not called alike, as `feedforward` and `backprop`.
+_ON = "feed_?forward|forward(_?(prop(agat(e|ion))?|pass|feed))?|f_?prop"
+_BACK = "back_?prop(agat(e|ion))?|backward(_?(prop(agat(e|ion))?|pass))?|b_?prop"
 
 
 def methods_among(names: Iterable[str]) -> tuple[str, str] | None:
@@ -46,6 +49,9 @@ def methods_among(names: Iterable[str]) -> tuple[str, str] | None:
     pairs = [(n.replace(back, on, 1), n) for n in names for back, on in _PARTS if back in n]
     pairs += [("__call__", "gradient")]  # an activation, and its derivative
     found = [pair for pair in pairs if names.issuperset(pair)]
+    if not [pair for pair in found if pair[0] != "__call__"]:
+        on, back = (sorted(n for n in names if re.fullmatch(what, n.lower())) for what in (_ON, _BACK))
+        found = [(f, b) for f in on for b in back] or found
     return min(found, key=lambda pair: (pair[0] == "__call__", len(pair[0]), pair)) if found else None
 
 
@@ -102,13 +108,19 @@ def calls_of(model: type) -> tuple[str, str] | None:
     if methods_of(model) is not None:
         return None
     methods = {n: getattr(model, n) for n in dir(model) if callable(getattr(model, n, None)) and n[0] != "_"}
-    sources = {n: source_of(f) for n, f in methods.items() if "loss" in n or "grad" in n}
+    sources = {
+        n: source_of(f) for n, f in methods.items() if re.search("loss|cost|grad|prime|deriv", n.lower())
+    }
     return calls_among({n: s.definition for n, s in sources.items() if s is not None and s.definition})
 
 
 def calls_among(methods: Mapping[str, ast.FunctionDef]) -> tuple[str, str] | None:
     """Return the same of a class's methods as they stand in the text."""
-    losses = [n for n in methods if "loss" in n]
+    losses = [n for n in methods if re.search("loss|cost", n.lower())]
+    derived = "_?(prime|grad(ient)?s?|deriv(ative)?s?)"
+    beside = [(n, m) for n in losses for m in methods if re.fullmatch(re.escape(n) + derived, m, re.I)]
+    if beside:
+        return beside[0]
     for name in losses:
         tuples = [r.value for r in returns(methods[name].body) if isinstance(r.value, ast.Tuple)]
         if "grad" in name or any(len(t.elts) > 1 for t in tuples):
@@ -146,12 +158,31 @@ def forward_of(backward: str, functions: Iterable[str]) -> str | None:
 
 
 def returns_its_gradients(function: Callable[..., Any]) -> bool:
-    """Tell whether a function returns a value, such as a loss, and gradients of its parameters with it."""
+    """Tell whether a function returns a value, such as a loss, and gradients of what it reads with it."""
     source = source_of(function)
-    parameters = {name.lower() for name in parameters_of(function)}
-    for returned in returns(source.statements) if source is not None else []:
-        parts = returned.value.elts if isinstance(returned.value, ast.Tuple) else []
-        tensors = [tensor_named(part.id) if isinstance(part, ast.Name) else [] for part in parts[1:]]
-        if tensors and all({name.lower() for name in its} & parameters for its in tensors):
+    return source is not None and source.definition is not None and gives_gradients(source.definition)
+
+
+def gives_gradients(function: ast.FunctionDef) -> bool:
+    """Tell by its text whether a function returns a loss, and gradients with it that it makes.
+
+    They are those of its parameters, or of global variables that it reads.
+
+    >>> text = "def step(xs, h):\\n  y = W @ h\\n  dW = np.outer(y, h)\\n  return y.sum(), dW, y[-1]"
+    >>> gives_gradients(ast.parse(text).body[0])
+    True
+    """
+    names = [n for n in ast.walk(function) if isinstance(n, ast.Name)]
+    made = {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    parameters = {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)}
+    given = {n.lower() for n in parameters | ({n.id for n in names} - made)}
+    for returned in returns(function.body):
+        first, *parts = returned.value.elts if isinstance(returned.value, ast.Tuple) else [None]
+        named = [p.id for p in parts if isinstance(p, ast.Name) and p.id in made]
+        if any({tensor.lower() for tensor in tensor_named(name)} & given for name in named):
+            return True
+        # `loss, gradCenterVec`, of an input that is called otherwise
+        loss = re.match("loss|cost", getattr(first, "id", ""))
+        if loss and any(re.match("grad", name) and tensor_named(name) for name in named):
             return True
     return False

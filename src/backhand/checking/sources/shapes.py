@@ -10,7 +10,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -115,28 +115,38 @@ HOLDER = "param(eter)?s?|theta|weights_dict"
 
 @dataclass(frozen=True)
 class _Layout:
-    """How data and biases lie, in one try; perhaps not all of the data as the rest."""
+    """How data and biases lie, in one try; perhaps not all of the data as the rest.
+
+    The sizes of what is there already come first.
+    """
 
     data: Callable[[int], tuple[int, ...]] | tuple[int, ...]
     bias: Callable[[int], tuple[int, ...]]
     loose: bool = False
+    sizes: tuple[int, ...] = ()
 
     def possible(self, name: str) -> Sequence[Any]:
         """Return what an array may be, by its name, the likeliest first."""
         name = re.sub(r".*\[|\]", "", name)
         if word(name) == "y":
             hot = [OneHot((N, n)) for n in (K, H)]
-            return [Whole((N,), 3), *hot, Whole((N, T), 3), *(self._data(n) for n in SIZES)]
+            return [
+                Whole((N,), 3),
+                *hot,
+                Whole((N, T), 3),
+                *(self._data(n) for n in (*self.sizes, *SIZES, 1)),
+            ]
         if re.search("idx|index|indices|ids?$|tokens|mask", name):
             return Whole((N,), 2), Whole((N, T), 2)
         if re.match("b|gamma|beta|gain|scale|shift|bias", name.lower()):
-            return [self.bias(n) for n in (H, K, D, 4 * H, 3 * H, C, F, 1)]
+            return [self.bias(n) for n in (*self.sizes, H, K, D, 4 * H, 3 * H, C, F, 1)]
         if re.match(r"[WUVREK]|w(\d|$|_)|weight|kernel|embed", name):
             return WEIGHTS if callable(self.data) else ((F, C, 3, 3), *WEIGHTS)
         if re.match(r"[hcas](s?$|\d|_)|state", name) or re.search("prev|hidden|state", name):
             others = (*(self._data(n) for n in (H, D)), *OTHERS) if self.loose else ()
-            return [*(self._state(n) for n in (H, D, K)), *others]
-        return [*(self._data(n) for n in SIZES), *(OTHERS if self.loose else ()), Whole((N, T), V)]
+            return [*(self._state(n) for n in (*self.sizes, H, D, K)), *others]
+        others = (*(OTHERS if self.loose else ()), Whole((N, T), V), Whole((N,), 3))
+        return [*(self._data(n) for n in (*self.sizes, *SIZES)), *others]
 
     def _data(self, size: int) -> tuple[int, ...]:
         return self.data(size) if callable(self.data) else self.data
@@ -166,6 +176,7 @@ class Search:
         call: calls it.
         accepts: tells whether the backward's gradients have the shapes of what the forward is given.
         fixed: what is given as it is.
+        sizes: of the arrays that are there already, such as weights in global variables.
     """
 
     def __init__(
@@ -174,7 +185,9 @@ class Search:
         call: Callable[[dict[str, Any]], Any],
         accepts: Callable[[dict[str, Any]], bool],
         fixed: Mapping[str, Any],
+        sizes: tuple[int, ...] = (),
     ):
+        self.sizes: tuple[int, ...] = sizes
         self.names: Sequence[str] = [p.name for p in asked]
         self.call: Callable[[dict[str, Any]], Any] = call
         self.accepts: Callable[[dict[str, Any]], bool] = accepts
@@ -186,7 +199,7 @@ class Search:
         """Return what fits by name, of dictionaries by their keys; None where nothing does."""
         for layout in layouts:
             self.runs = 0
-            if (found := self._from(layout, {})) is not None:
+            if (found := self._from(replace(layout, sizes=self.sizes), {})) is not None:
                 return found
         return None
 

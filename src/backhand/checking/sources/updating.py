@@ -69,7 +69,9 @@ class Steps:
         return {g: (begun[g] - left[where]) / rate for g, where in self.places.items() if where in left}
 
 
-def with_gradients(source: Source | None, steps: Steps, parameters: Collection[str]) -> Source | None:
+def with_gradients(
+    source: Source | None, steps: Steps, parameters: Collection[str], owner: str
+) -> Source | None:
     """Return a backward's source in which what a line moves a parameter by has the name of the gradient.
 
     Such a name stands for an expression of the user's: `dW = E` before `self.W -= rate * E`. What moves a
@@ -79,14 +81,14 @@ def with_gradients(source: Source | None, steps: Steps, parameters: Collection[s
         source: the backward's.
         steps: the gradients that only the steps show.
         parameters: where on the object all parameters lie.
+        owner: the object with its dot, as the backward calls it; empty for global variables.
     """
     if source is None or source.definition is None:
         return source
     definition = copy.deepcopy(source.definition)
-    owner = definition.args.args[0].arg
-    rate = steps.rate.replace("self", owner, 1)
-    wanted = {f"{owner}.{where}": g for g, where in steps.places.items()}
-    kept_elsewhere = {f"{owner}.{where}" for where in parameters}
+    rate = steps.rate.replace("self.", owner, 1)
+    wanted = {f"{owner}{where}": g for g, where in steps.places.items()}
+    kept_elsewhere = {f"{owner}{where}" for where in parameters}
     for block in blocks(definition.body):
         for statement in list(block):
             target = _target(statement)
@@ -125,21 +127,26 @@ def _target(statement: ast.stmt) -> str:
 
 
 def _moved_by(statement: ast.stmt, target: str, rate: str) -> ast.expr | None:
-    """Return the expression of the gradient by which a line moves a parameter."""
+    """Return the expression of the gradient by which a line moves a parameter, negative where it adds."""
+    made = statement.value if isinstance(statement, ast.Assign) else None
+    way, operator = None, None
     if isinstance(statement, ast.AugAssign):
-        way = statement.value if isinstance(statement.op, ast.Sub) else None
+        way, operator = statement.value, statement.op
     else:
-        made = statement.value if isinstance(statement, ast.Assign) else None
-        way = None
-        if isinstance(made, ast.BinOp) and isinstance(made.op, ast.Sub) and ast.unparse(made.left) == target:
-            way = made.right
+        if isinstance(made, ast.BinOp) and ast.unparse(made.left) == target:
+            way, operator = made.right, made.op
         if isinstance(made, ast.Call) and len(made.args) == 2 and ast.unparse(made.args[0]) == target:
             return copy.deepcopy(made.args[1])
-    if not rate or way is None:
-        return copy.deepcopy(way)
-    parts = (way.left, way.right) if isinstance(way, ast.BinOp) and isinstance(way.op, ast.Mult) else ()
-    rest = [part for part in parts if ast.unparse(part) != rate]
-    return copy.deepcopy(rest[0]) if len(rest) == 1 else None
+    if way is None or not isinstance(operator, ast.Add | ast.Sub):
+        return None
+    if rate:
+        parts = (way.left, way.right) if isinstance(way, ast.BinOp) and isinstance(way.op, ast.Mult) else ()
+        rest = [part for part in parts if ast.unparse(part) != rate]
+        if len(rest) != 1:
+            return None
+        (way,) = rest
+    way = copy.deepcopy(way)
+    return ast.UnaryOp(ast.USub(), way) if isinstance(operator, ast.Add) else way
 
 
 def _name_of(value: np.ndarray, variables: Mapping[str, Any]) -> str:

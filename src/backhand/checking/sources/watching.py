@@ -12,11 +12,10 @@ from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
-from backhand.checking.sources.classes import judge_class
+from backhand.checking.sources.classes import asked_by, judge_class, judge_functions
 from backhand.checking.sources.numpy_truths import is_the_users
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.paired import CONTEXTS, Functions
-from backhand.checking.sources.pairs import judge_pair
 from backhand.checking.sources.roles import (
     forward_of,
     is_judging,
@@ -53,7 +52,7 @@ class Seen:
         Raises:
             CheckError: the two do not fit together.
         """
-        return judge_pair(self.functions, self.inputs, draws=draws, seed=seed, given=self.arguments)
+        return judge_functions(self.functions, self.inputs, draws=draws, seed=seed, given=self.arguments)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ class SeenLayer:
         Raises:
             CheckError: the two do not fit together.
         """
-        return judge_class(self.layer, self.inputs, draws=draws, seed=seed, given=self.arguments)
+        labels = {n: v for n, v in self.arguments.items() if n in asked_by(self.layer)}
+        return judge_class(self.layer, labels | self.inputs, draws=draws, seed=seed, given=self.arguments)
 
 
 def judged_in_time(seen: Seen | SeenLayer) -> Report:

@@ -5,6 +5,7 @@ then right, and nothing else is wrong that was not, that statement is a candidat
 deviates first in time is at fault. It needs no names, so that it holds for running variables and temporaries.
 """
 
+import ast
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from torch import Tensor
 from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known
 from backhand.checking.running.names import root
-from backhand.checking.running.statements import made_of, reads
+from backhand.checking.running.program import Source
+from backhand.checking.running.statements import made_of, reads, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.fault import BENCHES, Bench, Explained, Fault, origins
@@ -49,16 +51,42 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     known = knowledge(chosen, draw)
     recogniser = Recogniser(known, draw.trace.values, _gradients(chosen, draw))
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
-    plain = _explained(recogniser, runs, time.process_time() + MOST_SECONDS)
+    source = chosen.backward_source
+    plain = _by_calls(_explained(recogniser, runs, time.process_time() + MOST_SECONDS), source)
     # one line that explains all is that, though a division that it lacks may look like one held back
     if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
         ends = time.process_time() + MOST_SECONDS / 2
         scaled = [one.times(factor) for one in known if not one.is_value]
         wider = Recogniser([*known, *scaled], draw.trace.values, _gradients(chosen, draw))
         found = _explained(wider, Reruns(chosen, draw, is_right, lives, repair, wider), ends)
+        found = _by_calls(found, source)
         if len(found) < len(plain) and {n for one in found for n in one.gradients} >= {*repair.culprits}:
             return found
     return plain
+
+
+def _by_calls(found: Sequence[Explained], source: Source | None) -> list[Explained]:
+    """Return explanations with those in one that only hand on what one call gives, `dW += cell["dW"]`.
+
+    One wrong argument of it makes all of them wrong.
+    """
+    kept: dict[object, Explained] = {}
+    for one in found:
+        call = _call_behind(one.faults[0].target[0], source) if len(one.faults) == 1 else None
+        key = id(one) if call is None else call
+        first = kept.get(key)
+        kept[key] = one if first is None else replace(first, gradients=first.gradients + one.gradients)
+    return list(kept.values())
+
+
+def _call_behind(statement: ast.stmt, source: Source | None) -> ast.stmt | None:
+    """Return the call that gives the dictionary of which a statement only hands an item on."""
+    item = getattr(statement, "value", None)
+    if source is None or not isinstance(item, ast.Subscript) or not isinstance(item.value, ast.Name):
+        return None
+    makers = [s for s in source.simple if item.value.id in writes_surely(s)]
+    called = [s for s in makers if isinstance(s, ast.Assign) and isinstance(s.value, ast.Call)]
+    return called[0] if len(makers) == 1 == len(called) else None
 
 
 def _held_back(recogniser: Recogniser, runs: Reruns) -> float | None:
@@ -164,8 +192,11 @@ class _Search:
         """Return the statements, the first in time; None where none can be known."""
         mends: tuple[_Candidate, frozenset[str]] | None = None
         makes_up: tuple[_Candidate, frozenset[str]] | None = None
+        whole: tuple[_Candidate, frozenset[str]] | None = None
         failing: list[_Candidate] = []
         for candidate in self._in_time(self._candidates(self.events)):
+            if whole is not None and candidate.rank > whole[0].rank:
+                break
             wrong = self.culprits if mends is None else mends[1]
             if mends is not None and candidate.reaches <= len(self.culprits - wrong):
                 continue  # it makes no more wrong than that
@@ -179,6 +210,11 @@ class _Search:
                 mends = candidate, left
                 if not left:
                     break
+            elif not left and len(self.culprits) > 1:
+                # what follows was known before as well, as made of a part: this is where the whole belongs
+                whole = whole or (candidate, left)
+        if whole is not None and (mends is None or mends[1]):
+            mends = whole
         if makes_up is not None and (mends is None or makes_up[1] < mends[1]):
             mends = makes_up
         if mends is not None:
