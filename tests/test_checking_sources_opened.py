@@ -145,7 +145,8 @@ class Decorated(Wrong):
         (WithoutSource, "the source of its backward cannot be read"),
         (Decorated, "its statements, run one by one, do not give what it gives"),
         (lambda x: WithoutSource.apply(x), "the source of its backward cannot be read"),
-        (lambda x: Decorated.apply(x.view(-1)).view(x.shape), "it is no `torch.autograd.Function`"),
+        (lambda x: Decorated.apply(x.view(-1)).view(x.shape), "do not give what it gives"),
+        (lambda x: x.exp() + x - x.detach(), "it calls no `torch.autograd.Function`"),
     ],
 )
 def test_a_function_that_cannot_be_opened_says_so(fn: Any, why: str) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 import backhand
@@ -200,3 +201,41 @@ def test_of_several_gradients_that_are_not_linear_the_message_speaks_in_the_plur
     assert culprit.mistake.message.startswith(
         "dp: da, db, dp do not become -2 times themselves when the upstream gradient dy is multiplied by -2."
     )
+
+
+class Bounded(Function):
+    """Lets a gradient through below the bound where that moves x up, as its reference does: not linear."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0.0)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return dy * ((x >= 0) | (dy < 0))
+
+
+class BoundedToo(Bounded):
+    pass
+
+
+def test_what_is_as_little_linear_in_its_reference_is_so_on_purpose() -> None:
+    inputs = {"x": torch.randn(6)}
+    assert backhand.check_function(Bounded, BoundedToo.apply, inputs).ok
+    failed = backhand.check_function(Bounded, torch.relu, inputs).stress
+    assert [failure.kind for failure in failed] == ["ignores_upstream"]
+
+
+def test_a_layout_that_the_reference_does_not_take_either_is_left_untried() -> None:
+    def flat(x: Tensor) -> Tensor:
+        return x.view(-1).sin()
+
+    report = backhand.check_function(lambda x: x.view(-1).sin(), flat, {"x": torch.randn(4, 3)})
+    assert report.ok
+    assert "a transposed x (the reference does not take it)" in report.notes[-1]
+    refused = backhand.check_function(
+        lambda x: x.view(-1).sin(), lambda x: x.reshape(-1).sin(), {"x": torch.randn(4, 3)}
+    )
+    assert [failure.kind for failure in refused.stress] == ["layout"]

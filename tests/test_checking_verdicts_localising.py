@@ -246,3 +246,46 @@ def test_a_gradient_that_is_none_until_a_line_asks_for_it_is_no_culprit() -> Non
     wrong = ("(1 - h**2) * dh", "undefined * dh")
     report = backhand.check(altered(mlp_chunked, ("dh = dlogits @ W2.T", filled), wrong))
     assert [row.name for row in report.culprits] == ["hpreact"]
+
+
+def tanh_of_affine(x, w, b):
+    h = x @ w
+    a = torch.tanh(h + b)
+    y = a * a
+    return locals()
+
+
+def in_a_display(dy, x, w, a):
+    dz = 2 * dy * a * (1 - a**2)
+    grads = {"dw": x.T @ dz}
+    grads["db"] = dz.mean(0)
+    return {**grads, "dx": dz @ w.T}
+
+
+def in_a_union(dy, x, w, a):
+    dz = 2 * dy * a * (1 - a**2)
+    grads = {"dw": x.T @ dz}
+    grads["db"] = dz.mean(0)
+    return grads | {"dx": dz @ w.T}
+
+
+def in_a_call(dy, x, w, a):
+    dz = 2 * dy * a * (1 - a**2)
+    grads = {"dw": x.T @ dz}
+    grads["db"] = dz.mean(0)
+    return dict(grads, dx=dz @ w.T)
+
+
+@pytest.mark.parametrize("backward", [in_a_display, in_a_union, in_a_call])
+def test_a_line_is_shown_where_the_returned_dictionary_is_put_together(backward):
+    report = backhand.check(
+        tanh_of_affine,
+        backward,
+        inputs=lambda g: {
+            n: torch.randn(s, generator=g) for n, s in (("x", (5, 3)), ("w", (3, 4)), ("b", 4))
+        },
+        out="y",
+    )
+    (row,) = report.culprits
+    assert (row.name, row.mistake.kind) == ("b", "scale")
+    assert row.lines[0].text == 'grads["db"] = dz.mean(0)'

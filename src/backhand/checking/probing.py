@@ -11,6 +11,7 @@ from torch import Tensor
 from backhand.checking.running.containers import as_gradient, flatten, is_strided
 from backhand.checking.running.precision import ANOTHER_ORDER
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.tracing import trace
 from backhand.checking.sources.protocol import Pass, arguments
 from backhand.checking.sources.usages import Usage, Used
 from backhand.checking.verdicts.comparing import allclose, close
@@ -33,6 +34,8 @@ class Probe:
         usages: see `Pass`.
         needed: the arguments that need a gradient.
         tolerance: relative and absolute, where the caller has asked for one.
+        true: gives the right gradients for other upstream gradients.
+        takes: tells whether the forward that is taken for true takes other arguments.
     """
 
     call: Callable[..., Gradients]
@@ -43,6 +46,8 @@ class Probe:
     usages: tuple[Usage, ...] = ()
     needed: tuple[str, ...] = ()
     tolerance: tuple[float, float] | None = None
+    true: Callable[[Gradients], Gradients] = lambda _: {}
+    takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
     def __call__(self, **changed: Tensor) -> Gradients | None:
         """Return the gradients with some arguments changed; None where the backward raises."""
@@ -76,16 +81,32 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
     turns = itertools.count()  # a backward that draws numbers of its own gives another answer each time
     needed = {k for k, v in given.items() if isinstance(v, Tensor) and v.requires_grad}
 
+    def leaves_of(values: Mapping[str, Any], frozen: str = "") -> dict[str, Any]:
+        return {
+            k: v.detach().requires_grad_(k != frozen) if k in needed else v
+            for k, v in values.items()
+            if k in offered["inputs"]
+        }
+
+    def true(upstream: Gradients) -> Gradients:
+        found = trace(
+            chosen, traced.inputs, drawn.dtype, drawn.seed, promote=drawn.promote, upstream=upstream
+        ).gradients
+        return {gradient: found[n] for n, gradient in drawn.matched.items() if n in found}
+
+    def takes(values: Mapping[str, Any]) -> bool:
+        try:
+            with running(drawn.dtype, drawn.seed, drawn.promote), torch.enable_grad():
+                chosen.forward(**leaves_of(values))
+        except Exception:  # the user's code may raise anything
+            return False
+        return True
+
     def ran(run: Callable[..., Any], values: Mapping[str, Any], frozen: str, later: int) -> dict[str, Tensor]:
         asked = values
         if returns:
-            leaves = {
-                k: v.detach().requires_grad_(k != frozen) if k in needed else v
-                for k, v in values.items()
-                if k in offered["inputs"]
-            }
             upstream = {k: values[k] for k in traced.upstream if k in values}
-            asked = {"inputs": leaves, "outputs": {}, "upstream": upstream}
+            asked = {"inputs": leaves_of(values, frozen), "outputs": {}, "upstream": upstream}
         seed = chosen.seed_of_backward(drawn.seed) + later + (0 if returns else next(turns))
         with running(drawn.dtype, seed, drawn.promote), torch.no_grad():
             given_back = run(*asked.values()) if returns else run(**asked)
@@ -108,4 +129,6 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
         chosen.usages,
         tuple(needed) if returns else (),
         chosen.asked.tolerance,
+        true,
+        takes if returns else lambda _: True,
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from backhand.checking.meanings import KINDS
 from backhand.checking.probing import Gradients, Probe
 from backhand.checking.report import Mistake
+from backhand.checking.running.precision import OF_SUMMANDS
 from backhand.checking.sources.usages import UntriedError, Usage, Used
 from backhand.checking.verdicts.comparing import allclose
 from backhand.errors import CheckError, in_short
@@ -79,6 +80,10 @@ def _beside_the_reference(probe: Probe, usage: Usage) -> Iterator[Mistake | Untr
     except Exception as error:  # PyTorch has no such formula for every operation
         yield Untried(usage.what, f"the reference raises {in_short(error)}")
         return
+    sizes = {n: max(_size(t), _size(right[n])) for n, t in found.items() if n in right}
+    largest = max(sizes.values(), default=0.0)
+    # zero in exact arithmetic, as by what a softmax cancels, is rounding beside the others
+    found = {n: t for n, t in found.items() if sizes.get(n, 1.0) > OF_SUMMANDS.get(t.dtype, 0.0) * largest}
     # a constant of eight digits, or a small epsilon, is no wrong formula: rounding of float32 is let pass
     found, expected = ({n: _coarse(t) for n, t in them.items()} for them in (found, right))
     expected = {n: t for n, t in expected.items() if n in found and bool(t.isfinite().all())}
@@ -97,6 +102,10 @@ def _right_by_itself(probe: Probe, by_itself: Used) -> frozenset[str]:
     except Exception:  # the user's code may raise anything
         return frozenset()
     return frozenset(n for n, (one, other) in pairs.items() if allclose(one, other, BY_STEPS, BY_STEPS))
+
+
+def _size(value: Tensor) -> float:
+    return float(value.detach().abs().max()) if value.numel() else 0.0
 
 
 def _coarse(value: Tensor) -> Tensor:

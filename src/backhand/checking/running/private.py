@@ -119,11 +119,9 @@ def backward_of(node: object, fn: object) -> Callable[..., Any] | None:
     return partial(fn.backward if fn.vjp is Function.vjp else fn.vjp, node)
 
 
-def function_of(tensor: Tensor | None) -> type[Function] | None:
-    """Return the custom Function that made a tensor; None where another operation did."""
-    node = None if tensor is None else tensor.grad_fn
-    fn = getattr(type(node), "_forward_cls", None) if isinstance(node, FunctionCtx) else None
-    return fn if isinstance(fn, type) and issubclass(fn, Function) else None
+def function_of(node: Any) -> type[Function]:
+    """Return the custom Function of whose call this is the node."""
+    return type(node)._forward_cls
 
 
 def function_of_operator(fn: object) -> type[Function] | None:
@@ -157,8 +155,8 @@ def put_tensor(owner: nn.Module, attribute: str, value: Tensor) -> None:
         owner._parameters[attribute] = owner.__dict__.pop(attribute)
 
 
-def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the tensors that custom Functions on the way to these outputs have saved."""
+def custom_nodes(outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield the nodes of the calls of custom Functions on the way to these outputs, from their end."""
     stack: list[Any] = [t.grad_fn for t in outputs]
     seen = {None}
     while stack:
@@ -168,8 +166,13 @@ def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
         seen.add(node)
         stack += [operand for operand, _ in node.next_functions]
         if isinstance(node, FunctionCtx):
-            kept: Any = node
-            yield from (t for t in kept.saved_tensors if isinstance(t, Tensor))
+            yield node
+
+
+def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the tensors that custom Functions on the way to these outputs have saved."""
+    for node in custom_nodes(outputs):
+        yield from (t for t in node.saved_tensors if isinstance(t, Tensor))
 
 
 def results(node: Node) -> Sequence[Any] | None:

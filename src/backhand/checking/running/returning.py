@@ -18,7 +18,53 @@ def spell_out(body: list[ast.stmt], taken: Collection[str]) -> None:
     for block in blocks(body):
         for returned in [s for s in block if isinstance(s, ast.Return)]:
             at = block.index(returned)
-            block[at : at + 1] = _spelled_out(returned, taken)
+            block[at : at + 1] = _put_together(returned, body) or _spelled_out(returned, taken)
+
+
+def _put_together(returned: ast.Return, body: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Return `{**gradients, "dx": dx}` as what puts into a dictionary that the body made, and returns that.
+
+    Nothing where it is something else.
+    """
+    merged = _merged(returned.value)
+    if not merged or isinstance(returned.value, ast.Name):
+        return []
+    (_, first), *rest = merged
+    made = {
+        target.id
+        for s in body
+        for n in ast.walk(s)
+        if isinstance(n, ast.Assign)
+        for target in n.targets
+        if isinstance(target, ast.Name)
+    }
+    if not isinstance(first, ast.Name) or first.id not in made or merged[0][0] is not None:
+        return []
+    put: list[ast.stmt] = []
+    for key, value in rest:
+        if key is not None:
+            place = ast.Subscript(ast.Name(first.id, ast.Load()), ast.Constant(key), ast.Store())
+            put.append(ast.copy_location(ast.Assign([place], value), value))
+        else:
+            update = ast.Attribute(ast.Name(first.id, ast.Load()), "update", ast.Load())
+            put.append(ast.copy_location(ast.Expr(ast.Call(update, [value], [])), value))
+    last = ast.copy_location(ast.Return(ast.Name(first.id, ast.Load())), returned)
+    return [ast.fix_missing_locations(s) for s in (*put, last)]
+
+
+def _merged(node: ast.expr | None) -> list[tuple[str | None, ast.expr]] | None:
+    """Return what is merged into a dictionary, a whole one first: others have no key, entries their own."""
+    if isinstance(node, ast.Name):
+        return [(None, node)]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        left, right = _merged(node.left), _merged(node.right)
+        return None if left is None or right is None else left + right
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return [*((None, a) for a in node.args), *((k.arg, k.value) for k in node.keywords)]
+    if isinstance(node, ast.Dict) and all(k is None or isinstance(k, ast.Constant) for k in node.keys):
+        keys = [str(k.value) if isinstance(k, ast.Constant) else None for k in node.keys]
+        return list(zip(keys, node.values, strict=True))
+    return None
 
 
 def _spelled_out(returned: ast.Return, taken: Collection[str]) -> list[ast.stmt]:

@@ -20,13 +20,16 @@ from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, function_of_operator
-from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied
+from backhand.checking.running.sandbox import running
+from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied, leaf_inputs
+from backhand.checking.running.trials import sets_of
 from backhand.checking.sources.complexes import as_complex, as_reals
-from backhand.checking.sources.locating import located
-from backhand.checking.sources.opened import ClosedError, is_custom, opened
+from backhand.checking.sources.locating import Opening, at_fault, located
+from backhand.checking.sources.opened import is_custom, opened
 from backhand.checking.sources.parameters import ByParameters, in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
 from backhand.checking.sources.usages import usages, with_added
+from backhand.checking.sources.wrapping import Call, Called, ClosedError, Seen
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -100,7 +103,7 @@ def check_function(
         report = check_pass(chosen, function.title, draws=draws, seed=seed)
         if not report.culprits:
             return report
-        return located(report, partial(function.opened, chosen, seed), draws, seed)
+        return located(report, partial(function.openings, chosen, draws, seed), draws, seed)
 
 
 class Function:
@@ -163,15 +166,38 @@ class Function:
             ),
         )
 
-    def opened(self, chosen: Pass, seed: int) -> Pass:
-        """Return the pass of the function's own statements.
+    def openings(self, chosen: Pass, draws: int, seed: int) -> Iterator[Opening]:
+        """Yield the Functions at fault, to be looked into: itself, or those that are called within.
 
         Raises:
-            ClosedError: they cannot be had.
+            ClosedError: there are none.
         """
+        inputs = next(sets_of(chosen.inputs, dict, 1, seed))
+        fn = self._operator or self.fn
+        if is_custom(fn):
+            yield Opening(partial(self._opened, chosen, Called.directly(fn, list(inputs)), seed), inputs)
+            return
+        leaves = leaf_inputs(inputs, None)
+        try:
+            with running(None, seed, promote=False):
+                seen = Seen.of(partial(self._outputs, self.call, self.title), leaves)
+        except Exception as error:  # the user's code may raise anything
+            raise ClosedError("what it calls cannot be told") from error
+        if (called := seen.alone(leaves)) is not None:
+            yield Opening(partial(self._opened, chosen, called, seed), inputs)
+            return
+        if not seen.calls:
+            raise ClosedError("it calls no `torch.autograd.Function`")
+        wrong = at_fault(seen.functions, chosen, draws, seed)
+        for fn, (node, call) in itertools.product(wrong, seen.calls.items()):
+            if call.fn is fn:
+                within = partial(_within, call, seen.arrived.get(node, ()), chosen.asked, seed)
+                yield Opening(within, call.named, fn, seen.made_of(fn))
+
+    def _opened(self, chosen: Pass, called: Called, seed: int) -> Pass:
         if self._complex:
             raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
-        return opened(chosen, self._operator or self.fn, self.call, self.reference, self.told, seed)
+        return opened(chosen, called, self.reference, self.told, seed)
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
@@ -309,6 +335,23 @@ class Function:
                     "forward first, or give the reference that is meant, or the dtype in which it computes "
                     "as dtype=."
                 )
+
+
+def _within(call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: int) -> Pass:
+    """Return the pass of the statements of a Function that is called within something, as if it was alone.
+
+    What is true of it is what its own forward makes, for what went into it and what came to it.
+    """
+    inputs = call.named
+    reached = frozenset(i for i, gradient in enumerate(arrived) if gradient is not None)
+    own = Function(call.fn, partial(call.plain, reached or None))
+    with running(None, seed, promote=False), torch.no_grad():
+        made = call.made(call.before)
+    own._count = len(_floats(made))
+    names = {id(value): name for name, value in own.told(inputs, made).items()}
+    arriving = {f"d{names[id(made[i])]}": arrived[i] for i in reached if id(made[i]) in names}
+    chosen = replace(own.as_pass(inputs), asked=asked, arriving={seed: arriving}, slack=call.truth.slack)
+    return own._opened(chosen, Called.directly(call.fn, list(inputs)), seed)
 
 
 def _floats(result: Any) -> list[Tensor]:

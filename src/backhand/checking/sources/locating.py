@@ -1,47 +1,193 @@
-"""The lines at fault in a custom Function that is wrong, from a second check, that of its statements."""
+"""The lines at fault in a function that is wrong: those of the custom Function, by a second check of it."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations, islice
+from typing import Any
+
+from torch.autograd import Function
 
 from backhand.checking.judging import check_pass
-from backhand.checking.report import Report, Row
-from backhand.checking.running.sandbox import sandbox
-from backhand.checking.sources.opened import ClosedError
+from backhand.checking.mistakes.finding import listed
+from backhand.checking.report import Mistake, Report, Row
+from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.wrapping import ClosedError, mended
+from backhand.errors import CheckError
 
+RIGHT = ("right", "vacuous")
 WRONG = ("wrong", "shape", "follows")
+# Of so many choices of Functions it is tried whether they are all that is at fault: each two of eight.
+CHOICES = 36
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A custom Function whose statements are to be looked at.
+
+    Attributes:
+        opened: gives the pass of its statements; raises `ClosedError`.
+        inputs: what goes into it.
+        fn: the Function, where it is called somewhere within; None where it is all that is judged.
+        made_of: which inputs of what is judged each input of that Function is made of.
+    """
+
+    opened: Callable[[], Pass]
+    inputs: Mapping[str, Any]
+    fn: type[Function] | None = None
+    made_of: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
 @sandbox()
-def located(report: Report, opening: Callable[[], Pass], draws: int, seed: int) -> Report:
-    """Return the report on a Function with the lines at fault and their mistakes, or why there are none.
+def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: int, seed: int) -> Report:
+    """Return the report on a function with the lines at fault and their mistakes, or why there are none.
 
     Args:
-        report: on the Function as autograd calls it; its verdict and its figures stand.
-        opening: gives the pass of its statements.
+        report: on the function as autograd calls it; its verdict and its figures stand.
+        openings: gives the Functions at fault; of one that is called several times each call.
         draws: of the check of these.
         seed: of the same.
     """
+    found: dict[type[Function] | None, tuple[Opening, Report]] = {}
+    closed: dict[type[Function] | None, str] = {}
     try:
-        chosen = opening()
-    except ClosedError as closed:
-        return replace(report, notes=(*report.notes, f"No line is shown of {report.title}: {closed}."))
-    found = check_pass(chosen, report.title, draws=draws, seed=seed)
-    rows = tuple(_with_lines(row, found[row.name]) for row in report.rows)
-    if not any(row.mistake is not None for row in rows):
-        return report
-    return replace(report, rows=rows, sheet=found.sheet)
+        for opening in openings():
+            if opening.fn in found:
+                continue
+            try:
+                with threads_for(opening.inputs):
+                    chosen = opening.opened()
+                inner = check_pass(chosen, report.title, draws=draws, seed=seed)
+            except ClosedError as why:
+                closed[opening.fn] = str(why)
+                continue
+            except CheckError:  # of code that runs where it is called, and not by itself
+                closed[opening.fn] = "it does not run by itself"
+                continue
+            if any(row.mistake is not None for row in inner.rows):
+                found[opening.fn] = opening, inner
+            elif opening.fn is not None:
+                closed[opening.fn] = _right_alone(inner)
+    except ClosedError as why:
+        closed[None] = str(why)
+    notes = [
+        f"No line is shown of {fn.__name__ if fn is not None else report.title}: {why}."
+        for fn, why in closed.items()
+        if fn not in found
+    ]
+    if None in found:
+        report = _with_lines(report, found[None][1])
+    elif found:
+        report = _with_lines_within(report, list(found.values()))
+    return replace(report, notes=(*report.notes, *notes))
 
 
-def _with_lines(row: Row, found: Row) -> Row:
-    if row.mistake is None or found.verdict not in WRONG:
+def _right_alone(inner: Report) -> str:
+    """Say that the call of a Function, looked at by itself, gives right gradients."""
+    kinds = listed([failure.kind for failure in inner.stress])
+    return "its call alone is right" + (f", but fails under stress: {kinds}" if kinds else "")
+
+
+def at_fault(
+    functions: Sequence[type[Function]], chosen: Pass, draws: int, seed: int
+) -> tuple[type[Function], ...]:
+    """Return the fewest Functions with whose true gradients all is right.
+
+    Args:
+        functions: that are called.
+        chosen: the pass as it is judged.
+        draws: of the check, of which the first will do if something is wrong there.
+        seed: of the same.
+
+    Raises:
+        ClosedError: there are none, or it cannot be told.
+    """
+    alone = replace(chosen, usages=(), elsewhere=())
+    unknown: list[ClosedError] = []
+
+    def is_right(some: Sequence[type[Function]], draws: int) -> bool:
+        with mended(some) as kept:
+            report = check_pass(alone, "", draws=draws, seed=seed, stress=False)
+        unknown.extend(kept)
+        # what has none on purpose has a true gradient
+        return {row.name for row in report.rows if row.verdict not in RIGHT} <= chosen.no_gradient
+
+    count = draws if is_right((), 1) else 1
+    sizes = range(1, len(functions) + 1)
+    choices = islice(chain.from_iterable(combinations(functions, size) for size in sizes), CHOICES)
+    found = next((some for some in choices if is_right(some, count)), None)
+    if found is not None:
+        return found
+    for closed in unknown:
+        raise closed
+    raise ClosedError(
+        f"with the derivatives of the forward of {listed([fn.__name__ for fn in functions])} it is as wrong: "
+        "the fault lies in what is done besides, or another gradient is given on purpose, which is to be "
+        "checked by itself"
+    )
+
+
+def _with_lines(report: Report, inner: Report) -> Report:
+    """Return the report on a Function with what that on its statements says of the same gradients."""
+    rows = tuple(_with_lines_of(row, inner[row.name]) for row in report.rows)
+    told = any(row.mistake is not None for row in rows)
+    return replace(report, rows=rows, sheet=inner.sheet) if told else report
+
+
+def _with_lines_of(row: Row, its: Row) -> Row:
+    if row.mistake is None or its.verdict not in WRONG:
         return row
-    told = found.mistake is None or found.mistake.kind != "unexplained"
     return replace(
         row,
-        verdict=found.verdict,
-        lines=found.lines,
-        forward_line=found.forward_line,
-        used_by=found.used_by,
-        mistake=found.mistake if told else row.mistake,
+        verdict=its.verdict,
+        lines=its.lines,
+        forward_line=its.forward_line,
+        used_by=its.used_by,
+        mistake=row.mistake if _is_unexplained(its.mistake) else its.mistake,
     )
+
+
+def _is_unexplained(mistake: Mistake | None) -> bool:
+    return mistake is not None and mistake.kind == "unexplained"
+
+
+def _with_lines_within(report: Report, found: Sequence[tuple[Opening, Report]]) -> Report:
+    """Return a report with the mistakes in Functions that are called within, each at one wrong gradient.
+
+    Those that spoil the fewest come first; a gradient that is wrong for what is told of others follows.
+    """
+    spoilt = [row for row in report.rows if row.mistake is not None]
+    wrong = [
+        (opening, row, [outer for outer in spoilt if outer.name in opening.made_of.get(row.name, ())])
+        for opening, inner in found
+        for row in inner.rows
+        if row.verdict in WRONG
+    ]
+    mistakes = [each for each in wrong if each[1].mistake is not None]
+    rows: dict[str, Row] = {}
+    notes = []
+    for opening, its, outer in sorted(mistakes, key=lambda each: len(each[2])):
+        free = [row for row in outer if row.name not in rows]
+        if free:
+            mistake = free[0].mistake if _is_unexplained(its.mistake) else None
+            mistake = _within(opening, its) if mistake is None or _is_unexplained(mistake) else mistake
+            rows[free[0].name] = replace(free[0], lines=its.lines, mistake=mistake)
+        elif outer:
+            at = f" Line {its.lines[0].number}: {its.lines[0].text}" if its.lines else ""
+            notes.append(f"Wrong besides: {_within(opening, its).message}{at}")
+    for row in (row for _, _, outer in wrong for row in outer):
+        rows.setdefault(row.name, replace(row, verdict="follows", mistake=None))
+    backward = tuple(code for _, inner in found if inner.sheet is not None for code in inner.sheet.backward)
+    return replace(
+        report,
+        rows=tuple(rows.get(row.name, row) for row in report.rows),
+        sheet=report.sheet and replace(report.sheet, backward=backward),
+        notes=(*report.notes, *notes),
+    )
+
+
+def _within(opening: Opening, its: Row) -> Mistake:
+    """Return a mistake in a Function that is called within, told as its."""
+    assert its.mistake is not None
+    assert opening.fn is not None
+    return replace(its.mistake, message=f"In {opening.fn.__name__}'s backward, {its.mistake.message}")

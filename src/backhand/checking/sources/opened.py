@@ -8,7 +8,7 @@ judged by itself.
 
 import ast
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
@@ -30,34 +30,10 @@ from backhand.checking.running.trials import StatementError, backward_arguments,
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.returned import in_order
-from backhand.checking.sources.wrapping import Called, called_by
+from backhand.checking.sources.wrapping import Called, ClosedError, Context, has_context
 from backhand.checking.verdicts.comparing import close
 
 Outputs = Callable[[Any], dict[str, Tensor]]
-
-
-class ClosedError(Exception):
-    """A Function has no statements that can be run one by one; the message says why."""
-
-
-class Context:
-    """What a custom Function's forward is given for its `ctx` where it is run by itself."""
-
-    def __init__(self, needed: Sequence[bool]):
-        self.needs_input_grad: tuple[bool, ...] = tuple(needed)
-
-    def save_for_backward(self, *tensors: Tensor | None) -> None:
-        """Keep tensors as a node does."""
-        self.saved_tensors: tuple[Tensor | None, ...] = tensors
-
-    def mark_dirty(self, *tensors: Tensor) -> None:
-        """Take note of nothing: autograd itself sees what is changed in place."""
-
-    mark_non_differentiable = mark_dirty
-    save_for_forward = mark_dirty
-
-    def set_materialize_grads(self, value: bool) -> None:
-        """Take note of nothing: no backward is run with this context."""
 
 
 class _Last(Watcher):
@@ -226,8 +202,7 @@ def is_custom(fn: Any) -> TypeGuard[type[Function]]:
 
 def opened(
     chosen: Pass,
-    fn: object,
-    call: Callable[..., Any],
+    called: Called,
     reference: Callable[..., Any],
     told: Callable[..., dict[str, Tensor]],
     seed: int,
@@ -236,8 +211,7 @@ def opened(
 
     Args:
         chosen: the pass as it is judged.
-        fn: what was given to be checked.
-        call: it as a function of the inputs.
+        called: the Function, and which inputs it is called with.
         reference: what gives the truth.
         told: gives the outputs of a call by name, from the names of its inputs and what it returned.
         seed: of the run on which the statements are held to what the Function itself gives.
@@ -245,9 +219,7 @@ def opened(
     Raises:
         ClosedError: they cannot be had, or do otherwise.
     """
-    inputs = next(sets_of(chosen.inputs, dict, 1, seed))
-    called = _called(fn, call, inputs, seed)
-    fn = called.fn
+    inputs, fn = next(sets_of(chosen.inputs, dict, 1, seed)), called.fn
     source = source_of(fn.backward) if _is_plain(fn.backward) else None
     if source is None:
         raise ClosedError("the source of its backward cannot be read")
@@ -280,22 +252,8 @@ def _places(called: Called, told: Outputs, inputs: Mapping[str, Any], seed: int)
     return {n: v.output_nr for n, v in outputs.items() if isinstance(v.grad_fn, FunctionCtx)}
 
 
-def _called(fn: object, call: Callable[..., Any], inputs: Mapping[str, Any], seed: int) -> Called:
-    """Return a Function with its arguments, also of a function or module that does no more than call it."""
-    if is_custom(fn):
-        return Called.directly(fn, list(inputs))
-    try:
-        called = called_by(call, inputs, seed)
-    except Exception as error:  # the user's code may raise anything
-        raise ClosedError("what it calls cannot be told") from error
-    if called is None:
-        raise ClosedError("it is no `torch.autograd.Function`, and does more than to call one")
-    return called
-
-
 def _forwards(fn: type[Function], reference: Callable[..., Any]) -> list[Forward]:
-    own = 1 if fn.setup_context is Function.setup_context else 0
-    candidates = [(fn.forward, own, True), (reference, 0, False)]
+    candidates = [(fn.forward, int(has_context(fn)), True), (reference, 0, False)]
     found = [Forward(f, source_of(f), first, is_own) for f, first, is_own in candidates if _is_plain(f)]
     steps = [steps for steps in found if steps.source is not None]
     return [*steps, Forward(reference, None)]

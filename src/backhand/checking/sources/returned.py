@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -176,7 +176,7 @@ def _names(function: Callable[..., Any], values: Sequence[Any]) -> dict[Place, s
     return found
 
 
-def is_row_of_arrays(value: Any) -> bool:
+def is_row_of_arrays(value: Any) -> TypeGuard[list[np.ndarray]]:
     """Tell whether a value is a list of arrays, as the gradients of all weights are."""
     return isinstance(value, list) and bool(value) and all(isinstance(v, np.ndarray) for v in value)
 
