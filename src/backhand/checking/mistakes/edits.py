@@ -280,7 +280,7 @@ def _role(node: ast.AST, slot: str, item: object) -> Role | None:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("range", "slice"):
         return "index"
     if isinstance(node, ast.keyword):
-        return "axis" if _is_whole(item) else None
+        return "axis" if _is_whole(item) and str(node.arg).startswith(("dim", "ax")) else None
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not _is_whole(item):
         return None
     called = node.func.attr.removesuffix("_")

@@ -74,7 +74,7 @@ def _off(place: Place) -> Finding:
     if place.role == "axis":
         return Finding(_of_axis(place.parent), {}, f"an axis is off at `{text}`")
     added = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Add | ast.Sub)
-    what = "term" if added else "number" if isinstance(place.parent, ast.Call) else "factor"
+    what = "term" if added else "number" if isinstance(place.parent, ast.Call | ast.keyword) else "factor"
     return Finding("scale", {"factor": None, "guess": ""}, f"a {what} is off at `{text}`")
 
 

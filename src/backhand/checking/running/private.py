@@ -155,8 +155,8 @@ def put_tensor(owner: nn.Module, attribute: str, value: Tensor) -> None:
         owner._parameters[attribute] = owner.__dict__.pop(attribute)
 
 
-def custom_nodes(outputs: Iterable[Tensor]) -> Iterator[Any]:
-    """Yield the nodes of the calls of custom Functions on the way to these outputs, from their end."""
+def nodes_of(outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield the operations on the way to these outputs, from their end."""
     stack: list[Any] = [t.grad_fn for t in outputs]
     seen = {None}
     while stack:
@@ -165,8 +165,12 @@ def custom_nodes(outputs: Iterable[Tensor]) -> Iterator[Any]:
             continue
         seen.add(node)
         stack += [operand for operand, _ in node.next_functions]
-        if isinstance(node, FunctionCtx):
-            yield node
+        yield node
+
+
+def custom_nodes(outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield those that are calls of custom Functions."""
+    return (node for node in nodes_of(outputs) if isinstance(node, FunctionCtx))
 
 
 def saved_of_functions(outputs: Iterable[Tensor]) -> Iterator[Tensor]:

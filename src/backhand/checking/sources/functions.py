@@ -23,13 +23,14 @@ from backhand.checking.running.private import backward_of, function_of_operator
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied, leaf_inputs
 from backhand.checking.running.trials import sets_of
+from backhand.checking.sources.calling import Call, Called, ClosedError
 from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import Opening, at_fault, located
 from backhand.checking.sources.opened import is_custom, opened
 from backhand.checking.sources.parameters import ByParameters, in_dtype_of, with_parameters
 from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError, Halfway, Pass
 from backhand.checking.sources.usages import usages, with_added
-from backhand.checking.sources.wrapping import Call, Called, ClosedError, Seen
+from backhand.checking.sources.wrapping import Seen
 from backhand.checking.stressing import refusable
 from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
 from backhand.errors import CheckError
@@ -345,8 +346,11 @@ def _within(call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: in
     inputs = call.named
     reached = frozenset(i for i, gradient in enumerate(arrived) if gradient is not None)
     own = Function(call.fn, partial(call.plain, reached or None))
-    with running(None, seed, promote=False), torch.no_grad():
-        made = call.made(call.before)
+    try:
+        with running(None, seed, promote=False), torch.no_grad():
+            made = call.made(call.before)
+    except Exception as error:  # the user's code may raise anything
+        raise ClosedError("it does not run by itself") from error
     own._count = len(_floats(made))
     names = {id(value): name for name, value in own.told(inputs, made).items()}
     arriving = {f"d{names[id(made[i])]}": arrived[i] for i in reached if id(made[i]) in names}

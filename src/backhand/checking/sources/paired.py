@@ -11,8 +11,8 @@ from torch import Tensor
 
 from backhand.checking.running.arrays import as_tensors
 from backhand.checking.running.program import parameters_of, plain_function
+from backhand.checking.sources.calling import Context
 from backhand.checking.sources.numpy_truths import Call, plainly
-from backhand.checking.sources.wrapping import Context
 
 # What a forward and a backward are given first, where the one leaves for the other what they both need.
 CONTEXTS = ("ctx", "context")
