@@ -382,3 +382,29 @@ def test_private_methods_are_called_as_python_calls_them():
     report = check_class(WithPrivateMethods(), rows)
     (culprit,) = report.culprits
     assert culprit.lines[0].text.strip() == "dx = self.__handed_on(-dout)"
+
+
+class UnaveragedLoss:
+    """With a tiny constant within the logarithm, which its backward leaves out, and without the mean."""
+
+    def forward(self, x, t):
+        self.t = t
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        self.y = e / e.sum(axis=1, keepdims=True)
+        return -np.log(self.y[np.arange(len(t)), t] + 1e-7).mean()
+
+    def backward(self, dout=1):
+        dx = self.y.copy()
+        dx[np.arange(len(self.t)), self.t] -= 1
+        return dx * dout
+
+
+def test_a_mistake_beside_a_tiny_constant_is_named_without_it():
+    def inputs(rng):
+        return {"x": rng.normal(size=(5, 3)), "t": rng.integers(0, 3, size=5)}
+
+    report = check_class(UnaveragedLoss(), inputs)
+    (culprit,) = report.culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "scale"
+    assert "Judged without 1e-07 in the forward" in " ".join(report.notes)

@@ -318,6 +318,11 @@ def test_without_a_file_the_projects_own_gradients_are_checked() -> None:
             SETUP + "for i in x:\n    loss = (i * W[:, 0]).sum().item()\ndW = x\n",
             "assigns 'loss', but no scalar tensor",
         ),
+        (
+            "a.py",
+            "import numpy as np\nw = np.ones(2)\nloss = (w**2).sum()\ngrad_w = 2 * w\n",
+            "over NumPy, let a function give it with its gradients",
+        ),
         ("a.py", SETUP + FORWARD, "nothing after `loss` assigns a gradient"),
         ("a.ipynb", "{", "is no notebook"),
         ("a.ipynb", "[]", "is no notebook"),

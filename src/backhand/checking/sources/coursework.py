@@ -41,7 +41,7 @@ from backhand.errors import CheckError, in_short
 # Processor seconds for a cell where no limit is given, and for a file of tests: the calls that are looked for
 # come early, and what trains a network for an hour after them says nothing new.
 LONGEST_CELL, LONGEST_TESTS = 60.0, 10.0
-# Processor seconds for which a statement that has called a backward may go on: others may follow.
+# Processor seconds for which a statement may call the same backward again: tests may, on other numbers.
 SOON = 0.3
 # Where tests of a file lie, seen from its folder.
 FOLDERS = (".", "tests", "test", "../tests", "../test")
@@ -58,11 +58,56 @@ class Run:
         recorded: the calls by the name of what was called; of several under a name the last version's.
         space: the variables at the end.
         raised: the cells with a backward that raised, or were left; what they did, in words.
+        notes: what did not run to its end, and what stood in for something.
     """
 
     recorded: Recorded
     space: Namespace
     raised: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class EnoughError(BaseException):
+    """A loop has shown what it calls; not an `Exception`, which the user's code may catch."""
+
+
+class _Running:
+    """Runs statements of a file, and leaves those that train when they come to their first backward again.
+
+    Attributes:
+        watching: notes the calls.
+        notes: what was left, and what stood in for something.
+    """
+
+    def __init__(self) -> None:
+        self.watching: Watching = Watching(begun=self._leave_soon)
+        self.notes: dict[str, None] = {}
+        self._first: tuple[object, float] | None = None
+
+    def _leave_soon(self, backward: object) -> None:
+        now = time.thread_time()
+        if self._first is None:
+            self._first = backward, now
+        elif self._first[0] == backward and now > self._first[1] + SOON:
+            raise EnoughError
+
+    def run(self, statement: ast.stmt, label: str, space: Namespace, *before: ast.stmt) -> None:
+        """Run a statement among the variables of a file; those before it say how it is to be read."""
+        self._first = None
+        try:
+            exec(compile(ast.Module([*before, statement], []), label, "exec"), space)
+        except EnoughError:
+            where = f"{Path(label).name}, line {statement.lineno}"
+            self.notes[f"{where}: what trains there was left after its first calls."] = None
+        self.watching.watch(space)
+
+    @contextlib.contextmanager
+    def texts(self) -> Iterator[None]:
+        """Let a text that is not there be a short one."""
+        missing: list[str] = []
+        with texts_stand_in(missing):
+            yield
+        self.notes |= {f"{text} is not there: a short text stood in for it.": None for text in missing}
 
 
 def run_cells(
@@ -78,37 +123,36 @@ def run_cells(
     """
     space: Namespace = {"__name__": "__main__", "__file__": str(file), "__builtins__": __builtins__}
     space |= {"get_ipython": Absent(), "display": Absent()}  # what a notebook has
-    watching, raised = Watching(), {}
-    with warnings.catch_warnings(action="ignore"):
+    running, raised = _Running(), {}
+    with warnings.catch_warnings(action="ignore"), running.texts():
         for label, text in cells:
             watch(label)
             linecache.cache[label] = (len(text), None, text.splitlines(keepends=True), label)
             try:
                 with limited(seconds or LONGEST_CELL):
-                    _run_cell(label, text, space, watching)
+                    _run_cell(label, text, space, running)
             except OutOfTimeError:
                 raised[label] = f"took more than {seconds or LONGEST_CELL:g} s and was left."
             except BaseException as error:  # the user's code may raise anything
                 if from_outside(error):
                     raise
                 raised[label] = f"raised {in_short(error)}."
-    watching.release(space)
+    running.watching.release(space)
     concerned = {label for label, text in cells if re.search(BACKWARD, text)}
-    return Run(_by_title(watching), space, {n: why for n, why in raised.items() if n in concerned})
+    raised = {n: why for n, why in raised.items() if n in concerned}
+    return Run(_by_title(running.watching), space, raised, tuple(running.notes))
 
 
-def _run_cell(label: str, text: str, space: Namespace, watching: Watching) -> None:
+def _run_cell(label: str, text: str, space: Namespace, running: _Running) -> None:
     tree, _ = read_as_far_as_possible(label, text)
     for statement in tree.body:
-        code = compile(ast.Module([statement], []), label, "exec")
         try:
-            exec(code, space)
+            running.run(statement, label, space)
         except ModuleNotFoundError as error:
             if not lacks_colab(statement, error):
                 raise
             put_colab()
-            exec(code, space)
-        watching.watch(space)
+            running.run(statement, label, space)
 
 
 def _by_title(watching: Watching) -> dict[str, Seen | SeenLayer]:
@@ -222,10 +266,6 @@ class Tests:
         return False
 
 
-class EnoughError(BaseException):
-    """A loop has shown what it calls; not an `Exception`, which the user's code may catch."""
-
-
 @dataclass(frozen=True)
 class Imported:
     """A file as a module.
@@ -249,40 +289,25 @@ def imported(path: Path) -> Imported:
     A statement that trains is left soon after the first backward that it calls. One that raises is passed
     over, for the functions below it are judged all the same.
     """
-    first: list[float] = []
-    texts: list[str] = []
-    notes: dict[str, None] = {}
-    raised = ""
-
-    def leave_soon() -> None:
-        first.append(time.thread_time())
-        if first[-1] > first[0] + SOON:
-            raise EnoughError
-
     module, _ = begun_module(path)
-    watching, space = Watching(leave_soon), vars(module)
+    running, space, raised = _Running(), vars(module), ""
     tree = parsed(read(path), str(path))
     future = [s for s in tree.body if isinstance(s, ast.ImportFrom) and s.module == "__future__"]
-    with texts_stand_in(texts), warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), running.texts():
         for statement in (s for s in tree.body if s not in future):
-            where, before = f"{path.name}, line {statement.lineno}", len(first)
+            where = f"{path.name}, line {statement.lineno}"
             try:
                 with limited(LONGEST_CELL):
-                    exec(compile(ast.Module([*future, statement], []), str(path), "exec"), space)
-            except EnoughError:
-                notes[f"{where}: what trains there was left after its first calls."] = None
+                    running.run(statement, str(path), space, *future)
             except OutOfTimeError:
-                notes[f"{where}: what took more than {LONGEST_CELL:g} s there was left."] = None
+                running.notes[f"{where}: what took more than {LONGEST_CELL:g} s there was left."] = None
             except SystemExit:
                 break
             except Exception as error:  # the user's code may raise anything
                 help_ = how_to_get(error, ())
                 raised = raised or f"{where}, raised {in_short(error)}{help_}, so that it was not run whole."
-            first = first[:0] if before == len(first) else first
-            watching.watch(space)
-    watching.release(space)
-    notes |= {f"{text} is not there: a short text stood in for it.": None for text in texts}
-    return Imported(module, _by_title(watching), tuple(notes), raised)
+    running.watching.release(space)
+    return Imported(module, _by_title(running.watching), tuple(running.notes), raised)
 
 
 @contextlib.contextmanager
@@ -351,6 +376,7 @@ def calls_opened(
             if title not in names
         ]
         found = [replace(s, check=partial(_placed, s.check, path, labels)) for s in found]
+        found = [replace(s, check=partial(_told, s.check, run.notes)) for s in found]
         found += [Subject(label, partial(_refuse, f"{label} {why}")) for label, why in run.raised.items()]
         if not found:
             raise CheckError(f"{path}: no backward over NumPy is called after its forward.")

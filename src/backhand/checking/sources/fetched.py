@@ -48,7 +48,7 @@ def texts_stand_in(told: list[str]) -> Iterator[None]:
         try:
             return plain(file, mode, *args, **kwargs)
         except FileNotFoundError:
-            if mode not in ("r", "rt") or Path(file).suffix not in (".txt", ""):
+            if mode not in ("r", "rt") or Path(file).suffix != ".txt":
                 raise
             told.append(str(file))
             return io.StringIO(TEXT)

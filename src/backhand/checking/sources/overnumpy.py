@@ -160,8 +160,10 @@ class OverNumpy:
         with without_epsilons(self.subject.functions()) as epsilons:
             again = replace(OverNumpy.of(self.subject, self.inputs, seed, self.arriving), clips=self.clips)
             other = again._report(draws, seed) if epsilons else report
-        if not other.ok:
-            return report
+        if not other.ok:  # beside such a constant no slip is predicted to the last digit
+            note = f"Judged without {listed(epsilons)} in the forward: it is tiny."
+            better = _kinds(other) != _kinds(report) and _told_worse(other) <= _told_worse(report)
+            return noting(other, note) if better else report
         note = f"Right but for {listed(epsilons)} in the forward, whose derivative is left out: it is tiny."
         return noting(other, note)
 
@@ -335,6 +337,15 @@ class OverNumpy:
     def around(self) -> Namespace:
         """Return what the backward's statements see besides their own variables."""
         return surroundings(self.subject.functions()[-1])
+
+
+def _told_worse(report: Report) -> tuple[int, int]:
+    """Return how many gradients are at fault, and how many of these for no reason that is known."""
+    return len(report.culprits), _kinds(report).count("unexplained")
+
+
+def _kinds(report: Report) -> list[str]:
+    return [row.mistake.kind for row in report.culprits if row.mistake is not None]
 
 
 def noting(report: Report, *notes: str) -> Report:

@@ -14,6 +14,7 @@ from traceback import walk_tb
 from types import CodeType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -138,7 +139,9 @@ def _why_no_loss(played: Played) -> str:
         return ""
     place = played.source.place(statement)
     if played.loss in played.final:
-        return f"{place} assigns {played.loss!r}, but no scalar tensor."
+        over_numpy = isinstance(played.final[played.loss], np.ndarray | np.generic)
+        how = f": over NumPy, let a function give it with its gradients, `return {played.loss}, dW`"
+        return f"{place} assigns {played.loss!r}, but no scalar tensor{how * over_numpy}."
     return f"{place} assigns {played.loss!r}, but it did not come to that."
 
 

@@ -99,6 +99,7 @@ class Watching:
 
     Args:
         tell: called after a backward whose call has been noted, each once; without it nobody is told.
+        begun: called before each call of a backward, with what tells it from others.
 
     >>> import numpy as np
     >>> space = {"__name__": "__main__"}
@@ -112,12 +113,14 @@ class Watching:
     [['x', 'w']]
     """
 
-    def __init__(self, tell: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, tell: Callable[[], None] | None = None, begun: Callable[[object], None] = lambda _: None
+    ) -> None:
         self._last: dict[FunctionType, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._seen: dict[FunctionType | type, Seen | SeenLayer] = {}
         self._layers: dict[type, dict[str, Any]] = {}
         self._given: dict[type, tuple[Any, dict[str, Any]]] = {}
-        self._tell = tell
+        self._tell, self._begun = tell, begun
         self._judged: set[FunctionType | type] = set()
         self._watched: set[FunctionType] = set()
         self._looked_at: set[FunctionType] = set()
@@ -191,6 +194,7 @@ class Watching:
     def _left_by(self, method: FunctionType) -> Any:
         @functools.wraps(method)
         def backward(owner: Any, *args: Any, **options: Any) -> Any:
+            self._begin(id(owner))
             layer, inputs = self._given.pop(type(owner), (None, {}))
             if layer is owner and self._is_new(type(owner)) and any(map(is_float, inputs.values())):
                 arguments = _by_name(method, (owner, *args), options)
@@ -206,6 +210,10 @@ class Watching:
         if self._tell is not None and self._seen and not is_judging():
             self._judged |= self._seen.keys()  # told at once, and once
             self._tell()
+
+    def _begin(self, called: object) -> None:
+        if not is_judging():
+            self._begun(called)
 
     def _is_new(self, called: FunctionType | type) -> bool:
         return called not in self._seen and called not in self._judged and not is_judging()
@@ -246,6 +254,7 @@ class Watching:
 
         @functools.wraps(function)
         def called(*args: Any, **options: Any) -> Any:
+            self._begin(function)
             if self._is_new(function):
                 last = self._last.get(forward) if backward is not None else (args, options)
                 inputs = _by_name(forward, *last) if last is not None else {}
