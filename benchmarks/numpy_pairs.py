@@ -26,9 +26,9 @@ import numpy as np
 from patterns import expression, filled, matched, statements
 
 from backhand.checking.report import Line, Report
-from backhand.checking.sources.classes import Class
 from backhand.checking.sources.courses import made
 from backhand.checking.sources.guessing import inputs_for
+from backhand.checking.sources.layered import Class
 from backhand.checking.sources.layers import layers_of, runs
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.pairs import Pair

@@ -14,20 +14,14 @@ import numpy as np
 from backhand.checking.report import Report
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
-from backhand.checking.sources.classes import (
-    Class,
-    asked_by,
-    check_class,
-    cost_of,
-    ends_of,
-    judge_functions,
-    lacks_cost,
-)
+from backhand.checking.sources.classes import check_class, judge_functions
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
+from backhand.checking.sources.costs import asked_by, cost_of, ends_of, lacks_cost
 from backhand.checking.sources.courses import made
 from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.globals import held_globally, sizes_of
 from backhand.checking.sources.guessing import FITS, RAISES, RUNS, Draw, inputs_for
+from backhand.checking.sources.layered import Class
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache

@@ -12,7 +12,8 @@ from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
-from backhand.checking.sources.classes import asked_by, judge_class, judge_functions
+from backhand.checking.sources.classes import judge_class, judge_functions
+from backhand.checking.sources.costs import asked_by
 from backhand.checking.sources.numpy_truths import is_the_users
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.paired import CONTEXTS, Functions
