@@ -470,3 +470,20 @@ def test_an_edit_is_tried_only_where_the_value_is_made_of_what_a_statement_gives
     a, b, _ = program.block.body
     assert Focus.on(program, a).matters
     assert not Focus.on(program, b).matters
+
+
+def test_a_slope_that_is_handed_on_as_the_gradient_is_told_where_it_is() -> None:
+    def forward(x):
+        y = torch.where(x > 0, x, 0.1 * x)
+        return locals()
+
+    def backward(dy, x):
+        slope = torch.where(x > 0, 1.0, 0.1)
+        dx = slope
+        return locals()
+
+    (row,) = backhand.check(
+        forward, backward, inputs={"x": torch.randn(4, 3)}, out="y", stress=False
+    ).culprits
+    assert row.mistake.message.startswith("dx: dy, the upstream gradient, is not used")
+    assert row.lines[0].text == "dx = slope"

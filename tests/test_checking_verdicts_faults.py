@@ -231,7 +231,7 @@ SLIPS = {
         CHUNKED,
         "torch.cat([dgate, dpre], 1)",
         "torch.cat([dgate, dgate], 1)",
-        "wrong_point",
+        "wrong_upstream",
         "dgate is used",
     ),
     "a step of a tensor is missing as a factor": (

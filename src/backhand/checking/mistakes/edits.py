@@ -145,8 +145,7 @@ class Scope:
 
     def is_gradient(self, name: str) -> bool:
         """Tell whether a variable holds a gradient."""
-        own = root(name)
-        return own in self.gradients or (own.startswith("d") and own[1:] in self.namespace)
+        return root(name) in self.gradients
 
     def is_one(self, name: str) -> bool:
         """Tell whether a variable holds nothing but ones, so that a factor of it changes nothing."""

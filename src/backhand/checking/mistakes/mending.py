@@ -91,13 +91,24 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
         return None, budget
     # it comes in late as a rule: what stands above may be right as it is
     last_first = program.simple[::-1]
-    for statement in sorted(last_first, key=lambda s: (s not in program.likely, s in program.innocent)):
+    scope = Focus.on(program, None).scope
+
+    def rank(s: ast.stmt) -> tuple[bool, bool]:
+        return s not in program.likely and not _calls_a_gradient(s, scope), s in program.innocent
+
+    for statement in sorted(last_first, key=rank):
         focus = Focus.on(program, statement)
         edits = _other_upstreams(statement, focus.scope, upstreams)
         edit, budget = focus.first_right(edits, budget)
         if edit is not None:
             return _told(program, statement, edit, budget)
     return None, budget
+
+
+def _calls_a_gradient(statement: ast.stmt, scope: Scope) -> bool:
+    """Tell whether a statement gives what is no gradient, such as a slope, the name of one: `dx = slope`."""
+    given = statement.value if isinstance(statement, ast.Assign) else None
+    return isinstance(given, ast.Name) and not scope.is_gradient(given.id)
 
 
 def _other_upstreams(statement: ast.stmt, scope: Scope, upstreams: Sequence[str]) -> Iterator[Edit]:

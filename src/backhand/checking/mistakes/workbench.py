@@ -242,10 +242,12 @@ class Focus:
         bench = self.program.benches[0]
         names = [n for n in bench.namespace if not n.startswith("__") and n not in self.missing]
         known = self.program.known[0] if self.knowing else ()
-        statements = (*self.program.beside, *self.program.block.body)
+        called = {n for n in names if n.startswith("d") and n[1:] in bench.namespace}
+        # what gives several variables a value may give forward tensors beside gradients
+        simple = [s for s in (*self.program.beside, *self.program.simple) if len(writes(s)) == 1]
         return Scope(
             namespace=bench.namespace,
-            gradients=made_of(statements, map(root, self.program.gradients)),
+            gradients=made_of(simple, called.union(filter(str.isidentifier, self.program.gradients))),
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
