@@ -8,7 +8,7 @@ import torch
 import backhand
 from altered import altered, from_text
 from backhand.checking.mistakes import budget
-from backhand.passes import transformer_model
+from backhand.passes import gru_model, gru_running, transformer_model
 
 LEAKY = '''
 """States that leak: h_t = keep * h_{t-1} + tanh(x_t V + h_{t-1} R + c)."""
@@ -838,3 +838,26 @@ def test_a_wrong_argument_of_a_call_that_gives_a_dictionary_is_one_culprit(tmp_p
     assert report is not None
     (culprit,) = report.culprits
     assert culprit.lines[0].text == "cell = cell_backward(dhs[:, :, t], caches[t])"
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rs[t] * (1 - rs[t]) * dr", "rs[t] * (1 - rs[t])"),
+        ("(1 - candidates[t] ** 2) * dcandidate", "1 - candidates[t] ** 2"),
+    ],
+)
+def test_a_line_that_should_give_a_gradient_and_is_made_of_none_is_one_culprit(old: str, new: str) -> None:
+    report = backhand.check(altered(gru_running, (old, new)), stress=False)
+    (row,) = report.culprits
+    assert row.mistake.kind == "wrong_upstream"
+    assert any(new in line.text for line in row.lines)
+
+
+def test_the_derivative_of_a_gate_that_is_left_out_is_one_factor() -> None:
+    wrong = altered(
+        gru_model, ("z[:, t] * (1 - z[:, t]) * (c[:, t] - befores[:, t])", "(c[:, t] - befores[:, t])")
+    )
+    (row,) = backhand.check(wrong, stress=False).culprits
+    assert "the factor `z[:, t] * (1 - z[:, t])` is missing" in row.mistake.message

@@ -121,12 +121,19 @@ class Scope:
         """Tell whether an attribute is a tensor, and no function of a module or size of an array."""
         return isinstance(node, ast.Attribute) and _text(node) in self.parts
 
+    def squashed(self, node: ast.expr) -> dict[str, bool]:
+        """Return the variables that may be what a tanh, a sigmoid or a softmax gave: none is larger than 1.
+
+        They are of the shape of the gradient, or of a node; with each stands whether none is negative.
+        """
+        shapes = {self.shape, self.shape_of(node)}
+        return {n: positive for n, (shape, positive) in self._squashed.items() if shape in shapes}
+
     @cached_property
-    def squashed(self) -> list[str]:
-        """The variables that may be what a tanh, a sigmoid or a softmax gave: none is larger than 1."""
-        held = {n: self.held(n) for n in self.tensors}
-        alike = {n: v for n, v in held.items() if isinstance(v, Tensor) and tuple(v.shape) == self.shape}
-        return [n for n, v in alike.items() if not bool((v.abs() > 1).any())]
+    def _squashed(self) -> dict[str, tuple[tuple[int, ...], bool]]:
+        held = {n: v for n in self.tensors if isinstance(v := self.held(n), Tensor)}
+        small = {n: v for n, v in held.items() if not bool((v.abs() > 1).any())}
+        return {n: (tuple(v.shape), not bool((v < 0).any())) for n, v in small.items()}
 
     @cached_property
     def summing_to_one(self) -> list[tuple[str, int]]:

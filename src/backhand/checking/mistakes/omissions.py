@@ -42,16 +42,19 @@ def _missing_counts(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield `1 - h` and `1 - h ** 2` as a factor more, or where a 1 stands: a sigmoid's or a tanh's."""
+    """Yield `1 - h`, `1 - h ** 2` and `h * (1 - h)` as a factor more, or the first two where a 1 stands."""
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES | ast.Constant):
         return
     if scope.holds_no_tensor(node) or (isinstance(node, ast.Constant) and node.value != 1):
         return
-    for name in scope.squashed:
+    for name, is_positive in scope.squashed(node).items():
         own = scope.expression(name)
-        for power in (own, ast.BinOp(own, ast.Pow(), ast.Constant(2))):
-            factor = ast.BinOp(ast.Constant(1), ast.Sub(), power)
+        powers = (own, ast.BinOp(own, ast.Pow(), ast.Constant(2)))
+        factors = [ast.BinOp(ast.Constant(1), ast.Sub(), power) for power in powers]
+        if is_positive and not isinstance(node, ast.Constant):
+            factors.append(ast.BinOp(own, ast.Mult(), factors[0]))
+        for factor in factors:
             text = ast.unparse(factor)
             missing = Finding(
                 "wrong_point", {"used": None, "expected": text}, f"the factor `{text}` is missing"

@@ -48,21 +48,33 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         lives: recorded of the backward.
         repair: the run whose culprits are to be explained.
     """
-    known = knowledge(chosen, draw)
-    recogniser = Recogniser(known, draw.trace.values, _gradients(chosen, draw))
-    runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
-    source = chosen.backward_source
-    plain = _by_calls(_explained(recogniser, runs, time.process_time() + MOST_SECONDS), source)
+    known, source, gradients = knowledge(chosen, draw), chosen.backward_source, _gradients(chosen, draw)
+
+    def search(
+        known: Sequence[Known], gradients: frozenset[str] | None, seconds: float
+    ) -> tuple[list[Explained], Recogniser, Reruns]:
+        recogniser = Recogniser(known, draw.trace.values, gradients)
+        runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
+        found = _explained(recogniser, runs, time.process_time() + seconds)
+        return _by_calls(found, source), recogniser, runs
+
+    plain, recogniser, runs = search(known, gradients, MOST_SECONDS)
+    # a line in which the upstream gradient is left out is made of none, and may all the same be to give one
+    if gradients is not None and (len(plain) > 1 or not _explains(plain, repair.culprits)):
+        found, *_ = search(known, None, MOST_SECONDS / 2)
+        if len(found) == 1 and _explains(found, repair.culprits):
+            return found
     # one line that explains all is that, though a division that it lacks may look like one held back
     if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
-        ends = time.process_time() + MOST_SECONDS / 2
         scaled = [one.times(factor) for one in known if not one.is_value]
-        wider = Recogniser([*known, *scaled], draw.trace.values, _gradients(chosen, draw))
-        found = _explained(wider, Reruns(chosen, draw, is_right, lives, repair, wider), ends)
-        found = _by_calls(found, source)
-        if len(found) < len(plain) and {n for one in found for n in one.gradients} >= {*repair.culprits}:
+        found, *_ = search([*known, *scaled], gradients, MOST_SECONDS / 2)
+        if len(found) < len(plain) and _explains(found, repair.culprits):
             return found
     return plain
+
+
+def _explains(found: Sequence[Explained], culprits: Iterable[str]) -> bool:
+    return {n for one in found for n in one.gradients} >= {*culprits}
 
 
 def _by_calls(found: Sequence[Explained], source: Source | None) -> list[Explained]:
