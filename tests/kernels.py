@@ -1,4 +1,4 @@
-"""A product with any backward as a custom Function, as the tests of Functions check it."""
+"""Custom Functions that several tests check: a product with any backward, and a layer norm."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,3 +24,23 @@ def operation(backward: Callable[..., Any]) -> type[Function]:
 
 def first(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple:
     return g.reshape(-1)[0] * w, g.reshape(-1)[0] * x
+
+
+class LayerNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        mu = x.mean(-1, keepdim=True)
+        rstd = ((x - mu).square().mean(-1, keepdim=True) + 1e-5) ** -0.5
+        xhat = (x - mu) * rstd
+        ctx.save_for_backward(xhat, rstd, w)
+        return xhat * w
+
+
+class SumForMean(LayerNorm):
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        xhat, rstd, w = ctx.saved_tensors
+        g = dy * w
+        c1 = g.mean(-1, keepdim=True)
+        c2 = (g * xhat).sum(-1, keepdim=True)
+        return rstd * (g - c1 - xhat * c2), (dy * xhat).sum(0)

@@ -129,20 +129,21 @@ def test_weights_that_are_global_variables_are_inputs(tmp_path: Path):
 
 
 @pytest.mark.seconds
-def test_a_state_that_is_not_handed_back_is_one_culprit_with_its_line(tmp_path: Path):
-    found = report(tmp_path, HEAD + STEP.replace("V.T @ dy + later", "V.T @ dy") + TRAINING)
-    (culprit,) = found.culprits
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "line", "words"),
+    [
+        ("V.T @ dy + later", "V.T @ dy", "missing_branch", "dh = V.T @ dy", "the term later is missing"),
+        ("W.T @ da", "W @ da", "transposed", "later = W @ da", ""),
+    ],
+    ids=["a state that is not handed back", "a transposed weight"],
+)
+def test_a_wrong_line_of_the_loop_is_one_culprit(
+    tmp_path: Path, old: str, new: str, kind: str, line: str, words: str
+):
+    (culprit,) = report(tmp_path, HEAD + STEP.replace(old, new) + TRAINING).culprits
     assert culprit.mistake is not None
-    assert (culprit.mistake.kind, culprit.lines[0].text) == ("missing_branch", "dh = V.T @ dy")
-    assert "the term later is missing" in culprit.mistake.message
-
-
-@pytest.mark.seconds
-def test_a_transposed_weight_in_the_loop_is_named(tmp_path: Path):
-    found = report(tmp_path, HEAD + STEP.replace("W.T @ da", "W @ da") + TRAINING)
-    (culprit,) = found.culprits
-    assert culprit.mistake is not None
-    assert (culprit.mistake.kind, culprit.lines[0].text) == ("transposed", "later = W @ da")
+    assert (culprit.mistake.kind, culprit.lines[0].text) == (kind, line)
+    assert words in culprit.mistake.message
 
 
 def test_inputs_are_found_where_nothing_calls_the_function(tmp_path: Path):

@@ -48,8 +48,8 @@ from backhand.checking.sources.updating import (
     AtTheEnd,
     Steps,
     in_proportion,
-    is_rate,
     rate_of,
+    rates_asked,
     with_gradients,
 )
 from backhand.errors import CheckError
@@ -170,9 +170,8 @@ class Class:
         cost = COSTS[0].function if assumed else cost_of(layer, calls)
         begins = not calls_of(type(layer)) and (asks_for_labels(backward) or bool(assumed))
         begins = begins and (cost is not None or asks_for_labels(forward))
-        rates = [n for n in parameters_of(backward) if is_rate(n)]
         made = names_returned(forward, None) if isinstance(layer, Globals) else ()
-        wiring = Wiring.of(backward, [*inputs, *rates, *filter(None, made)], cached=False)
+        wiring = Wiring.of(backward, [*inputs, *rates_asked(backward), *filter(None, made)], cached=False)
         wiring = Wiring((), "", ()) if begins else wiring
         outputs = wiring.outputs(list(inputs))
         plain = Class(
@@ -238,7 +237,7 @@ class Class:
         _, after, _ = moving.tried(
             {**inputs, **{n: own[w].astype(float) for n, w in parameters.items()}}, outputs, seed, scale, call
         )
-        rates = {n: 1.0 for n in parameters_of(getattr(after, self.calls[1])) if is_rate(n)}
+        rates = rates_asked(getattr(after, self.calls[1]))
         return self.steps.gradients(after, rates, dict(arrays_of(after)))
 
     def kept_by_a_call(self, inputs: Mapping[str, Any], seed: int) -> set[str]:
@@ -353,7 +352,7 @@ class Class:
         pairs = zip(self.wiring.upstream, self.outputs, strict=False)
         layer, inputs, made = called.state
         backward = getattr(layer, self.calls[1])
-        inputs = inputs | {n: 1.0 for n in parameters_of(backward) if is_rate(n)}
+        inputs = inputs | rates_asked(backward)
         if self.begins:
             return backward, received(backward, inputs, made)
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}
@@ -375,8 +374,8 @@ class Class:
             name: sum(left[where] for where in places) if all(where in left for where in places) else None
             for name, places in self.stored.items()
         }
-        layer, backward = called.state[0], getattr(called.state[0], self.calls[1])
-        rates = {n: 1.0 for n in parameters_of(backward) if is_rate(n)}
+        layer = called.state[0]
+        rates = rates_asked(getattr(layer, self.calls[1]))
         return self.returned.gradients(returned) | sums | self.steps.gradients(layer, rates, left)
 
     def noting(self, report: Report) -> Report:

@@ -173,9 +173,9 @@ def rate_of(backward: Callable[..., Any], layer: Any) -> str:
     return given or next((f"self.{n}" for n in kept), "")
 
 
-def is_rate(parameter: str) -> bool:
-    """Tell whether a backward's parameter is a learning rate."""
-    return re.fullmatch(RATE_GIVEN, parameter.lower()) is not None
+def rates_asked(backward: Callable[..., Any]) -> dict[str, float]:
+    """Return the learning rates that a backward asks for, by name, each as 1: its step is a gradient then."""
+    return {n: 1.0 for n in parameters_of(backward) if re.fullmatch(RATE_GIVEN, n.lower())}
 
 
 def prepared(layer: Any, shape: tuple[int, ...]) -> Any:
