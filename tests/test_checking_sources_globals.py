@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import backhand
 from backhand.checking.report import Report
 from backhand.checking.sources.batches import Checked, check_files
 
@@ -184,3 +186,15 @@ def test_nobody_has_to_read_the_gradient_of_a_loss(tmp_path: Path):
     found = report(tmp_path, text + TRAINING)
     assert not found.ok
     assert not any("dloss" in row.mistake.message for row in found.rows if row.mistake is not None)
+
+
+def test_a_clip_that_belongs_to_the_derivative_is_none_of_gradients():
+    def forward(x):
+        return np.clip(x, -1, 1), x
+
+    def backward(dout, x):
+        return dout * (np.clip(x, -1, 1) == x)
+
+    found = backhand.check_pair(forward, backward, lambda rng: {"x": 2 * rng.normal(size=(4, 5))})
+    assert found.ok, str(found)
+    assert not any("np.clip" in note for note in found.notes)

@@ -320,3 +320,29 @@ def test_a_cell_that_is_called_at_every_step_is_opened_as_one() -> None:
     )
     assert told(report) == {"xs": ("In Cell's backward, dx", "da = dn * (1 - n)")}
     assert report["W"].verdict == "follows"
+
+
+class Distance(Function):
+    """Its gradient lacks the factor 2; the target has none, on purpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, t: Tensor) -> Tensor:
+        ctx.save_for_backward(x - t)
+        return (x - t).square()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (off,) = ctx.saved_tensors
+        dx = dy * off
+        return dx, None
+
+
+def test_an_input_without_a_gradient_on_purpose_does_not_hide_which_function_is_wrong() -> None:
+    inputs = {"x": torch.randn(4, 3), "t": torch.randn(4, 3)}
+    report = backhand.check_function(
+        lambda x, t: Distance.apply(3 * x, t).mean(0),
+        lambda x, t: (3 * x - t).square().mean(0),
+        inputs,
+        no_gradient=("t",),
+    )
+    assert told(report) == {"x": ("In Distance's backward, dx", "dx = dy * off")}
