@@ -106,6 +106,8 @@ def begun_in_the_loop(block: list[ast.stmt], i: int, subject: Subject) -> Iterat
     if "zeros" not in ast.unparse(s.value) or not written_by(s) & set(subject.own):
         return
     name = s.targets[0].id
+    if any(name in read_by(each) for each in block[i + 1 : loop]):
+        return  # it would not be there yet: another slip
     new = [copy.deepcopy(each) for each in block[i + 1 : loop + 1]]
     for each in in_order(new):
         if name in written_by(each):

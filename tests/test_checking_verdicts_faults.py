@@ -861,3 +861,86 @@ def test_the_derivative_of_a_gate_that_is_left_out_is_one_factor() -> None:
     )
     (row,) = backhand.check(wrong, stress=False).culprits
     assert "the factor `z[:, t] * (1 - z[:, t])` is missing" in row.mistake.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "words"),
+    [
+        (
+            "a_gate = gates[t] * (1 - gates[t]) * (s_before - drafts[t]) * ds",
+            "a_gate = gates[t] * (1 + gates[t]) * (s_before - drafts[t])",
+            "sign",
+            "opposite sign, and the factor ds is missing",
+        ),
+        (
+            "inner = (1 - drafts[t] ** 2) * ddraft",
+            "inner = ds",
+            "wrong_upstream",
+            "ds is used where ddraft belongs, and the factor `1 - drafts[t] ** 2` is missing",
+        ),
+        (
+            "inner = (1 - drafts[t] ** 2) * ddraft",
+            "inner = (1 - drafts[t - 1]) * ddraft",
+            "wrong_point",
+            "`drafts[t - 1]` stands where `drafts[t]` belongs, and `1 - drafts[t]` stands where",
+        ),
+    ],
+)
+def test_two_slips_in_one_line_of_a_loop_are_named_both(old: str, new: str, kind: str, words: str) -> None:
+    (culprit,) = backhand.check(from_text(GATED.replace(old, new)), stress=False).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == kind
+    assert words in culprit.mistake.message
+    assert new in [line.text.strip() for line in culprit.lines]
+
+
+@pytest.mark.seconds
+def test_what_is_put_together_is_not_at_fault_where_one_of_its_parts_is() -> None:
+    # the part is right for something else, and what is put together of it is right for nothing
+    old = "r[:, t] * (1 - r[:, t]) * befores[:, t] * product"
+    (culprit,) = backhand.check(altered(gru_model, (old, "product")), stress=False).culprits
+    assert culprit.lines[0].text.strip().startswith("reset = product")
+
+
+# The running variable begins as zeros, which would be its gradient if no turn had ever written it.
+CARRYING = """
+import torch
+
+def forward(x, h0, Wx, Wh, Wy):
+    h, hs, ys = h0, [], []
+    for t in range(len(x)):
+        h = torch.tanh(x[t] @ Wx + h @ Wh)
+        hs.append(h)
+        ys.append(h @ Wy)
+    y = torch.stack(ys)
+    return {"hs": hs, "y": y}
+
+def backward(dy, x, h0, Wx, Wh, Wy, hs):
+    dx, dWx, dWh, dWy = map(torch.zeros_like, (x, Wx, Wh, Wy))
+    later = torch.zeros_like(h0)
+    for t in reversed(range(len(x))):
+        dWy += hs[t].T @ dy[t]
+        dh = dy[t] @ Wy.T + later
+        da = (1 - hs[t] ** 2) * dh
+        dx[t] = da @ Wx.T
+        dWx += x[t].T @ da
+        dWh += (hs[t - 1] if t else h0).T @ da
+        later = da @ Wh.T
+    dh0 = later
+    return {"dx": dx, "dh0": dh0, "dWx": dWx, "dWh": dWh, "dWy": dWy}
+
+out = "y"
+
+def inputs(generator):
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * 0.5
+    return {"x": draw(3, 4, 2), "h0": draw(4, 5), "Wx": draw(2, 5), "Wh": draw(5, 5), "Wy": draw(5, 3)}
+"""
+
+
+@pytest.mark.parametrize(("old", "new"), [("da @ Wh.T", "da * Wh.T"), ("dy[t] @ Wy.T", "dy[t] * Wy.T")])
+def test_a_running_gradient_whose_line_raises_is_complete_after_the_loop_alone(old: str, new: str) -> None:
+    assert backhand.check(from_text(CARRYING)).ok
+    (culprit,) = backhand.check(from_text(CARRYING.replace(old, new)), stress=False).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "product"

@@ -10,6 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -45,6 +46,7 @@ from backhand.checking.mistakes.facts import (
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.mending import (
     PAIRS,
+    PAIRS_AT_FAULT,
     Mended,
     by_accumulating,
     by_beginning,
@@ -188,7 +190,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a guard against infinities", finite_by_a_guard),
     # the statements
     mends_fault("a small edit and a factor", by_edit_and_factor),
-    mends_fault("two small edits of one line", by_two_edits),
+    mends_fault("two small edits of one line", partial(by_two_edits, pairs=PAIRS_AT_FAULT)),
     mends("a small edit", by_edit),
     Hypothesis("a loop that goes the wrong way", _the_other_way),
     mends("a constant factor within the line", by_constant, _is_not_pinned),

@@ -23,6 +23,7 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.omissions import (
     OF_WHAT_IS_MISSING,
     derivatives_instead,
+    missing_complements,
     missing_couplings,
     missing_factors,
     upstream_factor,
@@ -39,6 +40,7 @@ from backhand.checking.running.statements import reads, root_of, simple_statemen
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
 BESIDE: tuple[Rule, ...] = (missing_factors, sums)
+BESIDE_IN_ONE_LINE: tuple[Rule, ...] = (*BESIDE, missing_complements)
 Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 # The rules in their order, and whether they ask what autograd knows of this step.
 OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls)
@@ -54,6 +56,9 @@ LIKELY: Rules = ((OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.
 PAIRS = 2_400
+# Where one statement is known to be at fault nothing else is run with it: a try takes half as long, and no
+# other line can be meant. All pairs of a line of ten names come within this many, in a second.
+PAIRS_AT_FAULT = 10_000
 
 
 def by_accumulating(program: Program, budget: Budget) -> Mended:
@@ -258,37 +263,38 @@ def _off_by(k: float, text: str) -> Finding:
 
 
 def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
-    """Find an edit after which the value is right but for a constant factor: two slips in one line."""
+    """Find an edit after which one factor or term is all that is missing: two slips in one line."""
     if program.is_right:
         return None, budget
     for statement in program.own:
         focus = Focus.on(program, statement)
-        for edit in edits_of(statement, focus.scope, OF_WHAT_IS_THERE):
+        for edit in edits_of(statement, focus.scope, (*OF_WHAT_IS_THERE, missing_complements)):
             if budget.is_spent:
                 return None, budget
             budget = budget.less(focus.cost)
             with edit.made():
                 k = focus.factor()
-            if k is not None:
-                words = (
-                    f"two slips in one line: {edit.mends.words}, and it is {k:.6g} times what it should be"
-                )
+                lacks = f"it is {k:.6g} times what it should be" if k is not None else focus.lacks()
+            if lacks is not None:
+                words = f"two slips in one line: {edit.mends.words}, and {lacks}"
                 return _told(program, statement, edit.told(words), budget)
     return None, budget
 
 
-def by_two_edits(program: Program, budget: Budget) -> Mended:
+def by_two_edits(program: Program, budget: Budget, pairs: int = PAIRS) -> Mended:
     """Find two slips in one statement, of the kinds that are made most often."""
     if program.is_right:
         return None, budget
-    left = budget.at_most(PAIRS)
+    left = budget.at_most(pairs)
     # the last of the rules puts other names: two of these would make anything of anything
-    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [(rule, BESIDE) for rule in FEW]
+    rules = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [
+        (rule, BESIDE_IN_ONE_LINE) for rule in FEW
+    ]
     for statement in (*program.own, *program.temporary):
         if any(isinstance(node, ast.IfExp) for node in ast.walk(statement)):
             continue  # two edits make any condition of any other
         focus = Focus.on(program, statement)
-        for rule, others in pairs:
+        for rule, others in rules:
             for first in edits_of(statement, focus.scope, (rule,)):
                 with first.made():
                     second, after = focus.first_right(edits_of(statement, focus.scope, others), left)

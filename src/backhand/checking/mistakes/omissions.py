@@ -41,7 +41,7 @@ def _missing_counts(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield ast.BinOp(node, op, ast.Name(name, ast.Load())), edit
 
 
-def _missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
+def missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield `1 - h`, `1 - h ** 2` and `h * (1 - h)` as a factor more, or the first two where a 1 stands."""
     node = place.node
     if place.role != "value" or not isinstance(node, VALUES | ast.Constant):
@@ -192,6 +192,6 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _missing_numbers,
     _derivatives,
     sums,
-    _missing_complements,
+    missing_complements,
     _missing_terms,
 )

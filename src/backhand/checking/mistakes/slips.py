@@ -366,6 +366,7 @@ FEW: tuple[Rule, ...] = (
     other_axes,
     transposes,
     products,
+    _indices,
     _numbers,
     _complements,
     _names,

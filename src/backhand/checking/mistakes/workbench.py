@@ -43,6 +43,12 @@ from backhand.checking.running.trials import leaf_like
 from backhand.checking.verdicts.comparing import close, fits
 
 UNKNOWN = "__unknown__"  # a factor to be found
+# What one tensor may be to a value that lacks it.
+LACKING: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "the factor {} is missing": torch.mul,
+    "the term {} is missing": torch.add,
+    "the term -{} is missing": torch.sub,
+}
 # More statements than any backward runs that is worth an edit.
 MOST_STEPS = 10_000
 
@@ -265,7 +271,7 @@ class Focus:
         shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
         indices: dict[str, ast.expr] = {}
         for read in self.program.indexed:
-            part, text = _part(read, namespace), ast.dump(read.slice)
+            part, text = _tensor_at(read, namespace), ast.dump(read.slice)
             if part is not None:
                 shapes.setdefault(text, set()).add(part.shape)
                 indices[text] = read.slice
@@ -277,12 +283,12 @@ class Focus:
         for counter in sorted(n for n in within if is_whole(namespace.get(n))):
             for name in (n for n in held if not isinstance(namespace[n], Tensor)):
                 node = ast.Subscript(ast.Name(name, ast.Load()), ast.Name(counter, ast.Load()), ast.Load())
-                part = _part(node, namespace)
+                part = _tensor_at(node, namespace)
                 found |= {ast.unparse(node): part} if part is not None else {}
         for text, index in indices.items():
             for name in held:
                 node = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
-                part = _part(node, namespace)
+                part = _tensor_at(node, namespace)
                 if part is not None and part.shape in shapes[text]:
                     found[ast.unparse(node)] = part
         return found
@@ -357,6 +363,33 @@ class Focus:
             found = k
         return found
 
+    def lacks(self) -> str | None:
+        """Return in words the one tensor that the value lacks on every bench, as a factor or as a term."""
+        benches = self.program.benches
+        values = [self.value(i) for i in range(len(benches))]
+        pairs = [(v, b.expected) for v, b in zip(values, benches, strict=True) if v is not None]
+        if len(pairs) < len(benches) or any(value.shape != right.shape for value, right in pairs):
+            return None
+        names, held = self._broadcast
+        for words, lacking in LACKING.items() if names else ():
+            value, right = pairs[0]
+            distances = (lacking(value, held) - right).abs().flatten(1).amax(1)
+            for i in (distances <= EXACT * float(right.abs().max())).nonzero().flatten().tolist():
+                others = (_tensor_at(self.scope.expression(names[i]), b.namespace) for b in benches)
+                made = [(lacking(v, o), r) for o, (v, r) in zip(others, pairs, strict=True) if o is not None]
+                if len(made) == len(pairs) and all(close(*each) for each in made):
+                    return words.format(names[i])
+        return None
+
+    @cached_property
+    def _broadcast(self) -> tuple[list[str], Tensor]:
+        """The tensors that can be broadcast to the value's shape, one beside the other, with their names."""
+        expected = self.program.benches[0].expected
+        names = [n for n in self.scope.tensors if not self.scope.is_one(n)]
+        held = {n: v for n in names if isinstance(v := self.scope.held(n), Tensor) and fits(v, expected)}
+        held = {n: v for n, v in held.items() if v.dtype == expected.dtype}
+        return list(held), torch.stack([v.expand_as(expected) for v in held.values()] or [expected])
+
     def constant(self) -> float | None:
         """Return what UNKNOWN must be, from the values with 1 and with 2 there, if it holds everywhere."""
         expected = self.program.benches[0].expected
@@ -383,7 +416,7 @@ def _is_computed(node: ast.Subscript) -> bool:
     return of_a_name and not calls and any(isinstance(n, ast.Name) for n in within)
 
 
-def _part(node: ast.Subscript, namespace: Namespace) -> Tensor | None:
+def _tensor_at(node: ast.expr, namespace: Namespace) -> Tensor | None:
     """Return the floating-point tensor that an expression reads; None where there is none."""
     try:
         value = eval(ast.unparse(node), dict(namespace))

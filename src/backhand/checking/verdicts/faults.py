@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from backhand.checking.running.knowledge import knowledge
@@ -248,14 +249,30 @@ class _Search:
     def _source_of(self, found: _Candidate, left: frozenset[str]) -> _Candidate:
         """Return the statement that makes a value which the one found reads, if that is enough to be mended.
 
-        Then it is at fault: had it been right, nothing else in its place would be.
+        Then it is at fault: had it been right, nothing else in its place would be. What makes a gradient is
+        so only for one that puts together what it reads: else either of the two may lack an operation.
         """
         read = reads(found.target[0])
         made = [target for target in self.events if target[1] in read]
+        passes_on: bool | None = None
         for other in self._in_time(self._candidates(made)):
-            if other.known.is_value and other.step < found.step and self._left(other) == left:
+            if other.step >= found.step or self._left(other) != left:
+                continue
+            passes_on = self._only_puts_together(found) if passes_on is None else passes_on
+            if other.known.is_value or passes_on:
                 return other
         return found
+
+    def _only_puts_together(self, found: _Candidate) -> bool:
+        """Tell whether all that a statement gives are elements of several tensors that it reads.
+
+        What gives those of one may lack the operation that it is to do.
+        """
+        seen = self.runs.benches(self.puts, found.target, [found.step])
+        namespace, made = (seen.before[:1] or [{}])[0], (seen.made[:1] or [None])[0]
+        held = (namespace.get(name) for name in reads(found.target[0]))
+        read = [v.flatten() for v in held if isinstance(v, Tensor) and v.is_floating_point()]
+        return made is not None and len(read) > 1 and bool(torch.isin(made, torch.cat(read)).all())
 
     def _leaves_nothing_to_do(self, candidate: _Candidate) -> bool:
         """Tell whether with what is put there a later statement gives zeros which else does not.

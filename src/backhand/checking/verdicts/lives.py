@@ -97,6 +97,8 @@ class Recorder(Watcher):
             self._raised = None
             for tensor in self.variables.aimed_at(statement, variables):
                 self._goes_on(tensor, step, statement, self.variables.path[tensor])
+            for name in assigned(statement):  # what it still holds is none that it should hold from here on
+                self._made.pop(id(variables.get(name)), None)
             return
         self._note_makers(step, statement, variables)
         for tensor in self.variables.held_by(assigned(statement)) if self._none_is_left else ():

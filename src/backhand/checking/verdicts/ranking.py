@@ -70,9 +70,8 @@ def _of_a_gradient(recogniser: Recogniser, target: Target, event: Event, known: 
             return Rank.OTHERWISE
         if recogniser.is_of_the_forward(event):
             return Rank.OF_THE_FORWARD
-    # a value of the forward in what is called a gradient is right nowhere
-    elsewhere = [one for one in taken_for if not (is_named and one.is_value)]
-    return Rank.ELSEWHERE if elsewhere and not is_near else Rank.UNKNOWN
+    # what belongs somewhere else is right nowhere in what is called this gradient
+    return Rank.ELSEWHERE if taken_for and not is_near and not is_named else Rank.UNKNOWN
 
 
 class Ages:
