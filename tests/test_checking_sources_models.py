@@ -196,3 +196,36 @@ def test_a_model_two_folders_deep_finds_the_layers_above_it_and_numpy_through_th
     (folder / "net.py").write_text(BY_STAR)
     (checked,) = check_files([folder / "net.py"])
     assert checked.state == "right", checked.problem
+
+
+COLUMNS = """
+class Columns:
+    def __init__(self, sizes):
+        few, some, many = sizes
+        self.net = {"A": np.ones((some, few)), "B": np.ones((many, some))}
+
+    def feed_forward(self, rows):
+        self.rows = rows
+        self.inner = np.tanh(self.net["A"] @ rows.T)
+        scores = np.exp(self.net["B"] @ self.inner)
+        return scores / scores.sum(axis=0)
+
+    def back_propagate(self, labels, output):
+        error = (output - labels.T) / len(labels)
+        dB = error @ self.inner.T
+        dA = self.net["B"].T @ error * (1 - self.inner**2) @ self.rows
+        self.grads = {"A": dA, "B": dB}
+        return self.grads
+
+    def cross_entropy(self, labels, output):
+        return -np.sum(labels.T * np.log(output)) / len(labels)
+
+    cost = cross_entropy
+"""
+
+
+def test_labels_of_a_formula_of_arrays_are_rows_with_a_one_not_numbers_of_classes(tmp_path: Path):
+    (file := tmp_path / "net.py").write_text("import numpy as np\n" + COLUMNS)
+    (one,) = check_files([file])
+    assert one.report is not None
+    assert {row.name: row.verdict for row in one.report.rows} == {"A": "right", "B": "right"}

@@ -408,3 +408,15 @@ def test_a_norm_without_its_variance_term_lacks_a_path() -> None:
     )
     assert [row.gradient for row in report.culprits] == ["dx"]
     assert report["x"].mistake.kind == "missing_branch"
+
+
+def test_a_loss_that_moves_its_weights_itself_is_judged_on_what_they_were() -> None:
+    def fit(x, w, y):
+        error = x @ w - y
+        loss = (error**2).sum()
+        dw = 2 * x.T @ error
+        w -= 0.01 * dw
+        return loss, dw
+
+    report = check_pair(fit, None, lambda rng: [rng.normal(size=s) for s in ((5, 3), (3, 2), (5, 2))])
+    assert report.ok

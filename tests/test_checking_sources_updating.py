@@ -214,3 +214,62 @@ def test_a_model_with_a_cost_of_its_own_is_judged_from_there(tmp_path: Path):
     ]
     assert checked[1] is not None
     assert "dz = dout" in checked[1]["dW"].lines[0].text
+
+
+LISTED = """
+import numpy as np
+
+class Affine:
+    def __init__(self, n_in, n_out):
+        self.W = np.ones((n_in, n_out))
+        self.b = np.ones(n_out)
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        dW, db = self.x.T @ dout, {db}
+        return dout @ self.W.T, [dW, db]
+
+class Stepping:
+    def __init__(self, n_in, n_out):
+        self.W = np.ones((n_in, n_out))
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W
+
+    def backprop(self, dout, learn_rate):
+        dx = dout @ self.W.T
+        self.W -= learn_rate * (self.x.T @ dout)
+        return dx
+
+class Dropped:
+    def __init__(self, rate=0.5):
+        self.rate = rate
+
+    def forward(self, x, training=False):
+        self.mask = np.random.rand(*x.shape) > self.rate if training else np.ones(x.shape)
+        return x * self.mask / (1 - self.rate)
+
+    def backward(self, dout):
+        return dout * {mask}
+"""
+
+
+@pytest.mark.parametrize(
+    ("db", "mask", "wrong"),
+    [
+        ("dout.sum(axis=0)", "self.mask / (1 - self.rate)", {}),
+        ("dout.mean(axis=0)", "1 / (1 - self.rate)", {"Affine": {"db"}, "Dropped": {"dx"}}),
+    ],
+)
+def test_gradients_in_a_written_list_steps_of_a_learn_rate_and_training_by_default_off(
+    tmp_path: Path, db: str, mask: str, wrong: dict
+):
+    (file := tmp_path / "layers.py").write_text(LISTED.replace("{db}", db).replace("{mask}", mask))
+    found = {one.name: one.report for one in check_files([file])}
+    assert {r.gradient for r in found["Affine"].rows} == {"dx", "dW", "db"}
+    assert len(found["Stepping"].rows) == 2
+    assert {n: {c.gradient for c in r.culprits} for n, r in found.items() if not r.ok} == wrong

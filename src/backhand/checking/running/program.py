@@ -27,6 +27,8 @@ from backhand.checking.running.statements import (
 from backhand.errors import CheckError
 
 Namespace = dict[str, Any]
+# Where a function that was made of other statements keeps its source.
+MADE_OF = "__made_of__"
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,11 +175,19 @@ def _without_stubs(writers: list[ast.stmt], name: str) -> list[ast.stmt]:
     return real if any(begins_anew(s, name) for s in real) else writers
 
 
+def made_of(function: FunctionType, source: Source) -> FunctionType:
+    """Return a function that stands in no file as such, and from now on has this source."""
+    setattr(function, MADE_OF, source)
+    return function
+
+
 def source_of(function: Callable[..., Any]) -> Source | None:
     """Return the source of a plain Python function, or None where there is none to be had."""
     function = inspect.unwrap(function)
     if inspect.ismethod(function):
         function = inspect.unwrap(function.__func__)
+    if isinstance(own := vars(function).get(MADE_OF) if inspect.isfunction(function) else None, Source):
+        return own
     return _source_of(function, function.__code__) if inspect.isfunction(function) else None
 
 

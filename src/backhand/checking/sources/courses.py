@@ -179,11 +179,12 @@ ROWS = (
     Row("", {"x": (N, T, D)}),
     Row("", {"z": (D, N), "x": (N, D), "a": (N, D), "alpha": 0.1, "negative_slope": 0.1, "slope": 0.1}),
 )
-# What a whole model is given: data, then labels, as whole numbers or one-hot.
+# What a whole model is given: data, then labels, one-hot or as whole numbers. Those go into any formula of
+# arrays, which `probs - y.T` is; these, as rows of zeros with a one are, into no index.
 MODEL_ROWS = tuple(
     Row("", {"x": x, "y": y, "reg": 0.1})
     for x in ((N, D), IMAGES, SQUARE_IMAGES, (D, N))
-    for y in (Whole((N,), 3), OneHot((N, H)))
+    for y in (OneHot((N, H)), OneHot((N, K)), Whole((N,), 3))
 )
 # Other words for the same parameters, as patterns.
 WORDS = (

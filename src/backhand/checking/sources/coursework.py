@@ -71,7 +71,7 @@ class EnoughError(BaseException):
     """A loop has shown what it calls; not an `Exception`, which the user's code may catch."""
 
 
-class _Running:
+class Running:
     """Runs statements of a file, and leaves those that train when they come to their first backward again.
 
     Attributes:
@@ -123,7 +123,7 @@ def run_cells(
     """
     space: Namespace = {"__name__": "__main__", "__file__": str(file), "__builtins__": __builtins__}
     space |= {"get_ipython": Absent(), "display": Absent()}  # what a notebook has
-    running, raised = _Running(), {}
+    running, raised = Running(), {}
     with warnings.catch_warnings(action="ignore"), running.texts():
         for label, text in cells:
             watch(label)
@@ -143,7 +143,7 @@ def run_cells(
     return Run(_by_title(running.watching), space, raised, tuple(running.notes))
 
 
-def _run_cell(label: str, text: str, space: Namespace, running: _Running) -> None:
+def _run_cell(label: str, text: str, space: Namespace, running: Running) -> None:
     tree, _ = read_as_far_as_possible(label, text)
     for statement in tree.body:
         try:
@@ -290,7 +290,7 @@ def imported(path: Path) -> Imported:
     over, for the functions below it are judged all the same.
     """
     module, _ = begun_module(path)
-    running, space, raised = _Running(), vars(module), ""
+    running, space, raised = Running(), vars(module), ""
     tree = parsed(read(path), str(path))
     future = [s for s in tree.body if isinstance(s, ast.ImportFrom) and s.module == "__future__"]
     with warnings.catch_warnings(action="ignore"), running.texts():

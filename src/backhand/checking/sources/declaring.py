@@ -115,6 +115,12 @@ def calls_layers(trees: Sequence[ast.Module], loss: str) -> bool:
     return called or (not over_torch and _has_layers(whole, over_torch))
 
 
+def is_over_numpy(trees: Sequence[ast.Module]) -> bool:
+    """Tell whether statements import NumPy, and not torch."""
+    names = {str(name) for tree in trees for name in _imported(tree)}
+    return "numpy" in names and not any("torch" in name for name in names)
+
+
 def _imported(tree: ast.Module) -> set[str | None]:
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
     return {a.name for n in imports for a in n.names} | {getattr(n, "module", None) for n in imports}

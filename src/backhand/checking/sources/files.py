@@ -24,7 +24,7 @@ from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
 from backhand.checking.sources.chapters import is_definition
-from backhand.checking.sources.declaring import calls_layers, declared
+from backhand.checking.sources.declaring import calls_layers, declared, is_over_numpy
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
@@ -107,6 +107,9 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
         if calls_layers(_trees(cells), options.loss):
             yield from _called(kept, path, options, watch)
             return
+        if is_over_numpy(_trees(cells)) and len(kept) == len(cells):
+            yield from _looped(kept, path, options, watch)
+            return
         yield [_script(kept, path, options, watch, goes_on=len(kept) < len(cells))]
         return
     tree = _parsed(text, path)
@@ -125,6 +128,9 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
     if nothing and calls_layers([tree], options.loss):
         yield from _called([(path.name, text)], path, options, watch)
         return
+    if nothing and is_over_numpy([tree]):
+        yield from _looped([(path.name, text)], path, options, watch)
+        return
     if "" not in found.passes and (scripted or nothing):
         _refuse_precision(path, options, "is a script")
         yield [_script([(path.name, text)], path, options, watch, goes_on=False)]
@@ -141,6 +147,22 @@ def _called(
 
     _refuse_precision(path, options, "calls layers over NumPy")
     with calls_opened(cells, path, options, watch) as subjects:
+        yield subjects
+
+
+def _looped(
+    cells: list[tuple[str, str]], path: Path, options: Options, watch: Watch
+) -> Iterator[list[Subject]]:
+    """Give the loop of a script or a notebook over NumPy, which stands in no function; else the script."""
+    from backhand.checking.sources.looped import Loop, loop_opened  # who checks torch does without
+
+    read_cells = [(label, tree, text) for (label, text), tree in zip(cells, _trees(cells), strict=True)]
+    loop = Loop.among([s for _, tree, _ in read_cells for s in tree.body], options.loss)
+    if loop is None:
+        yield [_script(cells, path, options, watch, goes_on=False)]
+        return
+    _refuse_precision(path, options, "is over NumPy")
+    with loop_opened(read_cells, loop, path, options) as subjects:
         yield subjects
 
 

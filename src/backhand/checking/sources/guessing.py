@@ -236,8 +236,9 @@ def _is_of_one_shape(row: Row) -> bool:
 
 
 def _drawing(asked: Asked, row: Row, model: bool, told: bool) -> Draw:
-    # options that have a default keep it, but for the dictionaries and the bias
-    wanted = [p.name for p in asked if model or p.default is p.empty or p.name.endswith("_param")]
+    # options that have a default keep it, but for the dictionaries, the bias and the switch of training
+    given = f".*_param|{TRAINING}"
+    wanted = [p.name for p in asked if model or p.default is p.empty or re.fullmatch(given, p.name.lower())]
     unknown = _unknown({word(p.name) for p in _without_default(asked)}, row)
     training = {n: Held(True) for n in wanted if re.fullmatch(TRAINING, n.lower())}
     called = {name: "x" if word(name) == unknown else word(name) for name in wanted}

@@ -240,7 +240,10 @@ class Pair(Returning):
 
     def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
         """Call the forward, and tell its outputs from the cache."""
-        return self._split(self.calls.call(inputs, call), inputs)
+        kept = inputs
+        if self.wiring is None:  # it is called once more for its gradients, and may move its weights itself
+            kept = {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in inputs.items()}
+        return self._split(self.calls.call(inputs, call), kept)
 
     def _split(self, found: Any, inputs: Mapping[str, Any]) -> Called:
         if self.wiring is None:

@@ -172,13 +172,16 @@ def _names(function: Callable[..., Any], values: Sequence[Any]) -> dict[Place, s
         found |= {(i, key): key for key in keys} if keys else {i: _name(node)}
         if is_row_of_arrays(value):
             found.pop(i)
-            found |= {(i, k): f"{_name(node) or 'gradients'}_{k}" for k in range(len(value))}
+            written = node.elts if isinstance(node, ast.List | ast.Tuple) else []  # `dx, [dW, db]`
+            names = [_name(n) for n in written] if len(written) == len(value) else [None] * len(value)
+            row = _name(node) or "gradients"
+            found |= {(i, k): name or f"{row}_{k}" for k, name in enumerate(names)}
     return found
 
 
-def is_row_of_arrays(value: Any) -> TypeGuard[list[np.ndarray]]:
-    """Tell whether a value is a list of arrays, as the gradients of all weights are."""
-    return isinstance(value, list) and bool(value) and all(isinstance(v, np.ndarray) for v in value)
+def is_row_of_arrays(value: Any) -> TypeGuard[Sequence[np.ndarray]]:
+    """Tell whether a value is a list or a tuple of arrays, as the gradients of all weights are."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, np.ndarray) for v in value)
 
 
 def _returned(source: Source | None, count: int) -> Sequence[ast.expr | None]:

@@ -19,7 +19,7 @@ from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.returning import blocks
 
-RATE = r"(learning_?|l_?)rate|lr|eta|step_?size"
+RATE = r"(learn(ing)?_?|l_?)rate|lr|eta|step_?size"
 # An alpha may be a slope as well, but not that of a backward's own argument.
 RATE_GIVEN = rf"{RATE}|alpha"
 # What an optimiser is called where a layer is handed one, and the shape of what it will be given.
