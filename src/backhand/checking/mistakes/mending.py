@@ -273,8 +273,7 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
                 return None, budget
             budget = budget.less(focus.cost)
             with edit.made():
-                k = focus.factor()
-                lacks = f"it is {k:.6g} times what it should be" if k is not None else focus.lacks()
+                lacks = focus.lacks(edit.mends.detail.get("expected"))
             if lacks is not None:
                 words = f"two slips in one line: {edit.mends.words}, and {lacks}"
                 return _told(program, statement, edit.told(words), budget)

@@ -346,7 +346,7 @@ class Focus:
                     return edit, budget
         return None, budget
 
-    def factor(self) -> float | None:
+    def _factor(self) -> float | None:
         """Return by what constant the value is off, the same on every bench; None if it is by more."""
         found: float | None = None
         for i, bench in enumerate(self.program.benches):
@@ -363,8 +363,14 @@ class Focus:
             found = k
         return found
 
-    def lacks(self) -> str | None:
-        """Return in words the one tensor that the value lacks on every bench, as a factor or as a term."""
+    def lacks(self, put: object = None) -> str | None:
+        """Return in words what the value lacks on every bench: a constant, a factor or a term.
+
+        It is not the tensor that an edit has put there: that would take it back.
+        """
+        k = self._factor()
+        if k is not None:
+            return f"it is {k:.6g} times what it should be"
         benches = self.program.benches
         values = [self.value(i) for i in range(len(benches))]
         pairs = [(v, b.expected) for v, b in zip(values, benches, strict=True) if v is not None]
@@ -377,7 +383,7 @@ class Focus:
             for i in (distances <= EXACT * float(right.abs().max())).nonzero().flatten().tolist():
                 others = (_tensor_at(self.scope.expression(names[i]), b.namespace) for b in benches)
                 made = [(lacking(v, o), r) for o, (v, r) in zip(others, pairs, strict=True) if o is not None]
-                if len(made) == len(pairs) and all(close(*each) for each in made):
+                if names[i] != put and len(made) == len(pairs) and all(close(*each) for each in made):
                     return words.format(names[i])
         return None
 
