@@ -368,3 +368,67 @@ def test_word_vectors_with_sampled_words_are_judged_on_the_same_ones_twice(tmp_p
     assert file.report is not None
     (culprit,) = file.report.culprits
     assert culprit.gradient == "gradOutsideVecs"
+
+
+OLD = """
+def clip_forward(x):
+    rows = np.int(x.shape[0])
+    return np.minimum(x, 0), x[:rows]
+
+def clip_backward(dout, cache):
+    return dout * (cache < 0)
+"""
+
+
+def test_what_this_numpy_lacks_is_told_with_its_line_and_not_laid_on_the_inputs(tmp_path: Path):
+    (one,) = check_layers(written(tmp_path, OLD))
+    assert one.problem.startswith("clip_forward raised AttributeError: module 'numpy' has no attribute 'int'")
+    assert "layers.py, line 4: `rows = np.int(x.shape[0])`" in one.problem
+    assert "inputs(rng)" not in one.problem
+
+
+OVER_TORCH = """
+import torch
+
+def margin_loss(W, X, y, reg):
+    scores = X.mm(W)
+    right = scores[torch.arange(len(y)), y].view(-1, 1)
+    margins = (scores - right + 1).clamp(min=0)
+    margins[torch.arange(len(y)), y] = 0
+    loss = margins.sum() / len(y) + reg * (W * W).sum()
+    counts = (margins > 0).to(W.dtype)
+    counts[torch.arange(len(y)), y] = -counts.sum(dim=1)
+    dW = X.t().mm(counts) / len(y) + {twice} * reg * W
+    return loss, dW
+
+def forward_backward(params, X, y=None, reg=0.0):
+    h = torch.tanh(X.mm(params["W1"]) + params["b1"])
+    scores = h.mm(params["W2"]) + params["b2"]
+    if y is None:
+        return scores
+    logs = torch.log_softmax(scores, dim=1)
+    loss = -logs[torch.arange(len(y)), y].mean()
+    grads = {}
+    dscores = logs.exp()
+    dscores[torch.arange(len(y)), y] -= 1
+    dscores /= len(y)
+    grads["W2"], grads["b2"] = h.t().mm(dscores), dscores.sum(dim=0)
+    dh = dscores.mm(params["W2"].t()) * (1 - h{squared})
+    grads["W1"], grads["b1"] = X.t().mm(dh), dh.sum(dim=0)
+    return loss, grads
+"""
+
+
+@pytest.mark.parametrize(("twice", "squared", "ok"), [("2", "**2", True), ("1", "", False)])
+def test_losses_over_torch_that_give_their_gradients_are_judged(
+    tmp_path: Path, twice: str, squared: str, ok: bool, recwarn
+):
+    (file := tmp_path / "net.py").write_text(
+        OVER_TORCH.replace("{twice}", twice).replace("{squared}", squared)
+    )
+    margin, whole = check_layers(file)
+    assert (margin.report.ok, whole.report.ok) == (ok, ok)
+    assert {row.name for row in whole.report.rows} == {"W1", "b1", "W2", "b2"}
+    if not ok:
+        assert whole.report.culprits[0].lines[0].text.startswith("dh = ")
+    assert not recwarn

@@ -273,3 +273,85 @@ def test_gradients_in_a_written_list_steps_of_a_learn_rate_and_training_by_defau
     assert {r.gradient for r in found["Affine"].rows} == {"dx", "dW", "db"}
     assert len(found["Stepping"].rows) == 2
     assert {n: {c.gradient for c in r.culprits} for n, r in found.items() if not r.ok} == wrong
+
+
+UNKNOWN = """
+import numpy as np
+
+class Picked:
+    def __init__(self, incoming, answers):
+        self.weights = np.ones((incoming, answers))
+
+    def forward(self, row):
+        self.row = row.flatten()
+        self.scores = np.exp(self.row @ self.weights)
+        return self.scores / self.scores.sum()
+
+    def backprop(self, upstream, learn_rate):
+        for i, one in enumerate(upstream):
+            if one == 0:
+                continue
+            total = self.scores.sum()
+            slope = -self.scores[i] * self.scores / total**2
+            slope[i] {sign}= self.scores[i] / total
+            dscores = one * slope
+            drow = self.weights @ dscores
+            self.weights -= learn_rate * np.outer(self.row, dscores)
+            return drow
+
+class RecurrentRNN:
+    def __init__(self, wide, narrow, hidden_size=7):
+        self.U = np.ones((hidden_size, wide))
+        self.V = np.ones((hidden_size, hidden_size))
+        self.O = np.ones((narrow, hidden_size))
+
+    def forward(self, columns):
+        state = np.zeros((self.V.shape[0], 1))
+        self.columns, self.states = columns, [state]
+        for column in columns:
+            state = np.tanh(self.U @ column + self.V @ state)
+            self.states.append(state)
+        return self.O @ state, state
+
+    def backprop(self, d_answer, learn_rate=0.02):
+        dO = d_answer @ self.states[-1].T
+        dU, dV = np.zeros_like(self.U), np.zeros_like(self.V)
+        dstate = self.O.T @ d_answer
+        for i in reversed(range(len(self.columns))):
+            inner = (1 - self.states[i + 1] ** 2) * dstate
+            dU += inner @ self.columns[i].T
+            dV += inner @ self.states[i].T
+            dstate = self.V{turned} @ inner
+        for d in (dO, dU, dV):
+            np.clip(d, -1, 1, out=d)
+        self.O -= learn_rate * dO
+        self.U -= learn_rate * dU
+        self.V -= learn_rate * dV
+"""
+
+
+@pytest.mark.parametrize(("sign", "turned", "ok"), [("+", ".T", True), ("-", "", False)])
+def test_sizes_that_no_course_asks_for_are_guessed_and_steps_of_clipped_gradients_judged(
+    tmp_path: Path, sign: str, turned: str, ok: bool
+):
+    (file := tmp_path / "net.py").write_text(UNKNOWN.replace("{sign}", sign).replace("{turned}", turned))
+    found = {one.name: one.report for one in check_files([file])}
+    assert [report.ok for report in found.values()] == [ok, ok]
+    assert "made with sizes that are guessed, of incoming and answers." in found["Picked"].notes
+    assert any("np.clip" in note for note in found["RecurrentRNN"].notes)
+    if ok:
+        assert (
+            "Right where one element alone of upstream is not zero, and only there." in found["Picked"].notes
+        )
+    else:
+        texts = [row.lines[0].text for row in found["RecurrentRNN"].culprits]
+        assert texts == ["dstate = self.V @ inner"]
+
+
+def test_what_cannot_be_made_of_any_sizes_is_refused(tmp_path: Path):
+    class_of_a_function = UNKNOWN.split("class RecurrentRNN")[0].replace(
+        "np.ones((incoming", "incoming((answers"
+    )
+    (file := tmp_path / "net.py").write_text(class_of_a_function.replace("{sign}", "+"))
+    (one,) = check_files([file])
+    assert "how to make Picked(incoming, answers) is not known" in one.problem

@@ -4,10 +4,11 @@ A row stands for what a course calls so. Sizes differ from each other, so that a
 parameters are drawn, never ones.
 """
 
+import contextlib
 import copy
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -99,6 +100,9 @@ def _loss(x: Any, y: Any) -> dict[str, Any]:
     return {"x": x, "scores": x, "y": y}
 
 
+_TWO_LAYERS = {"W1": (D, H), "b1": (H,), "W2": (H, K), "b2": (K,)}
+
+
 class Words:
     """A corpus as word2vec samples it, of seven words."""
 
@@ -127,6 +131,7 @@ ROWS = (
     Row("rnn_step", _STEP | _recurrent(1)),
     Row("rnn|lstm|gru", _STEP),  # a layer that holds its weights; then one that takes no batch
     Row("rnn|lstm|gru", {"x": (D,), "prev_h": (H,), "prev_c": (H,)}),
+    Row("rnn|lstm|gru", {"x": (T, D, 1)}),  # a list of columns
     Row("rnn", _THROUGH_TIME | _recurrent(1)),
     Row("embed", {"x": Whole((N, T), V), "w": (V, D)}),
     Row("temporal_affine", {"x": (N, T, D), "w": (D, F), "b": (F,)}),
@@ -164,6 +169,7 @@ ROWS = (
     Row("entropy|nll|log_?loss", _loss(Unit((N, K)), OneHot((N, K)))),
     Row("softmax|svm|loss|entropy|hinge", _loss((N, K), Whole((N,), K))),
     Row("softmax|svm|loss", {"w": (D, K), "x": (N, D), "y": Whole((N,), K), "reg": 0.1}),
+    Row("loss|forward_?backward", {"params": _TWO_LAYERS, "x": (N, D), "y": Whole((N,), K), "reg": 0.1}),
     Row("mse|squared|l1|l2|mae|huber", _loss((N, K), (N, K))),
     *(
         Row("loss|entropy|softmax|nll|criterion|cost", _loss(x, y))
@@ -212,14 +218,16 @@ BUILT = (
     ("conv", "(in|input|n|nb|num)?_?(channels|maps|depth)(_in)?|c_?in|in_c", C),
     (
         "conv",
-        "(out|output)_?(channels|maps|depth)|(n|nb|num)?_?(filters|kernels)|channels_out|c_?out|out_c",
+        "(out|output)_?(channels|maps|depth)|(n|nb|num)?_?(filter|kernel)s|(n|num)_(filter|kernel)|channels_out|c_?out|out_c",
         F,
     ),
-    ("conv", "(kernel|filter)(_?size)?|k|f", 3),
+    ("conv", "([hw]_)?(kernel|filter)(_?(size|h|w|height|width))?|k|f", 3),
     ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
     ("", "pad(ding)?", 1),
+    ("net|mlp", "size", Held([D, H, K])),
+    ("pool", "size", 2),
     ("", "(layers?|net(work)?|nodes)_?(sizes?|dims?|structure)|sizes|structure|topology", Held([D, H, K])),
     ("", "(up|down)?_?(sampling|scale)_?(factor)?|factor", 2),
     ("", "(vocab|vocabulary|dict)(_?size)?|num_(embeddings|words|tokens)|n_(vocab|words|tokens)", V),
@@ -232,7 +240,11 @@ BUILT = (
     ("lstm", "b", (4 * H,)),
     ("gru", "b", (3 * H,)),
     ("", "(activation|act)(_fn|_function|_func)?|f|func|function", Held(np.tanh)),
-    ("", "(activation|act|f|func)_?(prime|deriv(ative)?|grad(ient)?)|df", Held(_slope_of_tanh)),
+    (
+        "",
+        "(activation|act|f|func)(_function|_fn)?_?(prime|deriv(ative)?|grad(ient)?)|df",
+        Held(_slope_of_tanh),
+    ),
     ("", "w", (D, H)),
     ("", "b", (H,)),
     ("", "x", (N, D)),
@@ -260,28 +272,48 @@ MODEL = (
 def made(layer: type, named: Mapping[str, Any], *, model: bool = False) -> Any | None:
     """Return an instance of a class: one that the module has, or by its defaults and the usual sizes.
 
-    None where its constructor asks for something else, or raises. A model is made small.
+    What else its constructor asks for may be sizes as well, each another one; the shape of its input, or the
+    sizes of several layers. None where it raises on all of them. A model is made small.
     """
     instances = [value for value in named.values() if type(value) is layer]
     if instances:
         return instances[0]
-    parameters = list(inspect.signature(layer).parameters.values())
-    shape = shape_for(layer.__name__)
+    named_so = inspect.signature(layer).parameters.values()
     shaped = [
-        p.name for p in parameters if re.fullmatch(SHAPE, p.name.lower()) and p.default in (p.empty, None)
+        p.name for p in named_so if re.fullmatch(SHAPE, p.name.lower()) and p.default in (p.empty, None)
     ]
-    sizes = _sizes(layer.__name__, [p.name for p in parameters]) if model else {}
-    parameters = [p for p in parameters if p.default is p.empty and p.name not in sizes]
-    parameters = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    given = {p.name: _built(layer.__name__, p.name) for p in parameters} | dict.fromkeys(shaped, Held(shape))
-    if None in given.values():
-        return None
-    try:
-        rng = np.random.default_rng(0)
-        found = layer(**{name: drawn_value(value, rng) for name, value in (sizes | given).items()})
-        return prepared(found, shape)
-    except Exception:  # it asks for something else under that name
-        return None
+    sizes = _sizes(layer.__name__, [p.name for p in named_so]) if model else {}
+    known = {n: _built(layer.__name__, n) for n in _needed(layer) if n not in sizes}
+    for shape in dict.fromkeys((shape_for(layer.__name__), STRIDED_IMAGES[1:], IMAGES[1:])):
+        for guessed in _guessed([n for n, v in known.items() if v is None and n not in shaped], shape):
+            values = {**sizes, **known, **dict.fromkeys(shaped, Held(shape)), **guessed}
+            with contextlib.suppress(Exception):  # it asks for something else under that name
+                rng = np.random.default_rng(0)
+                given = {n: drawn_value(v, rng) for n, v in values.items()}
+                return prepared(layer(**given), shape)
+    return None
+
+
+def _guessed(unknown: Sequence[str], shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """Yield what may be given for parameters that no course has: sizes, a shape, the sizes of some layers."""
+    sizes = (D, H, K, F, C)
+    if len(unknown) <= len(sizes):
+        yield dict(zip(unknown, sizes, strict=False))
+    for value in (shape, [D, H, K]) if unknown else ():
+        yield dict.fromkeys(unknown, Held(value))
+
+
+def unknown_to(layer: type) -> list[str]:
+    """Return what a constructor asks for that no course has, so that it is guessed."""
+    shaped = [n for n in _needed(layer) if re.fullmatch(SHAPE, n.lower())]
+    return [n for n in _needed(layer) if n not in shaped and _built(layer.__name__, n) is None]
+
+
+def _needed(layer: type) -> list[str]:
+    """Return what a constructor asks for and has no default."""
+    parameters = inspect.signature(layer).parameters.values()
+    one = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return [p.name for p in one if p.default is p.empty]
 
 
 def shape_for(layer: str) -> tuple[int, ...]:

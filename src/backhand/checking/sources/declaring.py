@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from backhand.checking.sources.courses import word
 from backhand.checking.sources.roles import calls_among, gives_gradients, methods_among
 
 # What a backward is called.
@@ -127,12 +128,16 @@ def _imported(tree: ast.Module) -> set[str | None]:
 
 
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
-    """Tell whether a module has backwards, or classes with one; beside torch, those that say `np`."""
+    """Tell whether a module has backwards, or classes with one.
+
+    Beside torch they say `np`, hand a cache on, or give the gradients of a loss that is given its labels.
+    """
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
     backwards = [n for n in functions if re.search(BACKWARD, n.name) or gives_gradients(n)]
     if over_torch:
         says_numpy = any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
-        return says_numpy or any(_hands_a_cache_on(n) for n in tree.body)
+        losses = [n for n in functions if gives_gradients(n) and any(word(a.arg) == "y" for a in n.args.args)]
+        return says_numpy or bool(losses) or any(_hands_a_cache_on(n) for n in tree.body)
     return bool(backwards) or any(isinstance(n, ast.ClassDef) and _gives_gradients(n) for n in tree.body)
 
 

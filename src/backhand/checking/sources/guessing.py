@@ -5,6 +5,7 @@ import copy
 import inspect
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,8 @@ def inputs_for(
         rows = [row for row in rows if "y" in row.inputs]
         rows = [*(row for row in rows if row.names), *MODEL_ROWS, *rows]
     search = _Search(asked, call, accepts, model, sizes)
-    with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
+    quiet = warnings.catch_warnings(action="ignore")  # of what was guessed wrong, they say nothing
+    with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"), quiet:
         if (found := search.first(rows, told=True)) is not None:
             return found
         if not model and search.ran is None:
@@ -236,9 +238,10 @@ def _is_of_one_shape(row: Row) -> bool:
 
 
 def _drawing(asked: Asked, row: Row, model: bool, told: bool) -> Draw:
-    # options that have a default keep it, but for the dictionaries, the bias and the switch of training
+    # options that have a default keep it, but for dictionaries, the bias, labels and the switch of training
     given = f".*_param|{TRAINING}"
-    wanted = [p.name for p in asked if model or p.default is p.empty or re.fullmatch(given, p.name.lower())]
+    needed = {p.name for p in asked if model or p.default is p.empty or word(p.name) == "y"}
+    wanted = [p.name for p in asked if p.name in needed or re.fullmatch(given, p.name.lower())]
     unknown = _unknown({word(p.name) for p in _without_default(asked)}, row)
     training = {n: Held(True) for n in wanted if re.fullmatch(TRAINING, n.lower())}
     called = {name: "x" if word(name) == unknown else word(name) for name in wanted}

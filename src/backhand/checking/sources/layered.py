@@ -14,6 +14,7 @@ from backhand.checking.report import Report
 from backhand.checking.running.instrumenting import run_function
 from backhand.checking.running.program import Source, parameters_of, source_of
 from backhand.checking.running.tracked import Tracked, wrapped
+from backhand.checking.sources.clipping import Clips
 from backhand.checking.sources.composing import received
 from backhand.checking.sources.costs import COSTS, cost_of, ends_of, labels_on, lacks_cost
 from backhand.checking.sources.courses import word
@@ -282,7 +283,7 @@ class Class:
         layer = called.state[0]
         begun = {w: a.copy() for w, a in arrays_of(layer)}
         try:
-            with in_place(layer):
+            with in_place(layer), Clips().left_out():
                 return begun, layer, as_tuple(call(backward, arguments))
         except Exception:  # it will be told with its line
             return begun, layer, ...

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import FunctionType, ModuleType
@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
+from backhand.checking.running.endings import what_raised
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.classes import check_class, judge_functions
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.costs import asked_by, cost_of, ends_of, lacks_cost
-from backhand.checking.sources.courses import made
+from backhand.checking.sources.courses import made, unknown_to
 from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.globals import held_globally, sizes_of
 from backhand.checking.sources.guessing import FITS, RAISES, RUNS, Draw, inputs_for
@@ -27,6 +29,7 @@ from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
 from backhand.checking.sources.pairs import Pair
 from backhand.checking.sources.roles import (
+    asks_for_labels,
     calls_of,
     forward_of,
     is_layer,
@@ -63,10 +66,11 @@ def layers_of(
         if (is_layer(value) or is_model(value)) and value.__module__ == module.__name__
     ]
     for name, function in own.items():
-        if re.search(BACKWARD, name):
-            check = partial(_check_backward, module, own, function, recorded, draws, seed)
-        elif returns_its_gradients(function):
+        whole = returns_its_gradients(function)
+        if whole and (asks_for_labels(function) or not re.search(BACKWARD, name)):
             check = partial(_check, module, function, None, recorded, draws, seed)
+        elif re.search(BACKWARD, name):
+            check = partial(_check_backward, module, own, function, recorded, draws, seed)
         else:
             continue
         found.append(Subject(name, check, _called(function)))
@@ -83,19 +87,28 @@ def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int
         return _check_within(module, layer, recorded, draws, seed)
     if _own_inputs(module) is None and (seen := recorded(layer.__name__)) is not None:
         return seen.check(draws=draws, seed=seed)
-    # one that the file holds may be of other sizes than are usual
-    held, own = made(layer, vars(module), model=calls is not None), made(layer, {}, model=calls is not None)
+    own = made(layer, {}, model=calls is not None)
+    held = next((v for v in vars(module).values() if type(v) is layer), own)  # perhaps of other sizes
     if held is None:
-        raise CheckError(
-            f"how to make {layer.__name__}{inspect.signature(layer)} is not known: "
-            f"let the file hold one, or call backhand.check_class."
-        )
+        raise _not_made(layer)
+    guessed = unknown_to(layer) if held is own else []
     try:
-        return _check_made(module, held, draws, seed)
-    except CheckError:
+        report = _check_made(module, held, draws, seed)
+    except CheckError as error:
+        if guessed and isinstance(error, NoInputsError):
+            raise _not_made(layer) from error
         if own is None or held is own:
             raise
         return _check_made(module, own, draws, seed)
+    note = f"made with sizes that are guessed, of {listed(guessed)}."
+    return replace(report, notes=(*report.notes, note)) if guessed else report
+
+
+def _not_made(layer: type) -> CheckError:
+    return CheckError(
+        f"how to make {layer.__name__}{inspect.signature(layer)} is not known: "
+        f"let the file hold one, or call backhand.check_class."
+    )
 
 
 def _check_made(module: ModuleType, made_of: Any, draws: int, seed: int) -> Report:
@@ -159,10 +172,7 @@ def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Rep
     """Check a model that is written as functions."""
     found = drawing(calls)
     if found is None or isinstance(found, Exception):
-        why = "are not known" if found is None else f"of the usual shapes do not fit ({in_short(found)})"
-        raise CheckError(
-            f"inputs of {calls.forward.__name__}({', '.join(parameters_of(calls.forward))}) {why}."
-        )
+        raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found)
     draw, kept = found
     model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
     return OverNumpy.of(model, draw, seed).report(draws=draws, seed=seed)
@@ -257,13 +267,24 @@ def _inputs(
             return lambda rng: {k: v for k, v in given(rng).items() if k in names}
     draw = inputs_for(forward, name, model=model, accepts=accepts, call=call, asked=parameters, sizes=sizes)
     if draw is None or isinstance(draw, Exception):
-        why = "are not known" if draw is None else f"of the usual shapes do not fit ({in_short(draw)})"
         told = name if inspect.ismethod(forward) else forward.__name__  # that of a class is the class's
-        raise CheckError(
-            f"inputs of {told}({', '.join(names)}) {why}: write a function "
-            "inputs(rng) that returns them by name, drawn from a numpy.random.Generator."
-        )
+        raise _without_inputs(told, names, draw)
     return draw
+
+
+class NoInputsError(CheckError):
+    """Nothing is known on which a forward runs."""
+
+
+def _without_inputs(told: str, names: Iterable[str], raised: Exception | None) -> CheckError:
+    """Return what is said where no inputs are known; what no module has is missing whatever they are."""
+    if isinstance(raised, NameError) or (isinstance(raised, AttributeError) and "module '" in str(raised)):
+        return CheckError(f"{told} {what_raised(raised)}.")
+    why = "are not known" if raised is None else f"of the usual shapes do not fit ({in_short(raised)})"
+    return NoInputsError(
+        f"inputs of {told}({', '.join(names)}) {why}: write a function inputs(rng) that returns them by "
+        "name, drawn from a numpy.random.Generator."
+    )
 
 
 def _own_inputs(module: ModuleType) -> Callable[..., Any] | None:

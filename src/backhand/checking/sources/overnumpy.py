@@ -1,5 +1,6 @@
 """Whatever computes over NumPy, as a pass: its forward gives the truth, its backward runs in NumPy itself."""
 
+import ast
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +107,7 @@ class OverNumpy:
         averaged: which gradients are those of a mean over the batch, if the layers take it.
         arriving: upstream gradients that are given for the first draw.
         clips: what the backward clips, where that is left out.
+        alone: of the upstream gradient one element alone is not zero, as of a cross entropy's.
     """
 
     subject: Subject
@@ -114,6 +116,7 @@ class OverNumpy:
     averaged: Averaged | None = None
     arriving: Mapping[str, Any] = field(default_factory=dict)
     clips: Clips | None = None
+    alone: bool = False
 
     @property
     def over_numpy(self) -> bool:
@@ -142,8 +145,9 @@ class OverNumpy:
     def report(self, *, draws: int, seed: int) -> Report:
         """Check it; what is wrong is looked at once more as other conventions have it.
 
-        Those are a mean over the batch that the layers take, and derivatives without the forward's tiny
-        constants. Clipped gradients are judged as they are before that, unless they are right after it.
+        Those are a mean over the batch that the layers take, an upstream gradient of one element, and
+        derivatives without the forward's tiny constants. Clipped gradients are judged as they are before
+        that, unless they are right after it.
         """
         if may_clip(self.subject.functions()[-1:]) and self.clips is None:
             clips = Clips()
@@ -157,6 +161,13 @@ class OverNumpy:
             return report
         if (taken := self._averaged(seed)) is not None:
             return replace(self, averaged=taken)._report(draws, seed)
+        if _compares_with_zero(self.subject.source) and self.subject.arrives:
+            sparse = replace(self, alone=True)._report(draws, seed)
+            if sparse.ok:
+                asked = listed(list(self.subject.arrives.values()))
+                return noting(
+                    sparse, f"Right where one element alone of {asked} is not zero, and only there."
+                )
         with without_epsilons(self.subject.functions()) as epsilons:
             again = replace(OverNumpy.of(self.subject, self.inputs, seed, self.arriving), clips=self.clips)
             other = again._report(draws, seed) if epsilons else report
@@ -170,6 +181,8 @@ class OverNumpy:
     def _report(self, draws: int, seed: int) -> Report:
         arriving = as_arrays(dict(self.arriving))
         given = {seed: as_tensors({k: np.asarray(v, np.float64) for k, v in arriving.items()})}
+        if self.alone:
+            given = {s: self._of_one_element(s) for s in range(seed, seed + draws)}
         chosen = replace(self.as_pass(), arriving=given)
         report = check_pass(chosen, self.subject.title, draws=draws, seed=seed, stress=False)
         notes = [IN_FLOAT32] * self.chosen.in_float32
@@ -178,6 +191,16 @@ class OverNumpy:
             divided = [g for g, n in self.subject.named.items() if n in self.averaged.parameters]
             notes.append(self.averaged.note(divided))
         return replace(report, truth=self.truth.told, notes=(*report.notes, *notes, *self._unjudged()))
+
+    def _of_one_element(self, seed: int) -> dict[str, Tensor]:
+        """Return upstream gradients with one element each that is not zero."""
+        rng, found = np.random.default_rng(seed), {}
+        outputs = run_plainly(self.subject, drawn(self.inputs, seed), seed)
+        for name, output in zip(self.subject.outputs, outputs, strict=True):
+            upstream = np.zeros(output.shape)
+            upstream.flat[rng.integers(output.size)] = rng.normal()
+            found[f"d{name}"] = torch.from_numpy(upstream)
+        return found
 
     def _averaged(self, seed: int) -> Averaged | None:
         """Return which gradients are divided by the size of the batch, on one set of inputs."""
@@ -337,6 +360,13 @@ class OverNumpy:
     def around(self) -> Namespace:
         """Return what the backward's statements see besides their own variables."""
         return surroundings(self.subject.functions()[-1])
+
+
+def _compares_with_zero(source: Source | None) -> bool:
+    """Tell whether a backward asks for elements that are zero, to pass them over."""
+    nodes = [n for s in (source.statements if source is not None else ()) for n in ast.walk(s)]
+    equal = [n for n in nodes if isinstance(n, ast.Compare) and isinstance(n.ops[0], ast.Eq | ast.NotEq)]
+    return any(isinstance(c, ast.Constant) and c.value == 0 for n in equal for c in n.comparators)
 
 
 def _told_worse(report: Report) -> tuple[int, int]:

@@ -168,7 +168,7 @@ def _names(function: Callable[..., Any], values: Sequence[Any]) -> dict[Place, s
     for i, (value, node) in enumerate(zip(values, _returned(source, len(values)), strict=True)):
         keys = [k for k in value if isinstance(k, str)] if isinstance(value, Mapping) else []
         if value is None and source is not None and isinstance(node, ast.Name):
-            keys = _keys_put(source.statements, node.id)
+            keys = keys_put(source.statements, node.id)
         found |= {(i, key): key for key in keys} if keys else {i: _name(node)}
         if is_row_of_arrays(value):
             found.pop(i)
@@ -192,7 +192,7 @@ def _returned(source: Source | None, count: int) -> Sequence[ast.expr | None]:
     return (None,) * count
 
 
-def _keys_put(statements: Sequence[ast.stmt], name: str) -> list[str]:
+def keys_put(statements: Sequence[ast.stmt], name: str) -> list[str]:
     """Return the keys that a function puts into its dictionary of this name."""
     found: dict[str, None] = {}
     for node in (n for s in statements for n in ast.walk(s)):

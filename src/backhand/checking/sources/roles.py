@@ -12,7 +12,7 @@ from typing import Any
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.returning import returns
 from backhand.checking.sources.courses import word
-from backhand.checking.sources.returned import tensor_named
+from backhand.checking.sources.returned import keys_put, tensor_named
 
 _judging: ContextVar[bool] = ContextVar("what is called is called by the checker", default=False)
 
@@ -181,8 +181,9 @@ def gives_gradients(function: ast.FunctionDef) -> bool:
         named = [p.id for p in parts if isinstance(p, ast.Name) and p.id in made]
         if any({tensor.lower() for tensor in tensor_named(name)} & given for name in named):
             return True
-        # `loss, gradCenterVec`, of an input that is called otherwise
+        # `loss, gradCenterVec`, of an input that is called otherwise; `loss, grads`, which it fills by keys
         loss = re.match("loss|cost", getattr(first, "id", ""))
-        if loss and any(re.match("grad", name) and tensor_named(name) for name in named):
+        grads = [n for n in named if re.match("grad", n)]
+        if loss and any(tensor_named(n) or keys_put(function.body, n) for n in grads):
             return True
     return False

@@ -23,7 +23,7 @@ RATE = r"(learn(ing)?_?|l_?)rate|lr|eta|step_?size"
 # An alpha may be a slope as well, but not that of a backward's own argument.
 RATE_GIVEN = rf"{RATE}|alpha"
 # What an optimiser is called where a layer is handed one, and the shape of what it will be given.
-OPTIMISER, SHAPE = "optimi[sz]er|opt", "(in|input)_?shape|shape"
+OPTIMISER, SHAPE = "optimi[sz]er|opt", "((in|input|x)_?)?shape|x_dims?"
 # Where the layer as it was before its backward keeps its parameters.
 BEGUN = "begun_"
 
