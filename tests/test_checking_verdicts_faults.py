@@ -944,3 +944,27 @@ def test_a_running_gradient_whose_line_raises_is_complete_after_the_loop_alone(o
     (culprit,) = backhand.check(from_text(CARRYING.replace(old, new)), stress=False).culprits
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "product"
+
+
+def test_a_line_of_a_loop_that_adds_to_what_another_has_read_already_is_told_with_that() -> None:
+    late = (
+        ("dh = dy[t] @ Wy.T + later", "dh = dy[t] @ Wy.T"),
+        ("dx[t] = da", "dh += later\n        dx[t] = da"),
+    )
+    text = CARRYING
+    for old, new in late:
+        text = text.replace(old, new)
+    (culprit,) = backhand.check(from_text(text), stress=False).culprits
+    assert culprit.mistake is not None
+    assert "`dh += later` stands below `da = (1 - hs[t] ** 2) * dh`" in culprit.mistake.message
+    first, second = (line.text.strip() for line in culprit.lines[:2])
+    assert first == "da = (1 - hs[t] ** 2) * dh"
+    assert second == "dh += later"
+
+
+def test_a_name_that_every_turn_binds_anew_is_not_judged_where_the_loop_raises_in_its_first() -> None:
+    line = "carried = (1 - z[:, t]) * dstate + r[:, t] * product + da[:, t, : 2 * m] @ Wh.T"
+    wrong = altered(gru_model, (line, line.replace("da[:, t, : 2 * m] @ Wh.T", "Wh.T @ da[:, t, : 2 * m]")))
+    report = backhand.check(wrong, stress=False)
+    assert [row.name for row in report.culprits] == ["h0"]
+    assert report["state"].verdict == "skipped"

@@ -47,8 +47,8 @@ class Place:
     node: Any
     role: Role = "value"
 
-    def put(self, node: ast.AST) -> None:
-        """Put another node in its place."""
+    def put(self, node: Any) -> None:
+        """Put another node in its place, or other statements in that of a block's."""
         if self.index is None:
             setattr(self.parent, self.slot, node)
         else:
@@ -57,10 +57,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Edit:
-    """Another node in a place, with the mistake that it mends."""
+    """Another node in a place, or other statements in a block's, with the mistake that it mends."""
 
     place: Place
-    node: ast.AST
+    node: Any
     mends: Finding
 
     def told(self, words: str) -> "Edit":

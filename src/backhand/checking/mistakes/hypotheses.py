@@ -82,7 +82,7 @@ from backhand.checking.mistakes.targets import (
     tells,
     with_its_line,
 )
-from backhand.checking.mistakes.turns import by_direction, by_turns
+from backhand.checking.mistakes.turns import by_direction, by_order, by_turns
 from backhand.checking.mistakes.upstreams import (
     added_too_early,
     another_gradient,
@@ -171,6 +171,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch with the opposite sign", branch_negated, also=True),
     predicts("a branch times a factor", branches_scaled),
     predicts("a branch of an unnamed gradient", branches_above),
+    mends("a line that adds too late", by_order),
     mends_fault("a small edit", by_edit),
     predicts_fault("zeros", all_zero, _is_not_filled),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),

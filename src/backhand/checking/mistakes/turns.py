@@ -1,4 +1,4 @@
-"""Slips in the head of a loop: a turn that is left out or one too many, time that runs the wrong way."""
+"""Slips in the order in which statements run: a loop's head, or a line that stands too late."""
 
 import ast
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.edits import Edit, Place
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.workbench import Focus, Program
+from backhand.checking.running.statements import reads, root_of, writes
 
 Loop = ast.For | ast.While
 
@@ -31,6 +32,33 @@ def _by_heads(
         if edit is not None:
             return replace(edit.mends, at=(loop,)), budget
     return None, budget
+
+
+def by_order(program: Program, budget: Budget) -> tuple[Finding | None, Budget]:
+    """Find a line that adds to a variable when another one has read it already."""
+    blocks = [n for n in ast.walk(program.block) if isinstance(n, ast.Module | Loop)]
+    late = [(block, s) for block in blocks for s in block.body if isinstance(s, ast.AugAssign)]
+    for block, statement in late if not program.is_right else ():
+        edit, budget = Focus.on(program, statement).first_right(_sooner(block, statement), budget)
+        if edit is not None:
+            at = (program.originals.get(s) for s in (*edit.mends.at, statement))
+            return replace(edit.mends, at=tuple(s for s in at if s is not None)), budget
+    return None, budget
+
+
+def _sooner(block: ast.Module | Loop, late: ast.AugAssign) -> Iterator[Edit]:
+    """Yield the edits that put a line before one that reads what it adds to."""
+    name, body = root_of(late.target), block.body
+    end = body.index(late)
+    for i in range(end - 1, -1, -1):
+        if name in writes(body[i]):
+            return
+        if name in reads(body[i]):
+            added, read = (ast.unparse(s).splitlines()[0] for s in (late, body[i]))
+            words = f"`{added}` stands below `{read}`, which reads {name} before it is complete"
+            sooner = [*body[:i], late, *body[i:end], *body[end + 1 :]]
+            found = Finding("missing_branch", {"branches": []}, words, at=(body[i],))
+            yield Edit(Place(block, "body", None, body), sooner, found)
 
 
 def _a_turn_off(loop: Loop) -> Iterator[Edit]:

@@ -99,7 +99,9 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     summands.known |= rounding_alone(chosen, draw)
     vacuous = summands.vacuous() if like is None else like.vacuous
     right = compared(draw, summands)
-    ambiguous = frozenset(n for n in right if not right[n] and is_rebound(chosen, draw, n))
+    # what is right where the backward raised may be so in the first turn of a loop alone
+    open_ = [n for n in right if not right[n] or draw.error is not None]
+    ambiguous = frozenset(n for n in open_ if is_rebound(chosen, draw, n))
     if ambiguous:
         draw = draw.without(ambiguous)
         right = {n: is_right for n, is_right in right.items() if n not in ambiguous}
