@@ -32,6 +32,7 @@ from backhand.checking.mistakes.slips import (
     FEW,
     OF_WHAT_IS_THERE,
     drop_term,
+    other_names,
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
@@ -280,20 +281,29 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
     return None, budget
 
 
-def by_two_edits(program: Program, budget: Budget, pairs: int = PAIRS) -> Mended:
+def by_two_edits(program: Program, budget: Budget, most: int = PAIRS) -> Mended:
     """Find two slips in one statement, of the kinds that are made most often."""
+    # the last of the rules puts other names: two of these would make anything of anything
+    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])]
+    return _by_pairs(program, budget, [*pairs, *((rule, BESIDE_IN_ONE_LINE) for rule in FEW)], most)
+
+
+def by_two_names(program: Program, budget: Budget) -> Mended:
+    """Find two wrong names in one statement; only where it is known that this one is at fault."""
+    return _by_pairs(program, budget, [(other_names, (other_names,))], PAIRS_AT_FAULT)
+
+
+def _by_pairs(
+    program: Program, budget: Budget, pairs: Sequence[tuple[Rule, Sequence[Rule]]], most: int
+) -> Mended:
     if program.is_right:
         return None, budget
-    left = budget.at_most(pairs)
-    # the last of the rules puts other names: two of these would make anything of anything
-    rules = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [
-        (rule, BESIDE_IN_ONE_LINE) for rule in FEW
-    ]
+    left = budget.at_most(most)
     for statement in (*program.own, *program.temporary):
         if any(isinstance(node, ast.IfExp) for node in ast.walk(statement)):
             continue  # two edits make any condition of any other
         focus = Focus.on(program, statement)
-        for rule, others in rules:
+        for rule, others in pairs:
             for first in edits_of(statement, focus.scope, (rule,)):
                 with first.made():
                     second, after = focus.first_right(edits_of(statement, focus.scope, others), left)

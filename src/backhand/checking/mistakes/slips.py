@@ -173,7 +173,8 @@ def _numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield ast.BinOp(one, ast.Sub(), node), edit
 
 
-def _names(place: Place, scope: Scope) -> Iterator[Proposal]:
+def other_names(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield the name of another tensor or number, or another part of one, where one stands."""
     node = place.node
     if not (isinstance(node, ast.Name | ast.Subscript) or scope.is_tensor(node)):
         return
@@ -353,7 +354,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _items,
     _numbers,
     _factors,
-    _names,
+    other_names,
     drop_term,
     _multiplied,
 )
@@ -369,5 +370,5 @@ FEW: tuple[Rule, ...] = (
     _indices,
     _numbers,
     _complements,
-    _names,
+    other_names,
 )

@@ -146,6 +146,8 @@ class Recorder(Watcher):
         holder = self._holder.setdefault(id(value), tensor)
         path = self.variables.path[tensor]
         made = self._made.get(id(value))
+        if holder != tensor and (its := self._lives.get(holder)):  # for which of the two was it made?
+            its[-1] = _arrived(its[-1])
         if made is None or made.step == step or holder != tensor or made.version != value._version:
             self._goes_on(tensor, step, statement, path)
             return
@@ -172,14 +174,13 @@ def on_arrival(lives: Lives) -> Lives:
 
     So it is where that tensor is right for something else, as in `dr = inner` for `dr = memory * inner`.
     """
-    return {
-        tensor: tuple(life if life.arrived is None else _arrived(life) for life in its)
-        for tensor, its in lives.items()
-    }
+    return {tensor: tuple(map(_arrived, its)) for tensor, its in lives.items()}
 
 
 def _arrived(life: Life) -> Life:
-    step, place = life.arrived or (life.last, life.place)
+    if life.arrived is None:
+        return life
+    step, place = life.arrived
     return Life(step, place, life.statements[-1:])
 
 
