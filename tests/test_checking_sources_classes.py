@@ -402,3 +402,30 @@ def test_a_mistake_beside_a_tiny_constant_is_named_without_it():
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "scale"
     assert "Judged without 1e-07 in the forward" in " ".join(report.notes)
+
+
+class Gathering:
+    """Keeps NumPy on itself, adds at places, takes a range for an index, repeats a float's times."""
+
+    def __init__(self) -> None:
+        self.xp = np
+
+    def forward(self, x):
+        self.places, self.shape = np.array([0, 1, 0]), x.shape
+        picked = self.xp.zeros((3, 4))
+        picked[:, range(4)] = x[:, range(4)]
+        sums = self.xp.zeros((2, 4))
+        np.add.at(sums, self.places, picked)
+        return np.repeat(sums, 2.0, axis=0)
+
+    def backward(self, dout):
+        dsums = dout.reshape(2, 2, 4).sum(axis=1)
+        dx = np.zeros(self.shape)
+        dx[:, :4] = dsums[self.places]
+        return dx
+
+
+def test_a_layer_that_holds_numpy_itself_and_adds_at_places_is_followed_by_autograd() -> None:
+    report = check_class(Gathering(), lambda rng: {"x": rng.normal(size=(3, 5))})
+    assert report.ok
+    assert report.truth == "autograd"

@@ -229,3 +229,42 @@ def test_labels_of_a_formula_of_arrays_are_rows_with_a_one_not_numbers_of_classe
     (one,) = check_files([file])
     assert one.report is not None
     assert {row.name: row.verdict for row in one.report.rows} == {"A": "right", "B": "right"}
+
+
+CAPTIONS = """
+class Captioner:
+    def __init__(self, word_to_idx, input_dim=512, wordvec_dim=128, hidden_dim=128, dtype=np.float32):
+        self.null = word_to_idx["<NULL>"]
+        sizes = {"A": (input_dim, hidden_dim), "E": (len(word_to_idx), wordvec_dim)}
+        sizes |= {"U": (wordvec_dim, hidden_dim), "V": (hidden_dim, len(word_to_idx))}
+        self.params = {n: np.ones(s).astype(dtype) for n, s in sizes.items()}
+
+    def loss(self, features, captions):
+        A, E, U, V = (self.params[n] for n in "AEUV")
+        read, asked = captions[:, :-1], captions[:, 1:]
+        mask = (asked != self.null).astype(float)
+        h = np.tanh((features @ A)[:, None] + E[read] @ U)
+        p = np.exp(h @ V)
+        p /= p.sum(axis=2, keepdims=True)
+        i, j = np.indices(asked.shape)
+        loss = -np.sum(mask * np.log(p[i, j, asked])) / len(captions)
+        dscores = p.copy()
+        dscores[i, j, asked] -= 1
+        dscores *= mask[:, :, None] / len(captions)
+        grads = {"V": np.einsum("nth,ntv->hv", h, dscores)}
+        dh = dscores @ V.T * (1 - h**2)
+        grads["A"] = features.T @ dh.{over}(axis=1)
+        grads["U"] = np.einsum("ntw,nth->wh", E[read], dh)
+        grads["E"] = np.zeros_like(E)
+        np.add.at(grads["E"], read, dh @ U.T)
+        return loss, grads
+"""
+
+
+@pytest.mark.parametrize(("over", "wrong"), [("sum", set()), ("mean", {"A"})])
+def test_a_model_of_captions_is_made_and_judged(tmp_path: Path, over: str, wrong: set):
+    (file := tmp_path / "rnn.py").write_text("import numpy as np\n" + CAPTIONS.replace("{over}", over))
+    (one,) = check_files([file])
+    assert one.report is not None, one.problem
+    assert {row.name for row in one.report.rows} == {"A", "E", "U", "V"}
+    assert {row.name for row in one.report.culprits} == wrong

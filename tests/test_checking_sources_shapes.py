@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backhand import check_pair
+from backhand import check_files, check_pair
 from backhand.checking.sources.layers import layers_of
 from backhand.checking.sources.modules import module_of
 
@@ -117,3 +117,10 @@ def test_arrays_of_a_dictionary_that_is_given_are_inputs():
         "dgain": "right",
         "dshift": "wrong",
     }
+
+
+def test_a_name_that_is_not_there_is_told_though_all_shapes_are_guessed(tmp_path):
+    text = PLAIN.replace("np.maximum", "ramp").replace("X @", "np.abs(X) @")
+    (tmp_path / "cells.py").write_text(text)
+    (one,) = check_files([tmp_path / "cells.py"])
+    assert "forward raised NameError: name 'ramp' is not defined (cells.py, line 6" in one.problem

@@ -67,6 +67,26 @@ def _nansum(x: Any, *args: Any, **options: Any) -> Any:
     return called(layer("sum"), Tracked(torch.where(tensor.isnan(), 0.0, tensor)), *args, **options)
 
 
+def _repeat(x: Any, repeats: Any, axis: Any = None) -> Any:
+    """Repeat elements as often as NumPy does, which takes a whole number as a float too."""
+    times = int(repeats) if isinstance(repeats, float) and repeats.is_integer() else repeats
+    return called(layer("repeat"), x, times, axis)
+
+
+class _Known(partial):
+    """A function of the layer, with what a ufunc of NumPy has besides."""
+
+    def at(self, x: Tracked, index: Any, values: Any) -> None:
+        """Add to elements, to one that stands in the index twice both times: `np.add.at`."""
+        name = self.args[0].__name__
+        if name not in ("add", "subtract"):
+            raise UntrackedError(f"{name}.at")
+        places = index if isinstance(index, tuple) else (index,)
+        indices = tuple(torch.as_tensor(np.asarray(place)) for place in places)
+        added = _asarray(values).tensor.to(x.tensor.dtype)
+        x.become(x.tensor.index_put(indices, -added if name == "subtract" else added, accumulate=True))
+
+
 class _Module(types.ModuleType):
     """A stand-in for NumPy, or for a module within it."""
 
@@ -83,7 +103,7 @@ class _Module(types.ModuleType):
         if isinstance(real, type) or not callable(real):
             return real if not isinstance(real, types.ModuleType) else _Module(real, _nothing, {})
         known = getattr(self._known(), name, None)
-        return partial(_by_numpy, real) if known is None else partial(called, known)
+        return partial(_by_numpy, real) if known is None else _Known(called, known)
 
 
 def _nothing() -> None:
@@ -112,6 +132,7 @@ _OWN: dict[str, Any] = {
     "ascontiguousarray": _asarray,
     "copy": lambda x: _array(x),
     "nansum": _nansum,
+    "repeat": _repeat,
     "shape": lambda x: x.shape if isinstance(x, Tracked) else np.shape(x),
     "ndim": lambda x: x.ndim if isinstance(x, Tracked) else np.ndim(x),
     "reshape": lambda x, shape, **options: x.reshape(shape, **options),
@@ -130,10 +151,10 @@ def tracking(spaces: list[MutableMapping[str, Any]]) -> Iterator[None]:
     Args:
         spaces: the global variables of the user's modules.
     """
-    before = [{k: v for k, v in space.items() if _stand_in(v) is not v} for space in spaces]
+    before = [{k: v for k, v in space.items() if stand_in(v) is not v} for space in spaces]
     try:
         for space, replaced in zip(spaces, before, strict=True):
-            space.update({k: _stand_in(v) for k, v in replaced.items()})
+            space.update({k: stand_in(v) for k, v in replaced.items()})
             space.setdefault("float", Number)  # `return float(loss)`
         with numpy_defaults():
             yield
@@ -144,7 +165,7 @@ def tracking(spaces: list[MutableMapping[str, Any]]) -> Iterator[None]:
                 del space["float"]
 
 
-def _stand_in(value: Any) -> Any:
+def stand_in(value: Any) -> Any:
     """Return what stands for a global variable; itself where nothing needs to."""
     if isinstance(value, np.ndarray | np.generic):
         return wrapped(value)

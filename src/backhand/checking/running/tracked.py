@@ -313,6 +313,8 @@ def _one_index(index: Any, size: int) -> Any:
         return layer().asarray(torch.arange(size).numpy()[slice(begin, end, step)].copy())
     if isinstance(index, Tracked) and not index.ndim and not index.tensor.is_floating_point():
         return index.tensor.item()
+    if isinstance(index, range):
+        return list(index)
     return int(index) if isinstance(index, np.integer) else unwrapped(index)
 
 

@@ -83,7 +83,8 @@ class Row:
 
 def _norm(x: tuple[int, ...], *parameters: int, **more: Any) -> dict[str, Any]:
     shaped = dict.fromkeys(("gamma", "beta"), parameters)
-    options = {f"{kind}_param": {"mode": "train"} for kind in ("bn", "ln", "gn", "norm")}
+    kinds = ("bn_param", "ln_param", "gn_param", "norm_param", "params")
+    options = {kind: {"mode": "train"} for kind in kinds}
     return {"x": x, **shaped, **options, "eps": 1e-5, **more}
 
 
@@ -187,10 +188,13 @@ ROWS = (
 )
 # What a whole model is given: data, then labels, one-hot or as whole numbers. Those go into any formula of
 # arrays, which `probs - y.T` is; these, as rows of zeros with a one are, into no index.
-MODEL_ROWS = tuple(
-    Row("", {"x": x, "y": y, "reg": 0.1})
-    for x in ((N, D), IMAGES, SQUARE_IMAGES, (D, N))
-    for y in (OneHot((N, H)), OneHot((N, K)), Whole((N,), 3))
+MODEL_ROWS = (
+    *(
+        Row("", {"x": x, "y": y, "reg": 0.1})
+        for x in ((N, D), IMAGES, SQUARE_IMAGES, (D, N))
+        for y in (OneHot((N, H)), OneHot((N, K)), Whole((N,), 3))
+    ),
+    Row("", {"x": (N, D), "captions": Whole((N, T), V)}),
 )
 # Other words for the same parameters, as patterns.
 WORDS = (
@@ -226,6 +230,7 @@ BUILT = (
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
     ("", "pad(ding)?", 1),
+    ("", "word_to_idx", Held({word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcd"))})),
     ("net|mlp", "size", Held([D, H, K])),
     ("pool", "size", 2),
     ("", "(layers?|net(work)?|nodes)_?(sizes?|dims?|structure)|sizes|structure|topology", Held([D, H, K])),
@@ -265,6 +270,7 @@ MODEL = (
     ("", "(num_|n_)?filters", F),
     ("", "filter_size", 3),
     ("", "reg(ularization)?|weight_decay_lambda|lambd", 0.1),
+    ("", "wordvec_dim", T),
     ("", "dtype", Held(np.float64)),
 )
 

@@ -27,6 +27,7 @@ from backhand.checking.sources.courses import (
     drawn_value,
     word,
 )
+from backhand.checking.sources.held import copied
 from backhand.checking.sources.paired import inputs_of
 from backhand.checking.sources.shapes import ANY, COLUMN
 from backhand.checking.sources.shapes import Search as Shapes
@@ -95,7 +96,7 @@ def inputs_for(
         asked: what is to be given, if it is not what the forward asks for.
         sizes: of arrays that the forward finds elsewhere.
     """
-    call = call or (lambda given: copy.deepcopy(forward)(**given))
+    call = call or (lambda given: copied(forward)(**given))
     asked = inputs_of(forward) if asked is None else asked
     rows = list(_rows(asked, name or forward.__name__))
     if model:  # a loss alone, with a `grad` beside it, takes predictions, whose kind its name tells
@@ -176,6 +177,7 @@ class _Search:
         training = {p.name: Held(True) for p in asked if re.fullmatch(TRAINING, p.name.lower())}
         shapes = Shapes(asked, self.call, lambda inputs: self.accepts(inputs) == FITS, training, self.sizes)
         found = shapes.found(COLUMN if of_columns else ANY)
+        self.raised = self.raised or shapes.lacking
         return None if found is None else Draw(found, told=False)
 
     def _note(self, error: Exception | None) -> None:

@@ -1,7 +1,9 @@
 """The arrays on a layer: where they lie, which of them is whose gradient, and what a method leaves there."""
 
 import ast
+import copy
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -19,6 +21,11 @@ VALUES, GRADIENTS = ("value", "data", "weight", "w", "val"), ("grad", "gradient"
 DEPTH = 4
 # What has a `__dict__` of something else than the state of a layer.
 NO_HOLDERS = (type, FunctionType, MethodType, ModuleType, partial)
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of an object and of all that it holds, but for modules: `self.xp = np` stays NumPy."""
+    return copy.deepcopy(value, {id(m): m for m in sys.modules.values() if isinstance(m, ModuleType)})
 
 
 def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:

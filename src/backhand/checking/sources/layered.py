@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.instrumenting import run_function
 from backhand.checking.running.program import Source, parameters_of, source_of
+from backhand.checking.running.standin import stand_in
 from backhand.checking.running.tracked import Tracked, wrapped
 from backhand.checking.sources.clipping import Clips
 from backhand.checking.sources.composing import received
@@ -27,6 +29,7 @@ from backhand.checking.sources.globals import (
 )
 from backhand.checking.sources.held import (
     arrays_of,
+    copied,
     gradients_left,
     once,
     output_left_by,
@@ -255,7 +258,7 @@ class Class:
         self, where: str, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
     ) -> bool:
         """Tell whether an array on the layer, moved a little, changes the outputs."""
-        layer = copy.deepcopy(self.layer)
+        layer = copied(self.layer)
         put(layer, where, moved(dict(arrays_of(layer))[where], np.random.default_rng(seed)))
         try:
             after = run_plainly(replace(self, layer=layer), inputs, seed)
@@ -305,16 +308,18 @@ class Class:
 
     def forward(self, inputs: Mapping[str, Any], call: Call = plainly) -> Called:
         """Run the forward of a copy that has these parameters."""
-        layer = copy.deepcopy(self.layer)
+        layer = copied(self.layer)
         for name, where in self.parameters.items():
             put(layer, where, inputs[name])
         if any(isinstance(v, Tracked) for v in inputs.values()):
+            modules = {n: v for n, v in vars(layer).items() if isinstance(v, ModuleType)}
+            vars(layer).update({n: stand_in(v) for n, v in modules.items()})  # as `self.xp = np`
             others = {w: a for w, a in arrays_of(layer) if a.ndim and is_float(a)}
             for where in once(others):  # what is held twice stays one
                 put(layer, where, wrapped(others[where]))
         given = {n: v for n, v in inputs.items() if n not in self.parameters}
         # a model's gradients come from a call of their own, which begins where this one did
-        after = copy.deepcopy(layer) if calls_of(type(layer)) else layer
+        after = copied(layer) if calls_of(type(layer)) else layer
         forward = getattr(layer, self.calls[0])
         asked = parameters_of(forward)
         with in_place(layer):

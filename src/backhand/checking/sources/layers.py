@@ -280,7 +280,9 @@ def _without_inputs(told: str, names: Iterable[str], raised: Exception | None) -
     """Return what is said where no inputs are known; what no module has is missing whatever they are."""
     if isinstance(raised, NameError) or (isinstance(raised, AttributeError) and "module '" in str(raised)):
         return CheckError(f"{told} {what_raised(raised)}.")
-    why = "are not known" if raised is None else f"of the usual shapes do not fit ({in_short(raised)})"
+    why = "are not known"
+    if raised is not None:
+        why = f"of the usual shapes do not fit ({what_raised(raised).removeprefix('raised ')})"
     return NoInputsError(
         f"inputs of {told}({', '.join(names)}) {why}: write a function inputs(rng) that returns them by "
         "name, drawn from a numpy.random.Generator."

@@ -194,6 +194,7 @@ class Search:
         self.fixed: Mapping[str, Any] = fixed
         self.ends: float = time.thread_time() + LONGEST
         self.runs: int = 0
+        self.lacking: NameError | None = None  # what the forward says that is not there
 
     def found(self, layouts: Sequence[_Layout] = ANY) -> dict[str, Any] | None:
         """Return what fits by name, of dictionaries by their keys; None where nothing does."""
@@ -210,7 +211,8 @@ class Search:
             return None
         try:
             needed = self._run(known)
-        except Exception:  # these shapes do not go together
+        except Exception as error:  # these shapes do not go together
+            self.lacking = self.lacking or (error if isinstance(error, NameError) else None)
             return None
         if needed is None:
             values = self._values(known)
