@@ -46,7 +46,6 @@ from backhand.checking.mistakes.facts import (
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.mending import (
     PAIRS,
-    PAIRS_AT_FAULT,
     Mended,
     by_accumulating,
     by_beginning,
@@ -60,7 +59,6 @@ from backhand.checking.mistakes.mending import (
     by_other_upstream,
     by_suspect,
     by_two_edits,
-    by_two_names,
 )
 from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
 from backhand.checking.mistakes.shapes import (
@@ -192,8 +190,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a guard against infinities", finite_by_a_guard),
     # the statements
     mends_fault("a small edit and a factor", by_edit_and_factor),
-    mends_fault("two small edits of one line", partial(by_two_edits, most=PAIRS_AT_FAULT)),
-    mends_fault("two other names in one line", by_two_names),
+    mends_fault("two small edits of one line", partial(by_two_edits, at_fault=True)),
     mends("a small edit", by_edit),
     Hypothesis("a loop that goes the wrong way", _the_other_way),
     mends("a constant factor within the line", by_constant, _is_not_pinned),

@@ -281,44 +281,55 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
     return None, budget
 
 
-def by_two_edits(program: Program, budget: Budget, most: int = PAIRS) -> Mended:
-    """Find two slips in one statement, of the kinds that are made most often."""
-    # the last of the rules puts other names: two of these would make anything of anything
-    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])]
-    return _by_pairs(program, budget, [*pairs, *((rule, BESIDE_IN_ONE_LINE) for rule in FEW)], most)
+def by_two_edits(program: Program, budget: Budget, *, at_fault: bool = False) -> Mended:
+    """Find two slips in one statement, of the kinds that are made most often.
 
-
-def by_two_names(program: Program, budget: Budget) -> Mended:
-    """Find two wrong names in one statement; only where it is known that this one is at fault."""
-    return _by_pairs(program, budget, [(other_names, (other_names,))], PAIRS_AT_FAULT)
-
-
-def _by_pairs(
-    program: Program, budget: Budget, pairs: Sequence[tuple[Rule, Sequence[Rule]]], most: int
-) -> Mended:
+    Two wrong names only where it is known that it is at fault: they would make anything of anything.
+    """
     if program.is_right:
         return None, budget
-    left = budget.at_most(most)
+    left = budget.at_most(PAIRS_AT_FAULT if at_fault else PAIRS)
+    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [
+        (rule, BESIDE_IN_ONE_LINE) for rule in FEW
+    ]
+    pairs = [(other_names, (other_names,)), *pairs] if at_fault else pairs
     for statement in (*program.own, *program.temporary):
         if any(isinstance(node, ast.IfExp) for node in ast.walk(statement)):
             continue  # two edits make any condition of any other
         focus = Focus.on(program, statement)
-        for rule, others in pairs:
-            for first in edits_of(statement, focus.scope, (rule,)):
-                with first.made():
-                    second, after = focus.first_right(edits_of(statement, focus.scope, others), left)
-                budget, left = budget.less(left.tries - after.tries), after
-                if second is not None:
-                    again = (
-                        "so it is elsewhere in it"
-                        if second.mends.words == first.mends.words
-                        else second.mends.words
-                    )
-                    words = f"two slips in one line: {first.mends.words}, and {again}"
-                    return _told(program, statement, first.told(words), budget)
-                if left.is_spent:
-                    return None, budget
+        firsts = ((f, others) for rule, others in pairs for f in edits_of(statement, focus.scope, (rule,)))
+        for first, others in firsts:
+            with first.made():
+                second, after = _beside(focus, statement, first, others, left)
+            budget, left = budget.less(left.tries - after.tries), after
+            if second is not None:
+                same = second.mends.words == first.mends.words
+                again = "so it is elsewhere in it" if same else second.mends.words
+                words = f"two slips in one line: {first.mends.words}, and {again}"
+                return _told(program, statement, first.told(words), budget)
+            if left.is_spent:
+                return None, budget
     return None, budget
+
+
+def _beside(
+    focus: Focus, statement: ast.stmt, made: Edit, rules: Sequence[Rule], budget: Budget
+) -> tuple[Edit | None, Budget]:
+    """Find a second edit beside one that is made; which other name a place needs, its value tells."""
+    rest = [rule for rule in rules if rule is not other_names]
+    found, budget = focus.first_right(edits_of(statement, focus.scope, rest), budget)
+    places = list(places_of(statement)) if len(rest) < len(rules) else []
+    if not rest:  # of two names the order does not matter
+        places = places[[place.node for place in places].index(made.node) + 1 :]
+    for place in places if found is None else ():
+        named = list(other_names(place, focus.scope))
+        fitting = focus.fitting(place) if named else None
+        budget = budget.less(3 * focus.cost if named else 0)
+        kept = (each for each in named if fitting is None or each[1].detail.get("expected") in fitting)
+        found, budget = focus.first_right((Edit(place, *each) for each in kept), budget)
+        if found is not None:
+            break
+    return found, budget
 
 
 def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> Mended:

@@ -376,16 +376,38 @@ class Focus:
         pairs = [(v, b.expected) for v, b in zip(values, benches, strict=True) if v is not None]
         if len(pairs) < len(benches) or any(value.shape != right.shape for value, right in pairs):
             return None
-        names, held = self._broadcast
-        for words, lacking in LACKING.items() if names else ():
-            value, right = pairs[0]
-            distances = (lacking(value, held) - right).abs().flatten(1).amax(1)
-            for i in (distances <= EXACT * float(right.abs().max())).nonzero().flatten().tolist():
-                others = (_tensor_at(self.scope.expression(names[i]), b.namespace) for b in benches)
+        for words, lacking in LACKING.items():
+            for name in self._giving(lambda held, made=lacking: made(pairs[0][0], held)):
+                others = (_tensor_at(self.scope.expression(name), b.namespace) for b in benches)
                 made = [(lacking(v, o), r) for o, (v, r) in zip(others, pairs, strict=True) if o is not None]
-                if names[i] != put and len(made) == len(pairs) and all(close(*each) for each in made):
-                    return words.format(names[i])
+                if name != put and len(made) == len(pairs) and all(close(*each) for each in made):
+                    return words.format(name)
         return None
+
+    def fitting(self, place: Place) -> list[str] | None:
+        """Return the tensors that give the right value of the first bench in a place; None if all may.
+
+        Where the value is a multiple of what stands there, and something besides, element by element, those
+        with 0 and with 1 in that place tell it for all others.
+        """
+        right = self.program.benches[0].expected
+        with Edit(place, ast.Name(UNKNOWN, ast.Load()), Finding("")).made():
+            made = [self.value(0, **{UNKNOWN: torch.full_like(right, k)}) for k in (0.0, 1.0, 2.0)]
+        nothing, once, twice = made
+        if nothing is None or once is None or twice is None or nothing.shape != right.shape:
+            return None
+        if once.shape != right.shape or twice.shape != right.shape or not close(twice, 2 * once - nothing):
+            return None
+        return self._giving(lambda held: nothing + (once - nothing) * held)
+
+    def _giving(self, made: Callable[[Tensor], Tensor]) -> list[str]:
+        """Return the tensors of which something gives the right value of the first bench."""
+        names, held = self._broadcast
+        right = self.program.benches[0].expected
+        if not names or not right.numel():
+            return []
+        worst = (made(held) - right).abs().reshape(len(names), -1).amax(1)
+        return [names[i] for i in (worst <= EXACT * float(right.abs().max())).nonzero().flatten().tolist()]
 
     @cached_property
     def _broadcast(self) -> tuple[list[str], Tensor]:

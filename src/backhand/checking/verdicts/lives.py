@@ -146,8 +146,6 @@ class Recorder(Watcher):
         holder = self._holder.setdefault(id(value), tensor)
         path = self.variables.path[tensor]
         made = self._made.get(id(value))
-        if holder != tensor and (its := self._lives.get(holder)):  # for which of the two was it made?
-            its[-1] = _arrived(its[-1])
         if made is None or made.step == step or holder != tensor or made.version != value._version:
             self._goes_on(tensor, step, statement, path)
             return
