@@ -11,6 +11,9 @@ import pytest
 
 import backhand
 from backhand import Checked, CheckError
+from backhand.checking.running.alarms import BRIEFLY, patience
+from backhand.checking.sources import files
+from backhand.checking.sources.batches import Options
 from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.guessing import inputs_for
 
@@ -432,3 +435,12 @@ def test_losses_over_torch_that_give_their_gradients_are_judged(
     if not ok:
         assert whole.report.culprits[0].lines[0].text.startswith("dh = ")
     assert not recwarn
+
+
+def test_what_calls_a_wrong_layer_is_not_looked_at_for_long(tmp_path: Path, monkeypatch):
+    seen = []
+    check = files._checked
+    monkeypatch.setattr(files, "_checked", lambda *a: (seen.append((a[1].name, patience())), check(*a))[1])
+    file = written(tmp_path, RELU, AFFINE, BOTH)
+    assert states(files.check_apart(file, Options(), page=False))["relu_backward"] is True
+    assert seen == [("relu_backward", 1.0), ("affine_backward", 1.0), ("affine_relu_backward", BRIEFLY)]

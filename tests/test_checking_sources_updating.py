@@ -355,3 +355,32 @@ def test_what_cannot_be_made_of_any_sizes_is_refused(tmp_path: Path):
     (file := tmp_path / "net.py").write_text(class_of_a_function.replace("{sign}", "+"))
     (one,) = check_files([file])
     assert "how to make Picked(incoming, answers) is not known" in one.problem
+
+
+HELPED = """
+import numpy as np
+
+class ConvOne:
+    def __init__(self, in_channels, num_filters):
+        self.W = np.ones((num_filters, in_channels))
+
+    def places(self, x_shape):
+        n, channels, height, width = x_shape
+        return np.arange(height * width)
+
+    def forward(self, x):
+        self.x = x
+        columns = x.reshape(len(x), x.shape[1], -1)[:, :, self.places(x.shape)]
+        return np.einsum("oc,ncp->nop", self.W, columns).reshape(len(x), -1, *x.shape[2:])
+
+    def backward(self, dout):
+        self.dW = np.einsum("nohw,nchw->oc", dout, self.x)
+        return np.einsum("oc,nohw->nchw", self.W, dout)
+"""
+
+
+def test_a_helper_that_asks_for_a_shape_is_no_step_of_making_a_layer(tmp_path: Path):
+    (file := tmp_path / "layers.py").write_text(HELPED)
+    (one,) = check_files([file])
+    assert one.report is not None, one.problem
+    assert one.report.ok

@@ -4,6 +4,8 @@ import ast
 import time
 from dataclasses import dataclass, field, replace
 
+from backhand.checking.running.alarms import patience
+
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
 # tries come to an end first, unless the tensors are large, or the forward is long and no line is known to be
 # at fault: each prediction walks through its operations.
@@ -22,7 +24,7 @@ class Budget:
     """
 
     tries: int = field(default_factory=lambda: TRIES)
-    until: float = field(default_factory=lambda: time.process_time() + SECONDS)
+    until: float = field(default_factory=lambda: time.process_time() + patience() * SECONDS)
     suspect: ast.stmt | None = None
 
     @property

@@ -5,9 +5,30 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import FrameType
 
 from backhand.apart import ends_after
+
+# How long is looked for the line of code that calls what is wrong itself, as a part of the usual time: most
+# of what can be said of it is said there.
+BRIEFLY = 0.1
+_patience: ContextVar[float] = ContextVar("the part of the usual time that a search may take", default=1.0)
+
+
+def patience() -> float:
+    """Return the part of the usual time that a search may take."""
+    return _patience.get()
+
+
+@contextlib.contextmanager
+def briefly() -> Iterator[None]:
+    """Let no search for a line or for its mistake take long."""
+    token = _patience.set(BRIEFLY)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from backhand.checking.judging import check
 from backhand.checking.merging import check_played
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
-from backhand.checking.running.alarms import OutOfTimeError, limited
+from backhand.checking.running.alarms import OutOfTimeError, briefly, limited
 from backhand.checking.running.endings import from_outside, what_raised, where_raised
 from backhand.checking.running.importing import imports_from
 from backhand.checking.running.sandbox import sandbox
@@ -245,7 +245,11 @@ def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]
     try:
         with watching as watch, opened(path, options, watch) as subjects:
             several = len(subjects) > 1
-            found = [_checked(path, s if several else replace(s, name=""), page) for s in subjects]
+            found: list[Checked] = []
+            for subject in subjects:
+                wrong = {one.name for one in found if one.state == "wrong"}
+                with briefly() if subject.calls & wrong else contextlib.nullcontext():
+                    found.append(_checked(path, subject if several else replace(subject, name=""), page))
             return _with_callees(found, subjects)
     except BackhandError as error:
         return (Checked(path, problem=str(error)),)

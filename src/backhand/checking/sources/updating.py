@@ -5,6 +5,7 @@ parameter went, divided by the rate.
 """
 
 import ast
+import contextlib
 import copy
 import inspect
 import re
@@ -183,7 +184,8 @@ def prepared(layer: Any, shape: tuple[int, ...]) -> Any:
     given = ((SHAPE, shape), (OPTIMISER, PlainStep()))
     for pattern, value in given:
         for method in _methods_asking_for(layer, pattern):
-            getattr(layer, method)(value)
+            with contextlib.suppress(Exception):  # a helper of its forward, which takes the shape of a batch
+                getattr(layer, method)(value)
     return layer
 
 

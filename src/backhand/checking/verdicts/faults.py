@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from backhand.checking.running.alarms import patience
 from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known
 from backhand.checking.running.names import root
@@ -56,7 +57,7 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     ) -> tuple[list[Explained], Recogniser, Reruns]:
         recogniser = Recogniser(known, draw.trace.values, gradients)
         runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
-        found = _explained(recogniser, runs, time.process_time() + seconds)
+        found = _explained(recogniser, runs, time.process_time() + patience() * seconds)
         return _by_calls(found, source), recogniser, runs
 
     plain, recogniser, runs = search(known, gradients, MOST_SECONDS)
