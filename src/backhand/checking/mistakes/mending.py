@@ -320,7 +320,7 @@ def _beside(
     found, budget = focus.first_right(edits_of(statement, focus.scope, rest), budget)
     places = list(places_of(statement)) if len(rest) < len(rules) else []
     if not rest:  # of two names the order does not matter
-        places = places[[place.node for place in places].index(made.node) + 1 :]
+        places = places[next((i + 1 for i, place in enumerate(places) if place.node is made.node), 0) :]
     for place in places if found is None else ():
         named = list(other_names(place, focus.scope))
         fitting = focus.fitting(place) if named else None
