@@ -7,6 +7,7 @@ import torch
 
 import backhand
 from altered import altered, from_text
+from backhand.checking.mistakes.elsewhere import _in_words
 from backhand.passes import (
     batch_norm,
     mlp_chunked,
@@ -152,3 +153,7 @@ def test_a_factor_that_is_a_size_elsewhere_is_no_power_of_a_near_one() -> None:
     inputs = {"x": torch.randn(4, 2, 3), "U": torch.randn(3, 3), "c": torch.randn(3)}
     (row,) = backhand.check(forward, backward, inputs=inputs, out="y").culprits
     assert "times 0.25 = 1/4; 4 is the size of x along axis 0" in row.mistake.message
+
+
+def test_a_forward_that_is_differentiated_as_a_whole_is_called_so():
+    assert _in_words((None, "ByDifferencesBackward")) == "the forward"

@@ -444,3 +444,12 @@ def test_what_calls_a_wrong_layer_is_not_looked_at_for_long(tmp_path: Path, monk
     file = written(tmp_path, RELU, AFFINE, BOTH)
     assert states(files.check_apart(file, Options(), page=False))["relu_backward"] is True
     assert seen == [("relu_backward", 1.0), ("affine_backward", 1.0), ("affine_relu_backward", BRIEFLY)]
+
+
+def test_a_term_that_a_default_of_zero_switches_off_is_judged(tmp_path: Path):
+    text = OVER_TORCH.replace("loss = -logs[torch.arange(len(y)), y].mean()", "loss = LOSS").replace(
+        "LOSS", "-logs[torch.arange(len(y)), y].mean() + reg * (params['W2'] ** 2).sum()"
+    )
+    (file := tmp_path / "net.py").write_text(text.replace("{twice}", "2").replace("{squared}", "**2"))
+    _, whole = check_layers(file)
+    assert [row.name for row in whole.report.culprits] == ["W2"]

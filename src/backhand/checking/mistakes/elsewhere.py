@@ -76,7 +76,8 @@ def _place(label: Label) -> str:
 def _in_words(operation: tuple[ast.stmt | None, str]) -> str:
     statement, name = operation
     called = name.rpartition("::")[2].partition("Backward")[0].lower()
-    called = {"copyslices": "assignment"}.get(called, called)  # what autograd calls a write into a part
+    # what autograd calls a write into a part, and a forward that is differentiated as a whole
+    called = {"copyslices": "assignment", "bydifferences": "forward"}.get(called, called)
     if statement is None:
         return f"the {called}"
     return f"the {called} in `{ast.unparse(statement).splitlines()[0]}`"

@@ -243,6 +243,7 @@ def _drawing(asked: Asked, row: Row, model: bool, told: bool) -> Draw:
     # options that have a default keep it, but for dictionaries, the bias, labels and the switch of training
     given = f".*_param|{TRAINING}"
     needed = {p.name for p in asked if model or p.default is p.empty or word(p.name) == "y"}
+    needed |= {p.name for p in asked if isinstance(p.default, float) and not p.default}  # as `reg=0.0`: off
     wanted = [p.name for p in asked if p.name in needed or re.fullmatch(given, p.name.lower())]
     unknown = _unknown({word(p.name) for p in _without_default(asked)}, row)
     training = {n: Held(True) for n in wanted if re.fullmatch(TRAINING, n.lower())}
