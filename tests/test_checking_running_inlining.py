@@ -19,6 +19,23 @@ def pair(dy, w):
     return dy * w, dy.sum(0)
 
 
+class Kept:
+    @staticmethod
+    def doubled(dx):
+        dx = 2 * dx
+        return dx
+
+    @staticmethod
+    def fill(dx, dy, x):
+        dx.copy_(dy * x)
+
+    @staticmethod
+    def backward(dy, x):
+        dx = torch.empty_like(dy)
+        Kept.fill(dx, dy, x)
+        return Kept.doubled(dx)
+
+
 def either(x):
     if x.dim() > 1:
         return x
@@ -75,6 +92,31 @@ def test_its_lines_are_those_of_the_helper() -> None:
     assert numbers[1:3] == [first + 1, first + 2]
 
 
-def test_what_is_called_twice_or_ends_in_two_places_is_left_as_it_is() -> None:
-    assert text_of(calls_twice) == ["a = slope(x)", "b = slope(dy)", "return a * b"]
+def test_what_is_called_twice_is_written_out_twice_and_keeps_the_names_that_it_has_in_the_file() -> None:
+    source = source_of(calls_twice)
+    assert source is not None
+    written = inlined(source, surroundings(calls_twice))
+    assert [ast.unparse(s) for s in written.statements] == [
+        "scale = 2.0",
+        "s = torch.sigmoid(scale * x)",
+        "a = scale * s * (1 - s)",
+        ast.unparse(ast.parse("x_, scale_ = (dy, 2.0)")),  # as this version of Python writes it
+        "s_ = torch.sigmoid(scale_ * x_)",
+        "b = scale_ * s_ * (1 - s_)",
+        "return a * b",
+    ]
+    assert written.as_written == {"x_": "x", "scale_": "scale", "s_": "s"}
+
+
+def test_what_ends_in_two_places_is_left_as_it_is() -> None:
     assert text_of(ends_twice) == ["return either(x)"]
+
+
+def test_helpers_that_a_class_keeps_and_those_that_only_fill_are_written_out() -> None:
+    assert text_of(Kept.backward) == [
+        "dx = torch.empty_like(dy)",
+        "dx.copy_(dy * x)",
+        "dx_ = dx",
+        "dx_ = 2 * dx_",
+        "return dx_",
+    ]

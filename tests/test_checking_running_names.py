@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import backhand
+from backhand.checking.running.names import operation_called
 
 
 def dw(dy: Tensor, x: Tensor) -> Tensor:
@@ -84,3 +86,15 @@ def test_names_with_an_underscore_in_front_are_no_tensors_of_a_namespace() -> No
     assert [(row.name, row.verdict) for row in report.rows] == [("x", "right")]
     named = backhand.check_namespace({**space, "h": _h})
     assert named["h"].verdict == "wrong"  # then d_h is its gradient
+
+
+@pytest.mark.parametrize(
+    ("node", "called"),
+    [
+        ("MulBackward0", "mul"),
+        ("torch::autograd::CopySlices", "assignment"),
+        ("ByDifferencesBackward", "forward"),  # one that autograd does not follow, as a whole
+    ],
+)
+def test_an_operation_of_the_graph_is_called_as_people_call_it(node: str, called: str) -> None:
+    assert operation_called(node) == called

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 import backhand
@@ -382,3 +383,124 @@ def test_inputs_by_name_are_put_in_the_order_of_the_reference() -> None:
 
     report = backhand.check_function(Less, lessened, {"b": torch.randn(3), "a": torch.randn(3)})
     assert [culprit.name for culprit in report.culprits] == ["a"]
+
+
+class Mirrored(Function):
+    """A product with a sparse matrix, whose backward has it laid out."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, b: Tensor) -> Tensor:
+        matrix = on_the_other_diagonal(values)
+        ctx.save_for_backward(matrix.to_dense(), b)
+        return torch.sparse.mm(matrix, b)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        full, b = ctx.saved_tensors
+        return (dy * b.flip(0)).sum(1), full.t() @ dy
+
+
+class NotFlipped(Mirrored):
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        full, b = ctx.saved_tensors
+        dvalues = (dy * b).sum(1)
+        return dvalues, full.t() @ dy
+
+
+class KeptSparse(Mirrored):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, b: Tensor) -> Tensor:
+        matrix = on_the_other_diagonal(values)
+        ctx.save_for_backward(matrix, b)
+        return torch.sparse.mm(matrix, b)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        matrix, b = ctx.saved_tensors
+        return (dy * b).sum(1), matrix.t() @ dy
+
+
+def on_the_other_diagonal(values: Tensor) -> Tensor:
+    n = len(values)
+    places = torch.stack([torch.arange(n), torch.arange(n).flip(0)])
+    return torch.sparse_coo_tensor(places, values, (n, n), check_invariants=True)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        lambda values, b: on_the_other_diagonal(values) @ b,
+        lambda values, b: values[:, None] * b.flip(0),
+    ],
+    ids=["sparse", "dense"],
+)
+def test_what_is_sparse_on_the_way_does_not_end_a_check(reference: Any) -> None:
+    given = {"values": torch.randn(4), "b": torch.randn(4, 2)}
+    assert backhand.check_function(Mirrored, reference, given).ok
+    report = backhand.check_function(NotFlipped, reference, given)
+    assert [row.name for row in report.culprits] == ["values"]
+    assert report["values"].lines[0].text == "dvalues = (dy * b).sum(1)"
+    report = backhand.check_function(KeptSparse, reference, given)
+    assert [row.name for row in report.culprits] == ["values"]
+    assert any("its backward works on sparse tensors" in note for note in report.notes)
+
+
+class OneTwice(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        da, db = dy @ b.T, a.T @ dy
+        return da, da
+
+
+def test_a_gradient_that_is_returned_twice_is_told_though_autograd_refuses_its_shape() -> None:
+    report = backhand.check_function(OneTwice, torch.matmul, [torch.randn(4, 3), torch.randn(3, 5)])
+    (row,) = report.culprits
+    assert row.mistake is not None
+    assert row.mistake.kind == "swapped"
+    assert "returned twice" in row.mistake.message
+    assert row.lines[0].text == "return da, da"
+
+
+class NoSlopeIn(Function):
+    """Of the points it has no gradient, and refuses to be asked for one."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, width: Tensor) -> Tensor:
+        if ctx.needs_input_grad[0]:
+            raise ValueError("the points are constants")
+        kernel = torch.exp(-points.square() / width)
+        ctx.save_for_backward(points, width, kernel)
+        return kernel
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
+        points, width, kernel = ctx.saved_tensors
+        return None, (dy * kernel * points.square() / width**2).sum().view(1)
+
+
+class WidthOnce(NoSlopeIn):
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
+        points, width, kernel = ctx.saved_tensors
+        dwidth = (dy * kernel * points.square() / width).sum().view(1)
+        return None, dwidth
+
+
+def test_what_refuses_an_input_with_a_gradient_is_judged_by_the_others() -> None:
+    def kernel(points: Tensor, width: Tensor) -> Tensor:
+        return torch.exp(-points.square() / width)
+
+    given = {"points": torch.randn(4, 3), "width": torch.rand(1) + 0.5}
+    with pytest.raises(backhand.BackhandError, match=r"the points are constants.*no_gradient="):
+        backhand.check_function(NoSlopeIn, kernel, given)
+    assert backhand.check_function(NoSlopeIn, kernel, given, no_gradient=("points",)).ok
+    report = backhand.check_function(WidthOnce, kernel, given, no_gradient=("points",))
+    assert [row.name for row in report.culprits] == ["width"]
+    assert report["width"].lines[0].text == "dwidth = (dy * kernel * points.square() / width).sum().view(1)"

@@ -550,14 +550,32 @@ class PerRow(Function):
         return -dy * slope, dy * slope * x
 
 
-def test_a_shape_that_autograd_sums_is_not_the_mistake_of_wrong_numbers() -> None:
+class PerPair(Function):
+    """The same in a variable, of a slope that the forward has made."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: Tensor) -> Tensor:
+        kernel = torch.exp(-x / width)
+        ctx.save_for_backward(kernel, x / width * kernel)
+        ctx.width = width
+        return kernel
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        kernel, slope = ctx.saved_tensors
+        dwidth = dy * slope
+        return -dy * kernel / ctx.width, dwidth
+
+
+@pytest.mark.parametrize("fn", [PerRow, PerPair])
+def test_a_shape_that_autograd_sums_is_not_the_mistake_of_wrong_numbers(fn: Any) -> None:
     report = backhand.check_function(
-        PerRow,
+        fn,
         lambda x, width: torch.exp(-x / width),
         {"x": torch.randn(4, 6), "width": torch.full((1, 1), 2.0)},
     )
     assert report["width"].mistake.kind != "unreduced"
-    assert "width" in report["width"].mistake.message
+    assert "not summed" not in report["width"].mistake.message
     assert report["x"].verdict == "right"
 
 
@@ -606,3 +624,135 @@ def test_what_has_no_name_is_not_called_none() -> None:
     report = backhand.check_function(lambda x, a: Squared.apply(x, a) + 0, lambda x, a: (a @ a) @ x, given)
     assert report["x"].mistake.kind == "transposed"
     assert "None" not in report["x"].mistake.message
+
+
+class CosineSimilarity(Function):
+    """Each argument's gradient is made by the same helper, kept in the class."""
+
+    @staticmethod
+    def towards(a: Tensor, b: Tensor, cosine: Tensor, lengths: Tensor) -> Tensor:
+        along = a / (a * a).sum(-1, keepdim=True)
+        return b / lengths - cosine * along
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, v: Tensor) -> Tensor:
+        lengths = u.norm(dim=-1, keepdim=True) * v.norm(dim=-1, keepdim=True)
+        cosine = (u * v).sum(-1, keepdim=True) / lengths
+        ctx.save_for_backward(u, v, cosine, lengths)
+        return cosine[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        u, v, cosine, lengths = ctx.saved_tensors
+        du = CosineSimilarity.towards(u, v, cosine, lengths)
+        dv = CosineSimilarity.towards(v, u, cosine, lengths)
+        return du * dy[:, None], dv * dy[:, None]
+
+
+class OppositeTerm(CosineSimilarity):
+    @staticmethod
+    def towards(a: Tensor, b: Tensor, cosine: Tensor, lengths: Tensor) -> Tensor:
+        along = a / (a * a).sum(-1, keepdim=True)
+        return b / lengths + cosine * along
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        u, v, cosine, lengths = ctx.saved_tensors
+        du = OppositeTerm.towards(u, v, cosine, lengths)
+        dv = OppositeTerm.towards(v, u, cosine, lengths)
+        return du * dy[:, None], dv * dy[:, None]
+
+
+class ArgumentsExchanged(CosineSimilarity):
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        u, v, cosine, lengths = ctx.saved_tensors
+        du = CosineSimilarity.towards(u, v, cosine, lengths)
+        dv = CosineSimilarity.towards(v, u, lengths, cosine)
+        return du * dy[:, None], dv * dy[:, None]
+
+
+@pytest.mark.parametrize(
+    ("fn", "names", "line", "said"),
+    [
+        (OppositeTerm, ["u"], "return b / lengths + cosine * along", "`du = b / lengths + cosine * along`"),
+        (
+            ArgumentsExchanged,
+            ["v"],
+            "dv = CosineSimilarity.towards(v, u, lengths, cosine)",
+            "two arguments of `CosineSimilarity.towards` are in the other order",
+        ),
+    ],
+)
+def test_one_line_of_a_helper_that_is_called_twice_is_one_culprit(
+    fn: Any, names: list[str], line: str, said: str
+) -> None:
+    def draw(generator: torch.Generator) -> dict[str, Tensor]:
+        return {n: torch.randn(4, 3, generator=generator) for n in "uv"}
+
+    assert backhand.check_function(CosineSimilarity, F.cosine_similarity, draw).ok
+    report = backhand.check_function(fn, F.cosine_similarity, draw)
+    assert [row.name for row in report.culprits] == names
+    (row,) = report.culprits
+    assert row.lines[0].text == line
+    assert row.mistake is not None
+    assert said in row.mistake.message
+
+
+class OfItsClass(Function):
+    """Its parts are class methods, as where several Functions share a base."""
+
+    @classmethod
+    def forward(cls, x: Tensor, w: Tensor) -> Tensor:  # type: ignore[override]
+        return cls.made(x, w)
+
+    @classmethod
+    def made(cls, x: Tensor, w: Tensor) -> Tensor:
+        return torch.tanh(x) * w
+
+    @classmethod
+    def setup_context(cls, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # type: ignore[override]
+        ctx.save_for_backward(*inputs)
+
+    @classmethod
+    def backward(cls, ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, w = ctx.saved_tensors
+        t = torch.tanh(x)
+        dx = dy * w * (1 - t)
+        return dx, (dy * t).sum(0)
+
+
+def test_a_function_of_class_methods_has_its_line() -> None:
+    (row,) = backhand.check_function(OfItsClass, lambda x, w: torch.tanh(x) * w, inputs).culprits
+    assert row.lines[0].text == "dx = dy * w * (1 - t)"
+
+
+class Settled(Function):
+    """The derivative of what an iteration settles at, beside a reference that is unrolled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = settled(x.detach())
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        dx = dy / (1 + y.sin() / 2)
+        return dx / 2
+
+
+def settled(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    for _ in range(22):
+        y = y.cos() / 2 + x
+    return y
+
+
+def test_a_factor_is_named_though_the_reference_settles_only_to_seven_digits() -> None:
+    (row,) = backhand.check_function(
+        Settled, settled, lambda g: {"x": torch.rand(4, 5, generator=g)}
+    ).culprits
+    assert row.mistake is not None
+    assert row.mistake.kind == "scale"

@@ -1,7 +1,7 @@
 """The one pipeline: a pass, whichever door it came through, is tried, judged, explained and reported."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,20 @@ from backhand.checking.trying import Trials, tried
 from backhand.checking.verdicts.localising import compared
 from backhand.checking.verdicts.rounding import Summands
 from backhand.errors import CheckError
+
+
+@dataclass(frozen=True)
+class Within:
+    """That a pass is what is within something that has been stressed: its failures are told of already.
+
+    Attributes:
+        failures: those of the pass as well, which is all of it; None where it is a part.
+    """
+
+    failures: Sequence[Mistake] | None
+
+
+Stress = bool | Within | None
 
 
 def check(
@@ -83,7 +97,7 @@ def check(
 
 
 @sandbox()
-def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None = None) -> Report:
+def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: Stress = None) -> Report:
     """Check a pass whose parts are known already; see `check`."""
     report = _judged(chosen, title, draws=draws, seed=seed, stress=stress)
     if not chosen.elsewhere:
@@ -104,7 +118,7 @@ def check_pass(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool 
     return replace(report, stress=(*report.stress, *failures), notes=(*report.notes, *notes))
 
 
-def _judged(chosen: Pass, title: str, *, draws: int, seed: int, stress: bool | None) -> Report:
+def _judged(chosen: Pass, title: str, *, draws: int, seed: int, stress: Stress) -> Report:
     """Return the report on a pass with inputs of one shape."""
     sets = sets_of(chosen.inputs, by_name, draws, seed)
     first = next(sets)
@@ -124,7 +138,7 @@ def _by_a_part(
     *,
     draws: int,
     seed: int,
-    stress: bool | None,
+    stress: Stress,
 ) -> Report | None:
     """Return the report on large inputs, of which a part is tried in full, and all once in their own dtype.
 
@@ -151,7 +165,7 @@ def _by_a_part(
     return of_the_whole(report, whole, trials.shown)
 
 
-def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = None) -> Report:
+def report_on(chosen: Pass, title: str, trials: Trials, stress: Stress = None) -> Report:
     """Return the report on what the runs of a pass have shown.
 
     Args:
@@ -159,15 +173,19 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: bool | None = No
         title: of the report.
         trials: the runs.
         stress: also stress the backward as a whole; by default where it has upstream gradients of its own.
+            Within what has been stressed already, only to explain a mistake.
     """
     failures: tuple[Mistake, ...] = ()
-    wanted = stress is None and not chosen.ends_in_loss
     probes = None
-    if (stress or wanted) and trials.judged[0].draw.error is None:
+    if (stress or (stress is None and not chosen.ends_in_loss)) and trials.judged[0].draw.error is None:
         probe = probe_of(chosen, trials.judged[0])
-        found = stressing.stress(chosen, probe, trials.judged[0], trials.shown, trials.truth)
-        failures = found.failures
-        trials = replace(trials, notes=(*trials.notes, *found.notes))
-        probes = Probes(probe, {u: probe.given[u] for u in probe.upstream}, failures)
+        known = stress.failures if isinstance(stress, Within) else None
+        stressed = partial(stressing.stress, chosen, probe, trials.judged[0], trials.shown, trials.truth)
+        if not isinstance(stress, Within):
+            found = stressed()
+            known = failures = found.failures
+            trials = replace(trials, notes=(*trials.notes, *found.notes))
+        upstream = {u: probe.given[u] for u in probe.upstream}
+        probes = Probes(probe, upstream, lambda: stressed().failures if known is None else known)
     failures += tuple(stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)

@@ -92,10 +92,17 @@ class Table:
     @cached_property
     def named(self) -> dict[str, Named]:
         """The mistakes, those of precision too; of one line that has spoilt several gradients, the first."""
-        lines = [(named.at, name) for name, named in self.mistakes.items() if len(named.at) == 1]
-        first: dict[tuple[ast.stmt, ...], str] = dict(reversed(lines))
-        mistakes = {n: m for n, m in self.mistakes.items() if first.get(m.at, n) == n}
+        lines = [(self._place(named.at[0]), n) for n, named in self.mistakes.items() if len(named.at) == 1]
+        first = dict(reversed(lines))
+        spoilt = {n for place, n in lines if first[place] != n}
+        mistakes = {n: m for n, m in self.mistakes.items() if n not in spoilt}
         return self.lowered | mistakes
+
+    def _place(self, statement: ast.stmt) -> object:
+        """Return what tells a line from others: one of a helper that is called twice is written out twice."""
+        source = self.chosen.backward_source
+        is_twice = source is not None and source.as_written
+        return (statement.lineno, statement.col_offset) if is_twice else statement
 
     def _is_echo(self, name: str) -> bool:
         """Tell whether a gradient is wrong for the line for which another one is blamed."""

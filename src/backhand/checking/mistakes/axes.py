@@ -8,6 +8,7 @@ from dataclasses import replace
 from backhand.checking.mistakes.dialects import Reduction
 from backhand.checking.mistakes.edits import Place, Proposal, Scope, holds_tensor
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.inlining import CALLED
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
 KEEPING = {*REDUCTIONS, "max", "min", "amax", "amin", "argmax", "argmin", "prod", "norm", "var", "std"}
@@ -90,10 +91,21 @@ def transposes(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield ast.Attribute(node, turned, ast.Load()), edit
         if isinstance(node.func, ast.Attribute) and node.func.attr == "dot" and len(node.args) == 1:
             yield ast.BinOp(node.args[0], ast.MatMult(), node.func.value), edit
-        for i in range(len(node.args) - 1):
-            arguments = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
-            words = f"two arguments of `{ast.unparse(node.func)}` are in the other order"
-            yield ast.Call(node.func, arguments, node.keywords), Finding("transposed", {}, words)
+        for arguments in _neighbours_exchanged(node.args):
+            yield ast.Call(node.func, arguments, node.keywords), _disordered(node)
+    elif isinstance(node, ast.Tuple) and hasattr(node, CALLED):
+        for arguments in _neighbours_exchanged(node.elts):
+            yield ast.Tuple(arguments, ast.Load()), _disordered(getattr(node, CALLED))
+
+
+def _disordered(call: ast.Call) -> Finding:
+    words = f"two arguments of `{ast.unparse(call.func)}` are in the other order"
+    return Finding("transposed", {}, words)
+
+
+def _neighbours_exchanged(values: list[ast.expr]) -> Iterator[list[ast.expr]]:
+    for i in range(len(values) - 1):
+        yield [*values[:i], values[i + 1], values[i], *values[i + 2 :]]
 
 
 def slices(place: Place, _: Scope) -> Iterator[Proposal]:

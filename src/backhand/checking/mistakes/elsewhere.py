@@ -5,6 +5,7 @@ import ast
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.running.known import Known, Label
+from backhand.checking.running.names import operation_called
 
 
 def another_known_value(case: Case) -> Finding | None:
@@ -75,9 +76,7 @@ def _place(label: Label) -> str:
 
 def _in_words(operation: tuple[ast.stmt | None, str]) -> str:
     statement, name = operation
-    called = name.rpartition("::")[2].partition("Backward")[0].lower()
-    # what autograd calls a write into a part, and a forward that is differentiated as a whole
-    called = {"copyslices": "assignment", "bydifferences": "forward"}.get(called, called)
+    called = operation_called(name)
     if statement is None:
         return f"the {called}"
     return f"the {called} in `{ast.unparse(statement).splitlines()[0]}`"

@@ -1,6 +1,7 @@
 """What is known of one culprit: the draws, its surroundings, the statements that make it, what they read."""
 
 import ast
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -42,12 +43,17 @@ class Probes:
     Attributes:
         call: returns them by name, for changed upstream gradients by name; None where the backward raises.
         upstream: the upstream gradients as they are.
-        failures: what failed under stress.
+        stressed: tells what failed under stress.
     """
 
     call: Callable[..., Mapping[str, Tensor] | None]
     upstream: Mapping[str, Tensor]
-    failures: Sequence[Mistake]
+    stressed: Callable[[], Sequence[Mistake]]
+
+    @cached_property
+    def failures(self) -> Sequence[Mistake]:
+        """What failed under stress."""
+        return self.stressed()
 
     def reads(self, upstream: str, gradient: str) -> bool:
         """Tell whether a gradient becomes another one with another upstream gradient."""
@@ -114,8 +120,9 @@ class Case:
         if fault is None or self.name not in self.first.draw.trace.tensors:
             return ()
         around = scene_of(self.chosen, self.first, self.name)
-        made = [(bench, bench.value) for bench in fault.benches]
-        return tuple(replace(around, value=v, expected=b.expected) for b, v in made if v is not None)
+        made = [(bench, bench.value) for bench in fault.benches if bench.value is not None]
+        shaped = [(bench, _in_its_shape(self.first, self.name, value)) for bench, value in made]
+        return tuple(replace(around, value=value, expected=bench.expected) for bench, value in shaped)
 
     @property
     def seen(self) -> Observed | None:
@@ -290,12 +297,19 @@ def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     unspoilt = backward_arguments(chosen, draw.trace, changed) if changed else {}
     there = name in judgement.draw.trace.tensors
     known = partial(derived, scene_of(chosen, judgement, name)) if there else tuple
+    bench = Bench(seen.namespace | unspoilt, culprit.expected, culprit.summands, known, _left(culprit))
+    return replace(bench, is_summed=_is_summed(judgement, name))
+
+
+def _left(culprit: Culprit) -> float:
+    """Return what may be left of a gradient that is explained: the rounding of the code's own precision.
+
+    Zero where that might be all that is wrong.
+    """
     rounding = float32_rounding(culprit.expected, culprit.summands)
     value, right = culprit.value, culprit.expected
     is_far = value is not None and value.shape == right.shape and off(value, right) > FAR * rounding
-    left = rounding if right.dtype == torch.float64 and (is_far or value is None) else 0.0
-    bench = Bench(seen.namespace | unspoilt, right, culprit.summands, known, left)
-    return replace(bench, is_summed=_is_summed(judgement, name))
+    return rounding if right.dtype == torch.float64 and (is_far or value is None) else 0.0
 
 
 def _is_summed(judgement: Judgement, name: str) -> bool:
@@ -304,6 +318,12 @@ def _is_summed(judgement: Judgement, name: str) -> bool:
     judged = judgement.draw.user.get(name)
     is_whole = judged is not None and judged.shape == right.shape
     return is_whole and value is not None and value.shape != right.shape and fits(right, value)
+
+
+def _in_its_shape(judgement: Judgement, name: str, value: Tensor) -> Tensor:
+    """Return what becomes of a gradient that is made: autograd may sum it."""
+    shape = judgement.culprits[name].expected.shape
+    return value.sum_to_size(shape) if _is_summed(judgement, name) else value
 
 
 def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:
@@ -330,7 +350,7 @@ def scene_of(chosen: Pass, judgement: Judgement, name: str) -> Scene:
     if culprit.value is not None:
         value = culprit.value
         value = value if value.is_floating_point() else value.to(culprit.expected.dtype)
-        value = value.sum_to_size(culprit.expected.shape) if _is_summed(judgement, name) else value
+        value = _in_its_shape(judgement, name, value)
     else:
         given |= set(draw.matched) | set(judgement.repair.observed if judgement.repair else ())
     return Scene(
@@ -342,5 +362,5 @@ def scene_of(chosen: Pass, judgement: Judgement, name: str) -> Scene:
         given=frozenset(given),
         gradient_names={**chosen.names, **draw.matched},
         summands=culprit.summands,
-        noise=culprit.noise,
+        noise=culprit.noise if culprit.noise < math.inf else _left(culprit) or math.inf,
     )

@@ -156,12 +156,20 @@ def swapped(case: Case) -> Finding | None:
 
 def in_another_place(case: Case) -> Finding | None:
     """Find that a gradient is returned in another one's place, which has another or None."""
-    draw = case.first.draw
-    for other in case.first.culprits if case.chosen.contract == "returned" else ():
+    draw, value = case.first.draw, case.first.draw.user.get(case.name)
+    fits_not = value is not None and not fits(value, case.culprit.expected)  # a right one may be there twice
+    others = draw.trace.wanted if fits_not else case.first.culprits
+    for other in others if case.chosen.contract == "returned" else ():
         if other == case.name:
             continue
         gradient = draw.matched.get(other, f"d{other}")
         if _is_that_of(case.name, other, draw):
+            if other not in case.first.culprits:
+                words, hint = (
+                    f"it is {gradient}, returned twice",
+                    "Each input has a gradient of its own there.",
+                )
+                return Finding("swapped", {"with": gradient}, words, at=_return_of(case), hint=hint)
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
         if case.culprit.value is None and _is_that_of(other, case.name, draw):

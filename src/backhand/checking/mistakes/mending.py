@@ -36,6 +36,7 @@ from backhand.checking.mistakes.slips import (
     put_upstream,
 )
 from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
+from backhand.checking.running.inlining import CALLED
 from backhand.checking.running.statements import reads, root_of, simple_statements, writes_surely
 
 Mended = tuple[Finding | None, Budget]
@@ -197,7 +198,10 @@ def _first_of(
 ) -> Mended:
     """Return the first edit by these rules of these statements after which the gradient is right."""
     focuses: dict[ast.stmt, Focus] = {}
-    for statement, rules in tries:
+    for statement, asked in tries:
+        rules = [rule for rule in asked if (statement, rule, knowing) not in program.in_vain]
+        if not rules:
+            continue
         focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
         focuses[statement] = focus  # what stands above it is run once, for all rules
         edit, budget = focus.first_right(edits_of(statement, focus.scope, rules), budget)
@@ -205,6 +209,7 @@ def _first_of(
             return _told(program, statement, edit, budget)
         if budget.is_spent:
             break
+        program.in_vain.update((statement, rule, knowing) for rule in rules)
     return None, budget
 
 
@@ -340,7 +345,8 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
         statement = next((s for s in within if any(n is node for n in ast.walk(s))), statement)
     original = program.originals.get(statement)
     if statement not in program.own:
-        line = ast.unparse(statement).splitlines()[0]
+        call = getattr(getattr(statement, "value", None), CALLED, None)
+        line = ast.unparse(call or statement).splitlines()[0]
         found = replace(found, words=f"in `{line}`, {found.words}")
     # what is put right where a temporary is read may as well be wrong where that is made
     read = {node.id} if isinstance(node, ast.Name) else set()

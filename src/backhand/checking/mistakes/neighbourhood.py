@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
-from backhand.checking.running.containers import flatten
+from backhand.checking.running.containers import flatten, is_strided
 from backhand.checking.running.graph import Trace
+from backhand.checking.running.names import operation_called
 from backhand.checking.running.private import Gradients, raw_saved, results, saved, saved_names, step
 from backhand.checking.running.walking import Step, walk
 from backhand.checking.verdicts.comparing import TINY, close, root_mean_square
@@ -249,7 +250,7 @@ def _replaceable(node: Node, name: str) -> Saved | None:
         return None
     try:
         original = saved(node, name)
-        if not isinstance(original, Tensor) or not original.is_floating_point():
+        if not is_strided(original) or not original.is_floating_point():
             return None
         return Saved(original, raw)
     except RuntimeError:
@@ -295,7 +296,9 @@ def _derived(scene: Scene) -> Iterator[Derived]:
         for node in scene.nodes(consumer)[:NEAR]:
             inner = _elementwise(node, upstream)
             if inner is not None:
-                yield Derived(f"the derivative of the {_operation(node)} in {consumer}", None, inner)
+                yield Derived(
+                    f"the derivative of the {operation_called(node.name())} in {consumer}", None, inner
+                )
         if len(scene.consumers) > 1 or scene.name in scene.trace.outputs:
             yield Derived(consumer, consumer, scene.through(consumer, upstream))
 
@@ -317,10 +320,6 @@ def _elementwise(node: Node, like: Tensor) -> Tensor | None:
     if not close(check, other * found) or bool((found == found.flatten()[0]).all()):
         return None  # its elements are coupled, or it is but a constant factor
     return found.detach()
-
-
-def _operation(node: Node) -> str:
-    return node.name().partition("Backward")[0].lower()
 
 
 def _between(scene: Scene) -> list[str]:

@@ -1,7 +1,6 @@
 """The targets of a hypothesis: told by the run, predicting a tensor, or mending statements to be right."""
 
 import ast
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,8 +14,7 @@ from backhand.checking.mistakes.workbench import Program
 from backhand.checking.running.names import root
 from backhand.checking.running.statements import writes_surely
 
-# Two draws agree on a factor to rounding; in a low precision each of them has its own.
-SAME_FACTOR = 1e-9
+# Two draws agree on a factor to what either of them may be off.
 TWICE = 2.0
 
 
@@ -70,8 +68,7 @@ def _agrees(found: Finding, other: Finding | None, scene: Scene) -> bool:
     if other is None or other.kind != found.kind:
         return False
     a, b = found.detail.get("factor"), other.detail.get("factor")
-    same = TWICE * scene.exact if scene.noise < math.inf else SAME_FACTOR
-    return a is None or b is None or abs(a - b) <= same * abs(a)
+    return a is None or b is None or abs(a - b) <= TWICE * scene.exact * abs(a)
 
 
 def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:

@@ -21,11 +21,11 @@ from torch import Tensor
 from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
-from backhand.checking.mistakes.edits import Edit, Place, Scope, is_whole
+from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, is_whole
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import EXACT, Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
-from backhand.checking.running.containers import as_gradient, flatten
+from backhand.checking.running.containers import as_gradient, flatten, place_of
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace, Source, definition_of
@@ -96,6 +96,8 @@ class Program:
         goes_on: whether the value may be made of what its variable held before.
         over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
         beside: what else the user's code consists of, whose indices a part of a tensor may have here too.
+        in_vain: the rules that were tried on a statement, and whether knowing what autograd does, and mended
+            nothing; another hypothesis need not try them again.
     """
 
     block: ast.Module
@@ -109,6 +111,7 @@ class Program:
     goes_on: bool = False
     over_numpy: bool = False
     beside: tuple[ast.stmt, ...] = ()
+    in_vain: set[tuple[ast.stmt, Rule, bool]] = field(default_factory=set)
 
     @staticmethod
     def of(
@@ -463,8 +466,8 @@ def _is_for_one_run(above: Sequence[ast.stmt], namespace: Namespace, variable: s
     parts = flatten(made).values()
     if any(isinstance(part, Iterator) for part in parts):
         return True
-    own = whole.untyped_storage().data_ptr() if isinstance(whole, Tensor) else None
-    return any(isinstance(p, Tensor) and p.untyped_storage().data_ptr() == own for p in parts)
+    own = place_of(whole)
+    return own is not None and any(place_of(part) == own for part in parts)
 
 
 def _given_by(statement: ast.stmt) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Containers of tensors: their leaves by path, and what counts as a gradient."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -72,6 +72,11 @@ def identical(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-def is_strided(value: object) -> bool:
+def is_strided(value: object) -> TypeGuard[Tensor]:
     """Tell whether a value is a tensor with strides: a sparse one cannot be laid out otherwise."""
     return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def place_of(value: object) -> int | None:
+    """Return where a tensor's elements lie in memory; views of one lie there too."""
+    return value.untyped_storage().data_ptr() if is_strided(value) else None

@@ -6,7 +6,7 @@
 import ast
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +15,10 @@ from backhand.checking.running.returning import blocks, returns
 
 # Helpers within helpers are looked into so often.
 DEPTH = 3
+# A function of more statements is not made longer: each of them is tried.
+LONG = 120
+# On the tuple of the arguments of a call whose function is written out: the call.
+CALLED = "called"
 
 
 def inlined(source: Source, around: Mapping[str, Any]) -> Source:
@@ -33,78 +37,112 @@ def inlined(source: Source, around: Mapping[str, Any]) -> Source:
 
 
 def _once(source: Source, around: Mapping[str, Any]) -> Source:
-    if source.definition is None:
+    if source.definition is None or len(source.simple) > LONG:
         return source
     definition = copy.deepcopy(source.definition)
-    called = [n.id for n in ast.walk(definition) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
-    taken = set(source.local_names)
+    taken = _Taken(set(source.local_names), dict(source.as_written))
     changed = False
     for block in list(blocks(definition.body)):
         for statement in list(block):
-            name = _called_by(statement)
-            is_alone = called.count(name) == 1  # of several calls one would stand for all
-            function = around.get(name) if name and is_alone else None
-            if name in source.local_names or not isinstance(function, FunctionType):
-                continue
-            helper = definition_of(function, source)
-            written = _written_out(statement, helper, function, taken) if helper is not None else None
+            function = _called_by(statement, source, around)
+            helper = definition_of(function, source) if function is not None else None
+            written = _written_out(statement, helper, function, taken) if helper and function else None
             if written is not None:
                 at = block.index(statement)
                 block[at : at + 1] = written
                 changed = True
     if not changed:
         return source
-    statements = tuple(definition.body)
-    return replace(source, statements=statements, definition=definition, local_names=frozenset(taken))
+    return replace(
+        source,
+        statements=tuple(definition.body),
+        definition=definition,
+        local_names=frozenset(taken.names),
+        as_written=taken.as_written,
+    )
 
 
-def _called_by(statement: ast.stmt) -> str:
-    """Return the function whose result a statement takes as it is; empty where there is none."""
-    value = statement.value if isinstance(statement, ast.Assign | ast.Return) else None
-    return value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
+@dataclass
+class _Taken:
+    """The variables that are in use, and what the user wrote for those that are made up."""
+
+    names: set[str]
+    as_written: dict[str, str]
+
+    def another(self, name: str) -> str:
+        """Return a name, or a longer one where it is taken, and take it."""
+        free = name
+        while free in self.names:
+            free += "_"
+        self.names.add(free)
+        if free != name:
+            self.as_written[free] = name
+        return free
+
+
+def _called_by(statement: ast.stmt, source: Source, around: Mapping[str, Any]) -> FunctionType | None:
+    """Return the plain function whose result a statement takes as it is, also one that is kept in a class."""
+    value = statement.value if isinstance(statement, ast.Assign | ast.Return | ast.Expr) else None
+    called = value.func if isinstance(value, ast.Call) else None
+    holder = called.value if isinstance(called, ast.Attribute) else called
+    if not isinstance(holder, ast.Name) or holder.id in source.local_names:
+        return None
+    found = around.get(holder.id)
+    if isinstance(called, ast.Attribute):
+        found = getattr(found, called.attr, None) if isinstance(found, type) else None
+    return found if isinstance(found, FunctionType) else None
 
 
 def _written_out(
-    statement: Any, helper: ast.FunctionDef, function: FunctionType, taken: set[str]
+    statement: Any, helper: ast.FunctionDef, function: FunctionType, taken: _Taken
 ) -> list[ast.stmt] | None:
     """Return what a call does, statement by statement, in variables that are not taken; None where it cannot.
 
     Args:
-        statement: assigns or returns the call's result.
+        statement: assigns or returns the call's result, or lets it be.
         helper: the definition of what is called, which is changed.
         function: the same as it is called.
         taken: names that are in use; those of the helper's variables are added.
     """
-    given = _given(statement.value, helper)
+    call: ast.Call = statement.value
+    given = _given(call, helper)
     ends = returns(helper.body)
     later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.Global | ast.Nonlocal
-    made = ends[0].value if len(ends) == 1 and ends[0] is helper.body[-1] else None
-    if given is None or made is None:
+    is_last = len(ends) == 1 and ends[0] is helper.body[-1]
+    made = ends[0].value if is_last else None
+    fills = not ends and isinstance(statement, ast.Expr)
+    if given is None or (made is None and not fills):
         return None
     if any(isinstance(n, later) for s in helper.body for n in ast.walk(s)):
         return None
     code = function.__code__
     # a variable of the caller would hide what the helper means by this name
-    if taken & {*code.co_names} & function.__globals__.keys():
+    if taken.names & {*code.co_names} & function.__globals__.keys():
         return None
     variables = [n for s in helper.body for n in ast.walk(s) if isinstance(n, ast.Name)]
     rebound = {n.id for n in variables if not isinstance(n.ctx, ast.Load)}
     same = {n for n, v in given.items() if isinstance(v, ast.Name) and v.id == n and n not in rebound}
-    names = {n: _free(n, taken) for n in code.co_varnames if n not in same}
-    taken.update(names.values())
+    names = {n: taken.another(n) for n in code.co_varnames if n not in same}
     for node in variables:
         node.id = names.get(node.id, node.id)
-    bound: list[ast.stmt] = [
-        ast.copy_location(ast.Assign([ast.Name(names[n], ast.Store())], value), statement)
-        for n, value in given.items()
-        if n not in same
-    ]
-    taken_over = copy.copy(statement)
-    taken_over.value = made
-    if not _only_names(made):  # what it computes stands in the helper's line
-        ast.copy_location(taken_over, ends[0])
-    written = [*bound, *helper.body[:-1], taken_over]
+    bound = _bound({names[n]: v for n, v in given.items() if n not in same}, call)
+    written = [ast.copy_location(s, statement) for s in bound] + helper.body
+    if made is not None:
+        taken_over = copy.copy(statement)
+        taken_over.value = made
+        # what it computes stands in the helper's line
+        written[-1] = ast.copy_location(taken_over, statement if _only_names(made) else ends[0])
     return [ast.fix_missing_locations(s) for s in written]
+
+
+def _bound(values: Mapping[str, ast.expr], call: ast.Call) -> list[ast.stmt]:
+    """Return the statement that gives a helper's parameters their values, which may be in disorder there."""
+    targets: list[ast.expr] = [ast.Name(n, ast.Store()) for n in values]
+    if len(targets) < 2:
+        return [ast.Assign([target], value) for target, value in zip(targets, values.values(), strict=True)]
+    given = ast.Tuple(list(values.values()), ast.Load())
+    setattr(given, CALLED, copy.deepcopy(call))
+    return [ast.Assign([ast.Tuple(targets, ast.Store())], given)]
 
 
 def _given(call: ast.Call, helper: ast.FunctionDef) -> dict[str, ast.expr] | None:
@@ -126,10 +164,3 @@ def _given(call: ast.Call, helper: ast.FunctionDef) -> dict[str, ast.expr] | Non
 def _only_names(value: ast.expr) -> bool:
     parts = value.elts if isinstance(value, ast.Tuple) else [value]
     return all(isinstance(part, ast.Name) for part in parts)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Return a name, or a longer one where it is taken."""
-    while name in taken:
-        name += "_"
-    return name

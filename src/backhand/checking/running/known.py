@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import is_strided
+
 Kind = Literal["result", "operand", "part", "input", "value"]
 # Gates that lie in one tensor are four at most; a batch is no part of this kind.
 PARTS = 4
@@ -169,7 +171,9 @@ def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label,
     signs: dict[int, float] = {}
     known: dict[tuple[Any, ...], Known] = {}
     for key, seen in found.items():
-        ordered = sorted(seen, key=lambda one: -one.age)
+        ordered = sorted((one for one in seen if is_strided(one.value)), key=lambda one: -one.age)
+        if not ordered:
+            continue
         for one in ordered:
             if id(one.value) not in signs:
                 signs[id(one.value)] = signature(one.value)

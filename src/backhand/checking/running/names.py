@@ -42,3 +42,10 @@ def nearest(name: str, candidates: Iterable[str], alike: float = 0.5) -> str:
     """
     close = difflib.get_close_matches(name, list(candidates), n=2, cutoff=alike)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def operation_called(node: str) -> str:
+    """Return what people call the operation of a node of the graph, by autograd's name of it."""
+    called = node.rpartition("::")[2].partition("Backward")[0].lower()
+    # a write into a part; and all of a forward that autograd does not follow
+    return {"copyslices": "assignment", "bydifferences": "forward"}.get(called, called)

@@ -41,6 +41,7 @@ class Source:
         local_names: the variables of the function, or what the script assigns.
         definition: the function; None for a script.
         free_names: the variables of enclosing functions that it uses.
+        as_written: of variables that no file has, as those of a helper that is written out, what its has.
     """
 
     statements: tuple[ast.stmt, ...]
@@ -50,6 +51,7 @@ class Source:
     local_names: frozenset[str] = field(default_factory=frozenset)
     definition: ast.FunctionDef | None = None
     free_names: tuple[str, ...] = ()
+    as_written: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, number: int) -> Line:
         """Return the line with this number; that of a function which is called may stand elsewhere."""
@@ -296,7 +298,9 @@ def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | N
     found = source_of(function)
     tree = ast.parse(textwrap.dedent("\n".join(found.lines))) if found is not None else None
     definition = tree.body[0] if tree is not None else None
-    if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+    if not isinstance(definition, ast.FunctionDef):
+        return None
+    if [ast.unparse(d) for d in definition.decorator_list] not in ([], ["staticmethod"]):
         return None
     return ast.increment_lineno(definition, function.__code__.co_firstlineno - 1)
 

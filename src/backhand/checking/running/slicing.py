@@ -173,7 +173,7 @@ def computes(statement: ast.stmt) -> bool:
     ]
     measures = all(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "len" for n in inner)
     sizes = any(getattr(n, "attr", "") == "shape" for n in ast.walk(statement.value))
-    apart = isinstance(statement.targets[0], ast.Tuple)
+    apart = isinstance(statement.targets[0], ast.Tuple) and not isinstance(statement.value, ast.Tuple)
     return not measures or not (inner or sizes or apart)
 
 

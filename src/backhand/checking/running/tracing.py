@@ -1,6 +1,6 @@
 """Run a forward once and keep its named tensors with autograd's graph."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,11 @@ def as_leaf(value: Any) -> Any:
 def copied(value: Any) -> Any:
     """Return a copy of a tensor, with its gradient; anything else as it is."""
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def apart_from(inputs: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the inputs, some of them without a gradient."""
+    return {n: v.detach() if n in names and isinstance(v, Tensor) else v for n, v in inputs.items()}
 
 
 def leaf_inputs(

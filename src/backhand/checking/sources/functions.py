@@ -21,7 +21,7 @@ from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
 from backhand.checking.running.private import backward_of, function_of_operator
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.tracing import as_leaf, changes_a_leaf, copied, leaf_inputs
+from backhand.checking.running.tracing import apart_from, as_leaf, changes_a_leaf, copied, leaf_inputs
 from backhand.checking.running.trials import sets_of
 from backhand.checking.sources.calling import Call, Called, ClosedError
 from backhand.checking.sources.complexes import as_complex, as_reals
@@ -133,6 +133,7 @@ class Function:
         self.no_gradient: frozenset[str] = no_gradient
         self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
         self._takes_leaves = True
+        self._apart: frozenset[str] = frozenset()  # the inputs with which it refuses to be differentiated
         self._turns = itertools.count(1)
         self._count = 1
 
@@ -198,7 +199,7 @@ class Function:
     def _opened(self, chosen: Pass, called: Called, seed: int) -> Pass:
         if self._complex:
             raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
-        return opened(chosen, called, self.reference, self.told, seed)
+        return opened(chosen, called, self.reference, self.told, seed, self._apart)
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
@@ -247,8 +248,7 @@ class Function:
             raise CheckError(f"no input of {self.title} needs a gradient; expected a floating-point tensor.")
         for name in self.no_gradient - set(inputs):
             raise CheckError(f"no_gradient names {name!r}, which is no input{nearest(name, inputs)}")
-        detached = {n: inputs[n].detach() for n in self.no_gradient if isinstance(inputs[n], Tensor)}
-        held = {**inputs, **detached}
+        held = apart_from(inputs, self.no_gradient)
         found = _differentiable(self._outputs(self.reference, "the reference", held))
         if not found:
             raise CheckError(
@@ -290,26 +290,47 @@ class Function:
 
     def _outputs(self, call: Callable[..., Any], what: str, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that may have a gradient by name; None and integers are no part of this."""
+        values = {n: as_complex(v) if n in self._complex else v for n, v in inputs.items()}
         try:
-            values = [as_complex(v) if n in self._complex else v for n, v in inputs.items()]
-            result = in_dtype_of(call, values)(*values) if call is self.reference else self._own(values)
+            if call is self.reference:
+                result = in_dtype_of(call, list(values.values()))(*values.values())
+            else:
+                result = self._own(values)
         except Exception as error:  # the user's code may raise anything
-            raise ForwardError(what, error) from error
+            besides = self._refusal(values) if call is not self.reference else ""
+            raise ForwardError(what, error, besides) from error
         if call is self.reference:
             self._count = len(_floats(result))
         return self.told(inputs, result)
 
-    def _own(self, values: Sequence[Any]) -> Any:
-        """Call the function; with copies of leaves where it takes none, as what says `mark_dirty` of them."""
-        if not self._takes_leaves:
-            return self.call(*map(copied, values))
+    def _own(self, values: Mapping[str, Any]) -> Any:
+        """Call the function; with copies of leaves where it takes none, as what says `mark_dirty` of them.
+
+        Where it refuses one that has no gradient on purpose, it is differentiated by the others alone.
+        """
         try:
-            return self.call(*values)
-        except RuntimeError as error:
-            if not changes_a_leaf(error):
+            return self._called(values, self._apart)
+        except Exception as error:
+            if self._takes_leaves and isinstance(error, RuntimeError) and changes_a_leaf(error):
+                self._takes_leaves = False
+                return self._own(values)
+            if self.no_gradient <= self._apart:
                 raise
-        self._takes_leaves = False
-        return self.call(*map(copied, values))
+            found = self._called(values, self.no_gradient)
+        self._apart = self.no_gradient
+        return found
+
+    def _refusal(self, values: Mapping[str, Any]) -> str:
+        """Say that the function runs where nothing needs a gradient, if that is so."""
+        try:
+            self._called(values, values)
+        except Exception:  # the user's code may raise anything
+            return ""
+        return ". It runs if no input needs a gradient: name those that are to have none in no_gradient="
+
+    def _called(self, values: Mapping[str, Any], apart: Collection[str]) -> Any:
+        given = apart_from(values, apart).values()
+        return self.call(*(given if self._takes_leaves else map(copied, given)))
 
     def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
         """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""

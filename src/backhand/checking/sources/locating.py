@@ -1,13 +1,15 @@
 """The lines at fault in a function that is wrong: those of the custom Function, by a second check of it."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, combinations, islice
 from typing import Any
 
 from torch.autograd import Function
 
-from backhand.checking.judging import check_pass
+from backhand.checking.judging import Within, check_pass
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Report, Row
 from backhand.checking.running.sandbox import sandbox, threads_for
@@ -57,8 +59,10 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
                 continue
             try:
                 with threads_for(opening.inputs):
-                    chosen = opening.opened()
-                inner = check_pass(chosen, report.title, draws=draws, seed=seed)
+                    chosen = replace(opening.opened(), elsewhere=())  # other shapes have been tried
+                check = partial(check_pass, chosen, report.title, draws=draws, seed=seed)
+                within = Within(report.stress if opening.fn is None else None)
+                inner = _as_written(check(stress=within), chosen)
             except ClosedError as why:
                 closed[opening.fn] = str(why)
                 continue
@@ -68,7 +72,7 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
             if any(row.mistake is not None for row in inner.rows):
                 found[opening.fn] = opening, inner
             elif opening.fn is not None:
-                closed[opening.fn] = _right_alone(inner)
+                closed[opening.fn] = _right_alone(check())
     except ClosedError as why:
         closed[None] = str(why)
     notes = [
@@ -81,6 +85,22 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
     elif found:
         report = _with_lines_within(report, list(found.values()))
     return replace(report, notes=(*report.notes, *notes))
+
+
+def _as_written(inner: Report, chosen: Pass) -> Report:
+    """Return a report in which the variables of a helper that is written out have the names that it has."""
+    made_up = chosen.backward_source.as_written if chosen.backward_source is not None else {}
+    if not made_up:
+        return inner
+
+    def put(text: str) -> str:
+        return re.sub(r"\b[^\W\d]\w*", lambda found: made_up.get(found[0], found[0]), text)
+
+    told = {row.name: row.mistake for row in inner.rows if row.mistake is not None}
+    told = {
+        n: replace(m, message=put(m.message), hint=put(m.hint), also=put(m.also)) for n, m in told.items()
+    }
+    return replace(inner, rows=tuple(replace(row, mistake=told.get(row.name)) for row in inner.rows))
 
 
 def _right_alone(inner: Report) -> str:

@@ -19,18 +19,18 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from backhand.checking.running.containers import as_gradient, each_tensor, flatten
+from backhand.checking.running.containers import as_gradient, each_tensor, flatten, is_strided
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.inlining import inlined
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.tracing import changes_a_leaf, copied, trace
+from backhand.checking.running.tracing import apart_from, changes_a_leaf, copied, trace
 from backhand.checking.running.trials import StatementError, backward_arguments, leaf_like, sets_of
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.calling import Called, ClosedError, Context, has_context
 from backhand.checking.sources.kept import Kept, Made, is_equal
-from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.protocol import Halfway, Pass
 from backhand.checking.sources.returned import in_order
 from backhand.checking.verdicts.comparing import close
 
@@ -81,6 +81,7 @@ class Opened:
         steps: the statements of the forward.
         source: the statements of the backward, at whose end the gradients are returned by name.
         detached: the inputs that have no gradient on purpose.
+        apart: those of them with which the Function refuses to be differentiated.
         places: where among all that the Function returns each output stands; None and integers do, too.
     """
 
@@ -89,6 +90,7 @@ class Opened:
     steps: Forward
     source: Source
     detached: frozenset[str]
+    apart: frozenset[str]
     places: Mapping[str, int]
     _kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -108,7 +110,7 @@ class Opened:
 
     def forward(self, leaves: Mapping[str, Any], watcher: Watcher | None) -> dict[str, Any]:
         """Run the forward with autograd on; a statement that raises ends it as ever."""
-        held = {n: _alone(v) if n in self.detached else v for n, v in leaves.items()}
+        held = apart_from(leaves, self.detached)
         values = self.called.with_inputs(held) if self.steps.is_own else list(held.values())
         try:
             return self._forward(leaves, values, watcher)
@@ -161,7 +163,7 @@ class Opened:
         inputs, before, *_ = key
         torch.default_generator.set_state(before)
         with torch.enable_grad():
-            result = self.fn.apply(*map(copied, self.called.with_inputs(inputs)))
+            result = self.fn.apply(*map(copied, self.called.with_inputs(apart_from(inputs, self.apart))))
         own = {n: v for n, v in self.told(result).items() if isinstance(v.grad_fn, FunctionCtx)}
         nodes = {value.grad_fn for value in own.values()}
         places = {name: value.output_nr for name, value in own.items()}
@@ -176,8 +178,7 @@ class Opened:
             if f"d{name}" in upstream:
                 arriving[place] = upstream[f"d{name}"]
         context = Kept(made.node, made.results)
-        method = MethodType(plain_function(self.fn.backward)[0], context)
-        return run_function(method, self.source, {}, watcher, arriving), context
+        return run_function(self.fn.backward, self.source, {}, watcher, [context, *arriving]), context
 
     def _gives_the_same_again(self, made: Made, upstream: Mapping[str, Any]) -> bool:
         """Tell whether a second run on one node gives what the first one gave."""
@@ -192,8 +193,8 @@ class Opened:
 
     def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
         """Return what the backward calls the gradient that arrives at each output."""
-        definition = self.source.definition
-        _, *given = definition.args.args if definition is not None else (None,)
+        definition, of_a_class = self.source.definition, isinstance(self.fn.backward, MethodType)
+        given = definition.args.args[1 + of_a_class :] if definition is not None else []
         at = {name: self.places.get(name, len(given)) for name in outputs}
         return {name: given[place].arg for name, place in at.items() if place < len(given)}
 
@@ -204,10 +205,6 @@ class Opened:
     def halfway(self, error: Exception) -> StatementError | None:
         """Return an exception of the backward with what had been assigned until then, and its line."""
         return StatementError.of(error, plain_function(self.fn.backward)[0].__code__, self.source)
-
-
-def _alone(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def is_custom(fn: Any) -> TypeGuard[type[Function]]:
@@ -221,6 +218,7 @@ def opened(
     reference: Callable[..., Any],
     told: Callable[..., dict[str, Tensor]],
     seed: int,
+    apart: frozenset[str],
 ) -> Pass:
     """Return the pass of a Function with its statements.
 
@@ -230,6 +228,7 @@ def opened(
         reference: what gives the truth.
         told: gives the outputs of a call by name, from the names of its inputs and what it returned.
         seed: of the run on which the statements are held to what the Function itself gives.
+        apart: the inputs with which it refuses to be differentiated.
 
     Raises:
         ClosedError: they cannot be had, or do otherwise.
@@ -248,9 +247,9 @@ def opened(
     except Exception as error:  # the reference knows its own dtype only
         raise ClosedError("its reference does not run in float64") from error
     naming = partial(told, inputs)
-    places = _places(called, naming, backward_arguments(chosen, truth)["inputs"], seed)
+    places = _places(called, naming, apart_from(backward_arguments(chosen, truth)["inputs"], apart), seed)
     for source, steps in itertools.product(sources, _forwards(fn, reference)):
-        runner = Opened(called, naming, steps, source, chosen.no_gradient, places)
+        runner = Opened(called, naming, steps, source, chosen.no_gradient, apart, places)
         found = _opened_with(chosen, runner, truth)
         if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed):
             return found
@@ -304,6 +303,8 @@ def _is_true(found: Pass, inputs: Mapping[str, Any], truth: Trace, seed: int) ->
         own = trace(found, inputs, torch.float64, seed, promote=True, upstream=truth.upstream)
     except Exception:  # the user's code may raise anything
         return False
+    if not all(is_strided(v) for v in flatten(own.values).values() if isinstance(v, Tensor)):
+        return False  # there is no way through its graph
     gradients = {n: own.gradients.get(n) for n in truth.wanted}
     return all(_is_one(own.outputs[n], t) for n, t in truth.outputs.items()) and all(
         _is_one(gradient, truth.gradients.get(n)) for n, gradient in gradients.items()
@@ -332,17 +333,27 @@ def _does_the_same(found: Pass, inputs: Mapping[str, Any], seed: int) -> bool:
             run = runner.backward(backward_arguments(found, traced), unseen)
         again = running(torch.float64, found.seed_of_backward(seed), promote=True)
         with again, torch.no_grad():  # which draws the same numbers
-            expected = flatten(found.backward(**backward_arguments(found, traced)))
+            expected = _given(found, backward_arguments(found, traced))
     except StatementError:  # it raises there as well
         return True
     except Exception:  # the user's code may raise anything
         return False
-    if unseen.statement is not None:
-        line = ast.unparse(unseen.statement).splitlines()[0]
+    if unseen.sees_sparse_tensors:
+        raise ClosedError("its backward works on sparse tensors")
+    if (statement := unseen.first(flatten(run.result or {}).values())) is not None:
+        line = ast.unparse(statement).splitlines()[0]
         raise ClosedError(f"`{line}` fills tensors other than by PyTorch's operations")
     given = {n: as_gradient(value) for n, value in flatten(run.result or {}).items()}
     wanted = {f"d{n}": as_gradient(expected.get(f"d{n}")) for n in traced.wanted}
     return all(_alike(given.get(n), value) for n, value in wanted.items())
+
+
+def _given(found: Pass, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the gradients that a Function gives, also those that autograd refuses for their shape."""
+    try:
+        return flatten(found.backward(**arguments))
+    except Halfway as refused:
+        return flatten(refused.gradients)
 
 
 def _alike(own: Tensor | None, given: Tensor | None) -> bool:

@@ -48,8 +48,8 @@ class Runner(Protocol):
 class ForwardError(CheckError):
     """A forward raised; in another dtype it may not."""
 
-    def __init__(self, what: str, error: Exception):
-        super().__init__(f"{what} {what_raised(error)}")
+    def __init__(self, what: str, error: Exception, besides: str = ""):
+        super().__init__(f"{what} {what_raised(error)}{besides}")
 
 
 class ForwardsDifferError(CheckError):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from backhand.checking.running.containers import is_strided
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import VACUOUS
 from backhand.checking.running.private import Gradients, step
@@ -68,6 +69,8 @@ def roundings(
         return step(node, gradients)
 
     def signed(value: Tensor) -> Tensor:
+        if not is_strided(value):  # of a sparse one the signs stay
+            return value
         drawn = torch.empty(value.shape).uniform_(-1, 1, generator=generator)
         return value * drawn.sign().to(value) if value.is_complex() else value.copysign(drawn.to(value))
 
