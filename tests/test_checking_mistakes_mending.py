@@ -223,3 +223,34 @@ def test_of_two_gradients_that_one_line_has_spoilt_the_second_follows() -> None:
     lines = {row.lines[0].text.split(" = ")[0] for row in report.culprits}
     assert lines == {"dz", "update"}, str(report)
     assert len(report.culprits) == 2
+
+
+def test_a_bound_that_leaves_nothing_is_one_slip_and_what_made_it_is_right() -> None:
+    text = """
+import torch
+import torch.nn.functional as F
+
+def forward(x, w):
+    pad = 1
+    padded = F.pad(x, (pad, pad))  # (n, k + 2)
+    y = padded[:, 1:] * w
+    return {"pad": pad, "padded": padded, "y": y}
+
+def backward(dy, x, w, padded):
+    pad = 1
+    dw = (dy * padded[:, 1:]).sum()
+    whole = torch.zeros(x.shape[0], x.shape[1] + 2 * pad)
+    whole[:, 1:] += dy * w
+    dx = whole[:, pad:pad]
+    return {"dx": dx, "dw": dw}
+
+out = "y"
+
+def inputs(generator):
+    return {"x": torch.randn(3, 4, generator=generator), "w": torch.randn((), generator=generator)}
+"""
+    assert backhand.check(from_text(text.replace("pad:pad", "pad:-pad"))).ok
+    (culprit,) = backhand.check(from_text(text)).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.message.startswith("dx: an index or a bound is off at `pad`")
+    assert culprit.lines[0].text.strip() == "dx = whole[:, pad:pad]"

@@ -890,6 +890,12 @@ def test_the_derivative_of_a_gate_that_is_left_out_is_one_factor() -> None:
             "wrong_point",
             "resets[t] is used where drafts[t] belongs, and ddraft is used where ds belongs",
         ),
+        (
+            "down = torch.cat([a_reset, a_gate, inner], 1)",
+            "down = torch.cat([a_gate, a_reset, inner], 1)",
+            "swapped",
+            "a_gate and a_reset are exchanged",
+        ),
     ],
 )
 def test_two_slips_in_one_line_of_a_loop_are_named_both(old: str, new: str, kind: str, words: str) -> None:

@@ -97,8 +97,7 @@ from backhand.checking.mistakes.wording import in_words
 from backhand.checking.mistakes.workbench import Program
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
-from backhand.checking.running.precision import Promoting
-from backhand.checking.running.sandbox import nothing_left_in_memory
+from backhand.checking.running.sandbox import running
 from backhand.checking.running.slicing import only_begins
 from backhand.checking.running.statements import assigned, reads, writes_surely
 from backhand.checking.sources.protocol import Pass
@@ -408,8 +407,9 @@ def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:
 @contextlib.contextmanager
 def _as_it_ran(case: Case) -> Iterator[None]:
     """Run statements as the draw was run; an edit may well make nonsense, which is no reason to warn."""
-    promoting = Promoting() if case.first.draw.promote else contextlib.nullcontext()
-    with warnings.catch_warnings(action="ignore"), torch.no_grad(), nothing_left_in_memory(), promoting:
+    draw = case.first.draw
+    as_then = running(draw.dtype, case.chosen.seed_of_backward(draw.seed), draw.promote)
+    with warnings.catch_warnings(action="ignore"), torch.no_grad(), as_then:
         yield
 
 

@@ -308,13 +308,22 @@ def by_two_edits(program: Program, budget: Budget, *, at_fault: bool = False) ->
                 second, after = _beside(focus, statement, first, others, left)
             budget, left = budget.less(left.tries - after.tries), after
             if second is not None:
-                same = second.mends.words == first.mends.words
-                again = "so it is elsewhere in it" if same else second.mends.words
-                words = f"two slips in one line: {first.mends.words}, and {again}"
-                return _told(program, statement, first.told(words), budget)
+                both = replace(first, mends=_both(first.mends, second.mends))
+                return _told(program, statement, both, budget)
             if left.is_spent:
                 return None, budget
     return None, budget
+
+
+def _both(first: Finding, second: Finding) -> Finding:
+    """Return the mistake of a line in which there are two."""
+    one, other = ((found.detail.get("used"), found.detail.get("expected")) for found in (first, second))
+    if one[0] is not None and one == other[::-1]:
+        words = f"{one[0]} and {one[1]} are exchanged"
+        return Finding("swapped", {"with": one[1]}, words, hint="Each stands where the other one belongs.")
+    same = second.words == first.words
+    again = "so it is elsewhere in it" if same else second.words
+    return replace(first, words=f"two slips in one line: {first.words}, and {again}")
 
 
 def _beside(
@@ -362,9 +371,13 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
 def _is_made_wrong(program: Program, edit: Edit) -> bool:
     """Tell whether an edit puts another value in the place of a variable, and not another variable.
 
-    Then what is wrong is how it was made: it is read where it belongs.
+    Then what is wrong is how it was made: it is read where it belongs. Not so if it is read elsewhere too,
+    where what it holds is right.
     """
     node = edit.place.node
+    names = (n.id for n in ast.walk(program.block) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+    if isinstance(node, ast.Name) and [*names].count(node.id) > 1:
+        return False
     value = program.benches[0].namespace.get(node.id) if isinstance(node, ast.Name) else None
     is_known = isinstance(edit.node, ast.Name) and edit.node.id.startswith("__")
     is_scaled = any(isinstance(n, ast.Name) and n.id == UNKNOWN for n in ast.walk(edit.node))

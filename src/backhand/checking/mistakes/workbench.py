@@ -334,7 +334,7 @@ class Focus:
         before = self.value(0)
         with Edit(Place(statement, "value", None, given), other, Finding("")).made():
             after = self.value(0)
-        if before is None or after is None or before.shape != after.shape:
+        if before is None or after is None or before.shape != after.shape or not before.numel():
             return True
         return not torch.equal(before, after)
 
@@ -372,7 +372,7 @@ class Focus:
         It is not the tensor that an edit has put there: that would take it back.
         """
         k = self._factor()
-        if k is not None:
+        if k is not None and abs(k - 1) > EXACT:
             return f"it is {k:.6g} times what it should be"
         benches = self.program.benches
         values = [self.value(i) for i in range(len(benches))]
