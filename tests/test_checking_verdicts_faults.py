@@ -980,3 +980,11 @@ def test_a_name_that_every_turn_binds_anew_is_not_judged_where_the_loop_raises_i
     report = backhand.check(wrong, stress=False)
     assert [row.name for row in report.culprits] == ["h0"]
     assert report["state"].verdict == "skipped"
+
+
+def test_a_running_gradient_that_is_taken_from_another_variable_is_one_culprit() -> None:
+    assert "later = da @ Wh.T" in CARRYING
+    (culprit,) = backhand.check(
+        from_text(CARRYING.replace("later = da @ Wh.T", "later = da")), stress=False
+    ).culprits
+    assert "later = da" in [line.text.strip() for line in culprit.lines]

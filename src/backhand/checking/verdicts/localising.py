@@ -216,13 +216,13 @@ def _repaired(chosen: Pass, draw: Draw, summands: Summands, lives: Lives) -> tup
     """Return the repaired run, and where it took each gradient to be complete.
 
     Of a gradient that was made under another name either that line is wrong or the one that took it from
-    there: the one that leaves fewer culprits.
+    there: the one that leaves fewer culprits, and of as many the latter, of which nothing else is made.
     """
     is_right = rightness(draw, summands)
     found = repair(chosen, draw, is_right, lives)
     if any(life.arrived for n in found.culprits for life in lives.get(n, ())):
         other = repair(chosen, draw, is_right, on_arrival(lives))
-        if len(other.culprits) < len(found.culprits):
+        if len(other.culprits) <= len(found.culprits):
             return other, on_arrival(lives)
     return found, lives
 
