@@ -912,6 +912,9 @@ def test_what_is_put_together_is_not_at_fault_where_one_of_its_parts_is() -> Non
     old = "r[:, t] * (1 - r[:, t]) * befores[:, t] * product"
     (culprit,) = backhand.check(altered(gru_model, (old, "product")), stress=False).culprits
     assert culprit.lines[0].text.strip().startswith("reset = product")
+    assert culprit.mistake is not None
+    both = "the factor `r[:, t] * (1 - r[:, t])` is missing, and the factor befores[:, t] is missing"
+    assert both in culprit.mistake.message
 
 
 # The running variable begins as zeros, which would be its gradient if no turn had ever written it.
@@ -988,3 +991,10 @@ def test_a_running_gradient_that_is_taken_from_another_variable_is_one_culprit()
         from_text(CARRYING.replace("later = da @ Wh.T", "later = da")), stress=False
     ).culprits
     assert "later = da" in [line.text.strip() for line in culprit.lines]
+
+
+def test_another_gradient_in_what_is_called_one_is_at_fault_and_not_what_reads_it() -> None:
+    (culprit,) = backhand.check(
+        altered(gru_running, ("dr = memories[t] * inner", "dr = dz")), stress=False
+    ).culprits
+    assert culprit.lines[0].text.strip().startswith("dr = dz")

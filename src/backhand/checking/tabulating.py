@@ -258,10 +258,7 @@ def _verdict(name: str, judged: Sequence[Judgement], promised: Mapping[str, str]
     if blamed:
         return ("shape" if all(c.shape_only for c in blamed) else "wrong"), ""
     if name in first.ambiguous:
-        return (
-            "skipped",
-            "assigned several times in the forward; this may be that of any of its values",
-        )
+        return "skipped", "assigned several times in the forward; this may be that of any of them"
     if name in first.draw.user:
         if not all(j.right.get(name, True) for j in judged):
             return "follows", ""

@@ -35,7 +35,8 @@ from backhand.checking.mistakes.slips import (
     other_names,
     put_upstream,
 )
-from backhand.checking.mistakes.workbench import UNKNOWN, Focus, Program
+from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
+from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
 from backhand.checking.running.statements import reads, root_of, simple_statements, writes_surely
 
@@ -227,7 +228,7 @@ def by_constant(program: Program, budget: Budget) -> Mended:
             budget = budget.less(2 * focus.cost)
             unknown = _times_unknown(place)
             with unknown.made():
-                k = focus.constant()
+                k = constant(focus)
             if k is not None:
                 mended = replace(unknown, mends=_off_by(k, ast.unparse(place.node)))
                 return _told(program, statement, mended, budget)
@@ -248,7 +249,7 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
             budget = budget.less(2 * focus.cost)
             unknown = ast.BinOp(edit.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load()))
             with replace(edit, node=unknown).made():
-                k = focus.constant()
+                k = constant(focus)
             if k is not None:
                 words = f"{edit.mends.words}; besides, a constant factor of {k:.6g} is missing"
                 return _told(program, statement, edit.told(words), budget)
@@ -279,9 +280,9 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
                 return None, budget
             budget = budget.less(focus.cost)
             with edit.made():
-                lacks = focus.lacks(edit.mends.detail.get("expected"))
-            if lacks is not None:
-                words = f"two slips in one line: {edit.mends.words}, and {lacks}"
+                lacking = lacks(focus, edit.mends.detail.get("expected"))
+            if lacking is not None:
+                words = f"two slips in one line: {edit.mends.words}, and {lacking}"
                 return _told(program, statement, edit.told(words), budget)
     return None, budget
 
@@ -294,10 +295,9 @@ def by_two_edits(program: Program, budget: Budget, *, at_fault: bool = False) ->
     if program.is_right:
         return None, budget
     left = budget.at_most(PAIRS_AT_FAULT if at_fault else PAIRS)
-    pairs = [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])] + [
-        (rule, BESIDE_IN_ONE_LINE) for rule in FEW
-    ]
-    pairs = [(other_names, (other_names,)), *pairs] if at_fault else pairs
+    pairs: list[tuple[Rule, Sequence[Rule]]] = [(other_names, (other_names,))] if at_fault else []
+    pairs += [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])]
+    pairs += [(rule, BESIDE_IN_ONE_LINE) for rule in FEW]
     for statement in (*program.own, *program.temporary):
         if any(isinstance(node, ast.IfExp) for node in ast.walk(statement)):
             continue  # two edits make any condition of any other
@@ -337,9 +337,9 @@ def _beside(
         places = places[next((i + 1 for i, place in enumerate(places) if place.node is made.node), 0) :]
     for place in places if found is None else ():
         named = list(other_names(place, focus.scope))
-        fitting = focus.fitting(place) if named else None
+        fits = fitting(focus, place) if named else None
         budget = budget.less(3 * focus.cost if named else 0)
-        kept = (each for each in named if fitting is None or each[1].detail.get("expected") in fitting)
+        kept = (each for each in named if fits is None or each[1].detail.get("expected") in fits)
         found, budget = focus.first_right((Edit(place, *each) for each in kept), budget)
         if found is not None:
             break

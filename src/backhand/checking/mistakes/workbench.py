@@ -7,7 +7,6 @@ touched: edits are made in a copy.
 
 import ast
 import copy
-import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, is_whole
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.neighbourhood import EXACT, Derived
+from backhand.checking.mistakes.neighbourhood import Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
 from backhand.checking.running.containers import as_gradient, flatten, place_of
 from backhand.checking.running.instrumenting import Watcher, run_statements
@@ -42,13 +40,6 @@ from backhand.checking.running.statements import (
 from backhand.checking.running.trials import leaf_like
 from backhand.checking.verdicts.comparing import close, fits
 
-UNKNOWN = "__unknown__"  # a factor to be found
-# What one tensor may be to a value that lacks it.
-LACKING: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "the factor {} is missing": torch.mul,
-    "the term {} is missing": torch.add,
-    "the term -{} is missing": torch.sub,
-}
 # More statements than any backward runs that is worth an edit.
 MOST_STEPS = 10_000
 
@@ -274,7 +265,7 @@ class Focus:
         shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
         indices: dict[str, ast.expr] = {}
         for read in self.program.indexed:
-            part, text = _tensor_at(read, namespace), ast.dump(read.slice)
+            part, text = tensor_at(read, namespace), ast.dump(read.slice)
             if part is not None:
                 shapes.setdefault(text, set()).add(part.shape)
                 indices[text] = read.slice
@@ -286,12 +277,12 @@ class Focus:
         for counter in sorted(n for n in within if is_whole(namespace.get(n))):
             for name in (n for n in held if not isinstance(namespace[n], Tensor)):
                 node = ast.Subscript(ast.Name(name, ast.Load()), ast.Name(counter, ast.Load()), ast.Load())
-                part = _tensor_at(node, namespace)
+                part = tensor_at(node, namespace)
                 found |= {ast.unparse(node): part} if part is not None else {}
         for text, index in indices.items():
             for name in held:
                 node = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
-                part = _tensor_at(node, namespace)
+                part = tensor_at(node, namespace)
                 if part is not None and part.shape in shapes[text]:
                     found[ast.unparse(node)] = part
         return found
@@ -314,6 +305,7 @@ class Focus:
         before = self.before[bench]
         if before is None:
             return None
+        more = {k: as_arrays(v) for k, v in more.items()} if self.program.over_numpy else more
         namespace, name = {**before, **more}, self.program.variable
         ran = _run(self.below, namespace, careful=self.careful, bounded=self.program.bounded)
         if not ran or name not in namespace:
@@ -349,89 +341,14 @@ class Focus:
                     return edit, budget
         return None, budget
 
-    def _factor(self) -> float | None:
-        """Return by what constant the value is off, the same on every bench; None if it is by more."""
-        found: float | None = None
-        for i, bench in enumerate(self.program.benches):
-            value = self.value(i)
-            if value is None or value.shape != bench.expected.shape or value.numel() < 2:
-                return None
-            if not bool(value.any() or bench.expected.any()):
-                continue  # any factor of zeros is as good
-            k = constant_ratio(value, bench.expected)
-            if not k or not math.isfinite(k) or (found is not None and abs(k - found) > EXACT * abs(found)):
-                return None
-            if not close(value, k * bench.expected, abs(k) * bench.summands):
-                return None
-            found = k
-        return found
-
-    def lacks(self, put: object = None) -> str | None:
-        """Return in words what the value lacks on every bench: a constant, a factor or a term.
-
-        It is not the tensor that an edit has put there: that would take it back.
-        """
-        k = self._factor()
-        if k is not None and abs(k - 1) > EXACT:
-            return f"it is {k:.6g} times what it should be"
-        benches = self.program.benches
-        values = [self.value(i) for i in range(len(benches))]
-        pairs = [(v, b.expected) for v, b in zip(values, benches, strict=True) if v is not None]
-        if len(pairs) < len(benches) or any(value.shape != right.shape for value, right in pairs):
-            return None
-        for words, lacking in LACKING.items():
-            for name in self._giving(lambda held, made=lacking: made(pairs[0][0], held)):
-                others = (_tensor_at(self.scope.expression(name), b.namespace) for b in benches)
-                made = [(lacking(v, o), r) for o, (v, r) in zip(others, pairs, strict=True) if o is not None]
-                if name != put and len(made) == len(pairs) and all(close(*each) for each in made):
-                    return words.format(name)
-        return None
-
-    def fitting(self, place: Place) -> list[str] | None:
-        """Return the tensors that give the right value of the first bench in a place; None if all may.
-
-        Where the value is a multiple of what stands there, and something besides, element by element, those
-        with 0 and with 1 in that place tell it for all others.
-        """
-        right = self.program.benches[0].expected
-        with Edit(place, ast.Name(UNKNOWN, ast.Load()), Finding("")).made():
-            made = [self.value(0, **{UNKNOWN: torch.full_like(right, k)}) for k in (0.0, 1.0, 2.0)]
-        nothing, once, twice = made
-        if nothing is None or once is None or twice is None or nothing.shape != right.shape:
-            return None
-        if once.shape != right.shape or twice.shape != right.shape or not close(twice, 2 * once - nothing):
-            return None
-        return self._giving(lambda held: nothing + (once - nothing) * held)
-
-    def _giving(self, made: Callable[[Tensor], Tensor]) -> list[str]:
-        """Return the tensors of which something gives the right value of the first bench."""
-        names, held = self._broadcast
-        right = self.program.benches[0].expected
-        if not names or not right.numel():
-            return []
-        worst = (made(held) - right).abs().reshape(len(names), -1).amax(1)
-        return [names[i] for i in (worst <= EXACT * float(right.abs().max())).nonzero().flatten().tolist()]
-
     @cached_property
-    def _broadcast(self) -> tuple[list[str], Tensor]:
+    def broadcast(self) -> tuple[list[str], Tensor]:
         """The tensors that can be broadcast to the value's shape, one beside the other, with their names."""
         expected = self.program.benches[0].expected
         names = [n for n in self.scope.tensors if not self.scope.is_one(n)]
         held = {n: v for n in names if isinstance(v := self.scope.held(n), Tensor) and fits(v, expected)}
         held = {n: v for n, v in held.items() if v.dtype == expected.dtype}
         return list(held), torch.stack([v.expand_as(expected) for v in held.values()] or [expected])
-
-    def constant(self) -> float | None:
-        """Return what UNKNOWN must be, from the values with 1 and with 2 there, if it holds everywhere."""
-        expected = self.program.benches[0].expected
-        once, twice = (self.value(0, **{UNKNOWN: k}) for k in (1.0, 2.0))
-        if once is None or twice is None or once.shape != expected.shape or twice.shape != once.shape:
-            return None
-        more = constant_ratio(expected - once, twice - once)
-        if more is None or more == 0:
-            return None
-        k = float(round(1 + more)) if abs(1 + more - round(1 + more)) < EXACT else 1 + more
-        return k if self.is_right(**{UNKNOWN: k}) else None
 
 
 def variable(number: int) -> str:
@@ -447,7 +364,7 @@ def _is_computed(node: ast.Subscript) -> bool:
     return of_a_name and not calls and any(isinstance(n, ast.Name) for n in within)
 
 
-def _tensor_at(node: ast.expr, namespace: Namespace) -> Tensor | None:
+def tensor_at(node: ast.expr, namespace: Namespace) -> Tensor | None:
     """Return the floating-point tensor that an expression reads; None where there is none."""
     try:
         value = eval(ast.unparse(node), dict(namespace))

@@ -255,12 +255,10 @@ class _Search:
         """
         read = reads(found.target[0])
         made = [target for target in self.events if target[1] in read]
-        passes_on: bool | None = None
+        passes_on = self._only_puts_together(found)
         for other in self._in_time(self._candidates(made)):
-            if other.step >= found.step or self._left(other) != left:
-                continue
-            passes_on = self._only_puts_together(found) if passes_on is None else passes_on
-            if other.known.is_value or passes_on:
+            makes_up = other.step < found.step and (other.known.is_value or passes_on)
+            if makes_up and self._left(other) == left:  # each is a run
                 return other
         return found
 
