@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import njit, typeof
 
-from .kernels import FAST
+from .kernels import MACHINE
 
 
 @contextmanager
@@ -51,7 +51,7 @@ class Compiled:
     def dispatcher(self, keep: bool) -> Any:
         """Return the function for Numba to compile; with `keep`, or to load as it was compiled before."""
         self.function.__qualname__ = self.fingerprint()
-        ask = {"nogil": True, "fastmath": FAST, "error_model": "numpy", "no_cfunc_wrapper": True}
+        ask: dict[str, Any] = MACHINE | {"nogil": True, "no_cfunc_wrapper": True}
         return njit(**ask, cache=keep)(self.function)
 
     def is_kept(self) -> bool:
