@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,13 +24,14 @@ class Life:
         place: where it lies then, as an expression over the backward's variables. It may go elsewhere from
             there: of `dh = dy @ W.T; dhs[t] = dh` it is `dh`, which may be read before it is in `dhs`.
         statements: those that made it, in the order in which they ran.
-        arrived: when and where it came to its own place, if it was made elsewhere.
+        later: the same value, complete only where it gets another name, as by `dh = dh_next`, and last where it
+            comes to its own place, if it was made elsewhere.
     """
 
     last: int
     place: str
     statements: tuple[ast.stmt, ...]
-    arrived: tuple[int, str] | None = None
+    later: tuple["Life", ...] = ()
 
 
 Lives = Mapping[str, tuple[Life, ...]]
@@ -39,13 +40,18 @@ NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class _Made:
-    """When, where and by which statement a tensor was made, in the version that it had then."""
+    """When, where and by which statement a tensor was made, in the version that it had then.
+
+    Attributes:
+        renamed: its life from where it got another name, if it did.
+    """
 
     value: Any
     version: int
     step: int
     place: str
     statement: ast.stmt
+    renamed: tuple[Life, ...] = ()
 
 
 class Recorder(Watcher):
@@ -135,6 +141,9 @@ class Recorder(Watcher):
                 known = self._made.get(id(value))
                 if known is None or known.version != value._version:
                     self._made[id(value)] = _Made(value, value._version, step, name, statement)
+                elif name != known.place and name in assigned(statement):
+                    renamed = Life(step, name, (statement,))
+                    self._made[id(value)] = replace(known, renamed=(renamed,))
 
     def _changed(self, statement: ast.stmt, variables: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         """Return the gradients that have another value than before, with it."""
@@ -150,7 +159,9 @@ class Recorder(Watcher):
             self._goes_on(tensor, step, statement, path)
             return
         # it was complete under another name before it came here
-        self._goes_on(tensor, made.step, statement, made.place, (made.statement,), (step, path))
+        renamed = tuple(life for life in made.renamed if life.last != step)
+        later = (*renamed, Life(step, path, (statement,)))
+        self._goes_on(tensor, made.step, statement, made.place, (made.statement,), later)
 
     def _goes_on(
         self,
@@ -159,27 +170,26 @@ class Recorder(Watcher):
         statement: ast.stmt,
         place: str,
         makers: tuple[ast.stmt, ...] = (),
-        arrived: tuple[int, str] | None = None,
+        later: tuple[Life, ...] = (),
     ) -> None:
         its = self._lives.setdefault(tensor, [])
         anew = not its or begins_anew(statement, self.variables.path[tensor])
         before = its.pop().statements if its and not anew else ()
-        its.append(Life(step, place, tuple(dict.fromkeys((*before, *makers, statement))), arrived))
+        its.append(Life(step, place, tuple(dict.fromkeys((*before, *makers, statement))), later))
 
 
-def on_arrival(lives: Lives) -> Lives:
-    """Return lives that end where a gradient comes to its own place, not where it was made for it.
+def later_ways(lives: Lives) -> list[Lives]:
+    """Return lives that end where a gradient gets another name, or comes to its own place, not where it is made.
 
-    So it is where that tensor is right for something else, as in `dr = inner` for `dr = memory * inner`.
+    So it is where that tensor is right for something else, as in `dr = inner` for `dr = memory * inner`, or
+    `dh = dh_next` for `dh = dhs[t] + dh_next`. The last way is that of the places.
     """
-    return {tensor: tuple(map(_arrived, its)) for tensor, its in lives.items()}
-
-
-def _arrived(life: Life) -> Life:
-    if life.arrived is None:
-        return life
-    step, place = life.arrived
-    return Life(step, place, life.statements[-1:])
+    if not any(life.later for its in lives.values() for life in its):
+        return []
+    return [
+        {t: tuple(life.later[which] if life.later else life for life in its) for t, its in lives.items()}
+        for which in (0, -1)
+    ]
 
 
 def _mark(value: Any) -> tuple[int, ...]:

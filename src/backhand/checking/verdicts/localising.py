@@ -25,7 +25,7 @@ from backhand.checking.verdicts.comparing import (
 )
 from backhand.checking.verdicts.fault import Fault
 from backhand.checking.verdicts.faults import explained
-from backhand.checking.verdicts.lives import Lives, on_arrival
+from backhand.checking.verdicts.lives import Lives, later_ways
 from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 from backhand.checking.verdicts.truths import rounding_alone
@@ -215,15 +215,16 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
 def _repaired(chosen: Pass, draw: Draw, summands: Summands, lives: Lives) -> tuple[Repair, Lives]:
     """Return the repaired run, and where it took each gradient to be complete.
 
-    Of a gradient that was made under another name either that line is wrong or the one that took it from
-    there: the one that leaves fewer culprits, and of as many the latter, of which nothing else is made.
+    Of a gradient that was made under another name either that line is wrong or one that took it from there:
+    the one that leaves the fewest culprits, and of as many the last, of which nothing else is made.
     """
     is_right = rightness(draw, summands)
     found = repair(chosen, draw, is_right, lives)
-    if any(life.arrived for n in found.culprits for life in lives.get(n, ())):
-        other = repair(chosen, draw, is_right, on_arrival(lives))
-        if len(other.culprits) <= len(found.culprits):
-            return other, on_arrival(lives)
+    if any(life.later for n in found.culprits for life in lives.get(n, ())):
+        for way in later_ways(lives):
+            other = repair(chosen, draw, is_right, way)
+            if len(other.culprits) <= len(found.culprits):
+                found, lives = other, way
     return found, lives
 
 

@@ -24,7 +24,7 @@ from backhand.checking.running.slicing import plain_slice_of
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close, largest_difference
-from backhand.checking.verdicts.lives import Lives, on_arrival
+from backhand.checking.verdicts.lives import Lives, later_ways
 from backhand.checking.verdicts.repairing import (
     Observed,
     Repairer,
@@ -228,9 +228,7 @@ def lost_by_themselves(
         spoilt = spoilt_by(chosen, drawn, lowest(measure.shown.trace.inputs), lives)
         if asked := _by_asking(spoilt, measure, losses, wrong):
             return asked
-    ways = [lives]
-    if any(life.arrived for its in lives.values() for life in its):
-        ways.append(on_arrival(lives))  # as where the verdicts are made: the way that leaves fewer to blame
+    ways = [lives, *later_ways(lives)]  # as where the verdicts are made: the way that leaves fewest to blame
     own, seen = min((_alone(chosen, measure, way) for way in ways), key=lambda found: len(_bad(found[0])))
     by_line: dict[ast.stmt | str, str] = {}
     for name in _bad(own):

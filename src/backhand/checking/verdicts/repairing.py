@@ -248,9 +248,9 @@ def _to_the_end(recorder: Recorder, tensor: str, life: Life, ends: Mapping[str, 
     So it is where the variable has another name, as `dh_next`, in which the gradient of the first state is
     returned, or from which that is taken.
     """
-    renamed, arrived = recorder.variables.is_renamed(tensor), life.arrived
+    renamed, arrived = recorder.variables.is_renamed(tensor), life.later[-1:]
     steps = ends.get(root(life.place), ())
-    later = [end for end in steps if (renamed if arrived is None else end < arrived[0])]
+    later = [end for end in steps if (end < arrived[0].last if arrived else renamed)]
     return replace(life, last=max(life.last, *later)) if later else life
 
 
