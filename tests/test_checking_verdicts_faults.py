@@ -998,3 +998,55 @@ def test_another_gradient_in_what_is_called_one_is_at_fault_and_not_what_reads_i
         altered(gru_running, ("dr = memories[t] * inner", "dr = dz")), stress=False
     ).culprits
     assert culprit.lines[0].text.strip().startswith("dr = dz")
+
+
+MEMORY = '''
+"""A memory of outer products that fades by a rate for each key, read before it is written."""
+import torch
+
+def forward(key, value, query, fade):
+    keep = torch.sigmoid(fade)  # (m,)
+    memory, memories, read = torch.zeros(key.shape[1], value.shape[1]), [], []
+    for t in range(len(key)):
+        memories.append(memory)
+        read.append(query[t] @ memory)
+        memory = keep[:, None] * memory + torch.outer(key[t], value[t])
+    return {"keep": keep, "memories": memories, "read": torch.stack(read)}
+
+out = "read"
+
+def backward(dread, key, value, query, fade, keep, memories):
+    dkey, dvalue, dquery, dkeep = map(torch.zeros_like, (key, value, query, keep))
+    back = torch.zeros_like(memories[0])
+    for t in reversed(range(len(key))):
+        dkey[t] = back @ value[t]
+        dvalue[t] = key[t] @ back
+        dkeep += (back * memories[t]).sum(1)
+        back = keep[:, None] * back + torch.outer(query[t], dread[t])
+        dquery[t] = memories[t] @ dread[t]
+    dfade = dkeep * keep * (1 - keep)
+    return {"dkey": dkey, "dvalue": dvalue, "dquery": dquery, "dkeep": dkeep, "dfade": dfade}
+
+def inputs(generator):
+    drawn = {n: torch.randn(5, m, generator=generator) for n, m in {"key": 3, "value": 4, "query": 3}.items()}
+    return {**drawn, "fade": torch.randn(3, generator=generator)}
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        # a factor that stands with an axis more, as another one does in the same line
+        ("keep[:, None] * back +", "back +", "the factor keep[:, None] is missing"),
+        # what a running variable held before may be what its line lacks
+        ("keep[:, None] * back +", "keep[:, None] +", "the factor back is missing"),
+        # in the first turn nothing has come back yet, and nothing is to be added
+        ("(back * memories[t]).sum(1)", "memories[t].sum(1)", "the factor back is missing"),
+    ],
+)
+def test_a_factor_that_a_running_line_lacks_is_named_in_every_turn(old: str, new: str, words: str) -> None:
+    assert backhand.check(from_text(MEMORY)).ok
+    (culprit,) = backhand.check(from_text(MEMORY.replace(old, new)), stress=False).culprits
+    assert new in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert words in culprit.mistake.message

@@ -251,9 +251,12 @@ class Case:
         gradients = self._gradients
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
-        source = self.chosen.backward_source
-        around = tuple(source.simple) if source is not None else ()
-        programs = [replace(p, goes_on=True, over_numpy=self._over_numpy, beside=around) for p in programs]
+        beside, forward = (
+            tuple(source.simple) if source is not None else ()
+            for source in (self.chosen.backward_source, self.chosen.forward_source)
+        )
+        here = {"goes_on": True, "over_numpy": self._over_numpy, "beside": beside, "forward": forward}
+        programs = [replace(p, **here) for p in programs]
         made = turns[0]
         if made.value is not None:
             are_as_they_were = programs[0].gives(made.value)

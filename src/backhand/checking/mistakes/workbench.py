@@ -86,7 +86,8 @@ class Program:
         likely: those that are likely to be at fault, by what is known of their values: they come first.
         goes_on: whether the value may be made of what its variable held before.
         over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
-        beside: what else the user's code consists of, whose indices a part of a tensor may have here too.
+        beside: what else the user's backward consists of, whose indices a part of a tensor may have here too.
+        forward: the statements of the forward, whose indices it may have as well.
         in_vain: the rules that were tried on a statement, and whether knowing what autograd does, and mended
             nothing; another hypothesis need not try them again.
     """
@@ -102,6 +103,7 @@ class Program:
     goes_on: bool = False
     over_numpy: bool = False
     beside: tuple[ast.stmt, ...] = ()
+    forward: tuple[ast.stmt, ...] = ()
     in_vain: set[tuple[ast.stmt, Rule, bool]] = field(default_factory=set)
 
     @staticmethod
@@ -153,7 +155,7 @@ class Program:
     @cached_property
     def indexed(self) -> list[ast.Subscript]:
         """The parts of variables at an index which is computed, each once."""
-        nodes = (n for s in (self.block, *self.beside) for n in ast.walk(s))
+        nodes = (n for s in (self.block, *self.beside, *self.forward) for n in ast.walk(s))
         found = [n for n in nodes if isinstance(n, ast.Subscript) and _is_computed(n)]
         return list({ast.dump(node): node for node in found}.values())
 
@@ -207,6 +209,7 @@ class Focus:
         first = tops[0] if tops else 0
         above = body[:first]
         anew = {n for n in assigned(statement) if begins_anew(statement, n)} if statement else set()
+        anew -= {program.variable} if program.goes_on else set()
         later = {n for s in body[first + 1 :] for n in assigned(s)} if statement else set()
         missing = frozenset(anew | later) - {n for s in above for n in writes_surely(s)}  # not there yet
         careful = any(map(may_change_in_place, body))
@@ -357,11 +360,12 @@ def variable(number: int) -> str:
 
 
 def _is_computed(node: ast.Subscript) -> bool:
-    """Tell whether a part of a variable stands at an index that is made of variables, without a call."""
+    """Tell whether a part of a variable stands at an index of variables, or with another axis, without a call."""
     within = list(ast.walk(node.slice))
     of_a_name = isinstance(node.value, ast.Name)
     calls = any(isinstance(n, ast.Call) for n in within)
-    return of_a_name and not calls and any(isinstance(n, ast.Name) for n in within)
+    adds_axis = any(isinstance(n, ast.Constant) and n.value is None for n in within)
+    return of_a_name and not calls and (adds_axis or any(isinstance(n, ast.Name) for n in within))
 
 
 def tensor_at(node: ast.expr, namespace: Namespace) -> Tensor | None:

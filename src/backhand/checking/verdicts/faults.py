@@ -29,7 +29,7 @@ from backhand.checking.verdicts.ranking import Ages, Rank, begun_elsewhere, rank
 from backhand.checking.verdicts.recognising import Order, Recogniser
 from backhand.checking.verdicts.repairing import Repair
 from backhand.checking.verdicts.reruns import IsRight, Reruns
-from backhand.checking.verdicts.shadowing import Event, Give, Target
+from backhand.checking.verdicts.shadowing import Event, Give, Target, is_sum
 from backhand.checking.verdicts.variables import around
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths,
@@ -163,9 +163,13 @@ class _Candidate:
         return self.turns[0]
 
     def belongs(self, turn: int) -> Tensor | None:
-        """Return what belongs there in a turn, if that is known."""
-        index = self.order[turn] if turn < len(self.order) else None
-        return None if index is None else self.known.values[index]
+        """Return what belongs there in a turn, if that is known: what sent nothing back adds nothing."""
+        if turn >= len(self.order):
+            return None
+        index = self.order[turn]
+        if index is None:
+            return torch.zeros_like(self.known.values[0]) if _adds_up(self.target, self.known) else None
+        return self.known.values[index]
 
     def give(self, turn: int, value: object) -> object:
         """Return what is put there in a turn."""
@@ -269,7 +273,8 @@ class _Search:
         """
         seen = self.runs.benches(self.puts, found.target, [found.step])
         namespace, made = (seen.before[:1] or [{}])[0], (seen.made[:1] or [None])[0]
-        held = (namespace.get(name) for name in reads(found.target[0]))
+        statement = found.target[0]  # which may find in its place what an earlier turn left there
+        held = (namespace.get(name) for name in reads(statement) - writes_surely(statement))
         read = [v.flatten() for v in held if isinstance(v, Tensor) and v.is_floating_point()]
         return made is not None and len(read) > 1 and bool(torch.isin(made, torch.cat(read)).all())
 
@@ -319,15 +324,14 @@ class _Search:
             if events[0].step > complete or target in self.mended:
                 continue
             for known in self.recogniser.belonging(target, events):
-                for order in self.recogniser.orders(len(events), known):
-                    turns = _deviations(events, known, order)
+                for order in self.recogniser.orders(target, len(events), known):
+                    turns = _deviations(target, events, known, order)
                     if turns and events[turns[0]].step <= complete:
                         yield self._candidate(target, known, order, turns)
 
     def _candidate(self, target: Target, known: Known, order: Order, turns: tuple[int, ...]) -> _Candidate:
-        events, first = self.events[target], order[turns[0]]
-        assert first is not None  # in a turn in which it deviates something belongs
-        event = events[turns[0]]
+        events = self.events[target]
+        event, first = events[turns[0]], next(i for i in (*order[turns[0] :], *order) if i is not None)
         its = rank(self.recogniser, target, events, event, known, self._begun, lambda: self._made)
         far = self._ages.distance(event.step, known.ages[first])
         return _Candidate(target, known, order, turns, event.step, its, far)
@@ -399,10 +403,18 @@ class _Search:
         )
 
 
-def _deviations(events: Sequence[Event], known: Known, order: Order) -> tuple[int, ...]:
+def _adds_up(target: Target, known: Known) -> bool:
+    """Tell whether a statement adds up one value a turn: no sum as a whole, which only one turn could give."""
+    return is_sum(target) and len(known.values) > 1
+
+
+def _deviations(target: Target, events: Sequence[Event], known: Known, order: Order) -> tuple[int, ...]:
     """Return the turns in which a statement does not give the known value."""
-    return tuple(
-        turn
-        for turn, (event, index) in enumerate(zip(events, order, strict=False))
-        if index is not None and (event.shape is None or not known.agrees(index, event.shape, event.sign))
-    )
+
+    def agrees(event: Event, index: int | None) -> bool:
+        if index is None:
+            return not _adds_up(target, known) or event.sign == 0
+        return event.shape is not None and known.agrees(index, event.shape, event.sign)
+
+    turns = enumerate(zip(events, order, strict=False))
+    return tuple(turn for turn, (event, index) in turns if not agrees(event, index))

@@ -34,6 +34,11 @@ def is_carried(target: Target) -> bool:
     return target[1] != "" and target[1] not in writes_surely(target[0])
 
 
+def is_sum(target: Target) -> bool:
+    """Tell whether a target is what a statement adds to something, in whatever order its turns come."""
+    return target[1] == "" and isinstance(target[0], ast.AugAssign)
+
+
 @dataclass(frozen=True)
 class Event:
     """What a target gives in one turn.
