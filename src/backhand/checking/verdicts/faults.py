@@ -404,7 +404,7 @@ class _Search:
 
 
 def _adds_up(target: Target, known: Known) -> bool:
-    """Tell whether a statement adds up one value a turn: no sum as a whole, which only one turn could give."""
+    """Tell whether a statement adds up one value a turn: a sum as a whole comes from no turn alone."""
     return is_sum(target) and len(known.values) > 1
 
 

@@ -24,8 +24,8 @@ class Life:
         place: where it lies then, as an expression over the backward's variables. It may go elsewhere from
             there: of `dh = dy @ W.T; dhs[t] = dh` it is `dh`, which may be read before it is in `dhs`.
         statements: those that made it, in the order in which they ran.
-        later: the same value, complete only where it gets another name, as by `dh = dh_next`, and last where it
-            comes to its own place, if it was made elsewhere.
+        later: the same value, complete only where it gets another name, as by `dh = dh_next`, and last where
+            it comes to its own place, if it was made elsewhere.
     """
 
     last: int
@@ -179,7 +179,7 @@ class Recorder(Watcher):
 
 
 def later_ways(lives: Lives) -> list[Lives]:
-    """Return lives that end where a gradient gets another name, or comes to its own place, not where it is made.
+    """Return lives that end where a gradient gets another name, or its own place, not where it is made.
 
     So it is where that tensor is right for something else, as in `dr = inner` for `dr = memory * inner`, or
     `dh = dh_next` for `dh = dhs[t] + dh_next`. The last way is that of the places.
