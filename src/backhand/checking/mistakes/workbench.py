@@ -360,7 +360,7 @@ def variable(number: int) -> str:
 
 
 def _is_computed(node: ast.Subscript) -> bool:
-    """Tell whether a part of a variable stands at an index of variables, or with a new axis; not at a call."""
+    """Tell whether a part of a variable stands at an index of variables, or with a new axis, but no call."""
     within = list(ast.walk(node.slice))
     of_a_name = isinstance(node.value, ast.Name)
     calls = any(isinstance(n, ast.Call) for n in within)
