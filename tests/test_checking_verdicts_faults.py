@@ -1050,3 +1050,86 @@ def test_a_factor_that_a_running_line_lacks_is_named_in_every_turn(old: str, new
     assert new in culprit.lines[0].text
     assert culprit.mistake is not None
     assert words in culprit.mistake.message
+
+
+ONE_LETTER = '''
+"""A recurrent net that reads one vector a step, as the shortest ones do."""
+import torch
+
+def forward(seen, U, V, R, goal):
+    state, states, errors = torch.zeros(len(R)), [], []
+    for t in range(len(seen)):
+        state = torch.tanh(U @ seen[t] + R @ state)
+        states.append(state)
+        errors.append(V @ state - goal[t])
+    return {"states": states, "errors": errors, "loss": sum(e.pow(2).sum() for e in errors)}
+
+def backward(seen, U, V, R, goal, states, errors):
+    dU, dV, dR, dseen, dgoal = map(torch.zeros_like, (U, V, R, seen, goal))
+    later = torch.zeros_like(states[0])
+    for t in reversed(range(len(seen))):
+        derror = 2 * errors[t]
+        dgoal[t] = -derror
+        dV += torch.outer(derror, states[t])
+        dstate = V.T @ derror + later
+        draw = (1 - states[t] ** 2) * dstate
+        dU += torch.outer(draw, seen[t])
+        dseen[t] = U.T @ draw
+        if t:
+            dR += torch.outer(draw, states[t - 1])
+        later = R.T @ draw
+    return {"dU": dU, "dV": dV, "dR": dR, "dseen": dseen, "dgoal": dgoal}
+
+def inputs(generator):
+    sizes = {"seen": (4, 3), "U": (5, 3), "V": (6, 5), "R": (5, 5), "goal": (4, 6)}
+    return {n: torch.randn(*s, generator=generator) * 0.5 for n, s in sizes.items()}
+'''
+
+
+@pytest.mark.parametrize("product", ["V.T @ derror", "R.T @ draw"])
+def test_a_matrix_times_a_vector_element_by_element_is_told_where_it_stands(product: str) -> None:
+    assert backhand.check(from_text(ONE_LETTER)).ok
+    wrong = product.replace("@", "*")
+    (culprit,) = backhand.check(from_text(ONE_LETTER.replace(product, wrong)), stress=False).culprits
+    assert wrong in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "product"
+
+
+FADING_STATES = '''
+"""States whose gradients are listed as they come, each under a second name on its way."""
+import torch
+
+out = "made"
+
+def forward(x, R):
+    state, states = torch.zeros(x.shape[1]), []
+    for t in range(len(x)):
+        state = torch.tanh(x[t] + R @ state)
+        states.append(state)
+    return {"states": states, "made": torch.stack(states)}
+
+def backward(dmade, x, R, states):
+    dR, dstates, dxs = torch.zeros_like(R), [], []
+    later = torch.zeros_like(states[0])
+    for t in reversed(range(len(states))):
+        dstate = dmade[t] + later
+        draw = (1 - states[t] ** 2) * dstate
+        dstates.append(dstate)
+        dxs.append(draw)
+        if t:
+            dR += torch.outer(draw, states[t - 1])
+        later = R.T @ draw
+    dstates.reverse()
+    return {"dR": dR, "dx": torch.stack(dxs[::-1]), "dstates": dstates}
+
+def inputs(generator):
+    return {"x": torch.randn(4, 3, generator=generator), "R": torch.randn(3, 3, generator=generator)}
+'''
+
+
+def test_a_running_gradient_that_only_gets_a_second_name_is_one_culprit_with_that_line() -> None:
+    assert backhand.check(from_text(FADING_STATES)).ok
+    wrong = FADING_STATES.replace("dstate = dmade[t] + later", "dstate = later")
+    (culprit,) = backhand.check(from_text(wrong), stress=False).culprits
+    assert culprit.lines[0].text.strip() == "dstate = later"

@@ -54,11 +54,11 @@ def other_axes(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def products(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield matrix products where two matrices are multiplied element by element."""
+    """Yield matrix products where a matrix is multiplied by another, or a vector, element by element."""
     node = place.node
     if place.role == "value" and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         shapes = [scope.shape_of(side) for side in (node.left, node.right)]
-        if all(shape is not None and len(shape) > 1 for shape in shapes):
+        if all(shapes) and any(shape is not None and len(shape) > 1 for shape in shapes):
             words = f"`{ast.unparse(node)}` multiplies element by element, {shapes[0]} by {shapes[1]},"
             mended = Finding("product", {}, f"{words} where the matrix product `@` belongs")
             yield ast.BinOp(node.left, ast.MatMult(), node.right), mended

@@ -255,13 +255,15 @@ class _Search:
         """Return the statement that makes a value which the one found reads, if that is enough to be mended.
 
         Then it is at fault: had it been right, nothing else in its place would be. What makes a gradient is
-        so only for one that puts together what it reads: else either of the two may lack an operation.
+        so only for one that puts together what it reads, or was right until that had another shape: else
+        either of the two may lack an operation.
         """
         read = reads(found.target[0])
         made = [target for target in self.events if target[1] in read]
         passes_on = self._only_puts_together(found)
         for other in self._in_time(self._candidates(made)):
-            makes_up = other.step < found.step and (other.known.is_value or passes_on)
+            misshapen = found.turn > 0 and self._is_misshapen(other)
+            makes_up = other.step < found.step and (other.known.is_value or passes_on or misshapen)
             if makes_up and self._left(other) == left:  # each is a run
                 return other
         return found
@@ -353,9 +355,15 @@ class _Search:
         return self._reaches[target, turns]
 
     def _lets_raise(self, candidate: _Candidate) -> bool:
-        """Tell whether what reads a value raised that has another shape than belongs there."""
-        raised = (s for s, _ in self.runs.repair.errors if candidate.target[1] in reads(s))
-        return self.events[candidate.target][candidate.turn].shape != candidate.known.shape and any(raised)
+        """Tell whether what is made of a value raised that has another shape than belongs there."""
+        errors, source = self.runs.repair.errors, self.runs.chosen.backward_source
+        if not errors or not self._is_misshapen(candidate):
+            return False
+        made = made_of(source.statements if source is not None else (), [candidate.target[1]])
+        return any(not made.isdisjoint(reads(s)) for s, _ in errors)
+
+    def _is_misshapen(self, candidate: _Candidate) -> bool:
+        return self.events[candidate.target][candidate.turn].shape != candidate.known.shape
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
