@@ -1009,8 +1009,9 @@ def forward(key, value, query, fade):
     memory, memories, read = torch.zeros(key.shape[1], value.shape[1]), [], []
     for t in range(len(key)):
         memories.append(memory)
-        read.append(query[t] @ memory)
-        memory = keep[:, None] * memory + torch.outer(key[t], value[t])
+        new = torch.outer(key[t], value[t])
+        read.append(query[t] @ (memory + 0.5 * new))
+        memory = keep[:, None] * memory + new
     return {"keep": keep, "memories": memories, "read": torch.stack(read)}
 
 out = "read"
@@ -1019,11 +1020,13 @@ def backward(dread, key, value, query, fade, keep, memories):
     dkey, dvalue, dquery, dkeep = map(torch.zeros_like, (key, value, query, keep))
     back = torch.zeros_like(memories[0])
     for t in reversed(range(len(key))):
-        dkey[t] = back @ value[t]
-        dvalue[t] = key[t] @ back
+        now = torch.outer(query[t], dread[t])
+        dquery[t] = (memories[t] + 0.5 * torch.outer(key[t], value[t])) @ dread[t]
+        dnew = 0.5 * now + back
+        dkey[t] = dnew @ value[t]
+        dvalue[t] = key[t] @ dnew
         dkeep += (back * memories[t]).sum(1)
-        back = keep[:, None] * back + torch.outer(query[t], dread[t])
-        dquery[t] = memories[t] @ dread[t]
+        back = keep[:, None] * back + now
     dfade = dkeep * keep * (1 - keep)
     return {"dkey": dkey, "dvalue": dvalue, "dquery": dquery, "dkeep": dkeep, "dfade": dfade}
 
@@ -1056,16 +1059,16 @@ ONE_LETTER = '''
 """A recurrent net that reads one vector a step, as the shortest ones do."""
 import torch
 
-def forward(seen, U, V, R, goal):
+def forward(seen, U, V, R, c, goal):
     state, states, errors = torch.zeros(len(R)), [], []
     for t in range(len(seen)):
-        state = torch.tanh(U @ seen[t] + R @ state)
+        state = torch.tanh(U @ seen[t] + R @ state + c)
         states.append(state)
         errors.append(V @ state - goal[t])
     return {"states": states, "errors": errors, "loss": sum(e.pow(2).sum() for e in errors)}
 
-def backward(seen, U, V, R, goal, states, errors):
-    dU, dV, dR, dseen, dgoal = map(torch.zeros_like, (U, V, R, seen, goal))
+def backward(seen, U, V, R, c, goal, states, errors):
+    dU, dV, dR, dc, dseen, dgoal = map(torch.zeros_like, (U, V, R, c, seen, goal))
     later = torch.zeros_like(states[0])
     for t in reversed(range(len(seen))):
         derror = 2 * errors[t]
@@ -1073,15 +1076,16 @@ def backward(seen, U, V, R, goal, states, errors):
         dV += torch.outer(derror, states[t])
         dstate = V.T @ derror + later
         draw = (1 - states[t] ** 2) * dstate
+        dc += draw
         dU += torch.outer(draw, seen[t])
         dseen[t] = U.T @ draw
         if t:
             dR += torch.outer(draw, states[t - 1])
         later = R.T @ draw
-    return {"dU": dU, "dV": dV, "dR": dR, "dseen": dseen, "dgoal": dgoal}
+    return {"dU": dU, "dV": dV, "dR": dR, "dc": dc, "dseen": dseen, "dgoal": dgoal}
 
 def inputs(generator):
-    sizes = {"seen": (4, 3), "U": (5, 3), "V": (6, 5), "R": (5, 5), "goal": (4, 6)}
+    sizes = {"seen": (4, 3), "U": (5, 3), "V": (6, 5), "R": (5, 5), "c": (5,), "goal": (4, 6)}
     return {n: torch.randn(*s, generator=generator) * 0.5 for n, s in sizes.items()}
 '''
 
@@ -1102,29 +1106,35 @@ import torch
 
 out = "made"
 
-def forward(x, R):
-    state, states = torch.zeros(x.shape[1]), []
+def forward(x, W, R):
+    state, raws, states = torch.zeros(x.shape[1], len(R)), [], []
     for t in range(len(x)):
-        state = torch.tanh(x[t] + R @ state)
+        raw = x[t] @ W + state @ R
+        state = torch.tanh(raw)
+        raws.append(raw)
         states.append(state)
-    return {"states": states, "made": torch.stack(states)}
+    return {"raws": raws, "states": states, "made": torch.stack(states)}
 
-def backward(dmade, x, R, states):
-    dR, dstates, dxs = torch.zeros_like(R), [], []
+def backward(dmade, x, W, R, raws, states):
+    dW, dR, dstates, draws = torch.zeros_like(W), torch.zeros_like(R), [], []
     later = torch.zeros_like(states[0])
     for t in reversed(range(len(states))):
         dstate = dmade[t] + later
         draw = (1 - states[t] ** 2) * dstate
+        later = draw @ R.T
         dstates.append(dstate)
-        dxs.append(draw)
+        draws.append(draw)
+        dW += x[t].T @ draw
         if t:
-            dR += torch.outer(draw, states[t - 1])
-        later = R.T @ draw
-    dstates.reverse()
-    return {"dR": dR, "dx": torch.stack(dxs[::-1]), "dstates": dstates}
+            dR += states[t - 1].T @ draw
+    draws.reverse()
+    dstates = dstates[::-1]
+    dx = torch.stack(draws) @ W.T
+    return {"dW": dW, "dR": dR, "dx": dx, "draws": draws, "dstates": dstates}
 
 def inputs(generator):
-    return {"x": torch.randn(4, 3, generator=generator), "R": torch.randn(3, 3, generator=generator)}
+    sizes = {"x": (3, 4, 2), "W": (2, 5), "R": (5, 5)}
+    return {n: torch.randn(*s, generator=generator) * 0.6 for n, s in sizes.items()}
 '''
 
 
@@ -1133,3 +1143,41 @@ def test_a_running_gradient_that_only_gets_a_second_name_is_one_culprit_with_tha
     wrong = FADING_STATES.replace("dstate = dmade[t] + later", "dstate = later")
     (culprit,) = backhand.check(from_text(wrong), stress=False).culprits
     assert culprit.lines[0].text.strip() == "dstate = later"
+
+
+FADING_MEAN = '''
+"""A running mean of rows, each of which fades by a rate for each feature."""
+import torch
+
+def forward(rows, rate):
+    mean = torch.zeros(rows.shape[0], rows.shape[2])  # (n, m)
+    for t in range(rows.shape[1]):
+        mean = rate * mean + (1 - rate) * rows[:, t]
+    return {"mean": mean, "loss": mean.pow(2).sum()}
+
+def backward(rows, rate, mean):
+    dmean = 2 * mean
+    drows = torch.zeros_like(rows)
+    g = dmean.clone()
+    means = [torch.zeros_like(dmean)]
+    for t in range(rows.shape[1]):
+        means.append(rate * means[-1] + (1 - rate) * rows[:, t])
+    drate = torch.zeros_like(rate)
+    for t in reversed(range(rows.shape[1])):
+        drows[:, t] = (1 - rate) * g
+        drate += (g * (means[t] - rows[:, t])).sum(0)
+        g *= rate
+    return {"drows": drows, "drate": drate}
+
+def inputs(generator):
+    return {"rows": torch.randn(4, 3, 2, generator=generator), "rate": torch.rand(2, generator=generator)}
+'''
+
+
+def test_a_finished_gradient_in_the_place_of_the_running_one_is_told_with_both_names() -> None:
+    assert backhand.check(from_text(FADING_MEAN)).ok
+    wrong = FADING_MEAN.replace("drows[:, t] = (1 - rate) * g", "drows[:, t] = (1 - rate) * dmean")
+    (culprit,) = backhand.check(from_text(wrong), stress=False).culprits
+    assert culprit.lines[0].text.strip() == "drows[:, t] = (1 - rate) * dmean"
+    assert culprit.mistake is not None
+    assert "dmean is used where g belongs" in culprit.mistake.message
