@@ -1181,3 +1181,42 @@ def test_a_finished_gradient_in_the_place_of_the_running_one_is_told_with_both_n
     assert culprit.lines[0].text.strip() == "drows[:, t] = (1 - rate) * dmean"
     assert culprit.mistake is not None
     assert "dmean is used where g belongs" in culprit.mistake.message
+
+
+LISTED = '''
+"""Gates in a list, each read by two lines of the backward."""
+import torch
+
+def forward(x, w, v):
+    gates, total = [], 0
+    for t in range(len(x)):
+        gate = torch.sigmoid(x[t] @ w)
+        gates.append(gate)
+        total = total + (gate * v).pow(2).sum()
+    return {"gates": gates, "loss": total}
+
+def backward(x, w, v, gates):
+    dx, dw, dv = map(torch.zeros_like, (x, w, v))
+    for t in range(len(x)):
+        dy = 2 * gates[t] * v
+        slope = gates[t] * (1 - gates[t])
+        draw = dy * v * slope
+        dx[t] = draw @ w.T
+        dw += x[t].T @ draw
+        dv += (dy * gates[t]).sum(0)
+    return {"dx": dx, "dw": dw, "dv": dv}
+
+def inputs(generator):
+    sizes = {"x": (3, 4, 3), "w": (3, 5), "v": (5,)}
+    return {n: torch.randn(*s, generator=generator) for n, s in sizes.items()}
+'''
+
+
+def test_an_item_of_a_list_that_is_changed_in_place_is_told_at_the_line_that_changes_it() -> None:
+    assert backhand.check(from_text(LISTED)).ok
+    wrong = LISTED.replace("gates[t] * (1 - gates[t])", "gates[t].mul_(1 - gates[t])")
+    (culprit,) = backhand.check(from_text(wrong), stress=False).culprits
+    assert culprit.name == "v"
+    assert "slope = " in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "modifies_input"

@@ -30,8 +30,8 @@ def not_in_place(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
-    called = node.func.attr
-    if called.endswith("_") and called[0] != "_" and holds_tensor(scope.namespace.get(root_of(node) or "")):
+    called, held = node.func.attr, scope.namespace.get(root_of(node) or "")
+    if called.endswith("_") and called[0] != "_" and (holds_tensor(held) or isinstance(held, list | dict)):
         changed = ast.unparse(node.func.value)
         words = f"`{ast.unparse(node)}` changes {changed} in place, which is read again below"
         new = ast.Call(ast.Attribute(node.func.value, called[:-1], ast.Load()), node.args, node.keywords)

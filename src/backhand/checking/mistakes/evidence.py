@@ -296,7 +296,7 @@ def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
         return None
     culprit, draw = judgement.culprits[name], judgement.draw
     # what the statements change in place, they find as it was
-    changed = set(draw.changed) - {f"d{output}" for output in draw.trace.outputs}
+    changed = set(map(root, draw.changed)) - {f"d{output}" for output in draw.trace.outputs}
     unspoilt = backward_arguments(chosen, draw.trace, changed) if changed else {}
     there = name in judgement.draw.trace.tensors
     known = partial(derived, scene_of(chosen, judgement, name)) if there else tuple
