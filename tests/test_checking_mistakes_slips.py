@@ -559,3 +559,28 @@ def test_the_line_of_a_function_that_a_backward_calls_is_shown_first(tmp_path: P
     row = backhand.check_file(path)["x"]
     assert row.mistake.kind == "wrong_point"
     assert (row.lines[0].number, row.lines[0].text) == (5, "along = (dy * unit).sum(1, keepdim=True) ** 2")
+
+
+LOGARITHMS = """
+import torch
+
+out = "logs"
+
+def forward(x):
+    return {"logs": torch.log_softmax(x, 1)}
+
+def backward(dlogs, x, logs):
+    return {"dx": dlogs - logs.exp() * dlogs.sum(1, keepdim=True)}
+
+def inputs(generator):
+    return {"x": torch.randn(4, 3, generator=generator)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [("", "the factor logs.exp() is missing"), ("logs * ", "logs is used where logs.exp() belongs")],
+)
+def test_what_a_softmax_gave_is_known_where_only_its_logarithm_is_held(new: str, words: str) -> None:
+    (culprit,) = backhand.check(from_text(LOGARITHMS.replace("logs.exp() * ", new))).culprits
+    assert words in culprit.mistake.message

@@ -138,13 +138,8 @@ class Scope:
     @cached_property
     def summing_to_one(self) -> list[tuple[str, int]]:
         """The variables that may be what a softmax gave, each with an axis along which it sums to 1."""
-        held = {
-            n: v for n in self.tensors if isinstance(v := self.held(n), Tensor) and not bool((v < 0).any())
-        }
-        sums = [
-            (n, axis, v.sum(axis)) for n, v in held.items() for axis in range(v.dim()) if v.shape[axis] > 1
-        ]
-        return [(n, axis) for n, axis, total in sums if close(total, torch.ones_like(total))]
+        held = {n: v for n in self.tensors if isinstance(v := self.held(n), Tensor)}
+        return [(n, axis) for n, v in held.items() for axis in sums_to_one(v)]
 
     def expression(self, name: str) -> ast.expr:
         """Return the expression that reads one of these tensors."""
@@ -177,6 +172,14 @@ class Scope:
 
 Proposal = tuple[ast.expr, Finding]
 Rule = Callable[[Place, Scope], Iterator[Proposal]]
+
+
+def sums_to_one(value: Tensor) -> list[int]:
+    """Return the axes along which a tensor sums to 1 as a softmax's result does, none of it negative."""
+    if bool((value < 0).any()):
+        return []
+    sums = {axis: value.sum(axis) for axis in range(value.dim()) if value.shape[axis] > 1}
+    return [axis for axis, total in sums.items() if close(total, torch.ones_like(total))]
 
 
 def _text(node: ast.AST) -> str:

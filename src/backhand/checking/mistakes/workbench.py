@@ -19,7 +19,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
-from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, is_whole
+from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, is_whole, sums_to_one
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
@@ -254,7 +254,8 @@ class Focus:
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
-            parts=self._parts(names) | (on_objects(bench.namespace) if self.program.over_numpy else {}),
+            parts=self._parts(names)
+            | (on_objects if self.program.over_numpy else _probabilities)(bench.namespace),
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
             dialect=NUMPY if self.program.over_numpy else TORCH,
         )
@@ -357,6 +358,13 @@ class Focus:
 def variable(number: int) -> str:
     """Return the variable that holds one of the tensors that autograd knows."""
     return f"__derived_{number}__"
+
+
+def _probabilities(namespace: Namespace) -> dict[str, Tensor]:
+    """Return what a softmax gave where the variables hold its logarithm: `logprobs.exp()`."""
+    held = {n: v for n, v in namespace.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    small = {n: v.exp() for n, v in held.items() if v.dim() and v.numel() and not bool((v > 0).any())}
+    return {f"{n}.exp()": v for n, v in small.items() if sums_to_one(v)}
 
 
 def _is_computed(node: ast.Subscript) -> bool:
