@@ -300,6 +300,7 @@ def test_a_wrong_line_of_a_loop_is_one_culprit_with_that_line_and_a_true_name(na
         assert lines[0] == line
     assert culprit.mistake.kind == kind
     assert words in culprit.mistake.message
+    assert "times 0" not in culprit.mistake.also  # of zeros that says nothing more
     assert {row.verdict for row in report.rows} - {"skipped"} <= {"right", "wrong", "follows"}
 
 

@@ -29,10 +29,10 @@ def all_zero(scene: Scene) -> Finding | None:
 
 
 def whole_factor(scene: Scene) -> Finding | None:
-    """Find the whole gradient negated or multiplied by a constant."""
+    """Find the whole gradient negated or multiplied by a constant; zeros are told as that."""
     factor = constant_ratio(scene.value, scene.expected)
     if (
-        factor is None
+        not factor
         or abs(factor - 1) < scene.exact
         or not scene.same(scene.value, factor * scene.expected)
     ):
