@@ -1,10 +1,11 @@
 """Helpers written out in the place of their calls."""
 
 import ast
+import functools
 
 import torch
 
-from backhand.checking.running.inlining import inlined
+from backhand.checking.running.inlining import FRAME, inlined
 from backhand.checking.running.instrumenting import surroundings
 from backhand.checking.running.program import source_of
 
@@ -120,3 +121,49 @@ def test_helpers_that_a_class_keeps_and_those_that_only_fill_are_written_out() -
         "dx_ = 2 * dx_",
         "return dx_",
     ]
+
+
+def calls_within(dy, x, is_plain=True):
+    both = dy * slope(x), Kept.doubled(dy)
+    if is_plain:
+        return both
+    return dy if x is None else slope(x)
+
+
+def test_helpers_within_an_expression_are_written_out_above_it_where_they_are_called_in_any_case() -> None:
+    text = text_of(calls_within)
+    assert text[-1] == "return dy if x is None else slope(x)"
+    assert text[:-2] == [
+        "scale = 2.0",
+        "s = torch.sigmoid(scale * x)",
+        "slope_ = scale * s * (1 - s)",
+        "dx = dy",
+        "dx = 2 * dx",
+        "doubled_ = dx",
+        ast.unparse(ast.parse("both = (dy * slope_, doubled_)")),
+    ]
+    source = source_of(calls_within)
+    assert source is not None
+    found = inlined(source, surroundings(calls_within))
+    assert (found.as_written["slope_"], found.as_written["doubled_"]) == ("slope(x)", "Kept.doubled(dy)")
+    frames = [getattr(statement, FRAME) for statement in found.statements]
+    assert frames[1] == {"x", "scale", "s"}  # a slip in the helper's line is no variable of its caller
+    assert frames[-1] == {"dy", "x", "is_plain", "both"}
+
+
+def compiled(x):
+    return x * torch.sigmoid(x)
+
+
+# what `torch.compile` leaves on what it makes; the real one takes seconds to import its compiler
+compiled = functools.partial(compiled)
+compiled._torchdynamo_inline = compiled.func
+
+
+def calls_what_is_compiled(x):
+    y = compiled(x)
+    return y
+
+
+def test_what_is_compiled_is_written_out_as_it_was_before() -> None:
+    assert text_of(calls_what_is_compiled) == ["y = x * torch.sigmoid(x)", "return y"]

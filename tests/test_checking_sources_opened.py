@@ -756,3 +756,87 @@ def test_a_factor_is_named_though_the_reference_settles_only_to_seven_digits() -
     ).culprits
     assert row.mistake is not None
     assert row.mistake.kind == "scale"
+
+
+class Starred(Function):
+    """Some of its gradients are made at once, and starred in what it returns; that of b is negative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(x, W)
+        return x @ W + b
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        x, W = ctx.saved_tensors
+        dx = dy @ W.T
+        return dx, *of_parameters(x, dy)
+
+
+def of_parameters(x: Tensor, dy: Tensor) -> list[Tensor]:
+    dW = x.T @ dy
+    db = -dy.sum(0)
+    return [dW, db]
+
+
+def test_gradients_that_are_starred_in_a_return_have_lines() -> None:
+    report = backhand.check_function(
+        Starred,
+        lambda x, W, b: x @ W + b,
+        lambda g: {n: torch.randn(s, generator=g) for n, s in (("x", (4, 3)), ("W", (3, 5)), ("b", (5,)))},
+    )
+    assert [(row.name, row.lines[0].text) for row in report.culprits] == [("b", "db = -dy.sum(0)")]
+
+
+def gelu_slope(dy: Tensor, bias: Tensor, z: Tensor) -> Tensor:
+    x = bias + z
+    share = 0.5 * (1 + torch.erf(x * 0.5**0.5))
+    slope = share + x * torch.exp(-0.5 * x * x) * (2 * torch.pi) ** -0.5
+    return dy * slope
+
+
+class WrongArgument(Function):
+    """GELU after a bias, whose `backward` calls its helper with the input twice."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(y, bias)
+        return F.gelu(y + bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        y, bias = ctx.saved_tensors
+        assert y.shape == bias.shape
+        both = gelu_slope(dy, y, y)
+        return both, both
+
+
+def test_a_wrong_argument_of_a_helper_is_told_in_its_call_and_not_in_its_own_names() -> None:
+    report = backhand.check_function(
+        WrongArgument,
+        lambda y, bias: F.gelu(y + bias),
+        lambda g: {n: torch.randn(4, 6, generator=g) for n in ("y", "bias")},
+    )
+    row = report["y"]
+    assert row.lines[0].text == "both = gelu_slope(dy, y, y)"
+    assert "in `gelu_slope(dy, y, y)`, y is used where bias belongs" in row.mistake.message
+
+
+class Doubled(Function):
+    """Its gradient stands in a file that cannot be opened, once for both inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(bias)
+        return F.gelu(y + bias)
+
+    backward = staticmethod(functools.partial(lambda ctx, dy: (dy * ctx.saved_tensors[0].exp(),) * 2))
+
+
+def test_one_gradient_of_two_inputs_is_not_told_to_be_that_of_another() -> None:
+    report = backhand.check_function(
+        Doubled,
+        lambda y, bias: F.gelu(y + bias),
+        lambda g: {n: torch.randn(4, 6, generator=g) for n in ("y", "bias")},
+    )
+    assert "equals" not in report["y"].mistake.message

@@ -346,3 +346,130 @@ def test_an_input_without_a_gradient_on_purpose_does_not_hide_which_function_is_
         no_gradient=("t",),
     )
     assert told(report) == {"x": ("In Distance's backward, dx", "dx = dy * off")}
+
+
+class Mixed(Function):
+    """A product with a constant matrix; `backward` forgets that it stands transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, m: Tensor) -> Tensor:
+        ctx.save_for_backward(m)
+        return x @ m
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (m,) = ctx.saved_tensors
+        g = dy * 1
+        dx = g @ m
+        return dx, None
+
+
+MATRIX = torch.randn(6, 6)
+
+
+def test_what_else_a_function_is_called_with_is_as_precise_as_its_inputs() -> None:
+    report = backhand.check_function(
+        lambda x: Mixed.apply(x, torch.linalg.inv(MATRIX.to(x.dtype))),
+        lambda x: x @ torch.linalg.inv(MATRIX.to(x.dtype)),
+        drawing("x"),
+    )
+    assert report["x"].mistake.kind == "transposed"
+    assert report["x"].lines[0].text == "dx = g @ m"
+
+
+class Shifted(Function):
+    """It is given a network and, so that these get gradients, its parameters; b gets twice its own."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, net: nn.Module, *weights: Tensor) -> Tensor:
+        ctx.net = net
+        ctx.save_for_backward(a)
+        with torch.no_grad():
+            return a + b + net(a)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (a,) = ctx.saved_tensors
+        with torch.enable_grad():
+            point = a.detach().requires_grad_()
+            shift = ctx.net(point)
+        db = dy * 2
+        through, *dw = torch.autograd.grad(shift, [point, *ctx.net.parameters()], dy)
+        da = dy + through
+        return da, db, None, *dw
+
+
+class ShiftedBy(nn.Module):
+    def __init__(self, apply: Callable[..., Tensor]):
+        super().__init__()
+        self.net = nn.Linear(4, 4)
+        self.apply_ = apply
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.apply_(a, b, self.net, *self.net.parameters())
+
+
+def test_a_module_that_is_an_argument_holds_the_parameters_of_each_run() -> None:
+    plain = ShiftedBy(lambda a, b, net, *weights: a + b + net(a))
+    report = backhand.check_function(ShiftedBy(Shifted.apply), plain, {n: torch.randn(3, 4) for n in "ab"})
+    assert [row.name for row in report.culprits] == ["b"]
+    assert report["b"].lines[0].text == "db = dy * 2"
+
+
+class IntoSaved(Function):
+    """Cross entropy that works in the buffer of its probabilities: a second backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        logits.sub_(logits.amax(1, keepdim=True)).exp_()
+        logits.div_(logits.sum(1, keepdim=True))
+        ctx.save_for_backward(logits, labels)
+        return -logits.gather(1, labels[:, None]).log().mean()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        probs, labels = ctx.saved_tensors
+        probs[range(len(labels)), labels] -= 1
+        probs.div_(probs.shape[1])
+        return probs * dy, None
+
+
+def test_a_backward_that_changes_what_it_saved_has_lines() -> None:
+    labels = torch.tensor([2, 0, 4])
+    report = backhand.check_function(
+        lambda x: IntoSaved.apply(x * 1, labels),
+        lambda x: F.cross_entropy(x, labels),
+        {"x": torch.randn(3, 5)},
+    )
+    assert report["x"].lines[0].text == "probs.div_(probs.shape[1])"
+
+
+class Guarded(Function):
+    """The solution of a linear system; `backward` gives up where the forward has failed."""
+
+    @staticmethod
+    def forward(ctx: Any, H: Tensor, b: Tensor) -> Tensor:
+        ctx.failed = bool((H.diagonal() == 0).all())
+        x = torch.linalg.solve(H, b)
+        ctx.save_for_backward(H, x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if ctx.failed:
+            return None, None
+        H, x = ctx.saved_tensors
+        db = torch.linalg.solve(H.T, dx)
+        dH = db @ x.T
+        return dH, db
+
+
+def test_a_return_that_ends_a_backward_early_is_not_what_is_told() -> None:
+    inputs = {"A": torch.randn(4, 4), "b": torch.randn(4, 2)}
+    report = backhand.check_function(
+        lambda A, b: Guarded.apply(A @ A.T + torch.eye(4, dtype=A.dtype), b),
+        lambda A, b: torch.linalg.solve(A @ A.T + torch.eye(4, dtype=A.dtype), b),
+        inputs,
+    )
+    (row,) = report.culprits
+    assert (row.mistake.kind, row.lines[0].text) == ("sign", "dH = db @ x.T")

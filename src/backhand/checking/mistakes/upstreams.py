@@ -185,9 +185,13 @@ def besides_a_branch(scene: Scene) -> Finding | None:
 
 
 def another_gradient(scene: Scene) -> Finding | None:
-    """Find the gradient of another tensor in this one's place."""
+    """Find the gradient of another tensor in this one's place.
+
+    Not that of one whose right gradient is the same: then both are wrong for one reason.
+    """
     for name, gradient in scene.others.items():
-        if gradient.shape == scene.value.shape and scene.same(scene.value, gradient):
+        is_alike = scene.same(scene.expected, scene.trace.gradients.get(name))
+        if not is_alike and gradient.shape == scene.value.shape and scene.same(scene.value, gradient):
             detail = {"used": scene.d(name), "expected": scene.d(scene.name)}
             return Finding("wrong_upstream", detail, f"it equals {scene.d(name)}, another tensor's gradient")
     return None

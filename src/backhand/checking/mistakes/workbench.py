@@ -24,6 +24,7 @@ from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
 from backhand.checking.running.containers import as_gradient, flatten, place_of
+from backhand.checking.running.inlining import FRAME
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace, Source, definition_of
@@ -244,6 +245,8 @@ class Focus:
         """What the variables hold, and which of them are gradients."""
         bench = self.program.benches[0]
         names = [n for n in bench.namespace if not n.startswith("__") and n not in self.missing]
+        frame = getattr(self.statement, FRAME, names)  # those of a helper that is written out know no others
+        names = [n for n in names if n in frame]
         known = self.program.known[0] if self.knowing else ()
         called = {n for n in names if n.startswith("d") and n[1:] in bench.namespace}
         # what gives several variables a value may give forward tensors beside gradients

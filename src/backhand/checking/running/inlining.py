@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
+from backhand.checking.running.private import before_compiling
 from backhand.checking.running.program import Source, definition_of
 from backhand.checking.running.returning import blocks, returns
 
@@ -19,6 +20,10 @@ DEPTH = 3
 LONG = 120
 # On the tuple of the arguments of a call whose function is written out: the call.
 CALLED = "called"
+# On each statement: the variables of the function in which it stands, as they are called here.
+FRAME = "frame"
+# What computes its elements as often as there are some.
+COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 def inlined(source: Source, around: Mapping[str, Any]) -> Source:
@@ -40,16 +45,18 @@ def _once(source: Source, around: Mapping[str, Any]) -> Source:
     if source.definition is None or len(source.simple) > LONG:
         return source
     definition = copy.deepcopy(source.definition)
+    for statement in (s for block in blocks(definition.body) for s in block):
+        if not hasattr(statement, FRAME):
+            setattr(statement, FRAME, source.local_names)
     taken = _Taken(set(source.local_names), dict(source.as_written))
     changed = False
     for block in list(blocks(definition.body)):
         for statement in list(block):
-            function = _called_by(statement, source, around)
-            helper = definition_of(function, source) if function is not None else None
-            written = _written_out(statement, helper, function, taken) if helper and function else None
-            if written is not None:
+            written = _with_helper(statement, _call_of(statement), source, around, taken)
+            above = [] if written is not None else _taken_out(statement, source, around, taken)
+            if written is not None or above:
                 at = block.index(statement)
-                block[at : at + 1] = written
+                block[at : at + 1] = written if written is not None else [*above, statement]
                 changed = True
     if not changed:
         return source
@@ -69,6 +76,15 @@ class _Taken:
     names: set[str]
     as_written: dict[str, str]
 
+    def copy(self) -> "_Taken":
+        """Return another one, in which names can be taken that may not be needed."""
+        return _Taken(set(self.names), dict(self.as_written))
+
+    def take(self, other: "_Taken") -> None:
+        """Take what another one has taken."""
+        self.names |= other.names
+        self.as_written |= other.as_written
+
     def another(self, name: str) -> str:
         """Return a name, or a longer one where it is taken, and take it."""
         free = name
@@ -80,16 +96,81 @@ class _Taken:
         return free
 
 
-def _called_by(statement: ast.stmt, source: Source, around: Mapping[str, Any]) -> FunctionType | None:
-    """Return the plain function whose result a statement takes as it is, also one that is kept in a class."""
-    value = statement.value if isinstance(statement, ast.Assign | ast.Return | ast.Expr) else None
-    called = value.func if isinstance(value, ast.Call) else None
+def _call_of(statement: Any) -> ast.expr | None:
+    """Return the call whose result a statement takes as it is."""
+    return statement.value if isinstance(statement, ast.Assign | ast.Return | ast.Expr) else None
+
+
+def _with_helper(
+    statement: Any, call: ast.expr | None, source: Source, around: Mapping[str, Any], taken: _Taken
+) -> list[ast.stmt] | None:
+    """Return what a statement does that takes a call's result as it is, if a helper can be written out."""
+    function = _called_by(call, source, around)
+    helper = definition_of(function, source) if function is not None else None
+    return _written_out(statement, helper, function, taken) if helper and function else None
+
+
+def _taken_out(
+    statement: ast.stmt, source: Source, around: Mapping[str, Any], taken: _Taken
+) -> list[ast.stmt]:
+    """Return the helpers within a statement's expression written out, which takes their results instead.
+
+    So it is in `return of_x(dy, w), of_w(dy, x)`. What may not be computed at all stays as it is.
+    """
+    written: list[ast.stmt] = []
+    for call in _computed(statement):
+        function = _called_by(call, source, around)
+        if function is None:
+            continue
+        own = taken.copy()
+        name = own.another(f"{function.__name__}_")
+        own.as_written[name] = ast.unparse(call)
+        takes = ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], copy.deepcopy(call)), call)
+        setattr(takes, FRAME, getattr(statement, FRAME))
+        above = _with_helper(ast.fix_missing_locations(takes), takes.value, source, around, own)
+        if above is not None:
+            written += above
+            _put_in_place(statement, call, ast.copy_location(ast.Name(name, ast.Load()), call))
+            taken.take(own)
+    return written
+
+
+def _computed(statement: ast.stmt) -> list[ast.Call]:
+    """Return the calls within a simple statement's value that are made in any case, first the outer ones."""
+    is_simple = isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return | ast.Expr)
+    waiting: list[ast.AST | None] = [statement.value] if is_simple else []
+    found: list[ast.Call] = []
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Call):
+            found.append(node)
+        if isinstance(node, ast.BoolOp | ast.IfExp):
+            waiting.append(node.values[0] if isinstance(node, ast.BoolOp) else node.test)
+        elif node is not None and not isinstance(node, ast.Lambda | ast.comprehension | COMPREHENSIONS):
+            waiting += reversed([*ast.iter_child_nodes(node)])
+    return found
+
+
+def _put_in_place(statement: ast.stmt, call: ast.Call, value: ast.expr) -> None:
+    """Let a statement have something else where a call stands, if it still does."""
+    for node in ast.walk(statement):
+        for field, held in ast.iter_fields(node):
+            if held is call:
+                setattr(node, field, value)
+            elif isinstance(held, list) and call in held:
+                held[held.index(call)] = value
+
+
+def _called_by(called: ast.expr | None, source: Source, around: Mapping[str, Any]) -> FunctionType | None:
+    """Return the plain function that a call is of, also one that is kept in a class, or compiled."""
+    called = called.func if isinstance(called, ast.Call) else None
     holder = called.value if isinstance(called, ast.Attribute) else called
     if not isinstance(holder, ast.Name) or holder.id in source.local_names:
         return None
     found = around.get(holder.id)
     if isinstance(called, ast.Attribute):
         found = getattr(found, called.attr, None) if isinstance(found, type) else None
+    found = before_compiling(found)
     return found if isinstance(found, FunctionType) else None
 
 
@@ -126,10 +207,15 @@ def _written_out(
     for node in variables:
         node.id = names.get(node.id, node.id)
     bound = _bound({names[n]: v for n, v in given.items() if n not in same}, call)
+    for s in bound:
+        setattr(s, FRAME, getattr(statement, FRAME))
+    for s in (s for block in blocks(helper.body) for s in block):
+        setattr(s, FRAME, frozenset({*names.values(), *same}))
     written = [ast.copy_location(s, statement) for s in bound] + helper.body
     if made is not None:
         taken_over = copy.copy(statement)
         taken_over.value = made
+        setattr(taken_over, FRAME, getattr(ends[0], FRAME))
         # what it computes stands in the helper's line
         written[-1] = ast.copy_location(taken_over, statement if _only_names(made) else ends[0])
     return [ast.fix_missing_locations(s) for s in written]

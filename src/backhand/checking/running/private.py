@@ -399,3 +399,11 @@ def numpy_defaults() -> Iterator[None]:
     finally:
         if before is None:
             inner._default_dtypes = None
+
+
+def before_compiling(function: Any) -> Any:
+    """Return what `torch.jit.script` or `torch.compile` has made a function of; else the same.
+
+    Without it what was compiled is not looked into.
+    """
+    return inspect.getattr_static(function, "_torchdynamo_inline", function)

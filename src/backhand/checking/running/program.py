@@ -3,6 +3,7 @@
 import ast
 import inspect
 import linecache
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -27,6 +28,8 @@ from backhand.checking.running.statements import (
 from backhand.errors import CheckError
 
 Namespace = dict[str, Any]
+# The decorators that leave what a function does as it is: what it was before can be had.
+COMPILES = r"torch\.(jit\.script|compile)(\(.*\))?"
 # Where a function that was made of other statements keeps its source.
 MADE_OF = "__made_of__"
 
@@ -300,7 +303,8 @@ def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | N
     definition = tree.body[0] if tree is not None else None
     if not isinstance(definition, ast.FunctionDef):
         return None
-    if [ast.unparse(d) for d in definition.decorator_list] not in ([], ["staticmethod"]):
+    decorators = [ast.unparse(d) for d in definition.decorator_list]
+    if decorators not in ([], ["staticmethod"]) and not re.fullmatch(COMPILES, ",".join(decorators)):
         return None
     return ast.increment_lineno(definition, function.__code__.co_firstlineno - 1)
 

@@ -130,7 +130,12 @@ def returned_so_far(
 
 def returns(body: Sequence[ast.stmt]) -> list[ast.Return]:
     """Return a function's own `return` statements, wherever they stand, in order of the text."""
-    return [s for block in blocks(body) for s in block if isinstance(s, ast.Return)]
+    found: list[ast.Return] = []
+    for s in body:
+        found += (
+            [s] if isinstance(s, ast.Return) else [r for inner in inner_blocks(s) for r in returns(inner)]
+        )
+    return found
 
 
 def blocks(body: Sequence[ast.stmt]) -> Iterator[Any]:

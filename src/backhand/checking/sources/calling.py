@@ -57,10 +57,13 @@ class Called:
     Attributes:
         fn: the Function.
         arguments: of each the name of the input that it is, or an empty one, and its value.
+        hold: lets the module whose parameters are among the inputs hold them: it may be an argument, or
+            what the Function calls.
     """
 
     fn: type[Function]
     arguments: tuple[tuple[str, Any], ...]
+    hold: Callable[[Mapping[str, Any]], None] = lambda inputs: None
 
     @property
     def names(self) -> list[str]:
@@ -68,8 +71,14 @@ class Called:
         return [name or f"constant {i}" for i, (name, _) in enumerate(self.arguments)]
 
     def with_inputs(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Return the arguments for other inputs."""
-        return [inputs[name] if name else value for name, value in self.arguments]
+        """Return the arguments for other inputs; what is none of them is in their precision if it was so."""
+        self.hold(inputs)
+        before = next((value.dtype for name, value in self.arguments if name and _is_float(value)), None)
+        now = next((v.dtype for n, _ in self.arguments if n and _is_float(v := inputs[n])), before)
+        return [
+            inputs[name] if name else value.to(now) if _is_float(value) and value.dtype == before else value
+            for name, value in self.arguments
+        ]
 
     @staticmethod
     def directly(fn: type[Function], names: Sequence[str]) -> "Called":

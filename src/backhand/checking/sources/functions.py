@@ -18,7 +18,7 @@ from backhand.checking.report import Report
 from backhand.checking.reshaping import in_shapes
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import nearest
-from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked
+from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked, lowest
 from backhand.checking.running.private import backward_of, function_of_operator
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import apart_from, as_leaf, changes_a_leaf, copied, leaf_inputs
@@ -179,13 +179,9 @@ class Function:
         if is_custom(fn):
             yield Opening(partial(self._opened, chosen, Called.directly(fn, list(inputs)), seed), inputs)
             return
-        leaves = leaf_inputs(inputs, None)
-        try:
-            with running(None, seed, promote=False):
-                seen = Seen.of(partial(self._outputs, self.call, self.title), leaves)
-        except Exception as error:  # the user's code may raise anything
-            raise ClosedError("what it calls cannot be told") from error
-        if (called := seen.alone(leaves)) is not None:
+        leaves, seen = self._heard(inputs, seed)
+        hold = self.call.hold if isinstance(self.call, ByParameters) else lambda inputs: None
+        if (called := seen.alone(leaves, hold)) is not None:
             yield Opening(partial(self._opened, chosen, called, seed), inputs)
             return
         if not seen.calls:
@@ -195,6 +191,24 @@ class Function:
             if call.fn is fn:
                 within = partial(_within, call, seen.arrived.get(node, ()), chosen.asked, seed)
                 yield Opening(within, call.named, fn, seen.made_of(fn))
+
+    def _heard(self, inputs: Mapping[str, Any], seed: int) -> tuple[dict[str, Any], Seen]:
+        """Return leaves of some inputs, and which Functions are called with them.
+
+        In float64 where it runs, so that what else they are called with is as precise.
+
+        Raises:
+            ClosedError: it cannot be told.
+        """
+        for dtype in (torch.float64, None):
+            leaves = leaf_inputs(inputs, dtype)
+            try:
+                with running(dtype, seed, promote=False):
+                    return leaves, Seen.of(partial(self._outputs, self.call, self.title), leaves)
+            except Exception as error:  # the user's code may raise anything
+                if dtype is None:
+                    raise ClosedError("what it calls cannot be told") from error
+        raise AssertionError
 
     def _opened(self, chosen: Pass, called: Called, seed: int) -> Pass:
         if self._complex:
@@ -368,7 +382,7 @@ def _within(call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: in
     reached = frozenset(i for i, gradient in enumerate(arrived) if gradient is not None)
     own = Function(call.fn, partial(call.plain, reached or None))
     try:
-        with running(None, seed, promote=False), torch.no_grad():
+        with running(lowest(inputs), seed, promote=False), torch.no_grad():
             made = call.made(call.before)
     except Exception as error:  # the user's code may raise anything
         raise ClosedError("it does not run by itself") from error

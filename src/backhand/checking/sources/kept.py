@@ -45,7 +45,10 @@ class Kept:
     def is_as_before(self) -> bool:
         """Tell whether the run has left the context as it was."""
         held = vars(self)
-        pairs = [(getattr(held["_node"], name), first) for name, first in held["_at_first"].items()]
+        try:
+            pairs = [(getattr(held["_node"], name), first) for name, first in held["_at_first"].items()]
+        except RuntimeError:  # PyTorch gives no saved tensor that was changed
+            return False
         return not held["_is_set"] and all(is_equal(now, first) for now, first in pairs)
 
 

@@ -30,7 +30,7 @@ from backhand.checking.running.trials import StatementError, backward_arguments,
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.calling import Called, ClosedError, Context, has_context
 from backhand.checking.sources.kept import Kept, Made, is_equal
-from backhand.checking.sources.protocol import Halfway, Pass
+from backhand.checking.sources.protocol import ForwardError, Halfway, Pass
 from backhand.checking.sources.returned import in_order
 from backhand.checking.verdicts.comparing import close
 
@@ -162,8 +162,12 @@ class Opened:
     def _call(self, key: tuple[Any, ...]) -> Made:
         inputs, before, *_ = key
         torch.default_generator.set_state(before)
-        with torch.enable_grad():
-            result = self.fn.apply(*map(copied, self.called.with_inputs(apart_from(inputs, self.apart))))
+        given = map(copied, self.called.with_inputs(apart_from(inputs, self.apart)))
+        try:
+            with torch.enable_grad():
+                result = self.fn.apply(*given)
+        except Exception as error:  # the user's code may raise anything
+            raise ForwardError(self.fn.__name__, error) from error
         own = {n: v for n, v in self.told(result).items() if isinstance(v.grad_fn, FunctionCtx)}
         nodes = {value.grad_fn for value in own.values()}
         places = {name: value.output_nr for name, value in own.items()}

@@ -75,9 +75,16 @@ class ByParameters:
                 module = copy.deepcopy(self.module, held)
         if module is None:
             module = self.module
-            _put(module, self._places_of_parameters, parameters)
-            _put(module, self._places_of_buffers, buffers)
+            self.hold(parameters, buffers)
         return module(*arguments)
+
+    def hold(self, parameters: Mapping[str, Any], buffers: Mapping[str, Tensor] | None = None) -> None:
+        """Let the module hold parameters, which may be among other inputs, and buffers like them."""
+        dtype = _dtype_of([parameters[name] for name in self._names])
+        if buffers is None:
+            buffers = {n: _as(b.clone(), dtype) for n, b in self._counted.items()}
+        _put(self.module, self._places_of_parameters, {name: parameters[name] for name in self._names})
+        _put(self.module, self._places_of_buffers, buffers)
 
     def close(self) -> None:
         """Give the module back what it held before."""

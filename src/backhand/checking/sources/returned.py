@@ -222,10 +222,18 @@ def _each_of(returned: ast.Return, least: int) -> list[ast.expr]:
     """Return at least so many values of a `return`, one by one, also where one variable holds them all."""
     value = returned.value
     if least > 1 and isinstance(value, ast.Name):
-        items = [ast.Subscript(value, ast.Constant(i), ast.Load()) for i in range(least)]
-        return [ast.fix_missing_locations(ast.copy_location(item, value)) for item in items]
+        return _items(value, least)
     found = _elements(returned)
-    return [] if any(isinstance(node, ast.Starred) for node in found[:least]) else found
+    starred = [(i, node.value) for i, node in enumerate(found[:least]) if isinstance(node, ast.Starred)]
+    if len(starred) == 1 and isinstance(several := starred[0][1], ast.Name):
+        i = starred[0][0]
+        return [*found[:i], *_items(several, least + 1 - len(found)), *found[i + 1 :]]
+    return [] if starred else found
+
+
+def _items(several: ast.Name, count: int) -> list[ast.expr]:
+    items = [ast.Subscript(several, ast.Constant(i), ast.Load()) for i in range(count)]
+    return [ast.fix_missing_locations(ast.copy_location(item, several)) for item in items]
 
 
 def _name(node: ast.expr | None) -> str | None:
@@ -346,16 +354,19 @@ def _by_name(
 
 
 def _keep_what_is_made(body: list[ast.stmt], taken: Collection[str]) -> None:
-    """Give a name to what a `return` makes of all gradients at once: `f(dy, x)`, `(dx,) + (None,) * 3`."""
+    """Give a name to what a `return` makes of all gradients at once: `f(dy, x)`, `(dx,) + (None,) * 3`.
+
+    Of `dx, *f(dy, W)` only to what is starred.
+    """
     name = "returned" + "_" * sum(n.rstrip("_") == "returned" for n in taken)
     for block in blocks(body):
         for returned in [s for s in block if isinstance(s, ast.Return)]:
-            made = returned.value
-            if isinstance(made, ast.Call | ast.BinOp):
-                kept, at = ast.Assign([ast.Name(name, ast.Store())], made), block.index(returned)
-                returned.value = ast.Name(name, ast.Load())
-                block.insert(at, ast.fix_missing_locations(ast.copy_location(kept, returned)))
-                ast.fix_missing_locations(ast.copy_location(returned.value, returned))
+            parts = [returned, *(part for part in _elements(returned) if isinstance(part, ast.Starred))]
+            for part in parts[:2]:
+                if isinstance(made := part.value, ast.Call | ast.BinOp):
+                    kept, at = ast.Assign([ast.Name(name, ast.Store())], made), block.index(returned)
+                    part.value = ast.copy_location(ast.Name(name, ast.Load()), part)
+                    block.insert(at, ast.fix_missing_locations(ast.copy_location(kept, part)))
 
 
 def _part(elements: Sequence[ast.expr], place: Place) -> ast.expr:
