@@ -1221,3 +1221,13 @@ def test_an_item_of_a_list_that_is_changed_in_place_is_told_at_the_line_that_cha
     assert "slope = " in culprit.lines[0].text
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "modifies_input"
+
+
+def test_what_a_sum_begins_with_is_at_fault_where_more_goes_into_it_than_gradients() -> None:
+    old = "dA, dB, dd = torch.zeros_like(A), torch.zeros_like(B)"
+    assert old in GATED
+    wrong = GATED.replace(old, "dA, dB, dd = torch.zeros_like(A), torch.ones_like(B)")
+    (culprit,) = backhand.check(from_text(wrong), stress=False).culprits
+    assert "torch.ones_like(B)" in culprit.lines[0].text
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "repeated_branch"

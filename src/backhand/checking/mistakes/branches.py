@@ -31,11 +31,7 @@ def all_zero(scene: Scene) -> Finding | None:
 def whole_factor(scene: Scene) -> Finding | None:
     """Find the whole gradient negated or multiplied by a constant; zeros are told as that."""
     factor = constant_ratio(scene.value, scene.expected)
-    if (
-        not factor
-        or abs(factor - 1) < scene.exact
-        or not scene.same(scene.value, factor * scene.expected)
-    ):
+    if not factor or abs(factor - 1) < scene.exact or not scene.same(scene.value, factor * scene.expected):
         return None
     if abs(factor + 1) < scene.exact:
         branches = {"branches": scene.consumers}

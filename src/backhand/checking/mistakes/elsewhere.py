@@ -27,6 +27,8 @@ def what_belongs(case: Case) -> str:
         line = f"; `{ast.unparse(fault.statement).splitlines()[0]}` should give" if fault is not None else ""
         if label.kind == "result" and label.operations:
             return f"{line} the gradient of what {_place(label)} makes"
+        if label.kind == "nothing":
+            return f"{line} zeros, with which a sum begins"
         if label.kind in ("operand", "part"):
             return f"{line} what comes from {_told(frozenset(label.operations))}"
     return ""

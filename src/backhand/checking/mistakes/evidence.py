@@ -235,7 +235,7 @@ class Case:
         fault = self.culprit.fault
         if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
             return None
-        if self._runs_once(fault.statement):
+        if fault.belongs.label.kind != "nothing" and self._runs_once(fault.statement):
             return None
         statement, variable = fault.statement, fault.variable
         if not variable:  # it adds its value to something, or puts it there

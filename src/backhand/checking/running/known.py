@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backhand.checking.running.containers import is_strided
 
-Kind = Literal["result", "operand", "part", "input", "value"]
+Kind = Literal["result", "operand", "part", "input", "value", "nothing"]
 # Gates that lie in one tensor are four at most; a batch is no part of this kind.
 PARTS = 4
 # Two tensors are taken for one if their random projections agree to this part; rounding is far below.
@@ -24,7 +24,8 @@ class Label:
 
     Attributes:
         kind: the gradient of an operation's `result`, what it sends back to an `operand`, the sum of some
-            of those (`part`), the gradient of an `input` of the forward, or a `value` of the forward itself.
+            of those (`part`), the gradient of an `input` of the forward, a `value` of the forward itself, or
+            `nothing`, the zeros with which a sum begins.
         operations: of the forward, each with the statement in which it stands, where that is known.
         name: of the input.
     """
@@ -91,6 +92,13 @@ class Known:
         """Return the same, each multiplied by a number."""
         values = tuple(value * factor for value in self.values)
         return replace(self, values=values, signatures=tuple(sign * factor for sign in self.signatures))
+
+
+def nothing(shape: torch.Size) -> Known:
+    """Return the zeros with which a sum begins."""
+    return Known(
+        (Label("nothing"),), (torch.zeros(shape, dtype=torch.float64),), (0.0,), (0,), (0,), frozenset()
+    )
 
 
 def signature(tensor: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backhand.checking.running.alarms import patience
 from backhand.checking.running.knowledge import knowledge
-from backhand.checking.running.known import Known
+from backhand.checking.running.known import Known, nothing
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import made_of, reads, writes_surely
@@ -325,6 +325,9 @@ class _Search:
             events = self.events[target]
             if events[0].step > complete or target in self.mended:
                 continue
+            shape = events[0].shape
+            if len(events) == 1 and shape is not None and events[0].sign and target[1] in self._begun:
+                yield self._candidate(target, nothing(shape), (0,), (0,))
             for known in self.recogniser.belonging(target, events):
                 for order in self.recogniser.orders(target, len(events), known):
                     turns = _deviations(target, events, known, order)
