@@ -1231,3 +1231,39 @@ def test_what_a_sum_begins_with_is_at_fault_where_more_goes_into_it_than_gradien
     assert "torch.ones_like(B)" in culprit.lines[0].text
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "repeated_branch"
+
+
+LISTED_MEANS = '''
+"""A mean that fades, each of its states with a gradient of its own."""
+import torch
+
+def forward(rows, rate):
+    mean, means = torch.zeros_like(rows[0]), []
+    for row in rows:
+        means.append(mean)
+        mean = rate * mean + row
+    return {"means": means, "loss": mean.pow(2).sum(), "last": mean}
+
+def backward(rows, rate, means, last):
+    drows, drate, dmeans = torch.zeros_like(rows), torch.zeros_like(rate), []
+    g = 2 * last
+    for t in reversed(range(len(rows))):
+        drows[t] = g
+        drate += (g * means[t]).sum(0)
+        g *= rate
+        dmeans.append(g.clone())
+    dmeans.reverse()
+    return {"dmeans": dmeans, "drows": drows, "drate": drate}
+
+def inputs(generator):
+    return {"rows": torch.randn(4, 3, 2, generator=generator), "rate": torch.rand(2, generator=generator)}
+'''
+
+
+def test_one_tensor_that_every_turn_appends_anew_is_one_culprit() -> None:
+    assert backhand.check(from_text(LISTED_MEANS)).ok
+    wrong = LISTED_MEANS.replace("dmeans.append(g.clone())", "dmeans.append(g)")
+    (culprit,) = backhand.check(from_text(wrong), stress=False).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "aliased"
+    assert culprit.lines[0].text.strip() == "dmeans.append(g)"

@@ -9,11 +9,12 @@ from torch import Tensor
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import computes
-from backhand.checking.running.statements import assigned, begins_anew, writes
+from backhand.checking.running.statements import assigned, begins_anew, given_to, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close, fits
 from backhand.checking.verdicts.repairing import Alias
@@ -29,6 +30,21 @@ def changed_through_another_name(case: Case) -> Finding | None:
     through = alias.through
     at = (*where_they_met(case.chosen.backward_source, alias), alias.statement)
     return Finding("aliased", {"with": through}, f"changed in place through {through}", at=at)
+
+
+def one_tensor_twice(case: Case) -> Finding | None:
+    """Find an item of a list that is the very tensor which is another item of it."""
+    user, own = case.first.draw.user, case.first.draw.user.get(case.name)
+    items = [n for n in user if n != case.name and "[" in n and root(n) == root(case.name)]
+    same = [n for n in items if own is not None and own.numel() and is_one_tensor(own, user[n])]
+    if not same:
+        return None
+    other = case.first.draw.matched[same[0]]
+    source, path = case.chosen.backward_source, root(case.paths.get(case.name, ""))
+    handed = [s for s in (source.simple if source is not None else ()) if path in writes(s)]
+    put = [s for s in handed if given_to(s) is not None or not begins_anew(s, path)]
+    words = f"it is the same tensor as {other}: what changes the one in place changes the other"
+    return Finding("aliased", {"with": other}, words, at=tuple(put[:1]))
 
 
 def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:

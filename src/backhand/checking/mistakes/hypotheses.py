@@ -37,6 +37,7 @@ from backhand.checking.mistakes.facts import (
     not_carried_on,
     not_finite,
     nothing_depends_on_it,
+    one_tensor_twice,
     swapped,
     told,
     unassigned,
@@ -143,6 +144,7 @@ def _the_other_way(case: Case, budget: Budget) -> Mended:
 # In the order of simplicity: of two that hold, the earlier is named and the later mentioned.
 HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a change through another name", changed_through_another_name),
+    tells("one tensor in two places", one_tensor_twice),
     tells("another place among what is returned", in_another_place),
     tells("no value", no_value),
     tells("a variable that is not there", unassigned),
@@ -244,7 +246,7 @@ def name_mistakes(
     budget = Budget() if budget is None else budget
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
     share = budget.share()  # what it does not find in that is looked for one by one
-    found, left = _by_turns(cases, share)
+    found, left = _by_turns([case for case in cases if one_tensor_twice(case) is None], share)
     more, left = by_one_statement([case for case in cases if case.name not in found], left)
     found |= more
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))

@@ -77,6 +77,11 @@ def is_strided(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.layout == torch.strided
 
 
+def is_one_tensor(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors are one and the same, in all of their elements."""
+    return is_strided(a) and is_strided(b) and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+
+
 def place_of(value: object) -> int | None:
     """Return where a tensor's elements lie in memory; views of one lie there too."""
     return value.untyped_storage().data_ptr() if is_strided(value) else None

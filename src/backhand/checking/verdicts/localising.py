@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.statements import reads, writes
@@ -200,7 +201,8 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
         for name in found.culprits:
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
-            culprits[name] = blame(name, value, handed[name], handed, summands)
+            if not any(_is_one_item(draw, name, other) for other in culprits):
+                culprits[name] = blame(name, value, handed[name], handed, summands)
         shared = {n: alias for n, alias in found.aliased.items() if n not in found.culprits}
         judgement = replace(judgement, repair=found, shared=shared, lives=lives)
         left = _by_faults(chosen, judgement, culprits, first)
@@ -210,6 +212,13 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
     if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
+
+
+def _is_one_item(draw: Draw, name: str, other: str) -> bool:
+    """Tell whether two items of a list are one tensor, which can be right as one of them at most."""
+    a, b = draw.user.get(name), draw.user.get(other)
+    is_item = "[" in name and root(name) == root(other)
+    return is_item and a is not None and b is not None and is_one_tensor(a, b)
 
 
 def _repaired(chosen: Pass, draw: Draw, summands: Summands, lives: Lives) -> tuple[Repair, Lives]:
@@ -247,9 +256,9 @@ def _by_faults(
     with warnings.catch_warnings(action="ignore"):  # what is put somewhere may make nonsense
         found = explained(chosen, judgement.draw, is_right, lives, repaired)
     for one in found:
-        name, *followers = one.gradients
+        name, *followers = [n for n in one.gradients if n in culprits] or [""]
         culprits = {n: c for n, c in culprits.items() if n not in followers}
-        culprits[name] = replace(culprits[name], faults=one.faults)
+        culprits |= {name: replace(culprits[name], faults=one.faults)} if name else {}
     return _one_a_loop(repaired, culprits)
 
 
