@@ -109,8 +109,36 @@ def test_what_is_called_twice_is_written_out_twice_and_keeps_the_names_that_it_h
     assert written.as_written == {"x_": "x", "scale_": "scale", "s_": "s"}
 
 
-def test_what_ends_in_two_places_is_left_as_it_is() -> None:
-    assert text_of(ends_twice) == ["return either(x)"]
+def test_what_ends_in_two_places_does_so_where_it_is_called() -> None:
+    assert text_of(ends_twice) == ["if x.dim() > 1:\n    return x\nelse:\n    return -x"]
+
+
+def fill_or_not(dx, dy):
+    if dy is None:
+        return
+    dx.copy_(2 * dy)
+
+
+def fills(dx, dy):
+    fill_or_not(dx, dy)
+    return dx
+
+
+def within_a_loop(x):
+    for part in x:
+        if part is not None:
+            return part
+    return x
+
+
+def ends_in_a_loop(x):
+    y = within_a_loop(x)
+    return y
+
+
+def test_what_may_end_early_is_written_out_but_where_that_is_in_a_loop() -> None:
+    assert text_of(fills)[0] == "if dy is None:\n    pass\nelse:\n    dx.copy_(2 * dy)"
+    assert text_of(ends_in_a_loop) == ["y = within_a_loop(x)", "return y"]
 
 
 def test_helpers_that_a_class_keeps_and_those_that_only_fill_are_written_out() -> None:

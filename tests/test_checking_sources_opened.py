@@ -840,3 +840,103 @@ def test_one_gradient_of_two_inputs_is_not_told_to_be_that_of_another() -> None:
         lambda g: {n: torch.randn(4, 6, generator=g) for n in ("y", "bias")},
     )
     assert "equals" not in report["y"].mistake.message
+
+
+class Blocks(Function):
+    """Everything stands in a block; the term of the determinant lacks the number of columns."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            ctx.save_for_backward(x, W)
+            return W @ x, x.shape[1] * torch.linalg.slogdet(W)[1]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, dlog: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, W = ctx.saved_tensors
+        n, dx, dW = x.shape[1], None, None
+        with torch.no_grad():
+            inverse = W.inverse()
+            if ctx.needs_input_grad[0]:
+                dx = W.T @ dy
+            if ctx.needs_input_grad[1]:
+                dW = dy @ x.T
+                dW += inverse.T * dlog
+        assert n
+        return dx, dW
+
+
+def test_what_stands_in_blocks_is_looked_at_line_by_line() -> None:
+    report = backhand.check_function(
+        Blocks,
+        lambda x, W: (W @ x, x.shape[1] * torch.linalg.slogdet(W)[1]),
+        lambda g: {"x": torch.randn(4, 3, generator=g), "W": torch.randn(4, 4, generator=g)},
+    )
+    (row,) = report.culprits
+    assert row.lines[0].text == "dW += inverse.T * dlog"
+    assert "the factor n is missing" in row.mistake.message
+
+
+class Smoothed(Function):
+    """A sum over three neighbours, made in a buffer: `backward` multiplies where it should divide."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        padded = F.pad(x, (1, 1))
+        scale = 1 + padded[:, :-2] ** 2 + padded[:, 1:-1] ** 2 + padded[:, 2:] ** 2
+        ctx.save_for_backward(x, scale)
+        return x / scale
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        x, scale = ctx.saved_tensors
+        dx = dy / scale
+        buffer = torch.zeros(x.shape[1] + 2, dtype=x.dtype)
+        middle = buffer.narrow(0, 1, x.shape[1])
+        for n in range(x.shape[0]):
+            torch.mul(dy[n], x[n], out=middle)
+            middle.mul_(scale[n] ** 2)
+            for c in range(x.shape[1]):
+                dx[n, c] -= 2 * x[n, c] * buffer[c : c + 3].sum()
+        return dx
+
+
+def smoothed(x: Tensor) -> Tensor:
+    padded = F.pad(x, (1, 1))
+    return x / (1 + padded[:, :-2] ** 2 + padded[:, 1:-1] ** 2 + padded[:, 2:] ** 2)
+
+
+@pytest.mark.seconds
+def test_a_part_of_a_buffer_that_others_fill_is_not_at_fault() -> None:
+    report = backhand.check_function(Smoothed, smoothed, lambda g: {"x": torch.randn(2, 4, generator=g)})
+    (row,) = report.culprits
+    assert row.mistake.kind != "zero"
+    assert "narrow" not in row.lines[0].text
+
+
+class Powers(Function):
+    """The sum of the powers up to the fifth by Horner's rule; a turn of `backward` is left out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        y = torch.zeros_like(x)
+        for _ in range(5):
+            y = (y + 1) * x
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope = torch.zeros_like(x)
+        for k in range(1, 5):
+            slope = slope + k * x ** (k - 1)
+        dx = dy * slope
+        return dx
+
+
+def test_a_wrong_bound_is_told_with_the_head_of_its_loop() -> None:
+    report = backhand.check_function(
+        Powers, lambda x: x + x**2 + x**3 + x**4 + x**5, lambda g: {"x": torch.randn(3, 2, generator=g)}
+    )
+    assert report["x"].lines[0].text == "for k in range(1, 5):"

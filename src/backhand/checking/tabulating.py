@@ -200,7 +200,9 @@ class Table:
 
         In a whole model nearly every line makes a gradient.
         """
-        firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, ast.Return)]
+        # the head of a loop may be at fault as well
+        heads = ast.Return | ast.For | ast.While
+        firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, heads)]
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]
         own = [source.line(s.lineno) for s in firm]

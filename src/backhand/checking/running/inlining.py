@@ -187,12 +187,9 @@ def _written_out(
     """
     call: ast.Call = statement.value
     given = _given(call, helper)
-    ends = returns(helper.body)
     later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.Global | ast.Nonlocal
-    is_last = len(ends) == 1 and ends[0] is helper.body[-1]
-    made = ends[0].value if is_last else None
-    fills = not ends and isinstance(statement, ast.Expr)
-    if given is None or (made is None and not fills):
+    fills = isinstance(statement, ast.Expr)
+    if given is None or not _ends_below(helper.body, fills):
         return None
     if any(isinstance(n, later) for s in helper.body for n in ast.walk(s)):
         return None
@@ -212,13 +209,46 @@ def _written_out(
     for s in (s for block in blocks(helper.body) for s in block):
         setattr(s, FRAME, frozenset({*names.values(), *same}))
     written = [ast.copy_location(s, statement) for s in bound] + helper.body
-    if made is not None:
-        taken_over = copy.copy(statement)
-        taken_over.value = made
-        setattr(taken_over, FRAME, getattr(ends[0], FRAME))
-        # what it computes stands in the helper's line
-        written[-1] = ast.copy_location(taken_over, statement if _only_names(made) else ends[0])
+    for block in blocks(written):
+        for at, end in enumerate(block):
+            if isinstance(end, ast.Return):
+                block[at] = _handed_over(end, statement)
     return [ast.fix_missing_locations(s) for s in written]
+
+
+def _ends_below(body: list[ast.stmt], fills: bool) -> bool:
+    """Let what follows a block that ends a function early stand in its `else`; tell whether all can.
+
+    Args:
+        body: of the function, which is changed.
+        fills: whether what it returns is not asked for.
+    """
+    for at, s in enumerate(body):
+        if isinstance(s, ast.Return):
+            del body[at + 1 :]
+            return fills or s.value is not None
+        if not returns([s]):
+            continue
+        if not isinstance(s, ast.If) or not isinstance(s.body[-1], ast.Return):
+            return False
+        if not _ends_below(s.body, fills):
+            return False
+        s.orelse += body[at + 1 :]
+        del body[at + 1 :]
+        return _ends_below(s.orelse, fills)
+    return fills
+
+
+def _handed_over(end: ast.Return, statement: ast.stmt) -> ast.stmt:
+    """Return what a statement does that takes a helper's result, where the helper returns it."""
+    if isinstance(statement, ast.Expr) and (end.value is None or _only_names(end.value)):
+        return ast.copy_location(ast.Pass(), end)
+    taken_over: Any = copy.copy(statement)
+    taken_over.value = end.value
+    setattr(taken_over, FRAME, getattr(end, FRAME))
+    # what it computes stands in the helper's line
+    is_made = end.value is not None and not _only_names(end.value)
+    return ast.copy_location(taken_over, end if is_made else statement)
 
 
 def _bound(values: Mapping[str, ast.expr], call: ast.Call) -> list[ast.stmt]:

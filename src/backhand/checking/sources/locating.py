@@ -93,8 +93,13 @@ def _as_written(inner: Report, chosen: Pass) -> Report:
     if not made_up:
         return inner
 
+    calls = [text for text in made_up.values() if not text.isidentifier()]
+
     def put(text: str) -> str:
-        return re.sub(r"\b[^\W\d]\w*", lambda found: made_up.get(found[0], found[0]), text)
+        told = re.sub(r"\b[^\W\d]\w*", lambda found: made_up.get(found[0], found[0]), text)
+        for call in calls:  # what a helper returns has no name there
+            told = told.replace(f"`{call} = ", "`return ")
+        return told
 
     told = {row.name: row.mistake for row in inner.rows if row.mistake is not None}
     told = {

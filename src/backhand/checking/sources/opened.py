@@ -25,6 +25,7 @@ from backhand.checking.running.inlining import inlined
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.straight import straight
 from backhand.checking.running.tracing import apart_from, changes_a_leaf, copied, trace
 from backhand.checking.running.trials import StatementError, backward_arguments, leaf_like, sets_of
 from backhand.checking.running.unseen import Unseen
@@ -38,15 +39,17 @@ Outputs = Callable[[Any], dict[str, Tensor]]
 
 
 class _Last(Watcher):
-    """Lets a watcher watch, and keeps the variables after the last statement."""
+    """Lets a watcher watch, keeps the variables after the last statement, and notes which statements ran."""
 
     def __init__(self, watcher: Watcher | None):
         self._watcher = watcher or Watcher()
         self.variables: Namespace = {}
+        self.statements: set[ast.stmt] = set()
 
     def ran(self, step: int, statement: Any, variables: Mapping[str, Any]) -> Namespace | None:
         """Take the variables."""
         self.variables = dict(variables)
+        self.statements.add(statement)
         return self._watcher.ran(step, statement, variables)
 
     def added(self, step: int, statement: Any, value: Any) -> Any:
@@ -255,8 +258,12 @@ def opened(
     for source, steps in itertools.product(sources, _forwards(fn, reference)):
         runner = Opened(called, naming, steps, source, chosen.no_gradient, apart, places)
         found = _opened_with(chosen, runner, truth)
-        if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed):
-            return found
+        last = _Last(unseen := Unseen())
+        if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed, unseen, last):
+            plain = straight(source, last.statements, last.variables)
+            as_it_ran = _opened_with(chosen, replace(runner, source=plain, _kept={}), truth)
+            is_alike = plain is not source and _does_the_same(as_it_ran, inputs, seed, unseen, last)
+            return as_it_ran if is_alike else found
     raise ClosedError("its statements, run one by one, do not give what it gives")
 
 
@@ -322,19 +329,27 @@ def _is_one(own: Tensor | None, other: Tensor | None) -> bool:
     return close(own.detach().float(), other.detach().float())
 
 
-def _does_the_same(found: Pass, inputs: Mapping[str, Any], seed: int) -> bool:
+def _does_the_same(
+    found: Pass, inputs: Mapping[str, Any], seed: int, unseen: Unseen, watcher: Watcher
+) -> bool:
     """Tell whether the backward's statements give what the Function gives: its decorators may do more.
+
+    Args:
+        found: the pass.
+        inputs, seed: of the run.
+        unseen: what it notes of the run.
+        watcher: lets it see that.
 
     Raises:
         ClosedError: a compiled kernel fills its gradients.
     """
-    runner, unseen = found.runner, Unseen()
+    runner = found.runner
     assert runner is not None
     try:
         traced = trace(found, inputs, torch.float64, seed, promote=True)
         again = running(torch.float64, found.seed_of_backward(seed), promote=True)
         with again, torch.no_grad():
-            run = runner.backward(backward_arguments(found, traced), unseen)
+            run = runner.backward(backward_arguments(found, traced), watcher)
         again = running(torch.float64, found.seed_of_backward(seed), promote=True)
         with again, torch.no_grad():  # which draws the same numbers
             expected = _given(found, backward_arguments(found, traced))

@@ -244,8 +244,13 @@ class _Search:
         return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
 
     def _most_telling(self, failing: Iterable[_Candidate]) -> _Candidate | None:
-        """Return that by which most becomes known though it is not enough: one of several at fault."""
+        """Return that by which most becomes known though it is not enough: one of several at fault.
+
+        Not what others fill: what is put in the place of a part of a buffer is no part of it, so that all
+        that is done with that vanishes.
+        """
         best, most = None, 0
+        failing = [c for c in failing if c.target[1] not in self._begun or self.events[c.target][c.turn].sign]
         for candidate in self._in_time(failing) if len(self.mended) + 1 < MOST_FAULTS else ():
             gained = self._gain(candidate)
             best, most = (candidate, gained) if gained > most else (best, most)
