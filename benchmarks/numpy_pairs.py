@@ -26,10 +26,10 @@ import numpy as np
 from patterns import expression, filled, matched, statements
 
 from backhand.checking.report import Line, Report
-from backhand.checking.sources.courses import made
 from backhand.checking.sources.guessing import inputs_for
 from backhand.checking.sources.layered import Class
 from backhand.checking.sources.layers import layers_of, runs
+from backhand.checking.sources.making import making
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.pairs import Pair
 from backhand.checking.sources.roles import calls_of, forward_of
@@ -137,7 +137,7 @@ def gradients(module: types.ModuleType, name: str) -> dict[str, Any] | None:
     try:
         if isinstance(value, type):
             calls = calls_of(value)
-            layer = made(value, {}, model=calls is not None)
+            layer = next(making(value, model=calls is not None)).layer
             forward = getattr(layer, (calls or ("forward",))[0])
             draw: Any = inputs_for(
                 forward, name, model=calls is not None, accepts=partial(runs, partial(Class.of, layer))

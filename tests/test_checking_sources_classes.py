@@ -429,3 +429,51 @@ def test_a_layer_that_holds_numpy_itself_and_adds_at_places_is_followed_by_autog
     report = check_class(Gathering(), lambda rng: {"x": rng.normal(size=(3, 5))})
     assert report.ok
     assert report.truth == "autograd"
+
+
+class Cell:
+    """It is handed again what its forward was given and gave, under the names of a course."""
+
+    def __init__(self, n, h):
+        self.W_ih, self.W_hh = np.ones((h, n)), np.ones((h, h))
+
+    def forward(self, x, h_prev_t):
+        h_t = np.tanh(x @ self.W_ih.T + h_prev_t @ self.W_hh.T)
+        return h_t
+
+    def backward(self, delta, h_t, h_prev_l, h_prev_t):
+        dz = delta * (1 - h_t**2)
+        self.dW_ih = dz.T @ h_prev_l
+        self.dW_hh = dz.T @ h_prev_t
+        return dz @ self.W_ih, dz @ self.W_hh
+
+
+def states(rng):
+    return {"x": rng.normal(size=(3, 5)), "h_prev_t": rng.normal(size=(3, 4))}
+
+
+def test_a_backward_that_is_handed_the_output_and_the_input_under_another_name_is_judged():
+    assert check_class(Cell(5, 4), states).ok
+
+    class Wrong(Cell):
+        def backward(self, delta, h_t, h_prev_l, h_prev_t):
+            dz = delta * (1 - h_t)
+            self.dW_ih = dz.T @ h_prev_l
+            self.dW_hh = dz.T @ h_prev_t
+            return dz @ self.W_ih, dz @ self.W_hh
+
+    report = check_class(Wrong(5, 4), states)
+    assert report.culprits[0].lines[0].text == "dz = delta * (1 - h_t)"
+
+
+def test_the_line_in_which_a_backward_ends_is_at_fault_where_it_makes_no_gradient_itself():
+    class Masked(Affine):
+        def backward(self, dout):
+            if self.mask is not None:
+                dout = dout * self.mask
+            return dout @ self.W.T
+
+    report = check_class(Masked(), rows)
+    (row,) = report.culprits
+    assert row.lines[0].text == "if self.mask is not None:"
+    assert "AttributeError" in row.mistake.message

@@ -420,3 +420,28 @@ def test_a_loss_that_moves_its_weights_itself_is_judged_on_what_they_were() -> N
 
     report = check_pair(fit, None, lambda rng: [rng.normal(size=s) for s in ((5, 3), (3, 2), (5, 2))])
     assert report.ok
+
+
+def pool(image, f=2):
+    n, size, _ = image.shape
+    out = np.zeros((n, size // f, size // f))
+    for i in range(size // f):
+        for j in range(size // f):
+            out[:, i, j] = image[:, i * f : i * f + f, j * f : j * f + f].max(axis=(1, 2))
+    return out
+
+
+def poolBackward(dpool, orig, f):  # noqa: N802  (as it is written)
+    dout = np.zeros_like(orig)
+    for i in range(dpool.shape[1]):
+        for j in range(dpool.shape[2]):
+            window = orig[:, i * f : i * f + f, j * f : j * f + f]
+            is_largest = window == window.max(axis=(1, 2), keepdims=True)
+            dout[:, i * f : i * f + f, j * f : j * f + f] = is_largest * dpool[:, i : i + 1, j : j + 1]
+    return dout
+
+
+def test_a_backward_without_a_cache_is_handed_the_input_and_the_options_of_its_forward():
+    report = check_pair(pool, poolBackward, lambda rng: [rng.normal(size=(2, 6, 6))])
+    assert report.ok
+    assert [row.name for row in report.rows] == ["image"]

@@ -118,7 +118,7 @@ class Table:
         trace, forward = self.draw.trace, self.chosen.forward_source
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
-        verdict, note = _verdict(name, self.judged, self.names)
+        verdict, note = _verdict(name, self.judged, self.names, self.chosen.contract)
         named = self.named.get(name)
         if name in self.lowered:
             verdict, note = "wrong", ""
@@ -200,8 +200,8 @@ class Table:
 
         In a whole model nearly every line makes a gradient.
         """
-        # the head of a loop may be at fault as well
-        heads = ast.Return | ast.For | ast.While
+        # the head of a loop, or of a condition, may be at fault as well
+        heads = ast.Return | ast.If | ast.For | ast.While
         firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, heads)]
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]
@@ -254,7 +254,9 @@ class _Ran(Watcher):
         self.statements.add(statement)
 
 
-def _verdict(name: str, judged: Sequence[Judgement], promised: Mapping[str, str]) -> tuple[Verdict, str]:
+def _verdict(
+    name: str, judged: Sequence[Judgement], promised: Mapping[str, str], contract: str
+) -> tuple[Verdict, str]:
     first = judged[0]
     blamed = [j.culprits[name] for j in judged if name in j.culprits]
     if blamed:
@@ -271,7 +273,8 @@ def _verdict(name: str, judged: Sequence[Judgement], promised: Mapping[str, str]
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
     seen = first.repair.observed if first.repair is not None else {}
-    if first.draw.error is not None and (name in seen or name in promised.keys() - first.draw.matched):
+    lost = name in seen or name in promised.keys() - first.draw.matched or contract == "returned"
+    if first.draw.error is not None and lost:
         return "follows", "not reached: a line above raised"
     if name in first.draw.trace.wanted:
         if name in first.draw.trace.unreached:

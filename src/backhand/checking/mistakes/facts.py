@@ -14,7 +14,7 @@ from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import computes
-from backhand.checking.running.statements import assigned, begins_anew, given_to, writes
+from backhand.checking.running.statements import assigned, begins_anew, given_to, places_written, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close, fits
 from backhand.checking.verdicts.repairing import Alias
@@ -52,6 +52,19 @@ def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:
     written = source.simple if source is not None else ()
     above = [s for s in written if s.lineno < alias.statement.lineno and begins_anew(s, alias.through)]
     return tuple(sorted((*above[-1:], *alias.made[-1:]), key=lambda s: s.lineno)[-1:])
+
+
+def raised_above(case: Case) -> Finding | None:
+    """Find the line in which a backward ended before it came to a gradient that it was to return."""
+    draw, source = case.first.draw, case.chosen.backward_source
+    is_known = case.culprit.value is not None or why_it_raised(case) is not None
+    if is_known or draw.error is None or case.chosen.contract != "returned":
+        return None
+    statements = [n for s in source.statements for n in ast.walk(s)] if source is not None else []
+    at = [s for s in statements if isinstance(s, ast.stmt) and s.lineno <= (draw.error_line or 0)]
+    last = max((s.lineno for s in at), default=0)
+    at = [s for s in at if s.lineno == last]
+    return Finding("unexplained", {"ruled_out": []}, told(draw.error), at=tuple(at[:1]))
 
 
 def no_value(case: Case) -> Finding | None:
@@ -254,12 +267,21 @@ def why_it_raised(case: Case) -> Exception | None:
 
 
 def _cause(error: Exception | None, errors: Sequence[tuple[ast.stmt, Exception]]) -> Exception | None:
-    followed: set[str | None] = set()
-    while isinstance(error, NameError) and error.name not in followed:
-        missing = error.name
+    followed: set[str] = set()
+    while isinstance(error, NameError | KeyError):
+        missing = str(error.name if isinstance(error, NameError) else next(iter(error.args), ""))
+        if missing in followed:
+            break
         followed.add(missing)
-        error = next((e for statement, e in errors if missing in assigned(statement)), error)
+        error = next((e for statement, e in errors if _makes(statement, missing)), error)
     return error
+
+
+def _makes(statement: ast.stmt, missing: str) -> bool:
+    """Tell whether a statement assigns a variable, or puts something under such a key."""
+    places = [n.slice for n in places_written(statement) if isinstance(n, ast.Subscript)]
+    keys = [str(place.value) for place in places if isinstance(place, ast.Constant)]
+    return missing in assigned(statement) or missing in keys
 
 
 def told(error: Exception) -> str:

@@ -6,7 +6,7 @@ import linecache
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import CodeType, FunctionType
@@ -220,7 +220,7 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
     """Return it; `%autoreload` gives the same function other code, which has another text."""
     try:
         lines, first = inspect.getsourcelines(function)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        tree = _parsed(lines)
     except (OSError, TypeError, SyntaxError):
         return None
     first = max(first, 1)
@@ -230,7 +230,7 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
         if found is None:
             return None
         lines, first = found
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        tree = _parsed(lines)
         definition = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
     if _yields(definition) or _passes_on(definition):
         return None
@@ -249,6 +249,18 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
         definition=definition,
         free_names=code.co_freevars,
     )
+
+
+def _parsed(lines: Sequence[str]) -> ast.Module:
+    """Return the tree of a definition, though a comment, or a line of a text, begins further left."""
+    text = "".join(lines)
+    try:
+        return ast.parse(textwrap.dedent(text))
+    except SyntaxError:
+        tree = ast.parse(f"if True:\n{text}")
+        tree.body = tree.body[0].body  # type: ignore[attr-defined]
+        ast.increment_lineno(tree, -1)
+        return tree
 
 
 def _mangle(definition: ast.FunctionDef, function: FunctionType) -> None:

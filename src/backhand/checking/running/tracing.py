@@ -16,6 +16,10 @@ from backhand.checking.sources.protocol import Pass
 from backhand.errors import CheckError
 
 
+class IndependentError(CheckError):
+    """An output depends on no input; with inputs or a layer of other sizes it may."""
+
+
 def trace(
     chosen: Pass,
     inputs: Mapping[str, Any],
@@ -147,7 +151,7 @@ def _outputs(chosen: Pass, values: Mapping[str, Any]) -> dict[str, Tensor]:
             )
             raise CheckError(f"forward returns no {name!r}{hint}")
         if not isinstance(value, Tensor) or not value.requires_grad:
-            raise CheckError(f"the output {name!r} depends on no input that needs a gradient.")
+            raise IndependentError(f"the output {name!r} depends on no input that needs a gradient.")
         if chosen.out == () and value.numel() != 1:
             raise CheckError(
                 f"'loss' has shape {tuple(value.shape)}; expected a scalar, or outputs named with out=."

@@ -4,18 +4,14 @@ A row stands for what a course calls so. Sizes differ from each other, so that a
 parameters are drawn, never ones.
 """
 
-import contextlib
 import copy
-import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
-
-from backhand.checking.sources.updating import OPTIMISER, SHAPE, PlainStep, prepared
 
 # A batch, steps, features, hidden units, channels, filters, classes, words.
 N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
@@ -27,7 +23,8 @@ IMAGES = (N, C, 6, 4)
 # The same with the channels last, as some courses have it.
 STRIDED_LAST, IMAGES_LAST = (N, 7, 3, C), (N, 6, 4, C)
 SIGNALS = (N, C, 9)
-SQUARE_IMAGES = (N, C, 6, 6)  # a model may take the height for the width
+SQUARE_IMAGES = (N, C, 6, 6)  # some take the height for the width
+SQUARE = "The images are square: on others one of the two raises."
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,13 @@ class Row:
         names: what the function may be called, a pattern to be found in its name.
         inputs: by parameter, in lower case: a shape of normal random numbers, whole numbers, or a value.
         sure: whether a forward that runs on it is enough: a backward that does not run is wrong.
+        says: what it is to be said of it, if it is taken.
     """
 
     names: str
     inputs: Mapping[str, Any]
     sure: bool = False
+    says: str = ""
 
 
 def _norm(x: tuple[int, ...], *parameters: int, **more: Any) -> dict[str, Any]:
@@ -135,6 +134,7 @@ ROWS = (
     Row("rnn|lstm|gru", {"x": (T, D, 1)}),  # a list of columns
     Row("rnn", _THROUGH_TIME | _recurrent(1)),
     Row("embed", {"x": Whole((N, T), V), "w": (V, D)}),
+    Row("embed", {"x": Whole((N, T), C)}),
     Row("temporal_affine", {"x": (N, T, D), "w": (D, F), "b": (F,)}),
     Row("temporal_softmax", {"x": (N, T, K), "y": Whole((N, T), K), "mask": Whole((N, T), 2)}),
     Row("group", _norm((N, 6, 4, 5), 1, 6, 1, 1, g=2)),
@@ -161,6 +161,9 @@ ROWS = (
     Row("conv|pool|flatten", {"x": IMAGES}),
     Row("conv|pool", {"x": IMAGES_LAST}),
     Row("conv|pool", {"x": IMAGES[1:]}),  # one image
+    Row("conv", {"x": SQUARE_IMAGES[1:], "w": (F, C, 3, 3), "b": (F,), "stride": 1}),
+    Row("conv|pool", {"x": SQUARE_IMAGES}, says=SQUARE),
+    Row("conv|pool", {"x": (N, 6, 6, C)}, says=SQUARE),
     Row("time.*sigmoid.*loss", {"x": (N, T), "y": Whole((N, T), 2)}),
     Row("sigmoid.*loss", _loss((N,), Whole((N,), 2))),
     # An entropy may be one of probabilities, which scores may be, too; a label is a class, or a row of zeros
@@ -198,9 +201,10 @@ MODEL_ROWS = (
 )
 # Other words for the same parameters, as patterns.
 WORDS = (
-    ("w", "weights?"),
+    ("w", "weights?|filt(er)?s?"),
     ("b", "bias(es)?"),
-    ("x", "x|xs|inp|inputs?(_tensor|_data)?|features|data"),
+    ("x", "x|xs|inp|inputs?(_tensor|_data)?|features|data|ima?ge?s?"),
+    ("stride", "s|strides?"),
     ("scores", "scores|logits|preds?|predict(ions?|ed)(_tensor)?|y_?(pred|hat)|outputs?"),
     (
         "y",
@@ -210,142 +214,6 @@ WORDS = (
     ("prev_h", "h_?prev(_t|_l)?|prev_?h(idden)?|hidden(_state)?"),
     ("prev_c", "c_?prev(_t|_l)?|prev_?c"),
 )
-
-
-def _slope_of_tanh(x: Any) -> Any:
-    return 1 - np.tanh(x) ** 2
-
-
-# What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
-BUILT = (
-    ("conv", "w", (F, C, 3, 3)),
-    ("conv", "(in|input|n|nb|num)?_?(channels|maps|depth)(_in)?|c_?in|in_c", C),
-    (
-        "conv",
-        "(out|output)_?(channels|maps|depth)|(n|nb|num)?_?(filter|kernel)s|(n|num)_(filter|kernel)|channels_out|c_?out|out_c",
-        F,
-    ),
-    ("conv", "([hw]_)?(kernel|filter)(_?(size|h|w|height|width))?|k|f", 3),
-    ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
-    ("2d|spatial", "(n|num)?_?(features|channels)", C),
-    ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
-    ("", "pad(ding)?", 1),
-    ("", "word_to_idx", Held({word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcd"))})),
-    ("net|mlp", "size", Held([D, H, K])),
-    ("pool", "size", 2),
-    ("", "(layers?|net(work)?|nodes)_?(sizes?|dims?|structure)|sizes|structure|topology", Held([D, H, K])),
-    ("", "(up|down)?_?(sampling|scale)_?(factor)?|factor", 2),
-    ("", "(vocab|vocabulary|dict)(_?size)?|num_(embeddings|words|tokens)|n_(vocab|words|tokens)", V),
-    ("conv", "b", (F,)),
-    *(
-        (who, what, shape)
-        for who, gates in (("lstm", 4), ("gru", 3), ("", 1))
-        for what, shape in (("wx", (D, gates * H)), ("wh", (H, gates * H)))
-    ),
-    ("lstm", "b", (4 * H,)),
-    ("gru", "b", (3 * H,)),
-    ("", "(activation|act)(_fn|_function|_func)?|f|func|function", Held(np.tanh)),
-    (
-        "",
-        "(activation|act|f|func)(_function|_fn)?_?(prime|deriv(ative)?|grad(ient)?)|df",
-        Held(_slope_of_tanh),
-    ),
-    ("", "w", (D, H)),
-    ("", "b", (H,)),
-    ("", "x", (N, D)),
-    ("", "y", (N, 1)),
-    ("", "gamma|beta", (D,)),
-    ("", "pool(ing)?_?(h|w|size|height|width)|(kernel|filter)(_?size)?|strides?|window", 2),
-    ("", "(n_?|num_?|d_?|dim_?|fan_?)?in(put)?s?(_?(size|dim|features|units|nodes|channels))?", D),
-    ("", "(n_?|num_?|d_?|dim_?|fan_?)?out(put)?s?(_?(size|dim|features|units|nodes|channels))?", H),
-    ("", "(n_?|num_?)?(hidden|units|neurons)(_?(size|dim|units))?", H),
-    ("", "(n_?|num_?|\\w+_)?(features|dims?|size|channels|d|n)", D),
-    ("", "p|(dropout_?|drop_?|keep_?)?(rate|ratio|prob(ability)?|p)", 0.5),
-)
-
-# What a model's constructor is given besides, though it has defaults: those are large, and its numbers tiny.
-MODEL = (
-    ("conv", "input_(dim|size|shape)", Held(IMAGES[1:])),
-    ("", "hidden_(dims|sizes?_list|layers|size_list)", Held([H, 4])),
-    ("", "(num_|n_)?filters", F),
-    ("", "filter_size", 3),
-    ("", "reg(ularization)?|weight_decay_lambda|lambd", 0.1),
-    ("", "wordvec_dim", T),
-    ("", "dtype", Held(np.float64)),
-)
-
-
-def made(layer: type, named: Mapping[str, Any], *, model: bool = False) -> Any | None:
-    """Return an instance of a class: one that the module has, or by its defaults and the usual sizes.
-
-    What else its constructor asks for may be sizes as well, each another one; the shape of its input, or the
-    sizes of several layers. None where it raises on all of them. A model is made small.
-    """
-    instances = [value for value in named.values() if type(value) is layer]
-    if instances:
-        return instances[0]
-    named_so = inspect.signature(layer).parameters.values()
-    shaped = [
-        p.name for p in named_so if re.fullmatch(SHAPE, p.name.lower()) and p.default in (p.empty, None)
-    ]
-    sizes = _sizes(layer.__name__, [p.name for p in named_so]) if model else {}
-    known = {n: _built(layer.__name__, n) for n in _needed(layer) if n not in sizes}
-    for shape in dict.fromkeys((shape_for(layer.__name__), STRIDED_IMAGES[1:], IMAGES[1:])):
-        for guessed in _guessed([n for n, v in known.items() if v is None and n not in shaped], shape):
-            values = {**sizes, **known, **dict.fromkeys(shaped, Held(shape)), **guessed}
-            with contextlib.suppress(Exception):  # it asks for something else under that name
-                rng = np.random.default_rng(0)
-                given = {n: drawn_value(v, rng) for n, v in values.items()}
-                return prepared(layer(**given), shape)
-    return None
-
-
-def _guessed(unknown: Sequence[str], shape: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Yield what may be given for parameters that no course has: sizes, a shape, the sizes of some layers."""
-    sizes = (D, H, K, F, C)
-    if len(unknown) <= len(sizes):
-        yield dict(zip(unknown, sizes, strict=False))
-    for value in (shape, [D, H, K]) if unknown else ():
-        yield dict.fromkeys(unknown, Held(value))
-
-
-def unknown_to(layer: type) -> list[str]:
-    """Return what a constructor asks for that no course has, so that it is guessed."""
-    shaped = [n for n in _needed(layer) if re.fullmatch(SHAPE, n.lower())]
-    return [n for n in _needed(layer) if n not in shaped and _built(layer.__name__, n) is None]
-
-
-def _needed(layer: type) -> list[str]:
-    """Return what a constructor asks for and has no default."""
-    parameters = inspect.signature(layer).parameters.values()
-    one = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    return [p.name for p in one if p.default is p.empty]
-
-
-def shape_for(layer: str) -> tuple[int, ...]:
-    """Return the shape of a row of a layer's input, by its name."""
-    of_images = re.search("conv|pool|2d|spatial|flatten|upsampl", layer.lower())
-    return IMAGES[1:] if of_images else (T, D) if re.search("rnn|lstm|gru", layer.lower()) else (D,)
-
-
-def _sizes(layer: str, parameters: Sequence[str]) -> dict[str, Any]:
-    """Return what a model's constructor is given of what has a default, perhaps."""
-    found = {}
-    for name in parameters:
-        rows = [v for who, what, v in MODEL if re.search(who, layer.lower()) and re.fullmatch(what, name)]
-        size = rows[0] if rows else _built(layer, name)
-        if isinstance(size, Held | int | float) and not re.fullmatch("p|.*rate.*|.*prob|.*ratio", name):
-            found[name] = size
-    return found
-
-
-def _built(layer: str, parameter: str) -> Any | None:
-    """Return what a constructor's parameter may be given."""
-    called = word(parameter)
-    if re.fullmatch(OPTIMISER, called):
-        return Held(PlainStep())
-    fits = (v for who, what, v in BUILT if re.search(who, layer.lower()) and re.fullmatch(what, called))
-    return next(fits, None)
 
 
 @cache

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from backhand.checking.sources.courses import word
 from backhand.checking.sources.roles import calls_among, gives_gradients, methods_among
+from backhand.checking.sources.steps import Step
 
 # What a backward is called.
-BACKWARD = "backward|back_?prop"
+BACKWARD = "(?i:backward|back_?prop)"
 
 
 @dataclass(frozen=True)
@@ -152,4 +153,6 @@ def _hands_a_cache_on(definition: ast.stmt) -> bool:
 
 def _gives_gradients(definition: ast.ClassDef) -> bool:
     methods = {n.name: n for n in definition.body if isinstance(n, ast.FunctionDef)}
-    return methods_among(methods) is not None or calls_among(methods) is not None
+    if methods_among(methods) is not None or calls_among(methods) is not None:
+        return True
+    return any(Step.of(method) is not None for method in methods.values())

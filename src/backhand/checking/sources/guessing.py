@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,21 @@ class Draw:
     Attributes:
         values: what a row tells of them, by name.
         told: a course has them so, or arrays of one shape do; otherwise several shapes were guessed.
+        says: what else is to be said of them.
     """
 
     values: Mapping[str, Any]
     told: bool
+    says: str = ""
 
     def __call__(self, rng: np.random.Generator) -> dict[str, Any]:
         """Return one set of inputs."""
         return {name: drawn_value(value, rng) for name, value in self.values.items()}
 
     def note(self) -> str:
-        """Return in a line what was guessed."""
+        """Return in a line what was guessed, or else what is to be said of them; perhaps nothing."""
+        if self.told:
+            return self.says
         drawn = self(np.random.default_rng(0))
         each = (
             (n, v)
@@ -63,8 +67,10 @@ class Draw:
 
 # What inputs of another shape raise; something else, as a name that is not there, says more.
 MISFITS = ValueError, IndexError, TypeError
-# How well inputs fit: a backward raises on them, it runs, and it gives gradients of their shapes.
-RAISES, RUNS, FITS = range(3)
+# How well inputs fit: a backward raises on them, it runs, it gives gradients of their shapes, and right ones.
+RAISES, RUNS, FITS, RIGHT = range(4)
+# So little moves an input that is taken for a whole number to no other.
+NEAR = 1e-3
 # What switches a layer to training, as which it is judged.
 TRAINING = "(is_)?train(ing|_mode)?"
 
@@ -101,7 +107,9 @@ def inputs_for(
     rows = list(_rows(asked, name or forward.__name__))
     if model:  # a loss alone, with a `grad` beside it, takes predictions, whose kind its name tells
         rows = [row for row in rows if "y" in row.inputs]
-        rows = [*(row for row in rows if row.names), *MODEL_ROWS, *rows]
+        needed = {word(p.name) for p in _without_default(asked)}
+        whole = [row for row in MODEL_ROWS if _unknown(needed, row) is not None]
+        rows = [*(row for row in rows if row.names), *whole, *rows]
     search = _Search(asked, call, accepts, model, sizes)
     quiet = warnings.catch_warnings(action="ignore")  # of what was guessed wrong, they say nothing
     with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"), quiet:
@@ -154,16 +162,44 @@ class _Search:
                 continue
             if row.sure:
                 return draw
-            if not _is_finite(found):
+            if not _is_finite(found) or self._is_flat(inputs, found):
                 continue
             how = self.accepts(inputs)
+            if how == RAISES and (switched := self._switched(draw)) is not None:
+                return switched
             axes = max((np.ndim(v) for v in inputs.values()), default=0)
-            if how == FITS and (self.ran is None or axes > self.ran[1] or not told):
+            if how >= FITS and (self.ran is None or axes > self.ran[1] or not told):
                 return draw
             if how == RUNS and self.ran is None and draw.told:
                 self.ran = draw, axes
             self.begun = self.begun or (draw if told else None)
         return None
+
+    def _is_flat(self, inputs: Mapping[str, Any], found: Any) -> bool:
+        """Tell whether a forward takes numbers for whole ones, as an embedding does: none has a slope.
+
+        Moved a little they are the same to it, moved further they are not.
+        """
+        floats = {n: v for n, v in inputs.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+        if not floats or found is None or self.model:
+            return False
+        rng = np.random.default_rng(1)
+        try:
+            for far in (NEAR, 1.0):
+                moved = {n: v + far * rng.uniform(size=v.shape) for n, v in floats.items()}
+                np.random.seed(0)
+                again = self.call(copy.deepcopy({**inputs, **moved}))
+                if np.array_equal(_first(found), _first(again)) is (far != NEAR):
+                    return False
+        except Exception:  # it may raise or give anything, which is told elsewhere
+            return False
+        return True
+
+    def _switched(self, draw: Draw) -> Draw | None:
+        """Return the same with options on that are off, as `save_cache=False`, if the backward needs it."""
+        switches = {p.name: Held(True) for p in self.asked if p.default is False}
+        switched = replace(draw, values={**draw.values, **switches})
+        return switched if switches and self.accepts(switched(np.random.default_rng(0))) >= FITS else None
 
     def of_any_shapes(self) -> Draw | None:
         """Return what draws inputs of the shapes that the forward needs, as it tells itself.
@@ -175,19 +211,28 @@ class _Search:
             return None
         asked = [p for p in self.asked if p.default is p.empty]
         training = {p.name: Held(True) for p in asked if re.fullmatch(TRAINING, p.name.lower())}
-        shapes = Shapes(asked, self.call, lambda inputs: self.accepts(inputs) == FITS, training, self.sizes)
+        shapes = Shapes(asked, self.call, self._fits, training, self.sizes)
         found = shapes.found(COLUMN if of_columns else ANY)
         self.raised = self.raised or shapes.lacking
         return None if found is None else Draw(found, told=False)
+
+    def _fits(self, inputs: dict[str, Any]) -> bool | None:
+        """Tell whether what was guessed fits; None where it does and the gradients are not right."""
+        how = self.accepts(inputs)
+        return None if how == FITS else how == RIGHT
 
     def _note(self, error: Exception | None) -> None:
         if self.raised is None or (isinstance(self.raised, MISFITS) and not isinstance(error, MISFITS)):
             self.raised = error or self.raised
 
 
+def _first(found: Any) -> Any:
+    return found[0] if isinstance(found, tuple) and found else found
+
+
 def _is_finite(found: Any) -> bool:
     """Tell whether a forward gives numbers: one that takes a root or a logarithm is not given just any."""
-    first = found[0] if isinstance(found, tuple) and found else found
+    first = _first(found)
     if first is None:  # it is not written yet, which is told elsewhere
         return True
     try:
@@ -248,4 +293,5 @@ def _drawing(asked: Asked, row: Row, model: bool, told: bool) -> Draw:
     unknown = _unknown({word(p.name) for p in _without_default(asked)}, row)
     training = {n: Held(True) for n in wanted if re.fullmatch(TRAINING, n.lower())}
     called = {name: "x" if word(name) == unknown else word(name) for name in wanted}
-    return Draw({n: row.inputs[w] for n, w in called.items() if w in row.inputs} | training, told)
+    values = {n: row.inputs[w] for n, w in called.items() if w in row.inputs}
+    return Draw(values | training, told, row.says)

@@ -40,6 +40,7 @@ from backhand.checking.sources.held import (
 from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
 from backhand.checking.sources.overnumpy import is_float, moved
 from backhand.checking.sources.pairs import Wiring
+from backhand.checking.sources.parts import called_for_its_loss
 from backhand.checking.sources.returned import (
     Returned,
     as_tuple,
@@ -122,6 +123,12 @@ class Class:
         layer, calls, wiring, outputs = plain.layer, plain.calls, plain.wiring, plain.outputs
         backward = getattr(layer, calls[1])
         outs = run_plainly(plain, inputs, seed)
+        if len(outs) < len(outputs):
+            names = names_returned(getattr(layer, calls[0]), len(outs))
+            made = {n: out for n, out in zip(names, outs, strict=True) if n is not None}
+            taking = wiring.taking(made, inputs) if len(made) == len(outs) else None
+            wiring, outputs = (taking, taking.outputs(list(inputs))) if taking else (wiring, outputs)
+            plain = replace(plain, wiring=wiring, outputs=outputs)
         if len(outs) < len(outputs):
             raise CheckError(
                 f"{plain.title}.{calls[1]} asks for {listed(list(wiring.upstream))}, but {calls[0]} gives "
@@ -247,7 +254,7 @@ class Class:
     def kept_by_a_call(self, inputs: Mapping[str, Any], seed: int) -> set[str]:
         """Return where something lies that the last call has left, such as its input: it is no parameter."""
         rng = np.random.default_rng(seed)
-        others = {n: moved(v, rng) if is_float(v) else v for n, v in inputs.items()}
+        others = {n: moved(v, rng) if is_float(v) else _mixed(v, rng) for n, v in inputs.items()}
         try:
             after = dict(arrays_of(self.forward(copy.deepcopy(others)).state[0]))
         except Exception:  # it asks for the very numbers that it was given
@@ -323,9 +330,11 @@ class Class:
         forward = getattr(layer, self.calls[0])
         asked = parameters_of(forward)
         with in_place(layer):
-            found = call(forward, {n: v for n, v in given.items() if n in asked})
+            own = {n: v for n, v in given.items() if n in asked}
+            whole = self.calls[0] == self.calls[1]
+            found = called_for_its_loss(forward, own, call) if whole else call(forward, own)
             found = _outputs(getattr(layer, self.left, None) if found is None else found)
-            made = self._made(layer, found, given) if self.begins or isinstance(layer, Globals) else []
+            made = self._made(layer, found, given)
             if self.cost is not None:
                 cost = getattr(layer, self.cost) if isinstance(self.cost, str) else self.cost
                 found = _outputs(plainly(cost, received(cost, labels_on(layer) | given, made)))
@@ -344,7 +353,7 @@ class Class:
 
         A loss's is the predictions, or what its forward has made of them and left on the layer.
         """
-        if self.cost is None and not isinstance(layer, Globals):
+        if self.begins and self.cost is None and not isinstance(layer, Globals):
             name, predictions = next((n, v) for n, v in given.items() if word(n) != "y")
             made: Any = getattr(layer, self.left, None)
             return [(name, made if np.shape(made) == np.shape(predictions) else predictions)]
@@ -363,6 +372,7 @@ class Class:
             return backward, received(backward, inputs, made)
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}
         arguments |= {n: v for n, v in made if n in self.wiring.shared}
+        arguments |= {p: inputs[n] for p, n in self.wiring.renamed.items()}
         return backward, arguments | {n: inputs[n] for n in self.wiring.shared if n in inputs}
 
     def within(self, called: Called) -> AbstractContextManager[None]:
@@ -428,6 +438,12 @@ def made_by_a_call(plain: Class, inputs: Mapping[str, Any]) -> Any:
     before = dict(arrays_of(plain.layer))
     new = [w for w, a in arrays_of(once) if a.ndim and is_float(a) and w not in kept and w not in before]
     return once if new else plain.layer
+
+
+def _mixed(value: Any, rng: np.random.Generator) -> Any:
+    """Return whole numbers in another order."""
+    is_whole = isinstance(value, np.ndarray) and value.dtype.kind in "iu"
+    return rng.permuted(value) if is_whole else value
 
 
 def _outputs(returned: Any) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 import copy
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import FunctionType, ModuleType
@@ -16,18 +17,21 @@ from backhand.checking.report import Report
 from backhand.checking.running.endings import what_raised
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
+from backhand.checking.running.tracing import IndependentError
 from backhand.checking.sources.classes import check_class, judge_functions
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.costs import asked_by, cost_of, ends_of, lacks_cost
-from backhand.checking.sources.courses import made, unknown_to
 from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.globals import held_globally, sizes_of
-from backhand.checking.sources.guessing import FITS, RAISES, RUNS, Draw, inputs_for
+from backhand.checking.sources.guessing import FITS, RAISES, RIGHT, RUNS, Draw, inputs_for
+from backhand.checking.sources.held import copied
 from backhand.checking.sources.layered import Class
+from backhand.checking.sources.making import Made, made, making
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
 from backhand.checking.sources.pairs import Pair
+from backhand.checking.sources.parts import called_for_its_loss, with_step
 from backhand.checking.sources.roles import (
     asks_for_labels,
     calls_of,
@@ -41,6 +45,10 @@ from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.watching import Seen, SeenLayer
 from backhand.errors import CheckError, in_short
 
+# Processor seconds after which a class is made in no other way.
+MOST_SECONDS = 4.0
+# A difference in float64, and how near a right gradient comes to it where the forward has no kink.
+STEP, CLOSE = 1e-5, 1e-4
 # The call of a function or a class that its author has made, by its name; None where there is none.
 Recorded = Callable[[str], Seen | SeenLayer | None]
 
@@ -60,10 +68,12 @@ def layers_of(
         for name, f in vars(module).items()
         if isinstance(f, FunctionType) and f.__module__ == module.__name__
     }
+    classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    whole = {v.__name__: v if is_layer(v) or is_model(v) else with_step(v) for v in classes}
     found = [
         Subject(name, partial(_check_class, module, value, recorded, draws, seed))
-        for name, value in vars(module).items()
-        if (is_layer(value) or is_model(value)) and value.__module__ == module.__name__
+        for name, value in whole.items()
+        if value is not None
     ]
     for name, function in own.items():
         whole = returns_its_gradients(function)
@@ -87,19 +97,23 @@ def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int
         return _check_within(module, layer, recorded, draws, seed)
     if _own_inputs(module) is None and (seen := recorded(layer.__name__)) is not None:
         return seen.check(draws=draws, seed=seed)
-    own = made(layer, {}, model=calls is not None)
-    held = next((v for v in vars(module).values() if type(v) is layer), own)  # perhaps of other sizes
-    if held is None:
-        raise _not_made(layer)
-    guessed = unknown_to(layer) if held is own else []
-    try:
-        report = _check_made(module, held, draws, seed)
-    except CheckError as error:
-        if guessed and isinstance(error, NoInputsError):
-            raise _not_made(layer) from error
-        if own is None or held is own:
-            raise
-        return _check_made(module, own, draws, seed)
+    held = [Made(v, []) for v in vars(module).values() if type(v) is layer][:1]  # perhaps of other sizes
+    first: CheckError | None = None
+    ends = time.thread_time() + MOST_SECONDS
+    for found in (*held, *making(layer, model=calls is not None)):
+        try:
+            return _with_sizes(_check_made(module, found.layer, draws, seed), found.guessed)
+        except (NoInputsError, IndependentError) as error:
+            first = first or (_not_made(layer) if found.guessed else error)
+            if time.thread_time() > ends:
+                break
+        except CheckError:
+            if found not in held:
+                raise
+    raise first or _not_made(layer)
+
+
+def _with_sizes(report: Report, guessed: list[str]) -> Report:
     note = f"made with sizes that are guessed, of {listed(guessed)}."
     return replace(report, notes=(*report.notes, note)) if guessed else report
 
@@ -127,10 +141,16 @@ def _check_made(module: ModuleType, made_of: Any, draws: int, seed: int) -> Repo
         model=calls_of(layer) is not None or whole,
         accepts=accepts,
         asked=asked,
-        call=partial(_called_whole, made_of) if whole else None,
-        sizes=sizes_of(made_of) if whole or calls_of(layer) is not None else (),
+        call=partial(_called_whole if whole else _called_alone, made_of),
+        sizes=sizes_of(made_of),
     )
     return _noting(inputs, check_class(made_of, inputs, draws=draws, seed=seed))
+
+
+def _called_alone(layer: Any, inputs: dict[str, Any]) -> Any:
+    on, back = ends_of(type(layer))
+    forward = getattr(copied(layer), on)
+    return called_for_its_loss(forward, inputs, plainly) if on == back else forward(**inputs)
 
 
 def _called_whole(layer: Any, inputs: dict[str, Any]) -> Any:
@@ -163,7 +183,7 @@ def _check_backward(
         return _check_whole(module, whole, draws, seed)
     forward = forward_of(name, own) or forward_of(name, known)
     if forward is None:
-        wanted = name.replace("backward", "forward")
+        wanted = name.replace("backward", "forward").replace("Backward", "Forward")
         raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
     return _check(module, known[forward], backward, recorded, draws, seed)
 
@@ -218,9 +238,8 @@ def _check_functions(
 
 def _noting(inputs: Callable[..., Any], report: Report) -> Report:
     """Return a report that says which inputs were guessed."""
-    if not isinstance(inputs, Draw) or inputs.told:
-        return report
-    return replace(report, notes=(*report.notes, inputs.note()))
+    note = inputs.note() if isinstance(inputs, Draw) else ""
+    return replace(report, notes=(*report.notes, note)) if note else report
 
 
 def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> int:
@@ -239,7 +258,31 @@ def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> int
     except Exception:  # the user's code may raise anything
         return RAISES
     pairs: list[tuple[Any, Any]] = [(found.get(g), given.get(n)) for g, n in subject.named.items()]
-    return FITS if all(np.shape(g) == np.shape(v) for g, v in pairs) else RUNS
+    if not all(np.shape(g) == np.shape(v) for g, v in pairs):
+        return RUNS
+    return RIGHT if _is_right(subject, given, found, called.outputs) else FITS
+
+
+def _is_right(
+    subject: Pair | Class, given: Mapping[str, Any], found: Mapping[str, Any], outputs: Sequence[Any]
+) -> bool:
+    """Tell by one difference whether gradients are right, whose upstream gradients were the outputs."""
+    rng = np.random.default_rng(1)
+    ways = {n: rng.normal(size=np.shape(given[n])) for n in subject.named.values()}
+
+    def scalar(step: float) -> float:
+        moved = {**given, **{n: given[n] + step * way for n, way in ways.items()}}
+        np.random.seed(0)
+        ends = subject.forward(copy.deepcopy(moved)).outputs
+        return float(sum(np.sum(o * e) for o, e in zip(outputs, ends, strict=True)))
+
+    try:
+        slope = sum(float(np.sum(found[g] * ways[n])) for g, n in subject.named.items())
+        slope *= float(outputs[0]) if subject.outputs == ("loss",) else 1.0  # which asks for no upstream one
+        real = (scalar(STEP) - scalar(-STEP)) / (2 * STEP)
+    except Exception:  # the user's code may raise anything
+        return False
+    return abs(real - slope) <= CLOSE * max(abs(real), abs(slope))
 
 
 def _inputs(

@@ -1,6 +1,7 @@
 """A user's file as a module, with the packages that it stands in."""
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 from importlib.machinery import ModuleSpec
@@ -17,15 +18,25 @@ def roots_of(path: Path) -> list[Path]:
     A program of a chapter may put them on the path by where it is started, or by itself.
     """
     tree = parsed(read(path), str(path))
-    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    imports = _imports(tree)
+    if any(
+        isinstance(n, ast.ImportFrom) and n.level for n in imports
+    ):  # what its neighbours import comes too
+        for neighbour in sorted(path.resolve().parent.glob("*.py")):
+            with contextlib.suppress(CheckError):
+                imports += _imports(parsed(read(neighbour), str(neighbour)))
     names = {alias.name for n in imports if isinstance(n, ast.Import) for alias in n.names}
     names |= {n.module or "" for n in imports if isinstance(n, ast.ImportFrom) and not n.level}
     packages = {name.partition(".")[0] for name in names}
     own = path.resolve().parent
-    above = [folder for folder in own.parents if any(_holds(folder, name) for name in packages)]
+    above = [folder for folder in own.parents if any(_holds(folder, name) for name in names)]
     packages |= {folder.name for folder in _packages(path, tree)[:1]}
     inside = [folder.parent for folder in path.resolve().parents if folder.name in packages]
     return [*(folder for folder in above if folder not in inside), *inside, own]
+
+
+def _imports(tree: ast.Module) -> list[ast.Import | ast.ImportFrom]:
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
 
 
 def _packages(path: Path, tree: ast.Module) -> list[Path]:
@@ -41,8 +52,12 @@ def _packages(path: Path, tree: ast.Module) -> list[Path]:
 
 
 def _holds(folder: Path, name: str) -> bool:
-    """Tell whether a folder has a module of the user's by a name."""
-    return bool(name) and ((folder / name / "__init__.py").is_file() or (folder / f"{name}.py").is_file())
+    """Tell whether a folder has a module of the user's by its dotted name; not all packages say so."""
+    first, *inner = name.split(".")
+    if (folder / first / "__init__.py").is_file() or (folder / f"{first}.py").is_file():
+        return bool(name)
+    whole = folder.joinpath(first, *inner)
+    return bool(inner) and (whole.with_suffix(".py").is_file() or whole.is_dir())
 
 
 def module_of(path: Path) -> ModuleType:

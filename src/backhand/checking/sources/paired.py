@@ -13,6 +13,7 @@ from backhand.checking.running.arrays import as_tensors
 from backhand.checking.running.program import parameters_of, plain_function
 from backhand.checking.sources.calling import Context
 from backhand.checking.sources.numpy_truths import Call, plainly
+from backhand.checking.sources.parts import called_for_its_loss
 
 # What a forward and a backward are given first, where the one leaves for the other what they both need.
 CONTEXTS = ("ctx", "context")
@@ -57,6 +58,8 @@ class Functions:
     def call(self, inputs: Mapping[str, Any], call: Call = plainly) -> Any:
         """Call the forward on arrays; return what it gives, with the context at the end if it has one."""
         given = self.packed(as_tensors(dict(inputs)) if self.over_torch else inputs)
+        if self.backward is None:
+            return called_for_its_loss(self.forward, given, call)
         if not self.context:
             return call(self.forward, given)
         context = Context([True] * len(given))
@@ -72,8 +75,14 @@ class Functions:
 
     def unpacked(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs with the arrays of dictionaries among them, by their own names."""
-        rest = {n: v for n, v in inputs.items() if n not in self.holders}
+        rest = {n: v for n, v in self.with_options(inputs).items() if n not in self.holders}
         return rest | {k: inputs[n][k] for n, keys in self.holders.items() for k in keys}
+
+    def with_options(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs with the options of the forward that the backward asks for as well, as a stride."""
+        asked = parameters_of(self.backward) if self.backward is not None else {}
+        options = {n: p.default for n, p in parameters_of(self.forward).items() if p.default is not p.empty}
+        return {n: v for n, v in options.items() if n in asked} | dict(inputs)
 
     def packed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs as the functions take them."""

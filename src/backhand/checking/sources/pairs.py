@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -125,11 +125,13 @@ class Wiring:
         upstream: those that receive upstream gradients, one for each output.
         cache: the one that receives what the forward returns last; empty where there is none.
         shared: those that are called as an input of the forward, or as its output.
+        renamed: those that receive an input of the forward which is called otherwise there, with that.
     """
 
     upstream: tuple[str, ...]
     cache: str
     shared: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(backward: Callable[..., Any], inputs: Sequence[str], *, cached: bool = True) -> "Wiring":
@@ -146,6 +148,26 @@ class Wiring:
         if len(caches) > 1 or (not caches and not shared):
             arriving, caches = rest[:-1], rest[-1:]
         return Wiring(tuple(arriving), caches[0] if caches else "", shared)
+
+    def taking(self, made: Mapping[str, np.ndarray], inputs: Mapping[str, Any]) -> "Wiring | None":
+        """Return the same for a forward that gives fewer outputs than the backward seems to ask for.
+
+        The first parameters receive the upstream gradients; the others the outputs of their names, and the
+        arrays among the inputs that the backward does not ask for by name. None where these are more or
+        fewer, or may be an output as well, by their shapes.
+
+        Args:
+            made: the outputs by their names in the forward's text.
+            inputs: of the forward.
+        """
+        rest = self.upstream[len(made) :]
+        others = [p for p in rest if p not in made]
+        left = [n for n, v in inputs.items() if is_float(v) and n not in self.shared]
+        shapes = {out.shape for out in made.values()}
+        if not made or len(others) != len(left) or any(inputs[n].shape in shapes for n in left):
+            return None
+        shared = (*self.shared, *(p for p in rest if p in made))
+        return Wiring(self.upstream[: len(made)], "", shared, dict(zip(others, left, strict=True)))
 
     def outputs(self, inputs: Sequence[str]) -> tuple[str, ...]:
         """Return what the outputs are called by their upstream gradients; something else if it is taken."""
@@ -253,6 +275,9 @@ class Pair(Returning):
             return Called((found[at],), self.calls.packed(inputs))
         several = isinstance(found, tuple)
         count = len(self.outputs)
+        left = [n for n, v in inputs.items() if isinstance(v, np.ndarray) and n not in self.wiring.shared]
+        if self.wiring.cache and found is not None and not several and left:
+            return Called((found,), {"cache": inputs[left[0]], "inputs": self.calls.packed(inputs)})
         if self.wiring.cache and not (several and len(found) > count):
             forward = self.calls.forward.__name__
             if found is None:

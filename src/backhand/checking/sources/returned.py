@@ -87,7 +87,8 @@ class Returned:
         if loss:  # beside it may stand what is handed on to the next call, as `hs[-1]`
             nodes = _returned(source_of(function), len(values))
             others = {i for i, node in enumerate(nodes) if not _may_be_a_gradient(node)}
-            names = {p: n for p, n in names.items() if p not in {*others, loss_among(values)}}
+            first = 0 if raised else loss_among(values)
+            names = {p: n for p, n in names.items() if p not in {*others, first}}
         judged = _assigned(names, values, tensors, parameters or {}, raised)
         places = {
             place: name if (name := names[place]) and name not in taken else f"d{tensor}"

@@ -14,6 +14,8 @@ from backhand.checking.running.returning import returns
 from backhand.checking.sources.courses import word
 from backhand.checking.sources.returned import keys_put, tensor_named
 
+# The method of a class that trains in one, without its step; see `steps`.
+STEP = "__step__"
 _judging: ContextVar[bool] = ContextVar("what is called is called by the checker", default=False)
 
 
@@ -100,13 +102,15 @@ def calls_of(model: type) -> tuple[str, str] | None:
 
     >>> class Model:
     ...     def loss(self, x, y):
-    ...         loss = ((x - y) ** 2).sum()
+    ...         loss = ((self.w * x - y) ** 2).sum()
     ...         return loss, {}
     >>> calls_of(Model)
     ('loss', 'loss')
     """
     if methods_of(model) is not None:
         return None
+    if hasattr(model, STEP):
+        return STEP, STEP
     methods = {n: getattr(model, n) for n in dir(model) if callable(getattr(model, n, None)) and n[0] != "_"}
     sources = {
         n: source_of(f) for n, f in methods.items() if re.search("loss|cost|grad|prime|deriv", n.lower())
@@ -123,10 +127,18 @@ def calls_among(methods: Mapping[str, ast.FunctionDef]) -> tuple[str, str] | Non
         return beside[0]
     for name in losses:
         tuples = [r.value for r in returns(methods[name].body) if isinstance(r.value, ast.Tuple)]
+        if not _reads_its_object(methods[name]):
+            continue  # a cost of what it is given, with the gradient of that
         if "grad" in name or any(len(t.elts) > 1 for t in tuples):
             return name, name
     gradient = next((n for n in methods if n in ("gradient", "gradients", "grad")), None)
     return (losses[0], gradient) if losses and gradient is not None else None
+
+
+def _reads_its_object(method: ast.FunctionDef) -> bool:
+    owner = method.args.args[0].arg if method.args.args else ""
+    nodes = [n for n in ast.walk(method) if isinstance(n, ast.Attribute)]
+    return owner != "self" or any(getattr(n.value, "id", "") == owner for n in nodes)
 
 
 def _only_raises(function: Any) -> bool:
@@ -142,18 +154,18 @@ def forward_of(backward: str, functions: Iterable[str]) -> str | None:
 
     >>> forward_of("conv_backward_naive", ["conv_forward_naive", "relu"])
     'conv_forward_naive'
-    >>> forward_of("relu_backward", ["relu"])
-    'relu'
+    >>> forward_of("relu_backward", ["relu"]), forward_of("poolBackward", ["pool", "conv"])
+    ('relu', 'pool')
     """
     functions = list(functions)
-    exact = backward.replace("backward", "forward")
+    exact = backward.replace("backward", "forward").replace("Backward", "Forward")
     shorter = exact
     while shorter.partition("forward")[2]:  # `norm_backward_alt` is another one of `norm_forward`
         if shorter in functions:
             return shorter
         shorter = shorter.rpartition("_")[0]
     alike = [name for name in functions if shorter and shorter != "forward" and name.startswith(shorter)]
-    plain = backward.replace("backward", "").strip("_")
+    plain = re.sub("[bB]ackward", "", backward).strip("_")
     return next((name for name in (exact, shorter, *alike, plain) if name in functions), None)
 
 

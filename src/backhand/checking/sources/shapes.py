@@ -23,6 +23,7 @@ from backhand.checking.sources.courses import (
     D,
     F,
     H,
+    Held,
     K,
     N,
     OneHot,
@@ -36,6 +37,8 @@ from backhand.checking.sources.courses import (
 # Processor seconds for the whole search, and runs for each layout of the data: a forward of such sizes takes
 # less than a millisecond, and with the right layout there are some runs for each of its arrays.
 LONGEST, MOST_RUNS = 3.0, 400
+# So long others are looked for when something fits on which the backward is wrong, as it may be anywhere.
+OTHERS_TRIED = 0.5
 
 # What says how the data lie: features last, first, in steps; a single row, a single column; images.
 LAYOUTS: tuple[Callable[[int], tuple[int, ...]], ...] = (
@@ -66,8 +69,8 @@ OTHERS = (N, D), (N, T, H), (N, H), (N, T, D), (N, T), (D,)
 IMAGE_LAYOUTS = (IMAGES, IMAGES_LAST, SIGNALS, (N, 2, V))
 
 
-class NeededError(Exception):
-    """A forward needs an array that has no shape yet."""
+class NeededError(BaseException):
+    """A forward needs an array that has no shape yet; not an `Exception`, which the user's code may catch."""
 
     def __init__(self, name: str):
         super().__init__(name)
@@ -137,7 +140,7 @@ class _Layout:
                 *(self._data(n) for n in (*self.sizes, *SIZES, 1)),
             ]
         if re.search("idx|index|indices|ids?$|tokens|mask", name):
-            return Whole((N,), 2), Whole((N, T), 2)
+            return *([Held(None)] if "mask" in name else []), Whole((N,), 2), Whole((N, T), 2)
         if re.match("b|gamma|beta|gain|scale|shift|bias", name.lower()):
             return [self.bias(n) for n in (*self.sizes, H, K, D, 4 * H, 3 * H, C, F, 1)]
         if re.match(r"[WUVREK]|w(\d|$|_)|weight|kernel|embed", name):
@@ -163,6 +166,7 @@ class _Layout:
 ANY = (
     *(_Layout(data, bias) for bias in BIASES for data in LAYOUTS),
     *(_Layout(data, BIASES[0]) for data in IMAGE_LAYOUTS),
+    *(_Layout(data, BIASES[0]) for data in (lambda n: (N, n, 6, 4), lambda n: (N, 6, 4, n))),
     *(_Layout(data, BIASES[0], loose=True) for data in LAYOUTS),
 )
 COLUMN = (_Layout(LAYOUTS[4], BIASES[2]),)
@@ -174,7 +178,8 @@ class Search:
     Args:
         asked: the forward's parameters that are given.
         call: calls it.
-        accepts: tells whether the backward's gradients have the shapes of what the forward is given.
+        accepts: tells whether the backward's gradients have the shapes of what the forward is given; None
+            where they do and are not right, for what is guessed may go together by chance alone.
         fixed: what is given as it is.
         sizes: of the arrays that are there already, such as weights in global variables.
     """
@@ -183,17 +188,18 @@ class Search:
         self,
         asked: Sequence[inspect.Parameter],
         call: Callable[[dict[str, Any]], Any],
-        accepts: Callable[[dict[str, Any]], bool],
+        accepts: Callable[[dict[str, Any]], bool | None],
         fixed: Mapping[str, Any],
         sizes: tuple[int, ...] = (),
     ):
         self.sizes: tuple[int, ...] = sizes
         self.names: Sequence[str] = [p.name for p in asked]
         self.call: Callable[[dict[str, Any]], Any] = call
-        self.accepts: Callable[[dict[str, Any]], bool] = accepts
+        self.accepts: Callable[[dict[str, Any]], bool | None] = accepts
         self.fixed: Mapping[str, Any] = fixed
         self.ends: float = time.thread_time() + LONGEST
         self.runs: int = 0
+        self.doubtful: dict[str, Any] | None = None  # the first that fits, on which the backward is wrong
         self.lacking: NameError | None = None  # what the forward says that is not there
 
     def found(self, layouts: Sequence[_Layout] = ANY) -> dict[str, Any] | None:
@@ -202,7 +208,7 @@ class Search:
             self.runs = 0
             if (found := self._from(replace(layout, sizes=self.sizes), {})) is not None:
                 return found
-        return None
+        return self.doubtful
 
     def _from(self, layout: _Layout, known: dict[str, Any]) -> dict[str, Any] | None:
         """Return what fits, beginning with what is known."""
@@ -216,11 +222,25 @@ class Search:
             return None
         if needed is None:
             values = self._values(known)
-            return values if self.accepts(drawn(values)) else None
+            fits = self.accepts(drawn(values))
+            if fits is None and self.doubtful is None:
+                self.doubtful, self.ends = values, min(self.ends, time.thread_time() + OTHERS_TRIED)
+            return values if fits and self._says_as_much(values) else None
         for value in layout.possible(needed) if needed not in known else ():
             if (found := self._from(layout, {**known, needed: value})) is not None:
                 return found
         return None
+
+    def _says_as_much(self, values: Mapping[str, Any]) -> bool:
+        """Tell whether a mistake would show on inputs as on those on which the backward is wrong.
+
+        On a single row, say, a mean is a sum.
+        """
+        if self.doubtful is None:
+            return True
+        shapes, others = ({n: np.shape(v) for n, v in drawn(d).items()} for d in (values, self.doubtful))
+        pairs = [(shape, others.get(n, ())) for n, shape in shapes.items()]
+        return all(len(a) == len(b) and a.count(1) <= b.count(1) for a, b in pairs)
 
     def _run(self, known: Mapping[str, Any]) -> str | None:
         """Run the forward; return what it needs first of what has no shape yet."""

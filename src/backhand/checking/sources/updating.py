@@ -29,6 +29,7 @@ OPTIMISER, SHAPE = "optimi[sz]er|opt", "((in|input|x)_?)?shape|x_dims?"
 BEGUN = "begun_"
 
 
+@dataclass(frozen=True)
 class PlainStep:
     """An optimiser whose step is the gradient, so that this can be told from the step."""
 

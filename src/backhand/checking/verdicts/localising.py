@@ -13,7 +13,7 @@ from torch import Tensor
 from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.running.statements import reads, writes
+from backhand.checking.running.statements import assigned, reads, writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import (
@@ -108,9 +108,11 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
         right = {n: is_right for n, is_right in right.items() if n not in ambiguous}
     judgement = Judgement(draw, right, vacuous, summands, ambiguous=ambiguous)
     empty = _empty(chosen, draw)
+    lost = _lost(chosen, draw)
     if not all(right.values()) or empty or draw.error is not None:
         judgement = _localised(chosen, judgement, like)
     gradients = draw.trace.gradients
+    empty += lost[:1] if not judgement.culprits and not empty else []  # the line that raised is to be told
     none = {n: blame(n, None, gradients[n], gradients) for n in empty if n not in judgement.culprits}
     return _balanced(replace(judgement, culprits={**judgement.culprits, **none}))
 
@@ -134,6 +136,17 @@ def _empty(chosen: Pass, draw: Draw) -> list[str]:
     """Return the inputs for which a function gives None; in a script that is yet to be written."""
     given = [n for n in draw.trace.wanted if n in draw.matched and n in draw.trace.gradients]
     return [n for n in given if draw.given.get(draw.matched[n], ...) is None and chosen.scope is None]
+
+
+def _lost(chosen: Pass, draw: Draw) -> list[str]:
+    """Return the gradients that a backward which raised would have returned, that of the line first."""
+    source = chosen.backward_source
+    if draw.error is None or chosen.contract != "returned" or source is None:
+        return []
+    lost = [n for n in draw.trace.wanted if n in draw.trace.gradients and n not in draw.user]
+    raised = [s for s in source.simple if s.lineno <= (draw.error_line or 0) <= (s.end_lineno or s.lineno)]
+    paths = variables_of(chosen, draw).path
+    return sorted(lost, key=lambda n: not any(paths.get(n) in assigned(s) for s in raised))
 
 
 def vacuity(judgement: Judgement) -> str:

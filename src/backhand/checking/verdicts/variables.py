@@ -103,7 +103,7 @@ def extended(draw: Draw, chosen: Pass) -> Mapping[str, str]:
         return draw.matched
     missing = [t for t in draw.trace.tensors if t not in draw.matched and t not in draw.trace.outputs]
     promised = returned_so_far(source.statements, dict.fromkeys(_written(source)), around(chosen))
-    found = gradient_names(map(root, missing), promised, None)
+    found = gradient_names(map(root, missing), promised, chosen.names)
     added = {t: found[root(t)] + t.removeprefix(root(t)) for t in missing if root(t) in found}
     added = {t: gradient for t, gradient in added.items() if not is_rebound(chosen, draw, t)}
     return {**draw.matched, **added}

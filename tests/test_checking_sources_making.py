@@ -1,0 +1,162 @@
+import textwrap
+from pathlib import Path
+
+from backhand import check_files
+from backhand.checking.sources.making import making
+
+
+class Windows:
+    def __init__(self, in_channels, out_channels, kernel_size):
+        self.height, self.width = kernel_size
+        self.W = [in_channels, out_channels]
+
+
+class Heads:
+    def __init__(self, d_model=512, num_heads=8, dropout=0.1):
+        assert d_model % num_heads == 0
+        self.d_model, self.num_heads, self.dropout = d_model, num_heads, dropout
+
+
+def test_a_constructor_that_takes_heights_and_widths_is_given_both():
+    found = next(making(Windows)).layer
+    assert (found.height, found.width) == (2, 2)
+    assert found.W[0] != found.W[1]
+
+
+def test_a_large_layer_is_made_small_with_sizes_that_go_into_each_other():
+    sizes = [(made.layer.d_model, made.layer.num_heads, made.layer.dropout) for made in making(Heads)]
+    assert sizes == [(8, 2, 0.1), (512, 8, 0.1)]
+
+
+def judged(folder: Path, text: str, name: str = "layers.py"):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("import numpy as np\n\n\n" + textwrap.dedent(text))
+    return check_files([file])
+
+
+DENSE = """
+    class Dense:
+        def __init__(self, units_num, inputs_num=None):
+            self.w = np.random.normal(size=(inputs_num, units_num)) / np.sqrt(inputs_num)
+
+        def forward(self, X, keep=False):
+            if keep:
+                self.kept = X
+            return X @ self.w
+
+        def backward(self, error):
+            self.grad_w = self.kept.T @ error
+            return error @ self.w.T
+"""
+
+
+def test_a_size_that_is_none_by_default_is_given_and_a_switch_that_the_backward_needs_is_on(tmp_path: Path):
+    (checked,) = judged(tmp_path, DENSE)
+    assert checked.report is not None
+    assert checked.report.ok
+    assert {row.name for row in checked.report.rows} == {"X", "w"}
+
+
+POOL = """
+    class MaxPool:
+        def forward(self, X):
+            n, height, width, c = X.shape
+            self.X, out = X, np.zeros((n, width // 2, height // 2, c))  # exchanged, as only a square allows
+            for i in range(height // 2):
+                for j in range(width // 2):
+                    out[:, i, j] = X[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max(axis=(1, 2))
+            return out
+
+        def backward(self, d_out):
+            d_in = np.zeros_like(self.X)
+            for i in range(d_out.shape[1]):
+                for j in range(d_out.shape[2]):
+                    window = self.X[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+                    is_largest = window == window.max(axis=(1, 2), keepdims=True)
+                    arriving = d_out[:, i : i + 1, j : j + 1]
+                    d_in[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] += is_largest * arriving
+            return d_in
+"""
+
+
+def test_a_layer_that_runs_on_square_images_alone_is_judged_on_them_and_it_is_said(tmp_path: Path):
+    (checked,) = judged(tmp_path, POOL)
+    assert checked.report is not None
+    assert checked.report.ok
+    assert any("square" in note for note in checked.report.notes)
+
+
+EMBEDDING = """
+    class Embedding:
+        def __init__(self, input_d, output_d):
+            self.size, self.weights = input_d, np.random.normal(size=(input_d, output_d))
+
+        def forward(self, inputs):
+            self.inputs = np.eye(self.size)[inputs.astype(int)]
+            return self.inputs @ self.weights
+
+        def backward(self, dvalues):
+            self.dweights = np.einsum("ntv,ntd->vd", self.inputs, dvalues)
+            self.dinputs = dvalues @ self.weights.T
+            return self.dinputs
+"""
+
+
+def test_what_an_embedding_makes_of_its_whole_numbers_is_no_parameter(tmp_path: Path):
+    (checked,) = judged(tmp_path, EMBEDDING)
+    assert checked.report is not None
+    assert checked.report.ok
+    assert [row.name for row in checked.report.rows] == ["weights"]
+
+
+def test_packages_without_a_file_that_says_so_are_found_where_the_neighbours_import_from_them(tmp_path: Path):
+    (tmp_path / "lib/tools").mkdir(parents=True)
+    (tmp_path / "lib/nn").mkdir(parents=True)
+    (tmp_path / "lib/tools/sums.py").write_text("def rows(x):\n    return x.sum(axis=0)\n")
+    (tmp_path / "lib/nn/__init__.py").write_text("from .base import Layer\n")
+    (tmp_path / "lib/nn/base.py").write_text("from lib.tools.sums import rows\n\nclass Layer:\n    pass\n")
+    text = """
+        from .base import Layer, rows
+
+        class Shift(Layer):
+            def __init__(self, size):
+                self.b = np.zeros(size)
+
+            def forward(self, x):
+                return x + self.b
+
+            def backward(self, dout):
+                self.db = rows(dout)
+                return dout
+    """
+    (checked,) = judged(tmp_path, text, "lib/nn/shift.py")
+    assert checked.report is not None
+    assert checked.report.ok
+
+
+COMMENTED = """
+    class Shift:
+        def __init__(self, size):
+            self.b = np.zeros(size)
+
+        def forward(self, x):
+            return x + self.b
+
+        def backward(self, dout):
+            '''Give the gradients.
+
+LEFT What is written here begins further left than the method.
+            '''
+LEFT # as do lines that were taken out: dout = dout / len(dout)
+            self.db = dout.mean(axis=0)
+            return dout
+"""
+
+
+def test_lines_are_told_where_a_comment_begins_further_left(tmp_path: Path):
+    text = textwrap.dedent(COMMENTED.replace("LEFT", "    LEFT")).replace("LEFT ", "")
+    (checked,) = judged(tmp_path, text)
+    assert checked.report is not None
+    (row,) = checked.report.culprits
+    assert row.lines[0].text == "self.db = dout.mean(axis=0)"
