@@ -273,7 +273,8 @@ def _verdict(
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
     seen = first.repair.observed if first.repair is not None else {}
-    lost = name in seen or name in promised.keys() - first.draw.matched or contract == "returned"
+    is_told = contract == "returned" and bool(first.culprits)
+    lost = name in seen or name in promised.keys() - first.draw.matched or is_told
     if first.draw.error is not None and lost:
         return "follows", "not reached: a line above raised"
     if name in first.draw.trace.wanted:

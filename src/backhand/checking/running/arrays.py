@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Namespace
-from backhand.checking.running.statements import may_change_in_place, reads, writes
+from backhand.checking.running.statements import calls, may_change_in_place, reads, writes
 
 
 def as_tensor(array: np.ndarray | np.generic) -> Tensor | None:
@@ -160,16 +161,11 @@ class Tensors:
         self._containers.clear()
 
     def changed(self, values: Iterable[Any]) -> None:
-        """Let every tensor count a change whose memory is that of one of these values.
-
-        torch counts what is changed through it; a write of nothing is counted as well.
-        """
-        changed = {_extent(v) for v in values if isinstance(v, np.ndarray)}
+        """Let every tensor count a change whose memory is that of one of these values."""
         begins, ends = self._extents[:, : len(self._shared)]
-        for number in {
-            n for first, last in changed for n in np.flatnonzero((begins < last) & (first < ends))
-        }:
-            self._shared[number].unsqueeze(0)[:0].zero_()
+        for first, last in {_extent(v) for v in values if isinstance(v, np.ndarray)}:
+            for number in np.flatnonzero((begins < last) & (first < ends)).tolist():
+                increment_version(self._shared[number])
 
 
 def _extent(array: np.ndarray) -> tuple[int, int]:
@@ -191,7 +187,9 @@ class OnArrays(Watcher):
     def ran(self, step: int, statement: Any, variables: Mapping[str, Any]) -> Namespace:
         """Let it look, and replace."""
         if may_change_in_place(statement):
-            self.tensors.changed(variables.get(n) for n in reads(statement) | writes(statement))
+            # what is called may write into what it is given; else only what is written to changes
+            names = writes(statement) | (reads(statement) if calls(statement) else frozenset())
+            self.tensors.changed(variables.get(n) for n in names)
         new = self.watcher.ran(step, statement, Seen(self.tensors, variables)) or {}
         self.tensors.put_back()
         return {name: self.tensors.back(value) for name, value in new.items()}

@@ -207,6 +207,12 @@ def begins_anew(statement: ast.stmt, name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
+def calls(statement: ast.stmt) -> bool:
+    """Tell whether a statement calls anything, and does not only compute with operators."""
+    return any(isinstance(node, ast.Call) for node in ast.walk(statement))
+
+
+@lru_cache(maxsize=4096)
 def may_change_in_place(statement: ast.stmt) -> bool:
     """Tell whether a statement may change a tensor that another name holds too: copies cost more than it."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):

@@ -210,10 +210,10 @@ class Function:
                     raise ClosedError("what it calls cannot be told") from error
         raise AssertionError
 
-    def _opened(self, chosen: Pass, called: Called, seed: int) -> Pass:
+    def _opened(self, chosen: Pass, called: Called, seed: int, *, helpers: bool = True) -> Pass:
         if self._complex:
             raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
-        return opened(chosen, called, self.reference, self.told, seed, self._apart)
+        return opened(chosen, called, self.reference, self.told, seed, self._apart, helpers=helpers)
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
@@ -373,7 +373,9 @@ class Function:
                 )
 
 
-def _within(call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: int) -> Pass:
+def _within(
+    call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: int, *, helpers: bool = True
+) -> Pass:
     """Return the pass of the statements of a Function that is called within something, as if it was alone.
 
     What is true of it is what its own forward makes, for what went into it and what came to it.
@@ -390,7 +392,7 @@ def _within(call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: in
     names = {id(value): name for name, value in own.told(inputs, made).items()}
     arriving = {f"d{names[id(made[i])]}": arrived[i] for i in reached if id(made[i]) in names}
     chosen = replace(own.as_pass(inputs), asked=asked, arriving={seed: arriving}, slack=call.truth.slack)
-    return own._opened(chosen, Called.directly(call.fn, list(inputs)), seed)
+    return own._opened(chosen, Called.directly(call.fn, list(inputs)), seed, helpers=helpers)
 
 
 def _floats(result: Any) -> list[Tensor]:

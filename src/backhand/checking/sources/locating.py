@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.autograd import Function
 
-from backhand.checking.judging import Within, check_pass
+from backhand.checking.judging import Stress, Within, check_pass
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Report, Row
 from backhand.checking.running.sandbox import sandbox, threads_for
@@ -29,13 +29,14 @@ class Opening:
     """A custom Function whose statements are to be looked at.
 
     Attributes:
-        opened: gives the pass of its statements; raises `ClosedError`.
+        opened: gives the pass of its statements, with `helpers` those that it calls written out; raises
+            `ClosedError`.
         inputs: what goes into it.
         fn: the Function, where it is called somewhere within; None where it is all that is judged.
         made_of: which inputs of what is judged each input of that Function is made of.
     """
 
-    opened: Callable[[], Pass]
+    opened: Callable[..., Pass]
     inputs: Mapping[str, Any]
     fn: type[Function] | None = None
     made_of: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -57,12 +58,10 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
         for opening in openings():
             if opening.fn in found:
                 continue
+            within = Within(report.stress if opening.fn is None else None)
+            look = partial(_looked_at, opening, report.title, draws, seed)
             try:
-                with threads_for(opening.inputs):
-                    chosen = replace(opening.opened(), elsewhere=())  # other shapes have been tried
-                check = partial(check_pass, chosen, report.title, draws=draws, seed=seed)
-                within = Within(report.stress if opening.fn is None else None)
-                inner = _as_written(check(stress=within), chosen)
+                inner = look(within)
             except ClosedError as why:
                 closed[opening.fn] = str(why)
                 continue
@@ -72,7 +71,7 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
             if any(row.mistake is not None for row in inner.rows):
                 found[opening.fn] = opening, inner
             elif opening.fn is not None:
-                closed[opening.fn] = _right_alone(check())
+                closed[opening.fn] = _right_alone(look(None))
     except ClosedError as why:
         closed[None] = str(why)
     notes = [
@@ -85,6 +84,28 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
     elif found:
         report = _with_lines_within(report, list(found.values()))
     return replace(report, notes=(*report.notes, *notes))
+
+
+def _looked_at(opening: Opening, title: str, draws: int, seed: int, stress: Stress) -> Report:
+    """Return the report on a Function's statements; where no slip explains it, with its helpers as calls.
+
+    What goes into a helper may be the slip, as in `turned(dy) * sin` for `turned(dy * sin)`.
+    """
+    reports = []
+    for helpers in (True, False):
+        with threads_for(opening.inputs):
+            chosen = replace(opening.opened(helpers=helpers), elsewhere=())  # other shapes have been tried
+        inner = check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
+        reports.append(_as_written(inner, chosen))
+        source = chosen.backward_source
+        if not _unexplained(reports[-1]) or source is None or not source.as_written:
+            break
+    return min(reports, key=_unexplained)
+
+
+def _unexplained(report: Report) -> int:
+    """Return how many mistakes have no name."""
+    return sum(row.mistake is not None and row.mistake.kind == "unexplained" for row in report.rows)
 
 
 def _as_written(inner: Report, chosen: Pass) -> Report:

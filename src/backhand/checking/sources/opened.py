@@ -226,6 +226,8 @@ def opened(
     told: Callable[..., dict[str, Tensor]],
     seed: int,
     apart: frozenset[str],
+    *,
+    helpers: bool = True,
 ) -> Pass:
     """Return the pass of a Function with its statements.
 
@@ -236,6 +238,7 @@ def opened(
         told: gives the outputs of a call by name, from the names of its inputs and what it returned.
         seed: of the run on which the statements are held to what the Function itself gives.
         apart: the inputs with which it refuses to be differentiated.
+        helpers: whether the functions that it calls are written out.
 
     Raises:
         ClosedError: they cannot be had, or do otherwise.
@@ -245,7 +248,8 @@ def opened(
     if source is None:
         raise ClosedError("the source of its backward cannot be read")
     gradients = [f"d{name}" for name in called.names]
-    sources = [in_order(s, gradients) for s in (inlined(source, surroundings(fn.backward)), source)]
+    written = [inlined(source, surroundings(fn.backward))] if helpers else []
+    sources = [in_order(s, gradients) for s in (*written, source)]
     sources = [s for s in sources if s is not None]
     if not sources:
         raise ClosedError("what its backward returns is not one gradient after another")

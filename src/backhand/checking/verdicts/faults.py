@@ -263,7 +263,8 @@ class _Search:
         so only for one that puts together what it reads, or was right until that had another shape: else
         either of the two may lack an operation.
         """
-        read = reads(found.target[0])
+        statement, variable = found.target
+        read = reads(statement) - (frozenset() if variable else writes_surely(statement))  # it adds to those
         made = [target for target in self.events if target[1] in read]
         passes_on = self._only_puts_together(found)
         for other in self._in_time(self._candidates(made)):
