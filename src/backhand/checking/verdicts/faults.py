@@ -11,23 +11,26 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.running.alarms import patience
+from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known, nothing
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.statements import made_of, reads, writes_surely
+from backhand.checking.running.statements import assigned, made_of, reads, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.fault import BENCHES, Bench, Explained, Fault, origins
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.ranking import Ages, Rank, begun_elsewhere, rank
 from backhand.checking.verdicts.recognising import Order, Recogniser
-from backhand.checking.verdicts.repairing import Repair
+from backhand.checking.verdicts.repairing import Repair, watched
 from backhand.checking.verdicts.reruns import IsRight, Reruns
 from backhand.checking.verdicts.shadowing import Event, Give, Target, is_sum
 from backhand.checking.verdicts.variables import around
@@ -131,8 +134,27 @@ def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explai
 def _gradients(chosen: Pass, draw: Draw) -> frozenset[str] | None:
     """Return the variables that are made of the upstream gradients; None where none is asked for."""
     source = chosen.backward_source
+    if source is None:
+        return None
     asked = [n for n in draw.trace.upstream if chosen.wanted is not None and n in chosen.wanted]
-    return made_of(source.statements, asked) if source is not None and asked else None
+    if chosen.contract == "returned":
+        watched(chosen, draw, arriving := _Arriving(draw.trace.upstream.values()))
+        asked = arriving.names
+    return made_of(source.statements, asked) if asked else None
+
+
+class _Arriving(Watcher):
+    """Notes which variables hold upstream gradients before the first statement, under whatever name."""
+
+    def __init__(self, upstream: Iterable[Tensor]):
+        self._upstream = [gradient for gradient in upstream if gradient.numel() > 1]
+        self.names: list[str] = []
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
+        """Look at what they hold, but for what the first statement has given them."""
+        held = variables.items() if step == 0 else ()
+        there = ((n, v) for n, v in held if isinstance(v, Tensor) and n not in assigned(statement))
+        self.names += [n for n, v in there if any(v.shape == g.shape and close(v, g) for g in self._upstream)]
 
 
 @dataclass(frozen=True)
