@@ -98,6 +98,21 @@ def inputs(rng):
     assert states(check_layers(written(tmp_path, cube, inputs))) == {"": True}
 
 
+def test_a_backward_that_raises_on_all_that_is_guessed_is_told_with_its_line(tmp_path: Path):
+    mixing = """
+def mixing_forward(p, q):
+    return p @ q, (p, q)
+
+def mixing_backward(dout, cache):
+    p, q = cache
+    return dout @ q, p.T @ dout
+"""
+    (unknown,) = check_layers(written(tmp_path, mixing))
+    assert "on those tried the backward raised ValueError" in unknown.problem
+    assert ": `return dout @ q, p.T @ dout`)" in unknown.problem
+    assert states(check_layers(written(tmp_path, mixing.replace("dout @ q,", "dout @ q.T,")))) == {"": True}
+
+
 def test_a_backward_without_its_forward_is_named(tmp_path: Path):
     (alone,) = check_layers(written(tmp_path, "def gate_backward(dout, cache):\n    return dout\n"))
     assert alone.problem.startswith("gate_backward has no gate_forward")

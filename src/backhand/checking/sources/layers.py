@@ -192,7 +192,7 @@ def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Rep
     """Check a model that is written as functions."""
     found = drawing(calls)
     if found is None or isinstance(found, Exception):
-        raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found)
+        raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found, ())
     draw, kept = found
     model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
     return OverNumpy.of(model, draw, seed).report(draws=draws, seed=seed)
@@ -218,12 +218,13 @@ def _check_functions(
         return replace(seen, functions=functions).check(draws=draws, seed=seed)
 
     layer = held_globally(functions.forward, functions.backward, functions.title)
+    ended: list[Exception] = []
 
     def accepts(given: dict[str, Any]) -> int:
         if layer is not None and (how := runs(partial(Class.of, layer), given)) != RAISES:
             return how
         holding = functions.holding(given)
-        return runs(partial(Pair.of, holding), holding.unpacked(given))
+        return runs(partial(Pair.of, holding), holding.unpacked(given), ended)
 
     inputs = _inputs(
         module,
@@ -231,6 +232,7 @@ def _check_functions(
         functions.title,
         call=functions.call,
         accepts=accepts,
+        ended=ended,
         sizes=sizes_of(layer),
     )
     return _noting(inputs, judge_functions(functions, inputs, draws=draws, seed=seed, given={}))
@@ -242,8 +244,10 @@ def _noting(inputs: Callable[..., Any], report: Report) -> Report:
     return replace(report, notes=(*report.notes, note)) if note else report
 
 
-def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> int:
-    """Tell how well a backward runs on inputs of a forward."""
+def runs(
+    subject_of: Callable[..., Pair | Class], inputs: dict[str, Any], ended: list[Exception] | None = None
+) -> int:
+    """Tell how well a backward runs on inputs of a forward; take note of what it raises."""
     try:
         subject = subject_of(inputs, 0)
         rng = np.random.default_rng(0)
@@ -253,7 +257,12 @@ def runs(subject_of: Callable[..., Pair | Class], inputs: dict[str, Any]) -> int
         upstream = {f"d{n}": o for n, o in zip(subject.outputs, called.outputs, strict=True)}
         backward, arguments = subject.backward(called, upstream)
         with subject.within(called):
-            returned = plainly(backward, arguments)
+            try:
+                returned = plainly(backward, arguments)
+            except Exception as error:
+                ended = [] if ended is None else ended
+                ended.append(error)
+                raise
         found = subject.gradients(returned, called)
     except Exception:  # the user's code may raise anything
         return RAISES
@@ -295,8 +304,12 @@ def _inputs(
     model: bool = False,
     asked: list[inspect.Parameter] | None = None,
     sizes: tuple[int, ...] = (),
+    ended: Sequence[Exception] = (),
 ) -> Callable[[np.random.Generator], Any]:
-    """Return what draws a forward's inputs: the module's own function, or what the courses say."""
+    """Return what draws a forward's inputs: the module's own function, or what the courses say.
+
+    Where there are none, `ended` tells what the backward raised on those that were tried.
+    """
     given = _own_inputs(module)
     parameters = inputs_of(forward) if asked is None else asked
     names = [p.name for p in parameters]
@@ -311,7 +324,7 @@ def _inputs(
     draw = inputs_for(forward, name, model=model, accepts=accepts, call=call, asked=parameters, sizes=sizes)
     if draw is None or isinstance(draw, Exception):
         told = name if inspect.ismethod(forward) else forward.__name__  # that of a class is the class's
-        raise _without_inputs(told, names, draw)
+        raise _without_inputs(told, names, draw, ended)
     return draw
 
 
@@ -319,15 +332,19 @@ class NoInputsError(CheckError):
     """Nothing is known on which a forward runs."""
 
 
-def _without_inputs(told: str, names: Iterable[str], raised: Exception | None) -> CheckError:
+def _without_inputs(
+    told: str, names: Iterable[str], raised: Exception | None, ended: Sequence[Exception]
+) -> CheckError:
     """Return what is said where no inputs are known; what no module has is missing whatever they are."""
     if isinstance(raised, NameError) or (isinstance(raised, AttributeError) and "module '" in str(raised)):
         return CheckError(f"{told} {what_raised(raised)}.")
-    why = "are not known"
-    if raised is not None:
-        why = f"of the usual shapes do not fit ({what_raised(raised).removeprefix('raised ')})"
+    why = "are not known:"
+    if ended:
+        why = f"are not known, and on those tried the backward {what_raised(ended[0])}. Mend that, or"
+    elif raised is not None:
+        why = f"of the usual shapes do not fit ({what_raised(raised).removeprefix('raised ')}):"
     return NoInputsError(
-        f"inputs of {told}({', '.join(names)}) {why}: write a function inputs(rng) that returns them by "
+        f"inputs of {told}({', '.join(names)}) {why} write a function inputs(rng) that returns them by "
         "name, drawn from a numpy.random.Generator."
     )
 
