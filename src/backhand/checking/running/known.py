@@ -94,11 +94,10 @@ class Known:
         return replace(self, values=values, signatures=tuple(sign * factor for sign in self.signatures))
 
 
-def nothing(shape: torch.Size) -> Known:
-    """Return the zeros with which a sum begins."""
-    return Known(
-        (Label("nothing"),), (torch.zeros(shape, dtype=torch.float64),), (0.0,), (0,), (0,), frozenset()
-    )
+def nothing(shape: torch.Size, like: Tensor) -> Known:
+    """Return the zeros of a shape with which a sum begins, in the dtype and on the device of a tensor."""
+    zeros = like.new_zeros(shape)
+    return Known((Label("nothing"),), (zeros,), (0.0,), (0,), (0,), frozenset())
 
 
 def signature(tensor: Tensor) -> float:

@@ -355,7 +355,8 @@ class _Search:
                 continue
             shape = events[0].shape
             if len(events) == 1 and shape is not None and events[0].sign and target[1] in self._begun:
-                yield self._candidate(target, nothing(shape), (0,), (0,))
+                zeros = nothing(shape, self.recogniser.known[0].values[0])
+                yield self._candidate(target, zeros, (0,), (0,))
             for known in self.recogniser.belonging(target, events):
                 for order in self.recogniser.orders(target, len(events), known):
                     turns = _deviations(target, events, known, order)
