@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from backhand import check_pair
+from backhand import check_class, check_pair
 
 
 def linear_forward(A, W, b):
@@ -23,6 +23,20 @@ def test_parameters_alone_divided_by_the_batch_are_right_and_the_report_says_so(
     report = check_pair(linear_forward, backward, inputs)
     assert report.ok
     assert any("divided by A.shape[1]" in note for note in report.notes)
+
+
+def test_where_one_parameter_alone_is_divided_both_lines_are_told():
+    def backward(dZ, cache):
+        A, W, _ = cache
+        m = A.shape[1]
+        dW = dZ @ A.T
+        db = np.sum(dZ, axis=1, keepdims=True) / m
+        return W.T @ dZ, dW, db
+
+    report = check_pair(linear_forward, backward, inputs)
+    (culprit,) = report.culprits
+    assert [line.text.split(" = ")[0] for line in culprit.lines[:2]] == ["db", "dW"]
+    assert "divided by A.shape[1], and dW is not" in culprit.mistake.hint
 
 
 def test_another_mistake_is_told_beside_the_convention():
@@ -53,3 +67,26 @@ def test_other_factors_are_wrong(factors: tuple[float, float, float]):
         return factors[0] * dA, factors[1] * dW, factors[2] * db
 
     assert not check_pair(linear_forward, backward, inputs).ok
+
+
+def test_a_gradient_that_a_layer_keeps_is_told_where_it_is_put():
+    report = check_class(Halved(3, 4), {"x": np.ones((5, 3))})
+    (culprit,) = report.culprits
+    assert [line.text.split(" = ")[0] for line in culprit.lines[:2]] == ["self.db", "self.dW"]
+    assert [line.text.split(" = ")[0] for line in report["W"].lines] == ["self.dW"]
+
+
+class Halved:
+    def __init__(self, n_in, n_out):
+        self.W = np.random.default_rng(0).normal(size=(n_in, n_out))
+        self.b = np.zeros((1, n_out))
+
+    def forward(self, x):
+        self.x = x
+        return np.dot(x, self.W) + self.b
+
+    def backward(self, dout):
+        m = self.x.shape[0]
+        self.dW = np.dot(self.x.T, dout)
+        self.db = np.sum(dout, axis=0, keepdims=True) / m
+        return np.dot(dout, self.W.T)

@@ -207,7 +207,7 @@ class Table:
             firm = firm[:1]
         own = [source.line(s.lineno) for s in firm]
         ran = {s.lineno for s in self._ran}
-        last = [line for line in source.writers(root(self.paths.get(name, ""))) if line.number in ran][-1:]
+        last = [line for line in self._lines_of(name, source) if line.number in ran][-1:]
         beside = [s for f in firm for s in (*passing_on(source, f), *feeding(source, f))]
         near = [source.line(s.lineno) for s in beside if self._is_worth_a_look(name, s)]
         lines = tuple(dict.fromkeys((*own, *near[:BESIDE_THE_FAULT], *last, *near)))
@@ -235,6 +235,9 @@ class Table:
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths and source.makers(root(self.paths[name])):
             variable = root(self.paths[name])
+            made = [source.statements[i] for i in source.makers(variable)]
+            if kept := [s for taken in made for s in kept_by(source, taken) or ()]:  # as in `self.dW = ...`
+                return tuple(source.line(s.lineno) for s in kept)
             is_item = self.paths[name] != variable and name in self.named
             if variable not in source.mentioned and not is_item:  # so that nothing has to be run for it
                 return source.writers(variable)

@@ -5,13 +5,14 @@ the division to the layers. Only the whole model shows whether it is made once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.finding import listed
+from backhand.checking.report import Report, Row
 from backhand.checking.verdicts.comparing import close, right_but_for_shape
 
 
@@ -23,11 +24,14 @@ class Averaged:
         parameters: the tensors whose gradients are divided.
         data: the input that holds the batch.
         axis: of the batch, in it.
+        whole: those of which the gradients are right as they stand. Then the layer takes the mean of some and
+            not of others: which of them is wrong, the loss knows.
     """
 
     parameters: tuple[str, ...]
     data: str
     axis: int
+    whole: tuple[str, ...] = ()
 
     def applied(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return inputs whose parameters receive their gradients divided."""
@@ -43,11 +47,29 @@ class Averaged:
             "once, the whole model shows."
         )
 
+    def with_both(self, report: Report) -> Report:
+        """Return a report that shows beside a gradient that is divided the line of one that is not."""
+        others = [row for row in report.rows if row.name in self.whole]
+        lines = [line for row in others for line in row.lines[:1]]
+        is_not = f"{listed([row.gradient for row in others])} {'are' if len(others) > 1 else 'is'} not"
+        hint = (
+            f"It is divided by {self.data}.shape[{self.axis}], and {is_not}. One of the two is wrong: either "
+            "the layer takes the mean over the batch, or the loss does."
+        )
+
+        def told(row: Row) -> Row:
+            if row.name not in self.parameters or row.mistake is None or row.mistake.kind != "scale":
+                return row
+            shown = tuple(dict.fromkeys((*row.lines[:1], *lines, *row.lines[1:])))
+            return replace(row, lines=shown, mistake=replace(row.mistake, hint=hint))
+
+        return replace(report, rows=tuple(map(told, report.rows)))
+
 
 def averaged(
     outputs: Sequence[Tensor], expected: Mapping[str, Tensor], given: Mapping[str, Any]
 ) -> Averaged | None:
-    """Return how a layer divides the gradients of its parameters, if it is that and nothing else.
+    """Return how a layer divides the gradients of its parameters, all of them or some.
 
     The gradient of the data, the first input, is not divided by the same number: otherwise the upstream
     gradient was. One parameter alone that is divided is a `mean` written for a `sum`; where there are two,
@@ -69,8 +91,9 @@ def averaged(
         divided = {n for n, g in expected.items() if n != data and _fits(given.get(n), g, size)}
         parameters = [n for n, g in expected.items() if n != data and (n in divided or size not in g.shape)]
         of_it = any(size not in expected[n].shape for n in divided)  # not that of the features
-        if of_it and len(parameters) > 1 and not right & set(parameters):
-            return Averaged(tuple(parameters), data, axis)
+        whole = tuple(n for n in parameters if n in right)
+        if of_it and len(parameters) > 1 and not (whole and len(divided) + len(whole) < len(parameters)):
+            return Averaged(tuple(n for n in parameters if n not in right), data, axis, whole)
     return None
 
 

@@ -160,6 +160,8 @@ class OverNumpy:
         if report.ok:
             return report
         if (taken := self._averaged(seed)) is not None:
+            if taken.whole:
+                return taken.with_both(report)
             return replace(self, averaged=taken)._report(draws, seed)
         if _compares_with_zero(self.subject.source) and self.subject.arrives:
             sparse = replace(self, alone=True)._report(draws, seed)
