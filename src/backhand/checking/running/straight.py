@@ -16,8 +16,8 @@ from torch import Tensor
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import simple_statements
 
-# What a test may call, for it tells what a tensor is like, and not what it holds.
-ASKS = {"isinstance", "len", "hasattr", "getattr", "max", "min", "dim", "ndimension", "size", "numel", "get"}
+# What a test may call, for it tells what a tensor is like, and not what it holds; a tensor's `max` does not.
+ASKS = {"isinstance", "len", "hasattr", "getattr", "dim", "ndimension", "size", "numel", "get"}
 ASKS |= {"is_contiguous", "is_floating_point", "is_complex", "is_sparse"}
 # Under these, nothing is done otherwise where no graph is made.
 PLAIN = {"torch.no_grad()", "no_grad()", "torch.set_grad_enabled(False)"}
@@ -85,6 +85,8 @@ def _asks_no_numbers(test: ast.expr, variables: Mapping[str, Any]) -> bool:
         return True
     if isinstance(test, ast.Call):
         called = test.func.attr if isinstance(test.func, ast.Attribute) else ast.unparse(test.func)
+        if ast.unparse(test.func) in ("max", "min"):  # of sizes, say
+            return all(_asks_no_numbers(given, variables) for given in test.args)
         return called in ASKS
     inner = [node for node in ast.iter_child_nodes(test) if isinstance(node, ast.expr)]
     return bool(inner) and all(_asks_no_numbers(node, variables) for node in inner)

@@ -14,6 +14,7 @@ import numpy as np
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
+from backhand.checking.running.differences import along
 from backhand.checking.running.endings import what_raised
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
@@ -47,8 +48,8 @@ from backhand.errors import CheckError, in_short
 
 # Processor seconds after which a class is made in no other way.
 MOST_SECONDS = 4.0
-# A difference in float64, and how near a right gradient comes to it where the forward has no kink.
-STEP, CLOSE = 1e-5, 1e-4
+# How near a right gradient comes to a difference, also where the forward has a kink not far away.
+CLOSE = 1e-4
 # The call of a function or a class that its author has made, by its name; None where there is none.
 Recorded = Callable[[str], Seen | SeenLayer | None]
 
@@ -192,7 +193,7 @@ def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Rep
     """Check a model that is written as functions."""
     found = drawing(calls)
     if found is None or isinstance(found, Exception):
-        raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found, ())
+        raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found)
     draw, kept = found
     model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
     return OverNumpy.of(model, draw, seed).report(draws=draws, seed=seed)
@@ -224,7 +225,7 @@ def _check_functions(
         if layer is not None and (how := runs(partial(Class.of, layer), given)) != RAISES:
             return how
         holding = functions.holding(given)
-        return runs(partial(Pair.of, holding), holding.unpacked(given), ended)
+        return runs(partial(Pair.of, holding), holding.unpacked(given), ended.append)
 
     inputs = _inputs(
         module,
@@ -245,9 +246,11 @@ def _noting(inputs: Callable[..., Any], report: Report) -> Report:
 
 
 def runs(
-    subject_of: Callable[..., Pair | Class], inputs: dict[str, Any], ended: list[Exception] | None = None
+    subject_of: Callable[..., Pair | Class],
+    inputs: dict[str, Any],
+    note: Callable[[Exception], object] = lambda error: None,
 ) -> int:
-    """Tell how well a backward runs on inputs of a forward; take note of what it raises."""
+    """Tell how well a backward runs on inputs of a forward; `note` is told what it raises."""
     try:
         subject = subject_of(inputs, 0)
         rng = np.random.default_rng(0)
@@ -260,8 +263,7 @@ def runs(
             try:
                 returned = plainly(backward, arguments)
             except Exception as error:
-                ended = [] if ended is None else ended
-                ended.append(error)
+                note(error)
                 raise
         found = subject.gradients(returned, called)
     except Exception:  # the user's code may raise anything
@@ -275,20 +277,19 @@ def runs(
 def _is_right(
     subject: Pair | Class, given: Mapping[str, Any], found: Mapping[str, Any], outputs: Sequence[Any]
 ) -> bool:
-    """Tell by one difference whether gradients are right, whose upstream gradients were the outputs."""
+    """Tell in one direction whether gradients are right, whose upstream gradients were the outputs."""
     rng = np.random.default_rng(1)
     ways = {n: rng.normal(size=np.shape(given[n])) for n in subject.named.values()}
 
-    def scalar(step: float) -> float:
-        moved = {**given, **{n: given[n] + step * way for n, way in ways.items()}}
+    def scalar(moved: Mapping[str, Any]) -> float:
         np.random.seed(0)
-        ends = subject.forward(copy.deepcopy(moved)).outputs
+        ends = subject.forward(copy.deepcopy(dict(moved))).outputs
         return float(sum(np.sum(o * e) for o, e in zip(outputs, ends, strict=True)))
 
     try:
         slope = sum(float(np.sum(found[g] * ways[n])) for g, n in subject.named.items())
         slope *= float(outputs[0]) if subject.outputs == ("loss",) else 1.0  # which asks for no upstream one
-        real = (scalar(STEP) - scalar(-STEP)) / (2 * STEP)
+        real = along(scalar, given, ways)
     except Exception:  # the user's code may raise anything
         return False
     return abs(real - slope) <= CLOSE * max(abs(real), abs(slope))
@@ -333,7 +334,7 @@ class NoInputsError(CheckError):
 
 
 def _without_inputs(
-    told: str, names: Iterable[str], raised: Exception | None, ended: Sequence[Exception]
+    told: str, names: Iterable[str], raised: Exception | None, ended: Sequence[Exception] = ()
 ) -> CheckError:
     """Return what is said where no inputs are known; what no module has is missing whatever they are."""
     if isinstance(raised, NameError) or (isinstance(raised, AttributeError) and "module '" in str(raised)):
