@@ -1,5 +1,6 @@
 """Shapes of inputs that no course has: the forward asks for them one after the other."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from backhand import check_files, check_pair
 from backhand.checking.sources.layers import layers_of
 from backhand.checking.sources.modules import module_of
+from backhand.checking.sources.shapes import Search, drawn
 
 GATED = """
 import numpy as np
@@ -124,3 +126,29 @@ def test_a_name_that_is_not_there_is_told_though_all_shapes_are_guessed(tmp_path
     (tmp_path / "cells.py").write_text(text)
     (one,) = check_files([tmp_path / "cells.py"])
     assert "forward raised NameError: name 'ramp' is not defined (cells.py, line 6" in one.problem
+
+
+def shapes_found(right) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Return the first shapes that fit, on which a backward is wrong, and those that are taken.
+
+    `right` tells of other shapes whether it is right on them.
+    """
+    fitting: list[dict[str, tuple[int, ...]]] = []
+
+    def accepts(given: dict[str, np.ndarray]) -> bool | None:
+        fitting.append({n: v.shape for n, v in given.items()})
+        return True if len(fitting) > 1 and right(fitting[-1]) else None
+
+    asked = list(inspect.signature(lambda p, q: None).parameters.values())
+    found = Search(asked, lambda given: given["p"] @ given["q"], accepts, {}).found()
+    return fitting[0], {n: v.shape for n, v in drawn(found).items()}
+
+
+def test_other_shapes_are_taken_where_a_backward_is_wrong_on_the_first_that_fit():
+    first, taken = shapes_found(lambda shapes: True)
+    assert taken != first
+
+
+def test_shapes_that_hide_more_are_not_taken():
+    first, taken = shapes_found(lambda shapes: 1 in shapes["p"] or 1 in shapes["q"])
+    assert taken == first

@@ -234,14 +234,13 @@ class Search:
     def _says_as_much(self, values: Mapping[str, Any]) -> bool:
         """Tell whether a mistake would show on inputs as on those on which the backward is wrong.
 
-        On a single row a mean is a sum, and of a square one axis may be taken for the other.
+        On a single row, say, a mean is a sum.
         """
         if self.doubtful is None:
             return True
         shapes, others = ({n: np.shape(v) for n, v in drawn(d).items()} for d in (values, self.doubtful))
         pairs = [(shape, others.get(n, ())) for n, shape in shapes.items()]
-        alike = all(len(a) == len(b) and a.count(1) <= b.count(1) for a, b in pairs)
-        return alike and all(len({*a}) >= len({*b}) for a, b in pairs)
+        return all(len(a) == len(b) and a.count(1) <= b.count(1) for a, b in pairs)
 
     def _run(self, known: Mapping[str, Any]) -> str | None:
         """Run the forward; return what it needs first of what has no shape yet."""
