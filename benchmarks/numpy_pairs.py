@@ -8,6 +8,7 @@ told first, and mistakes that have a name.
 
 import argparse
 import ast
+import builtins
 import copy
 import importlib.util
 import inspect
@@ -16,7 +17,7 @@ import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,10 @@ STATEMENTS = (
     ("_t += _v", ""),
     ("_t -= _v", "_t += _v"),
     ("_t /= _v", ""),
+    ("_t = _v", "_t = -(_v)"),
+    ("_t = _v", "_t = 2 * (_v)"),
+    ("return _a, _b", "return _b, _a"),
+    ("return _a, _b, _c", "return _a, _c, _b"),
     ("np.add.at(_t, _i, _v)", "_t[_i] += _v"),
 )
 
@@ -81,19 +86,32 @@ def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[st
     for statement in (n for s in backward.body for n in ast.walk(s) if isinstance(n, ast.stmt)):
         if not hasattr(statement, "body"):
             owner |= dict.fromkeys(ast.walk(statement), statement)
+    names = sorted({n.id for n in owner if isinstance(n, ast.Name) and _is_read(n)} - vars(builtins).keys())
+    others = dict(zip(names, [*names[1:], *names[:1]], strict=True))
     for node in (n for n in owner if hasattr(n, "lineno")):
-        slips = STATEMENTS if isinstance(node, ast.stmt) else EXPRESSIONS
-        for old, new in slips:
-            pattern = statements(old)[0] if isinstance(node, ast.stmt) else expression(old)
-            bound = matched(pattern, node, {})
-            if bound is None or isinstance(getattr(node, "ctx", None), ast.Store):
-                continue
-            template = statements(new)[0] if isinstance(node, ast.stmt) else expression(new)
+        for put in _slips_of(node, others):
             memo: dict[int, Any] = {}
             changed = copy.deepcopy(tree, memo)
-            put = ast.copy_location(filled(template, bound), node)
-            _Swap(memo[id(node)], put).visit(changed)
+            _Swap(memo[id(node)], ast.copy_location(put, node)).visit(changed)
             yield _target(owner[node]), ast.fix_missing_locations(changed)
+
+
+def _is_read(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", ast.Load()), ast.Load) and getattr(node, "id", "") != "np"
+
+
+def _slips_of(node: ast.AST, others: Mapping[str, str]) -> Iterator[Any]:
+    """Yield what may stand by mistake where a statement or an expression does: at last, another name."""
+    if not _is_read(node):
+        return
+    is_statement = isinstance(node, ast.stmt)
+    for old, new in STATEMENTS if is_statement else EXPRESSIONS:
+        pattern, template = (statements(t)[0] if is_statement else expression(t) for t in (old, new))
+        bound = matched(pattern, node, {})
+        if bound is not None:
+            yield filled(template, bound)
+    if isinstance(node, ast.Name) and node.id in others:
+        yield ast.Name(others[node.id], ast.Load())
 
 
 def _target(statement: ast.stmt) -> str:

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from backhand.checking.sources import files
 from backhand.checking.sources.batches import Options
 from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.guessing import inputs_for
+from backhand.rendering.terminal import summary
 
 RELU = """
 def relu_forward(x):
@@ -198,6 +200,21 @@ dx = -2 * x
 def test_layers_are_judged_in_the_precision_that_they_have(tmp_path: Path):
     (refused,) = backhand.check_files([written(tmp_path, RELU)], rtol=1e-3)
     assert refused.problem.endswith("dtype, rtol and atol are for a pass or a custom Function.")
+
+
+def test_what_is_only_missing_is_not_counted_as_wrong(tmp_path: Path):
+    missing = RELU.replace("dout * (cache > 0)", "None")
+    (checked,) = backhand.check_files([written(tmp_path, missing)])
+    assert checked.state == "todo"
+    assert summary(Counter([checked.state])) == "1 checked: 1 todo."
+
+
+def test_a_type_within_a_method_call_is_no_method_of_tensors(tmp_path: Path):
+    cast = RELU.replace("np.maximum(0, x)", "(x > 0).astype(float) * x")
+    (checked,) = backhand.check_files(
+        [written(tmp_path, cast.replace("(cache > 0)", "(cache > 0).astype(float)"))]
+    )
+    assert checked.state == "right"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

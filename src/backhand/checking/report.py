@@ -209,8 +209,12 @@ class Report:
     @property
     def ok(self) -> bool:
         """Tell whether no gradient is wrong, misshapen or missing, and no stress check failed."""
-        bad = any(row.verdict == "todo" for row in self.rows) or self.culprits
-        return not bad and not self.stress and self.raised is None
+        return not self.wrong and all(row.verdict != "todo" for row in self.rows)
+
+    @property
+    def wrong(self) -> bool:
+        """Tell whether something is at fault: what is only missing is not wrong."""
+        return bool(self.culprits or self.stress) or self.raised is not None
 
     @property
     def culprits(self) -> tuple[Row, ...]:

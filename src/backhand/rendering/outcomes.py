@@ -49,9 +49,11 @@ def show_several(checked: Iterable[Checked], json: bool) -> None:
         show_json([one.to_dict() for one in found])
     else:
         for one in found:
-            if one.report is not None and one.state == "wrong":
+            if one.report is not None and not one.report.ok:
                 print("", as_text(replace(one.report, title=one.title)), sep="\n")
         print("", summary(states), sep="\n")
     sys.stdout.flush()
-    if states["wrong"] or states["not judged"]:
-        sys.exit(1 if states["wrong"] else 2)
+    if any(one.report is not None and not one.report.ok for one in found):
+        sys.exit(1)
+    if states["not judged"]:
+        sys.exit(2)

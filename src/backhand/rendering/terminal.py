@@ -79,8 +79,7 @@ def state(report: Report) -> str:
     """Return one of `STATES`: what is only missing is not wrong, and what is no evidence is not right."""
     if report.ok and any(row.verdict == "right" for row in report.rows):
         return "right"
-    faulty = report.culprits or report.stress or report.raised is not None
-    return "wrong" if faulty else "nothing wrong so far"
+    return "wrong" if report.wrong else "nothing wrong so far"
 
 
 def unfinished(report: Report) -> str:
@@ -234,7 +233,7 @@ def line_of(checked: Checked) -> Text:
 
 
 def summary(states: Counter[str]) -> str:
-    """Return in one line how many were right, wrong and not judged."""
-    parts = [f"{states[state]:,} {state}" for state in ("right", "wrong", "not judged") if states[state]]
+    """Return in one line how many were right, wrong, not complete and not judged."""
+    parts = [f"{states[s]:,} {s}" for s in ("right", "wrong", "todo", "not judged") if states[s]]
     total = sum(states.values())
     return f"{total:,} checked: {', '.join(parts)}."

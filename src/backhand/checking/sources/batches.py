@@ -73,12 +73,12 @@ class Checked:
         return f"{self.path}: {self.name}" if self.name else str(self.path)
 
     @property
-    def state(self) -> Literal["right", "wrong", "not judged"]:
+    def state(self) -> Literal["right", "wrong", "todo", "not judged"]:
         """In two words what became of it; what is right so far, but not judged to its end, is not right."""
         if self.report is None:
             return "not judged"
         if not self.report.ok:
-            return "wrong"
+            return "wrong" if self.report.wrong else "todo"
         return "not judged" if self.report.unfinished else "right"
 
     def to_dict(self) -> dict[str, Any]:

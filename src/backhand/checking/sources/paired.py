@@ -1,5 +1,6 @@
 """The two functions of a pair: what they are called by, and over which arrays they are."""
 
+import dis
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from backhand.checking.sources.parts import called_for_its_loss
 
 # What a forward and a backward are given first, where the one leaves for the other what they both need.
 CONTEXTS = ("ctx", "context")
+# What reads an attribute: a name by itself, as the `float` of `astype(float)`, is none.
+ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _over_torch(*functions: Callable[..., Any]) -> bool:
     """Tell it by the modules that functions mention, by their methods, by the modules of their file."""
     plain = [plain_function(f)[0] for f in functions]
     mentioned = {_package(f.__globals__.get(n)) for f in plain for n in f.__code__.co_names}
-    methods = {n for f in plain for n in f.__code__.co_names if n not in f.__globals__}
+    methods = {i.argval for f in plain for i in dis.get_instructions(f.__code__) if i.opname in ATTRIBUTES}
     if not mentioned & {"numpy", "torch"} and any(map(_only_of_tensors, methods)):
         return True
     if not mentioned & {"numpy", "torch"}:
