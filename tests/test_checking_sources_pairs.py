@@ -277,6 +277,30 @@ def test_a_backward_that_raises_is_told_with_its_line():
     assert report["dw"].verdict == "follows"
 
 
+def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line():
+    def forward(x, w):
+        return x * w, (x, w)
+
+    def backward(dout, cache):
+        x, w = cache
+        dw = (x * dout).sum(axis=0)
+        dx = np.zeros_like(x)
+        for n in range(len(x)):
+            part = np.zeros(x.shape[2:])
+            for k in range(len(dout) + 3):
+                part[k] = (dout[n] * w)[0, k]
+            dx[n] = part
+        return dx, dw
+
+    def inputs(rng):
+        return {"x": rng.normal(size=(4, 5, 3)), "w": rng.normal(size=(5, 3))}
+
+    (row,) = check_pair(forward, backward, inputs).culprits
+    assert row.gradient == "dx"
+    assert row.lines[0].text == "part[k] = (dout[n] * w)[0, k]"
+    assert "IndexError" in row.mistake.message
+
+
 def test_what_is_not_written_yet_is_refused_in_one_line():
     def blank(dout, cache):
         dx, dw, db = None, None, None

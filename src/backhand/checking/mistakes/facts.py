@@ -56,9 +56,13 @@ def where_they_met(source: Source | None, alias: Alias) -> tuple[ast.stmt, ...]:
 
 def raised_above(case: Case) -> Finding | None:
     """Find the line in which a backward ended before it came to a gradient that it was to return."""
+    return raised_meanwhile(case) if case.culprit.value is None else None
+
+
+def raised_meanwhile(case: Case) -> Finding | None:
+    """Find the line in which a backward ended, perhaps while it filled a gradient that it was to return."""
     draw, source = case.first.draw, case.chosen.backward_source
-    is_known = case.culprit.value is not None or why_it_raised(case) is not None
-    if is_known or draw.error is None or case.chosen.contract != "returned":
+    if draw.error is None or why_it_raised(case) is not None or case.chosen.contract != "returned":
         return None
     statements = [n for s in source.statements for n in ast.walk(s)] if source is not None else []
     at = [s for s in statements if isinstance(s, ast.stmt) and s.lineno <= (draw.error_line or 0)]

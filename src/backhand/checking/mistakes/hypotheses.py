@@ -39,6 +39,7 @@ from backhand.checking.mistakes.facts import (
     nothing_depends_on_it,
     one_tensor_twice,
     raised_above,
+    raised_meanwhile,
     swapped,
     told,
     unassigned,
@@ -116,6 +117,11 @@ def _raised_beside_others(case: Case) -> bool:
     return case.raised is not None and case.culprit.value is not None
 
 
+def _ran_to_its_end(case: Case) -> bool:
+    """Tell whether a gradient of zeros is all that the backward makes: one that raised may just begin with them."""
+    return case.first.draw.error is None
+
+
 def _is_not_filled(case: Case) -> bool:
     """Tell whether what the statement at fault gives is not there to be filled by others."""
     fault, source = case.culprit.fault, case.chosen.backward_source
@@ -166,7 +172,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a missing sum", unreduced),
     # the numbers
     predicts("the opposite order", turned),
-    predicts("zeros", all_zero),
+    predicts("zeros", all_zero, _ran_to_its_end),
     predicts("a sign or a factor of the whole", whole_factor, also=True),
     predicts("a missing branch", branch_left_out, also=True),
     predicts("a branch twice", branch_twice),
@@ -175,7 +181,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch of an unnamed gradient", branches_above),
     mends("a line that adds too late", by_order),
     mends_fault("a small edit", by_edit),
-    predicts_fault("zeros", all_zero, _is_not_filled),
+    predicts_fault("zeros", all_zero, lambda case: _ran_to_its_end(case) and _is_not_filled(case)),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", transposed, also=True),
     predicts("repeated indices", overwritten),
@@ -211,6 +217,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("an upstream gradient that is not read", upstream_not_read),
     predicts("some rows only", partly),
     predicts("values in other places", rearranged),
+    tells("a line that raised while others had made a part", raised_meanwhile),
     # what the backward does with other upstream gradients, where its numbers alone tell nothing
     tells("what fails under stress", fails_under_stress),
     tells("a low precision", right_but_coarsely),
