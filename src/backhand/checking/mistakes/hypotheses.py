@@ -118,7 +118,7 @@ def _raised_beside_others(case: Case) -> bool:
 
 
 def _ran_to_its_end(case: Case) -> bool:
-    """Tell whether a gradient of zeros is all that the backward makes: one that raised may just begin with them."""
+    """Tell whether zeros are all that the backward makes: one that raised may just begin with them."""
     return case.first.draw.error is None
 
 
