@@ -301,6 +301,25 @@ def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line(
     assert "IndexError" in row.mistake.message
 
 
+def test_what_a_later_line_puts_under_a_name_is_not_shown_beside_the_line_that_read_it_before():
+    def forward(x, gamma):
+        hat = x**2
+        return gamma * hat, (x, gamma, hat)
+
+    def backward(dout, cache):
+        x, gamma, hat = cache
+        dgamma = np.sum(dout * hat, axis=0, keepdims=True)
+        hat = np.reshape(hat, (4, 3, 2))
+        dx = dout * gamma * 2 * x
+        return dx, dgamma
+
+    def inputs(rng):
+        return {"x": rng.normal(size=(4, 6)), "gamma": rng.normal(size=6)}
+
+    (row,) = check_pair(forward, backward, inputs).culprits
+    assert [line.text for line in row.lines] == ["dgamma = np.sum(dout * hat, axis=0, keepdims=True)"]
+
+
 def test_what_is_not_written_yet_is_refused_in_one_line():
     def blank(dout, cache):
         dx, dw, db = None, None, None

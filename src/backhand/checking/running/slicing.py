@@ -77,11 +77,21 @@ def feeding(source: Source, statement: ast.stmt) -> list[ast.stmt]:
     Those that only take apart or measure what there is, `x, w = cache` or `n = len(x)`, are left out.
     """
     plain = [s for s in source.simple if computes(s)]
+    nodes = [n for top in source.statements for n in ast.walk(top)]
+    loops = [frozenset(ast.walk(n)) for n in nodes if isinstance(n, ast.For | ast.While)]
+    made = {s: _paths(s, ast.Store) for s in plain}
+    wanted = {s: _paths(s, ast.Load) for s in (*plain, statement)}
+    wanted[statement] |= _paths(statement, ast.Store)
+
+    def feeds(maker: ast.stmt, reader: ast.stmt) -> bool:
+        # what stands below is read in the next turn, or not at all
+        in_time = maker.lineno < reader.lineno or any({maker, reader} <= loop for loop in loops)
+        return in_time and bool(made[maker] & wanted[reader])
+
     found: dict[ast.stmt, None] = {statement: None}
     level = [statement]
     while level:
-        wanted = {path for s in level for path in _paths(s, ast.Load)} | _paths(statement, ast.Store)
-        level = [s for s in reversed(plain) if _paths(s, ast.Store) & wanted and s not in found]
+        level = [s for s in reversed(plain) if s not in found and any(feeds(s, r) for r in level)]
         found |= dict.fromkeys(level)
     return list(found)[1:]
 
