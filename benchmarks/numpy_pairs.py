@@ -97,7 +97,8 @@ def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[st
 
 
 def _is_read(node: ast.AST) -> bool:
-    return isinstance(getattr(node, "ctx", ast.Load()), ast.Load) and getattr(node, "id", "") != "np"
+    is_owner = getattr(node, "id", "") in ("np", "self")
+    return isinstance(getattr(node, "ctx", ast.Load()), ast.Load) and not is_owner
 
 
 def _slips_of(node: ast.AST, others: Mapping[str, str]) -> Iterator[Any]:

@@ -106,6 +106,17 @@ def test_a_lost_axis_is_told_in_words_of_numpy():
     assert "keepdim " not in str(report)
 
 
+def test_a_tensor_of_three_axes_that_is_transposed_as_it_is_is_told():
+    def backward(dout, cache):
+        x, w = cache
+        return (dout @ w.T).reshape(x.shape), x.T @ dout, dout.sum(axis=0)
+
+    (row,) = check_pair(affine_forward, backward, affine_inputs).culprits
+    assert (row.gradient, row.mistake.kind) == ("dw", "transposed")
+    assert row.mistake.detail["order"] == [1, 0, 2]
+    assert "in another order, in shape (3, 2, 5), not (6, 5)" in row.mistake.message
+
+
 def test_gradients_are_told_apart_by_their_names_whatever_their_order():
     def backward(dout, cache):
         dx, dw, db = affine_backward(dout, cache)

@@ -25,16 +25,23 @@ def right_values(scene: Scene) -> Finding | None:
 
 
 def transposed(scene: Scene) -> Finding | None:
-    """Find the right gradient with its axes in another order."""
-    axes = scene.expected.dim()
-    if not 2 <= axes <= 4 or scene.value.dim() != axes:
+    """Find the right gradient with its axes in another order, also with an axis that is split."""
+    value, expected = scene.value, scene.expected
+    if not 2 <= value.dim() <= 4 or value.numel() != expected.numel() or scene.same(value, expected):
         return None
-    for order in itertools.permutations(range(axes)):
-        moved = scene.expected.permute(order)
-        if list(order) != sorted(order) and scene.same(scene.value, moved):
-            if scene.same(scene.value, scene.expected):
-                return None
-            return Finding("transposed", {"order": list(order)}, "the transpose of the right gradient")
+    is_split = value.dim() != expected.dim()
+    for order in list(itertools.permutations(range(value.dim())))[1:]:
+        moved = value.permute(order).reshape(expected.shape) if is_split else value.permute(order)
+        if not scene.same(moved, expected):
+            continue
+        detail = {"order": [order.index(axis) for axis in range(value.dim())]}
+        if not is_split:
+            return Finding("transposed", detail, "the transpose of the right gradient")
+        shapes = f"in shape {tuple(value.shape)}, not {tuple(expected.shape)}"
+        hint = "What the forward flattens is flattened before it is transposed: `.T` turns all axes round."
+        return Finding(
+            "transposed", detail, f"the right values with their axes in another order, {shapes}", hint=hint
+        )
     return None
 
 
