@@ -105,7 +105,7 @@ def backward(levels: int, rows: int, p: Any, g: Any, gates: Gates, s: States, V:
     sum_rows(s.trie.ones, s.head.logits, rows, s.part, g.bo)  # (V,)
     transpose(p.Wh, WhT)
     transpose(p.Wn, WnT)
-    clear(dh0, 1)
+    clear(dh0, len(dh0))
     for t in range(levels - 1, -1, -1):
         begin, end = begins[t], begins[t + 1]
         update_backward(dh, rz, before, n, begin, end, drz, dn, dbefore)

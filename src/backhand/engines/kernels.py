@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
+from .linking import Part, Settled
 from .tiles import DOTS, LANES, ROWS, dot_tile, four_tile, stand_alone, tall_tile, transpose_tile, two_tile
 
 DEPTH = 256
@@ -48,17 +49,21 @@ E2, E3, E4, E5, E6 = map(
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function once for all kernels that call it; Python cannot call it.
-
-    For what leaves LLVM no choice in the order of a sum: the process that compiles calls the copy that LLVM
-    made of it alone, later processes the copy beside its caller, and both must round alike.
-    """
-    return njit(**MACHINE, forceinline=False, **QUICK)(function)
+    """Compile a function once for all kernels that call it; Python cannot call it."""
+    return njit(**MACHINE, forceinline=False, **QUICK, pipeline_class=Part)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function as a part of each kernel that calls it, so that it is the same in every process."""
-    return njit(**MACHINE, forceinline=True, **QUICK)(function)
+    """Compile a function as a part of each kernel that calls it."""
+    return njit(**MACHINE, forceinline=True, **QUICK, pipeline_class=Part)(function)
+
+
+def settled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function as a part of each kernel that calls it, with sums that round alike in all.
+
+    Elsewhere LLVM orders a sum as it likes best beside what stands around it.
+    """
+    return njit(**MACHINE, forceinline=True, **QUICK, pipeline_class=Settled)(function)
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ n_hidden as in the pass.
 
 import numpy as np
 
-from .kernels import BLOCK, ONE, Indices, Matrix, Row, exp, inlined, kernel, number, sum_rows, tanh
+from .kernels import BLOCK, ONE, Indices, Matrix, Row, exp, inlined, kernel, number, settled, sum_rows, tanh
 from .tiles import LANES
 
 EPS = np.float32(1e-5)
@@ -154,7 +154,7 @@ def batch_norm(
             h[r, k] = tanh(gain[k] * x[r, k] + bias[k])
 
 
-@inlined
+@settled
 def batch_norm_backward(
     dh: Matrix,
     h: Matrix,
@@ -194,7 +194,7 @@ def batch_norm_backward(
             dh[r, k] = scale[k] * (dh[r, k] - share * (dbias[k] + bnraw[r, k] * slope[k]))
 
 
-@inlined
+@settled
 def cross_entropy(
     logits: Matrix,
     rows: Indices,

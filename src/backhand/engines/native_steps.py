@@ -203,4 +203,4 @@ def example() -> tuple[Any, ...]:
     return (*arguments, make_scratch(2, *sizes), (1, 1, 1), True, line, line)
 
 
-STEPS = Compiled(take_steps, ("tiles", "kernels", "layers", "native_steps"), example)
+STEPS = Compiled(take_steps, ("linking", "tiles", "kernels", "layers", "native_steps"), example)

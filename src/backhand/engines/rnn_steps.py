@@ -58,7 +58,7 @@ def backward(levels: int, rows: int, p: Any, g: Any, s: States, WhT: Matrix, V: 
     head_backward(h, p.Wo, g.Wo, rows, V, m, s.head)
     sum_rows(s.trie.ones, s.head.logits, rows, s.part, g.bo)  # (V,)
     transpose(p.Wh, WhT)
-    clear(dh0, 1)
+    clear(dh0, len(dh0))
     for t in range(levels - 1, -1, -1):
         begin, end = begins[t], begins[t + 1]
         tanh_backward(h, begin, end, dh)

@@ -69,7 +69,7 @@ def level(
     trie: Trie,
 ) -> int:
     """Number the nodes at position t: pairs of the node before and a symbol. Return how many there are."""
-    count = 0
+    count = t - t  # 0 itself would be a type of its own, and `number` compiled for it as well
     for i in range(len(X)):
         if t < trie.sizes[i]:
             trie.active[count] = i
@@ -103,7 +103,7 @@ def grow(
             if Y[i, t] >= 0:
                 trie.sizes[i] = t + 1
         levels = max(levels, trie.sizes[i])
-    targets, end = 0, levels - levels
+    targets = end = levels - levels
     for t in range(levels):
         begin, end = end, end + level(X, t, vocabulary, end, trie)
         trie.begins[t], trie.begins[t + 1] = begin, end

@@ -16,7 +16,7 @@ from .padding import Room, inner, make_room, views
 from .stepping import Parameters
 from .word_layers import paces
 
-SOURCES = ("tiles", "kernels", "layers", "tries", "word_layers")
+SOURCES = ("linking", "tiles", "kernels", "layers", "tries", "word_layers")
 """Modules whose kernels are in the machine code of every such model."""
 
 Extras = tuple[Any, ...]
