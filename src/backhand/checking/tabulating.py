@@ -220,8 +220,7 @@ class Table:
 
     def _variables(self, name: str) -> Mapping[str, Any]:
         """Return what the backward's variables held when a gradient was complete."""
-        repair = self.judged[0].repair
-        seen = repair.observed.get(name) if repair is not None else None
+        seen = self.judged[0].seen(name)
         return seen.namespace if seen is not None else {}
 
     @cached_property

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from backhand.checking.mistakes.dialects import Reduction
 from backhand.checking.mistakes.edits import Place, Proposal, Scope, holds_tensor
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import Finding, instead
 from backhand.checking.running.inlining import CALLED
 
 REDUCTIONS = {"sum": "mean", "mean": "sum"}
@@ -115,9 +115,7 @@ def slices(place: Place, _: Scope) -> Iterator[Proposal]:
     if isinstance(node, ast.Slice) and (node.lower is not None or node.upper is not None):
         yield ast.Slice(None, None, node.step), edit
         if (other := _from_the_other_end(node)) is not None:
-            detail = {"used": ast.unparse(node), "expected": ast.unparse(other)}
-            words = f"`{detail['used']}` stands where `{detail['expected']}` belongs"
-            yield other, Finding("wrong_point", detail, words)
+            yield other, instead(node, other)
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         flat = node.value.func if isinstance(node.value, ast.Call) else None
         if isinstance(flat, ast.Attribute) and flat.attr in FLATTENING:

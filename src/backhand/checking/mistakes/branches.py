@@ -39,22 +39,8 @@ def whole_factor(scene: Scene) -> Finding | None:
     return _scale(scene, factor, scene.consumers, "the right gradient")
 
 
-def branch_left_out(scene: Scene) -> Finding | None:
-    """Find branches, through the direct consumers or through the given ones, that are missing."""
-    return _one_coefficient(scene, 0.0)
-
-
-def branch_twice(scene: Scene) -> Finding | None:
-    """Find branches that are added twice."""
-    return _one_coefficient(scene, 2.0)
-
-
-def branch_negated(scene: Scene) -> Finding | None:
-    """Find branches with the opposite sign."""
-    return _one_coefficient(scene, -1.0)
-
-
-def _one_coefficient(scene: Scene, coefficient: float) -> Finding | None:
+def with_coefficient(coefficient: float, scene: Scene) -> Finding | None:
+    """Find branches, through the direct consumers or through the given ones, with this coefficient."""
     for parts in _levels(scene):
         for chosen in choices(parts):
             part = torch.stack([parts[c] for c in chosen]).sum(0)
@@ -63,7 +49,7 @@ def _one_coefficient(scene: Scene, coefficient: float) -> Finding | None:
     return None
 
 
-def branches_scaled(scene: Scene) -> Finding | None:
+def scaled(scene: Scene) -> Finding | None:
     """Find the coefficients of the branches, all at once."""
     for parts in _levels(scene):
         found = _several(scene, parts)
@@ -96,7 +82,7 @@ def paths(scene: Scene) -> Finding | None:
     for c, own in scene.parts.items():
         for node in scene.nodes(c):
             for i in range(len(node.next_functions)):
-                part = own - scene.with_factor(c, node, i, 0.0)
+                part = own - scene.without_path(c, node, i)
                 factor = constant_ratio(scene.value - (scene.expected - part), part)
                 if factor is None or abs(factor - 1) < scene.exact:
                     continue
@@ -106,7 +92,7 @@ def paths(scene: Scene) -> Finding | None:
     return None
 
 
-def branches_above(scene: Scene) -> Finding | None:
+def in_upstreams(scene: Scene) -> Finding | None:
     """Find a branch cut, doubled or negated in the gradient of a consumer that the user gives no name.
 
     Such a gradient is made within the statements; that of an output begins with what arrives from above.

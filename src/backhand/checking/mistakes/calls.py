@@ -1,14 +1,14 @@
-"""Slips in what is called, each as the rule that takes it back: in place, no copy, less precision."""
+"""Slips in what is called, each as the rule that takes it back: in place, no copy, written over."""
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Scope, holds_tensor
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import Finding, instead
 from backhand.checking.running.statements import root_of
 
-LOW = {"half", "bfloat16", "float"}
 # What a sum must not begin with, and why not.
 BEGUN = {
     "ones": "the term `{}` is one too many: it begins with ones, not zeros",
@@ -38,30 +38,16 @@ def not_in_place(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield new, Finding("modifies_input", {"argument": changed}, words)
 
 
-def precisions(place: Place, _: Scope) -> Iterator[Proposal]:
-    """Yield what is computed in the precision that it came in, not in a lower one."""
-    node = place.node
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return
-    text = ast.unparse(node)
-    if node.func.attr in LOW and not node.args:
-        yield node.func.value, Finding("dtype", {}, f"`{text}` computes in a lower precision")
-    elif any(k.arg == "dtype" for k in node.keywords):
-        rest = [k for k in node.keywords if k.arg != "dtype"]
-        yield ast.Call(node.func, node.args, rest), Finding("dtype", {}, f"`{text}` has another precision")
-
-
 def beginnings(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield zeros where a sum begins with something else, and the tensor where its like stands."""
     node = place.node
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
         return
     if node.func.attr in ("ones_like", "zeros_like") and node.args:
-        text, whole = ast.unparse(node), ast.unparse(node.args[0])
         graded = any(scope.is_gradient(n.id) for n in ast.walk(node.args[0]) if isinstance(n, ast.Name))
-        kind = "zero" if node.func.attr == "zeros_like" else "wrong_upstream" if graded else "wrong_point"
-        detail = {} if kind == "zero" else {"used": text, "expected": whole}
-        yield node.args[0], Finding(kind, detail, f"`{text}` stands where `{whole}` belongs")
+        mended = instead(node, node.args[0], kind="wrong_upstream" if graded else "wrong_point")
+        is_zero = node.func.attr == "zeros_like"
+        yield node.args[0], replace(mended, kind="zero", detail={}) if is_zero else mended
     begun = next((what for what in BEGUN if what in node.func.attr), None)
     if begun is not None:
         zeros = ast.Attribute(node.func.value, node.func.attr.replace(begun, "zeros"), ast.Load())
@@ -88,18 +74,16 @@ def moved_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
             argument = _argument(called, scope)
             if argument is not None:
                 within = ast.BinOp(argument, ast.Mult(), factor)
-                yield _moved(node, _called_on(called, within, scope), f"`{ast.unparse(factor)}`")
+                yield _moved(node, _called_on(called, within, scope), factor)
     argument = _argument(node, scope)
     if isinstance(argument, ast.BinOp) and isinstance(argument.op, ast.Mult):
         for kept, factor in ((argument.left, argument.right), (argument.right, argument.left)):
             outside = ast.BinOp(_called_on(node, kept, scope), ast.Mult(), factor)
-            yield _moved(node, outside, f"`{ast.unparse(factor)}`")
+            yield _moved(node, outside, factor)
 
 
-def _moved(node: ast.expr, mended: ast.expr, factor: str) -> Proposal:
-    used, expected = ast.unparse(node), ast.unparse(mended)
-    words = f"`{used}` stands where `{expected}` belongs: {factor} is on the wrong side of the call"
-    return mended, Finding("wrong_point", {"used": used, "expected": expected}, words)
+def _moved(node: ast.expr, mended: ast.expr, factor: ast.expr) -> Proposal:
+    return mended, instead(node, mended, f": `{ast.unparse(factor)}` is on the wrong side of the call")
 
 
 def dropped_calls(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -107,10 +91,8 @@ def dropped_calls(place: Place, scope: Scope) -> Iterator[Proposal]:
     node = place.node
     argument = _argument(node, scope) if place.role == "value" else None
     if argument is not None and isinstance(node, ast.Call):
-        used, expected = ast.unparse(node), ast.unparse(argument)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
-        words = f"`{used}` stands where `{expected}` belongs: {name} is one too many"
-        yield argument, Finding("wrong_point", {"used": used, "expected": expected}, words)
+        yield argument, instead(node, argument, f": {name} is one too many")
 
 
 def _argument(node: ast.AST, scope: Scope) -> ast.expr | None:

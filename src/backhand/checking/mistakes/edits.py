@@ -47,6 +47,12 @@ class Place:
     node: Any
     role: Role = "value"
 
+    def holds_value(self, scope: "Scope") -> bool:
+        """Tell whether an expression stands there that may be a tensor."""
+        is_value = self.role == "value" and isinstance(self.node, VALUES)
+        plain = isinstance(self.node, ast.Name) and not holds_tensor(scope.namespace.get(self.node.id))
+        return is_value and not plain
+
     def put(self, node: Any) -> None:
         """Put another node in its place, or other statements in that of a block's."""
         if self.index is None:
@@ -164,10 +170,6 @@ class Scope:
             return None
         shape = getattr(value, "shape", None)  # NumPy's functions make arrays of tensors
         return tuple(shape) if shape is not None else None
-
-    def holds_no_tensor(self, node: ast.AST) -> bool:
-        """Tell whether a node is a plain name, of something that is no floating-point tensor."""
-        return isinstance(node, ast.Name) and not holds_tensor(self.namespace.get(node.id))
 
 
 Proposal = tuple[ast.expr, Finding]

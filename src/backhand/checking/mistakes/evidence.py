@@ -127,8 +127,7 @@ class Case:
     @property
     def seen(self) -> Observed | None:
         """What the repaired run showed of the gradient; None without source."""
-        repair = self.first.repair
-        return repair.observed.get(self.name) if repair is not None else None
+        return self.first.seen(self.name)
 
     @cached_property
     def raised(self) -> tuple[ast.stmt, Exception] | None:
@@ -198,7 +197,7 @@ class Case:
         if source is None or seen is None or self.name not in self.paths:
             return None
         benches = [b for j in self.judged if (b := _bench(self.chosen, j, self.name)) is not None]
-        if not benches or any(j.repair is None or self.name not in j.repair.observed for j in self.judged):
+        if not benches or any(j.seen(self.name) is None for j in self.judged):
             return None
         path = self.paths[self.name]
         also = [self.raised[0]] if self.raised is not None else []
@@ -291,7 +290,7 @@ def numbers_of(case: Case) -> set[float]:
 
 def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     """Return the variables at the moment when a gradient was complete, and what it should have been."""
-    seen = judgement.repair.observed.get(name) if judgement.repair is not None else None
+    seen = judgement.seen(name)
     if seen is None or not seen.namespace:
         return None
     culprit, draw = judgement.culprits[name], judgement.draw
@@ -331,8 +330,7 @@ def _in_its_shape(judgement: Judgement, name: str, value: Tensor) -> Tensor:
 
 def statements_of(case: Case, name: str) -> tuple[ast.stmt, ...] | None:
     """Return the statements that make one of a draw's gradients and its temporaries; None without source."""
-    source, repair = case.chosen.backward_source, case.first.repair
-    seen = repair.observed.get(name) if repair is not None else None
+    source, seen = case.chosen.backward_source, case.first.seen(name)
     if source is None or seen is None or name not in case.paths:
         return None
     known = {root(path): tensor for tensor, path in case.paths.items()}

@@ -22,6 +22,15 @@ class Finding:
     at: tuple[ast.stmt, ...] = ()
 
 
+def instead(
+    used: ast.AST, expected: ast.AST, more: str = "", *, kind: str = "wrong_point", hint: str = ""
+) -> Finding:
+    """Return that one expression stands where another belongs."""
+    stands, belongs = ast.unparse(used), ast.unparse(expected)
+    words = f"`{stands}` stands where `{belongs}` belongs{more}"
+    return Finding(kind, {"used": stands, "expected": belongs}, words, hint=hint)
+
+
 def listed(names: list[str]) -> str:
     """Return names as a phrase: `a`, `a and b`, `a, b and c`.
 

@@ -14,66 +14,11 @@ from functools import partial
 
 import torch
 
-from backhand.checking.mistakes.branches import (
-    all_zero,
-    branch_left_out,
-    branch_negated,
-    branch_twice,
-    branches_above,
-    branches_scaled,
-    coupling,
-    paths,
-    whole_factor,
-)
+from backhand.checking.mistakes import branches, facts, mending, probed, shapes, turns, upstreams
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.elsewhere import another_known_value, what_belongs
 from backhand.checking.mistakes.evidence import Case, Probes
-from backhand.checking.mistakes.facts import (
-    at_return,
-    changed_through_another_name,
-    finite_by_a_guard,
-    in_another_place,
-    no_value,
-    not_carried_on,
-    not_finite,
-    nothing_depends_on_it,
-    one_tensor_twice,
-    raised_above,
-    raised_meanwhile,
-    swapped,
-    told,
-    unassigned,
-    upstream_not_read,
-    why_it_raised,
-)
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.mending import (
-    PAIRS,
-    Mended,
-    by_accumulating,
-    by_beginning,
-    by_constant,
-    by_copy,
-    by_derivative,
-    by_edit,
-    by_edit_and_factor,
-    by_edit_of,
-    by_factor_and_constant,
-    by_other_upstream,
-    by_suspect,
-    by_two_edits,
-)
-from backhand.checking.mistakes.probed import fails_under_stress, mixes_rows, right_but_coarsely
-from backhand.checking.mistakes.shapes import (
-    cut_short,
-    overreduced,
-    partly,
-    rearranged,
-    right_values,
-    transposed,
-    turned,
-    unreduced,
-)
 from backhand.checking.mistakes.targets import (
     Hypothesis,
     mends,
@@ -84,25 +29,12 @@ from backhand.checking.mistakes.targets import (
     tells,
     with_its_line,
 )
-from backhand.checking.mistakes.turns import by_direction, by_order, by_turns
-from backhand.checking.mistakes.upstreams import (
-    added_too_early,
-    another_gradient,
-    another_point,
-    another_upstream,
-    besides_a_branch,
-    extra_factor,
-    handed_on,
-    overwritten,
-    product_left_out,
-)
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.mistakes.workbench import Program
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.slicing import only_begins
-from backhand.checking.running.statements import assigned, reads, writes_surely
+from backhand.checking.running.statements import assigned, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -112,116 +44,91 @@ def _is_not_pinned(case: Case) -> bool:
     return case.at_fault is None
 
 
-def _raised_beside_others(case: Case) -> bool:
-    """Tell whether a statement of the gradient raised though others gave it a value, as within a loop."""
-    return case.raised is not None and case.culprit.value is not None
-
-
 def _ran_to_its_end(case: Case) -> bool:
     """Tell whether zeros are all that the backward makes: one that raised may just begin with them."""
     return case.first.draw.error is None
 
 
-def _is_not_filled(case: Case) -> bool:
-    """Tell whether what the statement at fault gives is not there to be filled by others."""
-    fault, source = case.culprit.fault, case.chosen.backward_source
-    return fault is None or source is None or not only_begins(source, fault.statement)
-
-
-def _replaced_upstream(case: Case, budget: Budget) -> Mended:
-    upstreams = [path for path, _ in case.unread if path.isidentifier()]
-    if case.program is None or not upstreams:
+def _replaced_upstream(case: Case, budget: Budget) -> mending.Mended:
+    unread = [path for path, _ in case.unread if path.isidentifier()]
+    if case.program is None or not unread:
         return None, budget
-    return by_other_upstream(case.program, budget, upstreams)
+    return mending.by_other_upstream(case.program, budget, unread)
 
 
-def _added_too_early(case: Case, budget: Budget) -> Mended:
-    found, budget = predicts("", added_too_early).asked(case, budget)
-    if found is None:
-        return None, budget
-    both = {found.detail["used"], found.detail["expected"]}
-    return replace(found, at=tuple(s for s in case.suspects if both <= reads(s))), budget
-
-
-def _the_other_way(case: Case, budget: Budget) -> Mended:
-    found, budget = by_direction(case.program, budget) if case.program is not None else (None, budget)
+def _the_other_way(case: Case, budget: Budget) -> mending.Mended:
+    found, budget = turns.by_direction(case.program, budget) if case.program is not None else (None, budget)
     return (found if found is None else _at_own_loop(case, found)), budget
 
 
 # In the order of simplicity: of two that hold, the earlier is named and the later mentioned.
 HYPOTHESES: tuple[Hypothesis, ...] = (
-    tells("a change through another name", changed_through_another_name),
-    tells("one tensor in two places", one_tensor_twice),
-    tells("another place among what is returned", in_another_place),
-    tells("a line above that raised", raised_above),
-    tells("no value", no_value),
-    tells("a variable that is not there", unassigned),
-    tells("a variable that is not carried on", not_carried_on),
-    mends("no zeros where a sum begins", by_beginning),
-    tells("infinities", not_finite),
-    tells("an output that does not depend on it", nothing_depends_on_it),
-    mends_fault("an edit of the line that raised", by_edit, lambda case: case.fails),
-    tells("exchanged names", swapped),
-    mends("a change in place", by_copy, lambda case: bool(case.first.draw.changed)),
-    mends("`=` for `+=`", by_accumulating),
+    tells("a change through another name", facts.changed_through_another_name),
+    tells("one tensor in two places", facts.one_tensor_twice),
+    tells("another place among what is returned", facts.in_another_place),
+    tells("a line above that raised", facts.raised_above),
+    tells("no value", facts.no_value),
+    tells("a variable that is not there", facts.unassigned),
+    tells("a variable that is not carried on", facts.not_carried_on),
+    mends("no zeros where a sum begins", mending.by_beginning),
+    tells("infinities", facts.not_finite),
+    tells("an output that does not depend on it", facts.nothing_depends_on_it),
+    mends_fault("an edit of the line that raised", mending.by_edit, lambda case: case.fails),
+    tells("exchanged names", facts.swapped),
+    mends("a change in place", mending.by_copy, lambda case: bool(case.first.draw.changed)),
+    mends("`=` for `+=`", mending.by_accumulating),
     Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
-    mends("a slip in a line that has spoilt another gradient", by_suspect),
+    mends("a slip in a line that has spoilt another gradient", mending.by_suspect),
     # the shape
-    predicts_shape("a transpose", transposed),
-    predicts_shape("the shape alone", right_values),
-    predicts_shape("a missing sum", unreduced),
+    predicts_shape("a transpose", shapes.transposed),
+    predicts_shape("the shape alone", shapes.right_values),
+    predicts_shape("a missing sum", shapes.unreduced),
     # the numbers
-    predicts("the opposite order", turned),
-    predicts("zeros", all_zero, _ran_to_its_end),
-    predicts("a sign or a factor of the whole", whole_factor, also=True),
-    predicts("a missing branch", branch_left_out, also=True),
-    predicts("a branch twice", branch_twice),
-    predicts("a branch with the opposite sign", branch_negated, also=True),
-    predicts("a branch times a factor", branches_scaled),
-    predicts("a branch of an unnamed gradient", branches_above),
-    mends("a line that adds too late", by_order),
-    mends_fault("a small edit", by_edit),
-    predicts_fault("zeros", all_zero, lambda case: _ran_to_its_end(case) and _is_not_filled(case)),
+    predicts("the opposite order", shapes.turned),
+    predicts("zeros", branches.all_zero, _ran_to_its_end),
+    predicts("a sign or a factor of the whole", branches.whole_factor, also=True),
+    predicts("a missing branch", partial(branches.with_coefficient, 0.0), also=True),
+    predicts("a branch twice", partial(branches.with_coefficient, 2.0)),
+    predicts("a branch with the opposite sign", partial(branches.with_coefficient, -1.0), also=True),
+    predicts("a branch times a factor", branches.scaled),
+    predicts("a branch of an unnamed gradient", branches.in_upstreams),
+    mends("a line that adds too late", turns.by_order),
+    mends_fault("a small edit", mending.by_edit),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
-    predicts("a transpose", transposed, also=True),
-    predicts("repeated indices", overwritten),
-    predicts("a block that is left out", cut_short),
-    predicts("another upstream gradient", another_upstream),
-    Hypothesis(
-        "an upstream gradient that is added too early", _added_too_early, lambda case: bool(case.fitted)
-    ),
-    predicts("a missing local derivative", handed_on),
-    predicts("a path of a branch", paths),
-    predicts("another point", another_point),
-    predicts("a factor too many or too few", extra_factor),
-    predicts("two factors too few", product_left_out),
-    predicts("another tensor's gradient", another_gradient, also=True),
-    tells("a guard against infinities", finite_by_a_guard),
+    predicts("a transpose", shapes.transposed, also=True),
+    predicts("repeated indices", upstreams.overwritten),
+    predicts("a block that is left out", shapes.cut_short),
+    predicts("another upstream gradient", upstreams.another_upstream),
+    predicts("a missing local derivative", upstreams.handed_on),
+    predicts("a path of a branch", branches.paths),
+    predicts("another point", upstreams.another_point),
+    predicts("a factor too many or too few", upstreams.extra_factor),
+    predicts("two factors too few", upstreams.product_left_out),
+    predicts("another tensor's gradient", upstreams.another_gradient, also=True),
+    tells("a guard against infinities", facts.finite_by_a_guard),
     # the statements
-    mends_fault("a small edit and a factor", by_edit_and_factor),
-    mends_fault("two small edits of one line", partial(by_two_edits, at_fault=True)),
-    mends("a small edit", by_edit),
+    mends_fault("a small edit and a factor", mending.by_edit_and_factor),
+    mends_fault("two small edits of one line", partial(mending.by_two_edits, at_fault=True)),
+    mends("a small edit", mending.by_edit),
     Hypothesis("a loop that goes the wrong way", _the_other_way),
-    mends("a constant factor within the line", by_constant, _is_not_pinned),
-    predicts("a missing branch and a slip in what is there", besides_a_branch),
-    predicts_shape("a sum too many", overreduced),
-    predicts("a sum too many", overreduced),
+    mends("a constant factor within the line", mending.by_constant, _is_not_pinned),
+    predicts("a missing branch and a slip in what is there", upstreams.besides_a_branch),
+    predicts_shape("a sum too many", shapes.overreduced),
     # what is left
-    predicts_fault("a missing sum", unreduced),
-    predicts_fault("some rows only", partly),
-    mends("a tensor and a constant as factors", by_factor_and_constant, _is_not_pinned),
-    mends("a local derivative", by_derivative),
-    mends("a small edit and a factor", by_edit_and_factor, _is_not_pinned),
-    mends("two small edits of one line", by_two_edits, _is_not_pinned),
-    predicts("a term that couples elements", coupling),
-    tells("an upstream gradient that is not read", upstream_not_read),
-    predicts("some rows only", partly),
-    predicts("values in other places", rearranged),
-    tells("a line that raised while others had made a part", raised_meanwhile),
+    predicts_fault("some rows only", shapes.partly),
+    mends("a tensor and a constant as factors", mending.by_factor_and_constant, _is_not_pinned),
+    mends("a local derivative", mending.by_derivative),
+    mends("a small edit and a factor", mending.by_edit_and_factor, _is_not_pinned),
+    mends("two small edits of one line", mending.by_two_edits, _is_not_pinned),
+    predicts("a term that couples elements", branches.coupling),
+    tells("an upstream gradient that is not read", facts.upstream_not_read),
+    predicts("some rows only", shapes.partly),
+    predicts("values in other places", shapes.rearranged),
+    tells("a line that raised while others had made a part", facts.raised_meanwhile),
     # what the backward does with other upstream gradients, where its numbers alone tell nothing
-    tells("what fails under stress", fails_under_stress),
-    tells("a low precision", right_but_coarsely),
-    tells("other rows of its upstream gradient", mixes_rows),
+    tells("what fails under stress", probed.fails_under_stress),
+    tells("a low precision", probed.right_but_coarsely),
+    tells("other rows of its upstream gradient", probed.mixes_rows),
 )
 
 
@@ -241,7 +148,6 @@ class Named:
 def name_mistakes(
     chosen: Pass,
     blamed: Mapping[str, Sequence[Judgement]],
-    budget: Budget | None = None,
     probes: Probes | None = None,
 ) -> dict[str, Named]:
     """Return the mistake in each wrong gradient.
@@ -249,13 +155,12 @@ def name_mistakes(
     Args:
         chosen: the pass.
         blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
-        budget: what may be tried for all of them together.
         probes: the backward as a function of other upstream gradients, where it was stressed.
     """
-    budget = Budget() if budget is None else budget
+    budget = Budget()  # for all of them together
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
     share = budget.share()  # what it does not find in that is looked for one by one
-    found, left = _by_turns([case for case in cases if one_tensor_twice(case) is None], share)
+    found, left = _by_turns([case for case in cases if facts.one_tensor_twice(case) is None], share)
     more, left = by_one_statement([case for case in cases if case.name not in found], left)
     found |= more
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
@@ -268,13 +173,13 @@ def name_mistakes(
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
     for case in unnamed:  # the line in which the mistake of a later one was found may have spoilt it as well
         if budget.suspect is not None and named[case.name].mistake.kind == "unexplained":
-            again, _ = _by_statement([case], budget.suspect, Budget().at_most(PAIRS))
+            again, _ = _by_statement([case], budget.suspect, Budget().at_most(mending.PAIRS))
             named |= {name: _named(case, finding) for name, (case, finding) in again.items()}
     return {name: named[name] for name in blamed}
 
 
 def _named(case: Case, finding: Finding) -> Named:
-    at = finding.at or at_return(case)
+    at = finding.at or facts.at_return(case)
     return Named(in_words(case, finding), at or _to_look_at(case), is_told=bool(at))
 
 
@@ -283,10 +188,10 @@ def _by_turns(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Ca
 
     To turn a loop round may make up for another slip in one gradient, but not in several.
     """
-    found, budget = _by_head(cases, by_turns, budget)
+    found, budget = _by_head(cases, turns.by_turns, budget)
     if not found and len(cases) > 1:
-        turned, budget = _by_head(cases, by_direction, budget)
-        found = turned if len(turned) == len(cases) else {}
+        all_of_them, budget = _by_head(cases, turns.by_direction, budget)
+        found = all_of_them if len(all_of_them) == len(cases) else {}
     for _, finding in list(found.values())[:1]:  # the items that the turn left out should have made
         filled = {name for s in finding.at for name in writes_surely(s)}
         empty = (case for case in cases if case.culprit.value is None and case.name not in found)
@@ -295,7 +200,7 @@ def _by_turns(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Ca
 
 
 def _by_head(
-    cases: Sequence[Case], mender: Callable[[Program, Budget], Mended], budget: Budget
+    cases: Sequence[Case], mender: Callable[[Program, Budget], mending.Mended], budget: Budget
 ) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
     found: dict[str, tuple[Case, Finding]] = {}
     for case in cases:
@@ -344,7 +249,7 @@ def _by_statement(
         if case.program is None:
             return {}, budget
         with _as_it_ran(case):
-            finding, budget = by_edit_of(case.program, statement, budget)
+            finding, budget = mending.by_edit_of(case.program, statement, budget)
         if finding is None:
             return {}, budget
         found[case.name] = case, replace(finding, at=tuple(dict.fromkeys((statement, *finding.at))))
@@ -354,7 +259,7 @@ def _by_statement(
 def _is_made_by_statements(case: Case) -> bool:
     """Tell whether a gradient has a value, in its shape, which statements outside of loops have given it."""
     whole = case.culprit.value is not None and bool(case.scenes) and case.scenes[0].has_its_shape
-    return whole and case.program is not None and case.raised is None and swapped(case) is None
+    return whole and case.program is not None and case.raised is None and facts.swapped(case) is None
 
 
 def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
@@ -370,11 +275,11 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
                     found = _pinned(case, found, budget)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried += [] if budget.is_spent else [hypothesis.name]
-    error = why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
+    error = facts.why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
     nothing = (
         "no simple slip was found in the time for it" if budget.is_late else "no simple slip reproduces it"
     )
-    words = told(error) if error is not None else nothing + what_belongs(case)
+    words = facts.told(error) if error is not None else nothing + what_belongs(case)
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
 
@@ -385,13 +290,13 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     outside of the statement at fault and what that is made of may make up for it, but is not where it is. Of
     a loop the branches that are missing are those of its turns, and the slip says more than they.
     """
-    branches = found.detail.get("branches")
-    of_turns = found.kind == "missing_branch" and any("[" in name for name in branches or ())
-    several = len(case.suspects) > 1 and not at_return(case)
-    is_within = bool(branches) or found.kind == "wrong_point"
+    named = found.detail.get("branches")
+    of_turns = found.kind == "missing_branch" and any("[" in name for name in named or ())
+    several = len(case.suspects) > 1 and not facts.at_return(case)
+    is_within = bool(named) or found.kind == "wrong_point"
     if case.program is None or not is_within or not (of_turns or several):
         return found
-    slip, _ = by_edit(case.program, budget.at_most(PAIRS if of_turns else 8 * PAIRS))
+    slip, _ = mending.by_edit(case.program, budget.at_most(mending.PAIRS if of_turns else 8 * mending.PAIRS))
     if of_turns:
         return found if slip is None else slip
     fault = case.culprit.fault
@@ -426,9 +331,11 @@ def _as_it_ran(case: Case) -> Iterator[None]:
 
 def _with_more(case: Case, found: Finding, later: Sequence[Hypothesis]) -> Finding:
     """Return a finding with what the line raised, and with another explanation that holds as well."""
-    error = why_it_raised(case) or (case.raised[1] if _raised_beside_others(case) and case.raised else None)
+    error = facts.why_it_raised(case)
+    if case.raised is not None and case.culprit.value is not None:  # others gave it one, as within a loop
+        error = error or case.raised[1]
     if error is not None and "raises" not in found.words and found.kind != "zero":
-        return replace(found, words=f"{found.words} ({told(error)})")
+        return replace(found, words=f"{found.words} ({facts.told(error)})")
     others = (h.asked(case, Budget())[0] for h in later if h.also and h.when(case))
     other = next((o for o in others if o is not None and o.kind != found.kind), None)
     return replace(found, also=other.words) if other is not None else found

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from backhand.checking.mistakes import omissions, slips
 from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.calls import beginnings, copies, dropped_calls, moved_factors, not_in_place
@@ -20,21 +21,6 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.omissions import (
-    OF_WHAT_IS_MISSING,
-    derivatives_instead,
-    missing_complements,
-    missing_couplings,
-    missing_factors,
-    upstream_factor,
-)
-from backhand.checking.mistakes.slips import (
-    FEW,
-    OF_WHAT_IS_THERE,
-    drop_term,
-    other_names,
-    put_upstream,
-)
 from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
@@ -42,19 +28,20 @@ from backhand.checking.running.statements import reads, root_of, simple_statemen
 
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
-BESIDE: tuple[Rule, ...] = (missing_factors, sums)
-BESIDE_IN_ONE_LINE: tuple[Rule, ...] = (*BESIDE, missing_complements)
+BESIDE: tuple[Rule, ...] = (omissions.missing_factors, sums)
+BESIDE_IN_ONE_LINE: tuple[Rule, ...] = (*BESIDE, omissions.missing_complements)
 Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 # The rules in their order, and whether they ask what autograd knows of this step.
 OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls)
 SLIPS: Rules = (
-    (OF_WHAT_IS_THERE, False),
-    (OF_WHAT_IS_MISSING, True),
+    (slips.OF_WHAT_IS_THERE, False),
+    (omissions.OF_WHAT_IS_MISSING, True),
     (OF_CALLS, False),
-    ((missing_couplings,), False),  # last: what a whole sum makes up for may be a slip in a line of its own
+    # last: what a whole sum makes up for may be a slip in a line of its own
+    ((omissions.missing_couplings,), False),
 )
 # Those of which no two statements are likely to be mended by chance.
-LIKELY: Rules = ((OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
+LIKELY: Rules = ((slips.OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.
@@ -121,7 +108,7 @@ def _calls_a_gradient(statement: ast.stmt, scope: Scope) -> bool:
 
 def _other_upstreams(statement: ast.stmt, scope: Scope, upstreams: Sequence[str]) -> Iterator[Edit]:
     """Yield the edits that put one of these gradients in a name's place, or make it a factor."""
-    for rule in (put_upstream, upstream_factor):
+    for rule in (slips.put_upstream, omissions.upstream_factor):
         for place in places_of(statement):
             for upstream in upstreams:
                 for node, mended in rule(place, scope, upstream):
@@ -131,7 +118,7 @@ def _other_upstreams(statement: ast.stmt, scope: Scope, upstreams: Sequence[str]
 def by_dropped_term(program: Program, budget: Budget) -> Mended:
     """Find a term, in a statement or as one, without which the gradient is right."""
     focus = Focus.on(program, None)
-    terms = (edits_of(s, focus.scope, (drop_term,)) for s in program.block.body)
+    terms = (edits_of(s, focus.scope, (slips.drop_term,)) for s in program.block.body)
     for edits in (dropped(program.block), *terms):
         edit, budget = focus.first_right(edits, budget)
         if edit is not None:
@@ -152,7 +139,7 @@ def by_edit(program: Program, budget: Budget) -> Mended:
 
 def by_derivative(program: Program, budget: Budget) -> Mended:
     """Find an expression in the place of which a local derivative belongs, whatever is wrong with it."""
-    return _by_rules(program, (((derivatives_instead,), True),), budget)
+    return _by_rules(program, (((omissions.derivatives_instead,), True),), budget)
 
 
 def _by_rules(program: Program, phases: Rules, budget: Budget) -> Mended:
@@ -241,7 +228,7 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
         return None, budget
     for statement in program.own:
         focus = Focus.on(program, statement)
-        for edit in edits_of(statement, focus.scope, (missing_factors,)):
+        for edit in edits_of(statement, focus.scope, (omissions.missing_factors,)):
             if budget.is_spent:
                 return None, budget
             if edit.mends.kind == "scale" or not isinstance(edit.node, ast.expr):
@@ -275,7 +262,8 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
         return None, budget
     for statement in program.own:
         focus = Focus.on(program, statement)
-        for edit in edits_of(statement, focus.scope, (*OF_WHAT_IS_THERE, missing_complements)):
+        rules = *slips.OF_WHAT_IS_THERE, omissions.missing_complements
+        for edit in edits_of(statement, focus.scope, rules):
             if budget.is_spent:
                 return None, budget
             budget = budget.less(focus.cost)
@@ -295,9 +283,9 @@ def by_two_edits(program: Program, budget: Budget, *, at_fault: bool = False) ->
     if program.is_right:
         return None, budget
     left = budget.at_most(PAIRS_AT_FAULT if at_fault else PAIRS)
-    pairs: list[tuple[Rule, Sequence[Rule]]] = [(other_names, (other_names,))] if at_fault else []
-    pairs += [(rule, FEW[i:]) for i, rule in enumerate(FEW[:-1])]
-    pairs += [(rule, BESIDE_IN_ONE_LINE) for rule in FEW]
+    pairs: list[tuple[Rule, Sequence[Rule]]] = [(slips.other_names, (slips.other_names,))] if at_fault else []
+    pairs += [(rule, slips.FEW[i:]) for i, rule in enumerate(slips.FEW[:-1])]
+    pairs += [(rule, BESIDE_IN_ONE_LINE) for rule in slips.FEW]
     for statement in (*program.own, *program.temporary):
         if any(isinstance(node, ast.IfExp) for node in ast.walk(statement)):
             continue  # two edits make any condition of any other
@@ -330,13 +318,13 @@ def _beside(
     focus: Focus, statement: ast.stmt, made: Edit, rules: Sequence[Rule], budget: Budget
 ) -> tuple[Edit | None, Budget]:
     """Find a second edit beside one that is made; which other name a place needs, its value tells."""
-    rest = [rule for rule in rules if rule is not other_names]
+    rest = [rule for rule in rules if rule is not slips.other_names]
     found, budget = focus.first_right(edits_of(statement, focus.scope, rest), budget)
     places = list(places_of(statement)) if len(rest) < len(rules) else []
     if not rest:  # of two names the order does not matter
         places = places[next((i + 1 for i, place in enumerate(places) if place.node is made.node), 0) :]
     for place in places if found is None else ():
-        named = list(other_names(place, focus.scope))
+        named = list(slips.other_names(place, focus.scope))
         fits = fitting(focus, place) if named else None
         budget = budget.less(3 * focus.cost if named else 0)
         kept = (each for each in named if fits is None or each[1].detail.get("expected") in fits)

@@ -232,14 +232,14 @@ class Scene:
             self.through(consumer, self.handed[consumer], step=recorded)
         return found
 
-    def with_factor(self, consumer: str, node: Node, i: int, factor: float) -> Tensor:
-        """Return what arrives from a consumer if an operation's i-th gradient were multiplied by a factor."""
+    def without_path(self, consumer: str, node: Node, i: int) -> Tensor:
+        """Return what arrives from a consumer if an operation's i-th gradient were zero."""
 
         def changed(reached: Node, gradients: Gradients) -> Gradients:
             handed_on = step(reached, gradients)
             if reached != node:
                 return handed_on
-            return tuple(g * factor if j == i and g is not None else g for j, g in enumerate(handed_on))
+            return tuple(g * 0.0 if j == i and g is not None else g for j, g in enumerate(handed_on))
 
         return self.through(consumer, self.handed[consumer], step=changed)
 

@@ -13,9 +13,7 @@ from backhand.checking.mistakes.finding import Finding
 
 def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield a tensor or a number more as a factor or divisor."""
-    if not isinstance(place.node, VALUES) or place.role != "value":
-        return
-    if scope.holds_no_tensor(place.node):
+    if not place.holds_value(scope):
         return
     held = {ast.unparse(n) for n in ast.walk(place.node) if isinstance(n, ast.Name | ast.Attribute)}
     for name in (*scope.names, *scope.parts):
@@ -44,9 +42,8 @@ def _missing_counts(place: Place, scope: Scope) -> Iterator[Proposal]:
 def missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield `1 - h`, `1 - h ** 2` and `h * (1 - h)` as a factor more, or the first two where a 1 stands."""
     node = place.node
-    if place.role != "value" or not isinstance(node, VALUES | ast.Constant):
-        return
-    if scope.holds_no_tensor(node) or (isinstance(node, ast.Constant) and node.value != 1):
+    is_one = place.role == "value" and isinstance(node, ast.Constant) and node.value == 1
+    if not is_one and not place.holds_value(scope):
         return
     for name, is_positive in scope.squashed(node).items():
         own = scope.expression(name)
@@ -77,12 +74,8 @@ def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Propo
 def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield what autograd knows of this step: a local derivative as a factor, or a branch as a term."""
     node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    if scope.holds_no_tensor(node):
-        return
     text = ast.unparse(node)
-    for variable, what, branch in scope.known:
+    for variable, what, branch in scope.known if place.holds_value(scope) else ():
         own = ast.Name(variable, ast.Load())
         if branch is not None:
             mended = Finding(
@@ -98,11 +91,8 @@ def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def derivatives_instead(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield a local derivative that autograd knows in the place of an expression."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES) or scope.holds_no_tensor(node):
-        return
-    text = ast.unparse(node)
-    for variable, what, branch in scope.known:
+    text = ast.unparse(place.node)
+    for variable, what, branch in scope.known if place.holds_value(scope) else ():
         if branch is None:
             words = f"`{text}` stands where {what} belongs"
             finding = Finding("wrong_point", {"used": text, "expected": what}, words)
@@ -116,26 +106,19 @@ ADDED = Finding(
 
 
 def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    if scope.holds_no_tensor(node):
-        return
-    for name in scope.tensors:
+    for name in scope.tensors if place.holds_value(scope) else ():
         if scope.is_one(name):  # such as the loss's own gradient: no term of another one
             continue
         edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
         for op in (ast.Sub(), ast.Add()):
             kept = isinstance(op, ast.Sub) and _is_added_to(place, name)
-            yield ast.BinOp(node, op, scope.expression(name)), ADDED if kept else edit
+            yield ast.BinOp(place.node, op, scope.expression(name)), ADDED if kept else edit
 
 
 def missing_couplings(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield what a softmax takes away: of all that it is multiplied with, the sum along its axis."""
     node = place.node
-    if place.role != "value" or not isinstance(node, VALUES) or scope.holds_no_tensor(node):
-        return
-    for name, axis in scope.summing_to_one:
+    for name, axis in scope.summing_to_one if place.holds_value(scope) else ():
         # `x - p * x.sum(axis, keepdim=True)`
         keeping = [ast.keyword(scope.dialect.keeping, ast.Constant(True))]
         whole = ast.Call(ast.Attribute(node, "sum", ast.Load()), [ast.Constant(axis)], keeping)
@@ -168,11 +151,8 @@ def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield powers of a tensor: what was brought down or left out may be a power of it."""
-    node = place.node
-    if place.role != "value" or not isinstance(node, VALUES):
-        return
-    text = ast.unparse(node)
-    if scope.holds_no_tensor(node):
+    node, text = place.node, ast.unparse(place.node)
+    if not place.holds_value(scope):
         return
     times = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Mult)
     for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):

@@ -4,20 +4,12 @@ import ast
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from backhand.checking.mistakes.axes import (
-    KEEPING,
-    RESHAPING,
-    indices_of_rows,
-    keepdims,
-    other_axes,
-    products,
-    slices,
-    transposes,
-)
-from backhand.checking.mistakes.calls import accumulations, beginnings, precisions
+from backhand.checking.mistakes import axes
+from backhand.checking.mistakes.calls import accumulations, beginnings
 from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor, is_whole
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import Finding, instead
 from backhand.checking.running.statements import root_of
 
 TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
@@ -54,9 +46,7 @@ def _masks(place: Place, scope: Scope) -> Iterator[Proposal]:
         other = ast.UnaryOp(ast.Invert(), node)
     else:
         return
-    words = f"`{ast.unparse(node)}` stands where `{ast.unparse(other)}` belongs"
-    detail = {"used": ast.unparse(node), "expected": ast.unparse(other)}
-    yield other, Finding("wrong_point", detail, words)
+    yield other, instead(node, other)
 
 
 OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
@@ -83,7 +73,7 @@ def _of_axis(parent: ast.AST) -> str:
     called = (
         parent.func.attr if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Attribute) else ""
     )
-    return "overreduced" if called in KEEPING else "shape" if called in RESHAPING else "wrong_point"
+    return "overreduced" if called in axes.KEEPING else "shape" if called in axes.RESHAPING else "wrong_point"
 
 
 def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -104,16 +94,12 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         others = [_complement(node), _complement(squared), ast.BinOp(node, ast.Mult(), _complement(node))]
     else:
         return
-    used = ast.unparse(node)
     held = [scope.namespace.get(n.id) for n in ast.walk(node) if isinstance(n, ast.Name)]
     constant = all(isinstance(value, int | float) for value in held)
     for other in others:
-        expected = ast.unparse(other)
-        words = f"`{used}` stands where `{expected}` belongs"
-        if constant:
-            yield other, Finding("scale", {"factor": None, "guess": expected}, words)
-        else:
-            yield other, Finding("wrong_point", {"used": used, "expected": expected}, words)
+        mended = instead(node, other)
+        detail = {"factor": None, "guess": mended.detail["expected"]}
+        yield other, replace(mended, kind="scale", detail=detail) if constant else mended
 
 
 def _groupings(place: Place, _: Scope) -> Iterator[Proposal]:
@@ -124,10 +110,8 @@ def _groupings(place: Place, _: Scope) -> Iterator[Proposal]:
     last = node.right
     if isinstance(last, ast.BinOp) and isinstance(last.op, ast.Mult | ast.Div):
         grouped = ast.BinOp(ast.BinOp(node.left, node.op, last.left), last.op, last.right)
-        used, expected = ast.unparse(node), ast.unparse(grouped)
-        words = f"`{used}` stands where `{expected}` belongs"
         hint = "A product is worked out before a sum: which of the two does the derivative multiply?"
-        yield grouped, Finding("wrong_point", {"used": used, "expected": expected}, words, hint=hint)
+        yield grouped, instead(node, grouped, hint=hint)
 
 
 def _times_its_complement(node: ast.expr) -> ast.expr | None:
@@ -242,34 +226,12 @@ def _renamed(node: ast.expr, names: Mapping[str, str]) -> ast.expr:
     return copied
 
 
-def _items(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield the item of another list: loops over time hold several."""
-    node = place.node
-    if not isinstance(node, ast.Subscript) or not isinstance(node.value, ast.Name):
-        return
-    own = node.value.id
-    if not _holds_items(scope.namespace.get(own)):
-        return
-    used, kind = ast.unparse(node), "wrong_upstream" if scope.is_gradient(own) else "wrong_point"
-    others = [n for n in scope.names if n != own and _holds_items(scope.namespace.get(n))]
-    for name in others:
-        item = ast.Subscript(ast.Name(name, ast.Load()), node.slice, ast.Load())
-        expected = ast.unparse(item)
-        words = f"{used} is used where {expected} belongs"
-        yield item, Finding(kind, {"used": used, "expected": expected}, words)
-
-
 def _steps_from(index: ast.expr) -> list[ast.expr]:
     """Return the indices one step after and before one, and of `t + 1` the `t` alone."""
     steps: list[ast.expr] = [ast.BinOp(index, op, ast.Constant(1)) for op in (ast.Add(), ast.Sub())]
     if isinstance(index, ast.BinOp) and isinstance(index.right, ast.Constant):
         return [index.left, *steps]
     return steps
-
-
-def _holds_items(value: object) -> bool:
-    """Tell whether a value is a list of tensors, one a step."""
-    return isinstance(value, list | tuple) and bool(value) and all(map(holds_tensor, value))
 
 
 def _factors(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -339,19 +301,17 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _masks,
     _signs,
-    keepdims,
-    other_axes,
+    axes.keepdims,
+    axes.other_axes,
     _indices,
-    transposes,
-    products,
-    slices,
-    indices_of_rows,
-    precisions,
+    axes.transposes,
+    axes.products,
+    axes.slices,
+    axes.indices_of_rows,
     beginnings,
     accumulations,
     _groupings,
     _complements,
-    _items,
     _numbers,
     _factors,
     other_names,
@@ -361,12 +321,12 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
 # Of which two may stand in one line; beside one of them, another name.
 FEW: tuple[Rule, ...] = (
     beginnings,
-    slices,
-    keepdims,
+    axes.slices,
+    axes.keepdims,
     _signs,
-    other_axes,
-    transposes,
-    products,
+    axes.other_axes,
+    axes.transposes,
+    axes.products,
     _indices,
     _numbers,
     _complements,

@@ -101,7 +101,7 @@ def predicts_shape(name: str, finder: Callable[[Scene], Finding | None]) -> Hypo
     return Hypothesis(
         name,
         lambda case, budget: (_predicted(finder, case.scenes), budget),
-        lambda case: _has_wrong_shape(case),
+        lambda case: bool(case.scenes) and not case.scenes[0].has_its_shape,
     )
 
 
@@ -142,16 +142,12 @@ def mends_fault(
     return Hypothesis(name, asked, lambda case: case.at_fault is not None and when(case))
 
 
-def predicts_fault(
-    name: str,
-    finder: Callable[[Scene], Finding | None],
-    when: Callable[[Case], bool] = lambda case: True,
-) -> Hypothesis:
+def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
     """Return a hypothesis that predicts what the statement at fault gives, where that is known."""
     return Hypothesis(
         name,
         lambda case, budget: (with_its_line(case, _predicted(finder, case.at_turns)), budget),
-        lambda case: bool(case.at_turns) and when(case),
+        lambda case: bool(case.at_turns),
     )
 
 
@@ -164,7 +160,3 @@ def with_its_line(case: Case, found: Finding | None) -> Finding | None:
         return found
     line = ast.unparse(fault.statement).splitlines()[0]
     return replace(found, words=f"in `{line}`, {found.words}")
-
-
-def _has_wrong_shape(case: Case) -> bool:
-    return bool(case.scenes) and not case.scenes[0].has_its_shape

@@ -6,7 +6,7 @@ It runs as it stands, with its `break` and `return`; of a loop the first turn is
 
 import ast
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backhand.checking.running.instrumenting import Watcher
@@ -240,6 +240,6 @@ class Turns:
         return not again
 
 
-def without_hooks(namespace: Mapping[str, Any], kept: Collection[str] = (TURNS, TURN)) -> dict[str, Any]:
+def without_hooks(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Return the user's variables, and what his functions call, without those that Python puts there."""
-    return {k: v for k, v in namespace.items() if not k.startswith("__") or k in kept}
+    return {k: v for k, v in namespace.items() if not k.startswith("__") or k in (TURNS, TURN)}

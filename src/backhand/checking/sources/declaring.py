@@ -50,7 +50,7 @@ def declared(tree: ast.Module) -> Declared:
     if both & {*functions} and both <= {*functions, *brought} and not over_numpy:
         return Declared(("",), kernels, False, over_torch)
     names = {plain_name(name) for name in (*functions, *_assigned(tree))}
-    stems = [_stem(name, "forward") for name in functions]
+    stems = [_stem(name) for name in functions]
     pairs = [s for s in stems if s and names & {plain_name(f"{s}backward"), plain_name(f"backward{s}")}]
     drawn = any("inputs" in name for name in names)  # without them, they are parts of something else
     layers = _has_layers(tree, over_torch)
@@ -67,8 +67,9 @@ def plain_name(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _stem(name: str, what: str) -> str:
-    return name.replace(what, "", 1).strip("_") if name.startswith(what) or name.endswith(what) else ""
+def _stem(forward: str) -> str:
+    at_an_end = forward.startswith("forward") or forward.endswith("forward")
+    return forward.replace("forward", "", 1).strip("_") if at_an_end else ""
 
 
 def _is_custom_function(definition: ast.ClassDef | ast.FunctionDef) -> bool:

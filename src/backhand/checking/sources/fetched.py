@@ -4,7 +4,7 @@ import builtins
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +12,51 @@ SHELL = re.compile(r"\s*(?:pass\s+)?#\s*(?P<command>[!%].*)")
 
 
 @contextlib.contextmanager
-def files_from(folder: Path | None) -> Iterator[None]:
-    """Let a file that is not where the code opens it be read from a folder, by its name."""
-    if folder is None:
-        yield
-        return
+def _opened(instead: Callable[..., Any]) -> Iterator[None]:
+    """Let something else be opened for a file that is not there; None where there is nothing."""
     plain = builtins.open
 
     def opening(file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return plain(file, *args, **kwargs)
         except FileNotFoundError:
-            there = folder / Path(file).name
-            if not there.is_file():
+            if (found := instead(plain, file, *args, **kwargs)) is None:
                 raise
-            return plain(there, *args, **kwargs)
+            return found
 
     builtins.open = io.open = opening
     try:
         yield
     finally:
         builtins.open = io.open = plain
+
+
+def files_from(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Let a file that is not where the code opens it be read from a folder, by its name."""
+    if folder is None:
+        return contextlib.nullcontext()
+
+    def instead(plain: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
+        there = folder / Path(file).name
+        return plain(there, *args, **kwargs) if there.is_file() else None
+
+    return _opened(instead)
 
 
 # What stands in for a text to learn from: some thirty letters, in steps enough for a first minibatch.
 TEXT = "the quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs!\n" * 40
 
 
-@contextlib.contextmanager
-def texts_stand_in(told: list[str]) -> Iterator[None]:
+def texts_stand_in(told: list[str]) -> contextlib.AbstractContextManager[None]:
     """Let a text that is not where the code opens it be a short one of ours; its name is put into a list."""
-    plain = builtins.open
 
-    def opening(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        try:
-            return plain(file, mode, *args, **kwargs)
-        except FileNotFoundError:
-            if mode not in ("r", "rt") or Path(file).suffix != ".txt":
-                raise
-            told.append(str(file))
-            return io.StringIO(TEXT)
+    def instead(_: object, file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode not in ("r", "rt") or Path(file).suffix != ".txt":
+            return None
+        told.append(str(file))
+        return io.StringIO(TEXT)
 
-    builtins.open = io.open = opening
-    try:
-        yield
-    finally:
-        builtins.open = io.open = plain
+    return _opened(instead)
 
 
 def how_to_get(error: BaseException, lines: Sequence[str]) -> str:

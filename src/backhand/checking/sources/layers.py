@@ -5,7 +5,7 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any
@@ -19,6 +19,7 @@ from backhand.checking.running.endings import what_raised
 from backhand.checking.running.program import parameters_of, source_of
 from backhand.checking.running.statements import reads
 from backhand.checking.running.tracing import IndependentError
+from backhand.checking.sources import roles
 from backhand.checking.sources.classes import check_class, judge_functions
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.costs import asked_by, cost_of, ends_of, lacks_cost
@@ -33,15 +34,6 @@ from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
 from backhand.checking.sources.pairs import Pair
 from backhand.checking.sources.parts import called_for_its_loss, with_step
-from backhand.checking.sources.roles import (
-    asks_for_labels,
-    calls_of,
-    forward_of,
-    is_layer,
-    is_model,
-    is_static,
-    returns_its_gradients,
-)
 from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.watching import Seen, SeenLayer
 from backhand.errors import CheckError, in_short
@@ -64,54 +56,180 @@ def layers_of(
         draws, seed: of the checks.
         recorded: calls from which inputs are taken where the module has no `inputs`.
     """
-    own = {
-        name: f
-        for name, f in vars(module).items()
-        if isinstance(f, FunctionType) and f.__module__ == module.__name__
-    }
+    checks = _Checks(module, recorded, draws, seed)
     classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    whole = {v.__name__: v if is_layer(v) or is_model(v) else with_step(v) for v in classes}
-    found = [
-        Subject(name, partial(_check_class, module, value, recorded, draws, seed))
-        for name, value in whole.items()
-        if value is not None
-    ]
-    for name, function in own.items():
-        whole = returns_its_gradients(function)
-        if whole and (asks_for_labels(function) or not re.search(BACKWARD, name)):
-            check = partial(_check, module, function, None, recorded, draws, seed)
+    whole = {v.__name__: v if roles.is_layer(v) or roles.is_model(v) else with_step(v) for v in classes}
+    found = [Subject(n, partial(checks.of_class, v)) for n, v in whole.items() if v is not None]
+    for name, function in checks.own.items():
+        alone = roles.returns_its_gradients(function)
+        if alone and (roles.asks_for_labels(function) or not re.search(BACKWARD, name)):
+            check = partial(checks.of_functions, Functions.of(function, None))
         elif re.search(BACKWARD, name):
-            check = partial(_check_backward, module, own, function, recorded, draws, seed)
+            check = partial(checks.of_backward, function)
         else:
             continue
         found.append(Subject(name, check, _called(function)))
     return found
 
 
-def _check_class(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
-    calls = calls_of(layer)
-    if (
-        calls is None
-        and takes_cache(getattr(layer, ends_of(layer)[1]))
-        and cost_of(layer, ends_of(layer)) is None
-    ):
-        return _check_within(module, layer, recorded, draws, seed)
-    if _own_inputs(module) is None and (seen := recorded(layer.__name__)) is not None:
-        return seen.check(draws=draws, seed=seed)
-    held = [Made(v, []) for v in vars(module).values() if type(v) is layer][:1]  # perhaps of other sizes
-    first: CheckError | None = None
-    ends = time.thread_time() + MOST_SECONDS
-    for found in (*held, *making(layer, model=calls is not None)):
-        try:
-            return _with_sizes(_check_made(module, found.layer, draws, seed), found.guessed)
-        except (NoInputsError, IndependentError) as error:
-            first = first or (_not_made(layer) if found.guessed else error)
-            if time.thread_time() > ends:
-                break
-        except CheckError:
-            if found not in held:
-                raise
-    raise first or _not_made(layer)
+@dataclass(frozen=True)
+class _Checks:
+    """The checks of what a module has.
+
+    Attributes:
+        module, recorded, draws, seed: see `layers_of`.
+    """
+
+    module: ModuleType
+    recorded: Recorded
+    draws: int
+    seed: int
+
+    @property
+    def functions(self) -> dict[str, FunctionType]:
+        """The functions in the module, those among them that it imports."""
+        return {n: f for n, f in vars(self.module).items() if isinstance(f, FunctionType)}
+
+    @property
+    def own(self) -> dict[str, FunctionType]:
+        """Those of the module itself."""
+        return {n: f for n, f in self.functions.items() if f.__module__ == self.module.__name__}
+
+    @property
+    def inputs(self) -> Callable[..., Any] | None:
+        """The module's own function that draws inputs; a variable of that name is something else."""
+        return self.functions.get("inputs")
+
+    def of_class(self, layer: type) -> Report:
+        """Check a class, made in one way after the other until one runs."""
+        calls, ends = roles.calls_of(layer), ends_of(layer)
+        if calls is None and takes_cache(getattr(layer, ends[1])) and cost_of(layer, ends) is None:
+            return self._within(layer)
+        if self.inputs is None and (seen := self.recorded(layer.__name__)) is not None:
+            return seen.check(draws=self.draws, seed=self.seed)
+        held = [Made(v, []) for v in vars(self.module).values() if type(v) is layer][
+            :1
+        ]  # perhaps of other sizes
+        first: CheckError | None = None
+        until = time.thread_time() + MOST_SECONDS
+        for found in (*held, *making(layer, model=calls is not None)):
+            try:
+                return _with_sizes(self._of_layer(found.layer), found.guessed)
+            except (NoInputsError, IndependentError) as error:
+                first = first or (_not_made(layer) if found.guessed else error)
+                if time.thread_time() > until:
+                    break
+            except CheckError:
+                if found not in held:
+                    raise
+        raise first or _not_made(layer)
+
+    def _of_layer(self, made_of: Any) -> Report:
+        layer, ends = type(made_of), ends_of(type(made_of))
+        whole = cost_of(made_of, ends) is not None or lacks_cost(made_of, ends)
+        asked = list(asked_by(made_of).values())
+        if whole and not asked:  # its data lie on it
+            return check_class(made_of, lambda _: {}, draws=self.draws, seed=self.seed)
+        inputs = self._inputs(
+            getattr(made_of, ends[0]),
+            layer.__name__,
+            model=roles.calls_of(layer) is not None or whole,
+            accepts=partial(runs, partial(Class.of, made_of)),
+            asked=asked,
+            call=partial(_called_whole if whole else _called_alone, made_of),
+            sizes=sizes_of(made_of),
+        )
+        return _noting(inputs, check_class(made_of, inputs, draws=self.draws, seed=self.seed))
+
+    def _within(self, layer: type) -> Report:
+        """Check a class that only holds a pair of functions, which hand a cache from one to the other."""
+        owner: Any = layer if roles.is_static(layer) else made(layer, vars(self.module))
+        if owner is None:
+            raise CheckError(f"how to make {layer.__name__}{inspect.signature(layer)} is not known.")
+        forward, backward = (getattr(owner, name) for name in ends_of(layer))
+        return self.of_functions(Functions.of(forward, backward, layer.__name__))
+
+    def of_backward(self, backward: FunctionType) -> Report:
+        """Check a backward beside the forward of its name; that of a whole model begins at its cost."""
+        name, known = backward.__name__, self.functions
+        if (whole := parts_of(backward, known)) is not None:
+            return self._of_model(whole)
+        forward = roles.forward_of(name, self.own) or roles.forward_of(name, known)
+        if forward is None:
+            wanted = name.replace("backward", "forward").replace("Backward", "Forward")
+            raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
+        return self.of_functions(Functions.of(known[forward], backward))
+
+    def _of_model(self, calls: Parts) -> Report:
+        """Check a model that is written as functions."""
+        found = drawing(calls)
+        if found is None or isinstance(found, Exception):
+            raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found)
+        draw, kept = found
+        model = Composed.of(calls, kept, draw(np.random.default_rng(self.seed)), self.seed)
+        return OverNumpy.of(model, draw, self.seed).report(draws=self.draws, seed=self.seed)
+
+    def of_functions(self, functions: Functions) -> Report:
+        """Check a forward with its backward, or a loss that returns its gradients."""
+        draws, seed = self.draws, self.seed
+        seen = self.recorded(functions.title) if self.inputs is None else None
+        if isinstance(seen, Seen):  # perhaps of the same file, imported once more
+            functions = replace(functions, over_torch=seen.functions.over_torch)
+            return replace(seen, functions=functions).check(draws=draws, seed=seed)
+
+        layer = held_globally(functions.forward, functions.backward, functions.title)
+        ended: list[Exception] = []
+
+        def accepts(given: dict[str, Any]) -> int:
+            if layer is not None and (how := runs(partial(Class.of, layer), given)) != RAISES:
+                return how
+            holding = functions.holding(given)
+            return runs(partial(Pair.of, holding), holding.unpacked(given), ended.append)
+
+        inputs = self._inputs(
+            functions.forward,
+            functions.title,
+            call=functions.call,
+            accepts=accepts,
+            ended=ended,
+            sizes=sizes_of(layer),
+        )
+        return _noting(inputs, judge_functions(functions, inputs, draws=draws, seed=seed, given={}))
+
+    def _inputs(
+        self,
+        forward: Callable[..., Any],
+        name: str,
+        *,
+        accepts: Callable[[dict[str, Any]], int],
+        call: Callable[[dict[str, Any]], Any] | None = None,
+        model: bool = False,
+        asked: list[inspect.Parameter] | None = None,
+        sizes: tuple[int, ...] = (),
+        ended: Sequence[Exception] = (),
+    ) -> Callable[[np.random.Generator], Any]:
+        """Return what draws a forward's inputs: the module's own function, or what the courses say.
+
+        Where there are none, `ended` tells what the backward raised on those that were tried.
+        """
+        given = self.inputs
+        parameters = inputs_of(forward) if asked is None else asked
+        names = [p.name for p in parameters]
+        if given is not None:
+            try:
+                drawn: Any = given(np.random.default_rng(0))
+            except Exception as error:  # the user's code may raise anything
+                raise CheckError(f"inputs raised {in_short(error)}") from error
+            needed = [p.name for p in parameters if p.default is p.empty]
+            if set(needed) <= set(drawn):
+                return lambda rng: {k: v for k, v in given(rng).items() if k in names}
+        draw = inputs_for(
+            forward, name, model=model, accepts=accepts, call=call, asked=parameters, sizes=sizes
+        )
+        if draw is None or isinstance(draw, Exception):
+            told = name if inspect.ismethod(forward) else forward.__name__  # that of a class is the class's
+            raise _without_inputs(told, names, draw, ended)
+        return draw
 
 
 def _with_sizes(report: Report, guessed: list[str]) -> Report:
@@ -126,28 +244,6 @@ def _not_made(layer: type) -> CheckError:
     )
 
 
-def _check_made(module: ModuleType, made_of: Any, draws: int, seed: int) -> Report:
-    layer = type(made_of)
-    ends = ends_of(layer)
-    whole = cost_of(made_of, ends) is not None or lacks_cost(made_of, ends)
-    forward = getattr(made_of, ends[0])
-    accepts = partial(runs, partial(Class.of, made_of))
-    asked = list(asked_by(made_of).values())
-    if whole and not asked:  # its data lie on it
-        return check_class(made_of, lambda _: {}, draws=draws, seed=seed)
-    inputs = _inputs(
-        module,
-        forward,
-        layer.__name__,
-        model=calls_of(layer) is not None or whole,
-        accepts=accepts,
-        asked=asked,
-        call=partial(_called_whole if whole else _called_alone, made_of),
-        sizes=sizes_of(made_of),
-    )
-    return _noting(inputs, check_class(made_of, inputs, draws=draws, seed=seed))
-
-
 def _called_alone(layer: Any, inputs: dict[str, Any]) -> Any:
     on, back = ends_of(type(layer))
     forward = getattr(copied(layer), on)
@@ -158,85 +254,6 @@ def _called_whole(layer: Any, inputs: dict[str, Any]) -> Any:
     found, rng = Class.of(layer, inputs, 0), np.random.default_rng(0)
     given = inputs | {n: found.drawn_parameter(n, rng) for n in found.parameters}
     return found.forward(copy.deepcopy(given)).outputs
-
-
-def _check_within(module: ModuleType, layer: type, recorded: Recorded, draws: int, seed: int) -> Report:
-    """Check a class that only holds a pair of functions, which hand a cache from one to the other."""
-    owner: Any = layer if is_static(layer) else made(layer, vars(module))
-    if owner is None:
-        raise CheckError(f"how to make {layer.__name__}{inspect.signature(layer)} is not known.")
-    forward, backward = (getattr(owner, name) for name in ends_of(layer))
-    functions = Functions.of(forward, backward, layer.__name__)
-    return _check_functions(module, functions, recorded, draws, seed)
-
-
-def _check_backward(
-    module: ModuleType,
-    own: Mapping[str, Any],
-    backward: FunctionType,
-    recorded: Recorded,
-    draws: int,
-    seed: int,
-) -> Report:
-    name = backward.__name__
-    known = {n: f for n, f in vars(module).items() if isinstance(f, FunctionType)}
-    if (whole := parts_of(backward, known)) is not None:
-        return _check_whole(module, whole, draws, seed)
-    forward = forward_of(name, own) or forward_of(name, known)
-    if forward is None:
-        wanted = name.replace("backward", "forward").replace("Backward", "Forward")
-        raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
-    return _check(module, known[forward], backward, recorded, draws, seed)
-
-
-def _check_whole(module: ModuleType, calls: Parts, draws: int, seed: int) -> Report:
-    """Check a model that is written as functions."""
-    found = drawing(calls)
-    if found is None or isinstance(found, Exception):
-        raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found)
-    draw, kept = found
-    model = Composed.of(calls, kept, draw(np.random.default_rng(seed)), seed)
-    return OverNumpy.of(model, draw, seed).report(draws=draws, seed=seed)
-
-
-def _check(
-    module: ModuleType,
-    forward: FunctionType,
-    backward: FunctionType | None,
-    recorded: Recorded,
-    draws: int,
-    seed: int,
-) -> Report:
-    return _check_functions(module, Functions.of(forward, backward), recorded, draws, seed)
-
-
-def _check_functions(
-    module: ModuleType, functions: Functions, recorded: Recorded, draws: int, seed: int
-) -> Report:
-    seen = recorded(functions.title) if _own_inputs(module) is None else None
-    if isinstance(seen, Seen):  # perhaps of the same file, imported once more
-        functions = replace(functions, over_torch=seen.functions.over_torch)
-        return replace(seen, functions=functions).check(draws=draws, seed=seed)
-
-    layer = held_globally(functions.forward, functions.backward, functions.title)
-    ended: list[Exception] = []
-
-    def accepts(given: dict[str, Any]) -> int:
-        if layer is not None and (how := runs(partial(Class.of, layer), given)) != RAISES:
-            return how
-        holding = functions.holding(given)
-        return runs(partial(Pair.of, holding), holding.unpacked(given), ended.append)
-
-    inputs = _inputs(
-        module,
-        functions.forward,
-        functions.title,
-        call=functions.call,
-        accepts=accepts,
-        ended=ended,
-        sizes=sizes_of(layer),
-    )
-    return _noting(inputs, judge_functions(functions, inputs, draws=draws, seed=seed, given={}))
 
 
 def _noting(inputs: Callable[..., Any], report: Report) -> Report:
@@ -295,40 +312,6 @@ def _is_right(
     return abs(real - slope) <= CLOSE * max(abs(real), abs(slope))
 
 
-def _inputs(
-    module: ModuleType,
-    forward: Callable[..., Any],
-    name: str,
-    *,
-    accepts: Callable[[dict[str, Any]], int],
-    call: Callable[[dict[str, Any]], Any] | None = None,
-    model: bool = False,
-    asked: list[inspect.Parameter] | None = None,
-    sizes: tuple[int, ...] = (),
-    ended: Sequence[Exception] = (),
-) -> Callable[[np.random.Generator], Any]:
-    """Return what draws a forward's inputs: the module's own function, or what the courses say.
-
-    Where there are none, `ended` tells what the backward raised on those that were tried.
-    """
-    given = _own_inputs(module)
-    parameters = inputs_of(forward) if asked is None else asked
-    names = [p.name for p in parameters]
-    if given is not None:
-        try:
-            drawn: Any = given(np.random.default_rng(0))
-        except Exception as error:  # the user's code may raise anything
-            raise CheckError(f"inputs raised {in_short(error)}") from error
-        needed = [p.name for p in parameters if p.default is p.empty]
-        if set(needed) <= set(drawn):
-            return lambda rng: {k: v for k, v in given(rng).items() if k in names}
-    draw = inputs_for(forward, name, model=model, accepts=accepts, call=call, asked=parameters, sizes=sizes)
-    if draw is None or isinstance(draw, Exception):
-        told = name if inspect.ismethod(forward) else forward.__name__  # that of a class is the class's
-        raise _without_inputs(told, names, draw, ended)
-    return draw
-
-
 class NoInputsError(CheckError):
     """Nothing is known on which a forward runs."""
 
@@ -348,12 +331,6 @@ def _without_inputs(
         f"inputs of {told}({', '.join(names)}) {why} write a function inputs(rng) that returns them by "
         "name, drawn from a numpy.random.Generator."
     )
-
-
-def _own_inputs(module: ModuleType) -> Callable[..., Any] | None:
-    """Return the module's own function that draws inputs; a variable of that name is something else."""
-    given = getattr(module, "inputs", None)
-    return given if isinstance(given, FunctionType) else None
 
 
 def _called(function: FunctionType) -> frozenset[str]:

@@ -19,16 +19,7 @@ from backhand.checking.running.endings import from_outside
 from backhand.checking.running.instrumenting import run_function, run_statements
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.statements import begins_anew, reads, writes_surely
-from backhand.checking.sources.blocks import (
-    FirstTurn,
-    Turns,
-    left_early,
-    loops_within,
-    opened,
-    parts_of,
-    shortened,
-    without_hooks,
-)
+from backhand.checking.sources import blocks
 from backhand.checking.sources.cells import Cells, Written
 from backhand.checking.sources.chapters import trains
 from backhand.checking.sources.colab import Absent, colab_forgotten, lacks_colab, put_colab
@@ -150,11 +141,13 @@ class _Player:
         self.namespace |= {"get_ipython": Absent(), "display": Absent()}  # what a notebook has
         if source.file:
             self.namespace["__file__"] = source.file
-        self._opened = opened(source.statements, loss)
-        self._watchers = {block: FirstTurn(parts_of(block, loss), self.ran) for block in self._opened}
-        loops = [loop for s in source.statements for loop in left_early(s, loss, self._opened)]
+        self._opened = blocks.opened(source.statements, loss)
+        self._watchers = {
+            block: blocks.FirstTurn(blocks.parts_of(block, loss), self.ran) for block in self._opened
+        }
+        loops = [loop for s in source.statements for loop in blocks.left_early(s, loss, self._opened)]
         self._loops = {loop: i for i, loop in enumerate(loops)}
-        self._turns = Turns(self._is_made)
+        self._turns = blocks.Turns(self._is_made)
         self.namespace |= self._turns.hooks()
         self._before: object = None
 
@@ -172,7 +165,7 @@ class _Player:
         return replace(
             self._played,
             ran=_without_superseded(self._played, self._not_run),
-            final=without_hooks(self.namespace),
+            final=blocks.without_hooks(self.namespace),
             unfinished=(*self._unread, *raised),
             lost=(*map(begun_in, self._unread), *(names for _, names in self._raised)),
         )
@@ -226,7 +219,7 @@ class _Player:
 
     def _tell_of_loops(self, statement: ast.stmt, known: set[int]) -> None:
         """Take note of the loops that were judged, or left, in a statement that has run."""
-        judged = loops_within(statement, self._played.loss) if statement in self._opened else []
+        judged = blocks.loops_within(statement, self._played.loss) if statement in self._opened else []
         left = [loop for loop, i in self._loops.items() if i in self._turns.left.keys() - known]
         self.left = self.left or bool(left)
         for loop in dict.fromkeys([*judged, *left]):
@@ -239,7 +232,7 @@ class _Player:
 
     def _run_once(self, statement: ast.stmt) -> None:
         watcher = self._watchers.get(statement)
-        short = shortened(statement, self._loops)
+        short = blocks.shortened(statement, self._loops)
         if watcher is not None and not isinstance(statement, ast.FunctionDef):
             whole = self._played.source
             run_statements(whole.of([short], whole.local_names), self.namespace, watcher)
@@ -252,7 +245,7 @@ class _Player:
             self.ran(statement)
 
     def _seen_into(
-        self, function: FunctionType, definition: ast.FunctionDef, watcher: FirstTurn
+        self, function: FunctionType, definition: ast.FunctionDef, watcher: blocks.FirstTurn
     ) -> Callable[..., Any]:
         """Return a function of the script that runs with a watcher."""
         whole, code = self._played.source, function.__code__

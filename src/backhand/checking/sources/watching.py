@@ -12,20 +12,12 @@ from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
+from backhand.checking.sources import roles
 from backhand.checking.sources.classes import judge_class, judge_functions
 from backhand.checking.sources.costs import asked_by
 from backhand.checking.sources.numpy_truths import is_the_users
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.paired import CONTEXTS, Functions
-from backhand.checking.sources.roles import (
-    forward_of,
-    is_judging,
-    is_layer,
-    is_static,
-    judging,
-    methods_of,
-    returns_its_gradients,
-)
 from backhand.errors import CheckError
 
 # Processor seconds for one pair: a live verdict that takes longer is not waited for.
@@ -129,7 +121,7 @@ class Watching:
     def watch(self, space: MutableMapping[str, Any]) -> None:
         """Watch the pairs of a namespace, and those that have taken the place of watched ones."""
         for value in list(space.values()):
-            if is_layer(value) and value not in self._layers and is_the_users(_space_of(value)):
+            if roles.is_layer(value) and value not in self._layers and is_the_users(_space_of(value)):
                 self.watch_layer(value)
         functions = {n: f for n, f in space.items() if isinstance(f, FunctionType)}
         own = {n: _within(f) for n, f in functions.items() if is_the_users(_within(f).__globals__)}
@@ -138,14 +130,14 @@ class Watching:
                 continue
             self._looked_at.add(functions[name])
             if "backward" in name:
-                forward = forward_of(name, own)
+                forward = roles.forward_of(name, own)
                 if forward is None:
                     continue
                 if functions[name] not in self._watched:
                     space[name] = self._put(self._noting(own[forward], function))
                 if space[forward] not in self._watched:
                     space[forward] = self._put(self._keeping(own[forward]))
-            elif functions[name] not in self._watched and returns_its_gradients(function):
+            elif functions[name] not in self._watched and roles.returns_its_gradients(function):
                 space[name] = self._put(self._noting(function, None))
 
     def release(self, space: MutableMapping[str, Any]) -> None:
@@ -164,9 +156,9 @@ class Watching:
 
     def watch_layer(self, layer: type) -> None:
         """Watch the calls of a layer's own forward and backward; those that it inherits are their class's."""
-        names = methods_of(layer) or ("forward", "backward")
+        names = roles.methods_of(layer) or ("forward", "backward")
         methods = {n: vars(layer).get(n) for n in names}
-        if is_static(layer):
+        if roles.is_static(layer):
             self._watch_static(layer, methods)
             return
         own = {n: f for n, f in methods.items() if isinstance(f, FunctionType)}
@@ -208,16 +200,16 @@ class Watching:
         return backward
 
     def _told(self) -> None:
-        if self._tell is not None and self._seen and not is_judging():
+        if self._tell is not None and self._seen and not roles.is_judging():
             self._judged |= self._seen.keys()  # told at once, and once
             self._tell()
 
     def _begin(self, called: object) -> None:
-        if not is_judging():
+        if not roles.is_judging():
             self._begun(called)
 
     def _is_new(self, called: FunctionType | type) -> bool:
-        return called not in self._seen and called not in self._judged and not is_judging()
+        return called not in self._seen and called not in self._judged and not roles.is_judging()
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
@@ -225,7 +217,7 @@ class Watching:
         layers = list(self._layers)
         self.release_layers()
         try:
-            with judging():
+            with roles.judging():
                 yield
         finally:
             for layer in layers:
@@ -244,7 +236,7 @@ class Watching:
     def _keeping(self, forward: FunctionType) -> Any:
         @functools.wraps(forward)
         def called(*args: Any, **options: Any) -> Any:
-            if not is_judging():
+            if not roles.is_judging():
                 self._last[forward] = (args, options)
             return forward(*args, **options)
 

@@ -27,7 +27,7 @@ from backhand.checking.verdicts.comparing import (
 from backhand.checking.verdicts.fault import Fault
 from backhand.checking.verdicts.faults import explained
 from backhand.checking.verdicts.lives import Lives, later_ways
-from backhand.checking.verdicts.repairing import Alias, Repair, recorded, repair, variables_of
+from backhand.checking.verdicts.repairing import Alias, Observed, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 from backhand.checking.verdicts.truths import rounding_alone
 from backhand.checking.verdicts.variables import is_rebound
@@ -92,6 +92,10 @@ class Judgement:
     balanced: frozenset[str] = frozenset()
     followers: frozenset[str] = frozenset()
     lives: Lives | None = None
+
+    def seen(self, name: str) -> Observed | None:
+        """Return what the repaired run showed of a gradient; None without source."""
+        return self.repair.observed.get(name) if self.repair is not None else None
 
 
 def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
