@@ -17,7 +17,7 @@ import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,12 +88,20 @@ def wrong_ones(tree: ast.Module, backward: ast.FunctionDef) -> Iterator[tuple[st
             owner |= dict.fromkeys(ast.walk(statement), statement)
     names = sorted({n.id for n in owner if isinstance(n, ast.Name) and _is_read(n)} - vars(builtins).keys())
     others = dict(zip(names, [*names[1:], *names[:1]], strict=True))
+    made = {name: _line_of(name, owner) for name in names}
     for node in (n for n in owner if hasattr(n, "lineno")):
-        for put in _slips_of(node, others):
+        there = {n: other for n, other in others.items() if made[other] < node.lineno}
+        for put in _slips_of(node, there):
             memo: dict[int, Any] = {}
             changed = copy.deepcopy(tree, memo)
             _Swap(memo[id(node)], ast.copy_location(put, node)).visit(changed)
             yield _target(owner[node]), ast.fix_missing_locations(changed)
+
+
+def _line_of(name: str, nodes: Iterable[ast.AST]) -> int:
+    """Return the first line that gives a variable a value; 0 for a parameter."""
+    stored = (n for n in nodes if isinstance(n, ast.Name) and n.id == name and not _is_read(n))
+    return min((n.lineno for n in stored), default=0)
 
 
 def _is_read(node: ast.AST) -> bool:
@@ -250,6 +258,8 @@ def _wrong(
         text = ast.unparse(changed)
         module = module_of(text, folder)
         given = gradients(module, name)
+        if name not in [layer.name for layer in layers_of(module)]:  # as one that returns no loss any more
+            continue
         if differ(expected, given):
             pairs = enumerate(zip(before, text.splitlines(), strict=False), start=1)
             line = next(i for i, (old, new) in pairs if old != new)

@@ -504,3 +504,25 @@ def test_what_refuses_an_input_with_a_gradient_is_judged_by_the_others() -> None
     report = backhand.check_function(WidthOnce, kernel, given, no_gradient=("points",))
     assert [row.name for row in report.culprits] == ["width"]
     assert report["width"].lines[0].text == "dwidth = (dy * kernel * points.square() / width).sum().view(1)"
+
+
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w):
+        h = x @ w
+        ctx.save_for_backward(x, w, h)
+        return h**2
+
+    @staticmethod
+    def backward(ctx, dout):
+        x, w, h = ctx.saved_tensors
+        dh = dout * 2 * h
+        dx = dh @ w.t()
+        dw = x.t() @ dh
+        return None, dw
+
+
+def test_none_in_the_place_of_a_gradient_that_is_made_is_told_at_the_return():
+    inputs = {"x": torch.randn(4, 5), "w": torch.randn(5, 5)}
+    (row,) = backhand.check_function(Squared.apply, lambda x, w: (x @ w) ** 2, inputs).culprits
+    assert (row.name, row.mistake.kind, row.lines[0].text) == ("x", "swapped", "return None, dw")

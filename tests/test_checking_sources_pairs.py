@@ -499,3 +499,39 @@ def test_a_backward_without_a_cache_is_handed_the_input_and_the_options_of_its_f
     report = check_pair(pool, poolBackward, lambda rng: [rng.normal(size=(2, 6, 6))])
     assert report.ok
     assert [row.name for row in report.rows] == ["image"]
+
+
+def test_a_right_gradient_that_is_not_returned_is_told_at_the_return_alone():
+    def forward(x, w):
+        h = x @ w
+        return h**2, (x, w, h)
+
+    def backward(dout, cache):
+        x, w, h = cache
+        dh = dout * 2 * h
+        dw = x.T @ dh
+        dx = dh @ w.T
+        return dh, dw
+
+    def inputs(rng):
+        return {"x": rng.normal(size=(4, 5)), "w": rng.normal(size=(5, 5))}
+
+    report = check_pair(forward, backward, inputs)
+    (row,) = report.culprits
+    assert (row.name, row.mistake.kind, row.mistake.detail["with"]) == ("x", "swapped", "dx")
+    assert row.lines[0].text == "return dh, dw"
+    assert "`dx`, which nothing reads" in row.mistake.message
+    assert report["w"].verdict == "right"
+
+
+def test_a_value_that_another_one_is_made_of_is_not_what_should_be_returned():
+    def backward(dout, cache):
+        x, _w, _b = cache
+        dx = dout * x
+        scaled = dx * 2
+        return scaled
+
+    (row,) = check_pair(
+        lambda x: (x**2 / 2, (x, None, None)), backward, {"x": np.random.randn(3, 4)}
+    ).culprits
+    assert row.mistake.kind == "scale"

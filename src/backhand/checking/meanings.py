@@ -175,7 +175,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ("used", "expected"),
         ),
         "swapped": Kind(
-            "this gradient and another one have each other's value",
+            "this gradient and another one have each other's value, or another variable is returned as it",
             "The two gradients have each other's value: are their names exchanged?",
             ("with",),
         ),

@@ -211,6 +211,18 @@ def in_another_place(case: Case) -> Finding | None:
     return None
 
 
+def right_but_unreturned(case: Case) -> Finding | None:
+    """Find that the right gradient is made, and another variable returned."""
+    made = case.first.unreturned.get(case.name)
+    if made is None:
+        return None
+    words = (
+        f"another value is returned for {case.name}; the right one stands in `{made}`, which nothing reads"
+    )
+    hint = "Look at what stands in the `return`."
+    return Finding("swapped", {"with": made}, words, at=_return_of(case), hint=hint)
+
+
 def _is_that_of(name: str, other: str, draw: Draw) -> bool:
     """Tell whether what is returned for one tensor is the right gradient of another one."""
     value, right = draw.user.get(name), draw.trace.gradients.get(other)

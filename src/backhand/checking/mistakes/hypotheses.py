@@ -65,6 +65,7 @@ def _the_other_way(case: Case, budget: Budget) -> mending.Mended:
 HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("a change through another name", facts.changed_through_another_name),
     tells("one tensor in two places", facts.one_tensor_twice),
+    tells("another variable than the right one is returned", facts.right_but_unreturned),
     tells("another place among what is returned", facts.in_another_place),
     tells("a line above that raised", facts.raised_above),
     tells("no value", facts.no_value),

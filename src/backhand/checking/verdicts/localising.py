@@ -30,6 +30,7 @@ from backhand.checking.verdicts.lives import Lives, later_ways
 from backhand.checking.verdicts.repairing import Alias, Observed, Repair, recorded, repair, variables_of
 from backhand.checking.verdicts.rounding import Summands
 from backhand.checking.verdicts.truths import rounding_alone
+from backhand.checking.verdicts.unreturned import unreturned
 from backhand.checking.verdicts.variables import is_rebound
 
 
@@ -77,6 +78,7 @@ class Judgement:
         shared: gradients that are changed through another name by less than rounding.
         balanced: gradients that are right with a culprit's value, which is another tensor's gradient.
         followers: gradients that are wrong because of the same statement as a culprit.
+        unreturned: gradients that are right in a variable which nothing reads, with that variable.
         lives: which statements write which gradient, if the backward was run to see that.
     """
 
@@ -91,6 +93,7 @@ class Judgement:
     shared: Mapping[str, Alias] = field(default_factory=dict)
     balanced: frozenset[str] = frozenset()
     followers: frozenset[str] = frozenset()
+    unreturned: Mapping[str, str] = field(default_factory=dict)
     lives: Lives | None = None
 
     def seen(self, name: str) -> Observed | None:
@@ -110,12 +113,21 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     if ambiguous:
         draw = draw.without(ambiguous)
         right = {n: is_right for n, is_right in right.items() if n not in ambiguous}
-    judgement = Judgement(draw, right, vacuous, summands, ambiguous=ambiguous)
-    empty = _empty(chosen, draw)
+    gradients, empty = draw.trace.gradients, _empty(chosen, draw)
+    apart = unreturned(chosen, draw, right, rightness(draw, summands)) if like is None else like.unreturned
+    # of what is returned in their place nothing else is made wrong
+    rest = draw.without(apart)
+    judgement = Judgement(
+        rest, {n: good for n, good in right.items() if n not in apart}, vacuous, summands, ambiguous=ambiguous
+    )
+    empty = [n for n in empty if n not in apart]
     lost = _lost(chosen, draw)
-    if not all(right.values()) or empty or draw.error is not None:
+    if not all(judgement.right.values()) or empty or draw.error is not None:
         judgement = _localised(chosen, judgement, like)
-    gradients = draw.trace.gradients
+    misplaced = {n: blame(n, draw.user.get(n), gradients[n], gradients) for n in apart}
+    judgement = replace(
+        judgement, draw=draw, right=right, unreturned=apart, culprits={**judgement.culprits, **misplaced}
+    )
     empty += lost[:1] if not judgement.culprits and not empty else []  # the line that raised is to be told
     none = {n: blame(n, None, gradients[n], gradients) for n in empty if n not in judgement.culprits}
     return _balanced(replace(judgement, culprits={**judgement.culprits, **none}))

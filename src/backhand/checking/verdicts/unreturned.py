@@ -1,0 +1,74 @@
+"""Right gradients that a backward makes and does not return: another variable stands in their place."""
+
+import ast
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from backhand.checking.running.instrumenting import Watcher
+from backhand.checking.running.program import Source
+from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.trials import Draw
+from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.repairing import watched
+
+
+def unreturned(
+    chosen: Pass,
+    draw: Draw,
+    right: Mapping[str, bool],
+    is_right: Callable[[str, Tensor | None], bool],
+) -> dict[str, str]:
+    """Return the tensors whose gradient is wrong, but right in a variable that nothing reads, with that.
+
+    Args:
+        chosen: the pass.
+        draw: one run of it.
+        right: whether each gradient that it returned is right.
+        is_right: tells whether a value is a tensor's right gradient.
+    """
+    gradients = draw.trace.gradients
+    wrong = [n for n in draw.trace.wanted if n in draw.matched and n in gradients and not right.get(n, False)]
+    source = chosen.backward_source if chosen.contract == "returned" and draw.error is None else None
+    idle = _idle(source) if source is not None and wrong else frozenset()
+    if not idle:
+        return {}
+    seen = _Last(idle)
+    with contextlib.suppress(Exception):  # the user's code may raise anything
+        watched(chosen, draw, seen)
+    found = {}
+    for name in wrong:
+        alike = (v for v, value in seen.values.items() if value.shape == gradients[name].shape)
+        made = next((v for v in alike if is_right(name, seen.values[v])), None)
+        if made is not None and bool(gradients[name].any()):
+            found[name] = made
+    return found
+
+
+@lru_cache(maxsize=64)
+def _idle(source: Source) -> frozenset[str]:
+    """Return the variables that are read nowhere but where they are written."""
+    own = {s: writes_surely(s) for s in source.simple}
+    nodes = [(n, names) for s, names in own.items() for n in ast.walk(s)]
+    elsewhere = {id(n) for n, names in nodes if isinstance(n, ast.Name) and n.id in names}
+    every = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Name)]
+    read = {n.id for n in every if isinstance(n.ctx, ast.Load) and id(n) not in elsewhere}
+    return frozenset[str]().union(*own.values()) - read
+
+
+class _Last(Watcher):
+    """Notes what some variables hold at last."""
+
+    def __init__(self, names: frozenset[str]):
+        self.names: frozenset[str] = names
+        self.values: dict[str, Tensor] = {}
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
+        """Take note of those that a statement wrote."""
+        for name in self.names & writes_surely(statement):
+            value = variables.get(name)
+            if isinstance(value, Tensor):
+                self.values[name] = value.clone()
