@@ -238,6 +238,17 @@ def test_a_cache_that_cannot_be_written_is_no_error(before: str, tmp_path: Path)
     assert in_another_process(tmp_path)[1:] == kept
 
 
+@pytest.mark.slow
+def test_a_version_of_numba_that_was_not_tried_compiles_as_it_does_itself(tmp_path: Path) -> None:
+    later = (
+        "import numba; from numba.core.compiler import Compiler\n"
+        "numba.version_info = numba.version_info._replace(short=(9, 0))\n"
+        "from backhand.engines import linking; assert linking.PART is linking.PROGRAM is Compiler"
+    )
+    plainly = in_another_process(tmp_path / "later", later)
+    assert plainly == in_another_process(tmp_path / "now")
+
+
 def test_tanh_and_exp_are_within_float32_rounding() -> None:
     from numba import njit
 

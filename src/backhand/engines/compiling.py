@@ -12,7 +12,7 @@ from typing import Any
 from numba import njit, typeof
 
 from .kernels import MACHINE
-from .linking import Program
+from .linking import PROGRAM
 
 
 @contextmanager
@@ -52,7 +52,7 @@ class Compiled:
     def dispatcher(self, keep: bool) -> Any:
         """Return the function for Numba to compile; with `keep`, or to load as it was compiled before."""
         self.function.__qualname__ = self.fingerprint()
-        ask: dict[str, Any] = MACHINE | {"nogil": True, "no_cfunc_wrapper": True, "pipeline_class": Program}
+        ask: dict[str, Any] = MACHINE | {"nogil": True, "no_cfunc_wrapper": True, "pipeline_class": PROGRAM}
         return njit(**ask, cache=keep)(self.function)
 
     def is_kept(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numba import njit
 
-from .linking import Part, Settled
+from .linking import PART, SETTLED
 from .tiles import DOTS, LANES, ROWS, dot_tile, four_tile, stand_alone, tall_tile, transpose_tile, two_tile
 
 DEPTH = 256
@@ -50,12 +50,12 @@ E2, E3, E4, E5, E6 = map(
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function once for all kernels that call it; Python cannot call it."""
-    return njit(**MACHINE, forceinline=False, **QUICK, pipeline_class=Part)(function)
+    return njit(**MACHINE, forceinline=False, **QUICK, pipeline_class=PART)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function as a part of each kernel that calls it."""
-    return njit(**MACHINE, forceinline=True, **QUICK, pipeline_class=Part)(function)
+    return njit(**MACHINE, forceinline=True, **QUICK, pipeline_class=PART)(function)
 
 
 def settled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +63,7 @@ def settled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Elsewhere LLVM orders a sum as it likes best beside what stands around it.
     """
-    return njit(**MACHINE, forceinline=True, **QUICK, pipeline_class=Settled)(function)
+    return njit(**MACHINE, forceinline=True, **QUICK, pipeline_class=SETTLED)(function)
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:

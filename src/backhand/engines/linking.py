@@ -2,14 +2,21 @@
 
 Left alone, Numba finishes each function before another may call it, links it into each caller, and finishes
 that with all that is in it: a kernel called through two others was finished three times. A third of the
-compiling was that. What is done differently here, all of it by Numba's own subclasses: a part is neither
-improved nor translated, and a program is improved in one go, as it has no references to prune in between.
+compiling was that. What is done differently here, in subclasses of Numba's own: a part is neither improved
+nor translated, and a program is improved in one go, as it has no references to prune in between.
+
+These are inner parts of Numba, so with a version in which they were not tried each function is compiled as
+Numba does it, which takes longer and rounds as well.
 """
 
 from typing import Any
 
+from numba import version_info
 from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import Compiler, CompilerBase, DefaultPassBuilder
+
+# The first and the last version of Numba in which its parts were seen to be as they are used here.
+TRIED = (0, 62), (0, 68)
 
 
 class PartLibrary(JITCodeLibrary):
@@ -87,3 +94,8 @@ class Program(CompilerBase):
         self.state.library = ProgramLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
         self.state.library.enable_object_caching()
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+PART, SETTLED, PROGRAM = Part, Settled, Program
+if not TRIED[0] <= version_info.short <= TRIED[1]:
+    PART = SETTLED = PROGRAM = Compiler
