@@ -524,6 +524,19 @@ def test_a_right_gradient_that_is_not_returned_is_told_at_the_return_alone():
     assert report["w"].verdict == "right"
 
 
+@pytest.mark.parametrize("other", ["W", "x"])
+def test_a_gradient_that_a_scatter_makes_and_that_is_not_returned_is_told(other: str):
+    def backward(dout, cache):
+        x, W = cache
+        dW = np.zeros_like(W)
+        np.add.at(dW, x, dout)
+        return W if other == "W" else x
+
+    inputs = {"x": np.random.randint(0, 7, size=(3, 4)), "W": np.random.randn(7, 5)}
+    (row,) = check_pair(lambda x, W: (W[x], (x, W)), backward, inputs).culprits
+    assert (row.mistake.kind, row.mistake.detail["with"]) == ("swapped", "dW")
+
+
 def test_a_value_that_another_one_is_made_of_is_not_what_should_be_returned():
     def backward(dout, cache):
         x, _w, _b = cache

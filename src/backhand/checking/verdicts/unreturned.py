@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Source
-from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.statements import writes
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.repairing import watched
@@ -51,7 +51,7 @@ def unreturned(
 @lru_cache(maxsize=64)
 def _idle(source: Source) -> frozenset[str]:
     """Return the variables that are read nowhere but where they are written."""
-    own = {s: writes_surely(s) for s in source.simple}
+    own = {s: writes(s) for s in source.simple}
     nodes = [(n, names) for s, names in own.items() for n in ast.walk(s)]
     elsewhere = {id(n) for n, names in nodes if isinstance(n, ast.Name) and n.id in names}
     every = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Name)]
@@ -68,7 +68,7 @@ class _Last(Watcher):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Take note of those that a statement wrote."""
-        for name in self.names & writes_surely(statement):
+        for name in self.names & writes(statement):
             value = variables.get(name)
             if isinstance(value, Tensor):
                 self.values[name] = value.clone()
