@@ -289,6 +289,21 @@ def test_a_numpy_backward_that_a_cell_calls_is_judged_once(run: Run, tmp_path: P
     assert re.search(r"\bdw +right", shown)
 
 
+def test_a_numpy_backward_is_judged_in_the_cell_that_defines_or_imports_it(
+    run: Run, tmp_path: Path, monkeypatch
+):
+    assert "affine_backward: wrong" in run(WRONG + CALLS)
+    assert "affine_backward: right" in run(imported(tmp_path, monkeypatch, "layers_at_once", LAYERS) + CALLS)
+
+
+def test_a_cell_that_unloads_the_extension_may_define_what_it_likes(run: Run):
+    assert run("%unload_ext backhand\n" + LAYERS + "print(np.ones(2))") == "[1. 1.]\n"
+
+
+def test_a_definition_at_the_end_of_a_cell_is_all_that_it_shows(run: Run):
+    assert run("import numpy as np\nnp.ones(2)\ndef f(x): return x") == ""
+
+
 def test_a_numpy_backward_that_is_mended_is_judged_anew(run: Run, tmp_path: Path, monkeypatch):
     run(imported(tmp_path, monkeypatch, "layers_mended", WRONG))
     assert "affine_backward: wrong" in run(CALLS)

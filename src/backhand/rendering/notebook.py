@@ -3,6 +3,8 @@
 So they do a cell that calls a backward over NumPy.
 """
 
+import ast
+import contextlib
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 # What a pair over NumPy is called, or a loss that returns its gradients.
 MAY_BE_NUMPY = re.compile(r"backward|loss")
 MAY_ASSIGN = re.compile(r"\bd\w")
+# What may give a cell functions that it goes on to call.
+DEFINES = ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
+LOOK = f"__import__({__name__!r}, fromlist=['look_around']).look_around()"
 USAGE = (
     "%backhand shows the sheet; %backhand loss=NAME chooses the loss; %backhand off and on stop and go on."
 )
@@ -41,6 +46,19 @@ class Verdicts:
         return as_fragment(self.report)
 
 
+class Meanwhile(ast.NodeTransformer):
+    """Lets what a cell defines or imports be watched before the cell itself calls it."""
+
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        """Return the cell with a look around after each definition, but for one at its end."""
+        body: list[ast.stmt] = []
+        for statement in node.body:
+            body.append(statement)
+            if isinstance(statement, DEFINES) and statement is not node.body[-1]:
+                body += (ast.copy_location(look, statement) for look in ast.parse(LOOK).body)
+        return ast.fix_missing_locations(ast.Module(body, node.type_ignores))
+
+
 class Extension:
     """The extension in one IPython shell."""
 
@@ -48,6 +66,7 @@ class Extension:
         self.shell = shell
         self.recording: Recording = Recording()
         self.active: bool = True
+        self.meanwhile: Meanwhile = Meanwhile()
         self.watching: Watching | None = None
         self._told: set[str] = set()
 
@@ -146,6 +165,16 @@ def _one_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
+def look_around() -> None:
+    """Watch what a cell has given the session so far; whatever goes wrong is told after the cell."""
+    from IPython.core.getipython import get_ipython
+
+    extension = getattr(get_ipython(), "backhand_extension", None)  # the cell may have unloaded it
+    if extension is not None and extension.active:
+        with contextlib.suppress(Exception):
+            extension.watch()
+
+
 def load_ipython_extension(shell: Any) -> None:
     """Start judging the cells of an IPython shell: `%load_ext backhand`.
 
@@ -160,6 +189,7 @@ def load_ipython_extension(shell: Any) -> None:
     shell.backhand_extension = extension
     extension.watch()
     shell.events.register("post_run_cell", extension.after_cell)
+    shell.ast_transformers.append(extension.meanwhile)
     shell.register_magic_function(extension.magic, "line", "backhand")
 
 
@@ -176,5 +206,6 @@ def unload_ipython_extension(shell: Any) -> None:
     extension = getattr(shell, "backhand_extension", None)
     if extension is not None:
         shell.events.unregister("post_run_cell", extension.after_cell)
+        shell.ast_transformers.remove(extension.meanwhile)
         extension.release()
         shell.backhand_extension = None
