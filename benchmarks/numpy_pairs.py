@@ -123,7 +123,8 @@ def _slips_of(node: ast.AST, others: Mapping[str, str]) -> Iterator[Any]:
     for old, new in STATEMENTS if is_statement else EXPRESSIONS:
         pattern, template = (statements(t)[0] if is_statement else expression(t) for t in (old, new))
         bound = matched(pattern, node, {})
-        if bound is not None:
+        is_negated = "~" in new and bound is not None and isinstance(bound["_i"], ast.Slice | ast.Tuple)
+        if bound is not None and not is_negated:  # only a mask has an opposite
             yield filled(template, bound)
     if isinstance(node, ast.Name) and node.id in others:
         yield ast.Name(others[node.id], ast.Load())

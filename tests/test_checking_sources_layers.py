@@ -485,3 +485,45 @@ def test_a_term_that_a_default_of_zero_switches_off_is_judged(tmp_path: Path):
     (file := tmp_path / "net.py").write_text(text.replace("{twice}", "2").replace("{squared}", "**2"))
     _, whole = check_layers(file)
     assert [row.name for row in whole.report.culprits] == ["W2"]
+
+
+BUILT = """
+import numpy as np
+try:
+    from a_module_that_is_built_first import sum_rows, mean_rows
+except ImportError:
+    print("build it first")
+
+def total_forward(x):
+    return x.sum(axis=0), x
+
+def total_backward(dout, cache):
+    return spread(dout, cache)
+
+def spread(dout, x):
+    return sum_rows(dout, x.shape)
+"""
+
+
+def test_what_uses_a_module_that_could_not_be_imported_is_not_wrong(tmp_path: Path):
+    (file,) = backhand.check_files([written(tmp_path, BUILT)])
+    assert file.report is None
+    assert "total_backward uses sum_rows, which is not there: line " in file.problem
+    assert "`from a_module_that_is_built_first import sum_rows, mean_rows`" in file.problem
+
+
+def test_a_name_that_nothing_binds_is_wrong_where_it_stands(tmp_path: Path):
+    (file,) = backhand.check_files(
+        [written(tmp_path, RELU.replace("dout * (cache > 0)", "dou * (cache > 0)"))]
+    )
+    assert file.state == "wrong"
+    assert file.report.culprits[0].lines[0].text == "dx = dou * (cache > 0)"
+
+
+def test_a_forward_that_raises_on_the_usual_inputs_is_told_with_its_line(tmp_path: Path):
+    halved = AFFINE.replace(
+        "x.reshape(len(x), -1) @ w + b", "np.zeros(len(x) / 2) + x.reshape(len(x), -1) @ w + b"
+    )
+    (file,) = backhand.check_files([written(tmp_path, halved)])
+    assert "on the usual ones it raised TypeError" in file.problem
+    assert "Mend that, or write a function inputs(rng)" in file.problem

@@ -201,7 +201,7 @@ class Table:
         In a whole model nearly every line makes a gradient.
         """
         # the head of a loop, or of a condition, may be at fault as well
-        heads = ast.Return | ast.If | ast.For | ast.While
+        heads = ast.Return | ast.If | ast.For | ast.While | ast.Assert | ast.Raise
         firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, heads)]
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]

@@ -29,6 +29,7 @@ from backhand.checking.sources.guessing import FITS, RAISES, RIGHT, RUNS, Draw, 
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.layered import Class
 from backhand.checking.sources.making import Made, made, making
+from backhand.checking.sources.missing import refuse_what_is_missing
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
@@ -172,6 +173,7 @@ class _Checks:
     def of_functions(self, functions: Functions) -> Report:
         """Check a forward with its backward, or a loss that returns its gradients."""
         draws, seed = self.draws, self.seed
+        refuse_what_is_missing(self.module, functions.title, functions.forward, functions.backward)
         seen = self.recorded(functions.title) if self.inputs is None else None
         if isinstance(seen, Seen):  # perhaps of the same file, imported once more
             functions = replace(functions, over_torch=seen.functions.over_torch)
@@ -325,8 +327,8 @@ def _without_inputs(
     why = "are not known:"
     if ended:
         why = f"are not known, and on those tried the backward {what_raised(ended[0])}. Mend that, or"
-    elif raised is not None:
-        why = f"of the usual shapes do not fit ({what_raised(raised).removeprefix('raised ')}):"
+    elif raised is not None:  # the forward may be wrong, or want others
+        why = f"are not known, and on the usual ones it {what_raised(raised)}. Mend that, or"
     return NoInputsError(
         f"inputs of {told}({', '.join(names)}) {why} write a function inputs(rng) that returns them by "
         "name, drawn from a numpy.random.Generator."
