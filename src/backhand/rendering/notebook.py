@@ -54,7 +54,9 @@ class Meanwhile(ast.NodeTransformer):
         body: list[ast.stmt] = []
         for statement in node.body:
             body.append(statement)
-            if isinstance(statement, DEFINES) and statement is not node.body[-1]:
+            # before an import from the future nothing may stand
+            is_future = isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+            if isinstance(statement, DEFINES) and not is_future and statement is not node.body[-1]:
                 body += (ast.copy_location(look, statement) for look in ast.parse(LOOK).body)
         return ast.fix_missing_locations(ast.Module(body, node.type_ignores))
 
