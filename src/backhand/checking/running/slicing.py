@@ -128,8 +128,9 @@ def passing_on(source: Source, statement: ast.stmt) -> list[ast.stmt]:
 def kept_by(source: Source, statement: ast.stmt) -> list[ast.stmt] | None:
     """Return the statements that put something where a `return` finds it, as `self.dW`; None for others."""
     taken = statement.value if isinstance(statement, ast.Assign) else None
-    at_return = statement.lineno in {returned.lineno for returned in returns(source.statements)}
-    if not at_return or not isinstance(taken, ast.Attribute | ast.Subscript):
+    if not isinstance(taken, ast.Attribute | ast.Subscript):
+        return None
+    if statement.lineno not in {returned.lineno for returned in returns(source.statements)}:
         return None
     where = ast.unparse(taken)
     return [s for s in source.simple if any(_within(p, where) for p in _places(s))]
