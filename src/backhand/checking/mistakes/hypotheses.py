@@ -34,7 +34,7 @@ from backhand.checking.mistakes.workbench import Program
 from backhand.checking.report import Mistake
 from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.statements import assigned, writes_surely
+from backhand.checking.running.statements import assigned, reads, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.localising import Judgement
 
@@ -54,6 +54,14 @@ def _replaced_upstream(case: Case, budget: Budget) -> mending.Mended:
     if case.program is None or not unread:
         return None, budget
     return mending.by_other_upstream(case.program, budget, unread)
+
+
+def _added_too_early(case: Case, budget: Budget) -> mending.Mended:
+    found, budget = predicts("", upstreams.added_too_early).asked(case, budget)
+    if found is None:
+        return None, budget
+    both = {found.detail["used"], found.detail["expected"]}
+    return replace(found, at=tuple(s for s in case.suspects if both <= reads(s))), budget
 
 
 def _the_other_way(case: Case, budget: Budget) -> mending.Mended:
@@ -100,6 +108,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("repeated indices", upstreams.overwritten),
     predicts("a block that is left out", shapes.cut_short),
     predicts("another upstream gradient", upstreams.another_upstream),
+    Hypothesis(
+        "an upstream gradient that is added too early", _added_too_early, lambda case: bool(case.fitted)
+    ),
     predicts("a missing local derivative", upstreams.handed_on),
     predicts("a path of a branch", branches.paths),
     predicts("another point", upstreams.another_point),

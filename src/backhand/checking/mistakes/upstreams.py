@@ -47,6 +47,23 @@ def _upstreams(scene: Scene, consumer: str) -> Iterator[tuple[str | None, Tensor
             yield name, value
 
 
+def added_too_early(scene: Scene) -> Finding | None:
+    """Find that what arrives at one output is added to what arrives at another, and goes through that."""
+    upstream = {n: scene.trace.upstream[f"d{n}"] for n in scene.trace.outputs}
+    if not 1 < len(upstream) <= OF:
+        return None
+    parts = {n: scene.through(n, u, ()) for n, u in upstream.items()}
+    for a, b in itertools.permutations(upstream, 2):
+        rest = scene.expected - parts[a] - parts[b]
+        if upstream[a].shape != upstream[b].shape or not bool(parts[b].any()):
+            continue
+        if scene.same(scene.value, rest + scene.through(a, upstream[a] + upstream[b], ())):
+            words = f"{scene.d(b)} is added to {scene.d(a)}, and goes through the derivative of {a} with it"
+            hint = f"What comes by way of {b} goes beside what comes by way of {a}, and is added to that."
+            return Finding("wrong_upstream", {"used": scene.d(a), "expected": scene.d(b)}, words, hint=hint)
+    return None
+
+
 def handed_on(scene: Scene) -> Finding | None:
     """Find an upstream gradient that is handed on as it is, without the local derivative."""
     for consumer, own in scene.parts.items():

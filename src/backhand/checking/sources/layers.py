@@ -108,9 +108,8 @@ class _Checks:
             return self._within(layer)
         if self.inputs is None and (seen := self.recorded(layer.__name__)) is not None:
             return seen.check(draws=self.draws, seed=self.seed)
-        held = [Made(v, []) for v in vars(self.module).values() if type(v) is layer][
-            :1
-        ]  # perhaps of other sizes
+        # perhaps of other sizes than would be guessed
+        held = [Made(v, []) for v in vars(self.module).values() if type(v) is layer][:1]
         first: CheckError | None = None
         until = time.thread_time() + MOST_SECONDS
         for found in (*held, *making(layer, model=calls is not None)):

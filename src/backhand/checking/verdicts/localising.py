@@ -113,24 +113,19 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     if ambiguous:
         draw = draw.without(ambiguous)
         right = {n: is_right for n, is_right in right.items() if n not in ambiguous}
-    gradients, empty = draw.trace.gradients, _empty(chosen, draw)
     apart = unreturned(chosen, draw, right, rightness(draw, summands)) if like is None else like.unreturned
-    # of what is returned in their place nothing else is made wrong
-    rest = draw.without(apart)
-    judgement = Judgement(
-        rest, {n: good for n, good in right.items() if n not in apart}, vacuous, summands, ambiguous=ambiguous
-    )
-    empty = [n for n in empty if n not in apart]
-    lost = _lost(chosen, draw)
-    if not all(judgement.right.values()) or empty or draw.error is not None:
+    rest = draw.without(apart)  # of what is returned in their place nothing else is made wrong
+    others = {n: is_right for n, is_right in right.items() if n not in apart}
+    judgement = Judgement(rest, others, vacuous, summands, ambiguous=ambiguous)
+    empty, lost = _empty(chosen, rest), _lost(chosen, draw)
+    if not all(others.values()) or empty or draw.error is not None:
         judgement = _localised(chosen, judgement, like)
-    misplaced = {n: blame(n, draw.user.get(n), gradients[n], gradients) for n in apart}
-    judgement = replace(
-        judgement, draw=draw, right=right, unreturned=apart, culprits={**judgement.culprits, **misplaced}
-    )
-    empty += lost[:1] if not judgement.culprits and not empty else []  # the line that raised is to be told
-    none = {n: blame(n, None, gradients[n], gradients) for n in empty if n not in judgement.culprits}
-    return _balanced(replace(judgement, culprits={**judgement.culprits, **none}))
+    culprits, gradients = judgement.culprits, draw.trace.gradients
+    empty += lost[:1] if not culprits and not empty else []  # the line that raised is to be told
+    given = {n: None for n in empty if n not in culprits} | {n: draw.user.get(n) for n in apart}
+    more = {n: blame(n, value, gradients[n], gradients) for n, value in given.items()}
+    found = replace(judgement, draw=draw, right=right, unreturned=apart, culprits={**culprits, **more})
+    return _balanced(found)
 
 
 def _balanced(judgement: Judgement) -> Judgement:
