@@ -83,7 +83,7 @@ class Part(CompilerBase):
 class Settled(Part):
     """Compiles a kernel whose sums LLVM orders before it sees what stands around them."""
 
-    library = SettledLibrary
+    library: type[PartLibrary] = SettledLibrary
 
 
 class Program(CompilerBase):
