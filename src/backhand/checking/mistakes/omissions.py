@@ -73,9 +73,10 @@ def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Propo
 
 def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield what autograd knows of this step: a local derivative as a factor, or a branch as a term."""
-    node = place.node
-    text = ast.unparse(node)
-    for variable, what, branch in scope.known if place.holds_value(scope) else ():
+    if not place.holds_value(scope):
+        return
+    node, text = place.node, ast.unparse(place.node)
+    for variable, what, branch in scope.known:
         own = ast.Name(variable, ast.Load())
         if branch is not None:
             mended = Finding(
@@ -91,8 +92,10 @@ def _derivatives(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def derivatives_instead(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield a local derivative that autograd knows in the place of an expression."""
+    if not place.holds_value(scope):
+        return
     text = ast.unparse(place.node)
-    for variable, what, branch in scope.known if place.holds_value(scope) else ():
+    for variable, what, branch in scope.known:
         if branch is None:
             words = f"`{text}` stands where {what} belongs"
             finding = Finding("wrong_point", {"used": text, "expected": what}, words)
@@ -151,9 +154,9 @@ def _missing_numbers(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 def _powers(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield powers of a tensor: what was brought down or left out may be a power of it."""
-    node, text = place.node, ast.unparse(place.node)
     if not place.holds_value(scope):
         return
+    node, text = place.node, ast.unparse(place.node)
     times = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Mult)
     for k in (2, -1, -2, 0.5, -0.5, 3, -1.5):
         divides = times and k == -1
