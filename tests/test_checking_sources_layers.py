@@ -17,6 +17,7 @@ from backhand.checking.sources import files
 from backhand.checking.sources.batches import Options
 from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.guessing import inputs_for
+from backhand.rendering.outcomes import show_several
 from backhand.rendering.terminal import summary
 
 RELU = """
@@ -202,10 +203,14 @@ def test_layers_are_judged_in_the_precision_that_they_have(tmp_path: Path):
     assert refused.problem.endswith("dtype, rtol and atol are for a pass or a custom Function.")
 
 
-def test_what_is_only_missing_is_not_counted_as_wrong(tmp_path: Path):
+def test_what_is_only_missing_is_not_counted_as_wrong(tmp_path: Path, capsys: pytest.CaptureFixture):
     missing = RELU.replace("dout * (cache > 0)", "None")
     (checked,) = backhand.check_files([written(tmp_path, missing)])
     assert checked.state == "todo"
+    with pytest.raises(SystemExit) as left:
+        show_several([checked], json=False)
+    assert left.value.code == 1
+    assert "dx        todo" in capsys.readouterr().out
     assert summary(Counter([checked.state])) == "1 checked: 1 todo."
 
 

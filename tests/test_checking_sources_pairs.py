@@ -1,5 +1,6 @@
 """Pairs over NumPy: what is judged, against which truth, and which line is told."""
 
+import ast
 import functools
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import backhand
 from backhand import CheckError, check_pair
+from backhand.checking.running.program import source_of
+from backhand.checking.running.slicing import feeding
 
 
 def affine_forward(x, w, b):
@@ -310,6 +313,45 @@ def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line(
     assert row.gradient == "dx"
     assert row.lines[0].text == "part[k] = (dout[n] * w)[0, k]"
     assert "IndexError" in row.mistake.message
+
+
+def test_zeros_that_a_backward_had_not_begun_to_fill_have_the_line_that_raised():
+    def backward(dout, cache):
+        x, w = cache
+        dw = x.reshape(len(x), -1).T @ dout
+        db = dout.sum(axis=0)
+        dx = np.zeros_like(x)
+        part = x[len(x) + len(w)]
+        dx[:] = (dout @ w.T).reshape(x.shape) + 0 * part
+        return dx, dw, db
+
+    (row,) = check_pair(affine_forward, backward, affine_inputs).culprits
+    assert (row.gradient, row.lines[0].text) == ("dx", "part = x[len(x) + len(w)]")
+    assert "IndexError" in row.mistake.message
+
+
+def test_an_assertion_that_ends_a_backward_is_shown_first():
+    def backward(dout, cache):
+        dx, dw, db = None, None, None
+        assert False, "to be written"  # noqa: B011, PT015
+        return dx, dw, db
+
+    (row, *_) = check_pair(affine_forward, backward, affine_inputs).culprits
+    assert row.lines[0].text.startswith('assert False, "to be written"')
+
+
+def test_what_a_later_line_of_a_loop_makes_for_the_next_turn_is_what_feeds_an_earlier_one():
+    def backward(dh, w):
+        for _ in range(3):
+            da = dh * 2
+            dh = da @ w
+        da = w + 1
+        return dh, da
+
+    source = source_of(backward)
+    first, second, after = (s for s in source.simple if isinstance(s, ast.Assign))
+    assert second in feeding(source, first)
+    assert after not in feeding(source, second)
 
 
 def test_what_a_later_line_puts_under_a_name_is_not_shown_beside_the_line_that_read_it_before():
