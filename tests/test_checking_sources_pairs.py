@@ -316,17 +316,25 @@ def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line(
 
 
 def test_zeros_that_a_backward_had_not_begun_to_fill_have_the_line_that_raised():
+    def forward(x, w):
+        return x * w, (x, w)
+
     def backward(dout, cache):
         x, w = cache
-        dw = x.reshape(len(x), -1).T @ dout
-        db = dout.sum(axis=0)
+        dw = (x * dout).sum(axis=0)
         dx = np.zeros_like(x)
-        part = x[len(x) + len(w)]
-        dx[:] = (dout @ w.T).reshape(x.shape) + 0 * part
-        return dx, dw, db
+        for n in range(len(x)):
+            part = np.zeros(x.shape[2:])
+            for k in range(len(dout)):
+                part[k + len(dout) + 3] = (dout[n] * w)[0, k]
+            dx[n] = part
+        return dx, dw
 
-    (row,) = check_pair(affine_forward, backward, affine_inputs).culprits
-    assert (row.gradient, row.lines[0].text) == ("dx", "part = x[len(x) + len(w)]")
+    def inputs(rng):
+        return {"x": rng.normal(size=(4, 5, 3)), "w": rng.normal(size=(5, 3))}
+
+    (row,) = check_pair(forward, backward, inputs).culprits
+    assert (row.gradient, row.lines[0].text) == ("dx", "part[k + len(dout) + 3] = (dout[n] * w)[0, k]")
     assert "IndexError" in row.mistake.message
 
 

@@ -59,6 +59,12 @@ def raised_above(case: Case) -> Finding | None:
     return raised_meanwhile(case) if case.culprit.value is None else None
 
 
+def raised_before_it_was_filled(case: Case) -> Finding | None:
+    """Find the line in which a backward ended before it had put anything into a gradient of zeros."""
+    value = case.culprit.value
+    return raised_meanwhile(case) if value is not None and not bool(value.any()) else None
+
+
 def raised_meanwhile(case: Case) -> Finding | None:
     """Find the line in which a backward ended, perhaps while it filled a gradient that it was to return."""
     draw, source = case.first.draw, case.chosen.backward_source

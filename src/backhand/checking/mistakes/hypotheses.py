@@ -44,11 +44,6 @@ def _is_not_pinned(case: Case) -> bool:
     return case.at_fault is None
 
 
-def _ran_to_its_end(case: Case) -> bool:
-    """Tell whether zeros are all that the backward makes: one that raised may just begin with them."""
-    return case.first.draw.error is None
-
-
 def _replaced_upstream(case: Case, budget: Budget) -> mending.Mended:
     unread = [path for path, _ in case.unread if path.isidentifier()]
     if case.program is None or not unread:
@@ -94,7 +89,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_shape("a missing sum", shapes.unreduced),
     # the numbers
     predicts("the opposite order", shapes.turned),
-    predicts("zeros", branches.all_zero, _ran_to_its_end),
+    tells("zeros that nothing was put into before a line raised", facts.raised_before_it_was_filled),
+    predicts("zeros", branches.all_zero),
     predicts("a sign or a factor of the whole", branches.whole_factor, also=True),
     predicts("a missing branch", partial(branches.with_coefficient, 0.0), also=True),
     predicts("a branch twice", partial(branches.with_coefficient, 2.0)),

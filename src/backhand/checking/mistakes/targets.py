@@ -76,13 +76,7 @@ def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:
     return Hypothesis(name, lambda case, budget: (fact(case), budget))
 
 
-def predicts(
-    name: str,
-    finder: Callable[[Scene], Finding | None],
-    when: Callable[[Case], bool] = lambda case: True,
-    *,
-    also: bool = False,
-) -> Hypothesis:
+def predicts(name: str, finder: Callable[[Scene], Finding | None], *, also: bool = False) -> Hypothesis:
     """Return a hypothesis that predicts the user's tensor, brought into the right shape if need be."""
 
     def asked(case: Case, budget: Budget) -> Mended:
@@ -93,7 +87,7 @@ def predicts(
             found = replace(found, words=f"{found.words}; besides, its shape is {shape}")
         return found, budget
 
-    return Hypothesis(name, asked, lambda case: bool(case.fitted) and when(case), also, predicts=True)
+    return Hypothesis(name, asked, lambda case: bool(case.fitted), also, predicts=True)
 
 
 def predicts_shape(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:
