@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.branches import constant_ratio
-from backhand.checking.mistakes.edits import Edit, Place
+from backhand.checking.mistakes.edits import Edit, Place, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import EXACT
-from backhand.checking.mistakes.workbench import Focus, tensor_at
+from backhand.checking.mistakes.workbench import Focus
+from backhand.checking.running.program import Namespace
 from backhand.checking.verdicts.comparing import close
 
 UNKNOWN = "__unknown__"  # a factor to be found
@@ -38,11 +39,20 @@ def lacks(focus: Focus, put: object = None) -> str | None:
         return None
     for words, lacking in LACKING.items():
         for name in _giving(focus, lambda held, made=lacking: made(pairs[0][0], held)):
-            others = (tensor_at(focus.scope.expression(name), b.namespace) for b in benches)
+            others = (_read(name, b.namespace) for b in benches)
             made = [(lacking(v, o), r) for o, (v, r) in zip(others, pairs, strict=True) if o is not None]
             if name != put and len(made) == len(pairs) and all(close(*each) for each in made):
                 return words.format(name)
     return None
+
+
+def _read(text: str, namespace: Namespace) -> Tensor | None:
+    """Return the floating-point tensor that an expression reads; None where there is none."""
+    try:
+        value = eval(text, dict(namespace))
+    except Exception:  # the index may lie outside
+        return None
+    return value if holds_tensor(value) else None
 
 
 def fitting(focus: Focus, place: Place) -> list[str] | None:

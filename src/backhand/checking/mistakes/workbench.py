@@ -6,6 +6,7 @@ touched: edits are made in a copy.
 """
 
 import ast
+import contextlib
 import copy
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,6 +162,39 @@ class Program:
         return list({ast.dump(node): node for node in found}.values())
 
     @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """The parts of tensors, and the items of lists, at the indices that the statements read.
+
+        Where `z[:, t]` stands, `r[:, t]` may belong there, or beside it.
+        """
+        namespace = self.benches[0].namespace
+        subscripts = [(ast.unparse(read.value), ast.unparse(read.slice)) for read in self.indexed]
+        at = _indices((index for _, index in subscripts), namespace)
+        shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
+        for name, text in subscripts:
+            part = _at(namespace.get(name), at[text]) if text in at else None
+            if part is not None:
+                shapes.setdefault(text, set()).add(part.shape)
+        own = {n: v for n, v in namespace.items() if not n.startswith("__")}
+        held = {n: v for n, v in own.items() if isinstance(v, Tensor | list | tuple)}
+        found: dict[str, Tensor | None] = {}
+        # of a list with an item a turn that of this one; of whole numbers too, such as tokens
+        slices = (node for read in self.indexed for node in ast.walk(read.slice))
+        within = {node.id for node in slices if isinstance(node, ast.Name)}
+        for counter in sorted(n for n in within if is_whole(own.get(n))):
+            lists = {n: v for n, v in held.items() if not isinstance(v, Tensor)}
+            found |= {f"{n}[{counter}]": _at(v, own[counter]) for n, v in lists.items()}
+        for text, fitting in shapes.items():
+            parts = {f"{n}[{text}]": _at(v, at[text]) for n, v in held.items()}
+            found |= {n: part for n, part in parts.items() if part is not None and part.shape in fitting}
+        return {n: part for n, part in found.items() if part is not None}
+
+    @cached_property
+    def held(self) -> dict[str, Any]:
+        """What lies on objects; or what a softmax gave where only its logarithm has a name."""
+        return (on_objects if self.over_numpy else _probabilities)(self.benches[0].namespace)
+
+    @cached_property
     def known(self) -> tuple[Sequence[Derived], ...]:
         """What autograd knows of this step on each bench."""
         return tuple(bench.known() for bench in self.benches)
@@ -257,42 +291,11 @@ class Focus:
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
-            parts=self._parts(names)
-            | (on_objects if self.program.over_numpy else _probabilities)(bench.namespace),
+            parts={text: part for text, part in self.program.parts.items() if root(text) in names}
+            | self.program.held,
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
             dialect=NUMPY if self.program.over_numpy else TORCH,
         )
-
-    def _parts(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return the parts of tensors, and the items of lists, at the indices that the statements read.
-
-        Where `z[:, t]` stands, `r[:, t]` may belong there, or beside it.
-        """
-        namespace = self.program.benches[0].namespace
-        shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
-        indices: dict[str, ast.expr] = {}
-        for read in self.program.indexed:
-            part, text = tensor_at(read, namespace), ast.dump(read.slice)
-            if part is not None:
-                shapes.setdefault(text, set()).add(part.shape)
-                indices[text] = read.slice
-        held = [n for n in names if isinstance(namespace.get(n), Tensor | list | tuple)]
-        found: dict[str, Tensor] = {}
-        slices = [read.slice for read in self.program.indexed]  # of whole numbers too, such as tokens
-        within = {n.id for index in slices for n in ast.walk(index) if isinstance(n, ast.Name)}
-        # of a list with an item a turn that of this one
-        for counter in sorted(n for n in within if is_whole(namespace.get(n))):
-            for name in (n for n in held if not isinstance(namespace[n], Tensor)):
-                node = ast.Subscript(ast.Name(name, ast.Load()), ast.Name(counter, ast.Load()), ast.Load())
-                part = tensor_at(node, namespace)
-                found |= {ast.unparse(node): part} if part is not None else {}
-        for text, index in indices.items():
-            for name in held:
-                node = ast.Subscript(ast.Name(name, ast.Load()), index, ast.Load())
-                part = tensor_at(node, namespace)
-                if part is not None and part.shape in shapes[text]:
-                    found[ast.unparse(node)] = part
-        return found
 
     def is_right(self, **more: Any) -> bool:
         """Tell whether the statements, as they are now, give the right value on every bench."""
@@ -379,13 +382,29 @@ def _is_computed(node: ast.Subscript) -> bool:
     return of_a_name and not calls and (adds_axis or any(isinstance(n, ast.Name) for n in within))
 
 
-def tensor_at(node: ast.expr, namespace: Namespace) -> Tensor | None:
-    """Return the floating-point tensor that an expression reads; None where there is none."""
+class _Itself:
+    """Gives back the index at which it is read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return index
+
+
+def _indices(texts: Iterable[str], namespace: Namespace) -> dict[str, Any]:
+    """Return what indices are, slices too, by their text; those that can be told."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        with contextlib.suppress(Exception):  # a variable may not be there yet
+            found[text] = eval(f"__itself__[{text}]", {**namespace, "__itself__": _Itself()})
+    return found
+
+
+def _at(value: Any, index: Any) -> Tensor | None:
+    """Return the floating-point tensor at an index; None where there is none."""
     try:
-        value = eval(ast.unparse(node), dict(namespace))
+        part = value[index]
     except Exception:  # the index may lie outside
         return None
-    return value if isinstance(value, Tensor) and value.is_floating_point() else None
+    return part if isinstance(part, Tensor) and part.is_floating_point() else None
 
 
 def _is_for_one_run(above: Sequence[ast.stmt], namespace: Namespace, variable: str) -> bool:
