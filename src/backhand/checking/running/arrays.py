@@ -114,7 +114,9 @@ class Tensors:
         self._arrays: dict[int, tuple[Any, Any]] = {}
         self._containers: list[tuple[Any, Any]] = []
         self._shared: list[Tensor] = []
-        # where in memory the array of each of these begins and ends; a loop makes thousands
+        self._tuples: dict[int, tuple[Any, Any]] = {}
+        # where in memory the array of each shared tensor begins and ends; a loop makes thousands
+        self._places: dict[int, tuple[int, int]] = {}
         self._extents = np.empty((2, 64), np.int64)
 
     def of(self, value: Any) -> Any:
@@ -128,7 +130,17 @@ class Tensors:
             shown = [self.of(v) for v in value] if type(value) is list else self._items(value)
             self._containers.append((value, shown))
             return shown
-        return tuple(map(self.of, value)) if type(value) is tuple else value
+        return self._tuple(value) if type(value) is tuple else value
+
+    def _tuple(self, value: tuple[Any, ...]) -> Any:
+        if id(value) not in self._tuples:
+            shown = tuple(map(self.of, value))
+            if any(
+                type(v) in (list, dict) or (type(v) is tuple and id(v) not in self._tuples) for v in value
+            ):
+                return shown  # these may hold something else the next time
+            self._tuples[id(value)] = value, shown
+        return self._tuples[id(value)][1]
 
     def _items(self, value: dict[Any, Any]) -> dict[Any, Any]:
         return {k: self.of(v) for k, v in value.items()}
@@ -163,7 +175,8 @@ class Tensors:
     def changed(self, values: Iterable[Any]) -> None:
         """Let every tensor count a change whose memory is that of one of these values."""
         begins, ends = self._extents[:, : len(self._shared)]
-        for first, last in {_extent(v) for v in values if isinstance(v, np.ndarray)}:
+        arrays = [v for v in values if isinstance(v, np.ndarray)]
+        for first, last in {self._places.get(id(v)) or _extent(v) for v in arrays}:
             for number in np.flatnonzero((begins < last) & (first < ends)).tolist():
                 increment_version(self._shared[number])
 

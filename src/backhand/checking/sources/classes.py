@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.costs import COSTS, asked_by
 from backhand.checking.sources.globals import (
     Globals,
     held_globally,
 )
 from backhand.checking.sources.layered import Class
-from backhand.checking.sources.numpy_truths import numpy_itself
-from backhand.checking.sources.overnumpy import Draw, OverNumpy, drawn, is_float, noting
+from backhand.checking.sources.overnumpy import Draw, OverNumpy, drawn, is_float, judged_over_numpy, noting
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.pairs import judge_pair, named_inputs
 from backhand.checking.sources.protocol import ForwardError
-from backhand.checking.sources.roles import judging
 from backhand.errors import CheckError
 
 # Enough steps of a recurrence for a mistake in each of its turns, in which it shows where it is.
@@ -70,8 +67,8 @@ def check_class(
 def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]) -> Report:
     """Do what `check_class` does; of what a call of the backward had the first draw has the upstream."""
     named = named_inputs(list(asked_by(layer)), type(layer).__name__, inputs)
-    with sandbox(), judging(), numpy_itself():
-        found = Class.of(layer, drawn(named, seed), seed)
+    with judged_over_numpy(named, seed) as first:
+        found = Class.of(layer, first, seed)
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:
             inputs = drawn(named, int(rng.integers(2**31)))
@@ -132,9 +129,9 @@ def judge_functions(
 
 def _has_parameters(layer: Any, inputs: Any, seed: int) -> bool:
     named = named_inputs(list(asked_by(layer)), type(layer).__name__, inputs)
-    with sandbox(), judging(), numpy_itself():
+    with judged_over_numpy(named, seed) as first:
         try:
-            return bool(Class.of(layer, drawn(named, seed), seed).parameters)
+            return bool(Class.of(layer, first, seed).parameters)
         except CheckError:
             return False
 

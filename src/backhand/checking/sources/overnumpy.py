@@ -3,8 +3,8 @@
 import ast
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from backhand.checking.running.endings import what_raised
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
+from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.averaging import Averaged, averaged
 from backhand.checking.sources.clipping import Clips, may_clip
@@ -31,11 +32,13 @@ from backhand.checking.sources.numpy_truths import (
     Forward,
     Truth,
     choose,
+    numpy_itself,
     plainly,
     run_plainly,
     without_epsilons,
 )
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.roles import judging
 from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
@@ -171,8 +174,10 @@ class OverNumpy:
                     sparse, f"Right where one element alone of {asked} is not zero, and only there."
                 )
         with without_epsilons(self.subject.functions()) as epsilons:
+            if not epsilons:
+                return report
             again = replace(OverNumpy.of(self.subject, self.inputs, seed, self.arriving), clips=self.clips)
-            other = again._report(draws, seed) if epsilons else report
+            other = again._report(draws, seed)
         if not other.ok:  # beside such a constant no slip is predicted to the last digit
             note = f"Judged without {listed(epsilons)} in the forward: it is tiny."
             better = _kinds(other) != _kinds(report) and _told_worse(other) <= _told_worse(report)
@@ -426,6 +431,15 @@ def _watched(watcher: Watcher) -> Callable[..., Any]:
         return run_function(function, source, arguments, watcher).result
 
     return call
+
+
+@contextmanager
+def judged_over_numpy(inputs: Mapping[str, Any] | Draw, seed: int) -> Iterator[dict[str, Any]]:
+    """Do a whole check within this, in the sandbox and with NumPy as installed; give a set of inputs."""
+    with sandbox(), judging(), numpy_itself():
+        first = drawn(inputs, seed)
+        with threads_for(as_tensors(first)):
+            yield first
 
 
 def drawn(inputs: Mapping[str, Any] | Draw, seed: int) -> dict[str, Any]:

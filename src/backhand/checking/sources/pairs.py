@@ -14,12 +14,11 @@ from backhand.checking.report import Report
 from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.program import parameters_of
-from backhand.checking.running.sandbox import running, sandbox
-from backhand.checking.sources.numpy_truths import Call, Called, numpy_itself, plainly, run_plainly
-from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.running.sandbox import running
+from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
+from backhand.checking.sources.overnumpy import OverNumpy, is_float, judged_over_numpy
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
-from backhand.checking.sources.roles import judging
 from backhand.errors import CheckError
 
 
@@ -71,8 +70,7 @@ def judge_pair(
 ) -> Report:
     """Do what `check_pair` does; of what a call of the backward was given the first draw has the upstream."""
     named = named_inputs(functions.parameters, functions.title, inputs)
-    with sandbox(), judging(), numpy_itself():
-        first = drawn(named, seed)
+    with judged_over_numpy(named, seed) as first:
         functions = functions.holding(first)
         first, named = functions.unpacked(first), _unpacking(functions, named)
         over_torch = functions.over_torch or _are_tensors(inputs, seed)
