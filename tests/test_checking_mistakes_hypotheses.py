@@ -6,6 +6,7 @@ import torch
 import backhand
 from altered import altered, from_text
 from backhand.checking.mistakes import budget
+from backhand.checking.running.alarms import awaited
 from backhand.passes import (
     attention,
     batch_norm,
@@ -426,6 +427,18 @@ def test_when_the_time_is_up_it_is_said_and_nothing_counts_as_ruled_out(
     assert late.kind == "unexplained"
     assert "no simple slip was found in the time for it" in late.message
     assert late.detail["ruled_out"] == []
+
+
+def test_who_waits_for_a_verdict_is_not_kept_waiting_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = altered(mlp_chunked, ("] = -1 / n", "] = -1.234 / n"))
+    with awaited(60.0):
+        assert backhand.check(wrong)["logprobs"].mistake.kind == "scale"
+    with awaited(0.0):
+        assert backhand.check(wrong)["logprobs"].mistake.kind == "scale"  # a little is always left
+        monkeypatch.setattr(budget, "LITTLE", 0.0)
+        row = backhand.check(wrong)["logprobs"]
+    assert "in the time for it" in row.mistake.message
+    assert "-1.234 / n" in row.lines[0].text
 
 
 @pytest.mark.parametrize("above", ["", "n = 2 * x.shape[1]\n    "])

@@ -1,6 +1,7 @@
 """A time limit for the user's code, and the alarm that the user may have set for himself."""
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from backhand.apart import ends_after
 # of what can be said of it is said there.
 BRIEFLY = 0.1
 _patience: ContextVar[float] = ContextVar("the part of the usual time that a search may take", default=1.0)
+_awaited: ContextVar[float] = ContextVar("the processor time until which somebody waits", default=math.inf)
 
 
 def patience() -> float:
@@ -29,6 +31,21 @@ def briefly() -> Iterator[None]:
         yield
     finally:
         _patience.reset(token)
+
+
+def time_left() -> float:
+    """Return how many processor seconds are left until somebody who waits should have the answer."""
+    return _awaited.get() - time.process_time()
+
+
+@contextlib.contextmanager
+def awaited(seconds: float) -> Iterator[None]:
+    """Let what can be left out be left out after so much processor time: somebody waits."""
+    token = _awaited.set(time.process_time() + seconds)
+    try:
+        yield
+    finally:
+        _awaited.reset(token)
 
 
 @contextlib.contextmanager

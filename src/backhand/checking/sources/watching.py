@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from backhand.checking.report import Report
-from backhand.checking.running.alarms import OutOfTimeError, limited
+from backhand.checking.running.alarms import OutOfTimeError, awaited, limited
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.program import parameters_of
 from backhand.checking.sources import roles
@@ -22,6 +22,8 @@ from backhand.errors import CheckError
 
 # Processor seconds for one pair: a live verdict that takes longer is not waited for.
 LONGEST = 10.0
+# And after these no more than a little is spent on a name for what is wrong: its line is known by then.
+SOON = 1.2
 # An upstream gradient of ones, as one likes to try, hides mistakes: a second one is drawn.
 DRAWS = 2
 
@@ -78,7 +80,7 @@ def judged_in_time(seen: Seen | SeenLayer) -> Report:
         CheckError: it takes too long, or does not fit together.
     """
     try:
-        with limited(LONGEST):
+        with limited(LONGEST), awaited(SOON):
             return seen.check()
     except OutOfTimeError as error:
         raise CheckError(f"{seen.title} is not judged within {LONGEST:g} s on inputs as large.") from error
