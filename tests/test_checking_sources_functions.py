@@ -526,3 +526,110 @@ def test_none_in_the_place_of_a_gradient_that_is_made_is_told_at_the_return():
     inputs = {"x": torch.randn(4, 5), "w": torch.randn(5, 5)}
     (row,) = backhand.check_function(Squared.apply, lambda x, w: (x @ w) ** 2, inputs).culprits
     assert (row.name, row.mistake.kind, row.lines[0].text) == ("x", "swapped", "return None, dw")
+
+
+class Looked(Function):
+    """Copies rows; what arrives is looked at flat, and added up row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index, table)
+        return x + table[index]
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple:
+        index, table = ctx.saved_tensors
+        dx = -dy.clone()
+        flat = dy.contiguous().view(-1, table.size(1))
+        dtable = torch.zeros_like(table)
+        dtable.index_add_(0, index, flat)
+        return dx, dtable, None
+
+
+def test_a_right_gradient_that_an_operation_in_place_reads_is_not_called_unread() -> None:
+    inputs = {"x": torch.randn(6, 3), "table": torch.randn(4, 3), "index": torch.tensor([0, 1, 1, 3, 0, 2])}
+    (row,) = backhand.check_function(Looked, lambda x, table, index: x + table[index], inputs).culprits
+    assert (row.name, row.mistake.kind, row.lines[0].text) == ("x", "sign", "dx = -dy.clone()")
+
+
+class Nearly(Function):
+    """Saves what is off by half a percent, in nothing but float64."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward((x**2).sum(0) * (1 + 0.002 * w**2), w)
+        return (x * w).square().sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple:
+        squares, w = ctx.saved_tensors
+        return None, 2 * dy * w * squares
+
+
+def test_a_formula_that_is_off_by_little_is_not_said_to_be_computed_coarsely() -> None:
+    def squared(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return (x * w).square().sum(0)
+
+    inputs = {"x": torch.randn(6, 5), "w": torch.rand(5) + 0.5}
+    (row,) = backhand.check_function(Nearly, squared, inputs, no_gradient=("x",)).culprits
+    assert row.mistake.kind == "unexplained"
+
+
+class Vanishing(Function):
+    """Sends back rounding alone, all of it scaled by the first element that arrives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x * 3
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return 1e-17 * x * dy
+
+
+def test_a_gradient_of_rounding_alone_is_not_said_to_read_one_element() -> None:
+    report = backhand.check_function(Vanishing, lambda x: x * 3, {"x": torch.randn(6, 5)})
+    assert [row.mistake.kind for row in report.culprits] == ["zero"]
+    assert not report.stress
+
+
+class Shifted(Function):
+    """Rolls along the last axis by what a filter of some size needs, and the other way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, size: int) -> torch.Tensor:
+        ctx.size = size
+        return torch.roll(x, size // 2 - 1, -1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple:
+        L = ctx.size
+        return torch.roll(dy, -L // 2, -1), None
+
+
+def test_a_size_is_not_said_to_lack_the_derivative_of_a_tanh() -> None:
+    inputs = {"x": torch.randn(3, 8), "size": 4}
+    report = backhand.check_function(Shifted, lambda x, size: torch.roll(x, size // 2 - 1, -1), inputs)
+    (row,) = report.culprits
+    assert row.mistake.message.startswith("dx: a number is off at `-L // 2`")
+
+
+class Ramp(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-3, 3) * 6
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        inside = (x > -3) & (x < 6)
+        return dy * 6 * inside
+
+
+def test_a_wrong_bound_is_called_a_bound() -> None:
+    (row,) = backhand.check_function(Ramp, lambda x: x.clamp(-3, 3) * 6, [4 * torch.randn(6, 8)]).culprits
+    assert row.lines[0].text == "inside = (x > -3) & (x < 6)"
+    assert "a bound is off at `6`" in row.mistake.message

@@ -144,7 +144,8 @@ def _linearity(probe: Probe, base: Gradients, right: bool) -> Iterator[Mistake]:
     if right or all(g.numel() <= 1 for g in upstream.values()):
         return
     other = probe(**{u: _but_first(g) for u, g in upstream.items()}) or {}
-    bad = sorted(n for n, g in base.items() if bool(g.any()) and n in other and probe.same(n, other[n], g))
+    there = [n for n, g in base.items() if n in other and not probe.same(n, g, torch.zeros_like(g))]
+    bad = sorted(n for n in there if probe.same(n, other[n], base[n]))
     if bad and len(bad) == len(base):
         use = "uses" if len(bad) == 1 else "use"
         message = f"only the first element of {arriving} is read: {', '.join(bad)} {use} no other."

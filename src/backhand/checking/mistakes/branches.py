@@ -22,10 +22,12 @@ SOLVED = 10
 
 
 def all_zero(scene: Scene) -> Finding | None:
-    """Find a gradient of zeros."""
-    if scene.value.numel() and not bool(scene.value.any()) and bool(scene.expected.any()):
-        return Finding("zero", {}, "all zeros")
-    return None
+    """Find a gradient of zeros, or of nothing but rounding."""
+    if not scene.value.numel() or not scene.same(scene.value, torch.zeros_like(scene.value)):
+        return None
+    if not bool(scene.expected.any()):
+        return None
+    return Finding("zero", {}, "all zeros, but for rounding" if bool(scene.value.any()) else "all zeros")
 
 
 def whole_factor(scene: Scene) -> Finding | None:

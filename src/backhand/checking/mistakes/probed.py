@@ -5,15 +5,18 @@ from nonsense; other upstream gradients do. These come last, where nothing repro
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from backhand.checking.meanings import KINDS, WAYS_OF_USE
-from backhand.checking.mistakes.evidence import Case
+from backhand.checking.mistakes.evidence import FAR, Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.running.precision import COARSE, UNMOVED, unit
 from backhand.checking.running.private import differentiated
+from backhand.checking.running.values import tensors_in
 from backhand.checking.verdicts.comparing import close, largest_difference
 
 Reader = Callable[[Tensor], Tensor | None]
@@ -48,10 +51,39 @@ def right_but_coarsely(case: Case) -> Finding | None:
         return None
     largest = float(scene.expected.abs().max())
     relative = largest_difference(scene.value, scene.expected) / largest if largest else float("inf")
-    if relative > COARSE:
+    if relative > COARSE or relative > FAR * _coarsest_unit(case):
         return None
     words = f"right to a relative {relative:.1g} only, as if part of it were computed coarsely"
     return Finding("dtype", {"relative": relative}, words, hint=KINDS["dtype"].hint)
+
+
+def _coarsest_unit(case: Case) -> float:
+    """Return the unit of the coarsest dtype in which the function is seen to compute; 1 if not all is seen.
+
+    A formula may be off by as little as a low dtype is.
+    """
+    if case.probes is None:
+        return 1.0
+    with _Coarsest() as seen:
+        case.probes.call()
+    return 1.0 if seen.leaves else seen.unit
+
+
+class _Coarsest(TorchFunctionMode):
+    """Notes the unit of the coarsest dtype that operations take or give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = 0.0
+        self.leaves = False  # its numbers are handed to what is no operation of PyTorch's
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation, and look at what goes into it and what comes out."""
+        result = func(*args, **(kwargs or {}))
+        self.leaves |= func in (Tensor.numpy, Tensor.__array__, Tensor.data_ptr)
+        units = (unit(t.dtype) for t in tensors_in((*args, result)) if t.is_floating_point())
+        self.unit = max(self.unit, *units, 0.0)
+        return result
 
 
 def mixes_rows(case: Case) -> Finding | None:

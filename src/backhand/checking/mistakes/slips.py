@@ -49,6 +49,7 @@ def _masks(place: Place, scope: Scope) -> Iterator[Proposal]:
     yield other, instead(node, other)
 
 
+OF_BOUNDS = "The bounds of the forward tell which elements go which way; they are the same in its backward."
 OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
 
 
@@ -63,8 +64,12 @@ def _off(place: Place) -> Finding:
         return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":
         return Finding(_of_axis(place.parent), {}, f"an axis is off at `{text}`")
-    added = isinstance(place.parent, ast.BinOp) and isinstance(place.parent.op, ast.Add | ast.Sub)
-    what = "term" if added else "number" if isinstance(place.parent, ast.Call | ast.keyword) else "factor"
+    if isinstance(place.parent, ast.Compare):
+        detail = {"used": ast.unparse(place.parent), "expected": None}
+        return Finding("wrong_point", detail, f"a bound is off at `{text}`", hint=OF_BOUNDS)
+    op = getattr(place.parent if hasattr(place.parent, "op") else place.node, "op", None)
+    of_terms, of_factors = isinstance(op, ast.Add | ast.Sub), isinstance(op, ast.Mult | ast.Div)
+    what = "term" if of_terms else "factor" if of_factors else "number"
     return Finding("scale", {"factor": None, "guess": ""}, f"a {what} is off at `{text}`")
 
 
@@ -96,6 +101,8 @@ def _complements(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     held = [scope.namespace.get(n.id) for n in ast.walk(node) if isinstance(n, ast.Name)]
     constant = all(isinstance(value, int | float) for value in held)
+    if constant:  # a probability at most, and a size not even that
+        others = [] if all(map(is_whole, held)) else [o for o in others if not _is_product(o)]
     for other in others:
         mended = instead(node, other)
         detail = {"factor": None, "guess": mended.detail["expected"]}
@@ -122,6 +129,12 @@ def _times_its_complement(node: ast.expr) -> ast.expr | None:
     if not isinstance(right, ast.BinOp) or not isinstance(right.op, ast.Sub) or not _is_one(right.left):
         return None
     return node.left if ast.dump(node.left) == ast.dump(right.right) else None
+
+
+def _is_product(node: ast.expr) -> bool:
+    """Tell whether a complement or a value stands there with a power or a product of itself."""
+    last = node.right if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) else node
+    return isinstance(last, ast.BinOp) and isinstance(last.op, ast.Mult | ast.Pow)
 
 
 def _complement(node: ast.expr) -> ast.expr:

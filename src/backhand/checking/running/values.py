@@ -43,9 +43,9 @@ class Values(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = resolve_name(func) or getattr(func, "__name__", "")
         number, self._count[name] = self._count[name], self._count[name] + 1
-        for i, value in enumerate(_tensors(args)):
+        for i, value in enumerate(tensors_in(args)):
             self._note((name, number, i), value)
-        for i, value in enumerate(_tensors((result,))):
+        for i, value in enumerate(tensors_in((result,))):
             self._note((name, number, -1 - i), value)
         return result
 
@@ -72,9 +72,10 @@ class Values(TorchFunctionMode):
         return each_once(found, labels)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors among an operation's operands or results, also those in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+            yield from tensors_in(value)

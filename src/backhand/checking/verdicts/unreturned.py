@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Source
-from backhand.checking.running.statements import writes
+from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.repairing import watched
@@ -51,7 +51,8 @@ def unreturned(
 @lru_cache(maxsize=64)
 def _idle(source: Source) -> frozenset[str]:
     """Return the variables that are read nowhere but where they are written."""
-    own = {s: writes(s) for s in source.simple}
+    # what a bare call is handed may be written there, but not by PyTorch's own: `x.add_(y)` reads y
+    own = {s: writes_surely(s) or writes(s) for s in source.simple}
     nodes = [(n, names) for s, names in own.items() for n in ast.walk(s)]
     elsewhere = {id(n) for n, names in nodes if isinstance(n, ast.Name) and n.id in names}
     every = [n for s in source.statements for n in ast.walk(s) if isinstance(n, ast.Name)]
