@@ -532,3 +532,86 @@ def test_a_forward_that_raises_on_the_usual_inputs_is_told_with_its_line(tmp_pat
     (file,) = backhand.check_files([written(tmp_path, halved)])
     assert "on the usual ones it raised TypeError" in file.problem
     assert "Mend that, or write a function inputs(rng)" in file.problem
+
+
+def test_what_an_imported_file_imports_may_lie_in_a_folder_above(tmp_path: Path):
+    package = tmp_path / "library" / "nn"
+    package.mkdir(parents=True)
+    (tmp_path / "library" / "numbers_of_ours.py").write_text("FACTOR = 2.0\n")
+    (package / "helpers.py").write_text("from numbers_of_ours import FACTOR\n")
+    file = written(
+        package,
+        "from helpers import FACTOR\n",
+        "def scale_forward(x):\n    return FACTOR * x, None\n",
+        "def scale_backward(dout, cache):\n    return FACTOR * dout\n",
+    )
+    (one,) = check_layers(file)
+    assert one.state == "right"
+    assert "numbers_of_ours" not in sys.modules
+    assert not [finder for finder in sys.meta_path if "backhand" in type(finder).__module__]
+
+
+CALLED = """
+class Linear:
+    def __init__(self, n_in, n_out):
+        self.W = np.random.randn(n_in, n_out)
+        self.x = 0
+
+    def __call__(self, x):
+        self.x = x
+        return self.forward(x)
+
+    def forward(self, x):
+        return x @ self.W
+
+    def backward(self, dout):
+        self.dW = self.x.T @ dout
+        return dout @ self.W.T
+"""
+
+
+def test_a_layer_whose_call_keeps_its_input_is_called(tmp_path: Path):
+    (one,) = check_layers(written(tmp_path, CALLED))
+    assert [(row.gradient, row.verdict) for row in one.report.rows] == [("dx", "right"), ("dW", "right")]
+    (one,) = check_layers(written(tmp_path, CALLED.replace("self.x.T @ dout", "-self.x.T @ dout")))
+    assert [(row.gradient, row.mistake.kind) for row in one.report.culprits] == [("dW", "sign")]
+
+
+CELL = """
+class Cell:
+    def __init__(self, input_size, hidden_size):
+        self.W = np.random.randn(hidden_size, input_size)
+        self.U = np.random.randn(hidden_size, hidden_size)
+
+    def forward(self, x, h):
+        h_new = np.tanh(x @ self.W.T + h @ self.U.T)
+        return h_new
+
+    def backward(self, delta, h, h_below, h_before):
+        dz = delta * (1 - h**2)
+        self.dW = dz.T @ h_below
+        self.dU = dz.T @ h_before
+        return dz @ self.W, dz @ self.U
+"""
+
+
+def test_a_backward_that_asks_for_outputs_and_inputs_in_their_order_is_given_them(tmp_path: Path):
+    (one,) = check_layers(written(tmp_path, CELL))
+    assert [row.verdict for row in one.report.rows] == ["right"] * 4
+    (one,) = check_layers(written(tmp_path, CELL.replace("dz.T @ h_before", "dz.T @ h")))
+    assert [row.gradient for row in one.report.culprits] == ["dU"]
+
+
+def test_what_a_constructor_raises_is_told(tmp_path: Path):
+    wrong = CALLED.replace("self.x = 0", "self.dW = np.zeros(None)")
+    (one,) = check_layers(written(tmp_path, wrong))
+    assert "how to make Linear(n_in, n_out) is not known, and with likely ones it raised" in one.problem
+    assert "self.dW = np.zeros(None)" in one.problem
+
+
+def test_a_constructor_may_ask_for_what_draws_its_parameters(tmp_path: Path):
+    drawn = CALLED.replace("n_out):", "n_out, weight_init_fn):").replace(
+        "np.random.randn(n", "weight_init_fn(n"
+    )
+    (one,) = check_layers(written(tmp_path, drawn))
+    assert one.state == "right"

@@ -3,10 +3,32 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
 from backhand.checking.running.endings import installed
+
+# How many folders above its own a file may be run from: a chapter's, within a part's, within the project's.
+LEVELS = 3
+
+
+class _Above:
+    """Finds what is nowhere else in the folders above, for a program may be started from one of them."""
+
+    def __init__(self, folder: Path):
+        self._folders = folder.parents[:LEVELS]
+        self.used: set[Path] = set()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return a module's place, as the import system asks for it; what is in a package it finds itself."""
+        del target
+        for folder in self._folders if path is None else ():
+            spec = PathFinder.find_spec(name, [str(folder)])
+            if spec is not None and (spec.loader is not None or any((folder / name).rglob("*.py"))):
+                self.used.add(folder)
+                return spec
+        return None
 
 
 @contextlib.contextmanager
@@ -20,13 +42,16 @@ def imports_from(folder: Path) -> Iterator[None]:
     for name in others:
         del sys.modules[name]
     known, path = set(sys.modules), set(sys.path)
+    above = _Above(folder)
+    sys.meta_path.append(above)
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True  # the folder is the user's
     try:
         yield
     finally:
         # with those of other folders that the file itself has put on the path
-        own = {folder, *(Path(entry).resolve() for entry in sys.path if entry not in path)}
+        sys.meta_path.remove(above)
+        own = {folder, *above.used, *(Path(entry).resolve() for entry in sys.path if entry not in path)}
         # all are looked up before one goes: a package without a file asks the one around it where it stands
         new = {name: set(_folders(sys.modules[name])) for name in set(sys.modules) - known}
         for name, folders in new.items():

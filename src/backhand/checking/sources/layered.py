@@ -126,7 +126,8 @@ class Class:
         if len(outs) < len(outputs):
             names = names_returned(getattr(layer, calls[0]), len(outs))
             made = {n: out for n, out in zip(names, outs, strict=True) if n is not None}
-            taking = wiring.taking(made, inputs) if len(made) == len(outs) else None
+            asked = [*parameters_of(backward)]
+            taking = wiring.taking(made, inputs, asked) if len(made) == len(outs) else None
             wiring, outputs = (taking, taking.outputs(list(inputs))) if taking else (wiring, outputs)
             plain = replace(plain, wiring=wiring, outputs=outputs)
         if len(outs) < len(outputs):
@@ -372,7 +373,8 @@ class Class:
             return backward, received(backward, inputs, made)
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}
         arguments |= {n: v for n, v in made if n in self.wiring.shared}
-        arguments |= {p: inputs[n] for p, n in self.wiring.renamed.items()}
+        there = {**dict(made), **inputs}
+        arguments |= {p: there[n] for p, n in self.wiring.renamed.items()}
         return backward, arguments | {n: inputs[n] for n in self.wiring.shared if n in inputs}
 
     def within(self, called: Called) -> AbstractContextManager[None]:

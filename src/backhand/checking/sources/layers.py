@@ -28,7 +28,7 @@ from backhand.checking.sources.globals import held_globally, sizes_of
 from backhand.checking.sources.guessing import FITS, RAISES, RIGHT, RUNS, Draw, inputs_for
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.layered import Class
-from backhand.checking.sources.making import Made, made, making
+from backhand.checking.sources.making import Made, made, making, why_not_made
 from backhand.checking.sources.missing import refuse_what_is_missing
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
@@ -239,8 +239,10 @@ def _with_sizes(report: Report, guessed: list[str]) -> Report:
 
 
 def _not_made(layer: type) -> CheckError:
+    why = why_not_made(layer)
+    tried = f", and with likely ones it {why}" if why else ""
     return CheckError(
-        f"how to make {layer.__name__}{inspect.signature(layer)} is not known: "
+        f"how to make {layer.__name__}{inspect.signature(layer)} is not known{tried}: "
         f"let the file hold one, or call backhand.check_class."
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backhand.checking.running.endings import what_raised, where_raised
 from backhand.checking.sources.courses import (
     IMAGES,
     STRIDED_IMAGES,
@@ -35,13 +36,17 @@ def _slope_of_tanh(x: Any) -> Any:
     return 1 - np.tanh(x) ** 2
 
 
+def _random(*sizes: int) -> Any:
+    return np.random.normal(size=sizes)
+
+
 # What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
 BUILT = (
     ("conv", "w", (F, C, 3, 3)),
-    ("conv", "(in|input|n|nb|num)?_?(channels|maps|depth)(_in)?|c_?in|in_c", C),
+    ("conv", "(in|input|n|nb|num)?_?(channels?|maps|depth)(_in)?|c_?in|in_c", C),
     (
         "conv",
-        "(out|output)_?(channels|maps|depth)|(n|nb|num)?_?(filter|kernel)s|(n|num)_(filter|kernel)|channels_out|c_?out|out_c",
+        "(out|output)_?(channels?|maps|depth)|(n|nb|num)?_?(filter|kernel)s|(n|num)_(filter|kernel)|channels_out|c_?out|out_c",
         F,
     ),
     ("conv", "([hw]_)?(kernel|filter)(_?(size|h|w|height|width))?|k|f", 3),
@@ -69,6 +74,7 @@ BUILT = (
         "(activation|act|f|func)(_function|_fn)?_?(prime|deriv(ative)?|grad(ient)?)|df",
         Held(_slope_of_tanh),
     ),
+    ("", "\\w*init(iali[sz]er)?_(fn|func|function)", Held(_random)),
     ("", "w", (D, H)),
     ("", "b", (H,)),
     ("", "x", (N, D)),
@@ -148,6 +154,20 @@ def made(layer: type, named: Mapping[str, Any]) -> Any | None:
     """Return an instance of a class: one that a module has, or the likeliest; None if it cannot be made."""
     held = [value for value in named.values() if type(value) is layer]
     return next(iter(held), None) or next((found.layer for found in making(layer)), None)
+
+
+def why_not_made(layer: type) -> str:
+    """Return what a class's own constructor raises on what is likely for its parameters; perhaps nothing."""
+    error: Exception | None = None
+    try:
+        needed = [n for n, p in inspect.signature(layer).parameters.items() if p.default is p.empty]
+        sizes = dict(zip(needed, (D, H, K, F, C), strict=False))
+        values = {n: known if (known := _built(layer.__name__, n)) is not None else sizes[n] for n in needed}
+        rng = np.random.default_rng(0)
+        layer(**{n: drawn_value(v, rng) for n, v in values.items()})
+    except Exception as raised:  # the user's code may raise anything
+        error = raised
+    return what_raised(error) if error is not None and where_raised(error) else ""
 
 
 def _first(layer: type, known: Mapping[str, Any], shaped: Sequence[str]) -> Any | None:

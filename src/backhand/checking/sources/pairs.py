@@ -123,7 +123,8 @@ class Wiring:
         upstream: those that receive upstream gradients, one for each output.
         cache: the one that receives what the forward returns last; empty where there is none.
         shared: those that are called as an input of the forward, or as its output.
-        renamed: those that receive an input of the forward which is called otherwise there, with that.
+        renamed: those that receive an input of the forward, or its output, which is called otherwise there,
+            with that.
     """
 
     upstream: tuple[str, ...]
@@ -147,25 +148,33 @@ class Wiring:
             arriving, caches = rest[:-1], rest[-1:]
         return Wiring(tuple(arriving), caches[0] if caches else "", shared)
 
-    def taking(self, made: Mapping[str, np.ndarray], inputs: Mapping[str, Any]) -> "Wiring | None":
+    def taking(
+        self, made: Mapping[str, np.ndarray], inputs: Mapping[str, Any], asked: Sequence[str]
+    ) -> "Wiring | None":
         """Return the same for a forward that gives fewer outputs than the backward seems to ask for.
 
         The first parameters receive the upstream gradients; the others the outputs of their names, and the
         arrays among the inputs that the backward does not ask for by name. None where these are more or
-        fewer, or may be an output as well, by their shapes.
+        fewer, or may be an output as well, by their shapes. If it asks for as many as there are of both,
+        they are the outputs and then the inputs, in their order, whatever their names are.
 
         Args:
             made: the outputs by their names in the forward's text.
             inputs: of the forward.
+            asked: the backward's parameters, in their order.
         """
         rest = self.upstream[len(made) :]
         others = [p for p in rest if p not in made]
         left = [n for n, v in inputs.items() if is_float(v) and n not in self.shared]
         shapes = {out.shape for out in made.values()}
-        if not made or len(others) != len(left) or any(inputs[n].shape in shapes for n in left):
-            return None
-        shared = (*self.shared, *(p for p in rest if p in made))
-        return Wiring(self.upstream[: len(made)], "", shared, dict(zip(others, left, strict=True)))
+        if made and len(others) == len(left) and not any(inputs[n].shape in shapes for n in left):
+            shared = (*self.shared, *(p for p in rest if p in made))
+            return Wiring(self.upstream[: len(made)], "", shared, dict(zip(others, left, strict=True)))
+        both = [*made, *(n for n, v in inputs.items() if is_float(v))]
+        given = asked[len(made) :]
+        if made and len(given) == len(both) == len({*both}):
+            return Wiring(self.upstream[: len(made)], "", (), dict(zip(given, both, strict=True)))
+        return None
 
     def outputs(self, inputs: Sequence[str]) -> tuple[str, ...]:
         """Return what the outputs are called by their upstream gradients; something else if it is taken."""

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dis
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,8 +59,18 @@ def methods_among(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def methods_of(layer: type) -> tuple[str, str] | None:
-    """Return what a class's forward and backward are called, if it has both."""
-    return methods_among(n for n in dir(layer) if isinstance(getattr(layer, n, None), FunctionType))
+    """Return what a class's forward and backward are called, if it has both.
+
+    A `__call__` that leaves something on its object beside what the forward does is how that is meant to be
+    called.
+    """
+    functions = {n: f for n in dir(layer) if isinstance(f := getattr(layer, n, None), FunctionType)}
+    found = methods_among(functions)
+    called = functions.get("__call__")
+    if found is None or called is None or found[0] not in called.__code__.co_names:
+        return found
+    stores = any(i.opname == "STORE_ATTR" for i in dis.get_instructions(called))
+    return ("__call__", found[1]) if stores else found
 
 
 def is_layer(value: object) -> bool:
