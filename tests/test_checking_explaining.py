@@ -152,9 +152,27 @@ def test_a_rule_sums_over_the_axes_of_the_broadcast_and_over_none_where_the_shap
     assert rules("z = x @ W + b", "W", shapes)[0].endswith("dr1 gets dz")
     assert rules("y = z * s", "s", shapes) == ["ds gets z * dy, summed over axis 1"]
     assert rules("y = z * s", "z", shapes) == ["dz gets s * dy"]
+    # a name that was bound anew: what it held on this line is not known, and no reason to raise
+    assert rules("z = x @ (W + y)", "x", shapes) == ["dx gets dz @ (W + y).T"]
     explained = backhand.check(mlp_chunked).explain("bndiff")
     assert "dbndiff gets bnvar_inv * dbnraw" in explained
     assert "summed" not in explained
+
+
+def test_a_product_with_a_vector_has_a_rule_of_its_own() -> None:
+    shapes = {"u": (3,), "v": (3,), "W": (3, 4)}
+    assert rules("s = u @ v", "u", shapes) == ["du gets v * ds"]
+    assert rules("s = u @ v", "v", shapes) == ["dv gets u * ds"]
+    assert rules("y = u @ W", "W", shapes) == ["dW gets outer(u, dy)"]
+    assert rules("y = u @ W", "u", shapes) == ["du gets dy @ W.T"]
+
+
+def test_what_has_no_rule_over_numpy_and_what_is_no_whole_line_raise_nothing() -> None:
+    (rule,) = rules("y = np.roll(x, 1)", "x")
+    assert rule.endswith(
+        "a small step of x in `np.roll(x, 1)` sends back of dy: no rule for roll stands here"
+    )
+    assert rules("y = torch.stack(", "y") == []
 
 
 @pytest.mark.parametrize(("line", "name", "rule"), [

@@ -86,6 +86,23 @@ def test_tests_in_a_folder_of_their_own_do_as_well(tmp_path: Path):
     assert states(file)["blend_backward"] is True
 
 
+def test_the_tests_of_a_plain_class_do_as_well(tmp_path: Path):
+    in_a_class = """class TestBlend:
+    def setup_method(self):
+        self.drawn = np.linspace(1, 2, 12).reshape(3, 4), np.linspace(-1, 2, 12).reshape(3, 4)
+
+    def test_blend(self):
+        p, q = self.drawn
+        out, cache = blend_forward(p, q, {"share": 0.3})
+        dp, dq = blend_backward(np.ones_like(out), cache)
+"""
+    file = course(tmp_path, of="q")
+    before, _, rest = TESTS.partition("def test_blend():")
+    tests = before + in_a_class + rest[rest.index("\nclass TestGate") :]
+    file.with_name("test_layers.py").write_text(tests)
+    assert states(file) == {"Gate": True, "blend_backward": False}
+
+
 def test_a_file_of_tests_is_checked_by_its_calls(tmp_path: Path):
     file = course(tmp_path, of="q").with_name("test_layers.py")
     found = reports(file)

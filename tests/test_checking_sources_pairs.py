@@ -462,6 +462,30 @@ def test_windows_and_sums_without_nan_are_followed_by_autograd():
     assert report.truth == "autograd"
 
 
+def test_what_an_array_is_asked_besides_is_followed_by_autograd():
+    """Views in memory, memory that is not begun, whole numbers as indices, and what is only looked at."""
+
+    def pairs_forward(x):
+        assert x.dtype == np.float64
+        assert len(x) == int(np.array(6))
+        rows = np.lib.stride_tricks.as_strided(x, (5, 2), (x.strides[0], x.strides[0]))
+        out = np.empty((5,))
+        out.fill(f"{x[0]}".count("never"))
+        for i in range(len(rows)):
+            out[i] += rows[i].prod() if x[0] else 0.0
+        return out.ravel(), x
+
+    def pairs_backward(dout, x):
+        dx = np.zeros_like(x)
+        dx[:-1] += dout * x[1:]
+        dx[1:] += dout * x[:-1]
+        return dx
+
+    report = check_pair(pairs_forward, pairs_backward, lambda rng: [rng.normal(size=6)])
+    assert report.ok
+    assert report.truth == "autograd"
+
+
 def test_a_loss_that_is_made_a_plain_number_is_followed_by_autograd():
     def mean_square(x, y):
         d = np.asarray(x, dtype=float) - y.astype(float)

@@ -21,6 +21,7 @@ from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.targets import (
     Hypothesis,
+    is_wrong,
     mends,
     mends_fault,
     predicts,
@@ -46,7 +47,7 @@ def _is_not_pinned(case: Case) -> bool:
 
 def _replaced_upstream(case: Case, budget: Budget) -> mending.Mended:
     unread = [path for path, _ in case.unread if path.isidentifier()]
-    if case.program is None or not unread:
+    if not unread or not is_wrong(case.program):
         return None, budget
     return mending.by_other_upstream(case.program, budget, unread)
 
@@ -179,10 +180,6 @@ def name_mistakes(
         finding, left = find(case, share)
         named[case.name] = _named(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
-    for case in unnamed:  # the line in which the mistake of a later one was found may have spoilt it as well
-        if budget.suspect is not None and named[case.name].mistake.kind == "unexplained":
-            again, _ = _by_statement([case], budget.suspect, Budget().at_most(mending.PAIRS))
-            named |= {name: _named(case, finding) for name, (case, finding) in again.items()}
     return {name: named[name] for name in blamed}
 
 
@@ -254,8 +251,7 @@ def _by_statement(
     """Find a slip in a statement that explains each of these gradients, or none."""
     found: dict[str, tuple[Case, Finding]] = {}
     for case in cases:
-        if case.program is None:
-            return {}, budget
+        assert case.program is not None
         with _as_it_ran(case):
             finding, budget = mending.by_edit_of(case.program, statement, budget)
         if finding is None:
@@ -302,7 +298,7 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     of_turns = found.kind == "missing_branch" and any("[" in name for name in named or ())
     several = len(case.suspects) > 1 and not facts.at_return(case)
     is_within = bool(named) or found.kind == "wrong_point"
-    if case.program is None or not is_within or not (of_turns or several):
+    if not is_within or not (of_turns or several) or not is_wrong(case.program):
         return found
     slip, _ = mending.by_edit(case.program, budget.at_most(mending.PAIRS if of_turns else 8 * mending.PAIRS))
     if of_turns:

@@ -82,8 +82,6 @@ def by_copy(program: Program, budget: Budget) -> Mended:
 
 def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]) -> Mended:
     """Find that one of these gradients, which the statements do not read, belongs into them."""
-    if program.is_right:
-        return None, budget
     # it comes in late as a rule: what stands above may be right as it is
     last_first = program.simple[::-1]
     scope = Focus.on(program, None).scope
@@ -134,7 +132,7 @@ def by_edit(program: Program, budget: Budget) -> Mended:
     of its temporaries, but not on those of other gradients, which have their own verdict. What goes into a
     right gradient comes last.
     """
-    return (None, budget) if program.is_right else _by_rules(program, SLIPS, budget)
+    return _by_rules(program, SLIPS, budget)
 
 
 def by_derivative(program: Program, budget: Budget) -> Mended:
@@ -173,7 +171,7 @@ def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
 def by_beginning(program: Program, budget: Budget) -> Mended:
     """Find what a sum begins with in place of zeros, though the line that adds to it seems at fault."""
     tries: list[tuple[ast.stmt, Sequence[Rule]]] = [(s, (beginnings,)) for s in program.simple]
-    return (None, budget) if program.is_right else _first_of(program, tries, budget, knowing=False)
+    return _first_of(program, tries, budget, knowing=False)
 
 
 def by_suspect(program: Program, budget: Budget) -> Mended:
@@ -203,8 +201,6 @@ def _first_of(
 
 def by_constant(program: Program, budget: Budget) -> Mended:
     """Find a constant that some expression lacks; last, for with one a line may make up for another."""
-    if program.is_right:
-        return None, budget
     for statement in (*program.own, *program.temporary):
         focus = Focus.on(program, statement)
         for place in places_of(statement):
@@ -224,8 +220,6 @@ def by_constant(program: Program, budget: Budget) -> Mended:
 
 def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
     """Find a tensor and a constant that some expression lacks as factors, both at once."""
-    if program.is_right:
-        return None, budget
     for statement in program.own:
         focus = Focus.on(program, statement)
         for edit in edits_of(statement, focus.scope, (omissions.missing_factors,)):
@@ -258,8 +252,6 @@ def _off_by(k: float, text: str) -> Finding:
 
 def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
     """Find an edit after which one factor or term is all that is missing: two slips in one line."""
-    if program.is_right:
-        return None, budget
     for statement in program.own:
         focus = Focus.on(program, statement)
         rules = *slips.OF_WHAT_IS_THERE, omissions.missing_complements
@@ -280,8 +272,6 @@ def by_two_edits(program: Program, budget: Budget, *, at_fault: bool = False) ->
 
     Two wrong names only where it is known that it is at fault: they would make anything of anything.
     """
-    if program.is_right:
-        return None, budget
     left = budget.at_most(PAIRS_AT_FAULT if at_fault else PAIRS)
     pairs: list[tuple[Rule, Sequence[Rule]]] = [(slips.other_names, (slips.other_names,))] if at_fault else []
     pairs += [(rule, slips.FEW[i:]) for i, rule in enumerate(slips.FEW[:-1])]

@@ -199,9 +199,8 @@ class Scene:
             for following, number in stack.pop().next_functions:
                 if following is None or (following, number) in named or following in found:
                     continue
-                if following.name() != "torch::autograd::AccumulateGrad":
-                    found.append(following)
-                    stack.append(following)
+                found.append(following)
+                stack.append(following)
             if len(found) > MOST_OPERATIONS:
                 return []
         return found

@@ -100,10 +100,7 @@ def _is_constant(scene: Scene, axes: tuple[int, ...]) -> bool:
 
 def _sources(scene: Scene) -> Iterator[tuple[str, Tensor]]:
     yield "the right gradient", scene.expected
-    if scene.value.shape != scene.expected.shape or len(scene.consumers) == 1:
-        for term in scene.terms():
-            if term.shape != scene.expected.shape:
-                yield "its terms", term
+    yield from (("its terms", term) for term in scene.terms() if term.shape != scene.expected.shape)
 
 
 def _reductions(source: Tensor) -> Iterator[tuple[tuple[int, ...], str, Tensor]]:

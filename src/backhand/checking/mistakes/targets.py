@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from backhand.checking.mistakes.branches import doubled
 from backhand.checking.mistakes.budget import Budget
@@ -110,13 +111,12 @@ def mends(
     """
 
     def asked(case: Case, budget: Budget) -> Mended:
-        if case.program is None:
-            return None, budget
+        assert case.program is not None
         share = budget if case.at_fault is None else budget.at_most(PAIRS)
         found, left = mender(case.program, share)
         return found, replace(budget.less(share.tries - left.tries), suspect=left.suspect)
 
-    return Hypothesis(name, asked, lambda case: case.program is not None and when(case))
+    return Hypothesis(name, asked, lambda case: when(case) and is_wrong(case.program))
 
 
 def mends_fault(
@@ -127,13 +127,16 @@ def mends_fault(
     """Return a hypothesis that mends the one statement at fault, where that is known: cheap, and exact."""
 
     def asked(case: Case, budget: Budget) -> Mended:
-        fault = case.culprit.fault
-        if case.at_fault is None or fault is None:
-            return None, budget
+        assert case.at_fault is not None
         found, budget = mender(case.at_fault, budget)
         return with_its_line(case, found), budget
 
-    return Hypothesis(name, asked, lambda case: case.at_fault is not None and when(case))
+    return Hypothesis(name, asked, lambda case: when(case) and is_wrong(case.at_fault))
+
+
+def is_wrong(program: Program | None) -> TypeGuard[Program]:
+    """Tell whether statements are there that are wrong as they are: else no edit tells what made them so."""
+    return program is not None and not program.is_right
 
 
 def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypothesis:

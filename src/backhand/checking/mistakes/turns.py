@@ -38,7 +38,7 @@ def by_order(program: Program, budget: Budget) -> tuple[Finding | None, Budget]:
     """Find a line that adds to a variable when another one has read it already."""
     blocks = [n for n in ast.walk(program.block) if isinstance(n, ast.Module | Loop)]
     late = [(block, s) for block in blocks for s in block.body if isinstance(s, ast.AugAssign)]
-    for block, statement in late if not program.is_right else ():
+    for block, statement in late:
         edit, budget = Focus.on(program, statement).first_right(_sooner(block, statement), budget)
         if edit is not None:
             at = (program.originals.get(s) for s in (*edit.mends.at, statement))

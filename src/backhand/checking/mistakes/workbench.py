@@ -24,7 +24,7 @@ from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, is_whole,
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
-from backhand.checking.running.containers import as_gradient, flatten, place_of
+from backhand.checking.running.containers import as_gradient, each, flatten, place_of
 from backhand.checking.running.inlining import FRAME
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import root
@@ -443,7 +443,7 @@ def _run(statements: list[ast.stmt], namespace: Namespace, *, careful: bool, bou
         code = compile(ast.Module(statements, []), "<edited>", "exec")
         for name in code.co_names if careful else ():
             if name in namespace:
-                namespace[name] = _fresh(namespace[name])
+                namespace[name] = each(namespace[name], _fresh)
         with torch.no_grad(), np.errstate(all="ignore"):
             if bounded:
                 run_statements(Source(tuple(statements), ()), namespace, _Bounded())
@@ -468,11 +468,7 @@ class _Bounded(Watcher):
 
 
 def _fresh(value: Any) -> Any:
-    """Return a copy of a tensor or an array, or of a container of some; anything else as it is."""
+    """Return a copy of a tensor or an array; anything else as it is."""
     if isinstance(value, Tensor):  # statements may ask whether it needs a gradient
         return leaf_like(value) if value.requires_grad else value.clone()
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, dict):
-        return {k: _fresh(v) for k, v in value.items()}
-    return type(value)(map(_fresh, value)) if type(value) in (list, tuple) else value
+    return value.copy() if isinstance(value, np.ndarray) else value

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from backhand.checking.running.containers import flatten
+from backhand.checking.running.containers import each, each_tensor, flatten
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Namespace
 from backhand.checking.running.statements import calls, may_change_in_place, reads, writes
 
 
-def as_tensor(array: np.ndarray | np.generic) -> Tensor | None:
-    """Return an array as a tensor that shares its memory where that can be; None for other dtypes."""
-    if array.dtype.kind not in "fiubc" or not isinstance(array, np.ndarray | np.generic):
-        return None
-    plain = np.asarray(array)
+def _as_tensor(value: Any) -> Any:
+    """Return an array as a tensor that shares its memory where that can be; anything else as it is."""
+    if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "fiubc":
+        return value
+    plain = np.asarray(value)
     if any(step < 0 for step in plain.strides) or not plain.flags.writeable:
         plain = plain.copy()
     try:
         return torch.from_numpy(plain)
-    except TypeError:  # uint16 and the like in older releases
-        return None
+    except TypeError:  # a `longdouble`
+        return value
 
 
 def as_tensors(value: Any) -> Any:
@@ -34,10 +34,7 @@ def as_tensors(value: Any) -> Any:
     >>> as_tensors([np.ones(2), "b"])
     [tensor([1., 1.], dtype=torch.float64), 'b']
     """
-    if isinstance(value, np.ndarray | np.generic):
-        found = as_tensor(value)
-        return value if found is None else found
-    return _each(value, as_tensors)
+    return each(value, _as_tensor)
 
 
 def as_arrays(value: Any) -> Any:
@@ -46,17 +43,7 @@ def as_arrays(value: Any) -> Any:
     >>> as_arrays({"a": torch.ones(2), "b": torch.tensor(2.0)})
     {'a': array([1., 1.], dtype=float32), 'b': np.float32(2.0)}
     """
-    if isinstance(value, Tensor):
-        return value.detach().numpy()[()]
-    return _each(value, as_arrays)
-
-
-def _each(value: Any, change: Any) -> Any:
-    if type(value) in (list, tuple):
-        return type(value)(change(v) for v in value)
-    if type(value) is dict:
-        return {k: change(v) for k, v in value.items()}
-    return value
+    return each_tensor(value, lambda tensor: tensor.detach().numpy()[()])
 
 
 def on_objects(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,8 +110,7 @@ class Tensors:
         """Return what stands for a value."""
         if isinstance(value, np.ndarray | np.generic):
             if id(value) not in self._tensors:
-                tensor = as_tensor(value)
-                self._keep(value, value if tensor is None else tensor)
+                self._keep(value, _as_tensor(value))
             return self._tensors[id(value)][1]
         if type(value) in (list, dict) and value:
             shown = [self.of(v) for v in value] if type(value) is list else self._items(value)
@@ -156,12 +142,13 @@ class Tensors:
             self._shared.append(tensor)
 
     def back(self, value: Any) -> Any:
-        """Return the array for a tensor: the one that it stands for, or a new one."""
-        if not isinstance(value, Tensor):
-            return _each(value, self.back)
-        if id(value) not in self._arrays:
-            self._keep(as_arrays(value), value)
-        return self._arrays[id(value)][1]
+        """Return the array for each tensor: the one that it stands for, or a new one."""
+        return each_tensor(value, self._back)
+
+    def _back(self, tensor: Tensor) -> Any:
+        if id(tensor) not in self._arrays:
+            self._keep(as_arrays(tensor), tensor)
+        return self._arrays[id(tensor)][1]
 
     def put_back(self) -> None:
         """Put into the user's own lists and dictionaries what was put into those shown in their place."""

@@ -1,5 +1,6 @@
 """Containers of tensors: their leaves by path, and what counts as a gradient."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
@@ -36,17 +37,32 @@ def _add(flat: dict[str, Any], path: str, value: object, depth: int) -> None:
         flat[path] = value
 
 
-def each_tensor(value: Any, copy: Callable[[Tensor], Tensor]) -> Any:
-    """Return a value, or containers of values, with something else for each tensor."""
-    if isinstance(value, Tensor):
-        return copy(value)
+def each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a value with something else for each leaf; a container stays of its kind.
+
+    >>> each({"hs": [1, 2], "at": (3,)}, lambda leaf: leaf + 1)
+    {'hs': [2, 3], 'at': (4,)}
+    """
+    if isinstance(value, Tensor):  # most are
+        return change(value)
     if isinstance(value, Mapping):
-        return {k: each_tensor(v, copy) for k, v in value.items()}
+        changed = {k: each(v, change) for k, v in value.items()}
+        if not isinstance(value, dict) or type(value) is dict:
+            return changed
+        kept = copy.copy(value)  # a `defaultdict` knows more than its items
+        kept.update(changed)
+        return kept
     if isinstance(value, list):
-        return [each_tensor(v, copy) for v in value]
-    if type(value) is tuple:
-        return tuple(each_tensor(v, copy) for v in value)
-    return value
+        return [each(v, change) for v in value]
+    if type(value) is tuple or hasattr(value, "_fields"):
+        items = (each(v, change) for v in value)
+        return tuple(items) if type(value) is tuple else type(value)(*items)
+    return change(value)
+
+
+def each_tensor(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return a value, or containers of values, with something else for each tensor."""
+    return each(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
 def as_gradient(value: object) -> Tensor | None:

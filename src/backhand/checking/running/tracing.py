@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.containers import flatten
+from backhand.checking.running.containers import each_tensor, flatten
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import lowest
@@ -113,22 +113,16 @@ def leaf_inputs(
     tensors = [v for v in flatten(inputs).values() if isinstance(v, Tensor)]
     chosen_by_user = any(t.requires_grad for t in tensors)
 
-    def leaf(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
-            needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
-            if lent and needs:
-                return value.detach().to(chosen).requires_grad_()
-            copy = value.clone() if value.dtype == chosen else value.to(chosen)
-            return copy.requires_grad_() if needs else copy
-        if isinstance(value, Mapping):
-            return {k: leaf(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [leaf(v) for v in value]
-        return value
+    def leaf(value: Tensor) -> Tensor:
+        chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
+        needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+        if lent and needs:
+            return value.detach().to(chosen).requires_grad_()
+        copy = value.clone() if value.dtype == chosen else value.to(chosen)
+        return copy.requires_grad_() if needs else copy
 
     with torch.no_grad():
-        return {name: leaf(value) for name, value in inputs.items()}
+        return {name: each_tensor(value, leaf) for name, value in inputs.items()}
 
 
 def named_values(returned: object, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from backhand.checking.sources.globals import held_globally, sizes_of
 from backhand.checking.sources.guessing import FITS, RAISES, RIGHT, RUNS, Draw, inputs_for
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.layered import Class
-from backhand.checking.sources.making import Made, made, making, why_not_made
+from backhand.checking.sources.making import Made, making, why_not_made
 from backhand.checking.sources.missing import refuse_what_is_missing
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
@@ -108,8 +108,7 @@ class _Checks:
             return self._within(layer)
         if self.inputs is None and (seen := self.recorded(layer.__name__)) is not None:
             return seen.check(draws=self.draws, seed=self.seed)
-        # perhaps of other sizes than would be guessed
-        held = [Made(v, []) for v in vars(self.module).values() if type(v) is layer][:1]
+        held = self._held(layer)
         first: CheckError | None = None
         until = time.thread_time() + MOST_SECONDS
         for found in (*held, *making(layer, model=calls is not None)):
@@ -123,6 +122,10 @@ class _Checks:
                 if found not in held:
                     raise
         raise first or _not_made(layer)
+
+    def _held(self, layer: type) -> list[Made]:
+        """Return the instance of a class that the module has, perhaps of other sizes than guessed."""
+        return [Made(v, []) for v in vars(self.module).values() if type(v) is layer][:1]
 
     def _of_layer(self, made_of: Any) -> Report:
         layer, ends = type(made_of), ends_of(type(made_of))
@@ -143,7 +146,8 @@ class _Checks:
 
     def _within(self, layer: type) -> Report:
         """Check a class that only holds a pair of functions, which hand a cache from one to the other."""
-        owner: Any = layer if roles.is_static(layer) else made(layer, vars(self.module))
+        made = (found.layer for found in (*self._held(layer), *making(layer)))
+        owner: Any = layer if roles.is_static(layer) else next(made, None)
         if owner is None:
             raise CheckError(f"how to make {layer.__name__}{inspect.signature(layer)} is not known.")
         forward, backward = (getattr(owner, name) for name in ends_of(layer))

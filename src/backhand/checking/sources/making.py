@@ -150,12 +150,6 @@ def making(layer: type, *, model: bool = False) -> Iterator[Made]:
                 yield Made(found, guessed)
 
 
-def made(layer: type, named: Mapping[str, Any]) -> Any | None:
-    """Return an instance of a class: one that a module has, or the likeliest; None if it cannot be made."""
-    held = [value for value in named.values() if type(value) is layer]
-    return next(iter(held), None) or next((found.layer for found in making(layer)), None)
-
-
 def why_not_made(layer: type) -> str:
     """Return what a class's own constructor raises on what is likely for its parameters; perhaps nothing."""
     error: Exception | None = None

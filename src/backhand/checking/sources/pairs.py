@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import as_arrays, as_tensors
-from backhand.checking.running.containers import flatten
+from backhand.checking.running.containers import each, flatten
 from backhand.checking.running.program import parameters_of
 from backhand.checking.running.sandbox import running
 from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
@@ -106,12 +106,10 @@ def named_inputs(names: Sequence[str], title: str, inputs: Any) -> Any:
     found = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
     if strange := [n for n in found if n not in names]:
         raise CheckError(f"{title} has no parameter {', '.join(strange)}: it has {', '.join(names)}.")
-    return {k: _in_float64(v) for k, v in found.items()}
+    return {k: each(v, _in_float64) for k, v in found.items()}
 
 
 def _in_float64(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _in_float64(v) for k, v in value.items()}
     return value.astype(np.float64) if is_float(value) else value
 
 

@@ -31,8 +31,6 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = 
         return False
     if user is expected or torch.equal(user, expected):
         return True
-    if expected.numel() == 0:
-        return True
     dtype, largest = coarser(user.dtype, expected.dtype), largest_of(expected)
     size = max(summands, largest) if summands < math.inf else largest
     if not math.isfinite(largest):

@@ -48,12 +48,14 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     """Return the statements at fault for the culprits of a repaired run, as far as they can be known.
 
     Args:
-        chosen, draw: the backward, and what it was run on.
+        chosen, draw: the backward, which has a source, and what it was run on.
         is_right: tells whether a value is the right one of a tensor.
         lives: recorded of the backward.
         repair: the run whose culprits are to be explained.
     """
-    known, source, gradients = knowledge(chosen, draw), chosen.backward_source, _gradients(chosen, draw)
+    source = chosen.backward_source
+    assert source is not None
+    known, gradients = knowledge(chosen, draw), _gradients(chosen, draw, source)
 
     def search(
         known: Sequence[Known], gradients: frozenset[str] | None, seconds: float
@@ -82,7 +84,7 @@ def _explains(found: Sequence[Explained], culprits: Iterable[str]) -> bool:
     return {n for one in found for n in one.gradients} >= {*culprits}
 
 
-def _by_calls(found: Sequence[Explained], source: Source | None) -> list[Explained]:
+def _by_calls(found: Sequence[Explained], source: Source) -> list[Explained]:
     """Return explanations with those in one that only hand on what one call gives, `dW += cell["dW"]`.
 
     One wrong argument of it makes all of them wrong.
@@ -96,10 +98,10 @@ def _by_calls(found: Sequence[Explained], source: Source | None) -> list[Explain
     return list(kept.values())
 
 
-def _call_behind(statement: ast.stmt, source: Source | None) -> ast.stmt | None:
+def _call_behind(statement: ast.stmt, source: Source) -> ast.stmt | None:
     """Return the call that gives the dictionary of which a statement only hands an item on."""
     item = getattr(statement, "value", None)
-    if source is None or not isinstance(item, ast.Subscript) or not isinstance(item.value, ast.Name):
+    if not isinstance(item, ast.Subscript) or not isinstance(item.value, ast.Name):
         return None
     makers = [s for s in source.simple if item.value.id in writes_surely(s)]
     called = [s for s in makers if isinstance(s, ast.Assign) and isinstance(s.value, ast.Call)]
@@ -131,11 +133,8 @@ def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explai
     return found
 
 
-def _gradients(chosen: Pass, draw: Draw) -> frozenset[str] | None:
+def _gradients(chosen: Pass, draw: Draw, source: Source) -> frozenset[str] | None:
     """Return the variables that are made of the upstream gradients; None where none is asked for."""
-    source = chosen.backward_source
-    if source is None:
-        return None
     asked = [n for n in draw.trace.upstream if chosen.wanted is not None and n in chosen.wanted]
     if chosen.contract == "returned":
         watched(chosen, draw, arriving := _Arriving(draw.trace.upstream.values()))
@@ -388,10 +387,10 @@ class _Search:
 
     def _lets_raise(self, candidate: _Candidate) -> bool:
         """Tell whether what is made of a value raised that has another shape than belongs there."""
-        errors, source = self.runs.repair.errors, self.runs.chosen.backward_source
+        errors = self.runs.repair.errors
         if not errors or not self._is_misshapen(candidate):
             return False
-        made = made_of(source.statements if source is not None else (), [candidate.target[1]])
+        made = made_of(self.runs.source.statements, [candidate.target[1]])
         return any(not made.isdisjoint(reads(s)) for s, _ in errors)
 
     def _is_misshapen(self, candidate: _Candidate) -> bool:
@@ -425,7 +424,7 @@ class _Search:
         events = self.events[target][turns.start : turns.stop]
         puts = {**self.puts, target: candidate.give}  # so that the variables of its later turns are right
         seen = self.runs.benches(puts, target, [event.step for event in events])
-        outside, source = around(self.runs.chosen), self.runs.chosen.backward_source
+        outside = around(self.runs.chosen)
         rows = zip(turns, seen.before, seen.made, map(candidate.belongs, turns), strict=False)
         benches = {
             now: Bench(outside | before, made, right)
@@ -439,7 +438,7 @@ class _Search:
             tuple(self.recogniser.taken_for(self.events[target][turn])),
             tuple(wrong),
             tuple(bench for now, bench in benches.items() if now < turn),
-            tuple(origins(source, target, wrong[-1].namespace, self.recogniser)) if wrong and source else (),
+            tuple(origins(self.runs.source, target, wrong[-1].namespace, self.recogniser)) if wrong else (),
         )
 
 

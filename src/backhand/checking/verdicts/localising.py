@@ -304,10 +304,10 @@ def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
 
     It is not where that has statements of its own alone, outside of loops, that read no temporary.
     """
-    source, repaired = chosen.backward_source, judgement.repair
-    if source is None or repaired is None or name not in repaired.observed:
+    source, seen = chosen.backward_source, judgement.seen(name)
+    if source is None or seen is None:
         return False
-    own = repaired.observed[name].statements
+    own = seen.statements
     paths = variables_of(chosen, judgement.draw).path
     gradients, variable = {root(path) for path in paths.values()}, root(paths.get(name, ""))
     if any(variable in writes(s) for s in source.simple if s not in source.statements):

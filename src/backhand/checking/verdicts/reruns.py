@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Run
+from backhand.checking.running.program import Source
 from backhand.checking.running.statements import counters, running_variables
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
@@ -27,7 +28,7 @@ class Reruns:
     """The runs of one backward on one draw, each with the gradients mended as they are made.
 
     Args:
-        chosen, draw: the backward, and what it is run on.
+        chosen, draw: the backward, which has a source, and what it is run on.
         is_right: tells whether a value is the right one of a tensor.
         lives: recorded of the backward.
         repair: the run in which nothing else was put anywhere.
@@ -50,9 +51,10 @@ class Reruns:
         self.repair: Repair = repair
         self._recogniser = recogniser
         self._variables = variables_of(chosen, draw)
-        source = chosen.backward_source
-        self._carried = running_variables(source.statements) if source is not None else {}
-        self._counters = counters(source.statements) if source is not None else ()
+        assert chosen.backward_source is not None
+        self.source: Source = chosen.backward_source
+        self._carried = running_variables(self.source.statements)
+        self._counters = counters(self.source.statements)
         self._judged: dict[str, tuple[Tensor | None, bool]] = {}  # the first value of each gradient
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
@@ -132,7 +134,7 @@ class Reruns:
         """Run the backward with something in the place of statements; look at what only it returns, too."""
         repairer = self.repairer(replace)
         run = watched(self.chosen, self.draw, Putting(repairer, puts))
-        for name, seen in at_return(self.draw, self.chosen.backward_source, run, repairer).items():
+        for name, seen in at_return(self.draw, self.source, run, repairer).items():
             replace(name, seen.value)
         return run
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from backhand.checking.running.containers import each_tensor
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import ERROR_BUDGET, HANDED_ON, LEAST_ROUNDING, converted, unit
 from backhand.checking.running.tracing import trace
@@ -36,22 +36,17 @@ def _exactly(chosen: Pass, seen: Trace, seed: int) -> Trace | None:
 
     None where the forward does not run in float64, or is another one there, as one is that draws numbers.
     """
-    upstream = {name: _raised(gradient) for name, gradient in seen.upstream.items()}
+    upstream, inputs = (each_tensor(values, _in_float64) for values in (seen.upstream, seen.inputs))
     try:
-        found = trace(chosen, _raised(seen.inputs), torch.float64, seed, upstream=upstream)
+        found = trace(chosen, inputs, torch.float64, seed, upstream=upstream)
     except Exception:  # this forward knows its own dtype only
         return None
     alike = all(n in found.outputs and close(t, found.outputs[n]) for n, t in seen.outputs.items())
     return found if alike else None
 
 
-def _raised(value: Any) -> Any:
-    """Return the same numbers in float64."""
-    if isinstance(value, Tensor):
-        return converted(value, torch.float64) if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {k: _raised(v) for k, v in value.items()}
-    return [_raised(v) for v in value] if isinstance(value, list) else value
+def _in_float64(value: Tensor) -> Tensor:
+    return converted(value, torch.float64) if value.is_floating_point() else value
 
 
 def rounding_alone(chosen: Pass, drawn: Draw) -> dict[str, float]:
