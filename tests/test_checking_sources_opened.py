@@ -11,6 +11,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 import backhand
+from backhand.checking.verdicts import localising
 from kernels import LayerNorm, SumForMean
 
 
@@ -940,3 +941,63 @@ def test_a_wrong_bound_is_told_with_the_head_of_its_loop() -> None:
         Powers, lambda x: x + x**2 + x**3 + x**4 + x**5, lambda g: {"x": torch.randn(3, 2, generator=g)}
     )
     assert report["x"].lines[0].text == "for k in range(1, 5):"
+
+
+class Spread(Function):
+    """Keeps a view of one temperature for every row, and multiplies by it."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, warmth: torch.Tensor) -> torch.Tensor:
+        Spread.calls += 1
+        ctx.warmth = warmth.expand(len(x), 1)
+        p = (x / ctx.warmth).softmax(1)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple:
+        (p,) = ctx.saved_tensors
+        inner = (p * dy).sum(1, keepdim=True)
+        return (dy - inner) * p * ctx.warmth, None
+
+
+def test_a_call_that_keeps_a_view_of_one_number_is_made_a_few_times() -> None:
+    def reference(x: torch.Tensor, warmth: torch.Tensor) -> torch.Tensor:
+        return (x / warmth).softmax(1)
+
+    inputs = {"x": torch.randn(4, 5), "warmth": torch.tensor(1.7)}
+    Spread.calls = 0
+    (row,) = backhand.check_function(Spread, reference, inputs, no_gradient=("warmth",)).culprits
+    assert row.name == "x"
+    assert Spread.calls < 60, Spread.calls
+
+
+class Rounded(Function):
+    """One gradient has a constant of eight digits, the other lacks a term."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, w)
+        return x * w.tanh() * 2**0.5 + x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple:
+        x, w = ctx.saved_tensors
+        inner = dy * w.tanh()
+        return inner * 1.4142135, dy * x * (1 - w.tanh() ** 2) * 1.4142135
+
+
+def test_what_is_off_by_rounding_alone_is_known_before_lines_are_sought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sought = []
+    localised = localising._localised
+    monkeypatch.setattr(
+        localising, "_localised", lambda *args: (sought.append(args[1].draw.ran), localised(*args))[1]
+    )
+    inputs = {"x": torch.randn(4, 5), "w": torch.randn(4, 5)}
+    report = backhand.check_function(Rounded, lambda x, w: x * w.tanh() * 2**0.5 + x.sin(), inputs)
+    assert [row.name for row in report.culprits] == ["x"]
+    assert sought[0] is not None  # it is of a run in the precision of the code

@@ -42,7 +42,7 @@ class Trials:
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
     """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
     drawn = _first(chosen, first, seed)
-    judgement = _own_precision(chosen, first, _promoted(chosen, first, judge(chosen, drawn)))
+    judgement = _own_precision(chosen, first, drawn)
     drawn = judgement.draw
     if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
         judgement = with_cancelling(chosen, judgement)
@@ -100,25 +100,51 @@ def _precisions(chosen: Pass, values: Mapping[str, Any]) -> list[tuple[torch.dty
     return [*found, (torch.float32 if own == torch.float64 else None, False)]
 
 
-def _own_precision(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
-    """Return the judgement in the precision of the code, where some gradients are off by its rounding alone.
+def _coarser(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> tuple[Draw, bool] | None:
+    """Return the run in the precision of the code, where some gradients are off by its rounding alone.
 
-    Its forward may be exact in float64 all the same, and a constant of the backward have eight digits.
+    Its forward may be exact in float64 all the same, and a constant of the backward have eight digits. With
+    it stands whether nothing is right there but what is so off.
     """
     drawn = judgement.draw
     precisions = _precisions(chosen, values)
     able = chosen.contract == "returned" and lowest(values) != torch.float64 and len(precisions) > 1
-    if not able or not judgement.culprits or drawn.dtype != torch.float64 or drawn.error is not None:
-        return judgement
-    rounding = {n for n in judgement.culprits if is_rounding(drawn, n, judgement.summands)}
+    if not able or drawn.dtype != torch.float64 or drawn.error is not None:
+        return None
+    wrong = [n for n, right in judgement.right.items() if not right]
+    rounding = {n for n in wrong if is_rounding(drawn, n, judgement.summands)}
     if not rounding:
-        return judgement
+        return None
     try:
-        other = judge(chosen, against_truth(chosen, draw(chosen, values, precisions[1][0], drawn.seed)))
+        other = against_truth(chosen, draw(chosen, values, precisions[1][0], drawn.seed))
+        right = compared(other, Summands(other))
     except Exception:  # the user's code may raise anything
+        return None
+    acquitted = {n for n in wrong if right.get(n)}
+    return (other, acquitted <= rounding) if acquitted & rounding else None
+
+
+def _own_precision(
+    chosen: Pass, values: Mapping[str, Any], drawn: Draw, first: Judgement | None = None
+) -> Judgement:
+    """Return the judgement on a draw, in the precision of the code where that acquits culprits."""
+    coarser: list[tuple[Draw, bool]] = []
+
+    def instead(so_far: Judgement) -> Draw | None:
+        found = _coarser(chosen, values, so_far)
+        coarser.extend([found] if found is not None else [])
+        return found[0] if found is not None and found[1] else None
+
+    judgement = judge(chosen, drawn, first, instead)
+    if first is None:
+        judgement = _promoted(chosen, values, judgement)
+    if not coarser or coarser[0][1]:
         return judgement
+    # what else is wrong may follow from what is acquitted
+    other = judge(chosen, coarser[0][0], first)
     acquitted = judgement.culprits.keys() - other.culprits
-    return other if acquitted and acquitted <= rounding else judgement
+    own = (is_rounding(judgement.draw, n, judgement.summands) for n in acquitted)
+    return other if acquitted and all(own) else judgement
 
 
 def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
@@ -154,7 +180,7 @@ def _another(
         return None
     if not is_finite(another) or (another.error is not None and known.error is None):
         return None
-    judgement = _own_precision(chosen, values, judge(chosen, another, first))
+    judgement = _own_precision(chosen, values, another, first)
     return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
 
 

@@ -46,10 +46,11 @@ class Kept:
         """Tell whether the run has left the context as it was."""
         held = vars(self)
         try:
-            pairs = [(getattr(held["_node"], name), first) for name, first in held["_at_first"].items()]
+            # copied as the first was: of what was expanded a copy has other strides
+            now = {name: each_tensor(getattr(held["_node"], name), leaf_like) for name in held["_at_first"]}
         except RuntimeError:  # PyTorch gives no saved tensor that was changed
             return False
-        return not held["_is_set"] and all(is_equal(now, first) for now, first in pairs)
+        return not held["_is_set"] and all(is_equal(now[n], first) for n, first in held["_at_first"].items())
 
 
 def is_equal(one: Any, other: Any) -> bool:

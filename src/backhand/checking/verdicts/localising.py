@@ -101,8 +101,19 @@ class Judgement:
         return self.repair.observed.get(name) if self.repair is not None else None
 
 
-def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
-    """Return the verdict on one draw; what is known of another one's summands is taken over from it."""
+def judge(
+    chosen: Pass,
+    draw: Draw,
+    like: Judgement | None = None,
+    instead: Callable[[Judgement], Draw | None] = lambda _: None,
+) -> Judgement:
+    """Return the verdict on one draw; what is known of another one's summands is taken over from it.
+
+    Args:
+        chosen, draw: what is judged.
+        like: the verdict on another draw.
+        instead: tells by what is wrong, before it is known why, whether another draw is to be judged.
+    """
     summands = Summands(draw, like.summands if like is not None else None, chosen.asked.tolerance)
     summands.known |= rounding_alone(chosen, draw)
     vacuous = summands.vacuous() if like is None else like.vacuous
@@ -119,6 +130,8 @@ def judge(chosen: Pass, draw: Draw, like: Judgement | None = None) -> Judgement:
     judgement = Judgement(rest, others, vacuous, summands, ambiguous=ambiguous)
     empty, lost = _empty(chosen, rest), _lost(chosen, draw)
     if not all(others.values()) or empty or draw.error is not None:
+        if (other := instead(judgement)) is not None:
+            return judge(chosen, other, like)
         judgement = _localised(chosen, judgement, like)
     culprits, gradients = judgement.culprits, draw.trace.gradients
     empty += lost[:1] if not culprits and not empty else []  # the line that raised is to be told
