@@ -615,3 +615,29 @@ def test_a_constructor_may_ask_for_what_draws_its_parameters(tmp_path: Path):
     )
     (one,) = check_layers(written(tmp_path, drawn))
     assert one.state == "right"
+
+
+def test_a_class_over_torch_is_told_what_to_do(tmp_path: Path):
+    file = written(tmp_path, CALLED.replace("np.random", "torch").replace("class", "import torch\nclass", 1))
+    file.write_text(file.read_text().replace("import numpy as np\n", ""))
+    (one,) = check_layers(file)
+    assert "Linear is a class over torch with a backward; classes are judged over NumPy. Write" in one.problem
+
+
+HEIGHT_FOR_WIDTH = """
+class Upsample2d:
+    def forward(self, A):
+        Z = np.zeros((*A.shape[:2], 2 * A.shape[3] - 1, 2 * A.shape[2] - 1))
+        for i in range(A.shape[2]):
+            Z[:, :, 2 * i, ::2] = A[:, :, i]
+        return Z
+
+    def backward(self, dLdZ):
+        return dLdZ[:, :, ::2, ::2]
+"""
+
+
+def test_what_takes_the_height_for_the_width_is_judged_on_squares(tmp_path: Path):
+    (one,) = check_layers(written(tmp_path, HEIGHT_FOR_WIDTH))
+    assert one.state == "right"
+    assert any("square" in note for note in one.report.notes)

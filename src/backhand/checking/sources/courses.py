@@ -162,8 +162,8 @@ ROWS = (
     Row("conv|pool", {"x": IMAGES_LAST}),
     Row("conv|pool", {"x": IMAGES[1:]}),  # one image
     Row("conv", {"x": SQUARE_IMAGES[1:], "w": (F, C, 3, 3), "b": (F,), "stride": 1}),
-    Row("conv|pool", {"x": SQUARE_IMAGES}, says=SQUARE),
-    Row("conv|pool", {"x": (N, 6, 6, C)}, says=SQUARE),
+    Row("conv|pool|2d|sample", {"x": SQUARE_IMAGES}, says=SQUARE),
+    Row("conv|pool|2d|sample", {"x": (N, 6, 6, C)}, says=SQUARE),
     Row("time.*sigmoid.*loss", {"x": (N, T), "y": Whole((N, T), 2)}),
     Row("sigmoid.*loss", _loss((N,), Whole((N,), 2))),
     # An entropy may be one of probabilities, which scores may be, too; a label is a class, or a row of zeros

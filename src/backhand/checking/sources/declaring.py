@@ -143,6 +143,14 @@ def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
     return bool(backwards) or any(isinstance(n, ast.ClassDef) and _gives_gradients(n) for n in tree.body)
 
 
+def classes_with_backwards(tree: ast.Module) -> list[str]:
+    """Return the names of the classes that have a forward and a backward, but for custom Functions."""
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not _is_custom_function(n)]
+    return [
+        n.name for n in classes if methods_among(m.name for m in n.body if isinstance(m, ast.FunctionDef))
+    ]
+
+
 def _hands_a_cache_on(definition: ast.stmt) -> bool:
     """Tell whether a function, or a class's, is a backward that is handed the cache of its forward."""
     if isinstance(definition, ast.ClassDef) and not _is_custom_function(definition):

@@ -24,7 +24,7 @@ from backhand.checking.running.statements import writes_surely
 from backhand.checking.sources.batches import Checked, Options, still_running
 from backhand.checking.sources.cells import written
 from backhand.checking.sources.chapters import is_definition
-from backhand.checking.sources.declaring import calls_layers, declared, is_over_numpy
+from backhand.checking.sources.declaring import calls_layers, classes_with_backwards, declared, is_over_numpy
 from backhand.checking.sources.fetched import files_from
 from backhand.checking.sources.notebooks import notebook_cells
 from backhand.checking.sources.playing import play
@@ -131,6 +131,12 @@ def opened(path: Path, options: Options, watch: Watch = lambda _: None) -> Itera
     if nothing and is_over_numpy([tree]):
         yield from _looped([(path.name, text)], path, options, watch)
         return
+    if nothing and not scripted and (classes := classes_with_backwards(tree)):
+        kind = "are classes" if len(classes) > 1 else "is a class"
+        raise CheckError(
+            f"{path}: {listed(classes)} {kind} over torch with a backward; classes are judged over NumPy. "
+            "Write forward and backward as two functions, or as a torch.autograd.Function beside a reference."
+        )
     if "" not in found.passes and (scripted or nothing):
         _refuse_precision(path, options, "is a script")
         yield [_script([(path.name, text)], path, options, watch, goes_on=False)]
