@@ -641,3 +641,62 @@ def test_what_takes_the_height_for_the_width_is_judged_on_squares(tmp_path: Path
     (one,) = check_layers(written(tmp_path, HEIGHT_FOR_WIDTH))
     assert one.state == "right"
     assert any("square" in note for note in one.report.notes)
+
+
+def test_labels_that_say_they_are_one_hot_are(tmp_path: Path):
+    loss = """
+def entropy(logits, y_onehot):
+    assert logits.shape == y_onehot.shape
+    z = logits - logits.max(axis=1, keepdims=True)
+    return np.mean(-np.sum(y_onehot * (z - np.log(np.exp(z).sum(axis=1, keepdims=True))), axis=1))
+
+def entropy_backward(logits, y_onehot):
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (e / e.sum(axis=1, keepdims=True) - y_onehot) / len(logits)
+"""
+    (one,) = check_layers(written(tmp_path, loss.replace("entropy(", "entropy_forward(")))
+    assert one.state == "right"
+
+
+def test_a_class_whose_methods_use_what_could_not_be_imported_is_not_wrong(tmp_path: Path):
+    missing = "from not_installed_here import product\n"
+    helped = CALLED.replace("        return dout", "        self.keep(dout)\n        return dout")
+    helped += "\n    def keep(self, dout):\n        self.dW = product(self.x.T, dout)\n"
+    (one, _) = check_layers(written(tmp_path, missing, helped))
+    assert "Linear uses product, which is not there: line 2, `from not_installed_here" in one.problem
+    plots = CALLED + "\n    def plot(self):\n        product(self.W, self.W)\n"
+    (one, _) = check_layers(written(tmp_path, missing, plots))
+    assert one.state == "right"
+
+
+def test_a_size_that_was_guessed_and_is_called_is_no_mistake_of_the_backward(tmp_path: Path):
+    layer = """
+class Elementwise:
+    def __init__(self, way, back):
+        self.way, self.back = way, back
+
+    def forward(self, x):
+        self.x = x
+        return x + 0.0 * self.way
+
+    def backward(self, dout):
+        return dout * self.back(self.x)
+"""
+    (one,) = check_layers(written(tmp_path, layer))
+    assert "how to make Elementwise(way, back) is not known" in one.problem
+
+
+def test_a_class_of_tests_is_no_layer(tmp_path: Path):
+    tests = """
+import unittest
+
+class TestLinear(unittest.TestCase):
+    def test_forward(self):
+        assert Linear(3, 2)(np.ones((2, 3))).shape == (2, 2)
+
+    def test_backward(self):
+        layer = Linear(3, 2)
+        layer(np.ones((2, 3)))
+        assert layer.backward(np.ones((2, 2))).shape == (2, 3)
+"""
+    assert [one.name for one in check_layers(written(tmp_path, CALLED, tests))] == [""]

@@ -199,6 +199,9 @@ MODEL_ROWS = (
     ),
     Row("", {"x": (N, D), "captions": Whole((N, T), V)}),
 )
+# Labels, by whatever name; and what may be said besides of how they are kept.
+LABELS = "(y|t)s?|y_?true|true_?y|(true_?|gt_?)?labels?|targets?|ground_?truth|actuals?"
+KEPT = "tensor|index|one_?hot|oh|enc(oded)?|batch"
 # Other words for the same parameters, as patterns.
 WORDS = (
     ("w", "weights?|filt(er)?s?"),
@@ -206,10 +209,7 @@ WORDS = (
     ("x", "x|xs|inp|inputs?(_tensor|_data)?|features|data|ima?ge?s?"),
     ("stride", "s|strides?"),
     ("scores", "scores|logits|preds?|predict(ions?|ed)(_tensor)?|y_?(pred|hat)|outputs?"),
-    (
-        "y",
-        "(y|t)s?|y_?true|true_?y|(true_?)?labels?(_tensor)?|targets?(_index|_tensor)?|ground_?truth|actuals?",
-    ),
+    ("y", f"(one_?hot_?)?({LABELS})(_?({KEPT}))?"),
     ("g", "groups"),
     ("prev_h", "h_?prev(_t|_l)?|prev_?h(idden)?|hidden(_state)?"),
     ("prev_c", "c_?prev(_t|_l)?|prev_?c"),

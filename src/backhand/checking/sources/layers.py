@@ -41,6 +41,8 @@ from backhand.errors import CheckError, in_short
 
 # Processor seconds after which a class is made in no other way.
 MOST_SECONDS = 4.0
+# What Python calls a size where that is taken for something else.
+SIZE = "'int' object"
 # How near a right gradient comes to a difference, also where the forward has a kink not far away.
 CLOSE = 1e-4
 # The call of a function or a class that its author has made, by its name; None where there is none.
@@ -106,6 +108,7 @@ class _Checks:
         calls, ends = roles.calls_of(layer), ends_of(layer)
         if calls is None and takes_cache(getattr(layer, ends[1])) and cost_of(layer, ends) is None:
             return self._within(layer)
+        refuse_what_is_missing(self.module, layer.__name__, *roles.methods_used(layer, ends))
         if self.inputs is None and (seen := self.recorded(layer.__name__)) is not None:
             return seen.check(draws=self.draws, seed=self.seed)
         held = self._held(layer)
@@ -113,7 +116,10 @@ class _Checks:
         until = time.thread_time() + MOST_SECONDS
         for found in (*held, *making(layer, model=calls is not None)):
             try:
-                return _with_sizes(self._of_layer(found.layer), found.guessed)
+                report = self._of_layer(found.layer)
+                # a size stands for what is to be called, or has attributes
+                if not (found.guessed and report.raised and SIZE in report.raised.error):
+                    return _with_sizes(report, found.guessed)
             except (NoInputsError, IndependentError) as error:
                 first = first or (_not_made(layer) if found.guessed else error)
                 if time.thread_time() > until:
@@ -157,19 +163,21 @@ class _Checks:
         """Check a backward beside the forward of its name; that of a whole model begins at its cost."""
         name, known = backward.__name__, self.functions
         if (whole := parts_of(backward, known)) is not None:
-            return self._of_model(whole)
+            found = drawing(whole)
+            if isinstance(found, tuple):
+                return self._of_model(whole, *found)
+            if (
+                isinstance(found, Exception) or whole.cost is not None
+            ):  # else it is a loss beside its backward
+                raise _without_inputs(whole.forward.__name__, parameters_of(whole.forward), found)
         forward = roles.forward_of(name, self.own) or roles.forward_of(name, known)
         if forward is None:
             wanted = name.replace("backward", "forward").replace("Backward", "Forward")
             raise CheckError(f"{name} has no {wanted}: a backward is checked beside the forward of its name.")
         return self.of_functions(Functions.of(known[forward], backward))
 
-    def _of_model(self, calls: Parts) -> Report:
+    def _of_model(self, calls: Parts, draw: Callable[..., Any], kept: Mapping[str, Any]) -> Report:
         """Check a model that is written as functions."""
-        found = drawing(calls)
-        if found is None or isinstance(found, Exception):
-            raise _without_inputs(calls.forward.__name__, parameters_of(calls.forward), found)
-        draw, kept = found
         model = Composed.of(calls, kept, draw(np.random.default_rng(self.seed)), self.seed)
         return OverNumpy.of(model, draw, self.seed).report(draws=self.draws, seed=self.seed)
 

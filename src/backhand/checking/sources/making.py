@@ -71,7 +71,7 @@ BUILT = (
     ("", "(activation|act)(_fn|_function|_func)?|f|func|function", Held(np.tanh)),
     (
         "",
-        "(activation|act|f|func)(_function|_fn)?_?(prime|deriv(ative)?|grad(ient)?)|df",
+        "((activation|act|f|func)(_function|_fn)?_?)?(prime|deriv(ative)?|grad(ient)?)|df",
         Held(_slope_of_tanh),
     ),
     ("", "\\w*init(iali[sz]er)?_(fn|func|function)", Held(_random)),

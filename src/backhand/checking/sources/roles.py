@@ -48,7 +48,7 @@ def methods_among(names: Iterable[str]) -> tuple[str, str] | None:
     >>> methods_among(["backward_pass", "name", "forward_pass"]), methods_among(["__call__", "gradient"])
     (('forward_pass', 'backward_pass'), ('__call__', 'gradient'))
     """
-    names = set(names)
+    names = {n for n in names if not n.startswith("test")}
     pairs = [(n.replace(back, on, 1), n) for n in names for back, on in _PARTS if back in n]
     pairs += [("__call__", "gradient")]  # an activation, and its derivative
     found = [pair for pair in pairs if names.issuperset(pair)]
@@ -71,6 +71,19 @@ def methods_of(layer: type) -> tuple[str, str] | None:
         return found
     stores = any(i.opname == "STORE_ATTR" for i in dis.get_instructions(called))
     return ("__call__", found[1]) if stores else found
+
+
+def methods_used(layer: type, names: Iterable[str]) -> list[FunctionType]:
+    """Return some methods of a class, with those that they mention."""
+    found: dict[str, FunctionType] = {}
+    left = [*names]
+    while left:
+        name = left.pop()
+        method = getattr(layer, name, None)
+        if name not in found and isinstance(method, FunctionType):
+            found[name] = method
+            left += method.__code__.co_names
+    return list(found.values())
 
 
 def is_layer(value: object) -> bool:
