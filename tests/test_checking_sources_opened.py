@@ -1001,3 +1001,29 @@ def test_what_is_off_by_rounding_alone_is_known_before_lines_are_sought(
     report = backhand.check_function(Rounded, lambda x, w: x * w.tanh() * 2**0.5 + x.sin(), inputs)
     assert [row.name for row in report.culprits] == ["x"]
     assert sought[0] is not None  # it is of a run in the precision of the code
+
+
+class RootMeanSquare(Function):
+    """Saves another tensor than the one that its backward takes for the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        rstd = (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+        ctx.save_for_backward(x, w + 1, rstd)
+        return x * rstd * w
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple:
+        x, scale, rstd = ctx.saved_tensors
+        along = (dy * x * scale).mean(-1, keepdim=True)
+        dx = dy * scale * rstd - rstd**3 * x * along
+        return dx, (dy * x * rstd).sum(0)
+
+
+def test_a_wrong_tensor_that_was_saved_and_is_read_twice_is_told_where_it_is_taken() -> None:
+    (row,) = backhand.check_function(
+        RootMeanSquare, lambda x, w: F.rms_norm(x, (6,), w, 1e-6), inputs
+    ).culprits
+    assert (row.name, row.mistake.kind) == ("x", "wrong_point")
+    assert row.lines[0].text == "x, scale, rstd = ctx.saved_tensors"
+    assert "scale holds another tensor than the forward's w, which belongs there" in row.mistake.message

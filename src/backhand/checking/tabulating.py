@@ -175,7 +175,7 @@ class Table:
             return ()
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         at_fault, named = [s for fault in faults for s in fault.suspects], self.named.get(name)
-        told_at = named.at if named is not None and named.is_told else ()
+        told_at = self._told_at(name)
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
@@ -202,7 +202,8 @@ class Table:
         """
         # the head of a loop, or of a condition, may be at fault as well
         heads = ast.Return | ast.If | ast.For | ast.While | ast.Assert | ast.Raise
-        firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, heads)]
+        told_at = self._told_at(name)  # as what takes a wrong tensor from where it was saved
+        firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, heads) or s in told_at]
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]
         own = [source.line(s.lineno) for s in firm]
@@ -212,6 +213,11 @@ class Table:
         near = [source.line(s.lineno) for s in beside if self._is_worth_a_look(name, s)]
         lines = tuple(dict.fromkeys((*own, *near[:BESIDE_THE_FAULT], *last, *near)))
         return lines[: max(len(own), 1) + BESIDE_THE_FAULT] or told
+
+    def _told_at(self, name: str) -> tuple[ast.stmt, ...]:
+        """Return the statements that a mistake itself tells."""
+        named = self.named.get(name)
+        return named.at if named is not None and named.is_told else ()
 
     def _is_worth_a_look(self, name: str, statement: ast.stmt) -> bool:
         """Tell whether a statement ran, and made more than None or a number."""

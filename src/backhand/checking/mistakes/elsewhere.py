@@ -2,10 +2,15 @@
 
 import ast
 
+from torch import Tensor
+
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.running.known import Known, Label
 from backhand.checking.running.names import operation_called
+from backhand.checking.running.slicing import computes
+from backhand.checking.running.statements import reads
+from backhand.checking.verdicts.comparing import close
 
 
 def another_known_value(case: Case) -> Finding | None:
@@ -18,6 +23,32 @@ def another_known_value(case: Case) -> Finding | None:
         if found is not None:
             return found
     return None
+
+
+def another_value_of_the_forward(case: Case) -> Finding | None:
+    """Find that a variable holds another tensor than that of the forward with which all is right.
+
+    So it is where another one was saved, or was taken from there.
+    """
+    fault = case.culprit.fault
+    if fault is None or not fault.belongs.is_value or not fault.variable:
+        return None
+    trace, belongs = case.first.draw.trace, fault.belongs.values[0]
+    held = {n: v for n, v in {**trace.inputs, **trace.tensors}.items() if isinstance(v, Tensor)}
+    alike = (n for n, v in held.items() if v.shape == belongs.shape and close(v, belongs))
+    name, own = next(alike, None), held.get(fault.variable)
+    value = fault.benches[0].value if fault.benches else None
+    if own is not None and value is not None and own.shape == value.shape and close(value, own):
+        return None  # it holds what it is called: what is made of it is at fault
+    source = case.chosen.backward_source
+    readers = [s for s in source.simple if fault.variable in reads(s)] if source is not None else []
+    if name is None and len(readers) < 2:
+        return None  # the one line that reads it may as well lack an operation
+    there = f"the forward's {name}" if name else f"what {_place(fault.belongs.label)} takes or gives"
+    words = f"{fault.variable} holds another tensor than {there}, which belongs there"
+    detail = {"used": fault.variable, "expected": name}
+    hint = "" if computes(fault.statement) else "Look at what the forward saves, and in which order."
+    return Finding("wrong_point", detail, words, at=(fault.statement,), hint=hint)
 
 
 def what_belongs(case: Case) -> str:
@@ -78,7 +109,7 @@ def _place(label: Label) -> str:
 
 def _in_words(operation: tuple[ast.stmt | None, str]) -> str:
     statement, name = operation
-    called = operation_called(name)
+    called = operation_called(name).rsplit(".", 1)[-1]
     if statement is None:
         return f"the {called}"
     return f"the {called} in `{ast.unparse(statement).splitlines()[0]}`"

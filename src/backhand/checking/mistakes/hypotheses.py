@@ -16,7 +16,11 @@ import torch
 
 from backhand.checking.mistakes import branches, facts, mending, probed, shapes, turns, upstreams
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.elsewhere import another_known_value, what_belongs
+from backhand.checking.mistakes.elsewhere import (
+    another_known_value,
+    another_value_of_the_forward,
+    what_belongs,
+)
 from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.targets import (
@@ -129,6 +133,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("a local derivative", mending.by_derivative),
     mends("a small edit and a factor", mending.by_edit_and_factor, _is_not_pinned),
     mends("two small edits of one line", mending.by_two_edits, _is_not_pinned),
+    tells("another value", lambda case: with_its_line(case, another_value_of_the_forward(case))),
     predicts("a term that couples elements", branches.coupling),
     tells("an upstream gradient that is not read", facts.upstream_not_read),
     predicts("some rows only", shapes.partly),
