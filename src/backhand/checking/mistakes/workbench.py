@@ -168,7 +168,9 @@ class Program:
         Where `z[:, t]` stands, `r[:, t]` may belong there, or beside it.
         """
         namespace = self.benches[0].namespace
-        subscripts = [(ast.unparse(read.value), ast.unparse(read.slice)) for read in self.indexed]
+        # within the brackets, where a tuple has no parentheses: `:, t` could not stand in any
+        texts = ((ast.unparse(read), ast.unparse(read.value)) for read in self.indexed)
+        subscripts = [(name, text[len(name) + 1 : -1]) for text, name in texts]
         at = _indices((index for _, index in subscripts), namespace)
         shapes: dict[str, set[torch.Size]] = {}  # of what is read, by the index
         for name, text in subscripts:
