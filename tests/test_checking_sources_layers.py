@@ -700,3 +700,55 @@ class TestLinear(unittest.TestCase):
         assert layer.backward(np.ones((2, 2))).shape == (2, 3)
 """
     assert [one.name for one in check_layers(written(tmp_path, CALLED, tests))] == [""]
+
+
+OVER_TIME = """
+class Cell:
+    def __init__(self, W, U):
+        self.params = [W, U]
+        self.grads = [np.zeros_like(W), np.zeros_like(U)]
+
+    def forward(self, x, h):
+        W, U = self.params
+        self.cache = x, h, np.tanh(x @ W + h @ U)
+        return self.cache[-1]
+
+    def backward(self, dh_next):
+        W, U = self.params
+        x, h, h_next = self.cache
+        dz = dh_next * (1 - h_next**2)
+        self.grads[0][...] = x.T @ dz
+        self.grads[1][...] = h.T @ dz
+        return dz @ W.T, dz @ U.T
+
+class TimeCell:
+    def __init__(self, Wx, Wh):
+        self.params = [Wx, Wh]
+        self.grads = [np.zeros_like(Wx), np.zeros_like(Wh)]
+        self.layers = None
+
+    def forward(self, xs):
+        self.layers, h, hs = [], np.zeros((len(xs), self.params[1].shape[0])), []
+        for t in range(xs.shape[1]):
+            cell = Cell(*[p.copy() for p in self.params])
+            h = cell.forward(xs[:, t], h)
+            self.layers.append(cell)
+            hs.append(h)
+        return np.stack(hs, axis=1)
+
+    def backward(self, dhs):
+        dxs, dh = np.zeros((*dhs.shape[:2], self.params[0].shape[0])), 0.0
+        for grad in self.grads:
+            grad[...] = 0
+        for t in reversed(range(dhs.shape[1])):
+            dxs[:, t], dh = self.layers[t].backward(dhs[:, t] + dh)
+            for own, grad in zip(self.grads, self.layers[t].grads):
+                own += grad
+        return dxs
+"""
+
+
+def test_copies_of_parameters_that_each_call_makes_are_none(tmp_path: Path):
+    one = next(o for o in check_layers(written(tmp_path, OVER_TIME)) if o.name == "TimeCell")
+    verdicts = [(row.gradient, row.verdict) for row in one.report.rows]
+    assert verdicts == [("dxs", "right"), ("grads_0", "right"), ("grads_1", "right")]

@@ -253,14 +253,29 @@ class Class:
         return self.steps.gradients(after, rates, dict(arrays_of(after)))
 
     def kept_by_a_call(self, inputs: Mapping[str, Any], seed: int) -> set[str]:
-        """Return where something lies that the last call has left, such as its input: it is no parameter."""
+        """Return where something lies that the last call has left, such as its input: it is no parameter.
+
+        Nor is what each call makes anew, as the cells of a layer over time with copies of its parameters:
+        what it is before makes no difference to what it is after.
+        """
         rng = np.random.default_rng(seed)
         others = {n: moved(v, rng) if is_float(v) else _mixed(v, rng) for n, v in inputs.items()}
+        before = dict(arrays_of(self.layer))
         try:
             after = dict(arrays_of(self.forward(copy.deepcopy(others)).state[0]))
         except Exception:  # it asks for the very numbers that it was given
             return set()
-        return {w for w, a in arrays_of(self.layer) if w not in after or not np.array_equal(a, after[w])}
+        kept = {w for w, a in before.items() if w not in after or not np.array_equal(a, after[w])}
+        layer = copied(self.layer)
+        rest = {w: a for w, a in before.items() if w not in kept and a.ndim and is_float(a)}
+        shifted = {w: moved(rest[w], rng) for w in once(rest)}
+        for where, value in shifted.items():
+            put(layer, where, value)
+        try:
+            there = dict(arrays_of(replace(self, layer=layer).forward(copy.deepcopy(others)).state[0]))
+        except Exception:  # it asks for the very numbers that lie there
+            return kept
+        return kept | {w for w in shifted if w not in there or not np.array_equal(there[w], shifted[w])}
 
     def depends_on(
         self, where: str, inputs: Mapping[str, Any], outputs: Sequence[np.ndarray], seed: int
