@@ -3,6 +3,8 @@
 import gc
 import json
 import weakref
+from collections import defaultdict
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,6 +22,26 @@ def test_the_default_dtype_is_put_back_even_after_an_error() -> None:
     with pytest.raises(CheckError, match="forward raised ValueError: no"):
         backhand.check(forward, lambda x: {}, inputs={"x": torch.randn(3)})
     assert torch.get_default_dtype() == torch.float32
+
+
+class State(NamedTuple):
+    h: torch.Tensor
+    c: torch.Tensor
+
+
+def test_containers_among_the_inputs_stay_of_their_kind() -> None:
+    def forward(state, scales):
+        y = state.h * state.c * scales["missing"]
+        return locals()
+
+    def backward(dy, state, scales):
+        dstate = [dy * state.c * scales["missing"], dy * state.h * scales["missing"]]
+        return locals()
+
+    inputs = {"state": State(torch.randn(3), torch.randn(3)), "scales": defaultdict(lambda: 2.0)}
+    report = backhand.check(forward, backward, inputs=inputs, out="y")
+    assert report.ok
+    assert [row.name for row in report.rows] == ["state[0]", "state[1]"]
 
 
 def test_small_tensors_are_left_to_one_thread_and_the_number_is_put_back() -> None:

@@ -584,3 +584,30 @@ def inputs(generator):
 def test_what_a_softmax_gave_is_known_where_only_its_logarithm_is_held(new: str, words: str) -> None:
     (culprit,) = backhand.check(from_text(LOGARITHMS.replace("logs.exp() * ", new))).culprits
     assert words in culprit.mistake.message
+
+
+SELECTED = """
+import torch
+
+out = "y"
+
+def forward(x, at):
+    y = x.index_select(-1, at)
+    return locals()
+
+def backward(dy, x, at):
+    dx = torch.zeros_like(x)
+    dx[:, at] = dy
+    return locals()
+
+def inputs(generator):
+    return {"x": torch.randn(3, 5, generator=generator), "at": torch.tensor([0, 2, 2, 4])}
+"""
+
+
+def test_columns_that_are_selected_twice_keep_one_of_their_gradients() -> None:
+    (culprit,) = backhand.check(from_text(SELECTED)).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "overwritten"
+    right = SELECTED.replace("dx[:, at] = dy", "dx.index_add_(-1, at, dy)")
+    assert backhand.check(from_text(right)).ok

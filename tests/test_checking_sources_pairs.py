@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy import add
 from numpy.lib.stride_tricks import sliding_window_view
 
 import backhand
@@ -473,7 +474,7 @@ def test_what_an_array_is_asked_besides_is_followed_by_autograd():
         out.fill(f"{x[0]}".count("never"))
         for i in range(len(rows)):
             out[i] += rows[i].prod() if x[0] else 0.0
-        return out.ravel(), x
+        return add(out.ravel(), 0.0), x
 
     def pairs_backward(dout, x):
         dx = np.zeros_like(x)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backhand.checking.running.containers import each
 from backhand.checking.running.private import numpy_defaults
 from backhand.checking.running.tracked import (
     Number,
@@ -118,9 +119,9 @@ def _by_numpy(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
             if value.tensor.requires_grad:
                 raise UntrackedError(getattr(function, "__name__", "a function"))
             return value.tensor.numpy()
-        return type(value)(plain(v) for v in value) if type(value) in (list, tuple) else value
+        return value
 
-    return wrapped(function(*plain(args), **{k: plain(v) for k, v in options.items()}))
+    return wrapped(function(*each(args, plain), **each(options, plain)))
 
 
 _ALLOCATING = ("empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like")

@@ -40,8 +40,6 @@ from backhand.checking.verdicts.variables import around
 MOST_SECONDS = 5.0
 # So many lines at once may be wrong in one loop before what they do can no longer be told apart.
 MOST_FAULTS = 2
-# What is no larger beside what it was is rounding, in float64.
-VANISHES = 1e-10
 
 
 def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair) -> list[Explained]:
@@ -230,7 +228,6 @@ class _Search:
     def explained(self) -> Explained | None:
         """Return the statements, the first in time; None where none can be known."""
         mends: tuple[_Candidate, frozenset[str]] | None = None
-        makes_up: tuple[_Candidate, frozenset[str]] | None = None
         whole: tuple[_Candidate, frozenset[str]] | None = None
         failing: list[_Candidate] = []
         for candidate in self._in_time(self._candidates(self.events)):
@@ -243,9 +240,6 @@ class _Search:
             if left is None or not left < wrong:
                 failing.append(candidate)
             elif self._gain(candidate) > 0:
-                if self._leaves_nothing_to_do(candidate):
-                    makes_up = makes_up or (candidate, left)
-                    continue
                 mends = candidate, left
                 if not left:
                     break
@@ -254,8 +248,6 @@ class _Search:
                 whole = whole or (candidate, left)
         if whole is not None and (mends is None or mends[1]):
             mends = whole
-        if makes_up is not None and (mends is None or makes_up[1] < mends[1]):
-            mends = makes_up
         if mends is not None:
             return self._told(self._source_of(*mends), self.culprits - mends[1])
         best = self._most_telling(failing)
@@ -306,21 +298,6 @@ class _Search:
         held = (namespace.get(name) for name in reads(statement) - writes_surely(statement))
         read = [v.flatten() for v in held if isinstance(v, Tensor) and v.is_floating_point()]
         return made is not None and len(read) > 1 and bool(torch.isin(made, torch.cat(read)).all())
-
-    def _leaves_nothing_to_do(self, candidate: _Candidate) -> bool:
-        """Tell whether with what is put there a later statement gives zeros which else does not.
-
-        So it is where the end is put in the middle: of what has no mean there is none to be subtracted.
-        """
-        after = self.runs.logged({**self.puts, candidate.target: candidate.give}).events
-        pairs = (
-            (e, now)
-            for t, its in self.events.items()
-            if t != candidate.target  # which gives what is put there
-            for e, now in zip(its, after.get(t, ()), strict=False)
-        )
-        later = ((e.sign, now.sign) for e, now in pairs if e.step > candidate.step and e.shape == now.shape)
-        return any(abs(now) <= VANISHES * abs(before) for before, now in later if before)
 
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
         """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""
