@@ -752,3 +752,8 @@ def test_copies_of_parameters_that_each_call_makes_are_none(tmp_path: Path):
     one = next(o for o in check_layers(written(tmp_path, OVER_TIME)) if o.name == "TimeCell")
     verdicts = [(row.gradient, row.verdict) for row in one.report.rows]
     assert verdicts == [("dxs", "right"), ("grads_0", "right"), ("grads_1", "right")]
+
+
+def test_a_function_that_returns_nothing_in_a_list_is_no_loss(tmp_path: Path):
+    (one,) = check_layers(written(tmp_path, RELU, "def similar(words):\n    return []\n"))
+    assert one.state == "right"

@@ -213,7 +213,8 @@ def gives_gradients(function: ast.FunctionDef) -> bool:
     parameters = {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)}
     given = {n.lower() for n in parameters | ({n.id for n in names} - made)}
     for returned in returns(function.body):
-        first, *parts = returned.value.elts if isinstance(returned.value, ast.Tuple | ast.List) else [None]
+        elements = returned.value.elts if isinstance(returned.value, ast.Tuple | ast.List) else []
+        first, *parts = elements or [None]
         named = [p.id for p in parts if isinstance(p, ast.Name) and p.id in made]
         if any({tensor.lower() for tensor in tensor_named(name)} & given for name in named):
             return True
