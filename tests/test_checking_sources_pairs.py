@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import linecache
 from collections.abc import Callable
 
 import numpy as np
@@ -623,3 +624,23 @@ def test_a_value_that_another_one_is_made_of_is_not_what_should_be_returned():
         lambda x: (x**2 / 2, (x, None, None)), backward, {"x": np.random.randn(3, 4)}
     ).culprits
     assert row.mistake.kind == "scale"
+
+
+@pytest.mark.parametrize("line", ["dout * p * (1 - p)", "dout * (p * (1.0 - p))", "(1 - p) * p * dout"])
+def test_a_softmax_whose_elements_are_taken_alone_lacks_their_coupling(line: str):
+    space = {"np": np}
+    exec(
+        "def soft_forward(x):\n"
+        "    e = np.exp(x - x.max(axis=1, keepdims=True))\n"
+        "    p = e / e.sum(axis=1, keepdims=True)\n"
+        "    return p, p\n",
+        space,
+    )
+    source = f"def soft_backward(dout, p):\n    dx = {line}\n    return dx\n"
+    name = f"<soft {line}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    exec(compile(source, name, "exec"), space)
+    x = np.random.default_rng(0).normal(size=(4, 5))
+    (row,) = backhand.check_pair(space["soft_forward"], space["soft_backward"], {"x": x}).culprits
+    assert row.mistake.kind == "missing_branch"
+    assert "takes each element of a softmax for itself" in row.mistake.message

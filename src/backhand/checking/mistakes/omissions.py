@@ -1,6 +1,7 @@
 """What a statement may lack, each as the rule that puts it in: a factor, a power, a term, an axis, a sum."""
 
 import ast
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -119,17 +120,39 @@ def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def missing_couplings(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield what a softmax takes away: of all that it is multiplied with, the sum along its axis."""
+    """Yield what a softmax takes away: of all that it is multiplied with, the sum along its axis.
+
+    Where `1 - p` stands, as if each element were alone, that takes its place.
+    """
     node = place.node
     for name, axis in scope.summing_to_one if place.holds_value(scope) else ():
         # `x - p * x.sum(axis, keepdim=True)`
         keeping = [ast.keyword(scope.dialect.keeping, ast.Constant(True))]
-        whole = ast.Call(ast.Attribute(node, "sum", ast.Load()), [ast.Constant(axis)], keeping)
-        taken = ast.BinOp(scope.expression(name), ast.Mult(), whole)
         text = f"{name} * (...).sum({axis}, {scope.dialect.keeping}=True)"
-        words = f"the term that couples the elements along axis {axis} is missing: `{text}`"
-        edit = Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
-        yield ast.BinOp(node, ast.Sub(), taken), edit
+        missing = f"the term that couples the elements along axis {axis} is missing: `{text}`"
+        alone = f"`1 - {name}` takes each element of a softmax for itself: {missing}"
+        for product, words in ((node, missing), (_without_complement(node, name), alone)):
+            if product is None:
+                continue
+            whole = ast.Call(ast.Attribute(product, "sum", ast.Load()), [ast.Constant(axis)], keeping)
+            taken = ast.BinOp(scope.expression(name), ast.Mult(), whole)
+            edit = Finding("missing_branch", {"branches": [], "axes": [axis]}, words)
+            yield ast.BinOp(product, ast.Sub(), taken), edit
+
+
+def _without_complement(node: ast.expr, name: str) -> ast.expr | None:
+    """Return a product without its factor `1 - name`; None where it has none."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return None
+    for side, other in (("left", node.right), ("right", node.left)):
+        factor = getattr(node, side)
+        if isinstance(factor, ast.BinOp) and ast.unparse(factor) in (f"1 - {name}", f"1.0 - {name}"):
+            return other
+        if (rest := _without_complement(factor, name)) is not None:
+            product = copy.copy(node)
+            setattr(product, side, rest)
+            return product
+    return None
 
 
 def _is_added_to(place: Place, name: str) -> bool:

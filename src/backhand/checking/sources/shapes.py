@@ -35,8 +35,9 @@ from backhand.checking.sources.courses import (
 )
 
 # Processor seconds for the whole search, and runs for each layout of the data: a forward of such sizes takes
-# less than a millisecond, and with the right layout there are some runs for each of its arrays.
-LONGEST, MOST_RUNS = 3.0, 400
+# less than a millisecond, and with the right layout there are some runs for each of its arrays. What is found
+# takes half a second on a quiet machine; on a busy one, where it is several, the verdict is to be the same.
+LONGEST, MOST_RUNS = 6.0, 400
 # So long others are looked for when something fits on which the backward is wrong, as it may be anywhere.
 OTHERS_TRIED = 0.5
 
@@ -199,6 +200,7 @@ class Search:
         self.fixed: Mapping[str, Any] = fixed
         self.ends: float = time.thread_time() + LONGEST
         self.runs: int = 0
+        self._judged: dict[str, bool | None] = {}  # by what the inputs were; many layouts have the same
         self.doubtful: dict[str, Any] | None = None  # the first that fits, on which the backward is wrong
         self.lacking: NameError | None = None  # what the forward says that is not there
 
@@ -222,7 +224,10 @@ class Search:
             return None
         if needed is None:
             values = self._values(known)
-            fits = self.accepts(drawn(values))
+            key = repr(values)
+            if key not in self._judged:
+                self._judged[key] = self.accepts(drawn(values))
+            fits = self._judged[key]
             if fits is None and self.doubtful is None:
                 self.doubtful, self.ends = values, min(self.ends, time.thread_time() + OTHERS_TRIED)
             return values if fits and self._says_as_much(values) else None
