@@ -757,3 +757,25 @@ def test_copies_of_parameters_that_each_call_makes_are_none(tmp_path: Path):
 def test_a_function_that_returns_nothing_in_a_list_is_no_loss(tmp_path: Path):
     (one,) = check_layers(written(tmp_path, RELU, "def similar(words):\n    return []\n"))
     assert one.state == "right"
+
+
+def test_a_slice_that_cuts_all_away_without_padding_is_told(tmp_path: Path):
+    layer = """
+class Pad:
+    def __init__(self, padding=0):
+        self.padding = padding
+
+    def forward(self, x):
+        self.padded = np.pad(x, ((0, 0), (self.padding, self.padding)))
+        return 2 * self.padded
+
+    def backward(self, dout):
+        p = self.padding
+        dpadded = 2 * dout
+        dx = dpadded[:, p:-p]
+        return dx
+"""
+    (one,) = check_layers(written(tmp_path, layer))
+    (row,) = one.report.culprits
+    assert "`p:-p` is empty, for p is 0" in row.mistake.message
+    assert row.lines[0].text == "dx = dpadded[:, p:-p]"

@@ -77,6 +77,23 @@ def raised_meanwhile(case: Case) -> Finding | None:
     return Finding("unexplained", {"ruled_out": []}, told(draw.error), at=tuple(at[:1]))
 
 
+def cut_away(case: Case) -> Finding | None:
+    """Find a slice up to `-p` where p is 0, which leaves nothing: an image without padding, say."""
+    seen, expected = case.seen, case.first.draw.trace.gradients.get(case.name)
+    if seen is None or seen.value is None or seen.value.numel() or expected is None or not expected.numel():
+        return None
+    for statement in dict.fromkeys((*seen.statements, *case.suspects)):
+        for node in ast.walk(statement):
+            upper = node.upper if isinstance(node, ast.Slice) else None
+            by = upper.operand if isinstance(upper, ast.UnaryOp) and isinstance(upper.op, ast.USub) else None
+            if isinstance(by, ast.Name) and seen.namespace.get(by.id) == 0:
+                text = ast.unparse(node)
+                hint = f"Slice up to the size that is left, or cut only where {by.id} is not 0."
+                words = f"`{text}` is empty, for {by.id} is 0"
+                return Finding("partial", {"where": text}, words, at=(statement,), hint=hint)
+    return None
+
+
 def no_value(case: Case) -> Finding | None:
     """Find that nothing was made though nothing raised: None."""
     if case.culprit.value is not None or why_it_raised(case) is not None:

@@ -76,6 +76,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("another variable than the right one is returned", facts.right_but_unreturned),
     tells("another place among what is returned", facts.in_another_place),
     tells("a line above that raised", facts.raised_above),
+    tells("a slice that leaves nothing", facts.cut_away),
     tells("no value", facts.no_value),
     tells("a variable that is not there", facts.unassigned),
     tells("a variable that is not carried on", facts.not_carried_on),
