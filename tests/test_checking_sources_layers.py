@@ -779,3 +779,27 @@ class Pad:
     (row,) = one.report.culprits
     assert "`p:-p` is empty, for p is 0" in row.mistake.message
     assert row.lines[0].text == "dx = dpadded[:, p:-p]"
+
+
+def test_gradients_on_a_layer_that_are_exchanged_are_told_where_they_are_put(tmp_path: Path):
+    layer = """
+class Scale:
+    def __init__(self, n):
+        self.W = np.ones((1, n))
+        self.b = np.zeros((1, n))
+
+    def forward(self, x):
+        self.x = x
+        return x * self.W + self.b
+
+    def backward(self, dout):
+        self.dW = np.sum(dout, axis=0, keepdims=True)
+        self.db = np.sum(dout * self.x, axis=0, keepdims=True)
+        dx = dout * self.W
+        return dx
+"""
+    (one,) = check_layers(written(tmp_path, layer))
+    (row,) = one.report.culprits
+    assert (row.gradient, row.mistake.kind) == ("dW", "swapped")
+    assert "it is db: the two stand in each other's place" in row.mistake.message
+    assert row.lines[0].text == "self.dW = np.sum(dout, axis=0, keepdims=True)"

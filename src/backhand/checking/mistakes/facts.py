@@ -226,12 +226,28 @@ def in_another_place(case: Case) -> Finding | None:
                     "Each input has a gradient of its own there.",
                 )
                 return Finding("swapped", {"with": gradient}, words, at=_return_of(case), hint=hint)
+            if left := [s for name in (case.name, other) for s in _left_by(case, name)]:
+                words = f"it is {gradient}: the two stand in each other's place"
+                first = min(left, key=lambda s: s.lineno)  # one mistake, told where the first of the two is
+                return Finding("swapped", {"with": gradient}, words, at=(first,))
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
         if case.culprit.value is None and _is_that_of(other, case.name, draw):
             words = f"None, for {gradient} is returned as it: they have another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
     return None
+
+
+def _left_by(case: Case, name: str) -> tuple[ast.stmt, ...]:
+    """Return what put a gradient on an object, as `self.dW = ...`; nothing if it is returned."""
+    source, seen = case.chosen.backward_source, case.first.seen(name)
+    last = seen.statements[-1] if seen is not None and seen.statements else None
+    taken = last.value if isinstance(last, ast.Assign) else None  # at the end, to be judged
+    if source is None or not isinstance(taken, ast.Attribute):
+        return ()
+    place = ast.unparse(taken)
+    assigned = [s for s in source.simple if isinstance(s, ast.Assign)]
+    return tuple(s for s in assigned if place in map(ast.unparse, s.targets))[-1:]
 
 
 def right_but_unreturned(case: Case) -> Finding | None:
