@@ -2,6 +2,7 @@
 
 import ast
 import copy
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -103,7 +104,8 @@ class Putting(Shadow):
             put |= _done_with(statement, value, variables) if isinstance(value, Tensor) else {}
         if put:
             self.repairer.made_up_for()
-        return put | super().ran(step, statement, {**variables, **put})
+        # as a view: to look at every variable would take longer than the statement
+        return put | super().ran(step, statement, ChainMap(put, variables) if put else variables)  # type: ignore[arg-type]
 
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a turn that gave nothing."""
