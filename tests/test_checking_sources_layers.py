@@ -12,9 +12,11 @@ import pytest
 
 import backhand
 from backhand import Checked, CheckError
+from backhand.checking.running import importing
 from backhand.checking.running.alarms import BRIEFLY, patience
 from backhand.checking.sources import files
 from backhand.checking.sources.batches import Options
+from backhand.checking.sources.coursework import layers_opened
 from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.guessing import inputs_for
 from backhand.rendering.outcomes import show_several
@@ -549,6 +551,20 @@ def test_what_an_imported_file_imports_may_lie_in_a_folder_above(tmp_path: Path)
     assert one.state == "right"
     assert "numbers_of_ours" not in sys.modules
     assert not [finder for finder in sys.meta_path if "backhand" in type(finder).__module__]
+
+
+def test_what_is_installed_within_the_project_stays_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    (environment / "installed_there.py").write_text("")
+    (tmp_path / "lies_above.py").write_text("import installed_there\n")
+    (tmp_path / "library").mkdir()
+    monkeypatch.setattr(importing, "installed", lambda file: str(environment) in file)
+    monkeypatch.syspath_prepend(environment)
+    with layers_opened(written(tmp_path / "library", "import lies_above\n", RELU), Options()) as (one,):
+        assert one.check().ok
+    assert "lies_above" not in sys.modules
+    assert sys.modules.pop("installed_there")
 
 
 CALLED = """

@@ -25,10 +25,15 @@ class _Above:
         del target
         for folder in self._folders if path is None else ():
             spec = PathFinder.find_spec(name, [str(folder)])
-            if spec is not None and (spec.loader is not None or any((folder / name).rglob("*.py"))):
+            # of a folder that says nothing, its own files and its subfolders' tell: it may hold a lot of data
+            if spec is not None and (spec.loader is not None or _has_code(folder / name)):
                 self.used.add(folder)
                 return spec
         return None
+
+
+def _has_code(package: Path) -> bool:
+    return any(any(package.glob(files)) for files in ("*.py", "*/*.py"))
 
 
 @contextlib.contextmanager
@@ -53,9 +58,10 @@ def imports_from(folder: Path) -> Iterator[None]:
         sys.meta_path.remove(above)
         own = {folder, *above.used, *(Path(entry).resolve() for entry in sys.path if entry not in path)}
         # all are looked up before one goes: a package without a file asks the one around it where it stands
-        new = {name: set(_folders(sys.modules[name])) for name in set(sys.modules) - known}
+        new = {name: _folders(sys.modules[name]) for name in set(sys.modules) - known}
         for name, folders in new.items():
-            if own & folders:
+            # an environment may lie within the project: what is installed there stays imported
+            if own & {*folders} and not installed(str(folders[0])):
                 del sys.modules[name]
         sys.modules.update(others)
 
