@@ -466,6 +466,26 @@ def test_a_backward_that_is_handed_the_output_and_the_input_under_another_name_i
     assert report.culprits[0].lines[0].text == "dz = delta * (1 - h_t)"
 
 
+def test_a_backward_that_asks_for_outputs_and_inputs_in_their_order_is_given_them():
+    class Other(Cell):
+        def forward(self, x, h):
+            h_new = Cell.forward(self, x, h)
+            return h_new
+
+        def backward(self, delta, h, h_below, h_before):
+            return Cell.backward(self, delta, h, h_below, h_before)
+
+    class Wrong(Other):
+        def backward(self, delta, h, h_below, h_before):
+            return Cell.backward(self, delta, h, h_below, h)
+
+    def drawn(rng):
+        return dict(zip(("x", "h"), states(rng).values(), strict=True))
+
+    assert [row.verdict for row in check_class(Other(5, 4), drawn).rows] == ["right"] * 4
+    assert [row.gradient for row in check_class(Wrong(5, 4), drawn).culprits] == ["dW_hh"]
+
+
 def test_the_line_in_which_a_backward_ends_is_at_fault_where_it_makes_no_gradient_itself():
     class Masked(Affine):
         def backward(self, dout):

@@ -293,10 +293,15 @@ def test_a_backward_that_raises_is_told_with_its_line():
     assert report["dw"].verdict == "follows"
 
 
-def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line():
-    def forward(x, w):
-        return x * w, (x, w)
+def weighted_forward(x, w):
+    return x * w, (x, w)
 
+
+def weighted_inputs(rng):
+    return {"x": rng.normal(size=(4, 5, 3)), "w": rng.normal(size=(5, 3))}
+
+
+def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line():
     def backward(dout, cache):
         x, w = cache
         dw = (x * dout).sum(axis=0)
@@ -308,19 +313,13 @@ def test_a_gradient_that_a_backward_had_only_begun_when_it_raised_has_that_line(
             dx[n] = part
         return dx, dw
 
-    def inputs(rng):
-        return {"x": rng.normal(size=(4, 5, 3)), "w": rng.normal(size=(5, 3))}
-
-    (row,) = check_pair(forward, backward, inputs).culprits
+    (row,) = check_pair(weighted_forward, backward, weighted_inputs).culprits
     assert row.gradient == "dx"
     assert row.lines[0].text == "part[k] = (dout[n] * w)[0, k]"
     assert "IndexError" in row.mistake.message
 
 
 def test_zeros_that_a_backward_had_not_begun_to_fill_have_the_line_that_raised():
-    def forward(x, w):
-        return x * w, (x, w)
-
     def backward(dout, cache):
         x, w = cache
         dw = (x * dout).sum(axis=0)
@@ -332,10 +331,7 @@ def test_zeros_that_a_backward_had_not_begun_to_fill_have_the_line_that_raised()
             dx[n] = part
         return dx, dw
 
-    def inputs(rng):
-        return {"x": rng.normal(size=(4, 5, 3)), "w": rng.normal(size=(5, 3))}
-
-    (row,) = check_pair(forward, backward, inputs).culprits
+    (row,) = check_pair(weighted_forward, backward, weighted_inputs).culprits
     assert (row.gradient, row.lines[0].text) == ("dx", "part[k + len(dout) + 3] = (dout[n] * w)[0, k]")
     assert "IndexError" in row.mistake.message
 
