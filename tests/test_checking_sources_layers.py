@@ -593,6 +593,24 @@ def test_a_layer_whose_call_keeps_its_input_is_called(tmp_path: Path):
     assert [(row.gradient, row.mistake.kind) for row in one.report.culprits] == [("dW", "sign")]
 
 
+def test_a_call_that_takes_whatever_its_forward_takes_does_not_stand_for_that(tmp_path: Path):
+    base = """
+class Base:
+    def __call__(self, *inputs):
+        self.given = inputs
+        return self.forward(*inputs)
+
+class Scale(Base):
+    def forward(self, x):
+        self.x = x
+        return 3 * x
+
+    def backward(self, dout):
+        return 3 * dout
+"""
+    assert [one.state for one in check_layers(written(tmp_path, base))] == ["right"]
+
+
 def test_what_a_constructor_raises_is_told(tmp_path: Path):
     wrong = CALLED.replace("self.x = 0", "self.dW = np.zeros(None)")
     (one,) = check_layers(written(tmp_path, wrong))

@@ -166,9 +166,8 @@ class _Checks:
             found = drawing(whole)
             if isinstance(found, tuple):
                 return self._of_model(whole, *found)
-            if (
-                isinstance(found, Exception) or whole.cost is not None
-            ):  # else it is a loss beside its backward
+            # else it is a loss beside its backward
+            if isinstance(found, Exception) or whole.cost is not None:
                 raise _without_inputs(whole.forward.__name__, parameters_of(whole.forward), found)
         forward = roles.forward_of(name, self.own) or roles.forward_of(name, known)
         if forward is None:

@@ -69,6 +69,9 @@ def methods_of(layer: type) -> tuple[str, str] | None:
     called = functions.get("__call__")
     if found is None or called is None or found[0] not in called.__code__.co_names:
         return found
+    kinds, others = ([p.kind for p in parameters_of(f).values()] for f in (called, functions[found[0]]))
+    if kinds != others:
+        return found  # what its `*args` are, the forward says
     stores = any(i.opname == "STORE_ATTR" for i in dis.get_instructions(called))
     return ("__call__", found[1]) if stores else found
 
