@@ -553,6 +553,16 @@ def test_what_an_imported_file_imports_may_lie_in_a_folder_above(tmp_path: Path)
     assert not [finder for finder in sys.meta_path if "backhand" in type(finder).__module__]
 
 
+def test_a_folder_of_data_above_is_no_module(tmp_path: Path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "loss.txt").write_text("")
+    (tmp_path / "library").mkdir()
+    optional = "try:\n    import figures\nexcept ImportError:\n    figures = None\n"
+    relu = RELU.replace("    return np.max", "    assert figures is None\n    return np.max")
+    (one,) = check_layers(written(tmp_path / "library", optional, relu))
+    assert one.state == "right"
+
+
 def test_what_is_installed_within_the_project_stays_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     environment = tmp_path / ".venv"
     environment.mkdir()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy import add
 from numpy.lib.stride_tricks import sliding_window_view
+from torch import get_num_threads, set_num_threads
 
 import backhand
 from backhand import CheckError, check_pair
@@ -640,3 +641,23 @@ def test_a_softmax_whose_elements_are_taken_alone_lacks_their_coupling(line: str
     (row,) = backhand.check_pair(space["soft_forward"], space["soft_backward"], {"x": x}).culprits
     assert row.mistake.kind == "missing_branch"
     assert "takes each element of a softmax for itself" in row.mistake.message
+
+
+def test_small_arrays_are_left_to_one_thread_from_the_first_call():
+    seen = []
+
+    def forward(x, w):
+        seen.append(get_num_threads())
+        return x * w, (x, w)
+
+    def backward(dout, cache):
+        return dout * cache[1], (dout * cache[0]).sum(axis=0)
+
+    before = get_num_threads()
+    set_num_threads(2)
+    try:
+        assert check_pair(forward, backward, weighted_inputs).ok
+        assert {*seen} == {1}
+        assert get_num_threads() == 2
+    finally:
+        set_num_threads(before)

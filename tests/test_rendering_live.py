@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from backhand import CheckError, check_class, check_pair, watch
+from backhand.checking.running.alarms import time_left
+from backhand.checking.sources import watching
+from backhand.checking.sources.paired import Functions
+from backhand.checking.sources.watching import Seen, judged_in_time
 
 
 class Affine:
@@ -76,3 +80,20 @@ def test_what_a_check_calls_is_no_call_of_the_users(capsys):
 def test_nothing_that_has_no_backward_is_watched():
     with pytest.raises(CheckError, match="no module and no class"):
         watch(int)
+
+
+def test_a_verdict_at_a_prompt_is_not_kept_back_for_a_name() -> None:
+    def shift_forward(x, w):
+        return x * w, (x, w)
+
+    def shift_backward(dout, cache):
+        x, w = cache
+        left.append(time_left())
+        return dout * w, dout * x
+
+    left: list[float] = []
+    pair = Functions.of(shift_forward, shift_backward)
+    inputs = {"x": np.arange(3.0) + 1, "w": np.ones(3)}
+    assert judged_in_time(Seen(pair, inputs, {"dout": np.ones(3)})).ok
+    assert left
+    assert max(left) <= watching.SOON
