@@ -798,6 +798,9 @@ class Pad:
     (row,) = one.report.culprits
     assert "`p:-p` is empty, for p is 0" in row.mistake.message
     assert row.lines[0].text == "dx = dpadded[:, p:-p]"
+    wide = layer.replace("padding=0", "padding=3").replace("2 * dout", "2 * dout[:, :5]")
+    (one,) = check_layers(written(tmp_path, wide))
+    assert "for p is 0" not in one.report.culprits[0].mistake.message
 
 
 def test_gradients_on_a_layer_that_are_exchanged_are_told_where_they_are_put(tmp_path: Path):

@@ -2,10 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
+from torch import Tensor
 
 from altered import from_text
 from backhand import Report
+from backhand.checking.running.arrays import Tensors
 from backhand.checking.sources.layers import layers_of
 
 LAYERS = """
@@ -200,3 +203,12 @@ def test_a_convolution_that_forgets_its_stride_or_its_sum_is_wrong(old: str, new
     assert right.check().ok
     culprits = wrong.check().culprits
     assert culprits[0].lines[0].text.startswith(line)
+
+
+def test_what_is_put_into_a_list_within_a_tuple_is_seen_the_next_time() -> None:
+    tensors, held = Tensors(), ([], np.ones(2))
+    assert tensors.of(held)[0] == []
+    held[0].append(np.zeros(3))
+    assert isinstance(tensors.of(held)[0][0], Tensor)
+    plain = np.ones(2), np.zeros(3)
+    assert tensors.of(plain) is tensors.of(plain)
