@@ -12,7 +12,18 @@ import numpy as np
 from numba import njit
 
 from .linking import PART, SETTLED
-from .tiles import DOTS, LANES, ROWS, dot_tile, four_tile, stand_alone, tall_tile, transpose_tile, two_tile
+from .tiles import (
+    DOTS,
+    LANES,
+    ROWS,
+    dot_tile,
+    four_tile,
+    stand_alone,
+    strided,
+    tall_tile,
+    transpose_tile,
+    two_tile,
+)
 
 DEPTH = 256
 """Rows of the right operand that a product takes at a time, so that they stay in cache."""
@@ -114,7 +125,8 @@ def product(
     depth: int,
 ) -> None:
     """out = a @ b, for a (rows, depth)."""
-    add_tiles(out, ONE, a, b, rows, depth, rows < 0)  # never: False itself would be a type of its own
+    keep = rows < 0  # never: False itself would be a type of its own
+    add_tiles(out, ONE, strided(a), b, rows, depth, keep)
 
 
 @inlined
@@ -127,7 +139,7 @@ def add_product(
     depth: int,
 ) -> None:
     """out += scale * a @ b, for a (rows, depth)."""
-    add_tiles(out, scale, a, b, rows, depth, rows >= 0)
+    add_tiles(out, scale, strided(a), b, rows, depth, rows >= 0)
 
 
 @kernel

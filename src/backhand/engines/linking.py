@@ -18,6 +18,9 @@ from numba.core.compiler import Compiler, CompilerBase, DefaultPassBuilder
 # The first and the last version of Numba in which its parts were seen to be as they are used here.
 TRIED = (0, 62), (0, 68)
 
+WRAPPER = "_ZN7cpython"
+"""How the name of what takes arguments from Python begins: with a hundred arrays, a fifth of a program."""
+
 
 class PartLibrary(JITCodeLibrary):
     """A kernel as Numba wrote it, which is there to be linked."""
@@ -50,6 +53,10 @@ class ProgramLibrary(JITCodeLibrary):
         ll_module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:  # the arguments are taken once in many steps
+            if function.name.startswith(WRAPPER) and not function.is_declaration:
+                function.add_function_attribute("noinline")
+                function.add_function_attribute("optnone")
         passes, builder = self._codegen._module_pass_manager()
         passes.run(self._final_module, builder)
 

@@ -57,6 +57,16 @@ def stand_alone(typingctx: Any) -> Any:
     return types.void(), emit
 
 
+@operation
+def strided(typingctx: Any, array: Any) -> Any:
+    """An array as one of any strides: a transposed one is then no type of its own, to be compiled for."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return arguments[0]
+
+    return types.Array(array.dtype, array.ndim, "A")(array), emit
+
+
 def address(builder: Any, array: Any, i: Any, j: Any, kind: Any) -> Any:
     """Return a pointer to array[i, j], in LLVM's language."""
     strides = cgutils.unpack_tuple(builder, array.strides, 2)
