@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.report import Report
-from backhand.checking.sources.costs import COSTS, asked_by
+from backhand.checking.sources.costs import COSTS, asked_by, ends_of
 from backhand.checking.sources.globals import (
     Globals,
     held_globally,
 )
+from backhand.checking.sources.held import arrays_of, objects_of
+from backhand.checking.sources.inner import Part, reported
 from backhand.checking.sources.layered import Class
 from backhand.checking.sources.overnumpy import Draw, OverNumpy, drawn, is_float, judged_over_numpy, noting
 from backhand.checking.sources.paired import Functions
-from backhand.checking.sources.pairs import judge_pair, named_inputs
+from backhand.checking.sources.pairs import judge_pair, named_inputs, pairs_within
 from backhand.checking.sources.protocol import ForwardError
+from backhand.checking.sources.roles import is_layer, is_static
 from backhand.errors import CheckError
 
 # Enough steps of a recurrence for a mistake in each of its turns, in which it shows where it is.
@@ -79,12 +82,40 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
         if found.assumed:
             found = _at_its_cost(found, draw, seed)
         arriving = found.wiring.arriving(given, found.outputs)
-        report = OverNumpy.of(found, draw, seed, arriving).report(draws=draws, seed=seed)
+        whole = OverNumpy.of(found, draw, seed, arriving)
+        report = reported(whole, parts_within(found), draws=draws, seed=seed)
         if not found.of_rows or report.ok:
             return found.noting(report)
         other = replace(found, of_rows="sum")
         summed = OverNumpy.of(other, draw, seed, arriving).report(draws=draws, seed=seed)
         return other.noting(summed) if summed.ok else found.noting(report)
+
+
+def parts_within(whole: Class) -> list[Part]:
+    """Return the layers that a layer holds, in lists and within these too, and the pairs that it calls."""
+    kinds = dict.fromkeys(type(one) for one in objects_of(whole.layer))
+    kinds.pop(type(whole.layer), None)
+    layers = [_part(kind) for kind in kinds if is_layer(kind) and not is_static(kind)]
+    return layers + pairs_within(whole)
+
+
+def _part(kind: type) -> Part:
+    names = ends_of(kind)
+    forward, backward = (getattr(kind, name) for name in names)
+    inherits = [name for name in names if name not in vars(kind)]
+
+    def put_both(*methods: Callable[..., Any]) -> None:
+        for name, method, own in zip(names, methods, (forward, backward), strict=True):
+            if method is own and name in inherits:
+                delattr(kind, name)
+            else:
+                setattr(kind, name, method)
+
+    def subject(layer: Any, inputs: Mapping[str, Any]) -> tuple[Class, Mapping[str, Any]]:
+        found, there = Class.of(layer, inputs, 0), dict(arrays_of(layer))
+        return found, {**inputs, **{n: there[where] for n, where in found.parameters.items()}}
+
+    return Part(kind.__name__, forward, backward, put_both, True, subject, judge_class)
 
 
 def _at_its_cost(layer: Class, draw: Draw, seed: int) -> Class:

@@ -16,7 +16,7 @@ from backhand.checking.judging import check
 from backhand.checking.merging import check_played
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
-from backhand.checking.running.alarms import OutOfTimeError, briefly, limited
+from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.endings import from_outside, what_raised, where_raised
 from backhand.checking.running.importing import imports_from
 from backhand.checking.running.sandbox import sandbox
@@ -253,10 +253,8 @@ def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]
             several = len(subjects) > 1
             found: list[Checked] = []
             for subject in subjects:
-                wrong = {one.name for one in found if one.state == "wrong"}
-                with briefly() if subject.calls & wrong else contextlib.nullcontext():
-                    found.append(_checked(path, subject if several else replace(subject, name=""), page))
-            return _with_callees(found, subjects)
+                found.append(_checked(path, subject if several else replace(subject, name=""), page))
+            return tuple(found)
     except BackhandError as error:
         return (Checked(path, problem=str(error)),)
     except Exception as error:  # a bug of the checker: shown whole, and told in a line
@@ -267,20 +265,6 @@ def check_apart(path: Path, options: Options, page: bool) -> tuple[Checked, ...]
 @contextlib.contextmanager
 def _unwatched() -> Iterator[Watch]:
     yield lambda _: None
-
-
-def _with_callees(found: Sequence[Checked], subjects: Sequence[Subject]) -> tuple[Checked, ...]:
-    """Return the same, each wrong report with a note on what it calls that is wrong by itself."""
-    wrong = {one.name for one in found if one.name and one.state == "wrong"}
-    told = []
-    for one, subject in zip(found, subjects, strict=True):
-        callees = sorted(subject.calls & wrong - {one.name}) if one.name in wrong else []
-        if callees and one.report is not None:
-            are = "are wrong themselves: mend them" if len(callees) > 1 else "is wrong itself: mend it"
-            note = f"{one.name} calls {listed(callees)}, which {are} first."
-            one = replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
-        told.append(one)
-    return tuple(told)
 
 
 def _checked(path: Path, subject: Subject, page: bool) -> Checked:

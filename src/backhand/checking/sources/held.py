@@ -28,12 +28,22 @@ def copied(value: Any) -> Any:
     return copy.deepcopy(value, {id(m): m for m in sys.modules.values() if isinstance(m, ModuleType)})
 
 
-def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, np.ndarray]]:
+def arrays_of(value: Any) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the arrays of numbers on an object, in lists and on objects that it holds, by their path."""
-    if isinstance(value, np.ndarray | np.generic):
-        if value.dtype.kind in "fiub":
-            yield path, np.asarray(value)
-    elif depth <= DEPTH:
+    for path, held in _held(value):
+        if isinstance(held, np.ndarray | np.generic) and held.dtype.kind in "fiub":
+            yield path, np.asarray(held)
+
+
+def objects_of(value: Any) -> Iterator[Any]:
+    """Yield the objects that an object holds, in lists and on these as well."""
+    return (held for path, held in _held(value) if path and hasattr(held, "__dict__"))
+
+
+def _held(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield an object, and what is held by it and by that, by its path."""
+    yield path, value
+    if depth <= DEPTH and not isinstance(value, np.ndarray | np.generic):
         items: list[tuple[str, Any]] = []
         if isinstance(value, dict):
             items = [(f"{path}[{key!r}]", v) for key, v in value.items() if isinstance(key, str | int)]
@@ -42,7 +52,7 @@ def arrays_of(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str,
         elif hasattr(value, "__dict__") and not isinstance(value, NO_HOLDERS):  # `layer(x)` may be a call
             items = [(f"{path}.{name}" if path else name, v) for name, v in vars(value).items()]
         for inner, item in items:
-            yield from arrays_of(item, inner, depth + 1)
+            yield from _held(item, inner, depth + 1)
 
 
 def put(layer: Any, path: str, value: Any) -> None:

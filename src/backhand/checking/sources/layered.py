@@ -411,6 +411,17 @@ class Class:
         rates = rates_asked(getattr(layer, self.calls[1]))
         return self.returned.gradients(returned) | sums | self.steps.gradients(layer, rates, left)
 
+    def mended(self, returned: Any, called: Called, gradients: Mapping[str, Any]) -> Any:
+        """Return other gradients as they were returned, and put those that the layer holds where they lie.
+
+        Raises:
+            ValueError: one of them is the sum of what lies in several places.
+        """
+        for gradient, places in self.stored.items():
+            (where,) = places
+            put(called.state[0], where, gradients[gradient])
+        return self.returned.mended(returned, gradients)
+
     def noting(self, report: Report) -> Report:
         """Return a report that says what was taken for the gradients, and for the loss."""
         notes = list(report.notes)

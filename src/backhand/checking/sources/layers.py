@@ -16,8 +16,7 @@ from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.differences import along
 from backhand.checking.running.endings import what_raised
-from backhand.checking.running.program import parameters_of, source_of
-from backhand.checking.running.statements import reads
+from backhand.checking.running.program import parameters_of
 from backhand.checking.running.tracing import IndependentError
 from backhand.checking.sources import roles
 from backhand.checking.sources.classes import check_class, judge_functions
@@ -27,13 +26,14 @@ from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.globals import held_globally, sizes_of
 from backhand.checking.sources.guessing import FITS, RAISES, RIGHT, RUNS, Draw, inputs_for
 from backhand.checking.sources.held import copied
+from backhand.checking.sources.inner import reported
 from backhand.checking.sources.layered import Class
 from backhand.checking.sources.making import Made, making, why_not_made
 from backhand.checking.sources.missing import refuse_what_is_missing
 from backhand.checking.sources.numpy_truths import plainly
 from backhand.checking.sources.overnumpy import OverNumpy
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
-from backhand.checking.sources.pairs import Pair
+from backhand.checking.sources.pairs import Pair, pairs_within
 from backhand.checking.sources.parts import called_for_its_loss, with_step
 from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.watching import Seen, SeenLayer
@@ -71,7 +71,7 @@ def layers_of(
             check = partial(checks.of_backward, function)
         else:
             continue
-        found.append(Subject(name, check, _called(function)))
+        found.append(Subject(name, check))
     return found
 
 
@@ -178,7 +178,8 @@ class _Checks:
     def _of_model(self, calls: Parts, draw: Callable[..., Any], kept: Mapping[str, Any]) -> Report:
         """Check a model that is written as functions."""
         model = Composed.of(calls, kept, draw(np.random.default_rng(self.seed)), self.seed)
-        return OverNumpy.of(model, draw, self.seed).report(draws=self.draws, seed=self.seed)
+        whole = OverNumpy.of(model, draw, self.seed)
+        return reported(whole, pairs_within(model), draws=self.draws, seed=self.seed)
 
     def of_functions(self, functions: Functions) -> Report:
         """Check a forward with its backward, or a loss that returns its gradients."""
@@ -345,8 +346,3 @@ def _without_inputs(
         f"inputs of {told}({', '.join(names)}) {why} write a function inputs(rng) that returns them by "
         "name, drawn from a numpy.random.Generator."
     )
-
-
-def _called(function: FunctionType) -> frozenset[str]:
-    source = source_of(function)
-    return frozenset(n for s in source.statements for n in reads(s)) if source is not None else frozenset()

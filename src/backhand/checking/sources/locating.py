@@ -42,6 +42,21 @@ class Opening:
     made_of: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Inner:
+    """What is wrong in something that is called within what is judged.
+
+    Attributes:
+        place: what tells where that is.
+        made_of: which gradients of what is judged are made of each of its.
+        report: on it.
+    """
+
+    place: str
+    made_of: Mapping[str, Collection[str]]
+    report: Report
+
+
 @sandbox()
 def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: int, seed: int) -> Report:
     """Return the report on a function with the lines at fault and their mistakes, or why there are none.
@@ -82,7 +97,9 @@ def located(report: Report, openings: Callable[[], Iterable[Opening]], draws: in
     if None in found:
         report = _with_lines(report, found[None][1])
     elif found:
-        report = _with_lines_within(report, list(found.values()))
+        told = ((fn, *each) for fn, each in found.items() if fn is not None)
+        within = [Inner(f"{fn.__name__}'s backward", opening.made_of, its) for fn, opening, its in told]
+        report = with_lines_within(report, within)
     return replace(report, notes=(*report.notes, *notes))
 
 
@@ -201,33 +218,34 @@ def _is_unexplained(mistake: Mistake | None) -> bool:
     return mistake is not None and mistake.kind == "unexplained"
 
 
-def _with_lines_within(report: Report, found: Sequence[tuple[Opening, Report]]) -> Report:
-    """Return a report with the mistakes in Functions that are called within, each at one wrong gradient.
+def with_lines_within(report: Report, found: Sequence[Inner]) -> Report:
+    """Return a report with the mistakes in what is called within, each at one wrong gradient.
 
     Those that spoil the fewest come first; a gradient that is wrong for what is told of others follows.
     """
     spoilt = [row for row in report.rows if row.mistake is not None]
     wrong = [
-        (opening, row, [outer for outer in spoilt if outer.name in opening.made_of.get(row.name, ())])
-        for opening, inner in found
-        for row in inner.rows
+        (inner, row, [outer for outer in spoilt if outer.name in inner.made_of.get(row.name, ())])
+        for inner in found
+        for row in inner.report.rows
         if row.verdict in WRONG
     ]
     mistakes = [each for each in wrong if each[1].mistake is not None]
     rows: dict[str, Row] = {}
     notes = []
-    for opening, its, outer in sorted(mistakes, key=lambda each: len(each[2])):
+    for inner, its, outer in sorted(mistakes, key=lambda each: len(each[2])):
         free = [row for row in outer if row.name not in rows]
         if free:
             mistake = free[0].mistake if _is_unexplained(its.mistake) else None
-            mistake = _within(opening, its) if mistake is None or _is_unexplained(mistake) else mistake
+            mistake = _within(inner, its) if mistake is None or _is_unexplained(mistake) else mistake
             rows[free[0].name] = replace(free[0], lines=its.lines, mistake=mistake)
         elif outer:
             at = f" Line {its.lines[0].number}: {its.lines[0].text}" if its.lines else ""
-            notes.append(f"Wrong besides: {_within(opening, its).message}{at}")
+            notes.append(f"Wrong besides: {_within(inner, its).message}{at}")
     for row in (row for _, _, outer in wrong for row in outer):
         rows.setdefault(row.name, replace(row, verdict="follows", mistake=None))
-    backward = tuple(code for _, inner in found if inner.sheet is not None for code in inner.sheet.backward)
+    sheets = (inner.report.sheet for inner in found)
+    backward = tuple(code for sheet in sheets if sheet is not None for code in sheet.backward)
     return replace(
         report,
         rows=tuple(rows.get(row.name, row) for row in report.rows),
@@ -236,8 +254,7 @@ def _with_lines_within(report: Report, found: Sequence[tuple[Opening, Report]]) 
     )
 
 
-def _within(opening: Opening, its: Row) -> Mistake:
-    """Return a mistake in a Function that is called within, told as its."""
+def _within(inner: Inner, its: Row) -> Mistake:
+    """Return a mistake in what is called within, told as its."""
     assert its.mistake is not None
-    assert opening.fn is not None
-    return replace(its.mistake, message=f"In {opening.fn.__name__}'s backward, {its.mistake.message}")
+    return replace(its.mistake, message=f"In {inner.place}, {its.mistake.message}")

@@ -306,7 +306,7 @@ _OWN = {(space, name): f for space in (np, np.random) for name, f in vars(space)
 @contextlib.contextmanager
 def without_epsilons(functions: Sequence[Callable[..., Any]]) -> Iterator[list[str]]:
     """Let tiny constants in the users' functions be zero, such as the 1e-7 within a logarithm; give them."""
-    before = {f: f.__code__ for f in _reached(functions) if any(map(_is_epsilon, f.__code__.co_consts))}
+    before = {f: f.__code__ for f in reached(functions) if any(map(_is_epsilon, f.__code__.co_consts))}
     found = {repr(c) for code in before.values() for c in code.co_consts if _is_epsilon(c)}
     try:
         for f, code in before.items():
@@ -322,7 +322,7 @@ def _is_epsilon(constant: Any) -> bool:
     return isinstance(constant, float) and 0 < abs(constant) <= EPSILON
 
 
-def _reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
+def reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
     """Return functions with those of the user's that they call, and the methods of all classes on the way."""
     stack: list[Any] = list(functions)
     found: set[FunctionType] = set()

@@ -60,6 +60,10 @@ class Subject(Forward, Protocol):
         """Return the gradients by name, after the backward."""
         ...
 
+    def mended(self, returned: Any, called: Called, gradients: Mapping[str, Any]) -> Any:
+        """Return what the backward returned with other gradients, and put them wherever else its own are."""
+        ...
+
     @property
     def named(self) -> Mapping[str, str]:
         """Which input each of these gradients belongs to."""
@@ -242,12 +246,32 @@ class OverNumpy:
         }
         if self.subject.outputs == ("loss",):
             upstream = {n: torch.ones_like(out) for n, out in upstream.items()}
-        wanted = {n: leaves[n] for n in leaves if n in self.subject.named.values()}
-        found = differentiated(outputs.values(), upstream.values(), wanted.values())
-        expected = {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
+        expected = self._expected(leaves, outputs, upstream)
         given = self._backward(leaves, outputs, upstream)
         named = self.subject.named
         return list(outputs.values()), expected, {named[g]: value for g, value in given.items()}
+
+    def _expected(
+        self, leaves: Mapping[str, Any], outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the true gradient for each input."""
+        wanted = {n: leaves[n] for n in leaves if n in self.subject.named.values()}
+        found = differentiated(outputs.values(), upstream.values(), wanted.values())
+        return {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
+
+    def true(self, upstream: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the true gradient for each of its one set of inputs, given the outputs' upstream gradients.
+
+        That of a loss may be left out: it is 1.
+        """
+        leaves = self._tensors(drawn(self.inputs, 0))
+        outputs = self.forward(leaves, None)
+        given = {f"d{n}": 1.0 for n, out in outputs.items() if out.numel() == 1} | dict(upstream)
+        arriving = {
+            f"d{n}": torch.from_numpy(np.asarray(given[f"d{n}"])).to(out.dtype).reshape(out.shape)
+            for n, out in outputs.items()
+        }
+        return as_arrays(self._expected(leaves, outputs, arriving))
 
     def _unjudged(self) -> list[str]:
         floats = [n for n, v in drawn(self.inputs, 0).items() if is_float(v)]

@@ -1,9 +1,10 @@
 """`check_pair`: a pair over NumPy, `out, cache = f(x, w)` and `dx, dw = f_backward(dout, cache)`."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import Tensor
 from backhand.checking.report import Report
 from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.containers import each, flatten
-from backhand.checking.running.program import parameters_of
+from backhand.checking.running.program import parameters_of, plain_function
 from backhand.checking.running.sandbox import running
-from backhand.checking.sources.numpy_truths import Call, Called, plainly, run_plainly
-from backhand.checking.sources.overnumpy import OverNumpy, is_float, judged_over_numpy
+from backhand.checking.sources.inner import Part, reported
+from backhand.checking.sources.numpy_truths import Call, Called, plainly, reached, run_plainly, spaces_of
+from backhand.checking.sources.overnumpy import OverNumpy, Subject, is_float, judged_over_numpy
 from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
+from backhand.checking.sources.roles import forward_of, returns_its_gradients
 from backhand.errors import CheckError
 
 
@@ -79,7 +82,54 @@ def judge_pair(
             pair = Pair.of(functions, first, seed)
             arriving = pair.wiring.arriving(given, pair.outputs) if pair.wiring is not None else {}
             found = OverNumpy.of(pair, named, seed, arriving)
-        return found.report(draws=draws, seed=seed)
+        return reported(found, pairs_within(pair), draws=draws, seed=seed)
+
+
+def pairs_within(whole: Subject) -> list[Part]:
+    """Return the pairs, and the losses that return their gradients, that the functions of something call."""
+    functions = whole.functions()
+    called = reached(functions) - {plain_function(f)[0] for f in functions}
+    spaces = spaces_of(functions)
+    named = {
+        n: f
+        for s in spaces
+        for n, f in s.items()
+        if isinstance(f, FunctionType) and plain_function(f)[0] in called
+    }
+    pairs = []
+    for name, function in named.items():
+        if "backward" in name and (forward := forward_of(name, named)) is not None:
+            pairs.append(Functions.of(named[forward], function))
+        elif "backward" not in name and returns_its_gradients(function):
+            pairs.append(Functions.of(function, None))
+    return [_part(pair, spaces) for pair in pairs if not pair.context and pair.over_torch == whole.over_torch]
+
+
+def _part(functions: Functions, spaces: Sequence[MutableMapping[str, Any]]) -> Part:
+    """Return a pair as a part of what calls it."""
+    forward, backward = functions.forward, functions.backward or functions.forward
+    own = enumerate((forward, backward))
+    places = [(s, n, i) for i, function in own for s in spaces for n, f in s.items() if f is function]
+
+    def put_both(*both: Callable[..., Any]) -> None:
+        for space, name, i in places:
+            space[name] = both[i]
+
+    known: dict[tuple[Any, ...], Pair] = {}  # a step is called in each turn of a loop
+
+    def subject(_: Any, inputs: Mapping[str, Any]) -> tuple[Pair, Mapping[str, Any]]:
+        inputs = as_arrays(dict(inputs))
+        holding = functions.holding(inputs)
+        given = holding.unpacked(inputs)
+        shapes = tuple((name, np.shape(value)) for name, value in given.items() if is_float(value))
+        if shapes not in known:
+            known[shapes] = Pair.of(holding, given, 0)
+        return known[shapes], given
+
+    def judge(_: Any, inputs: Mapping[str, Any], **options: Any) -> Report:
+        return judge_pair(functions, inputs, **options)
+
+    return Part(functions.title, forward, backward, put_both, False, subject, judge)
 
 
 def _unpacking(functions: Functions, inputs: Any) -> Any:

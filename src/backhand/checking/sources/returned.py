@@ -105,6 +105,19 @@ class Returned:
             if (place if isinstance(place, int) else place[0]) < len(values)
         }
 
+    def mended(self, found: Any, gradients: Mapping[str, Any]) -> Any:
+        """Return what the function returned with other gradients, by name, in their places."""
+        values = list(as_tuple(found))
+        for place, name in self.places.items():
+            if isinstance(place, int):
+                values[place] = gradients[name]
+            else:
+                at, key = place
+                held = dict(values[at]) if isinstance(values[at], Mapping) else list(values[at])
+                held[key] = gradients[name]  # type: ignore[index]
+                values[at] = held
+        return type(found)(values) if isinstance(found, tuple | list) else next(iter(values), None)
+
     def source(self, also: Mapping[str, str] | None = None, source: Source | None = None) -> Source | None:
         """Return the function's source with returns that give the gradients by name.
 
@@ -395,6 +408,10 @@ class Returning:
     def gradients(self, returned: Any, called: Any) -> Mapping[str, Any]:
         """Return the gradients by name."""
         return self.returned.gradients(returned)
+
+    def mended(self, returned: Any, called: Any, gradients: Mapping[str, Any]) -> Any:
+        """Return other gradients as they were returned."""
+        return self.returned.mended(returned, gradients)
 
     def within(self, called: Any) -> AbstractContextManager[None]:
         """Nothing: the backward's arguments are all that it sees."""

@@ -21,12 +21,10 @@ class Subject:
     Attributes:
         name: its own among several of a file.
         check: makes the report; raises `CheckError` where there is nothing to compare.
-        calls: what its function mentions, others of the file among it.
     """
 
     name: str
     check: Callable[[], Report]
-    calls: frozenset[str] = frozenset()
 
 
 def subjects_of(module: ModuleType, path: Path, found: Declared, options: Mapping[str, Any]) -> list[Subject]:

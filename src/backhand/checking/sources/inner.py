@@ -1,0 +1,215 @@
+"""What a layer or a function over NumPy calls that has a backward of its own: which of it is at fault."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from backhand.checking.mistakes.finding import listed
+from backhand.checking.report import Report
+from backhand.checking.running.alarms import briefly
+from backhand.checking.running.arrays import as_arrays, as_tensors
+from backhand.checking.running.tracked import Tracked
+from backhand.checking.sources.held import copied
+from backhand.checking.sources.locating import Inner, with_lines_within
+from backhand.checking.sources.numpy_truths import Called, Chosen, choose
+from backhand.checking.sources.overnumpy import CLOSE, OverNumpy, Subject, noting
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A forward with its backward that others may call.
+
+    Attributes:
+        name: what it is called.
+        forward, backward: the user's; the same where one function gives its gradients with what it computes.
+        put: puts two functions in their places, wherever these are.
+        is_class: they are methods, whose first argument is a layer.
+        subject: makes of a layer, if they are methods, and of inputs what is judged, and its inputs.
+        judge: makes of the same a report.
+    """
+
+    name: str
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    put: Callable[[Callable[..., Any], Callable[..., Any]], None]
+    is_class: bool
+    subject: Callable[[Any, Mapping[str, Any]], tuple[Subject, Mapping[str, Any]]]
+    judge: Callable[..., Report]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A call of a part.
+
+    Attributes:
+        layer: a copy of it before its forward; None if it is none.
+        inputs, arguments: of the forward and of the backward, by name.
+        raised: the backward raised.
+    """
+
+    layer: Any
+    inputs: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    raised: bool = False
+
+
+def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) -> Report:
+    """Check something; what is wrong because of a part that it calls is told as that part's.
+
+    Args:
+        whole: what is checked.
+        parts: what it may call.
+        draws, seed: of the checks.
+    """
+    wrong, explains = _at_fault(whole, parts, seed) if parts else ({}, False)
+    with briefly() if wrong else nullcontext():  # most of what can be said of it is said of them
+        report = whole.report(draws=draws, seed=seed)
+    if report.ok or not wrong:
+        return report
+    if not explains:
+        names = sorted(part.name for part in wrong)
+        are = "are wrong themselves: mend them" if len(names) > 1 else "is wrong itself: mend it"
+        return noting(report, f"{report.title} calls {listed(names)}, which {are} first.")
+    spoilt = [row.name for row in report.culprits]
+    found = []
+    for part, heard in wrong.items():
+        its = part.judge(heard.layer, heard.inputs, draws=draws, seed=seed, given=heard.arguments)
+        place = f"{part.name}'s {part.backward.__name__}" if part.is_class else part.name
+        found.append(Inner(place, {row.name: spoilt for row in its.rows}, its))
+    return with_lines_within(report, found)
+
+
+def _at_fault(whole: OverNumpy, parts: Sequence[Part], seed: int) -> tuple[dict[Part, Heard], bool]:
+    """Return which parts of something wrong are wrong themselves, and whether they are all that is."""
+    count = len(whole.subject.named)
+
+    def with_truth(some: Sequence[Part]) -> tuple[dict[Part, Heard], bool]:
+        mending = _Mending(some)
+        with mending.on():
+            return mending.wrong, whole.right(seed) == count
+
+    if whole.right(seed) == count:
+        return {}, False
+    wrong, is_right = with_truth(parts)
+    if any(heard.raised for heard in wrong.values()):
+        return wrong, True
+    # a layer that takes the mean over the batch is wrong alone, and right beside a loss that takes the sum
+    for part in wrong if len(wrong) > 1 else ():
+        alone, is_enough = with_truth([part])
+        if is_enough:
+            return alone, True
+    return wrong, is_right
+
+
+class _Mending:
+    """Lets parts have the true gradients of their forwards, and notes a call of each whose own are wrong."""
+
+    def __init__(self, parts: Sequence[Part]):
+        self.wrong: dict[Part, Heard] = {}
+        # by the part and by what the backward will be given of it, which is kept: nothing else has its number
+        self._calls: dict[tuple[Part, int], tuple[Any, Heard]] = {}
+        self._chosen: dict[int, tuple[Subject, Chosen]] = {}
+        self._parts = {part: (self._hearing(part), self._with_truth(part)) for part in parts}
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Do it within a block."""
+        self._on()
+        try:
+            yield
+        finally:
+            self._off()
+
+    def _on(self) -> None:
+        for part, functions in self._parts.items():
+            part.put(*functions)
+
+    def _off(self) -> None:
+        for part in self._parts:
+            part.put(part.forward, part.backward)
+
+    def _hearing(self, part: Part) -> Callable[..., Any]:
+        if part.forward is part.backward:
+            return self._with_truth(part)
+
+        @wraps(part.forward)
+        def heard(*args: Any, **options: Any) -> Any:
+            call = _heard(part, args, options)
+            found = part.forward(*args, **options)
+            if call is not None:
+                kept = args[0] if part.is_class else found[-1] if isinstance(found, tuple) else found
+                self._calls[part, id(kept)] = kept, call
+            return found
+
+        return heard
+
+    def _with_truth(self, part: Part) -> Callable[..., Any]:
+        @wraps(part.backward)
+        def mended(*args: Any, **options: Any) -> Any:
+            if part.forward is part.backward:
+                call = _heard(part, args, options)
+            else:
+                keys = ((part, id(value)) for value in (*args, *options.values()))
+                call = next((self._calls[key][1] for key in keys if key in self._calls), None)
+                if call is not None:
+                    call = replace(call, arguments=copied(_by_name(part.backward, args, options)))
+            if call is None:
+                return part.backward(*args, **options)
+            try:
+                found = part.backward(*args, **options)
+            except Exception:
+                self.wrong[part] = replace(call, raised=True)
+                raise
+            self._off()  # what is called to find the truth is not heard
+            try:
+                is_right, found = self._mended(part, call, args[0] if part.is_class else None, found)
+            except Exception:  # the user's code may raise anything, where it is called alone
+                is_right = True
+            finally:
+                self._on()
+            if not is_right:
+                self.wrong.setdefault(part, call)
+            return found
+
+        return mended
+
+    def _mended(self, part: Part, call: Heard, layer: Any, found: Any) -> tuple[bool, Any]:
+        """Return whether what a backward has found is right, and the true gradients in the place of its own.
+
+        Args:
+            part, call: whose it is, and of what.
+            layer: after it; the gradients on it are mended.
+            found: what it returned.
+        """
+        subject, inputs = part.subject(call.layer, call.inputs)
+        if id(subject) not in self._chosen:
+            self._chosen[id(subject)] = subject, choose(subject, inputs, tuple(subject.named.values()), 0)
+        given = {f"d{o}": call.arguments[p] for o, p in subject.arrives.items() if p in call.arguments}
+        expected = OverNumpy(subject, inputs, self._chosen[id(subject)][1]).true(given)
+        right = {g: expected.get(n, np.zeros(np.shape(inputs[n]))) for g, n in subject.named.items()}
+        called = Called((), (layer, inputs, []))
+        made = as_arrays(dict(subject.gradients(found, called)))
+        pairs = [(made[g], r) for g, r in right.items()]
+        if all(np.shape(m) == np.shape(r) and np.allclose(m, r, CLOSE, CLOSE) for m, r in pairs):
+            return True, found
+        return False, subject.mended(found, called, as_tensors(right) if subject.over_torch else right)
+
+
+def _heard(part: Part, args: Sequence[Any], options: Mapping[str, Any]) -> Heard | None:
+    """Return a call of a part's forward, with copies of its arguments; None of one that autograd follows."""
+    given = _by_name(part.forward, args, options)
+    layer = given.pop(next(iter(given))) if part.is_class else None
+    if any(isinstance(v, Tracked) or (isinstance(v, Tensor) and v.requires_grad) for v in given.values()):
+        return None
+    return Heard(copied(layer), copied(given))
+
+
+def _by_name(function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name."""
+    return dict(inspect.signature(function).bind(*args, **options).arguments)

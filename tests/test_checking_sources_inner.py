@@ -1,0 +1,205 @@
+"""What is wrong because of a layer or a function within it is told as that one's, once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import backhand
+from backhand.checking.running.alarms import BRIEFLY, patience
+from backhand.checking.sources.overnumpy import OverNumpy
+
+PAIRS = """
+import numpy as np
+
+def affine_forward(x, w, b):
+    return x @ w + b, (x, w, b)
+
+def affine_backward(dout, cache):
+    x, w, b = cache
+    return dout @ w.T, x.T @ dout, dout.sum(axis=0)
+
+def relu_forward(x):
+    return np.maximum(x, 0), x
+
+def relu_backward(dout, cache):
+    return dout * (cache > 0)
+
+def affine_relu_forward(x, w, b):
+    a, linear = affine_forward(x, w, b)
+    out, relu = relu_forward(a)
+    return out, (linear, relu)
+
+def affine_relu_backward(dout, cache):
+    linear, relu = cache
+    return affine_backward(relu_backward(dout, relu), linear)
+
+def softmax_loss(x, y):
+    p = np.exp(x - x.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    n = np.arange(len(x))
+    loss = -np.log(p[n, y]).mean()
+    dx = p.copy()
+    dx[n, y] -= 1
+    return loss, dx / len(x)
+
+class Net:
+    def __init__(self, input_dim=5, hidden_dim=6, num_classes=4):
+        self.params = {}
+        for i, (m, n) in enumerate([(input_dim, hidden_dim), (hidden_dim, num_classes)], 1):
+            self.params[f"W{i}"], self.params[f"b{i}"] = np.random.randn(m, n), np.zeros(n)
+
+    def loss(self, X, y):
+        p = self.params
+        h, first = affine_relu_forward(X, p["W1"], p["b1"])
+        scores, second = affine_forward(h, p["W2"], p["b2"])
+        loss, dscores = softmax_loss(scores, y)
+        grads = {}
+        dh, grads["W2"], grads["b2"] = affine_backward(dscores, second)
+        _, grads["W1"], grads["b1"] = affine_relu_backward(dh, first)
+        return loss, grads
+"""
+LAYERS = """
+import numpy as np
+
+class Linear:
+    def __init__(self, n_in, n_out):
+        self.W, self.b = np.random.randn(n_in, n_out), np.zeros(n_out)
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        self.dW = self.x.T @ dout
+        self.db = dout.sum(axis=0)
+        return dout @ self.W.T
+
+class Sigmoid:
+    def forward(self, x):
+        self.out = 1 / (1 + np.exp(-x))
+        return self.out
+
+    def backward(self, dout):
+        return dout * self.out * (1 - self.out)
+
+class Stack:
+    def __init__(self, size):
+        self.layers = [Linear(size, size), Sigmoid(), Linear(size, size)]
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dout):
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+        return dout
+"""
+
+
+def reports(folder: Path, text: str, *slips: tuple[str, str]) -> dict[str, backhand.Report]:
+    for right, wrong in slips:
+        assert text.count(right) == 1
+        text = text.replace(right, wrong)
+    file = folder / "layers.py"
+    file.write_text(text)
+    return {one.name: one.report for one in backhand.check_files([file]) if one.report is not None}
+
+
+def told(report: backhand.Report) -> list[tuple[str, str]]:
+    mistakes = [(row.mistake, row.lines[0].text) for row in report.culprits]
+    return [(m.message.partition(":")[0], text) for m, text in mistakes if m is not None]
+
+
+@pytest.mark.parametrize(
+    ("slip", "place", "line"),
+    [
+        (("x.T @ dout,", "2 * x.T @ dout,"), "In affine_backward, dw", "x.T @ dout"),
+        (("dout * (cache > 0)", "dout * (cache < 0)"), "In relu_backward, dx", "cache < 0"),
+        (("return loss, dx / len(x)", "return loss, dx"), "In softmax_loss, dx", "dx[n, y] -= 1"),
+    ],
+)
+def test_a_model_of_functions_is_wrong_at_the_line_of_the_one_that_is(tmp_path: Path, slip, place, line):
+    found = reports(tmp_path, PAIRS, slip)["Net"]
+    ((where, text),) = told(found)
+    assert where == place
+    assert line in text
+    assert {row.verdict for row in found.rows} <= {"right", "wrong", "follows"}
+
+
+def test_a_function_is_wrong_at_the_line_of_what_it_calls(tmp_path: Path):
+    found = reports(tmp_path, PAIRS, ("dout @ w.T", "dout @ w.T / len(x)"))
+    ((where, text),) = told(found["affine_relu_backward"])
+    assert where == "In affine_backward, dx"
+    assert "dout @ w.T / len(x)" in text
+    assert found["relu_backward"].ok
+
+
+@pytest.mark.parametrize(
+    ("slip", "place", "line"),
+    [
+        (("self.x.T @ dout", "self.x.T @ dout / 2"), "In Linear's backward, dW", "self.x.T @ dout / 2"),
+        (("self.out * (1 - self.out)", "(1 - self.out)"), "In Sigmoid's backward, dx", "(1 - self.out)"),
+        (("dout @ self.W.T", "dout.T @ self.W"), "In Linear's backward, dx", "dout.T @ self.W"),
+    ],
+)
+def test_a_stack_of_layers_is_wrong_at_the_line_of_the_one_that_is(tmp_path: Path, slip, place, line):
+    ((where, text),) = told(reports(tmp_path, LAYERS, slip)["Stack"])
+    assert where == place
+    assert line in text
+
+
+def test_what_is_wrong_besides_is_said_to_call_what_is_wrong(tmp_path: Path):
+    besides = "return loss, grads", "return loss, {**grads, 'b2': 3 * grads['b2']}"
+    found = reports(tmp_path, PAIRS, ("x.T @ dout,", "2 * x.T @ dout,"), besides)
+    assert "Net calls affine_backward, which is wrong itself: mend it first." in found["Net"].notes
+    assert "b2" in {row.name for row in found["Net"].culprits}
+
+
+def test_layers_that_take_the_mean_which_the_loss_leaves_out_are_not_blamed(tmp_path: Path):
+    mean = ("x.T @ dout, dout.sum(axis=0)", "x.T @ dout / len(x), dout.mean(axis=0)"), ("dx / len(x)", "dx")
+    assert reports(tmp_path, PAIRS, *mean)["Net"].ok
+    found = reports(tmp_path, PAIRS, *mean, ("(cache > 0)", "(cache > 0.5)"))["Net"]
+    assert [where for where, _ in told(found)] == ["In relu_backward, dx"]
+
+
+def test_what_is_called_is_as_it_was_before(tmp_path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "inner_layers.py").write_text(LAYERS.replace("self.x.T @ dout", "self.x.T @ dout / 2"))
+    import inner_layers  # pyright: ignore[reportMissingImports]
+
+    class Shared(inner_layers.Linear):
+        pass
+
+    stack = inner_layers.Stack(4)
+    stack.layers[0] = Shared(4, 4)
+
+    def methods():
+        kinds = inner_layers.Linear, inner_layers.Sigmoid, Shared
+        return [(kind, name, f) for kind in kinds for name, f in vars(kind).items() if callable(f)]
+
+    before = methods()
+    report = backhand.check_class(stack, lambda rng: [rng.normal(size=(3, 4))])
+    assert not report.ok
+    assert methods() == before
+    assert set(vars(stack.layers[2])) == {"W", "b"}
+
+
+def test_what_calls_a_wrong_one_is_not_looked_at_for_long(tmp_path: Path, monkeypatch):
+    seen = {}
+    report = OverNumpy.report
+
+    def patient(self: OverNumpy, **options):
+        seen.setdefault(self.subject.title, patience())
+        return report(self, **options)
+
+    monkeypatch.setattr(OverNumpy, "report", patient)
+    monkeypatch.chdir(tmp_path)
+    space: dict = {"__name__": "layers"}
+    (tmp_path / "layers.py").write_text(PAIRS.replace("x.T @ dout,", "2 * x.T @ dout,"))
+    exec(compile((tmp_path / "layers.py").read_text(), "layers.py", "exec"), space)
+    inputs = {"x": np.ones((3, 4)), "w": np.ones((4, 2)) / 3, "b": np.ones(2)}
+    backhand.check_pair(space["affine_relu_forward"], space["affine_relu_backward"], inputs)
+    assert seen == {"affine_relu_backward": BRIEFLY, "affine_backward": 1.0}
