@@ -1,12 +1,13 @@
 """What is wrong because of a layer or a function within it is told as that one's, once."""
 
+import linecache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import backhand
-from backhand.checking.running.alarms import BRIEFLY, patience
+from backhand.checking.running.alarms import patience
 from backhand.checking.sources.overnumpy import OverNumpy
 
 PAIRS = """
@@ -202,4 +203,69 @@ def test_what_calls_a_wrong_one_is_not_looked_at_for_long(tmp_path: Path, monkey
     exec(compile((tmp_path / "layers.py").read_text(), "layers.py", "exec"), space)
     inputs = {"x": np.ones((3, 4)), "w": np.ones((4, 2)) / 3, "b": np.ones(2)}
     backhand.check_pair(space["affine_relu_forward"], space["affine_relu_backward"], inputs)
-    assert seen == {"affine_relu_backward": BRIEFLY, "affine_backward": 1.0}
+    assert seen == {"affine_relu_backward": 0.0, "affine_backward": 1.0}
+
+
+STEPS = """
+import numpy as np
+
+def step_forward(x, prev_h, Wx, Wh, b):
+    next_h = np.tanh(x @ Wx + prev_h @ Wh + b)
+    return next_h, (x, prev_h, Wx, Wh, next_h)
+
+def step_backward(dnext_h, cache):
+    x, prev_h, Wx, Wh, next_h = cache
+    dz = dnext_h * (1 - next_h ** 2)
+    return dz @ Wx.T, dz @ Wh.T, x.T @ dz, prev_h.T @ dz, dz.sum(axis=0)
+
+def run_forward(x, h0, Wx, Wh, b):
+    hs, cache, h = [], [], h0
+    for t in range(x.shape[1]):
+        h, kept = step_forward(x[:, t], h, Wx, Wh, b)
+        hs.append(h)
+        cache.append(kept)
+    return np.stack(hs, axis=1), cache
+
+def run_backward(dh, cache):
+    dx, dprev, dWx, dWh, db = [], 0, 0, 0, 0
+    for t in reversed(range(dh.shape[1])):
+        dx_t, dprev, dWx_t, dWh_t, db_t = step_backward(dh[:, t] + dprev, cache[t])
+        dx.insert(0, dx_t)
+        dWx, dWh, db = dWx + dWx_t, dWh + dWh_t, db + db_t
+    return np.stack(dx, axis=1), dprev, dWx, dWh, db
+"""
+
+
+def over_time(text: str) -> backhand.Report:
+    space: dict = {"__name__": "steps"}
+    linecache.cache["steps.py"] = len(text), None, text.splitlines(keepends=True), "steps.py"
+    exec(compile(text, "steps.py", "exec"), space)
+
+    def inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        shapes = {"x": (2, 4, 3), "h0": (2, 5), "Wx": (3, 5), "Wh": (5, 5), "b": (5,)}
+        return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+    return backhand.check_pair(space["run_forward"], space["run_backward"], inputs)
+
+
+def test_a_step_that_is_wrong_is_what_is_wrong_in_the_loop():
+    assert over_time(STEPS).ok
+    ((where, text),) = told(over_time(STEPS.replace("next_h ** 2", "next_h")))
+    assert (where, text) == ("In step_backward, dx", "dz = dnext_h * (1 - next_h)")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ("dh[:, t]", "missing_branch"),
+        ("dh[:, t] - dprev", "sign"),
+        ("2 * (dh[:, t] + dprev)", "scale"),
+    ],
+)
+def test_what_is_handed_to_a_step_is_known_before_it_is(wrong: str, kind: str):
+    report = over_time(STEPS.replace("dh[:, t] + dprev", wrong))
+    (row,) = report.culprits
+    assert row.lines[0].text.endswith(f"step_backward({wrong}, cache[t])")
+    assert row.mistake is not None
+    assert row.mistake.kind == kind
+    assert f"`dnext_h = {wrong}`" in row.mistake.message

@@ -24,9 +24,9 @@ def patience() -> float:
 
 
 @contextlib.contextmanager
-def briefly() -> Iterator[None]:
-    """Let no search for a line or for its mistake take long."""
-    token = _patience.set(BRIEFLY)
+def briefly(part: float = BRIEFLY) -> Iterator[None]:
+    """Let a search for a line or for its mistake take only a part of the usual time."""
+    token = _patience.set(part)
     try:
         yield
     finally:

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+# What a forward and a backward are given first, where the one leaves for the other what they both need.
+CONTEXTS = ("ctx", "context")
+
 # A batch, steps, features, hidden units, channels, filters, classes, words.
 N, T, D, H, C, F, K, V = 3, 4, 5, 6, 2, 4, 8, 7
 CONV = {"stride": 1, "pad": 1}
@@ -225,6 +228,11 @@ def word(parameter: str) -> str:
     """
     lower = parameter.lower()
     return next((known for known, pattern in WORDS if re.fullmatch(pattern, lower)), lower)
+
+
+def is_cache(parameter: str) -> bool:
+    """Tell whether a parameter is called as what a forward leaves for its backward."""
+    return parameter in CONTEXTS or "cache" in parameter
 
 
 def drawn_value(value: Any, rng: np.random.Generator) -> Any:

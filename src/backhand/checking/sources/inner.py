@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
-from backhand.checking.running.alarms import briefly
+from backhand.checking.running.alarms import BRIEFLY, briefly
 from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.tracked import Tracked
 from backhand.checking.sources.held import copied
@@ -68,7 +68,8 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
         draws, seed: of the checks.
     """
     wrong, explains = _at_fault(whole, parts, seed) if parts else ({}, False)
-    with briefly() if wrong else nullcontext():  # most of what can be said of it is said of them
+    # what can be said of it is said of them, all of it or most
+    with briefly(0.0 if explains else BRIEFLY) if wrong else nullcontext():
         report = whole.report(draws=draws, seed=seed)
     if report.ok or not wrong:
         return report

@@ -113,7 +113,7 @@ def _looked_at(opening: Opening, title: str, draws: int, seed: int, stress: Stre
         with threads_for(opening.inputs):
             chosen = replace(opening.opened(helpers=helpers), elsewhere=())  # other shapes have been tried
         inner = check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
-        reports.append(_as_written(inner, chosen))
+        reports.append(as_written(inner, chosen))
         source = chosen.backward_source
         if not _unexplained(reports[-1]) or source is None or not source.as_written:
             break
@@ -125,7 +125,7 @@ def _unexplained(report: Report) -> int:
     return sum(row.mistake is not None and row.mistake.kind == "unexplained" for row in report.rows)
 
 
-def _as_written(inner: Report, chosen: Pass) -> Report:
+def as_written(inner: Report, chosen: Pass) -> Report:
     """Return a report in which the variables of a helper that is written out have the names that it has."""
     made_up = chosen.backward_source.as_written if chosen.backward_source is not None else {}
     if not made_up:

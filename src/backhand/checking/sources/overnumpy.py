@@ -26,6 +26,7 @@ from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.averaging import Averaged, averaged
 from backhand.checking.sources.clipping import Clips, may_clip
 from backhand.checking.sources.courses import word
+from backhand.checking.sources.locating import as_written
 from backhand.checking.sources.numpy_truths import (
     Called,
     Chosen,
@@ -196,6 +197,7 @@ class OverNumpy:
             given = {s: self._of_one_element(s) for s in range(seed, seed + draws)}
         chosen = replace(self.as_pass(), arriving=given)
         report = check_pass(chosen, self.subject.title, draws=draws, seed=seed, stress=False)
+        report = as_written(report, chosen)
         notes = [IN_FLOAT32] * self.chosen.in_float32
         notes += [AT_KINK] * (self.chosen.at_kink and not callable(self.inputs))
         if self.averaged is not None:

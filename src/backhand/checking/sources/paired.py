@@ -13,11 +13,10 @@ from torch import Tensor
 from backhand.checking.running.arrays import as_tensors
 from backhand.checking.running.program import parameters_of, plain_function
 from backhand.checking.sources.calling import Context
+from backhand.checking.sources.courses import CONTEXTS, is_cache
 from backhand.checking.sources.numpy_truths import Call, plainly
 from backhand.checking.sources.parts import called_for_its_loss
 
-# What a forward and a backward are given first, where the one leaves for the other what they both need.
-CONTEXTS = ("ctx", "context")
 # What reads an attribute: a name by itself, as the `float` of `astype(float)`, is none.
 ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 
@@ -104,11 +103,6 @@ def _holds_arrays(value: Any) -> bool:
 def takes_cache(backward: Callable[..., Any]) -> bool:
     """Tell by its parameters whether a backward is handed what its forward left, and needs no object."""
     return any(is_cache(n) for n in parameters_of(backward))
-
-
-def is_cache(parameter: str) -> bool:
-    """Tell whether a parameter is called as what a forward leaves for its backward."""
-    return parameter in CONTEXTS or "cache" in parameter
 
 
 def inputs_of(forward: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -1,5 +1,6 @@
 """`check_pair`: a pair over NumPy, `out, cache = f(x, w)` and `dx, dw = f_backward(dout, cache)`."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
@@ -90,12 +91,8 @@ def pairs_within(whole: Subject) -> list[Part]:
     functions = whole.functions()
     called = reached(functions) - {plain_function(f)[0] for f in functions}
     spaces = spaces_of(functions)
-    named = {
-        n: f
-        for s in spaces
-        for n, f in s.items()
-        if isinstance(f, FunctionType) and plain_function(f)[0] in called
-    }
+    there = {n: f for space in spaces for n, f in space.items() if isinstance(f, FunctionType)}
+    named = {n: f for n, f in there.items() if inspect.unwrap(f) in called}
     pairs = []
     for name, function in named.items():
         if "backward" in name and (forward := forward_of(name, named)) is not None:

@@ -15,9 +15,10 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from backhand.checking.running.program import Source, source_of
+from backhand.checking.running.program import Source, plain_function, source_of
 from backhand.checking.running.returning import blocks, returned_variables, returns, spell_out
 from backhand.checking.running.statements import root_of
+from backhand.checking.sources.arguments import with_arguments_apart
 from backhand.checking.sources.courses import word
 
 # `dx`, `d_x`, `grad_x`, `x_grad`: what is left is the name of the tensor.
@@ -126,7 +127,12 @@ class Returned:
             source: the function's, where it has been changed.
         """
         source = source or self.original
-        return _by_name(source, self.places, self.count, also or {}) if source is not None else None
+        found = _by_name(source, self.places, self.count, also or {}) if source is not None else None
+        if found is None or found.definition is None:
+            return found
+        function, owner = plain_function(self.function)
+        own = dict(zip(function.__code__.co_varnames, owner, strict=False))
+        return with_arguments_apart(found, {**function.__globals__, **own})
 
     @cached_property
     def original(self) -> Source | None:

@@ -15,9 +15,10 @@ from backhand.checking.running.program import parameters_of
 from backhand.checking.sources import roles
 from backhand.checking.sources.classes import judge_class, judge_functions
 from backhand.checking.sources.costs import asked_by
+from backhand.checking.sources.courses import CONTEXTS
 from backhand.checking.sources.numpy_truths import is_the_users
 from backhand.checking.sources.overnumpy import is_float
-from backhand.checking.sources.paired import CONTEXTS, Functions
+from backhand.checking.sources.paired import Functions
 from backhand.errors import CheckError
 
 # Processor seconds for one pair: a live verdict that takes longer is not waited for.
