@@ -99,6 +99,20 @@ class Stack:
         return dout
 """
 
+BLOCK = """
+
+class Block:
+    def __init__(self, size):
+        self.squashed, self.linear, self.out = Sigmoid(), Linear(size, size), Linear(size, size)
+
+    def forward(self, x):
+        return self.out.forward(x + self.squashed.forward(self.linear.forward(x)))
+
+    def backward(self, dout):
+        d = self.out.backward(dout)
+        return d + self.linear.backward(self.squashed.backward(d))
+"""
+
 
 def reports(folder: Path, text: str, *slips: tuple[str, str]) -> dict[str, backhand.Report]:
     for right, wrong in slips:
@@ -150,6 +164,25 @@ def test_a_stack_of_layers_is_wrong_at_the_line_of_the_one_that_is(tmp_path: Pat
     ((where, text),) = told(reports(tmp_path, LAYERS, slip)["Stack"])
     assert where == place
     assert line in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ("d + self.squashed.backward(self.linear.backward(d))", "swapped"),
+        ("self.linear.backward(self.squashed.backward(d))", "missing_branch"),
+        ("d + self.linear.backward(self.squashed.backward(dout))", "wrong_upstream"),
+        ("d + self.linear.backward(d)", None),
+    ],
+)
+def test_what_layers_are_handed_is_one_mistake_of_the_line_that_does(tmp_path: Path, wrong, kind):
+    right = "d + self.linear.backward(self.squashed.backward(d))"
+    assert reports(tmp_path, LAYERS + BLOCK)["Block"].ok
+    found = reports(tmp_path, LAYERS + BLOCK, (right, wrong))["Block"]
+    (row,) = found.culprits
+    assert row.lines[0].text == f"return {wrong}"
+    assert row.mistake is not None
+    assert kind in (None, row.mistake.kind)
 
 
 def test_what_is_wrong_besides_is_said_to_call_what_is_wrong(tmp_path: Path):

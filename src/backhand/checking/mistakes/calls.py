@@ -95,6 +95,20 @@ def dropped_calls(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield argument, instead(node, argument, f": {name} is one too many")
 
 
+def exchanged_calls(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield `g(f(x))` for `f(g(x))`: backwards are called in the opposite order of their forwards."""
+    outer = place.node
+    if place.role != "value" or not isinstance(outer, ast.Call) or len(outer.args) != 1:
+        return
+    (inner,) = outer.args
+    if isinstance(inner, ast.Call) and len(inner.args) == 1 and not outer.keywords and not inner.keywords:
+        first, second = ast.unparse(inner.func), ast.unparse(outer.func)
+        mended = ast.Call(inner.func, [ast.Call(outer.func, inner.args, [])], [])
+        words = f"`{first}` is called before `{second}`, and belongs after it"
+        hint = "What comes last in the forward comes first in the backward."
+        yield mended, Finding("swapped", {"with": first}, words, hint=hint)
+
+
 def _argument(node: ast.AST, scope: Scope) -> ast.expr | None:
     """Return the tensor that a call is made of: what its method is called on, or its first argument."""
     if not isinstance(node, ast.Call):

@@ -7,7 +7,14 @@ from dataclasses import replace
 from backhand.checking.mistakes import omissions, slips
 from backhand.checking.mistakes.axes import sums
 from backhand.checking.mistakes.budget import Budget
-from backhand.checking.mistakes.calls import beginnings, copies, dropped_calls, moved_factors, not_in_place
+from backhand.checking.mistakes.calls import (
+    beginnings,
+    copies,
+    dropped_calls,
+    exchanged_calls,
+    moved_factors,
+    not_in_place,
+)
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -32,7 +39,7 @@ BESIDE: tuple[Rule, ...] = (omissions.missing_factors, sums)
 BESIDE_IN_ONE_LINE: tuple[Rule, ...] = (*BESIDE, omissions.missing_complements)
 Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 # The rules in their order, and whether they ask what autograd knows of this step.
-OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls)
+OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls, exchanged_calls)
 SLIPS: Rules = (
     (slips.OF_WHAT_IS_THERE, False),
     (omissions.OF_WHAT_IS_MISSING, True),

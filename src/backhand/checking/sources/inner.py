@@ -1,7 +1,7 @@
 """What a layer or a function over NumPy calls that has a backward of its own: which of it is at fault."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -72,7 +72,7 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
     with briefly(0.0 if explains else BRIEFLY) if wrong else nullcontext():
         report = whole.report(draws=draws, seed=seed)
     if report.ok or not wrong:
-        return report
+        return _handed_on(report, getattr(whole.subject, "on_layers", frozenset()))
     if not explains:
         names = sorted(part.name for part in wrong)
         are = "are wrong themselves: mend them" if len(names) > 1 else "is wrong itself: mend it"
@@ -84,6 +84,14 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
         place = f"{part.name}'s {part.backward.__name__}" if part.is_class else part.name
         found.append(Inner(place, {row.name: spoilt for row in its.rows}, its))
     return with_lines_within(report, found)
+
+
+def _handed_on(report: Report, names: Collection[str]) -> Report:
+    """Return a report in which gradients on layers that are right follow what these were handed."""
+    culprits = {row.gradient for row in report.culprits}
+    follow = culprits.intersection(names) if not culprits.issubset(names) else ()
+    rows = (replace(r, verdict="follows", mistake=None) if r.gradient in follow else r for r in report.rows)
+    return replace(report, rows=tuple(rows))
 
 
 def _at_fault(whole: OverNumpy, parts: Sequence[Part], seed: int) -> tuple[dict[Part, Heard], bool]:

@@ -47,7 +47,7 @@ from backhand.checking.sources.returned import (
     loss_among,
     names_returned,
 )
-from backhand.checking.sources.roles import asks_for_labels, calls_of
+from backhand.checking.sources.roles import asks_for_labels, calls_of, is_layer
 from backhand.checking.sources.updating import (
     BEGUN,
     AtTheEnd,
@@ -410,6 +410,13 @@ class Class:
         layer = called.state[0]
         rates = rates_asked(getattr(layer, self.calls[1]))
         return self.returned.gradients(returned) | sums | self.steps.gradients(layer, rates, left)
+
+    @property
+    def on_layers(self) -> frozenset[str]:
+        """The gradients that lie on layers which this one holds."""
+        there = {"layer": self.layer}
+        owners = {g: where.rpartition(".")[0] for g, places in self.stored.items() for where in places[:1]}
+        return frozenset(g for g, o in owners.items() if o and is_layer(type(eval(f"layer.{o}", there))))
 
     def mended(self, returned: Any, called: Called, gradients: Mapping[str, Any]) -> Any:
         """Return other gradients as they were returned, and put those that the layer holds where they lie.
