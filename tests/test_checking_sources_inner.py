@@ -302,3 +302,54 @@ def test_what_is_handed_to_a_step_is_known_before_it_is(wrong: str, kind: str):
     assert row.mistake is not None
     assert row.mistake.kind == kind
     assert f"`dnext_h = {wrong}`" in row.mistake.message
+
+
+OVER_TIME = """
+
+class Cell:
+    def __init__(self, W):
+        self.W, self.dW = W, np.zeros_like(W)
+
+    def forward(self, x, h):
+        self.x, self.h = x, h
+        self.out = np.tanh(x + h @ self.W)
+        return self.out
+
+    def backward(self, dout):
+        dz = dout * (1 - self.out ** 2)
+        self.dW[...] = self.h.T @ dz
+        return dz, dz @ self.W.T
+
+class OverTime:
+    def __init__(self, size):
+        self.W = np.random.randn(size, size).astype("f")
+        self.dW = np.zeros_like(self.W)
+
+    def forward(self, xs):
+        N, T, D = xs.shape
+        h, hs = np.zeros((N, D), dtype="f"), np.empty((N, T, D), dtype="f")
+        self.cells = [Cell(self.W) for _ in range(T)]
+        for t, cell in enumerate(self.cells):
+            hs[:, t] = h = cell.forward(xs[:, t], h)
+        return hs
+
+    def backward(self, dhs):
+        dxs = np.empty(dhs.shape, dtype="f")
+        dh, dW = 0, 0
+        for t in reversed(range(len(self.cells))):
+            cell = self.cells[t]
+            dxs[:, t], dh = cell.backward(dhs[:, t] + dh)
+            dW = dW + cell.dW
+        self.dW[...] = dW
+        return dxs
+"""
+
+
+def test_cells_that_compute_in_float32_are_right_as_far_as_that_tells(tmp_path: Path):
+    assert reports(tmp_path, LAYERS + OVER_TIME)["OverTime"].ok
+    found = reports(tmp_path, LAYERS + OVER_TIME, ("dhs[:, t] + dh", "dhs[:, t]"))["OverTime"]
+    ((_, line),) = told(found)
+    assert line == "dxs[:, t], dh = cell.backward(dhs[:, t])"
+    assert not any("wrong itself" in note for note in found.notes)
+    found = reports(tmp_path, LAYERS + OVER_TIME, ("self.out ** 2", "self.out"))["OverTime"]
+    assert told(found)[0][1] == "dz = dout * (1 - self.out)"
