@@ -1,15 +1,19 @@
 """Python's own meaning: a backward runs as it stands, whatever its statements are, and however it ends."""
 
+import ast
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import backhand
 from altered import from_text
+from backhand.checking.running.instrumenting import Watcher, run_statements
+from backhand.checking.running.program import Source
 
 # A backward with `return` in some block; {dw} is its last line.
 BLOCKS = {
@@ -235,3 +239,27 @@ def test_a_loop_that_only_an_exception_ends_is_judged_up_to_it() -> None:
     assert report.raised is not None
     assert report.raised.error.startswith("IndexError")
     assert report["x"].verdict == "wrong"
+
+
+class Doubling(Watcher):
+    """Doubles what the second statement adds, and looks at nothing else."""
+
+    def __init__(self) -> None:
+        self.shown: list[int] = []
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        return step == 1
+
+    def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
+        return 2 * value
+
+    def ran(self, step: int, statement: ast.stmt, variables: Any) -> None:
+        self.shown.append(step)
+
+
+def test_a_watcher_is_shown_the_statements_that_it_looks_at_and_no_others() -> None:
+    watcher, namespace = Doubling(), {"a": 1}
+    run = run_statements(Source(tuple(ast.parse("a += 1\na += 10\na += 100").body), ()), namespace, watcher)
+    assert namespace["a"] == 122
+    assert watcher.shown == [1]
+    assert run.steps == 3

@@ -212,3 +212,50 @@ def test_what_is_put_into_a_list_within_a_tuple_is_seen_the_next_time() -> None:
     assert isinstance(tensors.of(held)[0][0], Tensor)
     plain = np.ones(2), np.zeros(3)
     assert tensors.of(plain) is tensors.of(plain)
+
+
+FORGETFUL = """
+import numpy as np
+
+RUNS = []
+
+def step_backward(dh, dc, step, w, u):
+    x, h, c, gate, a, made = step
+    dc = dc + dh * gate * (1 - np.tanh(made) ** 2)
+    da = (dh * np.tanh(made) + dc * c) * gate * (1 - gate) + dc * (1 - np.tanh(a) ** 2)
+    return da @ w.T, da @ u.T, dc * gate, x.T @ da, h.T @ da
+
+def memory_forward(x, w, u):
+    h = c = np.zeros((len(x), u.shape[1]))
+    hs, steps = np.zeros((*x.shape[:2], u.shape[1])), []
+    for t in range(x.shape[1]):
+        a = x[:, t] @ w + h @ u
+        gate = 1 / (1 + np.exp(-a))
+        made = gate * c + np.tanh(a)
+        steps.append((x[:, t], h, c, gate, a, made))
+        c, h = made, gate * np.tanh(made)
+        hs[:, t] = h
+    return hs, (steps, w, u)
+
+def memory_backward(dhs, cache):
+    steps, w, u = cache
+    RUNS.append(1)
+    dw, du, dx = np.zeros_like(w), np.zeros_like(u), np.zeros((*dhs.shape[:2], len(w)))
+    dh = dc = np.zeros_like(dhs[:, 0])
+    for t in reversed(range(dhs.shape[1])):
+        dx[:, t], dh, dc, dw_t, du_t = step_backward(dhs[:, t] + dh, 0 * dc, steps[t], w, u)
+        dw += dw_t
+        du += du_t
+    return dx, dw, du
+
+def inputs(rng):
+    return {"x": rng.normal(size=(2, 4, 3)), "w": rng.normal(size=(3, 5)), "u": rng.normal(size=(5, 5))}
+"""
+
+
+def test_a_layer_over_time_is_run_once_for_all_that_would_put_the_same_tensors_there() -> None:
+    module = from_text(FORGETFUL)
+    (layer,) = (layer for layer in layers_of(module) if layer.name == "memory_backward")
+    (culprit,) = layer.check().culprits
+    assert "0 * dc" in culprit.lines[0].text
+    assert len(module.RUNS) < 400  # 226; one for each name under which a tensor is known were 576

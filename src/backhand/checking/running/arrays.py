@@ -1,5 +1,6 @@
 """Arrays as tensors, in the memory that they have: what looks at tensors then looks at code over NumPy."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -43,7 +44,12 @@ def as_arrays(value: Any) -> Any:
     >>> as_arrays({"a": torch.ones(2), "b": torch.tensor(2.0)})
     {'a': array([1., 1.], dtype=float32), 'b': np.float32(2.0)}
     """
-    return each_tensor(value, lambda tensor: tensor.detach().numpy()[()])
+    return each_tensor(value, _as_array)
+
+
+def _as_array(tensor: Tensor) -> Any:
+    """Return a tensor as an array that shares its memory."""
+    return tensor.numpy(force=tensor.requires_grad)[()]
 
 
 def on_objects(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,11 +106,10 @@ class Tensors:
         self._tensors: dict[int, tuple[Any, Any]] = {}
         self._arrays: dict[int, tuple[Any, Any]] = {}
         self._containers: list[tuple[Any, Any]] = []
-        self._shared: list[Tensor] = []
+        self._shared: list[tuple[np.ndarray, Tensor]] = []
         self._tuples: dict[int, tuple[Any, Any]] = {}
-        # where in memory the array of each shared tensor begins and ends; a loop makes thousands
-        self._places: dict[int, tuple[int, int]] = {}
-        self._extents = np.empty((2, 64), np.int64)
+        # where in memory the first of the shared arrays begin and end; a loop makes thousands
+        self._begins, self._ends = array("q"), array("q")
 
     def of(self, value: Any) -> Any:
         """Return what stands for a value."""
@@ -131,23 +136,19 @@ class Tensors:
     def _items(self, value: dict[Any, Any]) -> dict[Any, Any]:
         return {k: self.of(v) for k, v in value.items()}
 
-    def _keep(self, array: Any, tensor: Any) -> None:
-        self._tensors[id(array)] = array, tensor
-        self._arrays[id(tensor)] = tensor, array
-        if isinstance(array, np.ndarray) and isinstance(tensor, Tensor):
-            count = len(self._shared)
-            if count == self._extents.shape[1]:
-                self._extents = np.concatenate([self._extents, np.empty_like(self._extents)], axis=1)
-            self._extents[:, count] = _extent(array)
-            self._shared.append(tensor)
+    def _keep(self, held: Any, tensor: Any) -> None:
+        self._tensors[id(held)] = held, tensor
+        self._arrays[id(tensor)] = tensor, held
+        if isinstance(held, np.ndarray) and isinstance(tensor, Tensor):
+            self._shared.append((held, tensor))
 
     def back(self, value: Any) -> Any:
         """Return the array for each tensor: the one that it stands for, or a new one."""
-        return each_tensor(value, self._back)
+        return self._back(value) if isinstance(value, Tensor) else each_tensor(value, self._back)
 
     def _back(self, tensor: Tensor) -> Any:
         if id(tensor) not in self._arrays:
-            self._keep(as_arrays(tensor), tensor)
+            self._keep(_as_array(tensor), tensor)
         return self._arrays[id(tensor)][1]
 
     def put_back(self) -> None:
@@ -161,11 +162,16 @@ class Tensors:
 
     def changed(self, values: Iterable[Any]) -> None:
         """Let every tensor count a change whose memory is that of one of these values."""
-        begins, ends = self._extents[:, : len(self._shared)]
-        arrays = [v for v in values if isinstance(v, np.ndarray)]
-        for first, last in {self._places.get(id(v)) or _extent(v) for v in arrays}:
+        for shared, _ in self._shared[len(self._begins) :]:
+            first, last = _extent(shared)
+            self._begins.append(first)
+            self._ends.append(last)
+        if not self._shared:
+            return
+        begins, ends = (np.frombuffer(places, np.int64) for places in (self._begins, self._ends))
+        for first, last in {_extent(v) for v in values if isinstance(v, np.ndarray)}:
             for number in np.flatnonzero((begins < last) & (first < ends)).tolist():
-                increment_version(self._shared[number])
+                increment_version(self._shared[number][1])
 
 
 def _extent(array: np.ndarray) -> tuple[int, int]:
@@ -184,9 +190,17 @@ class OnArrays(Watcher):
         self.watcher: Watcher = watcher
         self.tensors: Tensors = Tensors()
 
+    def looks(self, step: int, statement: Any) -> bool:
+        """Tell whether it does."""
+        return self.watcher.looks(step, statement)
+
+    def takes(self, step: int, statement: Any) -> bool:
+        """Tell whether it does."""
+        return self.watcher.takes(step, statement)
+
     def ran(self, step: int, statement: Any, variables: Mapping[str, Any]) -> Namespace:
         """Let it look, and replace."""
-        if may_change_in_place(statement):
+        if self.watcher.asks_for_changes and may_change_in_place(statement):
             # what is called may write into what it is given; else only what is written to changes
             names = writes(statement) | (reads(statement) if calls(statement) else frozenset())
             self.tensors.changed(variables.get(n) for n in names)
@@ -196,7 +210,10 @@ class OnArrays(Watcher):
 
     def added(self, step: int, statement: Any, value: Any) -> Any:
         """Let it see what is added."""
-        return self.tensors.back(self.watcher.added(step, statement, self.tensors.of(value)))
+        shown = self.tensors.of(value)
+        given = self.watcher.added(step, statement, shown)
+        self.tensors.put_back()
+        return value if given is shown else self.tensors.back(given)
 
     def raised(self, step: int, statement: Any, error: Exception) -> None:
         """Tell it."""

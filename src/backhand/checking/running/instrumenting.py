@@ -29,6 +29,19 @@ MOST_ERRORS = 1000
 class Watcher:
     """Sees a run, and changes nothing; what derives from it may."""
 
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether it has to see a statement at all: to show one takes longer than most run."""
+        return True
+
+    def takes(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether it has to see what a statement adds."""
+        return self.looks(step, statement)
+
+    @property
+    def asks_for_changes(self) -> bool:
+        """Whether it asks, by their versions, which tensors were changed in place, as it goes."""
+        return True
+
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace | None:
         """Look at the variables after a statement; return those that are to be replaced.
 
@@ -82,10 +95,12 @@ class Run:
     def hooks(self) -> Namespace:
         """Return what the probes call, by the names that they use."""
         new: Namespace = {}
-        ran, added, statements = self.watcher.ran, self.watcher.added, self.statements
+        watcher, statements = self.watcher, self.statements
+        looks, ran, takes, added = watcher.looks, watcher.ran, watcher.takes, watcher.added
 
         def probe(number: int, variables: Mapping[str, Any]) -> bool:
-            replaced = ran(self.steps, statements[number], variables)
+            statement = statements[number]
+            replaced = ran(self.steps, statement, variables) if looks(self.steps, statement) else None
             self.steps += 1
             new.clear()
             if replaced:
@@ -93,7 +108,8 @@ class Run:
             return bool(replaced)
 
         def add(number: int, value: Any) -> Any:
-            return added(self.steps, statements[number], value)
+            statement = statements[number]
+            return added(self.steps, statement, value) if takes(self.steps, statement) else value
 
         def raised(number: int, error: Exception) -> None:
             if len(self.errors) >= MOST_ERRORS:

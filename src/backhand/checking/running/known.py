@@ -102,7 +102,9 @@ def nothing(shape: torch.Size, like: Tensor) -> Known:
 
 def signature(tensor: Tensor) -> float:
     """Return a random projection of a tensor: equal for equal tensors, and for no others but by chance."""
-    flat = tensor.detach().to("cpu", torch.float64).reshape(-1)
+    flat = tensor.detach().reshape(-1)
+    if flat.dtype != torch.float64 or not flat.is_cpu:  # to ask takes as long as the product
+        flat = flat.to("cpu", torch.float64)
     return float(flat @ _direction(flat.numel()))
 
 
@@ -176,6 +178,7 @@ class Seen:
 def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label, Any]]) -> list[Known]:
     """Return the sequences, of those with the same tensors one."""
     signs: dict[int, float] = {}
+    marks: dict[int, tuple[str, torch.Size]] = {}  # equal for values that are
     known: dict[tuple[Any, ...], Known] = {}
     for key, seen in found.items():
         ordered = sorted((one for one in seen if is_strided(one.value)), key=lambda one: -one.age)
@@ -183,15 +186,16 @@ def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label,
             continue
         for one in ordered:
             if id(one.value) not in signs:
-                signs[id(one.value)] = signature(one.value)
+                signs[id(one.value)] = sign = signature(one.value)
+                marks[id(one.value)] = f"{sign:.9e}", one.value.shape
         values = tuple(one.value for one in ordered)
         own = tuple(signs[id(value)] for value in values)
-        marks = tuple((f"{s:.9e}", v.shape) for s, v in zip(own, values, strict=True))
+        mark = tuple(marks[id(value)] for value in values)
         label, of = labels[key]
-        if marks not in known:
+        if mark not in known:
             turns, ages = tuple(one.turn for one in ordered), tuple(one.age for one in ordered)
-            known[marks] = Known((label,), values, own, turns, ages, frozenset([of]))
+            known[mark] = Known((label,), values, own, turns, ages, frozenset([of]))
         else:
-            same = known[marks]
-            known[marks] = replace(same, labels=(*same.labels, label), of=same.of | {of})
+            same = known[mark]
+            known[mark] = replace(same, labels=(*same.labels, label), of=same.of | {of})
     return list(known.values())

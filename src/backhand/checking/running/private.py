@@ -10,7 +10,7 @@ import importlib
 import inspect
 import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any
 
@@ -374,12 +374,21 @@ unwrapped: Callable[[Tensor], Tensor] = _unwrapped if QUICK else lambda tensor: 
 """Return the tensor itself for one that was left over from a transform which is done."""
 
 
+@lru_cache(maxsize=1)
 def numpy_layer() -> Any | None:
-    """Return torch's own NumPy, on which autograd follows code over arrays; None where there is none."""
+    """Return torch's own NumPy, on which autograd follows code over arrays; None where there is none.
+
+    Each call of its functions asks for their signature, which takes longer to make than most results: they
+    are given it.
+    """
     try:
-        return importlib.import_module("torch._numpy")  # at its first use: torch's users do without
+        layer = importlib.import_module("torch._numpy")  # at its first use: torch's users do without
     except ImportError:
         return None
+    for function in filter(None, (getattr(f, "__wrapped__", None) for f in vars(layer).values())):
+        with contextlib.suppress(AttributeError, TypeError, ValueError):  # of another kind
+            function.__signature__ = inspect.signature(function)
+    return layer
 
 
 def is_of_the_layer(value: object) -> bool:

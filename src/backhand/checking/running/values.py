@@ -8,6 +8,7 @@ import ast
 import collections
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +42,7 @@ class Values(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = resolve_name(func) or getattr(func, "__name__", "")
+        name = _name_of(func)
         number, self._count[name] = self._count[name], self._count[name] + 1
         for i, value in enumerate(tensors_in(args)):
             self._note((name, number, i), value)
@@ -70,6 +71,12 @@ class Values(TorchFunctionMode):
                 found.setdefault(key, []).append(Seen(age, turn, noted.value))
                 labels[key] = Label("value", ((statement, noted.key[0]),)), key
         return each_once(found, labels)
+
+
+@lru_cache(maxsize=1024)
+def _name_of(func: Any) -> str:
+    """Return what an operation is called; PyTorch looks it up among all that it has, without warnings."""
+    return resolve_name(func) or getattr(func, "__name__", "")
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

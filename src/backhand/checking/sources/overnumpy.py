@@ -332,11 +332,12 @@ class OverNumpy:
     def _called(self, inputs: Mapping[str, Any]) -> Called:
         """Run the user's forward in NumPy; one over torch may keep a graph of its own for its backward."""
         arrays = {k: v.value if isinstance(v, Held) else as_arrays(v) for k, v in inputs.items()}
-        numpy, python = np.random.get_state(), random.getstate()
+        functions = self.subject.functions()
+        again = functions[0] == functions[-1]  # it is called once more for its gradients, on the same draws
+        numpy, python = (np.random.get_state(), random.getstate()) if again else (None, None)
         with torch.enable_grad():
             called = self.subject.forward(copy.deepcopy(arrays))
-        functions = self.subject.functions()
-        if functions[0] == functions[-1]:  # which is called once more for its gradients, on the same draws
+        if numpy is not None and python is not None:
             np.random.set_state(numpy)
             random.setstate(python)
         return called

@@ -6,7 +6,9 @@ deviates first in time is at fault. It needs no names, so that it holds for runn
 """
 
 import ast
+import copy
 import itertools
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,8 +33,8 @@ from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.ranking import Ages, Rank, begun_elsewhere, rank
 from backhand.checking.verdicts.recognising import Order, Recogniser
 from backhand.checking.verdicts.repairing import Repair, watched
-from backhand.checking.verdicts.reruns import IsRight, Reruns
-from backhand.checking.verdicts.shadowing import Event, Give, Target, is_sum
+from backhand.checking.verdicts.reruns import IsRight, Put, Reruns
+from backhand.checking.verdicts.shadowing import Event, Target, is_sum
 from backhand.checking.verdicts.variables import around
 
 # Processor time for one report, in seconds. A loop of twenty steps with one line wrong takes a few tenths,
@@ -55,24 +57,23 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     assert source is not None
     known, gradients = knowledge(chosen, draw), _gradients(chosen, draw, source)
 
-    def search(
-        known: Sequence[Known], gradients: frozenset[str] | None, seconds: float
-    ) -> tuple[list[Explained], Recogniser, Reruns]:
-        recogniser = Recogniser(known, draw.trace.values, gradients)
-        runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
-        found = _explained(recogniser, runs, time.process_time() + patience() * seconds)
-        return _by_calls(found, source), recogniser, runs
+    def search(recogniser: Recogniser, runs: Reruns, seconds: float) -> list[Explained]:
+        return _by_calls(_explained(recogniser, runs, time.process_time() + patience() * seconds), source)
 
-    plain, recogniser, runs = search(known, gradients, MOST_SECONDS)
+    recogniser = Recogniser(known, draw.trace.values, gradients)
+    runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
+    plain = search(recogniser, runs, MOST_SECONDS)
     # a line in which the upstream gradient is left out is made of none, and may all the same be to give one
     if gradients is not None and (len(plain) > 1 or not _explains(plain, repair.culprits)):
-        found, *_ = search(known, None, MOST_SECONDS / 2)
+        found = search(Recogniser(known, draw.trace.values), runs, MOST_SECONDS / 2)
         if len(found) == 1 and _explains(found, repair.culprits):
             return found
     # one line that explains all is that, though a division that it lacks may look like one held back
     if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
         scaled = [one.times(factor) for one in known if not one.is_value]
-        found, *_ = search([*known, *scaled], gradients, MOST_SECONDS / 2)
+        recogniser = Recogniser([*known, *scaled], draw.trace.values, gradients)
+        runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
+        found = search(recogniser, runs, MOST_SECONDS / 2)
         if len(found) < len(plain) and _explains(found, repair.culprits):
             return found
     return plain
@@ -123,8 +124,9 @@ def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explai
     left = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
     left.sort(key=lambda n: repair.observed[n].step)
     found: list[Explained] = []
-    while left and recogniser.known and time.process_time() < ends:
-        one = _Search(recogniser, runs, left[0], frozenset(left), {}, ends).explained()
+    search = _Search(recogniser, runs, {}, ends) if left and recogniser.known else None
+    while search is not None and left and time.process_time() < ends:
+        one = search.of(left[0], left).explained()
         found += [one] if one is not None else []
         gone = one.gradients if one is not None else left[:1]
         left = [n for n in left if n not in gone]
@@ -147,10 +149,15 @@ class _Arriving(Watcher):
         self._upstream = [gradient for gradient in upstream if gradient.numel() > 1]
         self.names: list[str] = []
 
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether it is the first."""
+        return step == 0
+
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
         """Look at what they hold, but for what the first statement has given them."""
-        held = variables.items() if step == 0 else ()
-        there = ((n, v) for n, v in held if isinstance(v, Tensor) and n not in assigned(statement))
+        there = (
+            (n, v) for n, v in variables.items() if isinstance(v, Tensor) and n not in assigned(statement)
+        )
         self.names += [n for n, v in there if any(v.shape == g.shape and close(v, g) for g in self._upstream)]
 
 
@@ -190,34 +197,42 @@ class _Candidate:
             return torch.zeros_like(self.known.values[0]) if _adds_up(self.target, self.known) else None
         return self.known.values[index]
 
-    def give(self, turn: int, value: object) -> object:
-        """Return what is put there in a turn."""
-        belongs = self.belongs(turn)
-        return value if belongs is None else belongs.clone()
+    @cached_property
+    def put(self) -> Put:
+        """What is put there."""
+        values = [self.belongs(turn) for turn in range(len(self.order))]
+        while values and values[-1] is None:
+            values.pop()
+        return Put(tuple(values), tuple(map(self._sign, values, self.order)))
+
+    def _sign(self, value: Tensor | None, index: int | None) -> tuple[torch.Size, float] | None:
+        """Return by what a tensor that is put there is known; one with infinities is like no other."""
+        sign = 0.0 if index is None else self.known.signatures[index]
+        return None if value is None else (value.shape, sign if math.isfinite(sign) else id(value))
 
 
 class _Search:
-    """The search for what makes one gradient wrong, with some statements already mended."""
+    """The search for what makes gradients wrong, one after the other, with some statements already mended."""
 
     def __init__(
-        self,
-        recogniser: Recogniser,
-        runs: Reruns,
-        name: str,
-        culprits: frozenset[str],
-        mended: Mapping[Target, _Candidate],
-        ends: float,
+        self, recogniser: Recogniser, runs: Reruns, mended: Mapping[Target, _Candidate], ends: float
     ):
-        self.recogniser = recogniser
-        self.runs, self.name, self.culprits, self.mended, self.ends = runs, name, culprits, mended, ends
-        self.puts: dict[Target, Give] = {target: c.give for target, c in mended.items()}
+        self.recogniser, self.runs, self.mended, self.ends = recogniser, runs, mended, ends
+        self.name = ""
+        self.culprits: frozenset[str] = frozenset()
+        self.puts: dict[Target, Put] = {target: c.put for target, c in mended.items()}
         log = runs.logged(self.puts)
         self.events = log.events
         recogniser.learn_orders(self.events, log.counted.values())
         self._begun = begun_elsewhere(self.events)
         self._ages = Ages(recogniser, self.events)
-        self._counts: dict[tuple[int, int], int] = {}
-        self._reaches: dict[tuple[Target, tuple[int, ...]], int] = {}
+        self._found: dict[tuple[Target, int], list[_Candidate]] = {}
+
+    def of(self, name: str, culprits: Iterable[str]) -> "_Search":
+        """Return the search for what makes one of several gradients wrong."""
+        search = copy.copy(self)
+        search.name, search.culprits = name, frozenset(culprits)
+        return search
 
     @cached_property
     def _made(self) -> frozenset[Known]:
@@ -254,7 +269,8 @@ class _Search:
         if best is None:
             return None
         mended = {**self.mended, best.target: best}
-        return _Search(self.recogniser, self.runs, self.name, self.culprits, mended, self.ends).explained()
+        search = _Search(self.recogniser, self.runs, mended, self.ends)
+        return search.of(self.name, self.culprits).explained()
 
     def _most_telling(self, failing: Iterable[_Candidate]) -> _Candidate | None:
         """Return that by which most becomes known though it is not enough: one of several at fault.
@@ -301,7 +317,7 @@ class _Search:
 
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
         """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""
-        left = self.runs.left({**self.puts, candidate.target: candidate.give}, self.name)
+        left = self.runs.left({**self.puts, candidate.target: candidate.put}, self.name)
         if left is None or not left <= self.culprits.union(self.runs.repair.culprits):
             return None
         return left & self.culprits
@@ -326,18 +342,24 @@ class _Search:
         """Yield what may belong in the place of what statements give until the gradient is complete."""
         complete = self.runs.repair.observed[self.name].step
         for target in targets:
-            events = self.events[target]
-            if events[0].step > complete or target in self.mended:
+            if self.events[target][0].step > complete or target in self.mended:
                 continue
-            shape = events[0].shape
-            if len(events) == 1 and shape is not None and events[0].sign and target[1] in self._begun:
-                zeros = nothing(shape, self.recogniser.known[0].values[0])
-                yield self._candidate(target, zeros, (0,), (0,))
-            for known in self.recogniser.belonging(target, events):
-                for order in self.recogniser.orders(target, len(events), known):
-                    turns = _deviations(target, events, known, order)
-                    if turns and events[turns[0]].step <= complete:
-                        yield self._candidate(target, known, order, turns)
+            key = target, self.recogniser.learned
+            if key not in self._found:
+                self._found[key] = list(self._deviating_from(target))
+            yield from (candidate for candidate in self._found[key] if candidate.step <= complete)
+
+    def _deviating_from(self, target: Target) -> Iterator[_Candidate]:
+        """Yield what may belong in the place of what one statement gives."""
+        events = self.events[target]
+        shape = events[0].shape
+        if len(events) == 1 and shape is not None and events[0].sign and target[1] in self._begun:
+            yield self._candidate(target, nothing(shape, self.recogniser.known[0].values[0]), (0,), (0,))
+        for known in self.recogniser.belonging(target, events):
+            for order in self.recogniser.orders(target, len(events), known):
+                turns = _deviations(target, events, known, order)
+                if turns:
+                    yield self._candidate(target, known, order, turns)
 
     def _candidate(self, target: Target, known: Known, order: Order, turns: tuple[int, ...]) -> _Candidate:
         events = self.events[target]
@@ -356,11 +378,8 @@ class _Search:
             return len(self.culprits)  # it raised: all that follows may lack what it did not make
         if self._lets_raise(candidate):
             return len(self.culprits)
-        if (target, turns) not in self._reaches:
-            moved = self.runs.moved(self.puts, target, turns, self.culprits)
-            is_made_of_it = self.name in moved and moved <= self.culprits
-            self._reaches[target, turns] = len(moved) if is_made_of_it else 0
-        return self._reaches[target, turns]
+        moved = self.runs.moved(self.puts, target, turns, frozenset(self.runs.repair.culprits))
+        return len(moved) if self.name in moved and moved <= self.culprits else 0
 
     def _lets_raise(self, candidate: _Candidate) -> bool:
         """Tell whether what is made of a value raised that has another shape than belongs there."""
@@ -380,10 +399,9 @@ class _Search:
         events = self.events[candidate.target]
         later = [event.step for event in events if event.step > candidate.step]
         ends = later[0] if later else 2**62
-        if (candidate.step, ends) not in self._counts:
-            self._counts[candidate.step, ends] = self.runs.known_until(self.puts, candidate.step, ends)
-        puts = {**self.puts, candidate.target: candidate.give}
-        return self.runs.known_until(puts, candidate.step, ends) - self._counts[candidate.step, ends]
+        before = self.runs.known_until(self.puts, candidate.step, ends)
+        puts = {**self.puts, candidate.target: candidate.put}
+        return self.runs.known_until(puts, candidate.step, ends) - before
 
     def _told(self, last: _Candidate, gradients: frozenset[str]) -> Explained:
         faults = tuple(self._fault(c) for c in (*self.mended.values(), last))
@@ -399,7 +417,7 @@ class _Search:
         target, turn = candidate.target, candidate.turn
         turns = range(max(0, turn - 1), turn + BENCHES)
         events = self.events[target][turns.start : turns.stop]
-        puts = {**self.puts, target: candidate.give}  # so that the variables of its later turns are right
+        puts = {**self.puts, target: candidate.put}  # so that the variables of its later turns are right
         seen = self.runs.benches(puts, target, [event.step for event in events])
         outside = around(self.runs.chosen)
         rows = zip(turns, seen.before, seen.made, map(candidate.belongs, turns), strict=False)

@@ -100,6 +100,11 @@ class Recogniser:
                 if len(turns) == len(its):
                     self._turns.setdefault(len(its), {})[tuple(turns)] = None
 
+    @property
+    def learned(self) -> int:
+        """How many ways through the turns have been seen."""
+        return sum(map(len, self._turns.values()))
+
     def _count(self, counts: Sequence[Any]) -> None:
         """Take the order in which a loop counts, from whatever number on."""
         if all(isinstance(count, int) for count in counts) and len(set(counts)) == len(counts):

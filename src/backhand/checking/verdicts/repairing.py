@@ -113,6 +113,17 @@ class Repairer(Watcher):
         self._snapshots: dict[tuple[ast.stmt, str], int] = {}
         self._error: tuple[ast.stmt, Exception] | None = None
 
+    @property
+    def asks_for_changes(self) -> bool:
+        """Whether a gradient was complete that may be changed."""
+        return bool(self._complete)
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether a gradient is complete now, or may be changed after it was."""
+        if self.keeps or self._error is not None or step in self.ends:
+            return True
+        return bool(self._complete) and may_change_in_place(statement)
+
     def raised(self, step: int, statement: ast.stmt, error: Exception) -> None:
         """Take note of a statement that raised."""
         self._error = statement, error
@@ -298,6 +309,6 @@ def at_return(draw: Draw, source: Source | None, run: Run, repairer: Repairer) -
     found = {}
     for name, gradient in draw.matched.items():
         if name not in repairer.observed and gradient in flat and name in draw.trace.gradients:
-            namespace = repairer.around | snapshot(repairer.last)
+            namespace = repairer.around | snapshot(repairer.last) if repairer.keeps else {}
             found[name] = Observed(as_gradient(flat[gradient]), statements, namespace, None, run.steps)
     return found

@@ -1,7 +1,11 @@
 """The backward run again with something else in the place of what a statement gives: what becomes of it?"""
 
+import ast
 import contextlib
+import functools
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,10 +22,42 @@ from backhand.checking.verdicts.repairing import Repair, Repairer, Replace, at_r
 from backhand.checking.verdicts.shadowing import Before, Give, Log, Putting, Target
 
 IsRight = Callable[[str, Tensor | None], bool]
+_Run = TypeVar("_Run", bound=Callable[..., Any])
 
 
 class StillWrong(BaseException):
     """Leaves a run that has shown enough; not an `Exception`, which the user's code may catch."""
+
+
+@dataclass(frozen=True)
+class Put:
+    """What is put in the place of a statement's values, turn by turn; two are one if their tensors are.
+
+    Attributes:
+        values: None where its own value is left, as in all turns that follow.
+        signs: their shapes and signatures.
+    """
+
+    values: tuple[Tensor | None, ...] = field(compare=False)
+    signs: tuple[tuple[torch.Size, float] | None, ...]
+
+    def __call__(self, turn: int, value: Any) -> Any:
+        """Return what is put there in a turn."""
+        belongs = self.values[turn] if turn < len(self.values) else None
+        return value if belongs is None else belongs.clone()
+
+
+def _once(run: _Run) -> _Run:
+    """Let a run be made once for all who ask the same: what is known often comes under several names."""
+
+    @functools.wraps(run)
+    def known(runs: "Reruns", puts: Mapping[Target, Put], *asked: Any) -> Any:
+        key = run, frozenset(puts.items()), *asked
+        if key not in runs.known:
+            runs.known[key] = run(runs, puts, *asked)
+        return runs.known[key]
+
+    return cast(_Run, known)
 
 
 class Reruns:
@@ -56,6 +92,7 @@ class Reruns:
         self._carried = running_variables(self.source.statements)
         self._counters = counters(self.source.statements)
         self._judged: dict[str, tuple[Tensor | None, bool]] = {}  # the first value of each gradient
+        self.known: dict[Any, Any] = {}  # what the runs have shown, by what was asked
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
         """Return what is handed on in the place of a value: the right one, where it is wrong.
@@ -74,14 +111,16 @@ class Reruns:
         """Return a repairer of this backward."""
         return Repairer(self._variables, self.lives, {}, replace, keeps=False)
 
-    def logged(self, puts: Mapping[Target, Give]) -> Log:
+    @_once
+    def logged(self, puts: Mapping[Target, Put]) -> Log:
         """Return what each statement gives in the repaired run."""
         log = Log(self.repairer(self.mended), puts, self._carried, self._counters)
         watched(self.chosen, self.draw, log)
         return log
 
+    @_once
     def moved(
-        self, puts: Mapping[Target, Give], target: Target, turns: Container[int], wrong: Container[str]
+        self, puts: Mapping[Target, Put], target: Target, turns: Container[int], wrong: Container[str]
     ) -> frozenset[str]:
         """Return which gradients change if a statement gives something else in some turns.
 
@@ -111,7 +150,8 @@ class Reruns:
             self._run({**puts, target: shaken}, replace)
         return frozenset(found)
 
-    def left(self, puts: Mapping[Target, Give], name: str) -> frozenset[str] | None:
+    @_once
+    def left(self, puts: Mapping[Target, Put], name: str) -> frozenset[str] | None:
         """Return what is wrong with something put in the place of statements; None if `name` still is."""
         left: set[str] = set()
 
@@ -138,7 +178,8 @@ class Reruns:
             replace(name, seen.value)
         return run
 
-    def known_until(self, puts: Mapping[Target, Give], begins: int, ends: int) -> int:
+    @_once
+    def known_until(self, puts: Mapping[Target, Put], begins: int, ends: int) -> int:
         """Count the tensors that autograd knows, and the gradients that are right, between two steps."""
         count = 0
 
@@ -151,6 +192,9 @@ class Reruns:
         recogniser = self._recogniser
 
         class _Counting(Log):
+            def looks(self, step: int, statement: ast.stmt) -> bool:
+                return step > begins or Putting.looks(self, step, statement)
+
             def note(self, step: int, target: Target, value: Tensor) -> None:
                 nonlocal count
                 if step >= ends:
@@ -164,7 +208,7 @@ class Reruns:
             watched(self.chosen, self.draw, _Counting(self.repairer(replace), puts))
         return count
 
-    def benches(self, puts: Mapping[Target, Give], target: Target, steps: Sequence[int]) -> Before:
+    def benches(self, puts: Mapping[Target, Put], target: Target, steps: Sequence[int]) -> Before:
         """Return what stood before some turns of a statement, and what it made."""
         looking = Before(self.repairer(self.mended), puts, steps, target, self._counters)
         watched(self.chosen, self.draw, looking)

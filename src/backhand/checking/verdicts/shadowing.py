@@ -67,6 +67,15 @@ class Shadow(Watcher):
     def __init__(self, repairer: Repairer):
         self.repairer = repairer
 
+    @property
+    def asks_for_changes(self) -> bool:
+        """Whether that asks."""
+        return self.repairer.asks_for_changes
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether that looks."""
+        return self.repairer.looks(step, statement)
+
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Let it look and replace."""
         return self.repairer.ran(step, statement, variables)
@@ -83,8 +92,20 @@ class Putting(Shadow):
         super().__init__(repairer)
         self.puts = puts
         self._turns = dict.fromkeys(puts, 0)
+        self._places: dict[ast.stmt, list[str]] = {}  # the variables that are put after a statement
+        for statement, name in puts:
+            if name:
+                self._places.setdefault(statement, []).append(name)
         self._added = -1  # the last step in which something was added
         self._raised = -1  # and in which one raised
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether something is put there, or a gradient is complete."""
+        return statement in self._places or step == self._raised or self.repairer.looks(step, statement)
+
+    def takes(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether something is put there."""
+        return (statement, "") in self.puts
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Put one in the place of what is added."""
@@ -94,16 +115,16 @@ class Putting(Shadow):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Put one in the place of what was assigned, or should have been added."""
-        own = [target for target in self.puts if target[0] is statement]
-        if not own:
-            return super().ran(step, statement, variables)
-        put = {target[1]: self._next(target, variables.get(target[1])) for target in own if target[1]}
+        own = self._places.get(statement, ())
+        put = {name: self._next((statement, name), variables.get(name)) for name in own}
         put = {name: value for name, value in put.items() if value is not None}
         if step == self._raised > self._added and (statement, "") in self.puts:
             value = self._next((statement, ""), None)
             put |= _done_with(statement, value, variables) if isinstance(value, Tensor) else {}
         if put:
             self.repairer.made_up_for()
+        if not self.repairer.looks(step, statement):
+            return put
         # as a view: to look at every variable would take longer than the statement
         return put | super().ran(step, statement, ChainMap(put, variables) if put else variables)  # type: ignore[arg-type]
 
@@ -159,6 +180,14 @@ class Log(Putting):
         self.carried: Mapping[ast.stmt, Sequence[str]] = carried or {}
         self.events: dict[Target, list[Event]] = {}
         self.counted: dict[str, dict[int, Any]] = {name: {} for name in counters}  # by step what each holds
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Look at all."""
+        return True
+
+    def takes(self, step: int, statement: ast.stmt) -> bool:
+        """Look at all."""
+        return True
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Note what is added, or put into a container."""
@@ -220,6 +249,14 @@ class Before(Putting):
         self.target: Target = target
         self.before: list[Namespace] = []
         self.made: list[Tensor | None] = []
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether it is one of the turns, or the next one is."""
+        return step in self.steps or step + 1 in self.steps or step == 0 or super().looks(step, statement)
+
+    def takes(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether it is one of the turns."""
+        return step in self.steps or super().takes(step, statement)
 
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Take what is added."""
