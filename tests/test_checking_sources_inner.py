@@ -1,6 +1,7 @@
 """What is wrong because of a layer or a function within it is told as that one's, once."""
 
 import linecache
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -269,13 +270,15 @@ def run_backward(dh, cache):
 """
 
 
-def over_time(text: str) -> backhand.Report:
+SHAPES = {"x": (2, 4, 3), "h0": (2, 5), "Wx": (3, 5), "Wh": (5, 5), "b": (5,)}
+
+
+def over_time(text: str, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> backhand.Report:
     space: dict = {"__name__": "steps"}
     linecache.cache["steps.py"] = len(text), None, text.splitlines(keepends=True), "steps.py"
     exec(compile(text, "steps.py", "exec"), space)
 
     def inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
-        shapes = {"x": (2, 4, 3), "h0": (2, 5), "Wx": (3, 5), "Wh": (5, 5), "b": (5,)}
         return {name: rng.normal(size=shape) for name, shape in shapes.items()}
 
     return backhand.check_pair(space["run_forward"], space["run_backward"], inputs)
@@ -353,3 +356,45 @@ def test_cells_that_compute_in_float32_are_right_as_far_as_that_tells(tmp_path: 
     assert not any("wrong itself" in note for note in found.notes)
     found = reports(tmp_path, LAYERS + OVER_TIME, ("self.out ** 2", "self.out"))["OverTime"]
     assert told(found)[0][1] == "dz = dout * (1 - self.out)"
+
+
+MEMORY = """
+import numpy as np
+
+def step_forward(x, prev_h, prev_c, W):
+    next_c = prev_c * x + prev_h @ W
+    next_h = np.tanh(next_c)
+    return next_h, next_c, (x, prev_h, prev_c, W, next_h)
+
+def step_backward(dnext_h, dnext_c, cache):
+    x, prev_h, prev_c, W, next_h = cache
+    dc = dnext_c + dnext_h * (1 - next_h ** 2)
+    return dc * prev_c, dc @ W.T, dc * x, prev_h.T @ dc
+
+def run_forward(x, h0, W):
+    hs, cache, h, c = [], [], h0, np.zeros_like(h0)
+    for t in range(x.shape[1]):
+        h, c, kept = step_forward(x[:, t], h, c, W)
+        hs.append(h)
+        cache.append(kept)
+    return np.stack(hs, axis=1), cache
+
+def run_backward(dh, cache):
+    dx, dprev_h, dprev_c, dW = np.zeros_like(dh), 0, np.zeros_like(dh[:, 0]), 0
+    for t in reversed(range(dh.shape[1])):
+        dx[:, t], dprev_h, dprev_c, dW_t = step_backward(dh[:, t] + dprev_h, dprev_c, cache[t])
+        dW = dW + dW_t
+    return dx, dprev_h, dW
+"""
+MEMORY_SHAPES = {"x": (2, 4, 3), "h0": (2, 3), "W": (3, 3)}
+
+
+@pytest.mark.parametrize("wrong", ["np.zeros_like(dprev_c)", "0 * dprev_c"])
+def test_what_one_turn_hands_to_the_next_is_known_though_zeros_stand_there(wrong: str):
+    assert over_time(MEMORY, MEMORY_SHAPES).ok
+    (row,) = over_time(
+        MEMORY.replace("dprev_h, dprev_c, cache", f"dprev_h, {wrong}, cache"), MEMORY_SHAPES
+    ).culprits
+    assert row.lines[0].text.endswith(f"step_backward(dh[:, t] + dprev_h, {wrong}, cache[t])")
+    assert row.mistake is not None
+    assert row.mistake.kind != "unexplained"

@@ -18,8 +18,8 @@ import numpy as np
 from backhand.checking.running.program import Source, plain_function, source_of
 from backhand.checking.running.returning import blocks, returned_variables, returns, spell_out
 from backhand.checking.running.statements import root_of
-from backhand.checking.sources.arguments import with_arguments_apart
 from backhand.checking.sources.courses import word
+from backhand.checking.sources.handed import with_arguments_apart
 
 # `dx`, `d_x`, `grad_x`, `x_grad`: what is left is the name of the tensor.
 PREFIXES = ("d_", "grad_", "grads_", "d", "g")

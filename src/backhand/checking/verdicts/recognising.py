@@ -128,6 +128,8 @@ class Recogniser:
         found: dict[Order, None] = {}
         if turns <= len(known.values) + 1:
             found[tuple(range(min(turns, len(known.values))))] = None
+        if turns == len(known.values) + 1:  # what one turn hands to the next: the first is handed nothing
+            found[(None, *range(turns - 1))] = None
         if turns == len(known.values) and turns not in self._turns:
             found[tuple(reversed(range(turns)))] = None
         return list(found | shown)

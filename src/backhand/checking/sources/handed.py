@@ -51,7 +51,9 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
     for block in blocks(definition.body):
         for statement in list(block):
             call = statement.value if isinstance(statement, ast.Assign | ast.Expr) else None
-            for place, name in _computed(call, source, around) if isinstance(call, ast.Call) else ():
+            if not isinstance(call, ast.Call):
+                continue
+            for place, name in list(_computed(call, source, around)):
                 variable = another(name)
                 made = ast.Assign([ast.Name(variable, ast.Store())], call.args[place])
                 call.args[place] = ast.copy_location(ast.Name(variable, ast.Load()), made.value)
@@ -65,6 +67,7 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
         definition=definition,
         local_names=frozenset(taken),
         as_written={**source.as_written, **as_written},
+        handed=frozenset(taken - source.local_names),
     )
 
 
