@@ -497,3 +497,39 @@ def test_the_line_in_which_a_backward_ends_is_at_fault_where_it_makes_no_gradien
     (row,) = report.culprits
     assert row.lines[0].text == "if self.mask is not None:"
     assert "AttributeError" in row.mistake.message
+
+
+def test_what_arrives_may_be_called_as_the_input():
+    class Gate:
+        def forward(self, x):
+            self.on = x > 0
+            return x * self.on
+
+        def backward(self, x):
+            return x * self.on
+
+    class Square:
+        """The derivative of each element, which grows with x as well."""
+
+        def forward(self, x):
+            return x**2
+
+        def backward(self, x):
+            return 2 * x
+
+    class Linear:
+        def __init__(self):
+            self.W = np.ones((3, 2))
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W
+
+        def backward(self, x):
+            self.dW = self.x.T @ x
+            return 2 * x @ self.W.T
+
+    reports = [check_class(layer(), lambda rng: [rng.normal(size=(4, 3))]) for layer in (Gate, Square)]
+    assert all(report.ok for report in reports)
+    report = check_class(Linear(), lambda rng: [rng.normal(size=(4, 3))])
+    assert {row.gradient: row.verdict for row in report.rows} == {"dx": "wrong", "dW": "right"}

@@ -160,3 +160,25 @@ def test_lines_are_told_where_a_comment_begins_further_left(tmp_path: Path):
     assert checked.report is not None
     (row,) = checked.report.culprits
     assert row.lines[0].text == "self.db = dout.mean(axis=0)"
+
+
+MIRROR = """
+    class Mirror:
+        def __init__(self, pad_width):
+            self.p = pad_width
+
+        def forward(self, x):
+            return np.pad(x, ((0, 0), (self.p, self.p)), "reflect")
+
+        def backward(self, dout):
+            p = self.p
+            dout[:, p + 1 : 2 * p + 1] += dout[:, p - 1 :: -1]
+            dout[:, -1 - 2 * p : -1 - p] += dout[:, : -p - 1 : -1]
+            return dout[:, p:-p]
+"""
+
+
+def test_a_padding_is_small_whatever_it_is_called(tmp_path):
+    (checked,) = judged(tmp_path, MIRROR)
+    assert checked.report is not None
+    assert checked.report.ok

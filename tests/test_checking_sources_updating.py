@@ -384,3 +384,17 @@ def test_a_helper_that_asks_for_a_shape_is_no_step_of_making_a_layer(tmp_path: P
     (one,) = check_files([file])
     assert one.report is not None, one.problem
     assert one.report.ok
+
+
+def test_a_letter_that_is_a_backward_s_only_argument_is_what_arrives_and_no_rate():
+    class Rectifier:
+        def forward(self, x):
+            self.on = x > 0
+            return x * self.on
+
+        def backward(self, eta):
+            eta[~self.on] = 0
+            return eta
+
+    verdicts, _ = seen(Rectifier(), columns)
+    assert verdicts == {"dx": "right"}

@@ -16,6 +16,7 @@ from backhand.checking.running.instrumenting import run_function
 from backhand.checking.running.program import Source, parameters_of, source_of
 from backhand.checking.running.standin import stand_in
 from backhand.checking.running.tracked import Tracked, wrapped
+from backhand.checking.sources.arguments import is_what_arrives
 from backhand.checking.sources.clipping import Clips
 from backhand.checking.sources.composing import received
 from backhand.checking.sources.costs import COSTS, cost_of, ends_of, labels_on, lacks_cost
@@ -184,7 +185,10 @@ class Class:
         begins = begins and (cost is not None or asks_for_labels(forward))
         made = names_returned(forward, None) if isinstance(layer, Globals) else ()
         wiring = Wiring.of(backward, [*inputs, *rates_asked(backward), *filter(None, made)], cached=False)
-        wiring = Wiring((), "", ()) if begins else wiring
+        if begins:
+            wiring = Wiring((), "", ())
+        elif not calls_of(type(layer)) and not wiring.upstream and is_what_arrives(layer, calls, inputs):
+            wiring = Wiring(wiring.shared, "", ())
         outputs = wiring.outputs(list(inputs))
         plain = Class(
             layer, calls, wiring, outputs, {}, {}, Returned(backward, {}, {}, 0), {}, {}, (), begins, cost

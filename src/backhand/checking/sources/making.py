@@ -53,7 +53,7 @@ BUILT = (
     ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
-    ("", "pad(ding)?", 1),
+    ("", "(zero_?)?pad(ding)?(_?(width|size|amount))?", 1),
     ("", "word_to_idx", Held({word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcd"))})),
     ("net|mlp", "size", Held([D, H, K])),
     ("pool", "size", 2),

@@ -21,8 +21,9 @@ from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.returning import blocks
 
 RATE = r"(learn(ing)?_?|l_?)rate|lr|eta|step_?size"
-# An alpha may be a slope as well, but not that of a backward's own argument.
-RATE_GIVEN = rf"{RATE}|alpha"
+# An alpha may be a slope as well, but not that of a backward's own argument; a letter that is the only one
+# is what arrives.
+RATE_GIVEN, LETTERS = rf"{RATE}|alpha", ("eta", "alpha")
 # What an optimiser is called where a layer is handed one, and the shape of what it will be given.
 OPTIMISER, SHAPE = "optimi[sz]er|opt", "((in|input|x)_?)?shape|x_dims?"
 # Where the layer as it was before its backward keeps its parameters.
@@ -170,14 +171,16 @@ class AtTheEnd(Watcher):
 
 def rate_of(backward: Callable[..., Any], layer: Any) -> str:
     """Return a layer's learning rate as an expression over its backward's variables; empty if it has none."""
-    given = next((n for n in parameters_of(backward) if re.fullmatch(RATE_GIVEN, n.lower())), "")
+    given = next(iter(rates_asked(backward)), "")
     kept = (n for n, v in vars(layer).items() if isinstance(v, float) and re.fullmatch(RATE, n.lower()))
     return given or next((f"self.{n}" for n in kept), "")
 
 
 def rates_asked(backward: Callable[..., Any]) -> dict[str, float]:
     """Return the learning rates that a backward asks for, by name, each as 1: its step is a gradient then."""
-    return {n: 1.0 for n in parameters_of(backward) if re.fullmatch(RATE_GIVEN, n.lower())}
+    asked = list(parameters_of(backward))
+    is_upstream = len(asked) == 1 and asked[0].lower() in LETTERS
+    return {} if is_upstream else {n: 1.0 for n in asked if re.fullmatch(RATE_GIVEN, n.lower())}
 
 
 def prepared(layer: Any, shape: tuple[int, ...]) -> Any:
