@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from backhand import CheckError, check_pair
+from backhand import CheckError, check_files, check_pair
 from backhand.checking.sources.batches import Options
 from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.files import opened
@@ -174,3 +174,48 @@ def test_a_forward_may_keep_a_graph_of_its_own_for_its_backward() -> None:
     report = check_pair(doubled_forward, doubled_backward, {"x": torch.randn(4, 3)})
     assert report.ok
     assert report.truth == "central differences"
+
+
+OF_LAYERS = """
+import numpy as np
+
+
+class Scale:
+    def forward(self, x):
+        return 3 * x
+
+    def backward(self, dout):
+        return 3 * dout
+
+
+class Twice:
+    def __init__(self):
+        self.inner = Scale()
+
+    def forward(self, x):
+        return self.inner.forward(self.inner.forward(x)), {"x": x}
+
+    def backward(self, dout, cache):
+        return self.inner.backward(self.inner.backward(dout))
+
+
+class Empty:
+    def forward(self, x):
+        self.out = 2 * x
+        return self.out
+
+    def cost(self, out, y):
+        return np.sum((out - y) ** 2)
+
+    def backward(self, x, y):
+        dout = 2 * (self.out - y)
+"""
+
+
+def test_layers_that_call_the_backward_of_others_are_not_over_torch(tmp_path: Path):
+    file = tmp_path / "layers.py"
+    file.write_text(OF_LAYERS)
+    found = {checked.name: checked for checked in check_files([file])}
+    assert found["Twice"].report is not None
+    assert found["Twice"].report.ok
+    assert found["Empty"].problem == "Empty returns no gradient, and leaves none on itself."

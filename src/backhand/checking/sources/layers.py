@@ -335,6 +335,8 @@ def _without_inputs(
     told: str, names: Iterable[str], raised: Exception | None, ended: Sequence[Exception] = ()
 ) -> CheckError:
     """Return what is said where no inputs are known; what no module has is missing whatever they are."""
+    if isinstance(raised, CheckError):  # which says itself what is lacking
+        return NoInputsError(str(raised))
     if isinstance(raised, NameError) or (isinstance(raised, AttributeError) and "module '" in str(raised)):
         return CheckError(f"{told} {what_raised(raised)}.")
     why = "are not known:"

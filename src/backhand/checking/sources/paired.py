@@ -111,15 +111,17 @@ def inputs_of(forward: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _over_torch(*functions: Callable[..., Any]) -> bool:
-    """Tell it by the modules that functions mention, by their methods, by the modules of their file."""
+    """Tell it by the modules that functions mention, by those of their file, by their methods."""
     plain = [plain_function(f)[0] for f in functions]
-    mentioned = {_package(f.__globals__.get(n)) for f in plain for n in f.__code__.co_names}
+    named = (f.__globals__.get(n) for f in plain for n in f.__code__.co_names)
+    of_the_file = (v for f in plain for v in list(f.__globals__.values()))
+    for values in (named, of_the_file):
+        found = {_package(value) for value in values} & {"numpy", "torch"}
+        if len(found) == 1:
+            return found == {"torch"}
+    # layers call one another's `backward`, as tensors do
     methods = {i.argval for f in plain for i in dis.get_instructions(f.__code__) if i.opname in ATTRIBUTES}
-    if not mentioned & {"numpy", "torch"} and any(map(_only_of_tensors, methods)):
-        return True
-    if not mentioned & {"numpy", "torch"}:
-        mentioned = {_package(v) for f in plain for v in list(f.__globals__.values())}
-    return "torch" in mentioned and "numpy" not in mentioned
+    return any(map(_only_of_tensors, methods - {"backward"}))
 
 
 def _only_of_tensors(method: str) -> bool:
