@@ -533,3 +533,32 @@ def test_what_arrives_may_be_called_as_the_input():
     assert all(report.ok for report in reports)
     report = check_class(Linear(), lambda rng: [rng.normal(size=(4, 3))])
     assert {row.gradient: row.verdict for row in report.rows} == {"dx": "wrong", "dW": "right"}
+
+
+TINY = 1e-8
+
+
+@pytest.mark.parametrize("where", ["own", "default", "global"])
+def test_a_tiny_constant_is_no_fault_wherever_it_stands(where):
+    class Inner:
+        def __init__(self):
+            self.tiny = 1e-8
+
+        def shares(self, weights, tiny=1e-8):
+            guard = {"own": self.tiny, "default": tiny, "global": TINY}[where]
+            return weights / (weights.sum(axis=1, keepdims=True) + guard)
+
+    class Softmax:
+        def __init__(self):
+            self.inner = [Inner()]
+
+        def forward(self, x):  # what is taken away has a slope, for the tiny constant is added
+            self.p = self.inner[0].shares(np.exp(x - x.max(axis=1, keepdims=True)))
+            return self.p
+
+        def backward(self, dout):
+            return self.p * (dout - (dout * self.p).sum(axis=1, keepdims=True))
+
+    report = check_class(Softmax(), lambda rng: [rng.normal(size=(4, 5))])
+    assert report.ok
+    assert any("1e-08" in note for note in report.notes)

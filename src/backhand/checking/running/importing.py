@@ -2,15 +2,18 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from backhand.checking.running.endings import installed
 
 # How many folders above its own a file may be run from: a chapter's, within a part's, within the project's.
 LEVELS = 3
+# Not the user's, wherever they are installed.
+NEVER = {"backhand", "numpy", "torch", "builtins"}
 
 
 class _Above:
@@ -85,3 +88,10 @@ def _folders(module: ModuleType) -> list[Path]:
     with contextlib.suppress(KeyError):  # the package around it is gone
         places += vars(module).get("__path__") or ()
     return [parent for place in places if isinstance(place, str) for parent in Path(place).resolve().parents]
+
+
+def is_the_users(space: Mapping[str, Any]) -> bool:
+    """Tell whether a module uses NumPy by itself, and is none of an installed package."""
+    file = str(space.get("__file__") or "")
+    installed = "site-packages" in file or "dist-packages" in file or "/lib/python" in file
+    return not installed and str(space.get("__name__")).partition(".")[0] not in NEVER

@@ -13,7 +13,7 @@ from backhand.checking.sources.globals import (
     Globals,
     held_globally,
 )
-from backhand.checking.sources.held import arrays_of, objects_of
+from backhand.checking.sources.held import arrays_of, holders_of
 from backhand.checking.sources.inner import Part, reported
 from backhand.checking.sources.layered import Class
 from backhand.checking.sources.overnumpy import Draw, OverNumpy, drawn, is_float, judged_over_numpy, noting
@@ -93,7 +93,7 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
 
 def parts_within(whole: Class) -> list[Part]:
     """Return the layers that a layer holds, in lists and within these too, and the pairs that it calls."""
-    kinds = dict.fromkeys(type(one) for one in objects_of(whole.layer))
+    kinds = dict.fromkeys(type(one) for one in holders_of(whole.layer))
     kinds.pop(type(whole.layer), None)
     layers = [_part(kind) for kind in kinds if is_layer(kind) and not is_static(kind)]
     return layers + pairs_within(whole)

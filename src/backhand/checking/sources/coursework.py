@@ -22,7 +22,7 @@ from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, limited
 from backhand.checking.running.endings import from_outside
-from backhand.checking.running.importing import imports_from
+from backhand.checking.running.importing import imports_from, is_the_users
 from backhand.checking.running.program import Namespace, parameters_of
 from backhand.checking.running.sandbox import sandbox
 from backhand.checking.sources.batches import Options
@@ -31,7 +31,6 @@ from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.fetched import files_from, how_to_get, texts_stand_in
 from backhand.checking.sources.layers import layers_of
 from backhand.checking.sources.modules import begun_module, module_of, roots_of
-from backhand.checking.sources.numpy_truths import is_the_users
 from backhand.checking.sources.overnumpy import noting
 from backhand.checking.sources.reading import parsed, read, read_as_far_as_possible
 from backhand.checking.sources.subjects import Subject

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import blocks
 from backhand.checking.running.statements import root_of
 from backhand.checking.sources.courses import is_cache
-from backhand.checking.sources.numpy_truths import is_the_users
 
 # What has methods that are no function of the user's.
 CONTAINERS = np.ndarray, list, dict, set, str

@@ -35,24 +35,27 @@ def arrays_of(value: Any) -> Iterator[tuple[str, np.ndarray]]:
             yield path, np.asarray(held)
 
 
-def objects_of(value: Any) -> Iterator[Any]:
-    """Yield the objects that an object holds, in lists and on these as well."""
-    return (held for path, held in _held(value) if path and hasattr(held, "__dict__"))
+def holders_of(value: Any) -> Iterator[Any]:
+    """Yield an object and all that it holds, in lists too, that have attributes of their own."""
+    return (
+        held for _, held in _held(value) if hasattr(held, "__dict__") and not isinstance(held, NO_HOLDERS)
+    )
 
 
 def _held(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield an object, and what is held by it and by that, by its path."""
     yield path, value
-    if depth <= DEPTH and not isinstance(value, np.ndarray | np.generic):
-        items: list[tuple[str, Any]] = []
-        if isinstance(value, dict):
-            items = [(f"{path}[{key!r}]", v) for key, v in value.items() if isinstance(key, str | int)]
-        elif isinstance(value, list | tuple):
-            items = [(f"{path}[{i}]", v) for i, v in enumerate(value)]
-        elif hasattr(value, "__dict__") and not isinstance(value, NO_HOLDERS):  # `layer(x)` may be a call
-            items = [(f"{path}.{name}" if path else name, v) for name, v in vars(value).items()]
-        for inner, item in items:
-            yield from _held(item, inner, depth + 1)
+    if depth > DEPTH or isinstance(value, np.ndarray | np.generic):
+        return
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        items = [(f"{path}[{key!r}]", v) for key, v in value.items() if isinstance(key, str | int)]
+    elif isinstance(value, list | tuple):
+        items = [(f"{path}[{i}]", v) for i, v in enumerate(value)]
+    elif hasattr(value, "__dict__") and not isinstance(value, NO_HOLDERS):  # `layer(x)` may be a call
+        items = [(f"{path}.{name}" if path else name, v) for name, v in vars(value).items()]
+    for inner, item in items:
+        yield from _held(item, inner, depth + 1)
 
 
 def put(layer: Any, path: str, value: Any) -> None:

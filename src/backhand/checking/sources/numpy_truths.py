@@ -14,10 +14,12 @@ from torch import Tensor
 
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.differences import along, by_differences, has_kink
+from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import plain_function
 from backhand.checking.running.standin import tracking
 from backhand.checking.running.tracked import Tracked, UntrackedError, wrapped
+from backhand.checking.sources.held import holders_of
 from backhand.checking.sources.protocol import ForwardError
 from backhand.errors import CheckError
 
@@ -27,8 +29,6 @@ SAME, SAME_IN_FLOAT32 = 1e-9, 1e-4
 EPSILON = 1e-6
 # A difference in one direction agrees with the gradients to this part, unless it steps over a kink.
 AGREES = 1e-5
-# Not the user's, wherever they are installed.
-NEVER = {"backhand", "numpy", "torch", "builtins"}
 # Functions, classes and modules of the user's are looked through for NumPy; more of them than any course has.
 MOST_SPACES = 200
 
@@ -305,17 +305,38 @@ _OWN = {(space, name): f for space in (np, np.random) for name, f in vars(space)
 
 @contextlib.contextmanager
 def without_epsilons(functions: Sequence[Callable[..., Any]]) -> Iterator[list[str]]:
-    """Let tiny constants in the users' functions be zero, such as the 1e-7 within a logarithm; give them."""
-    before = {f: f.__code__ for f in reached(functions) if any(map(_is_epsilon, f.__code__.co_consts))}
-    found = {repr(c) for code in before.values() for c in code.co_consts if _is_epsilon(c)}
+    """Let tiny constants in the users' functions be zero, such as the 1e-7 within a logarithm; give them.
+
+    They may stand there, be a default, a global variable, or lie on the object.
+    """
+    called = reached(functions)
+    with contextlib.ExitStack() as stack:
+        found = {v for f in called for v in stack.enter_context(_zero_within(f))}
+        spaces = [(f.__globals__, f.__code__.co_names) for f in called]
+        spaces += [(vars(o), (*vars(o),)) for f in functions for o in _holders(f)]
+        for space, names in spaces:
+            tiny = {n: space[n] for n in names if _is_epsilon(space.get(n))}
+            stack.callback(space.update, tiny)
+            space.update(dict.fromkeys(tiny, 0.0))
+            found |= {*tiny.values()}
+        yield sorted(map(repr, found))
+
+
+@contextlib.contextmanager
+def _zero_within(function: FunctionType) -> Iterator[set[float]]:
+    """Let a function's own tiny constants and defaults be zero."""
+    code, defaults, named = function.__code__, function.__defaults__, function.__kwdefaults__
     try:
-        for f, code in before.items():
-            constants = tuple(0.0 if _is_epsilon(c) else c for c in code.co_consts)
-            f.__code__ = code.replace(co_consts=constants)
-        yield sorted(found)
+        function.__code__ = code.replace(co_consts=tuple(map(_zero, code.co_consts)))
+        function.__defaults__ = defaults and tuple(map(_zero, defaults))
+        function.__kwdefaults__ = named and {n: _zero(v) for n, v in named.items()}
+        yield {v for v in (*code.co_consts, *(defaults or ()), *(named or {}).values()) if _is_epsilon(v)}
     finally:
-        for f, code in before.items():
-            f.__code__ = code
+        function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, named
+
+
+def _zero(constant: Any) -> Any:
+    return 0.0 if _is_epsilon(constant) else constant
 
 
 def _is_epsilon(constant: Any) -> bool:
@@ -330,8 +351,8 @@ def reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
         value = stack.pop()
         if not _is_of_python(value):
             continue
-        owner = getattr(value, "__self__", None)
-        stack += [f for f in vars(type(owner)).values() if isinstance(f, FunctionType)] if owner else []
+        classes = [c for o in _holders(value) for c in type(o).__mro__]
+        stack += [f for c in classes for f in vars(c).values() if isinstance(f, FunctionType)]
         plain = plain_function(value)[0]
         if plain not in found and is_the_users(plain.__globals__):
             found.add(plain)
@@ -340,6 +361,12 @@ def reached(functions: Sequence[Callable[..., Any]]) -> set[FunctionType]:
             classes = [c for c in called if isinstance(c, type)]
             stack += [f for c in classes for f in vars(c).values() if isinstance(f, FunctionType)]
     return found
+
+
+def _holders(function: Any) -> Iterator[Any]:
+    """Yield the object whose method a function is, and those that it holds."""
+    owner = getattr(function, "__self__", None)
+    return holders_of(owner) if owner is not None else iter(())
 
 
 def _spaces(value: Any) -> list[MutableMapping[str, Any]]:
@@ -353,10 +380,3 @@ def _spaces(value: Any) -> list[MutableMapping[str, Any]]:
 def _is_of_python(value: Any) -> bool:
     """Tell whether a value is a function with source: IPython's `open` is a wrapper of one that has none."""
     return callable(value) and isinstance(inspect.unwrap(value), FunctionType | MethodType)
-
-
-def is_the_users(space: Mapping[str, Any]) -> bool:
-    """Tell whether a module uses NumPy by itself, and is none of an installed package."""
-    file = str(space.get("__file__") or "")
-    installed = "site-packages" in file or "dist-packages" in file or "/lib/python" in file
-    return not installed and str(space.get("__name__")).partition(".")[0] not in NEVER

@@ -11,12 +11,12 @@ from typing import Any
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, awaited, limited
 from backhand.checking.running.arrays import as_arrays
+from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.program import parameters_of
 from backhand.checking.sources import roles
 from backhand.checking.sources.classes import judge_class, judge_functions
 from backhand.checking.sources.costs import asked_by
 from backhand.checking.sources.courses import CONTEXTS
-from backhand.checking.sources.numpy_truths import is_the_users
 from backhand.checking.sources.overnumpy import is_float
 from backhand.checking.sources.paired import Functions
 from backhand.errors import CheckError
