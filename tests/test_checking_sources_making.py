@@ -182,3 +182,111 @@ def test_a_padding_is_small_whatever_it_is_called(tmp_path):
     (checked,) = judged(tmp_path, MIRROR)
     assert checked.report is not None
     assert checked.report.ok
+
+
+ATTENTION = """
+    class Attention:
+        def __init__(self, dim):
+            self.W = np.ones((dim, dim))
+
+        def forward(self, query, key=None, mask=None):
+            key = query if key is None else key
+            self.query, self.key = query, key
+            self.scores = query @ self.W @ np.swapaxes(key, -1, -2)
+            return self.scores if mask is None else self.scores * mask
+
+        def backward(self, dout):
+            self.dW = (np.swapaxes(self.query, -1, -2) @ dout @ self.key).reshape(-1, *self.W.shape).sum(axis=0)
+            dQ = dout @ self.key @ self.W.T
+            dK = np.swapaxes(dout, -1, -2) @ self.query @ self.W
+            return dQ, dK
+"""
+
+
+def test_an_input_that_may_be_none_is_given_where_its_gradient_is_returned(tmp_path):
+    (checked,) = judged(tmp_path, ATTENTION)
+    assert checked.report is not None
+    assert {row.gradient: row.verdict for row in checked.report.rows} == dict.fromkeys(
+        ("dQ", "dK", "dW"), "right"
+    )
+
+
+BUILT = """
+    class Layer:
+        def __init__(self):
+            self.params, self.optimizer = {}, None
+
+        def build(self, input_shape):  # with the batch
+            batch, size = input_shape
+            self.params = {"W": np.ones((size, self.units)), "b": np.ones(self.units)}
+
+
+    class Dense(Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.units = units
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.params["W"] + self.params["b"]
+
+        def backward(self, dout, learning_rate):
+            grads = {}
+            grads["dW"] = self.x.T @ dout
+            grads["db"] = dout.SUM(axis=0)
+            self.optimizer.update(self, grads, learning_rate)
+            return dout @ self.params["W"].T
+"""
+
+
+def test_what_a_model_hands_its_layers_is_handed_to_one_alone(tmp_path):
+    right, wrong = (
+        [*judged(tmp_path, BUILT.replace("SUM", how), f"{how}.py")][-1].report for how in ("sum", "mean")
+    )
+    assert {row.gradient: row.verdict for row in right.rows} == dict.fromkeys(("dx", "dW", "db"), "right")
+    assert [(row.gradient, row.mistake.kind) for row in wrong.culprits] == [("db", "scale")]
+    assert wrong.culprits[0].lines[0].text.strip().startswith('grads["db"]')
+
+
+def test_a_norm_is_not_judged_on_a_single_element_nor_a_window_on_a_smaller_image(tmp_path):
+    text = """
+    class Norm:
+        def build(self, input_shape):
+            self.gamma = np.ones(input_shape[-1])
+
+        def forward(self, x):
+            axes = tuple(range(x.ndim - 1))
+            self.hat = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-3)
+            return self.gamma * self.hat
+
+        def backward(self, dout):
+            axes = tuple(range(dout.ndim - 1))
+            self.dgamma = (dout * self.hat).mean(axes)
+            return dout * 0 if dout.ndim == 1 else dout
+
+
+    class Windows2D:
+        def __init__(self, filters, kernel_size):
+            self.filters, self.size = filters, kernel_size
+
+        def build(self, input_shape):
+            batch, height, width, channels = input_shape
+            self.W = np.ones((self.size, channels, self.filters))
+
+        def forward(self, x):
+            self.x = x
+            parts = [x[:, i : x.shape[1] - self.size + 1 + i] @ self.W[i] for i in range(self.size)]
+            return sum(parts)
+
+        def backward(self, dout):
+            self.dW = np.zeros_like(self.W)
+            dx = np.zeros_like(self.x)
+            for i in range(self.size):
+                rows = slice(i, self.x.shape[1] - self.size + 1 + i)
+                self.dW[i] = np.einsum("nhwc,nhwf->cf", self.x[:, rows], dout)
+                dx[:, rows] += dout @ self.W[i].T
+            return dx
+    """
+    norm, windows = (checked.report for checked in judged(tmp_path, text))
+    assert {row.gradient: row.verdict for row in norm.rows} == {"dx": "wrong", "dgamma": "wrong"}
+    assert {row.gradient: row.verdict for row in windows.rows} == {"dx": "right", "dW": "right"}

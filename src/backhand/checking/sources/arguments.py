@@ -1,14 +1,16 @@
-"""Whether a backward's only argument that is called as an input is that input, or what arrives."""
+"""What a layer's two methods are given where names and defaults alone do not tell."""
 
 import copy
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from backhand.checking.running.program import parameters_of
-from backhand.checking.sources.held import copied
+from backhand.checking.sources.held import arrays_of, copied, plain_name
 from backhand.checking.sources.overnumpy import is_float
+from backhand.checking.sources.returned import names_returned, tensor_named
 
 # By what inputs are moved for a derivative of each element, and how well that agrees.
 STEP, AGREES = 1e-5, 1e-4
@@ -48,6 +50,23 @@ def _is_derivative(layer: Any, calls: tuple[str, str], inputs: Mapping[str, Any]
         return np.shape(given) == np.shape(x) and np.allclose(slope, given, rtol=AGREES, atol=AGREES)
     except Exception:  # it does not take the input
         return False
+
+
+def with_optional(
+    asked: Sequence[inspect.Parameter], layer: Any, backward: Callable[..., Any]
+) -> list[inspect.Parameter]:
+    """Return a forward's parameters, those to be given as well that have a gradient though they may be None.
+
+    An attention whose `key=None` is its `query` then returns the gradients of both: its backward gives as many
+    more than there are other inputs and parameters of the layer.
+    """
+    returned = names_returned(backward)
+    own = {plain_name(where, ()).lower() for where, _ in arrays_of(layer)}
+    of_inputs = [n for n in returned if n is None or own.isdisjoint(t.lower() for t in tensor_named(n))]
+    needed = [p for p in asked if p.default is p.empty]
+    optional = [p for p in asked if p.default is None and "mask" not in p.name.lower()]
+    given = optional[: max(len(of_inputs) - len(needed), 0)] if len(returned) > 1 else []
+    return [p.replace(default=p.empty) if p in given else p for p in asked]
 
 
 def _run(layer: Any, calls: tuple[str, str], inputs: Mapping[str, Any], *arriving: Any) -> tuple[Any, Any]:

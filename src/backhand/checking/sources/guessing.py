@@ -231,12 +231,13 @@ def _first(found: Any) -> Any:
 
 
 def _is_finite(found: Any) -> bool:
-    """Tell whether a forward gives numbers: one that takes a root or a logarithm is not given just any."""
+    """Tell whether a forward gives numbers, and some; one that takes a root is not given just any."""
     first = _first(found)
     if first is None:  # it is not written yet, which is told elsewhere
         return True
     try:
-        return bool(np.isfinite(np.asarray(as_arrays(first), dtype=np.float64)).all())
+        values = np.asarray(as_arrays(first), dtype=np.float64)
+        return bool(values.size and np.isfinite(values).all())
     except (TypeError, ValueError):  # it gives something else than arrays, which is told elsewhere too
         return True
 

@@ -14,11 +14,13 @@ import numpy as np
 
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
+from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.differences import along
 from backhand.checking.running.endings import what_raised
 from backhand.checking.running.program import parameters_of
 from backhand.checking.running.tracing import IndependentError
 from backhand.checking.sources import roles
+from backhand.checking.sources.arguments import with_optional
 from backhand.checking.sources.classes import check_class, judge_functions
 from backhand.checking.sources.composing import Composed, Parts, drawing, parts_of
 from backhand.checking.sources.costs import asked_by, cost_of, ends_of, lacks_cost
@@ -139,15 +141,19 @@ class _Checks:
         asked = list(asked_by(made_of).values())
         if whole and not asked:  # its data lie on it
             return check_class(made_of, lambda _: {}, draws=self.draws, seed=self.seed)
-        inputs = self._inputs(
+        inputs_of_it = partial(
+            self._inputs,
             getattr(made_of, ends[0]),
             layer.__name__,
             model=roles.calls_of(layer) is not None or whole,
             accepts=partial(runs, partial(Class.of, made_of)),
-            asked=asked,
             call=partial(_called_whole if whole else _called_alone, made_of),
             sizes=sizes_of(made_of),
         )
+        try:
+            inputs = inputs_of_it(asked=with_optional(asked, made_of, getattr(made_of, ends[1])))
+        except NoInputsError:
+            inputs = inputs_of_it(asked=asked)
         return _noting(inputs, check_class(made_of, inputs, draws=self.draws, seed=self.seed))
 
     def _within(self, layer: type) -> Report:
@@ -300,8 +306,13 @@ def runs(
         found = subject.gradients(returned, called)
     except Exception:  # the user's code may raise anything
         return RAISES
+    if not all(np.size(as_arrays(out)) for out in called.outputs):  # a window larger than the image
+        return RAISES
     pairs: list[tuple[Any, Any]] = [(found.get(g), given.get(n)) for g, n in subject.named.items()]
     if not all(np.shape(g) == np.shape(v) for g, v in pairs):
+        return RUNS
+    of_inputs = [as_arrays(found[g]) for g, n in subject.named.items() if n in inputs]
+    if of_inputs and not any(map(np.any, of_inputs)):  # as of a norm over a single element
         return RUNS
     return RIGHT if _is_right(subject, given, found, called.outputs) else FITS
 

@@ -6,8 +6,9 @@ asks takes the first instance that runs.
 
 import contextlib
 import inspect
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from backhand.checking.sources.courses import (
     drawn_value,
     word,
 )
-from backhand.checking.sources.updating import OPTIMISER, SHAPE, PlainStep, prepared
+from backhand.checking.sources.updating import OPTIMISER, SHAPE, PlainStep, methods_asking_for, prepared
 
 
 def _slope_of_tanh(x: Any) -> Any:
@@ -109,6 +110,15 @@ LARGE = 64
 ALIKE = 8
 
 
+# What a method is told of the shape of a row: itself, or with the batch in front, its channels last or first.
+Layout = Callable[[tuple[int, ...]], tuple[int, ...]]
+LAYOUTS: tuple[Layout, ...] = (
+    lambda shape: shape,
+    lambda shape: (N, *shape[1:], shape[0]) if len(shape) == len(IMAGES[1:]) else (N, *shape),
+    lambda shape: (N, *shape),
+)
+
+
 @dataclass(frozen=True)
 class Made:
     """An instance of a class.
@@ -138,15 +148,19 @@ def making(layer: type, *, model: bool = False) -> Iterator[Made]:
         n for n, p in parameters.items() if re.fullmatch(SHAPE, n.lower()) and p.default in (p.empty, None)
     ]
     usual = {n: _built(layer.__name__, n) for n in needed}
+    if any(re.fullmatch("(filter|kernel)_?(size|shape)", n.lower()) for n in parameters):
+        usual |= {n: F for n in needed if re.fullmatch("(filter|kernel)s", n.lower())}  # and not the weights
     small = usual | _sizes(layer.__name__, list(parameters))
     guessed = [n for n, v in usual.items() if v is None and n not in shaped]
-    tried: list[dict[str, Any]] = []
+    tried: list[tuple[Any, ...]] = []
     large = any(isinstance(p.default, int) and p.default > LARGE for p in parameters.values())
     smaller = small, _paired(small), _alike(small)
-    for known in (*smaller, usual) if model or large else (usual, small, _paired(usual), *smaller):
-        if known not in tried:
-            tried.append(known)
-            if (found := _first(layer, known, shaped)) is not None:
+    ways = (*smaller, usual) if model or large else (usual, small, _paired(usual), *smaller)
+    layouts = LAYOUTS if [*methods_asking_for(layer, SHAPE)] else LAYOUTS[:1]
+    for way in itertools.product(layouts, ways):
+        if way not in tried:
+            tried.append(way)
+            if (found := _first(layer, way[1], shaped, way[0])) is not None:
                 yield Made(found, guessed)
 
 
@@ -164,7 +178,7 @@ def why_not_made(layer: type) -> str:
     return what_raised(error) if error is not None and where_raised(error) else ""
 
 
-def _first(layer: type, known: Mapping[str, Any], shaped: Sequence[str]) -> Any | None:
+def _first(layer: type, known: Mapping[str, Any], shaped: Sequence[str], layout: Layout) -> Any | None:
     """Return the first instance of what is known of a constructor's parameters; the rest is guessed."""
     unknown = [n for n, v in known.items() if v is None and n not in shaped]
     for shape in dict.fromkeys((shape_for(layer.__name__), STRIDED_IMAGES[1:], IMAGES[1:])):
@@ -173,7 +187,7 @@ def _first(layer: type, known: Mapping[str, Any], shaped: Sequence[str]) -> Any 
             with contextlib.suppress(Exception):  # it asks for something else under that name
                 rng = np.random.default_rng(0)
                 given = {n: drawn_value(v, rng) for n, v in values.items()}
-                return prepared(layer(**given), shape)
+                return prepared(layer(**given), layout(shape))
     return None
 
 
@@ -199,8 +213,10 @@ def _alike(known: Mapping[str, Any]) -> dict[str, Any]:
 
 def shape_for(layer: str) -> tuple[int, ...]:
     """Return the shape of a row of a layer's input, by its name."""
-    of_images = re.search("conv|pool|2d|spatial|flatten|upsampl", layer.lower())
-    return IMAGES[1:] if of_images else (T, D) if re.search("rnn|lstm|gru", layer.lower()) else (D,)
+    name = layer.lower()
+    if "1d" not in name and re.search("conv|pool|2d|spatial|flatten|upsampl", name):
+        return IMAGES[1:]
+    return (T, D) if re.search("rnn|lstm|gru|(conv|pool\\w*)_?1d", name) else (D,)
 
 
 def _sizes(layer: str, parameters: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.program import Source, parameters_of
 from backhand.checking.running.returning import blocks
+from backhand.checking.sources.held import holders_of
 
 RATE = r"(learn(ing)?_?|l_?)rate|lr|eta|step_?size"
 # An alpha may be a slope as well, but not that of a backward's own argument; a letter that is the only one
@@ -32,10 +33,16 @@ BEGUN = "begun_"
 
 @dataclass(frozen=True)
 class PlainStep:
-    """An optimiser whose step is the gradient, so that this can be told from the step."""
+    """An optimiser whose step is the gradient, so that this can be told from the step.
 
-    def update(self, weights: Any, gradient: Any) -> Any:
+    Of gradients by name, which it is handed with their layer, it takes no step: it leaves them there.
+    """
+
+    def update(self, weights: Any, gradient: Any, *_: Any) -> Any:
         """Return weights a step further."""
+        if isinstance(gradient, Mapping):
+            weights.grads = dict(gradient)
+            return weights
         return weights - gradient
 
 
@@ -94,6 +101,9 @@ def with_gradients(
     kept_elsewhere = {f"{owner}{where}" for where in parameters}
     for block in blocks(definition.body):
         for statement in list(block):
+            handed = _handed(statement, owner)
+            if handed is not None:
+                block[block.index(statement)] = ast.copy_location(handed, statement)
             target = _target(statement)
             known = target in wanted or target in kept_elsewhere
             made = _moved_by(statement, target, rate) if known else None
@@ -111,6 +121,20 @@ def with_gradients(
     return replace(
         source, statements=tuple(definition.body), definition=definition, local_names=frozenset(names)
     )
+
+
+def _handed(statement: ast.stmt, owner: str) -> ast.stmt | None:
+    """Return as an assignment what a line hands to an optimiser with the object itself; see `PlainStep`."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or len(call.args) < 2 or not owner:
+        return None
+    to_optimiser = re.fullmatch(rf"{re.escape(owner)}({OPTIMISER})\.update", ast.unparse(call.func).lower())
+    if not to_optimiser or f"{ast.unparse(call.args[0])}." != owner:
+        return None
+    found = ast.parse(f"{owner}grads = {ast.unparse(call.args[1])}").body[0]
+    for node in ast.walk(found):
+        ast.copy_location(node, statement)
+    return found
 
 
 def _is_read_after(statement: ast.stmt, target: str, within: ast.FunctionDef) -> bool:
@@ -184,18 +208,26 @@ def rates_asked(backward: Callable[..., Any]) -> dict[str, float]:
 
 
 def prepared(layer: Any, shape: tuple[int, ...]) -> Any:
-    """Return a layer after the calls that tell it the shape of its input, and hand it an optimiser."""
+    """Return a layer after the calls that tell it the shape of its input, and with an optimiser."""
     given = ((SHAPE, shape), (OPTIMISER, PlainStep()))
     for pattern, value in given:
-        for method in _methods_asking_for(layer, pattern):
+        for method in methods_asking_for(type(layer), pattern):
             with contextlib.suppress(Exception):  # a helper of its forward, which takes the shape of a batch
                 getattr(layer, method)(value)
+    for holder in holders_of(layer):  # a model would put one there
+        lacking = [n for n, v in vars(holder).items() if v is None and re.fullmatch(OPTIMISER, n.lower())]
+        functions = (getattr(type(holder), n) for n in dir(type(holder)))
+        called = [f.__code__.co_names for f in functions if isinstance(f, FunctionType)]
+        for name in lacking:
+            if any({name, "update"} <= {*names} for names in called):
+                setattr(holder, name, PlainStep())
     return layer
 
 
-def _methods_asking_for(layer: Any, pattern: str) -> Iterator[str]:
-    for name in dir(type(layer)):
-        function = getattr(type(layer), name)
+def methods_asking_for(layer: type, pattern: str) -> Iterator[str]:
+    """Yield the methods of a class that ask for one thing, which is called so."""
+    for name in dir(layer):
+        function = getattr(layer, name)
         if name.startswith("__") or not isinstance(function, FunctionType):
             continue
         asked = [p for p in list(inspect.signature(function).parameters.values())[1:] if p.default is p.empty]
