@@ -90,3 +90,33 @@ class Halved:
         self.dW = np.dot(self.x.T, dout)
         self.db = np.sum(dout, axis=0, keepdims=True) / m
         return np.dot(dout, self.W.T)
+
+
+def test_a_stack_of_layers_that_returns_nothing_takes_the_mean_as_its_layers_do():
+    class Linear:
+        def __init__(self, wide, narrow):
+            self.W, self.b = np.ones((narrow, wide)), np.ones((narrow, 1))
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W.T + self.b.T
+
+        def backward(self, dout):
+            self.dW = dout.T @ self.x / len(self.x)
+            self.db = dout.sum(axis=0)[:, None] / len(self.x)
+            return dout @ self.W
+
+    class Stack:
+        def __init__(self):
+            self.layers = [Linear(2, 3), Linear(3, 2)]
+
+        def forward(self, x):
+            self.hidden = self.layers[0].forward(x)
+            return self.layers[1].forward(np.maximum(self.hidden, 0))
+
+        def backward(self, dout):
+            self.layers[0].backward(self.layers[1].backward(dout) * (self.hidden > 0))
+
+    report = check_class(Stack(), lambda rng: [rng.normal(size=(3, 2))])  # as large as a layer
+    assert report.ok
+    assert any("divided by x.shape[0]" in note for note in report.notes)

@@ -196,7 +196,8 @@ ATTENTION = """
             return self.scores if mask is None else self.scores * mask
 
         def backward(self, dout):
-            self.dW = (np.swapaxes(self.query, -1, -2) @ dout @ self.key).reshape(-1, *self.W.shape).sum(axis=0)
+            parts = np.swapaxes(self.query, -1, -2) @ dout @ self.key
+            self.dW = parts.reshape(-1, *self.W.shape).sum(axis=0)
             dQ = dout @ self.key @ self.W.T
             dK = np.swapaxes(dout, -1, -2) @ self.query @ self.W
             return dQ, dK

@@ -304,9 +304,10 @@ def _too_early(case: Case, other: str, gradient: str) -> Finding | None:
 def upstream_not_read(case: Case) -> Finding | None:
     """Find an upstream gradient that the statements of this gradient never read.
 
-    Not where the one at fault is known: then it is not the reason that others are read.
+    Not where the one at fault is known: then it is not the reason that others are read. What a call leaves on
+    its object has no statement here, but for the `return`: what that call reads is not seen.
     """
-    if case.at_fault is not None:
+    if case.at_fault is not None or all(isinstance(s, ast.Return) for s in case.suspects):
         return None
     for path, consumer in case.unread:
         words = f"{path}, the gradient that comes from {consumer}, is not used"

@@ -57,8 +57,8 @@ def with_optional(
 ) -> list[inspect.Parameter]:
     """Return a forward's parameters, those to be given as well that have a gradient though they may be None.
 
-    An attention whose `key=None` is its `query` then returns the gradients of both: its backward gives as many
-    more than there are other inputs and parameters of the layer.
+    An attention whose `key=None` is its `query` then returns the gradients of both: its backward gives more
+    than there are other inputs and parameters of the layer.
     """
     returned = names_returned(backward)
     own = {plain_name(where, ()).lower() for where, _ in arrays_of(layer)}

@@ -67,30 +67,35 @@ class Averaged:
 
 
 def averaged(
-    outputs: Sequence[Tensor], expected: Mapping[str, Tensor], given: Mapping[str, Any]
+    inputs: Mapping[str, Any],
+    outputs: Sequence[Tensor],
+    expected: Mapping[str, Tensor],
+    given: Mapping[str, Any],
 ) -> Averaged | None:
     """Return how a layer divides the gradients of its parameters, all of them or some.
 
-    The gradient of the data, the first input, is not divided by the same number: otherwise the upstream
-    gradient was. One parameter alone that is divided is a `mean` written for a `sum`; where there are two,
+    The gradient of the data, the first input, is not divided by the same number, if it is given: otherwise the
+    upstream gradient was. One parameter alone that is divided is a `mean` written for a `sum`; where there are two,
     none is right as it stands, but for those of inputs that hold the batch themselves, such as a state.
 
     Args:
+        inputs: of the layer, in floating point.
         outputs: of the layer; the batch is an axis of each, the same as of the data.
         expected: the true gradients by the names of the inputs.
         given: the layer's.
     """
-    data = next(iter(expected), None)
-    if data is None:
+    data = next(iter(inputs), None)
+    if data is None or not expected:
         return None
     right = {n for n, g in expected.items() if _fits(given.get(n), g, 1)}
-    for axis, size in enumerate(expected[data].shape):
+    for axis, size in enumerate(inputs[data].shape):
         is_batch = all(out.shape[axis : axis + 1] == (size,) for out in outputs)
-        if size < 2 or not is_batch or _fits(given.get(data), expected[data], size):
+        if size < 2 or not is_batch or (data in expected and _fits(given.get(data), expected[data], size)):
             continue
         divided = {n for n, g in expected.items() if n != data and _fits(given.get(n), g, size)}
         parameters = [n for n, g in expected.items() if n != data and (n in divided or size not in g.shape)]
-        of_it = any(size not in expected[n].shape for n in divided)  # not that of the features
+        # not by the size of the features, unless all are
+        of_it = any(size not in expected[n].shape for n in divided) or divided == {*expected} - {data}
         whole = tuple(n for n in parameters if n in right)
         if of_it and len(parameters) > 1 and not (whole and len(divided) + len(whole) < len(parameters)):
             return Averaged(tuple(n for n in parameters if n not in right), data, axis, whole)
