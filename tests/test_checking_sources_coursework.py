@@ -152,6 +152,17 @@ def test_a_cell_that_raises_at_its_backward_is_told(tmp_path: Path):
         reports(file)
 
 
+def test_an_import_that_is_not_there_does_not_take_those_below_it(tmp_path: Path):
+    (tmp_path / "helping.py").write_text("def doubled(x):\n    return 2 * x\n")
+    file = notebook(
+        tmp_path,
+        "import numpy as np\nimport not_installed_here\nfrom helping import doubled",
+        "def twice_forward(x):\n    return doubled(x), x",
+        "def twice_backward(dout, cache):\n    return doubled(dout)",
+    )
+    assert states(file) == {"twice_backward": True}
+
+
 def test_a_script_is_checked_by_its_calls(tmp_path: Path):
     course(tmp_path, of="q")
     file = tmp_path / "run.py"

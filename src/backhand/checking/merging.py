@@ -84,7 +84,8 @@ def _judged(
     except CheckError as error:
         refused.append(error)
     if not judged:
-        raise CheckError("; ".join([*played.notes[:1], str(refused[0])]))
+        said = (note.removesuffix(".") for note in played.notes[:1])
+        raise CheckError("; ".join([*said, str(refused[0])]))
     return judged
 
 

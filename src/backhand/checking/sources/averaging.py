@@ -74,9 +74,9 @@ def averaged(
 ) -> Averaged | None:
     """Return how a layer divides the gradients of its parameters, all of them or some.
 
-    The gradient of the data, the first input, is not divided by the same number, if it is given: otherwise the
-    upstream gradient was. One parameter alone that is divided is a `mean` written for a `sum`; where there are two,
-    none is right as it stands, but for those of inputs that hold the batch themselves, such as a state.
+    The gradient of the data, the first input, is not divided by the same number, where it is given: otherwise
+    the upstream gradient was. One parameter alone that is divided is a `mean` written for a `sum`. Where there
+    are two, none is right as it stands, but for those of inputs that hold the batch themselves, as a state.
 
     Args:
         inputs: of the layer, in floating point.

@@ -144,14 +144,22 @@ def run_cells(
 
 def _run_cell(label: str, text: str, space: Namespace, running: Running) -> None:
     tree, _ = read_as_far_as_possible(label, text)
+    lacking: list[ModuleNotFoundError] = []
     for statement in tree.body:
         try:
             running.run(statement, label, space)
         except ModuleNotFoundError as error:
-            if not lacks_colab(statement, error):
+            if lacks_colab(statement, error):
+                put_colab()
+                running.run(statement, label, space)
+            elif isinstance(statement, ast.Import | ast.ImportFrom):  # those below it do not need it
+                lacking.append(error)
+            else:
                 raise
-            put_colab()
-            running.run(statement, label, space)
+        except Exception as error:
+            raise (lacking or [error])[0] from None
+    if lacking:
+        raise lacking[0]
 
 
 def _by_title(watching: Watching) -> dict[str, Seen | SeenLayer]:
