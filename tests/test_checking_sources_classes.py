@@ -562,3 +562,138 @@ def test_a_tiny_constant_is_no_fault_wherever_it_stands(where):
     report = check_class(Softmax(), lambda rng: [rng.normal(size=(4, 5))])
     assert report.ok
     assert any("1e-08" in note for note in report.notes)
+
+
+class Adding:
+    """A step of a recurrence, which adds to what it has."""
+
+    def __init__(self, V, W):
+        self.V, self.W = V, W
+        self.dV, self.dW = np.zeros_like(V), np.zeros_like(W)
+
+    def forward(self, x, h):
+        self.x, self.h, self.out = x, h, np.tanh(x @ self.V + h @ self.W)
+        return self.out
+
+    def backward(self, dout):
+        da = dout * (1 - self.out**2)
+        self.dV += self.x.T @ da
+        self.dW += self.h.T @ da
+        return da @ self.V.T, da @ self.W.T
+
+
+def test_a_wrong_factor_of_what_is_added_to_an_object_is_named():
+    class Wrong(Adding):
+        def backward(self, dout):
+            da = dout * (1 - self.out**2)
+            self.dV += self.x.T @ da
+            self.dW += self.out.T @ da
+            return da @ self.V.T, da @ self.W.T
+
+    layer = Wrong(np.ones((3, 3)), np.ones((3, 3)))
+    (culprit,) = check_class(layer, lambda rng: [*rng.normal(size=(2, 4, 3))]).culprits
+    assert culprit.mistake is not None
+    assert "self.out is used where self.h belongs" in culprit.mistake.message
+
+
+class Through:
+    """Cells over time that each make their gradient anew, in float32."""
+
+    def __init__(self):
+        self.params = [np.ones((3, 3)), np.ones((3, 3))]
+        self.grads = [np.zeros((3, 3)), np.zeros((3, 3))]
+
+    def forward(self, xs):
+        hs, self.cells = np.zeros(xs.shape, dtype="f"), []
+        h = np.full((len(xs), 3), 0.5)
+        for t in range(xs.shape[1]):
+            self.cells.append(Adding(*self.params))
+            hs[:, t] = h = self.cells[-1].forward(xs[:, t], h)
+        return hs
+
+    def backward(self, dhs):
+        dxs, dh, grads = np.zeros(dhs.shape, dtype="f"), 0, [0, 0]
+        for t in reversed(range(dhs.shape[1])):
+            dxs[:, t], dh = self.cells[t].backward(dhs[:, t] + dh)
+            for i, grad in enumerate([self.cells[t].dV, self.cells[t].dW]):
+                grads[i] += grad
+        for i, grad in enumerate(grads):
+            self.grads[i][...] = grad
+        return dxs
+
+
+class Overwriting(Through):
+    def backward(self, dhs):
+        dxs, dh, grads = np.zeros(dhs.shape, dtype="f"), 0, [0, 0]
+        for t in reversed(range(dhs.shape[1])):
+            dxs[:, t], dh = self.cells[t].backward(dhs[:, t] + dh)
+            for i, grad in enumerate([self.cells[t].dV, self.cells[t].dW]):
+                grads[i] = grad
+        for i, grad in enumerate(grads):
+            self.grads[i][...] = grad
+        return dxs
+
+
+class Forgetting:
+    """Does not hand back from step to step what comes from the later ones."""
+
+    def __init__(self):
+        self.params = [np.ones((5, 3)), np.ones((3, 3))]
+        self.grads = [np.zeros((5, 3)), np.zeros((3, 3))]
+
+    def forward(self, xs):
+        hs, self.cells, h = np.zeros((*xs.shape[:2], 3)), [], np.zeros((len(xs), 3))
+        for t in range(xs.shape[1]):
+            self.cells.append(Adding(*self.params))
+            h = self.cells[-1].forward(xs[:, t], h)
+            hs[:, t] = h
+        return hs
+
+    def backward(self, dhs):
+        dxs, grads = np.zeros((*dhs.shape[:2], 5)), [0, 0]
+        for t in reversed(range(dhs.shape[1])):
+            dx, _ = self.cells[t].backward(dhs[:, t])
+            dxs[:, t] = dx
+            for i, grad in enumerate([self.cells[t].dV, self.cells[t].dW]):
+                grads[i] += grad
+        for i, grad in enumerate(grads):
+            self.grads[i][...] = grad
+        return dxs
+
+
+def steps(rng):
+    return [rng.normal(size=(4, 4, 3))]
+
+
+def test_a_line_of_code_in_float32_is_told_by_its_digits_in_float64():
+    assert check_class(Through(), steps).ok
+    report = check_class(Overwriting(), steps)
+    (culprit,) = report.culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "overwritten"
+    assert culprit.lines[0].text.strip() == "grads[i] = grad"
+    assert any("float32 it was given float64" in note for note in report.notes)
+
+
+def test_what_a_line_fills_is_not_what_belongs_there():
+    report = check_class(Forgetting(), lambda rng: [rng.normal(size=(3, 4, 5))])
+    messages = [row.mistake.message for row in report.culprits if row.mistake]
+    assert messages
+    assert not any("self.grads[0] belongs" in message for message in messages)
+
+
+def test_a_constant_of_few_digits_is_told_as_that():
+    class Gelu:
+        def forward(self, x):
+            self.x = x
+            self.t = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+            return 0.5 * x * (1 + self.t)
+
+        def backward(self, dout):
+            inner = 0.797885 + 0.107032 * self.x**2
+            return dout * (0.5 * (1 + self.t) + 0.5 * self.x * (1 - self.t**2) * inner)
+
+    (culprit,) = check_class(Gelu(), rows).culprits
+    assert culprit.mistake is not None
+    assert culprit.mistake.kind == "dtype"
+    assert "a constant has few digits" in culprit.mistake.message

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.neighbourhood import Scene, derived
-from backhand.checking.mistakes.workbench import Bench, Program, with_helpers
+from backhand.checking.mistakes.workbench import Bench, Program, filled_by, with_helpers
 from backhand.checking.report import Mistake
 from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
@@ -234,7 +234,11 @@ class Case:
         fault = self.culprit.fault
         if fault is None or not fault.benches or not isinstance(fault.statement, ast.Assign | ast.AugAssign):
             return None
-        if fault.belongs.label.kind != "nothing" and self._runs_once(fault.statement):
+        # what has been added to an object is there already, and would be added once more
+        again = isinstance(fault.statement, ast.AugAssign) and isinstance(
+            fault.statement.target, ast.Attribute
+        )
+        if fault.belongs.label.kind != "nothing" and self._runs_once(fault.statement) and not again:
             return None
         statement, variable = fault.statement, fault.variable
         if not variable:  # it adds its value to something, or puts it there
@@ -255,7 +259,8 @@ class Case:
             for source in (self.chosen.backward_source, self.chosen.forward_source)
         )
         here = {"goes_on": True, "over_numpy": self._over_numpy, "beside": beside, "forward": forward}
-        programs = [replace(p, **here) for p in programs]
+        filled = tuple(filled_by(fault.statement))
+        programs = [replace(p, **here, filled=filled) for p in programs]
         made = turns[0]
         if made.value is not None:
             are_as_they_were = programs[0].gives(made.value)

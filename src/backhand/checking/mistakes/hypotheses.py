@@ -105,6 +105,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch of an unnamed gradient", branches.in_upstreams),
     mends("a line that adds too late", turns.by_order),
     mends_fault("a small edit", mending.by_edit),
+    tells("digits that are missing", probed.right_but_for_digits),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", shapes.transposed, also=True),
     predicts("repeated indices", upstreams.overwritten),

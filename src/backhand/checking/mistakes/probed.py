@@ -4,6 +4,7 @@ Numbers alone do not tell a gradient that ignores its upstream gradient, or that
 from nonsense; other upstream gradients do. These come last, where nothing reproduces the gradient.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from backhand.checking.running.private import differentiated
 from backhand.checking.running.values import tensors_in
 from backhand.checking.verdicts.comparing import close, largest_difference
 
+# Less than any slip, but for one of a small term: a constant of six digits.
+DIGITS = 1e-5
 Reader = Callable[[Tensor], Tensor | None]
 # The rows of an upstream gradient that one row of a gradient is made of, in words.
 ALONE, ALL = frozenset({"own"}), frozenset({"own", "before", "after"})
@@ -44,13 +47,31 @@ def fails_under_stress(case: Case) -> Finding | None:
     return None
 
 
-def right_but_coarsely(case: Case) -> Finding | None:
-    """Find a gradient that is off by what a low dtype would lose."""
+def right_but_for_digits(case: Case) -> Finding | None:
+    """Find a gradient that is off by less than a slip makes, if it is none of the small ones."""
+    relative = _relative(case)
+    if relative > DIGITS:
+        return None
+    words = (
+        f"right to a relative {relative:.1g}: a constant has few digits, a small term is left out, or a part "
+        "is computed in less"
+    )
+    hint = "Write a constant as what it is, such as np.sqrt(2 / np.pi), or with all of its digits."
+    return Finding("dtype", {"relative": relative}, words, hint=hint)
+
+
+def _relative(case: Case) -> float:
+    """Return by which part of its largest element a gradient is off; infinity where that is not known."""
     scene = case.scenes[0] if case.scenes else None
     if scene is None or not scene.has_its_shape or not scene.expected.numel():
-        return None
+        return math.inf
     largest = float(scene.expected.abs().max())
-    relative = largest_difference(scene.value, scene.expected) / largest if largest else float("inf")
+    return largest_difference(scene.value, scene.expected) / largest if largest else math.inf
+
+
+def right_but_coarsely(case: Case) -> Finding | None:
+    """Find a gradient that is off by what a low dtype would lose."""
+    relative = _relative(case)
     if relative > COARSE or relative > FAR * _coarsest_unit(case):
         return None
     words = f"right to a relative {relative:.1g} only, as if part of it were computed coarsely"

@@ -90,6 +90,7 @@ class Program:
         over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
         beside: what else the user's backward consists of, whose indices a part of a tensor may have here too.
         forward: the statements of the forward, whose indices it may have as well.
+        filled: what on objects the statement puts its value into, where it stands for another one.
         in_vain: the rules that were tried on a statement, and whether knowing what autograd does, and mended
             nothing; another hypothesis need not try them again.
     """
@@ -106,6 +107,7 @@ class Program:
     over_numpy: bool = False
     beside: tuple[ast.stmt, ...] = ()
     forward: tuple[ast.stmt, ...] = ()
+    filled: tuple[str, ...] = ()
     in_vain: set[tuple[ast.stmt, Rule, bool]] = field(default_factory=set)
 
     @staticmethod
@@ -219,6 +221,22 @@ class Program:
         return made.dtype == value.dtype and close(made, value)
 
 
+def filled_by(statement: ast.stmt) -> Iterator[str]:
+    """Yield what a statement puts something into, as what reads it: it is none of what belongs there.
+
+    Of `self.grads[i]`, of whichever turn, all of `self.grads`.
+    """
+    for target in ast.walk(statement):
+        if not isinstance(getattr(target, "ctx", None), ast.Store):
+            continue
+        while isinstance(target, ast.Subscript) and not isinstance(
+            getattr(target.slice, "value", None), int | str
+        ):
+            target = target.value
+        if isinstance(target, ast.Subscript | ast.Attribute):
+            yield ast.unparse(target).replace("'", '"')
+
+
 @dataclass(frozen=True, eq=False)
 class Focus:
     """A program at one of its statements: what stands above it has been run, and is not run again.
@@ -287,14 +305,19 @@ class Focus:
         called = {n for n in names if n.startswith("d") and n[1:] in bench.namespace}
         # what gives several variables a value may give forward tensors beside gradients
         simple = [s for s in (*self.program.beside, *self.program.simple) if len(writes(s)) == 1]
+        own = filled_by(self.statement) if self.statement is not None else ()
+        filled = (*self.program.filled, *own)
         return Scope(
             namespace=bench.namespace,
             gradients=made_of(simple, called.union(filter(str.isidentifier, self.program.gradients))),
             names=names,
             numbers=self.program.numbers,
             shape=tuple(bench.expected.shape),
-            parts={text: part for text, part in self.program.parts.items() if root(text) in names}
-            | self.program.held,
+            parts={
+                text: part
+                for text, part in (self.program.parts | self.program.held).items()
+                if (text in self.program.held or root(text) in names) and not text.startswith(filled)
+            },
             known=[(variable(i), each.words, each.branch) for i, each in enumerate(known)],
             dialect=NUMPY if self.program.over_numpy else TORCH,
         )

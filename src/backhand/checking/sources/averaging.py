@@ -75,8 +75,8 @@ def averaged(
     """Return how a layer divides the gradients of its parameters, all of them or some.
 
     The gradient of the data, the first input, is not divided by the same number, where it is given: otherwise
-    the upstream gradient was. One parameter alone that is divided is a `mean` written for a `sum`. Where there
-    are two, none is right as it stands, but for those of inputs that hold the batch themselves, as a state.
+    the upstream gradient was. One parameter alone that is divided is a `mean` written for a `sum`. Of two,
+    none is right as it stands, but for those of inputs that hold the batch themselves, as a state does.
 
     Args:
         inputs: of the layer, in floating point.
@@ -110,15 +110,19 @@ def _fits(given: Any, expected: Tensor, size: int) -> bool:
 
 
 def _divided(value: Tensor, size: int) -> Tensor:
-    return _Divided.apply(value, size)  # type: ignore[no-any-return]
+    return Division.apply(value, size)  # type: ignore[no-any-return]
 
 
-class _Divided(torch.autograd.Function):
+class Division(torch.autograd.Function):
+    """Hands a gradient on divided; what autograd calls it is told as where that comes from."""
+
     @staticmethod
     def forward(ctx: Any, value: Tensor, size: int) -> Tensor:
+        """Return the value itself."""
         ctx.size = size
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+        """Return its gradient divided."""
         return upstream / ctx.size, None

@@ -54,7 +54,7 @@ BUILT = (
     ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
-    ("", "(zero_?)?pad(ding)?(_?(width|size|amount))?", 1),
+    *((who, "(zero_?)?pad(ding)?(_?(width|size|amount))?", size) for who, size in (("pad", 2), ("", 1))),
     ("", "word_to_idx", Held({word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcd"))})),
     ("net|mlp", "size", Held([D, H, K])),
     ("pool", "size", 2),

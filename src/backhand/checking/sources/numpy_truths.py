@@ -335,6 +335,21 @@ def _zero_within(function: FunctionType) -> Iterator[set[float]]:
         function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, named
 
 
+@contextlib.contextmanager
+def in_float64(functions: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Let the users' functions get float64 where they ask for float32, as in `dtype="f"` or `np.float32`."""
+    before = {f: f.__code__ for f in _reached(functions)}
+    try:
+        for f, code in before.items():
+            constants = tuple("d" if c in ("f", "f4", "float32") else c for c in code.co_consts)
+            names = tuple("float64" if n == "float32" else n for n in code.co_names)
+            f.__code__ = code.replace(co_consts=constants, co_names=names)
+        yield
+    finally:
+        for f, code in before.items():
+            f.__code__ = code
+
+
 def _zero(constant: Any) -> Any:
     return 0.0 if _is_epsilon(constant) else constant
 

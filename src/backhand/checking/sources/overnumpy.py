@@ -33,16 +33,18 @@ from backhand.checking.sources.numpy_truths import (
     Forward,
     Truth,
     choose,
+    in_float64,
     numpy_itself,
     plainly,
     run_plainly,
     without_epsilons,
 )
-from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.protocol import ForwardError, Pass
 from backhand.checking.sources.roles import judging
 from backhand.errors import CheckError
 
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
+IN_FLOAT64 = "Where the code asks for float32 it was given float64: it is wrong in both."
 # What gradients agree to where it is only told whose they are; differences have as many digits. In float32 a
 # sum over a few hundred numbers has three.
 CLOSE, CLOSE_IN_FLOAT32 = 1e-6, 1e-3
@@ -170,6 +172,8 @@ class OverNumpy:
         report = self._report(draws, seed)
         if report.ok:
             return report
+        if self.chosen.in_float32 and (finer := self._in_float64(draws, seed)) is not None:
+            return finer
         if (taken := self._averaged(seed)) is not None:
             if taken.whole:
                 return taken.with_both(report)
@@ -192,6 +196,20 @@ class OverNumpy:
             return noting(other, note) if better else report
         note = f"Right but for {listed(epsilons)} in the forward, whose derivative is left out: it is tiny."
         return noting(other, note)
+
+    def _in_float64(self, draws: int, seed: int) -> Report | None:
+        """Return the report on code that gets float64 where it asks for float32, if it is wrong there too.
+
+        A line is told from others by more digits than those of float32.
+        """
+        with in_float64(self.subject.functions()):
+            try:
+                again = OverNumpy.of(self.subject, self.inputs, seed, self.arriving)
+                again = replace(again, clips=self.clips)
+                found = None if again.chosen.in_float32 else again.report(draws=draws, seed=seed)
+            except (CheckError, ForwardError):  # a string that is no dtype
+                return None
+        return None if found is None or found.ok else noting(found, IN_FLOAT64)
 
     def _report(self, draws: int, seed: int) -> Report:
         arriving = as_arrays(dict(self.arriving))
