@@ -697,3 +697,25 @@ def test_a_constant_of_few_digits_is_told_as_that():
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "dtype"
     assert "a constant has few digits" in culprit.mistake.message
+
+
+def test_gradients_in_a_dictionary_belong_to_weights_and_bias_by_other_names():
+    class Linear:
+        def __init__(self):
+            self.weights, self.bias, self.gradients = np.ones((3, 2)), np.ones(2), {}
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.weights + self.bias
+
+        def backward(self, dout):
+            self.gradients["dLdW"] = self.x.T @ dout
+            self.gradients["dLdb"] = dout.mean(axis=0)
+            return dout @ self.weights.T
+
+    report = check_class(Linear(), lambda rng: [rng.normal(size=(4, 3))])
+    assert {row.gradient: row.verdict for row in report.rows} == {
+        "dx": "right",
+        "dLdW": "right",
+        "dLdb": "wrong",
+    }

@@ -94,10 +94,12 @@ def pairs_of(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[str,
 
     >>> list(pairs_of(["W", "params[0]"], ["W", "params[0]", "dW", "grads[0]"]))
     [('dW', 'W'), ('grads[0]', 'params[0]')]
+    >>> list(pairs_of(["weights", "bias"], ["weights", "bias", "gradients['dLdW']", "dLdb"]))
+    [("gradients['dLdW']", 'weights'), ('dLdb', 'bias')]
     """
     taken: set[str] = set()
     for gradient in after:
-        for where in _parameters_of(gradient):
+        for where in (*_parameters_of(gradient), *_in_other_words(gradient, before)):
             if where in before and where not in taken and where != gradient:
                 taken.add(where)
                 yield gradient, where
@@ -154,6 +156,18 @@ def _parameters_of(gradient: str) -> Iterator[str]:
     if not item:
         for tensor in (*tensor_named(name), *tensor_named(name.replace("gradient", "grad"))):
             yield from (f"{owner}{tensor}", f"{owner}{tensor.rstrip('s')}", f"{owner}{tensor}s")
+
+
+def _in_other_words(gradient: str, before: Sequence[str]) -> list[str]:
+    """Return the weights or the bias of the object that holds a `dW` or `db`, whatever they are called."""
+    match = re.fullmatch(r"((?:.*\.)?)(\w+)(?:\['(\w+)'\])?", gradient)
+    if match is None or not re.match("d|grad", match.group(2)):
+        return []
+    owner, name, key = match.groups()
+    words = {word(tensor) for tensor in tensor_named(key or name)} & {"w", "b"}
+    beside = (where for where in before if where.startswith(owner) and where[len(owner) :].isidentifier())
+    found = [where for where in beside if word(where[len(owner) :]) in words]
+    return found if len(found) == 1 else []
 
 
 def _beside(owner: str, name: str, item: str) -> Iterator[str]:

@@ -150,9 +150,12 @@ class _Checks:
             call=partial(_called_whole if whole else _called_alone, made_of),
             sizes=sizes_of(made_of),
         )
+        optional = with_optional(asked, made_of, getattr(made_of, ends[1]))
         try:
-            inputs = inputs_of_it(asked=with_optional(asked, made_of, getattr(made_of, ends[1])))
+            inputs = inputs_of_it(asked=optional)
         except NoInputsError:
+            if optional == asked:
+                raise
             inputs = inputs_of_it(asked=asked)
         return _noting(inputs, check_class(made_of, inputs, draws=self.draws, seed=self.seed))
 
