@@ -470,3 +470,22 @@ def test_a_pass_may_have_its_forward_from_another_file(tmp_path: Path) -> None:
     )
     report = backhand.check_file(tmp_path / "mine.py")
     assert [(row.name, row.mistake.kind) for row in report.culprits] == [("x", "scale")]
+
+
+def test_what_a_custom_function_calls_over_numpy_is_a_part_of_that(tmp_path: Path) -> None:
+    file = tmp_path / "squares.py"
+    file.write_text(
+        "import numpy as np\nimport torch\n\n"
+        "def square(x):\n    return np.square(x)\n\n"
+        "def square_backward(dout, x):\n    return 2 * np.asarray(x) * dout\n\n"
+        "class Square(torch.autograd.Function):\n"
+        "    @staticmethod\n    def forward(ctx, x):\n        ctx.save_for_backward(x)\n"
+        "        return torch.from_numpy(square(x.detach().numpy()))\n\n"
+        "    @staticmethod\n    def backward(ctx, dy):\n        (x,) = ctx.saved_tensors\n"
+        "        return torch.from_numpy(square_backward(dy.numpy(), x.numpy()))\n\n"
+        "def reference(x):\n    return x * x\n\n"
+        "def inputs(generator):\n    return {'x': torch.randn(4, generator=generator)}\n"
+    )
+    report = backhand.check_file(file)
+    assert report.title == "Square"
+    assert report.ok

@@ -130,11 +130,13 @@ def _imported(tree: ast.Module) -> set[str | None]:
 
 
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
-    """Tell whether a module has backwards, or classes with one.
+    """Tell whether a module has backwards, or classes with one; what a custom Function calls is a part of that.
 
     Beside torch they say `np`, hand a cache on, or give the gradients of a loss that is given its labels.
     """
-    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    within = [n for k in tree.body if _is_custom_function(k) for n in ast.walk(k) if isinstance(n, ast.Name)]
+    called = {n.id for n in within}
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name not in called]
     backwards = [n for n in functions if re.search(BACKWARD, n.name) or gives_gradients(n)]
     if over_torch:
         says_numpy = any(getattr(m, "id", "") in ("np", "numpy") for n in backwards for m in ast.walk(n))
