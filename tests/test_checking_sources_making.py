@@ -291,3 +291,22 @@ def test_a_norm_is_not_judged_on_a_single_element_nor_a_window_on_a_smaller_imag
     norm, windows = (checked.report for checked in judged(tmp_path, text))
     assert {row.gradient: row.verdict for row in norm.rows} == {"dx": "wrong", "dgamma": "wrong"}
     assert {row.gradient: row.verdict for row in windows.rows} == {"dx": "right", "dW": "right"}
+
+
+def test_the_shape_of_a_linear_layer_is_that_of_its_weights(tmp_path):
+    text = """
+    class Linear:
+        def __init__(self, shape):
+            self.W = np.ones(shape)
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W
+
+        def backward(self, dout):
+            self.dW = self.x.T @ dout
+            return dout @ self.W.T
+    """
+    (checked,) = judged(tmp_path, text)
+    assert checked.report is not None
+    assert checked.report.ok

@@ -130,7 +130,7 @@ def _imported(tree: ast.Module) -> set[str | None]:
 
 
 def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
-    """Tell whether a module has backwards, or classes with one; what a custom Function calls is a part of that.
+    """Tell whether a module has backwards, or classes with one; none that a custom Function calls.
 
     Beside torch they say `np`, hand a cache on, or give the gradients of a loss that is given its labels.
     """

@@ -54,6 +54,7 @@ BUILT = (
     ("conv", "(kernel|filter|convolution)_shape", Held((C, 3, 3))),
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
+    ("linear|dense|affine|full", "shape", Held((D, H))),
     *((who, "(zero_?)?pad(ding)?(_?(width|size|amount))?", size) for who, size in (("pad", 2), ("", 1))),
     ("", "word_to_idx", Held({word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcd"))})),
     ("net|mlp", "size", Held([D, H, K])),
@@ -145,7 +146,9 @@ def making(layer: type, *, model: bool = False) -> Iterator[Made]:
     }
     needed = [n for n, p in parameters.items() if p.default is p.empty]
     shaped = [
-        n for n, p in parameters.items() if re.fullmatch(SHAPE, n.lower()) and p.default in (p.empty, None)
+        n
+        for n, p in parameters.items()
+        if re.fullmatch(SHAPE, n.lower()) and p.default in (p.empty, None) and not _built(layer.__name__, n)
     ]
     usual = {n: _built(layer.__name__, n) for n in needed}
     if any(re.fullmatch("(filter|kernel)_?(size|shape)", n.lower()) for n in parameters):
