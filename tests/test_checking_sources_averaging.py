@@ -120,3 +120,22 @@ def test_a_stack_of_layers_that_returns_nothing_takes_the_mean_as_its_layers_do(
     report = check_class(Stack(), lambda rng: [rng.normal(size=(3, 2))])  # as large as a layer
     assert report.ok
     assert any("divided by x.shape[0]" in note for note in report.notes)
+
+
+def test_one_wrong_line_above_all_parameters_is_one_culprit_beside_the_convention():
+    def forward(A, W, b):
+        Z = A @ W + b
+        return np.tanh(Z), (A, W, Z)
+
+    def backward(dA, cache):
+        A, W, Z = cache
+        dZ = dA * (1 - np.tanh(Z))
+        return dZ @ W.T, A.T @ dZ / len(A), dZ.sum(axis=0) / len(A)
+
+    def inputs(rng):
+        return {"A": rng.normal(size=(4, 5)), "W": rng.normal(size=(5, 3)), "b": rng.normal(size=3)}
+
+    report = check_pair(forward, backward, inputs)
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text.strip() == "dZ = dA * (1 - np.tanh(Z))"
+    assert [row.verdict for row in report.rows].count("follows") == 2

@@ -4,7 +4,7 @@ Of a layer alone such gradients are the truth divided by m, and that is no mista
 the division to the layers. Only the whole model shows whether it is made once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +99,29 @@ def averaged(
         whole = tuple(n for n in parameters if n in right)
         if of_it and len(parameters) > 1 and not (whole and len(divided) + len(whole) < len(parameters)):
             return Averaged(tuple(n for n in parameters if n not in right), data, axis, whole)
+    return None
+
+
+def supposed(
+    inputs: Mapping[str, Any],
+    outputs: Sequence[Tensor],
+    expected: Mapping[str, Tensor],
+    wrong: Collection[str],
+) -> Averaged | None:
+    """Return what a layer of which every gradient is wrong may divide: all parameters, by the batch.
+
+    A wrong line above all of them hides whether it does.
+
+    Args:
+        inputs, outputs, expected: as those of `averaged`.
+        wrong: the tensors whose gradients are.
+    """
+    data = next(iter(inputs), None)
+    for axis, size in enumerate(inputs[data].shape if data is not None else ()):
+        is_batch = size > 1 and all(out.shape[axis : axis + 1] == (size,) for out in outputs)
+        parameters = tuple(n for n, g in expected.items() if n != data and size not in g.shape)
+        if is_batch and data in wrong and len(parameters) > 1 and {*parameters} <= {*wrong}:
+            return Averaged(parameters, data, axis)
     return None
 
 

@@ -24,7 +24,7 @@ from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.running.trials import StatementError
-from backhand.checking.sources.averaging import Averaged, averaged
+from backhand.checking.sources.averaging import Averaged, averaged, supposed
 from backhand.checking.sources.clipping import Clips, may_clip
 from backhand.checking.sources.courses import word
 from backhand.checking.sources.locating import as_written
@@ -182,6 +182,8 @@ class OverNumpy:
             if taken.whole:
                 return taken.with_both(report)
             return replace(self, averaged=taken)._report(draws, seed)
+        if (fewer := self._supposed(report, draws, seed)) is not None:
+            return fewer
         if _compares_with_zero(self.subject.source) and self.subject.arrives:
             sparse = replace(self, alone=True)._report(draws, seed)
             if sparse.ok:
@@ -252,9 +254,20 @@ class OverNumpy:
             found = next((each for each in sets if all(g.any() for g in each[1].values())), None)
         except StatementError:
             return None
-        outputs, expected, given = found or self._compared(seed)
-        floats = {n: v for n, v in drawn(self.inputs, seed).items() if is_float(v)}
-        return averaged(floats, outputs, expected, given)
+        return averaged(self._floats(seed), *(found or self._compared(seed)))
+
+    def _supposed(self, report: Report, draws: int, seed: int) -> Report | None:
+        """Return the report on gradients that are divided by the batch, if fewer are at fault then."""
+        wrong = [row.name for row in report.rows if row.verdict in ("wrong", "follows", "shape")]
+        if len(report.culprits) < 2 or report.raised is not None or self.subject.outputs == ("loss",):
+            return None
+        outputs, expected, _ = self._compared(seed)
+        taken = supposed(self._floats(seed), outputs, expected, wrong)
+        other = replace(self, averaged=taken)._report(draws, seed) if taken is not None else None
+        return other if other is not None and len(other.culprits) < len(report.culprits) else None
+
+    def _floats(self, seed: int) -> dict[str, Any]:
+        return {n: v for n, v in drawn(self.inputs, seed).items() if is_float(v)}
 
     def _beside_truth(self, seed: int) -> dict[str, tuple[Tensor, float]]:
         """Return the true gradients on one set of inputs, each with how far the user's is from it."""
