@@ -55,7 +55,7 @@ BUILT = (
     ("2d|spatial", "(n|num)?_?(features|channels)", C),
     ("", "(stride|pool(ing)?|kernel)_shape", Held((2, 2))),
     ("linear|dense|affine|full", "shape", Held((D, H))),
-    *((who, "(zero_?)?pad(ding)?(_?(width|size|amount))?", size) for who, size in (("pad", 2), ("", 1))),
+    ("", "(zero_?)?pad(ding)?(_?(width|size|amount))?", 1),  # a reflection is smaller than its image
     ("", "word_to_idx", Held({word: i for i, word in enumerate(("<NULL>", "<START>", "<END>", *"abcd"))})),
     ("net|mlp", "size", Held([D, H, K])),
     ("pool", "size", 2),
