@@ -719,3 +719,31 @@ def test_gradients_in_a_dictionary_belong_to_weights_and_bias_by_other_names():
         "dLdW": "right",
         "dLdb": "wrong",
     }
+
+
+def test_what_a_call_leaves_on_another_object_is_not_said_to_read_nothing():
+    class Product:
+        def __init__(self):
+            self.W = np.ones((3, 3))
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W
+
+        def backward(self, dout):
+            self.dW = self.x.T @ dout
+            return np.sin(dout) @ self.W  # wrong
+
+    class Block:
+        def __init__(self):
+            self.first, self.second = Product(), Product()
+
+        def forward(self, x):
+            return self.second.forward(np.tanh(self.first.forward(x)))
+
+        def backward(self, dout):
+            return self.first.backward(self.second.backward(dout))
+
+    culprits = check_class(Block(), lambda rng: [rng.normal(size=(4, 3))]).culprits
+    assert culprits
+    assert not any("is not used" in row.mistake.message for row in culprits if row.mistake)

@@ -304,15 +304,22 @@ def _too_early(case: Case, other: str, gradient: str) -> Finding | None:
 def upstream_not_read(case: Case) -> Finding | None:
     """Find an upstream gradient that the statements of this gradient never read.
 
-    Not where the one at fault is known: then it is not the reason that others are read. What a call leaves on
-    its object has no statement here, but for the `return`: what that call reads is not seen.
+    Not where the one at fault is known: then it is not the reason that others are read. Nor of what is only
+    fetched from an object within an object: a call has left it there, and what that reads is not seen.
     """
-    if case.at_fault is not None or all(isinstance(s, ast.Return) for s in case.suspects):
+    if case.at_fault is not None or all(map(_fetches, case.suspects)):
         return None
     for path, consumer in case.unread:
         words = f"{path}, the gradient that comes from {consumer}, is not used"
         return Finding("wrong_upstream", {"used": None, "expected": path}, words)
     return None
+
+
+def _fetches(statement: ast.stmt) -> bool:
+    parts = ast.Attribute, ast.Subscript
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    within = isinstance(value, parts) and isinstance(value.value, parts)
+    return within or isinstance(statement, ast.Return)
 
 
 def why_it_raised(case: Case) -> Exception | None:
