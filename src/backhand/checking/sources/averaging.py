@@ -116,8 +116,8 @@ def supposed(
         inputs, outputs, expected: as those of `averaged`.
         wrong: the tensors whose gradients are.
     """
-    data = next(iter(inputs), None)
-    for axis, size in enumerate(inputs[data].shape if data is not None else ()):
+    data = next(iter(inputs), "")
+    for axis, size in enumerate(inputs[data].shape if data else ()):
         is_batch = size > 1 and all(out.shape[axis : axis + 1] == (size,) for out in outputs)
         parameters = tuple(n for n, g in expected.items() if n != data and size not in g.shape)
         if is_batch and data in wrong and len(parameters) > 1 and {*parameters} <= {*wrong}:

@@ -134,8 +134,8 @@ def _has_layers(tree: ast.Module, over_torch: bool) -> bool:
 
     Beside torch they say `np`, hand a cache on, or give the gradients of a loss that is given its labels.
     """
-    within = [n for k in tree.body if _is_custom_function(k) for n in ast.walk(k) if isinstance(n, ast.Name)]
-    called = {n.id for n in within}
+    custom = [n for n in tree.body if isinstance(n, ast.ClassDef) and _is_custom_function(n)]
+    called = {n.id for definition in custom for n in ast.walk(definition) if isinstance(n, ast.Name)}
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name not in called]
     backwards = [n for n in functions if re.search(BACKWARD, n.name) or gives_gradients(n)]
     if over_torch:
