@@ -338,7 +338,7 @@ def _zero_within(function: FunctionType) -> Iterator[set[float]]:
 @contextlib.contextmanager
 def in_float64(functions: Sequence[Callable[..., Any]]) -> Iterator[None]:
     """Let the users' functions get float64 where they ask for float32, as in `dtype="f"` or `np.float32`."""
-    before = {f: f.__code__ for f in _reached(functions)}
+    before = {f: f.__code__ for f in reached(functions)}
     try:
         for f, code in before.items():
             constants = tuple("d" if c in ("f", "f4", "float32") else c for c in code.co_consts)
