@@ -66,7 +66,8 @@ def _relative(case: Case) -> float:
     if scene is None or not scene.has_its_shape or not scene.expected.numel():
         return math.inf
     largest = float(scene.expected.abs().max())
-    return largest_difference(scene.value, scene.expected) / largest if largest else math.inf
+    is_known = 0 < largest < math.inf
+    return largest_difference(scene.value, scene.expected) / largest if is_known else math.inf
 
 
 def right_but_coarsely(case: Case) -> Finding | None:

@@ -357,7 +357,7 @@ class _Search:
         if len(events) == 1 and shape is not None and events[0].sign and target[1] in self._begun:
             yield self._candidate(target, nothing(shape, self.recogniser.known[0].values[0]), (0,), (0,))
         for known in self.recogniser.belonging(target, events):
-            for order in self.recogniser.orders(target, len(events), known):
+            for order in self.recogniser.orders(target, events, known):
                 turns = _deviations(target, events, known, order)
                 if turns:
                     yield self._candidate(target, known, order, turns)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.known import Known, alike, along_time, may_stand_for, parts, signature
-from backhand.checking.running.statements import writes
+from backhand.checking.running.statements import begins_anew, writes
 from backhand.checking.verdicts.shadowing import Event, Target, is_sum
 
 # Which of some known values belongs in each turn of a statement.
@@ -111,14 +111,14 @@ class Recogniser:
             turns = tuple(count - min(counts) for count in counts)
             self._turns.setdefault(len(turns), {})[turns] = None
 
-    def orders(self, target: Target, turns: int, known: Known) -> list[Order]:
+    def orders(self, target: Target, events: Sequence[Event], known: Known) -> list[Order]:
         """Return which of the known values may belong in each turn of a statement: the latest in the first.
 
         A loop may have a turn more than the forward's, whose gradient nobody wants, or go back fewer steps. A
         loop that goes through them in another order shows that by its right statements; where none is known,
         it may go through them as the forward does. A sum is right in any order: it has the one that is known.
         """
-        there = {turn: i for i, turn in enumerate(known.turns)}
+        turns, there = len(events), {turn: i for i, turn in enumerate(known.turns)}
         shown: dict[Order, None] = {}
         for order in self._turns.get(turns, {}):
             if len(there) == len(known.turns) and any(turn in there for turn in order):
@@ -128,7 +128,8 @@ class Recogniser:
         found: dict[Order, None] = {}
         if turns <= len(known.values) + 1:
             found[tuple(range(min(turns, len(known.values))))] = None
-        if turns == len(known.values) + 1:  # what one turn hands to the next: the first is handed nothing
+        is_handed = events[0].sign == 0 and begins_anew(*target)  # the first turn is handed nothing
+        if is_handed and turns == len(known.values) + 1:
             found[(None, *range(turns - 1))] = None
         if turns == len(known.values) and turns not in self._turns:
             found[tuple(reversed(range(turns)))] = None
