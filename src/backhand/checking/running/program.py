@@ -45,7 +45,6 @@ class Source:
         definition: the function; None for a script.
         free_names: the variables of enclosing functions that it uses.
         as_written: of variables that no file has, as those of a helper that is written out, what its has.
-        handed: variables that no file has either, of what is computed for a call.
     """
 
     statements: tuple[ast.stmt, ...]
@@ -56,7 +55,6 @@ class Source:
     definition: ast.FunctionDef | None = None
     free_names: tuple[str, ...] = ()
     as_written: Mapping[str, str] = field(default_factory=dict)
-    handed: frozenset[str] = frozenset()
 
     def line(self, number: int) -> Line:
         """Return the line with this number; that of a function which is called may stand elsewhere."""

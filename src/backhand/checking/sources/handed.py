@@ -67,7 +67,6 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
         definition=definition,
         local_names=frozenset(taken),
         as_written={**source.as_written, **as_written},
-        handed=frozenset(taken - source.local_names),
     )
 
 

@@ -48,8 +48,8 @@ from backhand.errors import CheckError
 IN_FLOAT32 = "The forward computes in float32 somewhere, so the verdict was made in float32."
 IN_FLOAT64 = "Where the code asks for float32 it was given float64: it is wrong in both."
 # What gradients agree to where it is only told whose they are: the 1e-7 within a logarithm, whose derivative
-# is left out, changes one by so much. In float32 a sum over a few hundred numbers has three digits.
-CLOSE, CLOSE_IN_FLOAT32 = 1e-4, 1e-3
+# is left out, changes the fourth digit; in float32 a sum over a few hundred numbers has no more.
+CLOSE = 1e-3
 # A part of how far they were, if they are nearer.
 NEARER = 0.5
 # So many sets of inputs are tried for one on which every gradient is something: units may be dead on one.
@@ -291,8 +291,7 @@ class OverNumpy:
             _, expected, given = self._compared(seed)
         except StatementError:
             return 0
-        loosely = self.chosen.in_float32
-        return sum(agrees(given.get(n), g.numpy(), loosely=loosely) for n, g in expected.items())
+        return sum(agrees(given.get(n), g.numpy()) for n, g in expected.items())
 
     def _compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
         """Return the outputs on one set of inputs, and for each input the true gradient and the user's."""
@@ -527,12 +526,11 @@ def judged_over_numpy(inputs: Mapping[str, Any] | Draw, seed: int) -> Iterator[d
             yield first
 
 
-def agrees(found: Any, expected: np.ndarray, *, loosely: bool) -> bool:
-    """Tell whether a gradient is what is expected; loosely, as far as float32 tells."""
-    close = CLOSE_IN_FLOAT32 if loosely else CLOSE
+def agrees(found: Any, expected: np.ndarray) -> bool:
+    """Tell whether a gradient is what is expected, but for its last digits."""
     is_one = isinstance(found, np.ndarray | np.generic | Tensor) and np.shape(found) == expected.shape
     return is_one and np.allclose(
-        as_arrays(found), expected, close, close * np.abs(expected).max(initial=0.0)
+        as_arrays(found), expected, CLOSE, CLOSE * np.abs(expected).max(initial=0.0)
     )
 
 

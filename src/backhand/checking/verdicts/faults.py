@@ -139,8 +139,7 @@ def _gradients(chosen: Pass, draw: Draw, source: Source) -> frozenset[str] | Non
     if chosen.contract == "returned":
         watched(chosen, draw, arriving := _Arriving(draw.trace.upstream.values()))
         asked = arriving.names
-    # what is handed to a step beside them is a gradient as well, though zeros stand there
-    return made_of(source.statements, asked) | source.handed if asked else None
+    return made_of(source.statements, asked) if asked else None
 
 
 class _Arriving(Watcher):
