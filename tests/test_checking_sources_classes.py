@@ -675,6 +675,24 @@ def test_a_line_of_code_in_float32_is_told_by_its_digits_in_float64():
     assert any("float32 it was given float64" in note for note in report.notes)
 
 
+def test_a_key_that_is_called_as_a_dtype_is_none():
+    class Keyed:
+        def __init__(self):
+            self.W, self.kept = np.ones((3, 3)), {"f": 2.0}
+
+        def forward(self, x):
+            self.x = x
+            return np.asarray(x @ self.W, dtype="f")
+
+        def backward(self, dout):
+            self.dW = self.kept["f"] * self.x.T @ dout  # twice as large
+            return dout @ self.W.T
+
+    report = check_class(Keyed(), lambda rng: [rng.normal(size=(4, 3))])
+    assert report.raised is None
+    assert [row.gradient for row in report.culprits] == ["dW"]
+
+
 def test_what_a_line_fills_is_not_what_belongs_there():
     report = check_class(Forgetting(), lambda rng: [rng.normal(size=(3, 4, 5))])
     messages = [row.mistake.message for row in report.culprits if row.mistake]

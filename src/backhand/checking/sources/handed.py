@@ -73,9 +73,8 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
 def _computed(call: ast.Call, source: Source, around: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     """Yield where a call of the user's function is given something computed, with the parameter's name."""
     computed = ast.BinOp | ast.UnaryOp | ast.Call | ast.Subscript
-    for place, (value, name) in enumerate(
-        zip(call.args, _parameters(call.func, source, around), strict=False)
-    ):
+    pairs = zip(call.args, _parameters(call.func, source, around), strict=False)
+    for place, (value, name) in enumerate(pairs):
         if isinstance(value, ast.Starred):
             return
         if isinstance(value, computed) and not is_cache(name):

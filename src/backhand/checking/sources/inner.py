@@ -102,14 +102,13 @@ def _handed_on(report: Report, names: Collection[str]) -> Report:
 
 def _at_fault(whole: OverNumpy, parts: Sequence[Part], seed: int) -> tuple[dict[Part, Heard], bool]:
     """Return which parts of something wrong are wrong themselves, and whether they are all that is."""
-    count = len(whole.subject.named)
 
     def with_truth(some: Sequence[Part]) -> tuple[dict[Part, Heard], bool]:
         mending = _Mending(some)
         with mending.on():
-            return mending.wrong, whole.right(seed) == count
+            return mending.wrong, whole.is_right(seed)
 
-    if whole.right(seed) == count:
+    if whole.is_right(seed):
         return {}, False
     wrong, is_right = with_truth(parts)
     if any(heard.raised for heard in wrong.values()):

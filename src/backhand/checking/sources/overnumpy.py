@@ -218,7 +218,9 @@ class OverNumpy:
                 found = None if again.chosen.in_float32 else again.report(draws=draws, seed=seed)
             except (CheckError, ForwardError):  # a string that is no dtype
                 return None
-        return None if found is None or found.ok else noting(found, IN_FLOAT64)
+        if found is None or found.ok or found.raised is not None:  # a key "f" may be another one by now
+            return None
+        return noting(found, IN_FLOAT64)
 
     def _report(self, draws: int, seed: int) -> Report:
         arriving = as_arrays(dict(self.arriving))
@@ -287,11 +289,20 @@ class OverNumpy:
 
     def right(self, seed: int) -> int:
         """Return how many gradients are right, on one set of inputs."""
+        return sum(self._agreeing(seed))
+
+    def is_right(self, seed: int) -> bool:
+        """Tell whether all are that the forward has, on one set of inputs."""
+        agreeing = self._agreeing(seed)
+        return bool(agreeing) and all(agreeing)
+
+    def _agreeing(self, seed: int) -> list[bool]:
+        """Return of each true gradient whether the user's is that; of a backward that raises none."""
         try:
             _, expected, given = self._compared(seed)
         except StatementError:
-            return 0
-        return sum(agrees(given.get(n), g.numpy()) for n, g in expected.items())
+            return []
+        return [agrees(given.get(n), g.numpy()) for n, g in expected.items()]
 
     def _compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
         """Return the outputs on one set of inputs, and for each input the true gradient and the user's."""
