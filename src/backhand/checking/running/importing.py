@@ -1,4 +1,4 @@
-"""What a file imports from beside it: its own, whatever has that name elsewhere; forgotten afterwards."""
+"""What a file imports from beside it, forgotten afterwards, and which code is the user's."""
 
 import contextlib
 import sys
