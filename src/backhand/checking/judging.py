@@ -38,6 +38,7 @@ class Within:
 Stress = bool | Within | None
 
 
+@sandbox()  # its parts are read within: Python 3.11 cannot make trees in several threads at once
 def check(
     forward: Any,
     backward: Callable[..., Any] | None = None,
