@@ -13,7 +13,7 @@ class CausalAttention(Function):
         scale = q.shape[-1] ** -0.5
         qh, kh, vh = (x.permute(0, 2, 1, 3).float() for x in (q, k, v))
         s = torch.matmul(qh, kh.transpose(-1, -2)) * scale
-        keep = torch.ones(s.shape[-2:], dtype=torch.bool).tril()
+        keep = torch.ones_like(s, dtype=torch.bool).tril()
         s = s.masked_fill(~keep, float("-inf"))
         lse = torch.logsumexp(s, dim=-1, keepdim=True)
         p = torch.exp(s - lse)
@@ -27,7 +27,7 @@ class CausalAttention(Function):
         scale = qh.shape[-1] ** -0.5
         do = dout.permute(0, 2, 1, 3).float()
         s = torch.matmul(qh, kh.transpose(-1, -2)) * scale
-        keep = torch.ones(s.shape[-2:], dtype=torch.bool).tril()
+        keep = torch.ones_like(s, dtype=torch.bool).tril()
         p = torch.exp(s - lse).masked_fill(~keep, 0.0)
         dv = torch.matmul(p.transpose(-1, -2), do)
         dp = torch.matmul(do, vh.transpose(-1, -2))
@@ -96,9 +96,9 @@ class BlockedAttention(Function):
     @staticmethod
     def forward(ctx, q, k, v, block):
         scale = q.shape[-1] ** -0.5
-        o = torch.zeros(q.shape[0], v.shape[1], dtype=q.dtype)
-        m = torch.full((q.shape[0], 1), float("-inf"), dtype=q.dtype)
-        total = torch.zeros(q.shape[0], 1, dtype=q.dtype)
+        o = q.new_zeros(q.shape[0], v.shape[1])
+        m = q.new_full((q.shape[0], 1), float("-inf"))
+        total = q.new_zeros(q.shape[0], 1)
         for start in range(0, k.shape[0], block):
             s = q @ k[start : start + block].T * scale
             new = torch.maximum(m, s.amax(1, keepdim=True))

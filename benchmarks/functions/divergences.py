@@ -236,14 +236,14 @@ class ContrastiveLoss(Function):
         logits = scale * a @ b.t()
         rows, columns = logits.softmax(1), logits.softmax(0)
         ctx.save_for_backward(a, b, scale, rows, columns)
-        labels = torch.arange(len(a))
+        labels = torch.arange(len(a), device=a.device)
         return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.t(), labels))
 
     @staticmethod
     def backward(ctx, dloss):
         a, b, scale, rows, columns = ctx.saved_tensors
         n = a.shape[0]
-        eye = torch.eye(n, dtype=a.dtype)
+        eye = torch.eye(n, dtype=a.dtype, device=a.device)
         dlogits = (rows + columns - 2 * eye) * (0.5 * dloss / n)
         da = scale * dlogits @ b
         db = scale * dlogits.t() @ a

@@ -118,7 +118,7 @@ class Dropout(Function):
 
     @staticmethod
     def forward(ctx, x, p):
-        mask = (torch.rand(x.shape, dtype=x.dtype) > p).to(x.dtype)
+        mask = (torch.rand_like(x) > p).to(x.dtype)
         ctx.save_for_backward(mask)
         ctx.p = p
         return x * mask / (1 - p)
@@ -132,7 +132,7 @@ class Dropout(Function):
 
 
 def dropout_reference(x, p):
-    mask = (torch.rand(x.shape, dtype=x.dtype) > p).to(x.dtype)
+    mask = (torch.rand_like(x) > p).to(x.dtype)
     return x * mask / (1 - p)
 
 
@@ -209,7 +209,7 @@ class AveragePool(Function):
 
     @staticmethod
     def forward(ctx, x, lengths):
-        steps = torch.arange(x.shape[1])
+        steps = torch.arange(x.shape[1], device=x.device)
         mask = (steps[None] < lengths[:, None]).to(x.dtype)
         ctx.save_for_backward(mask, lengths)
         return (x * mask[..., None]).sum(1) / lengths[:, None]

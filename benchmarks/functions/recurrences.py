@@ -41,10 +41,10 @@ class SelectiveScan(Function):
 
 
 def selective_scan_reference(u, delta, A, B, C, D):
-    h = torch.zeros(u.shape[1], A.shape[1], dtype=u.dtype)
+    h = u.new_zeros(u.shape[1], A.shape[1])
     ys = []
     for t in range(u.shape[0]):
-        h = torch.exp(torch.outer(delta[t], torch.ones(A.shape[1], dtype=u.dtype)) * A) * h
+        h = torch.exp(torch.outer(delta[t], torch.ones_like(A[0])) * A) * h
         h = h + torch.outer(delta[t] * u[t], B[t])
         ys.append((h * C[t]).sum(-1) + D * u[t])
     return torch.stack(ys)
@@ -164,7 +164,7 @@ class DeltaRule(Function):
 
 
 def delta_rule_reference(q, k, v, beta):
-    S = torch.zeros(k.shape[1], v.shape[1], dtype=q.dtype)
+    S = q.new_zeros(k.shape[1], v.shape[1])
     found = []
     for t in range(q.shape[0]):
         S = S + beta[t] * k[t][:, None] * (v[t] - (k[t][:, None] * S).sum(0))

@@ -45,7 +45,7 @@ class ScaledMaskedSoftmax(Function):
 
     @staticmethod
     def forward(ctx, x, scale):
-        mask = torch.ones(x.shape[-2:], dtype=torch.bool).triu(1)
+        mask = torch.ones_like(x, dtype=torch.bool).triu(1)
         p = torch.softmax((x * scale).masked_fill(mask, float("-inf")), -1)
         ctx.save_for_backward(p)
         ctx.scale = scale
@@ -61,7 +61,7 @@ class ScaledMaskedSoftmax(Function):
 
 
 def scaled_masked_softmax_reference(x, scale):
-    mask = torch.full(x.shape[-2:], float("-inf"), dtype=x.dtype).triu(1)
+    mask = torch.full_like(x, float("-inf")).triu(1)
     return torch.softmax(x * scale + mask, -1)
 
 
@@ -160,7 +160,7 @@ class Gather(Function):
     @staticmethod
     def backward(ctx, dy):
         (index,) = ctx.saved_tensors
-        dtable = torch.zeros(ctx.rows, dy.shape[-1], dtype=dy.dtype)
+        dtable = dy.new_zeros(ctx.rows, dy.shape[-1])
         dtable.index_add_(0, index, dy)
         return dtable, None
 
