@@ -1,5 +1,6 @@
 """Kernels that shipped wrong, in a few lines each: every one is caught and named."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,19 @@ def test_an_input_that_needs_no_gradient_is_not_asked_for_one() -> None:
         lambda x, mean: wrong.apply(x, torch.full_like(x, (1 + 1e-5) ** -0.5)), fixed, inputs
     )
     assert [(row.name, row.mistake.kind) for row in report.rows] == [("x", "repeated_branch")]
+
+
+def test_rounding_that_differs_from_run_to_run_in_the_reference_too_is_no_fault() -> None:
+    turns = itertools.count()
+
+    def added_up(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return g * w * (1 + 2.0**-50 * (next(turns) % 7)), g * x  # in another order each time, on a GPU
+
+    racing = operation(added_up)
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4)}
+    report = backhand.check_function(racing, product, inputs)
+    assert [m.kind for m in report.stress] == ["nondeterministic"]
+    assert backhand.check_function(racing, lambda x, w: racing.apply(x, w), inputs).ok
 
 
 def test_forwards_that_differ_are_refused() -> None:

@@ -113,6 +113,65 @@ def test_a_forward_that_is_off_by_more_than_its_precision_is_refused() -> None:
         backhand.check_function(Rounded, F.gelu, {"x": torch.randn(6, 50)})
 
 
+def ten_bits(x: Tensor, *, half: int) -> Tensor:
+    """What tensor cores read of a float32: cut off after ten bits of the mantissa, or rounded."""
+    return ((x.float().contiguous().view(torch.int32) + half) & ~0x1FFF).view(torch.float32)
+
+
+COARSE: dict[str, Callable[[Tensor], Tensor]] = {
+    "TF32, cut off": lambda x: ten_bits(x, half=0),
+    "TF32, rounded": lambda x: ten_bits(x, half=0x1000),
+    "bfloat16": lambda x: x.bfloat16().float(),
+}
+
+
+def attention(coarse: Callable[[Tensor], Tensor], factor: float) -> type[Function]:
+    """Causal attention with its probabilities made anew, each product of matrices of what is left of them."""
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        return coarse(a) @ coarse(b)
+
+    def masked(scores: Tensor) -> Tensor:
+        return scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
+
+    class Attention(Function):
+        @staticmethod
+        def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            scores = masked(times(q, k.mT) * q.shape[-1] ** -0.5)
+            lse = scores.logsumexp(-1, keepdim=True)
+            o = times((scores - lse).exp(), v)
+            ctx.save_for_backward(q, k, v, o, lse)
+            return o.to(q.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, do: Tensor) -> tuple[Tensor, ...]:
+            q, k, v, o, lse = ctx.saved_tensors
+            p = (masked(times(q, k.mT) * q.shape[-1] ** -0.5) - lse).exp()
+            dp = times(do, v.mT) - (o * do).sum(-1, keepdim=True)
+            dscores = factor * p * dp * q.shape[-1] ** -0.5
+            return tuple(g.to(do.dtype) for g in (times(dscores, k), times(dscores.mT, q), times(p.mT, do)))
+
+    return Attention
+
+
+@pytest.mark.parametrize("coarse", COARSE)
+def test_code_that_computes_in_less_than_its_dtype_is_judged_by_its_own_error(coarse: str) -> None:
+    def inputs(generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: torch.randn(2, 65, 32, generator=generator) for name in "qkv"}
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    report = backhand.check_function(attention(COARSE[coarse], 1.0), plain, inputs)
+    assert report.ok, str(report)
+    assert any("computes in less than float32" in note for note in report.notes)
+    culprit, *_ = backhand.check_function(attention(COARSE[coarse], 1.1), plain, inputs).culprits
+    assert culprit.mistake.kind == "scale"
+    assert culprit.mistake.detail["factor"] == pytest.approx(1.1, rel=1e-2)
+    with pytest.raises(CheckError, match="different outputs"):
+        backhand.check_function(attention(COARSE[coarse], 1.0), lambda q, k, v: 1.03 * plain(q, k, v), inputs)
+
+
 def softplus_backward(ctx: Any, dy: Tensor) -> Tensor:
     (x,) = ctx.saved_tensors
     return dy * x.exp() / (1 + x.exp())
@@ -167,3 +226,80 @@ def test_the_caller_may_say_in_which_dtype_and_how_exactly() -> None:
     report = backhand.check_function(square, torch.square, inputs, dtype=torch.bfloat16)
     assert report.precision == "bfloat16"
     assert not report.culprits
+
+
+def test_outputs_too_are_compared_as_exactly_as_the_caller_says() -> None:
+    inputs = {"x": torch.rand(50) + 1}
+    square = elementwise(lambda x: 1.002 * x.square(), lambda ctx, dy: 2.004 * ctx.saved_tensors[0] * dy)
+    with pytest.raises(CheckError, match="different outputs"):
+        backhand.check_function(square, torch.square, inputs)
+    assert backhand.check_function(square, torch.square, inputs, rtol=1e-2).ok
+
+
+class OfAnotherShape(Function):
+    """A product in float32, whose gradient of the factor has no axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x.exp() * w
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, w = ctx.saved_tensors
+        e = x.float().exp().to(x.dtype)
+        return dy * e * w, (dy * x.exp()).sum()
+
+
+def test_what_autograd_refuses_makes_no_rounding_a_mistake() -> None:
+    inputs = {"x": torch.randn(5, 6), "w": torch.randn(1)}
+    report = backhand.check_function(OfAnotherShape, lambda x, w: x.exp() * w, inputs)
+    assert [row.name for row in report.culprits] == ["w"], str(report)
+    assert report["w"].mistake.kind == "shape"
+
+
+def relu(at_zero: float, factor: float = 1.0) -> type[Function]:
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return factor * dy * torch.where(x == 0, at_zero, (x > 0).to(dy.dtype))
+
+    return elementwise(F.relu, backward)
+
+
+@pytest.mark.parametrize(
+    ("at_zero", "factor", "is_right"),
+    [
+        (0.0, 1.0, True),
+        (1.0, 1.0, True),
+        (0.5, 1.0, True),
+        (2.0, 1.0, False),
+        (-0.1, 1.0, False),
+        (1.0, 1.5, False),
+    ],
+)
+def test_at_a_kink_any_slope_between_its_sides_is_right(
+    at_zero: float, factor: float, is_right: bool
+) -> None:
+    inputs = {"x": torch.tensor([[0.0, 1.0, -1.0], [0.0, 0.0, 2.0]])}
+    report = backhand.check_function(relu(at_zero, factor), F.relu, inputs)
+    assert report.ok == is_right, str(report)
+    assert any("at a kink" in note for note in report.notes) == (at_zero != 0)
+
+
+def last_of_equals(ctx: Any, dy: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    last = x.shape[-1] - 1 - x.flip(-1).argmax(-1)
+    return torch.zeros_like(x).scatter(-1, last[:, None], dy[:, None])
+
+
+def test_of_several_largest_any_may_get_the_gradient() -> None:
+    def inputs(generator: torch.Generator) -> dict[str, Tensor]:
+        return {"x": torch.randint(0, 4, (6, 7), generator=generator).float()}
+
+    def plain(x: Tensor) -> Tensor:
+        return x.max(-1).values
+
+    report = backhand.check_function(elementwise(plain, last_of_equals), plain, inputs)
+    assert report.ok, str(report)
+    twice = elementwise(plain, lambda ctx, dy: 2 * last_of_equals(ctx, dy))
+    assert not backhand.check_function(twice, plain, inputs).ok

@@ -139,6 +139,108 @@ def test_dropout_there_is_the_same_in_every_run_that_is_compared() -> None:
     assert report.ok, str(report)
 
 
+class Distance(torch.autograd.Function):
+    """Half of the mean distance, a scalar that autograd makes with a number of the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, q: Tensor) -> Tensor:
+        ctx.save_for_backward(p, q)
+        return 0.5 * (p - q).abs().sum() / len(p)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        p, q = ctx.saved_tensors
+        return dy * (p - q).sign() / len(p), None
+
+
+def test_a_number_of_the_cpu_beside_a_scalar_of_the_gpu_is_no_obstacle() -> None:
+    inputs = {name: torch.randn(5, 33, device="cuda") for name in "pq"}
+    report = backhand.check_function(
+        Distance, lambda p, q: 0.5 * (p - q).abs().sum() / len(p), inputs, no_gradient=("q",)
+    )
+    assert [(row.name, row.mistake.kind) for row in report.culprits] == [("p", "scale")], str(report)
+
+
+def test_a_gradient_on_the_cpu_is_told_and_a_number_is_none() -> None:
+    def forward(x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        h = x * w
+        loss = h.sum()
+        return locals()
+
+    def backward(x: Tensor, w: Tensor) -> dict[str, Any]:
+        dloss = 1.0
+        dh = dloss * torch.ones(x.shape, device=x.device)
+        dx = dh * w
+        dw = (dh * x).cpu()
+        return locals()
+
+    report = backhand.check(
+        forward, backward, inputs={name: torch.randn(4, 5, device="cuda") for name in "xw"}
+    )
+    assert not report.culprits, str(report)
+    assert [m.message for m in report.stress] == ["dw has device cpu, but w has cuda:0."]
+
+
+class Embedded(torch.autograd.Function):
+    """Rows of a table, with the indices and their places exchanged in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = len(table)
+        return table[index]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        places = torch.arange(len(index), device=dy.device)
+        dtable = dy.new_zeros(ctx.rows, dy.shape[-1])
+        dtable[index] = dy[places % 3]
+        return dtable, None
+
+
+def test_a_search_leaves_the_gpu_as_usable_as_it_was() -> None:
+    index = torch.tensor([40, 1, 1, 90, 7, 40, 2], device="cuda")
+    inputs = {"table": torch.randn(100, 4, device="cuda"), "index": index}
+    report = backhand.check_function(Embedded, lambda table, index: table[index], inputs)
+    assert [row.name for row in report.culprits] == ["table"], str(report)
+    assert float(torch.ones(3, device="cuda").sum()) == 3  # an index out of range ends all work there
+
+
+def test_what_several_ways_add_up_to_is_solved_for_there() -> None:
+    def forward(x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        a = x * w
+        b = x.exp()
+        c = x.sin()
+        y = a * b + c
+        return locals()
+
+    def backward(dy: Tensor, x: Tensor, w: Tensor, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        da = dy * b
+        db = dy * a
+        dx = 3 * (da * w) + 0.5 * (db * b) + dy * x.cos()
+        dw = da * x
+        return locals()
+
+    inputs = {name: torch.randn(4, 5, device="cuda") for name in "xw"}
+    report = backhand.check(forward, backward, inputs=inputs, out="y")
+    assert [row.name for row in report.culprits] == ["x"], str(report)
+
+
+def test_what_the_matrix_cores_leave_out_is_no_mistake() -> None:
+    pytest.importorskip("triton")  # whose products of matrices are in TF32
+    import triton_kernels
+
+    def inputs(generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: torch.randn(64, 64, generator=generator).cuda() for name in ("a", "b")}
+
+    report = backhand.check_function(triton_kernels.matmul_function(False), torch.matmul, inputs)
+    assert not report.culprits, str(report)
+    assert any("computes in less than float32" in note for note in report.notes)
+    (culprit,) = backhand.check_function(triton_kernels.matmul_function(True), torch.matmul, inputs).culprits
+    assert culprit.name == "a"
+
+
 KINDS: dict[str, dict[str, int]] = {"rnn": {}, "gru": {}, "transformer": {"heads": 2}}
 
 

@@ -1,4 +1,4 @@
-"""Five kernels in Triton with their backwards, run by its interpreter; `fault` spoils the backward."""
+"""Six kernels in Triton with their backwards, run by its interpreter; `fault` spoils the backward."""
 
 import torch
 import triton
@@ -91,6 +91,37 @@ def cross_entropy(logits, target, losses, dlogits, n, SUBTRACTS: tl.constexpr, B
     tl.store(losses + row, largest + tl.log(total) - chosen)
     p = tl.exp(value - largest) / total
     tl.store(dlogits + row * n + at, tl.where(wanted, p - SUBTRACTS, p), mask=there)
+
+
+@triton.jit
+def matmul(a, b, y, n, m, ROWS: tl.constexpr, INNER: tl.constexpr, COLUMNS: tl.constexpr):
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    inner = tl.arange(0, INNER)
+    left = tl.load(a + rows[:, None] * n + inner)
+    right = tl.load(b + inner[:, None] * m + columns)
+    tl.store(y + rows[:, None] * m + columns, tl.dot(left, right))
+
+
+def multiplied(a, b):
+    """The product of two matrices in float32, whose sides are powers of two, 16 at least."""
+    y = a.new_empty(a.shape[0], b.shape[1], dtype=torch.float32)
+    matmul[(1,)](a.float().contiguous(), b.float().contiguous(), y, *b.shape, *a.shape, b.shape[1])
+    return y.to(a.dtype)
+
+
+def matmul_function(fault: bool) -> type[Function]:
+    class MatMul(Function):
+        @staticmethod
+        def forward(ctx, a, b):
+            ctx.save_for_backward(a, b)
+            return multiplied(a, b)
+
+        @staticmethod
+        def backward(ctx, dy):
+            a, b = ctx.saved_tensors
+            return multiplied(dy, b if fault else b.T), multiplied(a.T, dy)
+
+    return MatMul
 
 
 def swiglu_function(fault: bool) -> type[Function]:

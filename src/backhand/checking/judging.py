@@ -188,5 +188,5 @@ def report_on(chosen: Pass, title: str, trials: Trials, stress: Stress = None) -
             trials = replace(trials, notes=(*trials.notes, *found.notes))
         upstream = {u: probe.given[u] for u in probe.upstream}
         probes = Probes(probe, upstream, lambda: stressed().failures if known is None else known)
-    failures += tuple(stressing.untold(trials.judged[0], trials.truth))
+    failures += (*stressing.misplaced(trials.shown), *stressing.untold(trials.judged[0], trials.truth))
     return assemble(chosen, title, trials, failures, probes)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.containers import as_gradient, flatten, is_strided
-from backhand.checking.running.precision import ANOTHER_ORDER
+from backhand.checking.running.precision import ANOTHER_ORDER, HANDED_ON
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import trace
 from backhand.checking.sources.protocol import Pass, arguments
 from backhand.checking.sources.usages import Usage, Used
-from backhand.checking.verdicts.comparing import allclose, close
+from backhand.checking.verdicts.comparing import allclose, close, off, root_mean_square
 from backhand.checking.verdicts.localising import Judgement
+from backhand.checking.verdicts.truths import computed_in_less
 
 Gradients = Mapping[str, Tensor]
 
@@ -36,6 +37,7 @@ class Probe:
         tolerance: relative and absolute, where the caller has asked for one.
         true: gives the right gradients for other upstream gradients.
         takes: tells whether the forward that is taken for true takes other arguments.
+        off: by which part of itself the output of code that computes in less than its dtype is off.
     """
 
     call: Callable[..., Gradients]
@@ -48,6 +50,7 @@ class Probe:
     tolerance: tuple[float, float] | None = None
     true: Callable[[Gradients], Gradients] = lambda _: {}
     takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    off: float = 0.0
 
     def __call__(self, **changed: Tensor) -> Gradients | None:
         """Return the gradients with some arguments changed; None where the backward raises."""
@@ -63,7 +66,10 @@ class Probe:
         if a.shape == b.shape and torch.equal(a, b):  # most are
             return True
         size = float(b.abs().max()) if b.numel() else 0.0
-        return close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0)))
+        if close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0))):
+            return True
+        noise = HANDED_ON * self.off * max(root_mean_square(b), self.sizes.get(name, 0.0))
+        return a.shape == b.shape and off(a, b) <= noise
 
     def differing(self, found: Gradients | None, expected: Gradients) -> list[str]:
         """Return the gradients that another run did not give, or not the same."""
@@ -131,4 +137,5 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
         chosen.asked.tolerance,
         true,
         takes if returns else lambda _: True,
+        computed_in_less(drawn) if returns else 0.0,
     )

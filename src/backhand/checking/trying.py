@@ -1,7 +1,7 @@
 """Run a pass on every draw, in the most precise dtype in which its code is as accurate as that dtype."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,18 @@ from backhand.checking.verdicts.cancelling import with_cancelling
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.localising import Judgement, compared, judge
 from backhand.checking.verdicts.rounding import Summands, Truth
-from backhand.checking.verdicts.truths import against_truth, forward_error, is_rounding
+from backhand.checking.verdicts.truths import (
+    against_truth,
+    between_sides,
+    computed_in_less,
+    forward_error,
+    is_rounding,
+)
 from backhand.errors import CheckError
+
+AT_KINK = (
+    "The inputs lie at a kink (relu at 0, a tie of max): any slope between those of its two sides is right."
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,9 @@ class Trials:
 def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, Any]], seed: int) -> Trials:
     """Run a pass on every draw, in float64 if the user's code allows it, otherwise in its own dtype."""
     drawn = _first(chosen, first, seed)
-    judgement = _own_precision(chosen, first, drawn)
-    drawn = judgement.draw
+    as_autograd_has_it = _own_precision(chosen, first, drawn)
+    judgement = _beside_kinks(chosen, as_autograd_has_it)
+    at_kink, drawn = judgement is not as_autograd_has_it, judgement.draw
     if chosen.backward_source is not None and not judgement.culprits and drawn.error is None:
         judgement = with_cancelling(chosen, judgement)
     judged = [judgement]
@@ -54,7 +65,9 @@ def tried(chosen: Pass, first: Mapping[str, Any], others: Iterable[Mapping[str, 
             count += 1
             judged += wrong
     truth = _truth(chosen, first, drawn, seed)
-    return Trials(tuple(judged), count, _shown(chosen, first, drawn, seed), truth, tuple(_notes(drawn)))
+    shown = _shown(chosen, first, drawn, seed)
+    notes = (*_notes(chosen, drawn, shown), *([AT_KINK] * at_kink))
+    return Trials(tuple(judged), count, shown, truth, notes)
 
 
 def _first(chosen: Pass, values: Mapping[str, Any], seed: int) -> Draw:
@@ -109,7 +122,7 @@ def _coarser(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> t
     drawn = judgement.draw
     precisions = _precisions(chosen, values)
     able = chosen.contract == "returned" and lowest(values) != torch.float64 and len(precisions) > 1
-    if not able or drawn.dtype != torch.float64 or drawn.error is not None:
+    if not able or drawn.dtype != torch.float64:
         return None
     wrong = [n for n, right in judgement.right.items() if not right]
     rounding = {n for n in wrong if is_rounding(drawn, n, judgement.summands)}
@@ -147,6 +160,15 @@ def _own_precision(
     return other if acquitted and all(own) else judgement
 
 
+def _beside_kinks(chosen: Pass, judgement: Judgement, first: Judgement | None = None) -> Judgement:
+    """Return the judgement for which any slope between the two sides of a kink is right."""
+    drawn = judgement.draw
+    if chosen.contract != "returned" or not judgement.culprits or drawn.error is not None:
+        return judgement
+    between = between_sides(chosen, drawn)
+    return judgement if between is drawn.trace else judge(chosen, replace(drawn, trace=between), first)
+
+
 def _promoted(chosen: Pass, values: Mapping[str, Any], judgement: Judgement) -> Judgement:
     """Return the judgement with float64 also where the code asks for less, if no more is wrong then.
 
@@ -180,7 +202,7 @@ def _another(
         return None
     if not is_finite(another) or (another.error is not None and known.error is None):
         return None
-    judgement = _own_precision(chosen, values, another, first)
+    judgement = _beside_kinks(chosen, _own_precision(chosen, values, another, first), first)
     return (judgement,) if judgement.culprits or not all(judgement.right.values()) else ()
 
 
@@ -215,12 +237,19 @@ def _truth(chosen: Pass, values: Mapping[str, Any], first: Draw, seed: int) -> T
         return None
 
 
-def _notes(drawn: Draw) -> Iterator[str]:
-    if drawn.ran is not None:
-        own, off = str(lowest(drawn.seen.inputs)).removeprefix("torch."), forward_error(drawn)
+def _notes(chosen: Pass, drawn: Draw, shown: Draw) -> Iterator[str]:
+    own, callers = (str(lowest(d.seen.inputs)).removeprefix("torch.") for d in (drawn, shown))
+    less = computed_in_less(shown) if chosen.contract == "returned" else 0.0
+    if less:
         yield (
-            f"The code is as precise as {own} (its output is off by a relative {off:.1g}): the verdict was "
-            "made there, against float64, by the error that the reference itself makes."
+            f"The code computes in less than {callers}: its output is off by a relative {less:.1g}, which is "
+            f"rounding alone. The verdict was made {'by that error' if own == callers else f'in {own}'}."
+        )
+    elif drawn.ran is not None:
+        off = forward_error(drawn)
+        yield (
+            f"The code is as precise as {own} (its output is off by a relative {off:.1g}): the verdict "
+            "was made there, against float64, by the error that the reference itself makes."
         )
     elif drawn.dtype is None:
         yield "The code does not run in float64, so the verdict was made in its own precision."

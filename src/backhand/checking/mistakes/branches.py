@@ -165,17 +165,17 @@ def doubled(found: Finding) -> Finding:
 def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
     if scene.value.numel() < len(parts) + 1:
         return None
-    matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to(torch.float64)
+    # on the CPU, for no GPU has a driver that solves what is of less than full rank
+    matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to("cpu", torch.float64)
     norms, solved_to = matrix.norm(dim=0), SOLVED * scene.exact
     if not bool(norms.isfinite().all() & scene.value.isfinite().all()) or not bool(norms.all()):
         return None  # of what is not finite nothing can be said
-    solved = torch.linalg.lstsq(
-        matrix / norms, scene.value.flatten().to(torch.float64), driver="gelsd"
-    ).solution
+    value = scene.value.flatten().to(matrix)
+    solved = torch.linalg.lstsq(matrix / norms, value, driver="gelsd").solution
     coefficients = [float(c) for c in solved / norms]
     coefficients = [float(round(c)) if abs(c - round(c)) < solved_to else c for c in coefficients]
     predicted = (matrix @ torch.tensor(coefficients, dtype=torch.float64)).reshape(scene.expected.shape)
-    if not scene.same(scene.value, predicted.to(scene.value.dtype)):
+    if not scene.same(scene.value, predicted.to(scene.value)):
         return None
     wrong = {c: a for c, a in zip(parts, coefficients, strict=True) if a != 1}
     if not wrong:

@@ -37,6 +37,8 @@ from backhand.checking.mistakes.targets import (
 from backhand.checking.mistakes.wording import in_words
 from backhand.checking.mistakes.workbench import Program
 from backhand.checking.report import Mistake
+from backhand.checking.running.containers import flatten
+from backhand.checking.running.devices import tried_first
 from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.statements import assigned, reads, writes_surely
@@ -173,8 +175,14 @@ def name_mistakes(
         blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
         probes: the backward as a function of other upstream gradients, where it was stressed.
     """
-    budget = Budget()  # for all of them together
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
+    held = (v for case in cases for v in flatten(case.first.draw.seen.inputs).values())
+    with tried_first(held):
+        return _names(cases)
+
+
+def _names(cases: Sequence[Case]) -> dict[str, Named]:
+    budget = Budget()  # for all of them together
     share = budget.share()  # what it does not find in that is looked for one by one
     found, left = _by_turns([case for case in cases if facts.one_tensor_twice(case) is None], share)
     more, left = by_one_statement([case for case in cases if case.name not in found], left)
@@ -187,7 +195,7 @@ def name_mistakes(
         finding, left = find(case, share)
         named[case.name] = _named(case, finding)
         budget = replace(budget, tries=budget.tries - (share.tries - left.tries), suspect=left.suspect)
-    return {name: named[name] for name in blamed}
+    return {case.name: named[case.name] for case in cases}
 
 
 def _named(case: Case, finding: Finding) -> Named:

@@ -123,7 +123,7 @@ def _points(scene: Scene, saved: Saved) -> Iterator[tuple[str, Tensor]]:
 
 def _name_of(scene: Scene, value: Tensor) -> str | None:
     for name, candidate in scene.values.items():
-        if candidate.shape == value.shape and torch.equal(candidate, value):
+        if candidate.shape == value.shape and fits(candidate, value) and torch.equal(candidate, value):
             return name
     return None
 

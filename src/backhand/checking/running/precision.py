@@ -45,6 +45,9 @@ HANDED_ON = 4.0
 # Two forwards are the same function if they differ by no more than this part of what a gradient may be off at
 # single elements: an error of every element is no rounding.
 ON_AVERAGE = 0.25
+# By what part of itself the output of code may be off, in the root mean square, that computes in less than
+# its dtype: as much as if it was in bfloat16, the coarsest that is in use.
+COMPUTED_IN_LESS = ON_AVERAGE * RELATIVE[torch.bfloat16]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Asked:
         if self.rtol is None and self.atol is None:
             return None
         return self.rtol or 0.0, self.atol or 0.0
+
+
+MEASURED = Asked()
 
 
 def converted(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -119,6 +119,12 @@ def backward_of(node: object, fn: object) -> Callable[..., Any] | None:
     return partial(fn.backward if fn.vjp is Function.vjp else fn.vjp, node)
 
 
+def nothing_arriving(node: Any) -> list[Tensor]:
+    """Return zeros for each output of the call of a node; none where it does not tell of them."""
+    told = getattr(node, "_input_metadata", ())
+    return [torch.zeros(tuple(out.shape), dtype=out.dtype, device=out.device) for out in told]
+
+
 def function_of(node: Any) -> type[Function]:
     """Return the custom Function of whose call this is the node."""
     return type(node)._forward_cls

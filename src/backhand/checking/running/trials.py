@@ -144,9 +144,9 @@ def judged(
     matched = gradient_names(judgeable, flat, chosen.names)
     user = {}
     for name, gradient in matched.items():
-        value = as_gradient(flat[gradient])
+        value, tensor = as_gradient(flat[gradient]), traced.tensors.get(name)
         if value is not None:
-            user[name] = value
+            user[name] = value if tensor is None else value.to(tensor.device)
     return Draw(traced, flat, matched, user, seed, promote, error, line, changed, dtype)
 
 

@@ -16,10 +16,18 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
 from backhand.checking.reshaping import in_shapes
-from backhand.checking.running.containers import flatten
+from backhand.checking.running.containers import each_tensor, flatten
 from backhand.checking.running.names import nearest
-from backhand.checking.running.precision import ON_AVERAGE, RELATIVE, Asked, lowest
-from backhand.checking.running.private import backward_of, function_of_operator
+from backhand.checking.running.precision import (
+    COMPUTED_IN_LESS,
+    MEASURED,
+    ON_AVERAGE,
+    RELATIVE,
+    Asked,
+    lowest,
+    unit,
+)
+from backhand.checking.running.private import backward_of, function_of_operator, nothing_arriving
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import apart_from, as_leaf, changes_a_leaf, copied, leaf_inputs
 from backhand.checking.running.trials import sets_of
@@ -32,7 +40,15 @@ from backhand.checking.sources.protocol import ForwardError, ForwardsDifferError
 from backhand.checking.sources.usages import usages, with_added
 from backhand.checking.sources.wrapping import Seen
 from backhand.checking.stressing import refusable
-from backhand.checking.verdicts.comparing import close, coarser, largest_difference, root_mean_square
+from backhand.checking.verdicts.comparing import (
+    allclose,
+    close,
+    coarser,
+    largest_difference,
+    off,
+    root_mean_square,
+)
+from backhand.checking.verdicts.truths import BEYOND, is_another_rounding, moved
 from backhand.errors import CheckError
 
 Tensors = Mapping[str, Tensor]
@@ -70,8 +86,8 @@ def check_function(
         draws: how many independent sets of inputs to try.
         seed: of the draws and the upstream gradients.
         dtype: judge in this one; by default in the finest in which the function is as accurate as that.
-        rtol, atol: how far each element may be off, `atol + rtol * |expected|`; by default a small multiple
-            of the error that the reference itself makes in that dtype.
+        rtol, atol: how far each element of an output and of a gradient may be off, `atol + rtol *
+            |expected|`; by default a small multiple of the error that the reference makes in that dtype.
         no_gradient: the inputs that have none on purpose, though autograd would give them one: a target.
         allow: what the function may refuse with an exception, such as `"layout"`: the kinds of failure under
             stress. It is then said to be untried; what gives wrong numbers fails all the same.
@@ -93,12 +109,12 @@ def check_function(
     'scale'
     """
     left = [no_gradient] if isinstance(no_gradient, str) else no_gradient
-    with closing(Function(fn, reference, frozenset(left))) as function:
+    asked = Asked(dtype, rtol, atol)
+    with closing(Function(fn, reference, frozenset(left), asked)) as function:
         first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
         chosen = replace(
             first,
             elsewhere=tuple(other.inputs for other in others),
-            asked=Asked(dtype, rtol, atol),
             allow=refusable(allow),
         )
         report = check_pass(chosen, function.title, draws=draws, seed=seed)
@@ -115,10 +131,17 @@ class Function:
         call, reference: the two, as plain callables.
         title: the function's name.
         no_gradient: the inputs that have none on purpose.
+        asked: what the caller says of the precision.
         parameters: those of a module beside a module, by name.
     """
 
-    def __init__(self, fn: Any, reference: Callable[..., Any], no_gradient: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        fn: Any,
+        reference: Callable[..., Any],
+        no_gradient: frozenset[str] = frozenset(),
+        asked: Asked = MEASURED,
+    ):
         owner = getattr(fn, "__self__", None)
         fn = owner if is_custom(owner) and fn == owner.apply else fn  # `apply` is asked for by the Function
         self.call: Callable[..., Any] = fn.apply if is_custom(fn) else fn
@@ -131,7 +154,9 @@ class Function:
         self._operator = function_of_operator(fn)
         self.title: str = getattr(self._operator or fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
+        self.asked: Asked = asked
         self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
+        self._given = torch.float64  # the dtype of the inputs
         self._takes_leaves = True
         self._apart: frozenset[str] = frozenset()  # the inputs with which it refuses to be differentiated
         self._turns = itertools.count(1)
@@ -159,6 +184,7 @@ class Function:
             contract="returned",
             promotes=False,
             no_gradient=self.no_gradient,
+            asked=self.asked,
             usages=usages(
                 self.fn,
                 partial(self._outputs, self.call, self.title),
@@ -224,6 +250,7 @@ class Function:
             CheckError: the inputs are no arguments, or one has the name of a parameter.
         """
         found = self._arguments(inputs)
+        self._given = lowest(found)
         self._complex |= {n for n, v in found.items() if isinstance(v, Tensor) and v.is_complex()}
         found = {n: as_reals(v) if n in self._complex else v for n, v in found.items()}
         sparse = {n for n, v in found.items() if isinstance(v, Tensor) and v.layout != torch.strided}
@@ -281,7 +308,7 @@ class Function:
         leaves = {k: v for k, v in flatten(inputs).items() if isinstance(v, Tensor) and v.requires_grad}
         with torch.enable_grad():
             own = self._outputs(self.call, self.title, inputs)
-        self._compare(own, outputs)
+        self._compare(inputs, own, outputs)
         given = {name: _the_same(value, outputs[name]) for name, value in own.items() if name in outputs}
         # other random numbers each time: the forward's were the same, and a backward needs none of its own
         torch.default_generator.manual_seed(next(self._turns))
@@ -355,7 +382,7 @@ class Function:
             for i, r in enumerate(_floats(result)[: self._count])
         }
 
-    def _compare(self, own: Tensors, right: Tensors) -> None:
+    def _compare(self, inputs: Mapping[str, Any], own: Tensors, right: Tensors) -> None:
         for name, expected in right.items():
             got = own.get(name)
             if got is None or got.shape != expected.shape:
@@ -364,13 +391,31 @@ class Function:
                     f"{self.title} gives an output of shape {shape}, its reference {tuple(expected.shape)}: "
                     "the forwards differ, so that there is no gradient to compare."
                 )
-            if not _agree(got.detach(), expected.detach()):
+            alike = _agree(got.detach(), expected.detach(), self.asked.tolerance)
+            if not alike and not self._rounds(inputs, name, got.detach(), expected.detach()):
                 worst = largest_difference(got.detach(), expected.detach())
                 raise ForwardsDifferError(
                     f"{self.title} and its reference give different outputs (by {worst:.3g}): mend the "
                     "forward first, or give the reference that is meant, or the dtype in which it computes "
                     "as dtype=."
                 )
+
+    def _rounds(self, inputs: Mapping[str, Any], name: str, own: Tensor, right: Tensor) -> bool:
+        """Tell whether an output is off by rounding alone, of code that computes in less than its dtype.
+
+        So do tensor cores that read ten bits of a float32 (TF32), and what makes bfloat16 of it.
+        """
+        dtype, size, error = lowest(inputs), root_mean_square(right), off(own, right)
+        finer = dtype == torch.float64 or unit(dtype) < unit(self.asked.dtype or self._given)
+        if finer or not 0 < error <= COMPUTED_IN_LESS * size:  # finer: it is tried in its own dtype yet
+            return False
+        generator = torch.Generator().manual_seed(0)
+        there = each_tensor(dict(inputs), lambda t: moved(t, BEYOND * error / size, generator))
+        found = []
+        for call, what in ((self.call, self.title), (self.reference, "the reference")):
+            with running(None, 0, promote=False):
+                found.append(self._outputs(call, what, there)[name])
+        return is_another_rounding(own.double() - right.double(), found[0].double() - found[1].double())
 
 
 def _within(
@@ -410,8 +455,10 @@ def _differentiable(outputs: Tensors) -> dict[str, Tensor]:
     return {name: value for name, value in outputs.items() if value.requires_grad}
 
 
-def _agree(own: Tensor, right: Tensor) -> bool:
-    """Tell whether two forwards are one function in the dtype of the coarser of them."""
+def _agree(own: Tensor, right: Tensor, asked: tuple[float, float] | None) -> bool:
+    """Tell whether two forwards are one function in the dtype of the coarser of them, or as far as asked."""
+    if asked is not None and allclose(own, right, *asked):
+        return True
     dtype = coarser(own.dtype, right.dtype)
     if dtype == torch.float64 or not right.isfinite().all():
         return close(own, right)
@@ -444,11 +491,15 @@ def _returned(
     backward = backward_of(node, fn)
     if nodes or backward is None:
         return {}
-    arriving: list[Tensor | None] = [None] * (1 + max(r.output_nr for r in outputs.values()))
+    arriving: list[Tensor | None] = [*nothing_arriving(node)]
+    arriving += [None] * (1 + max(r.output_nr for r in outputs.values()) - len(arriving))
     for name, r in outputs.items():
         arriving[r.output_nr] = upstream[name]
-    with torch.no_grad():
-        raw = backward(*arriving)
+    try:
+        with torch.no_grad():
+            raw = backward(*arriving)
+    except Exception:  # the user's code may raise anything, as where it asks for None instead of zeros
+        return {}
     raw = raw if isinstance(raw, tuple) else (raw,)
     returned = [g for g, needed in zip(raw, node.needs_input_grad, strict=False) if needed]
     into = [edge for edge, _ in node.next_functions if edge is not None]

@@ -11,7 +11,7 @@ from backhand.checking.running.endings import what_raised
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.names import nearest
-from backhand.checking.running.precision import Asked
+from backhand.checking.running.precision import MEASURED, Asked
 from backhand.checking.running.program import Namespace, Source, parameters_of, source_of
 from backhand.checking.sources.usages import Usage
 from backhand.errors import CheckError, in_short
@@ -106,7 +106,7 @@ class Pass:
     scope: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     contract: Contract = "named"
     promotes: bool = True
-    asked: Asked = field(default_factory=Asked)
+    asked: Asked = MEASURED
     no_gradient: frozenset[str] = frozenset()
     usages: tuple[Usage, ...] = ()
     elsewhere: tuple[Inputs, ...] = ()

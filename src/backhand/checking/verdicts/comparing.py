@@ -29,6 +29,7 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = 
     """
     if user.shape != expected.shape:
         return False
+    user = user.to(expected.device)  # a number that was made a tensor, and what was left on the CPU
     if user is expected or torch.equal(user, expected):
         return True
     dtype, largest = coarser(user.dtype, expected.dtype), largest_of(expected)
@@ -40,9 +41,9 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = 
         return close(user[finite], expected[finite], summands, noise)
     if noise == math.inf:
         return within(user, expected, RELATIVE[dtype], OF_SUMMANDS[dtype] * size)
-    # of each element, as far as it is larger than others
+    # a single element may be made of terms as large as the largest
     part = noise / max(root_mean_square(expected), TINY)
-    relative, absolute = RELATIVE[dtype] + part, OF_SUMMANDS[dtype] * size + noise
+    relative, absolute = RELATIVE[dtype] + part, (OF_SUMMANDS[dtype] + part) * size
     return within(user, expected, relative, absolute) and off(user, expected) <= noise
 
 
@@ -172,7 +173,7 @@ def right_but_for_shape(user: Tensor, expected: Tensor, summands: float = 0.0) -
 
 def fits(tensor: Tensor, like: Tensor) -> bool:
     """Tell whether a tensor can stand where another one does, broadcast if need be."""
-    if tensor.dim() > like.dim():
+    if tensor.dim() > like.dim() or tensor.device != like.device:
         return False
     pairs = zip(reversed(tensor.shape), reversed(like.shape), strict=False)
     return all(a in (1, b) for a, b in pairs)

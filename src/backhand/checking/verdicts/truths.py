@@ -1,15 +1,26 @@
 """What code that computes in less than float64 is judged by: the truth in float64, and a measured budget."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.running.containers import each_tensor
 from backhand.checking.running.graph import Trace
-from backhand.checking.running.precision import ERROR_BUDGET, HANDED_ON, LEAST_ROUNDING, converted, unit
+from backhand.checking.running.precision import (
+    COMPUTED_IN_LESS,
+    ERROR_BUDGET,
+    HANDED_ON,
+    LEAST_ROUNDING,
+    ON_AVERAGE,
+    RELATIVE,
+    converted,
+    lowest,
+    unit,
+)
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
@@ -21,6 +32,17 @@ BELOW = 1e-9
 # honest gradient changes by a part of the same order as its inputs.
 MOVED = 1e-7
 CHANGED = 0.1
+# Moved as little, a gradient changes by a part of that order too, and by this part of itself at a kink alone.
+JUMP = 1e-3
+# To both sides in so many directions: of three or four that tie, each is the largest on one of the sides.
+DIRECTIONS = 6
+# Inputs that are moved by this many times the error of a coarse output lie beyond the next number that its
+# code can hold, so that it rounds them in another way.
+BEYOND = 4.0
+# What is cut off instead of rounded (tensor cores read the first bits of a float32) is off more to one side
+# than it scatters: 2.3 times in one product of matrices, 3.3 in two in a row. A gradient may be off by as
+# many times the forward's error (HANDED_ON), so that no more than that would show.
+ONE_SIDED = 4.0
 
 
 def against_truth(chosen: Pass, drawn: Draw) -> Draw:
@@ -41,8 +63,13 @@ def _exactly(chosen: Pass, seen: Trace, seed: int) -> Trace | None:
         found = trace(chosen, inputs, torch.float64, seed, upstream=upstream)
     except Exception:  # this forward knows its own dtype only
         return None
-    alike = all(n in found.outputs and close(t, found.outputs[n]) for n, t in seen.outputs.items())
+    alike = all(n in found.outputs and _is_alike(t, found.outputs[n]) for n, t in seen.outputs.items())
     return found if alike else None
+
+
+def _is_alike(own: Tensor, exact: Tensor) -> bool:
+    """Tell whether a forward is the same one in float64; it may compute in less than its own dtype, too."""
+    return close(own, exact) or off(own, exact) <= COMPUTED_IN_LESS * root_mean_square(exact)
 
 
 def _in_float64(value: Tensor) -> Tensor:
@@ -63,22 +90,75 @@ def rounding_alone(chosen: Pass, drawn: Draw) -> dict[str, float]:
     if not tiny:
         return {}
     generator = torch.Generator().manual_seed(drawn.seed)
-    inputs = {
-        n: converted(v * (1 + MOVED * torch.rand(v.shape, generator=generator).to(v)), v.dtype)
-        if n in truth.wanted
-        else v
-        for n, v in truth.inputs.items()
-    }
+    inputs = {n: moved(v, MOVED, generator) if n in truth.wanted else v for n, v in truth.inputs.items()}
     try:
         other = trace(chosen, inputs, None, drawn.seed, upstream=truth.upstream).gradients
     except Exception:  # the user's code may raise anything
         return {}
-    moved = {n: largest_difference(other[n], truth.gradients[n]) for n in tiny if n in other}
+    changed = {n: largest_difference(other[n], truth.gradients[n]) for n in tiny if n in other}
     return {
         n: truth.largest[n] / unit(torch.float64)
-        for n, by in moved.items()
+        for n, by in changed.items()
         if by > CHANGED * truth.largest[n]
     }
+
+
+def between_sides(chosen: Pass, drawn: Draw) -> Trace:
+    """Return the truth of a draw; at a kink (relu at 0, a tie) the user's gradient, as far as its slopes go.
+
+    There the gradient jumps between points on both sides, and autograd's choice is one of several. The truth
+    itself where nothing jumps.
+    """
+    truth, user = drawn.trace, drawn.user
+    generator = torch.Generator().manual_seed(drawn.seed)
+    names = [n for n, g in user.items() if n in truth.gradients and g.shape == truth.gradients[n].shape]
+    low = {n: truth.gradients[n] for n in names}
+    high, jumps = dict(low), dict[str, Tensor]()
+    for _ in range(DIRECTIONS):
+        try:
+            for there in _both_sides(truth, generator):
+                found = trace(chosen, there, None, drawn.seed, upstream=truth.upstream).gradients
+                low = {n: low[n].minimum(found[n]) for n in names}
+                high = {n: high[n].maximum(found[n]) for n in names}
+        except Exception:  # the user's code may raise anything
+            return truth
+        jumps = {n: high[n] - low[n] > JUMP * high[n].abs().maximum(low[n].abs()) for n in names}
+        if not any(bool(there.any()) for there in jumps.values()):
+            return truth
+    within = {n: user[n].to(low[n]).clamp(low[n], high[n]) for n in names}
+    between = {n: torch.where(jumps[n], within[n], truth.gradients[n]) for n in names}
+    return replace(truth, gradients={**truth.gradients, **between})
+
+
+def _both_sides(truth: Trace, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    """Yield the inputs a little to one side and to the other, in a direction at random."""
+    steps = {}
+    for name, value in truth.inputs.items():
+        if name in truth.wanted:
+            size = MOVED * (root_mean_square(value.detach()) or 1.0)
+            steps[name] = size * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+    for sign in (1, -1):
+        yield {
+            n: converted(v + sign * steps[n], v.dtype) if n in steps else v for n, v in truth.inputs.items()
+        }
+
+
+def moved(value: Tensor, by: float, generator: torch.Generator) -> Tensor:
+    """Return a leaf like a tensor, each element of which is larger by up to a part of itself; no integers."""
+    if not value.is_floating_point():
+        return value
+    larger = 1 + by * torch.rand(value.shape, generator=generator)
+    return converted(value * larger.to(value.device, value.dtype), value.dtype)
+
+
+def is_another_rounding(error: Tensor, other: Tensor) -> bool:
+    """Tell whether the errors of an output at two points nearby are roundings of it.
+
+    What is rounded is off by something else there; a wrong formula by the same.
+    """
+    size = float((error.square() + other.square()).sum()) / 2
+    steady = float((error * other).sum())
+    return steady <= ONE_SIDED**2 * (size - steady)
 
 
 def is_rounding(drawn: Draw, name: str, summands: Mapping[str, float]) -> bool:
@@ -105,6 +185,12 @@ def overflow(value: Tensor, truth: Tensor | None) -> tuple[int, ...] | None:
 def forward_error(drawn: Draw) -> float:
     """Return by which part of itself the code's own output is off, in the root mean square; the largest."""
     return max((_relative(drawn.given.get(n), t) for n, t in drawn.trace.outputs.items()), default=0.0)
+
+
+def computed_in_less(drawn: Draw) -> float:
+    """Return the forward's error where it is that of code that computes in less than its dtype; else 0."""
+    error = forward_error(drawn)
+    return error if error > ON_AVERAGE * RELATIVE[lowest(drawn.seen.inputs)] else 0.0
 
 
 def _relative(own: object, right: Tensor) -> float:
