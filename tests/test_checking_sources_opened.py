@@ -1027,3 +1027,25 @@ def test_a_wrong_tensor_that_was_saved_and_is_read_twice_is_told_where_it_is_tak
     assert (row.name, row.mistake.kind) == ("x", "wrong_point")
     assert row.lines[0].text == "x, scale, rstd = ctx.saved_tensors"
     assert "scale holds another tensor than the forward's w, which belongs there" in row.mistake.message
+
+
+class OneIsKept(Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = len(table)
+        return table[index]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        dtable = dy.new_zeros(ctx.rows, dy.shape[-1])
+        dtable[index] = dy
+        return dtable, None
+
+
+def test_the_line_that_puts_something_comes_before_the_one_that_makes_zeros_for_it() -> None:
+    inputs = {"table": torch.randn(5, 4), "index": torch.tensor([0, 1, 1, 3])}
+    (row,) = backhand.check_function(OneIsKept, lambda table, index: table[index], inputs).culprits
+    assert row.mistake.kind == "overwritten"
+    assert row.lines[0].text == "dtable[index] = dy"

@@ -286,6 +286,23 @@ def test_at_a_kink_any_slope_between_its_sides_is_right(
     assert any("at a kink" in note for note in report.notes) == (at_zero != 0)
 
 
+def test_where_the_output_jumps_too_there_is_no_slope_to_choose() -> None:
+    def kept(x: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask > 0, x, 0.0)
+
+    class Kept(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+            return kept(x, mask)
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+            return dy, None
+
+    inputs = {"x": torch.randn(4, 6), "mask": (torch.rand(4, 6) > 0.5).float()}
+    assert [row.name for row in backhand.check_function(Kept, kept, inputs).culprits] == ["x"]
+
+
 def last_of_equals(ctx: Any, dy: Tensor) -> Tensor:
     (x,) = ctx.saved_tensors
     last = x.shape[-1] - 1 - x.flip(-1).argmax(-1)

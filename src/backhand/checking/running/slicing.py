@@ -153,8 +153,10 @@ def _within(place: str, where: str) -> bool:
 def begins_with_zeros(statement: ast.stmt) -> bool:
     """Tell whether a statement makes zeros, for others to add to or to put something in."""
     value = statement.value if isinstance(statement, ast.Assign) else None
-    nodes = ast.walk(value) if value is not None else ()
-    return any(isinstance(n, ast.Attribute) and n.attr.startswith("zeros") for n in nodes)
+    attributes = (
+        n.attr for n in (ast.walk(value) if value is not None else ()) if isinstance(n, ast.Attribute)
+    )
+    return any(name.removeprefix("new_").startswith("zeros") for name in attributes)
 
 
 def only_begins(source: Source, statement: ast.stmt) -> bool:

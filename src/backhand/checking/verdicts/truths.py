@@ -24,7 +24,7 @@ from backhand.checking.running.precision import (
 from backhand.checking.running.tracing import trace
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import close, largest_difference, off, root_mean_square
+from backhand.checking.verdicts.comparing import close, largest_difference, largest_of, off, root_mean_square
 
 # Only what is this small beside what arrives may be rounding alone, and is worth a second look.
 BELOW = 1e-9
@@ -34,6 +34,8 @@ MOVED = 1e-7
 CHANGED = 0.1
 # Moved as little, a gradient changes by a part of that order too, and by this part of itself at a kink alone.
 JUMP = 1e-3
+# So many times as much as the inputs it may change where it is steep, and small itself.
+STEEP = 100.0
 # To both sides in so many directions: of three or four that tie, each is the largest on one of the sides.
 DIRECTIONS = 6
 # Inputs that are moved by this many times the error of a coarse output lie beyond the next number that its
@@ -107,7 +109,7 @@ def between_sides(chosen: Pass, drawn: Draw) -> Trace:
     """Return the truth of a draw; at a kink (relu at 0, a tie) the user's gradient, as far as its slopes go.
 
     There the gradient jumps between points on both sides, and autograd's choice is one of several. The truth
-    itself where nothing jumps.
+    itself where nothing jumps, and where the output does too: a mask has no slopes.
     """
     truth, user = drawn.trace, drawn.user
     generator = torch.Generator().manual_seed(drawn.seed)
@@ -117,17 +119,29 @@ def between_sides(chosen: Pass, drawn: Draw) -> Trace:
     for _ in range(DIRECTIONS):
         try:
             for there in _both_sides(truth, generator):
-                found = trace(chosen, there, None, drawn.seed, upstream=truth.upstream).gradients
-                low = {n: low[n].minimum(found[n]) for n in names}
-                high = {n: high[n].maximum(found[n]) for n in names}
+                near = trace(chosen, there, None, drawn.seed, upstream=truth.upstream)
+                if not all(_is_near(near.outputs[n], out) for n, out in truth.outputs.items()):
+                    return truth
+                low = {n: low[n].minimum(near.gradients[n]) for n in names}
+                high = {n: high[n].maximum(near.gradients[n]) for n in names}
         except Exception:  # the user's code may raise anything
             return truth
-        jumps = {n: high[n] - low[n] > JUMP * high[n].abs().maximum(low[n].abs()) for n in names}
+        jumps = {n: _jumps(low[n], high[n]) for n in names}
         if not any(bool(there.any()) for there in jumps.values()):
             return truth
     within = {n: user[n].to(low[n]).clamp(low[n], high[n]) for n in names}
     between = {n: torch.where(jumps[n], within[n], truth.gradients[n]) for n in names}
     return replace(truth, gradients={**truth.gradients, **between})
+
+
+def _jumps(low: Tensor, high: Tensor) -> Tensor:
+    """Tell where a gradient differs by a part of itself, beside zeros that merely are none any more."""
+    size = high.abs().maximum(low.abs())
+    return high - low > JUMP * size + STEEP * MOVED * root_mean_square(size)
+
+
+def _is_near(a: Tensor, b: Tensor) -> bool:
+    return largest_difference(a.detach(), b.detach()) <= JUMP * largest_of(b)
 
 
 def _both_sides(truth: Trace, generator: torch.Generator) -> Iterator[dict[str, Any]]:
