@@ -1,9 +1,8 @@
 """Make the notebooks of this folder: the lecture's four exercises and layers over NumPy, blank and solved.
 
 `make notebooks` runs it. The lecture's are made of the course, the layers of layers.py, so that a notebook
-and what it is judged by cannot drift apart. The project's address, which Colab needs, is that of
-`[project.urls]` in pyproject.toml; without one the notebooks have no badge, and install the folder that they
-stand in.
+and what it is judged by cannot drift apart. The project's address is that of `[project.urls]` in
+pyproject.toml. Colab opens a notebook from there; without an address it is uploaded, with the wheel.
 """
 
 import ast
@@ -22,7 +21,28 @@ from backhand.learning.notebooks import given_cells
 FOLDER = Path(__file__).parent
 LECTURE = ("mlp_chunked", "cross_entropy_fused", "batch_norm_fused", "mlp_fused")
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})"
+COLAB = "https://colab.research.google.com/"
+BADGE = f"[![Open in Colab]({COLAB}assets/colab-badge.svg)]({{address}})"
+UPLOADED = "Colab asks for the notebook: upload this file, and beside it the wheel that `make dist` builds."
+
+INSTALL = """\
+# installs backhand where it is missing; the torch that is there stays as it is
+import importlib.util
+
+if importlib.util.find_spec("backhand") is None:
+    %pip install --quiet git+{repository}
+%load_ext backhand"""
+INSTALL_LOCALLY = """\
+# installs backhand where it is missing; the torch that is there stays as it is
+import importlib.util
+from pathlib import Path
+
+if importlib.util.find_spec("backhand") is None:
+    place = next(Path().glob("backhand-*.whl"), Path("{project}"))
+    missing = "put the wheel of backhand, which `make dist` builds, beside this notebook"
+    assert place.suffix == ".whl" or (place / "pyproject.toml").exists(), missing
+    %pip install --quiet {{place}}
+%load_ext backhand"""
 
 MINIBATCH = """\
 # in place of random letters minibatches of first names, three letters in and the next one out
@@ -63,24 +83,24 @@ def address() -> str | None:
 
 def setup(repository: str | None, folder: str) -> str:
     """Return the first cell: it installs what is not there, and loads the extension."""
-    source = f"git+{repository}" if repository else "../.." if folder else ".."
-    return (
-        "# installs backhand where it is missing; the torch that is there stays as it is\n"
-        "import importlib.util\n\n"
-        'if importlib.util.find_spec("backhand") is None:\n'
-        f"    %pip install --quiet {source}\n"
-        "%load_ext backhand"
-    )
+    if repository:
+        return INSTALL.format(repository=repository)
+    return INSTALL_LOCALLY.format(project="../.." if folder else "..")
+
+
+def badge(repository: str | None, path: str) -> str:
+    """Return what opens a notebook of this folder in Colab."""
+    if not repository:
+        return f"{BADGE.format(address=COLAB)}\n\n{UPLOADED}"
+    place = repository.removeprefix("https://github.com/").removesuffix(".git")
+    return BADGE.format(address=f"{COLAB}github/{place}/blob/main/notebooks/{path}")
 
 
 def notebook(name: str, cells: list[NotebookNode], solved: bool, repository: str | None) -> NotebookNode:
     """Put a badge and the setup before the cells."""
     folder = "solved/" if solved else ""
     head, *rest = cells
-    if repository:
-        place = repository.removeprefix("https://github.com/").removesuffix(".git")
-        colab = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{folder}{name}.ipynb"
-        head.source = f"{BADGE.format(address=colab)}\n\n{head.source}"
+    head.source = f"{badge(repository, f'{folder}{name}.ipynb')}\n\n{head.source}"
     cells = [head, new_code_cell(setup(repository, folder)), *rest]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # the same at every run

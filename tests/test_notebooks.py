@@ -70,7 +70,29 @@ def test_a_notebook_installs_what_is_missing_and_leaves_torch_alone(making: Modu
         assert f"https://colab.research.google.com/{place}" in "".join(head["source"])
         install = [line.strip() for line in setup["source"] if "%pip" in line]
         assert install == ["%pip install --quiet git+https://github.com/someone/something.git"]
-    assert "colab.research" not in making.made(None)["lecture_1.ipynb"]
+
+
+@pytest.mark.parametrize("folder", ["", "solved/"])
+def test_without_an_address_a_notebook_is_uploaded_with_the_wheel(
+    making: ModuleType, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, setup, *_ = json.loads(making.made(None)[f"{folder}lecture_1.ipynb"])["cells"]
+    assert "](https://colab.research.google.com/)" in "".join(head["source"])
+    plain = [line for line in setup["source"] if not line.startswith("%load_ext")]
+    installing = "".join(plain).replace("%pip install --quiet {place}", "pass")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    def place_in(here: Path) -> Path:
+        monkeypatch.chdir(here)
+        found: dict[str, Path] = {}
+        exec(installing, found)
+        return found["place"]
+
+    assert (FOLDER / folder / place_in(FOLDER / folder)).resolve() == FOLDER.parent
+    with pytest.raises(AssertionError, match="put the wheel of backhand"):
+        place_in(tmp_path)
+    (tmp_path / "backhand-0.1.0-py3-none-any.whl").touch()
+    assert place_in(tmp_path) == Path("backhand-0.1.0-py3-none-any.whl")
 
 
 @pytest.mark.seconds
