@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from collections import defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -356,3 +357,59 @@ def test_inference_mode_is_left_for_a_check() -> None:
         )
         assert torch.is_inference_mode_enabled()
     assert report.ok
+
+
+BLANKS = """
+import torch
+
+out = "h"
+
+
+def forward(x, w):
+    products = x * w
+    z = products.sum(1)
+    h = z.tanh()
+    return locals()
+
+
+def backward(dh, x, w, h):
+    dz = dh * (1 - h)
+    dproducts = ...
+    dx = ...
+    dw = ...
+    return locals()
+
+
+def inputs(generator):
+    return {name: torch.randn(4, 3, generator=generator) for name in "xw"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdicts"),
+    [
+        ((), {"dz": "wrong", "dproducts": "todo", "dx": "todo", "dw": "todo"}),
+        (("(1 - h)", "(1 - h**2)"), {"dz": "right", "dproducts": "todo", "dx": "todo", "dw": "todo"}),
+        (
+            ("dx = ...", "dx = dproducts * w"),
+            {"dz": "wrong", "dproducts": "todo", "dx": "follows", "dw": "todo"},
+        ),
+        (
+            ("dx = ...", "dx = dproducts * w\n    dx += ..."),
+            {"dz": "wrong", "dproducts": "todo", "dx": "todo", "dw": "todo"},
+        ),
+        (
+            ("dx = ...", "dx = dproducts * x"),
+            {"dz": "wrong", "dproducts": "todo", "dx": "wrong", "dw": "todo"},
+        ),
+    ],
+)
+def test_what_is_yet_to_be_written_is_no_mistake(
+    changed: tuple[str, str] | tuple[()], verdicts: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "neuron.py"
+    path.write_text(BLANKS.replace(*changed) if changed else BLANKS)
+    report = backhand.check_file(path)
+    assert {row.gradient: row.verdict for row in report.rows} == verdicts, str(report)
+    assert report.raised is None
+    assert not report.ok

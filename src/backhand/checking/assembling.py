@@ -112,7 +112,7 @@ def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
 
 
 def _raised(chosen: Pass, draw: Draw) -> Raised | None:
-    if draw.error is None:
+    if draw.error is None or draw.is_unfinished:
         return None
     source, number = chosen.backward_source, draw.error_line
     if source is not None:

@@ -29,7 +29,7 @@ from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
 from backhand.checking.verdicts.figures import Figures, figures
 from backhand.checking.verdicts.lives import Lives
-from backhand.checking.verdicts.localising import Judgement, vacuity
+from backhand.checking.verdicts.localising import Judgement, is_to_be_written, vacuity
 from backhand.checking.verdicts.lowering import Loss, Measure
 from backhand.checking.verdicts.repairing import recorded, watched
 from backhand.checking.verdicts.rounding import Truth
@@ -280,11 +280,17 @@ def _verdict(
             return "vacuous", "it has no elements here"
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
+    if is_to_be_written(first.draw, name, first.seen(name)):
+        return "todo", ""
     seen = first.repair.observed if first.repair is not None else {}
     is_told = contract == "returned" and bool(first.culprits)
     lost = name in seen or name in promised.keys() - first.draw.matched or is_told
     if first.draw.error is not None and lost:
-        return "follows", "not reached: a line above raised"
+        waits = first.draw.is_unfinished
+        return (
+            "follows",
+            f"not reached: a line above {'waits for what is to be written' if waits else 'raised'}",
+        )
     if name in first.draw.trace.wanted:
         if name in first.draw.trace.unreached:
             return "vacuous", "the output does not depend on it"

@@ -76,6 +76,11 @@ class Draw:
         """The forward as the code found it."""
         return self.trace if self.ran is None else self.ran
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the backward ended where it uses a `...` that is yet to be written."""
+        return isinstance(self.error, TypeError) and "ellipsis" in str(self.error)
+
     def as_ran(self) -> "Draw":
         """Return it with what autograd itself gives in the dtype of the run, for the truth."""
         return replace(self, trace=self.seen, ran=None)

@@ -235,7 +235,8 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
         known = first.lives if first is not None else None
         lives = recorded(chosen, draw) if known is None else known
         found, lives = _repaired(chosen, draw, summands, lives)
-        for name in found.culprits:
+        written = [n for n in found.culprits if not is_to_be_written(draw, n, found.observed.get(n))]
+        for name in written:
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
             if not any(_is_one_item(draw, name, other) for other in culprits):
@@ -249,6 +250,15 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
     if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
+
+
+def is_to_be_written(draw: Draw, name: str, seen: Observed | None) -> bool:
+    """Tell whether `...` stands in the place of a gradient, or of what is to be added to it."""
+    if draw.given.get(draw.matched.get(name, "")) is ...:
+        return True
+    last = seen.statements[-1] if seen is not None and seen.statements else None
+    value = last.value if isinstance(last, ast.Assign | ast.AugAssign) else None
+    return isinstance(value, ast.Constant) and value.value is ...
 
 
 def _is_one_item(draw: Draw, name: str, other: str) -> bool:
