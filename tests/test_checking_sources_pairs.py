@@ -661,3 +661,17 @@ def test_small_arrays_are_left_to_one_thread_from_the_first_call():
         assert get_num_threads() == 2
     finally:
         set_num_threads(before)
+
+
+def half_written_backward(dout, cache):
+    x, w = cache
+    dx, dw, db = None, None, None
+    dx = (dout @ w).reshape(x.shape) if w.shape[0] == w.shape[1] else (2 * dout @ w.T).reshape(x.shape)
+    return dx, dw, db
+
+
+def test_what_is_still_the_none_of_the_stub_is_yet_to_be_written():
+    report = check_pair(affine_forward, half_written_backward, affine_inputs)
+    assert {row.name: row.verdict for row in report.rows} == {"x": "wrong", "w": "todo", "b": "todo"}
+    assert report["x"].mistake.kind == "scale"
+    assert not report.ok

@@ -118,7 +118,7 @@ class Table:
         trace, forward = self.draw.trace, self.chosen.forward_source
         tensor = trace.tensors[name] if name in trace.tensors else trace.unreached[name]
         user, facts = self.shown.user.get(name), self.figures.get(name)
-        verdict, note = _verdict(name, self.judged, self.names, self.chosen.contract)
+        verdict, note = _verdict(name, self.chosen, self.judged, self.names)
         named = self.named.get(name)
         if name in self.lowered:
             verdict, note = "wrong", ""
@@ -263,7 +263,7 @@ class _Ran(Watcher):
 
 
 def _verdict(
-    name: str, judged: Sequence[Judgement], promised: Mapping[str, str], contract: str
+    name: str, chosen: Pass, judged: Sequence[Judgement], promised: Mapping[str, str]
 ) -> tuple[Verdict, str]:
     first = judged[0]
     blamed = [j.culprits[name] for j in judged if name in j.culprits]
@@ -280,10 +280,10 @@ def _verdict(
             return "vacuous", "it has no elements here"
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
-    if is_to_be_written(first.draw, name, first.seen(name)):
+    if is_to_be_written(chosen, first.draw, name):
         return "todo", ""
     seen = first.repair.observed if first.repair is not None else {}
-    is_told = contract == "returned" and bool(first.culprits)
+    is_told = chosen.contract == "returned" and bool(first.culprits)
     lost = name in seen or name in promised.keys() - first.draw.matched or is_told
     if first.draw.error is not None and lost:
         waits = first.draw.is_unfinished

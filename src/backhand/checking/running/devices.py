@@ -31,8 +31,9 @@ class _TriedFirst(TorchDispatchMode):
 
 def _are_indices(value: object) -> bool:
     """Tell whether a value may be indices, on a GPU; a mask that does not fit is refused there as well."""
-    elsewhere = isinstance(value, Tensor) and value.device.type != "cpu"
-    return elsewhere and not value.dtype.is_floating_point and value.dtype != torch.bool
+    if not isinstance(value, Tensor) or value.device.type == "cpu":
+        return False
+    return not value.dtype.is_floating_point and value.dtype != torch.bool
 
 
 def _on_cpu(value: Any) -> Any:

@@ -69,13 +69,18 @@ def kept_as(statement: ast.stmt) -> set[str]:
     return assigned(statement).union(attributes)
 
 
-def gives_nothing(statement: ast.stmt) -> bool:
-    """Tell whether a statement assigns None alone, as the stub of an exercise does: `dx, dw = None, None`."""
-    if not isinstance(statement, ast.Assign):
+def gives_nothing(statement: ast.stmt, besides: object = None) -> bool:
+    """Tell whether a statement is the stub of an exercise: `dx, dw = None, None`, `dx = ...`, `dx += ...`.
+
+    Args:
+        statement: it.
+        besides: what else than `...` is one.
+    """
+    if not isinstance(statement, ast.Assign | ast.AugAssign):
         return False
     value = statement.value
     parts = value.elts if isinstance(value, ast.Tuple | ast.List) else [value]
-    return bool(parts) and all(isinstance(p, ast.Constant) and p.value is None for p in parts)
+    return bool(parts) and all(isinstance(p, ast.Constant) and p.value in (..., besides) for p in parts)
 
 
 @lru_cache(maxsize=4096)

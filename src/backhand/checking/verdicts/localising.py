@@ -13,7 +13,14 @@ from torch import Tensor
 from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.running.statements import assigned, reads, writes
+from backhand.checking.running.statements import (
+    assigned,
+    gives_nothing,
+    kept_as,
+    reads,
+    writes,
+    writes_surely,
+)
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import (
@@ -158,8 +165,11 @@ def _balanced(judgement: Judgement) -> Judgement:
 
 def _empty(chosen: Pass, draw: Draw) -> list[str]:
     """Return the inputs for which a function gives None; in a script that is yet to be written."""
-    given = [n for n in draw.trace.wanted if n in draw.matched and n in draw.trace.gradients]
-    return [n for n in given if draw.given.get(draw.matched[n], ...) is None and chosen.scope is None]
+    if chosen.scope is not None:
+        return []
+    wanted = [n for n in draw.trace.wanted if n in draw.matched and n in draw.trace.gradients]
+    empty = [n for n in wanted if draw.given.get(draw.matched[n], ...) is None]
+    return [n for n in empty if not is_to_be_written(chosen, draw, n)]
 
 
 def _lost(chosen: Pass, draw: Draw) -> list[str]:
@@ -235,8 +245,7 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
         known = first.lives if first is not None else None
         lives = recorded(chosen, draw) if known is None else known
         found, lives = _repaired(chosen, draw, summands, lives)
-        written = [n for n in found.culprits if not is_to_be_written(draw, n, found.observed.get(n))]
-        for name in written:
+        for name in (n for n in found.culprits if not is_to_be_written(chosen, draw, n)):
             seen = found.aliased.get(name) or found.observed.get(name)
             value = seen.value if seen is not None else None
             if not any(_is_one_item(draw, name, other) for other in culprits):
@@ -252,13 +261,19 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
     return replace(judgement, culprits=culprits)
 
 
-def is_to_be_written(draw: Draw, name: str, seen: Observed | None) -> bool:
-    """Tell whether `...` stands in the place of a gradient, or of what is to be added to it."""
-    if draw.given.get(draw.matched.get(name, "")) is ...:
+def is_to_be_written(chosen: Pass, draw: Draw, name: str) -> bool:
+    """Tell whether a stub stands in the place of a gradient, or of what is to be added to it last.
+
+    `...` always is one. The None of a course's layers is; in a pass of its own it may be meant.
+    """
+    source, given = chosen.backward_source, draw.given.get(draw.matched.get(name, ""))
+    if given is ...:
         return True
-    last = seen.statements[-1] if seen is not None and seen.statements else None
-    value = last.value if isinstance(last, ast.Assign | ast.AugAssign) else None
-    return isinstance(value, ast.Constant) and value.value is ...
+    if given is not None or source is None:
+        return False
+    variable = root(variables_of(chosen, draw).path.get(name, ""))
+    makers = [s for s in source.simple if variable in writes_surely(s) | kept_as(s)]
+    return bool(makers) and gives_nothing(makers[-1], ... if chosen.runner is None else None)
 
 
 def _is_one_item(draw: Draw, name: str, other: str) -> bool:
