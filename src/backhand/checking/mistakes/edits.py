@@ -274,7 +274,7 @@ def places_of(node: ast.AST, role: Role = "value") -> Iterator[Place]:
         items = enumerate(value) if isinstance(value, list) else [(None, value)]
         for index, item in items:
             within = _role(node, slot, item) or role
-            if isinstance(item, ast.expr):
+            if isinstance(item, ast.expr) and not isinstance(node, ast.JoinedStr):  # its pieces are text
                 yield Place(node, slot, index, item, within)
             if isinstance(item, ast.AST):
                 yield from places_of(item, within)

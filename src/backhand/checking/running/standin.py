@@ -15,6 +15,7 @@ from backhand.checking.running.tracked import (
     Number,
     Tracked,
     UntrackedError,
+    as_one,
     called,
     layer,
     plain_dtype,
@@ -24,13 +25,7 @@ from backhand.checking.running.tracked import (
 
 
 def _array(value: Any, dtype: Any = None, **_: Any) -> Tracked:
-    if isinstance(value, list | tuple) and any(isinstance(v, Tracked | list | tuple) for v in value):
-        items = [_array(v) for v in value]
-        found = Tracked(torch.stack([i.tensor for i in items]))
-    elif isinstance(value, Tracked):
-        found = value.copy()
-    else:
-        found = wrapped(np.array(value))
+    found = value.copy() if isinstance(value, Tracked) else as_one(value)
     return found if dtype is None else found.astype(dtype)
 
 

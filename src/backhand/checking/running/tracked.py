@@ -17,6 +17,8 @@ from torch import Tensor
 from backhand.checking.running.private import is_of_the_layer, numpy_layer
 
 Changed = Callable[[Tensor], None]
+# Functions that take arrays in a list; of what the others take a list is one array: `np.sum([a, b])`.
+OF_SEVERAL = {"concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "row_stack", "block"}
 
 
 class UntrackedError(Exception):
@@ -279,9 +281,27 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
+def as_one(value: Any) -> Tracked:
+    """Return numbers, arrays and tracked ones in lists as one tracked array."""
+    if isinstance(value, Tracked):
+        return value
+    if not holds_tracked(value):
+        return wrapped(np.array(value))
+    return Tracked(torch.stack([as_one(v).tensor for v in value]))
+
+
+def holds_tracked(value: Any) -> bool:
+    """Tell whether a value is a tracked array, or has some in lists."""
+    if isinstance(value, list | tuple):
+        return any(map(holds_tracked, value))
+    return isinstance(value, Tracked)
+
+
 def called(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call a function of the layer; what it does not know, or gives to NumPy, is not tracked."""
     out = options.pop("out", None)
+    if args and isinstance(args[0], list | tuple) and function.__name__ not in OF_SEVERAL:
+        args = (as_one(args[0]) if holds_tracked(args[0]) else args[0], *args[1:])
     if options.get("dtype") is not None:
         options["dtype"] = torch_dtype(options["dtype"])
     try:
