@@ -24,6 +24,19 @@ class DropChannels2d:
         return dLda * self.mask / (1 - self.p)
 
 
+class Weighted:
+    def forward(self, hs, a):
+        n, t, h = hs.shape
+        self.hs, self.a = hs, a.reshape(n, t, 1)
+        return np.sum(hs * self.a, axis=1)
+
+    def backward(self, dc):
+        n, t, h = self.hs.shape
+        dar = dc.reshape(n, 1, h) * self.hs
+        dhs, da = dc.reshape(n, 1, h) * self.a, dar.sum(axis=2)
+        return dhs, da
+
+
 class MeanPool2d:
     def __init__(self, kernel, stride):
         self.kernel, self.stride = kernel, stride
@@ -182,3 +195,13 @@ def test_guessed_shapes_are_told() -> None:
 def test_a_derivative_that_is_not_element_by_element_is_not_judged() -> None:
     with pytest.raises(CheckError, match=r"Softmax takes no upstream gradient, .* shape \(3, 8\)"):
         judged("Softmax")
+
+
+def test_weights_that_are_summed_over_are_no_labels() -> None:
+    with pytest.raises(CheckError, match=r"inputs of Weighted\(hs, a\) are not known"):
+        judged("Weighted", "return dhs, da", "return dhs, dar")
+
+
+def test_what_a_backward_raises_on_all_that_was_tried_is_told() -> None:
+    with pytest.raises(CheckError, match="on those tried the backward raised ValueError: operands"):
+        judged("Weighted", "return dhs, da", "return dhs * dhs.T, da")

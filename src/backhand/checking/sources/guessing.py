@@ -164,6 +164,8 @@ class _Search:
                 return draw
             if not _is_finite(found) or self._is_flat(inputs, found):
                 continue
+            if not told and self._takes_fractions(inputs, found):
+                continue
             how = self.accepts(inputs)
             if how == RAISES and (switched := self._switched(draw)) is not None:
                 return switched
@@ -194,6 +196,29 @@ class _Search:
         except Exception:  # it may raise or give anything, which is told elsewhere
             return False
         return True
+
+    def _takes_fractions(self, inputs: Mapping[str, Any], found: Any) -> bool:
+        """Tell whether what was guessed to be labels are numbers as any others, whose gradient is judged.
+
+        Moved twice as far they move the output twice as far.
+        """
+        whole = {
+            n: v
+            for n, v in inputs.items()
+            if isinstance(v, np.ndarray) and v.dtype.kind == "i" and word(n) != "y"
+        }
+        way = {n: np.random.default_rng(1).uniform(size=v.shape) for n, v in whole.items()}
+        far = []
+        try:
+            for size in (NEAR, 2 * NEAR):
+                np.random.seed(0)
+                again = self.call(
+                    copy.deepcopy({**inputs, **{n: v + size * way[n] for n, v in whole.items()}})
+                )
+                far.append(float(np.abs(np.asarray(_first(again)) - _first(found)).max()))
+        except Exception:  # an index has to be whole
+            return False
+        return bool(whole) and 1.5 * far[0] < far[1] < 2.5 * far[0]
 
     def _switched(self, draw: Draw) -> Draw | None:
         """Return the same with options on that are off, as `save_cache=False`, if the backward needs it."""

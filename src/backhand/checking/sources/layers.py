@@ -139,6 +139,7 @@ class _Checks:
         layer, ends = type(made_of), ends_of(type(made_of))
         whole = cost_of(made_of, ends) is not None or lacks_cost(made_of, ends)
         asked = list(asked_by(made_of).values())
+        ended: list[Exception] = []
         if whole and not asked:  # its data lie on it
             return check_class(made_of, lambda _: {}, draws=self.draws, seed=self.seed)
         inputs_of_it = partial(
@@ -146,7 +147,8 @@ class _Checks:
             getattr(made_of, ends[0]),
             layer.__name__,
             model=roles.calls_of(layer) is not None or whole,
-            accepts=partial(runs, partial(Class.of, made_of)),
+            accepts=partial(runs, partial(Class.of, made_of), note=ended.append),
+            ended=ended,
             call=partial(_called_whole if whole else _called_alone, made_of),
             sizes=sizes_of(made_of),
         )
