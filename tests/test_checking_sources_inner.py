@@ -418,3 +418,179 @@ class Scaled:
 def test_a_parameter_that_changes_nothing_keeps_no_other_from_being_right(tmp_path: Path):
     ((where, _),) = told(reports(tmp_path, UNUSED, ("self.x.T @ dout", "self.x.T @ dout / 2"))["Scaled"])
     assert where == "In Linear's backward, dW"
+
+
+ATTENTION = (
+    LAYERS
+    + """
+
+class Dropout:
+    def __init__(self, rate=0.4):
+        self.rate = rate
+
+    def forward(self, x):
+        self.mask = (np.random.rand(*x.shape) > self.rate) / (1 - self.rate)
+        return x * self.mask
+
+    def backward(self, dout):
+        return dout * self.mask
+
+class Attention:
+    def __init__(self, size):
+        self.query, self.key, self.value = (Linear(size, size) for _ in range(3))
+        self.dropout = Dropout()
+
+    def forward(self, x):
+        self.q, self.k, self.v = (one.forward(x) for one in (self.query, self.key, self.value))
+        a = np.exp(self.q @ self.k.T / 2)
+        self.a = a / a.sum(axis=1, keepdims=True)
+        self.kept = self.dropout.forward(self.a)
+        return self.kept @ self.v
+
+    def backward(self, dout):
+        dv = self.kept.T @ dout
+        da = self.dropout.backward(dout @ self.v.T)
+        ds = self.a * (da - (da * self.a).sum(axis=1, keepdims=True)) / 2
+        dx = self.query.backward(ds @ self.k) + self.key.backward(ds.T @ self.q)
+        return dx + self.value.backward(dv)
+
+class Blocks:
+    def __init__(self, size):
+        self.linear, self.attention = Linear(size, size), Attention(size)
+
+    def forward(self, x):
+        return self.attention.forward(self.linear.forward(x))
+
+    def backward(self, dout):
+        return self.linear.backward(self.attention.backward(dout))
+"""
+)
+
+
+@pytest.mark.seconds
+def test_a_layer_is_judged_by_the_mask_that_it_had(tmp_path: Path):
+    assert all(report.ok for report in reports(tmp_path, ATTENTION).values())
+    ((where, _),) = told(reports(tmp_path, ATTENTION, ("self.kept.T @ dout", "self.a.T @ dout"))["Blocks"])
+    assert where == "In Attention's backward, dx"
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_makes_no_layer_wrong(tmp_path: Path):
+    slip = "ds.T @ self.q)", "ds.T @ self.q) / 2"
+    found = reports(tmp_path, ATTENTION, slip)["Attention"]  # the bias of the keys has none
+    assert not any("wrong itself" in note for note in found.notes)
+    (row,) = found.culprits
+    assert slip[1] in row.lines[0].text
+
+
+MADE_ON_THE_WAY = (
+    LAYERS
+    + """
+
+class Cell:
+    def __init__(self, W):
+        self.params, self.grads = [W], [np.zeros_like(W)]
+
+    def forward(self, x, h, c):
+        (W,) = self.params
+        c_next = c + np.tanh(x + h @ W)
+        h_next = np.tanh(c_next)
+        self.cache = x, h, c, c_next, h_next
+        return h_next, c_next
+
+    def backward(self, dh, dc):
+        (W,) = self.params
+        x, h, c, c_next, h_next = self.cache
+        dc = dc + dh * (1 - h_next ** 2)
+        dz = dc * (1 - (c_next - c) ** 2)
+        self.grads[0][...] = h.T @ dz
+        return dz, dz @ W.T, dc
+
+class Cells:
+    def __init__(self, size):
+        self.params = [np.random.randn(size, size)]
+        self.grads, self.layers = [np.zeros((size, size))], None
+
+    def forward(self, xs):
+        n, steps, d = xs.shape
+        self.layers, h, c, hs = [], np.zeros((n, d)), np.zeros((n, d)), np.empty(xs.shape)
+        for t in range(steps):
+            layer = Cell(*self.params)
+            h, c = layer.forward(xs[:, t], h, c)
+            hs[:, t] = h
+            self.layers.append(layer)
+        return hs
+
+    def backward(self, dhs):
+        dxs, dh, dc, grad = np.empty(dhs.shape), 0, 0, 0
+        for t in reversed(range(dhs.shape[1])):
+            dxs[:, t], dh, dc = self.layers[t].backward(dhs[:, t] + dh, dc)
+            grad = grad + self.layers[t].grads[0]
+        self.grads[0][...] = grad
+        return dxs
+
+class Reader:
+    def __init__(self, size):
+        self.linear, self.cells = Linear(size, size), Cells(size)
+
+    def forward(self, xs):
+        n, t, d = xs.shape
+        return self.cells.forward(self.linear.forward(xs.reshape(n * t, d)).reshape(n, t, d))
+
+    def backward(self, dhs):
+        n, t, d = dhs.shape
+        return self.linear.backward(self.cells.backward(dhs).reshape(n * t, d)).reshape(n, t, d)
+"""
+)
+
+
+@pytest.mark.seconds
+def test_a_cell_that_the_forward_makes_is_the_one_that_is_wrong_in_all_that_hold_it(tmp_path: Path):
+    assert all(report.ok for report in reports(tmp_path, MADE_ON_THE_WAY).values())
+    found = reports(tmp_path, MADE_ON_THE_WAY, ("(c_next - c) ** 2", "c_next ** 2"))
+    for whole in ("Cells", "Reader"):
+        ((where, line),) = told(found[whole])
+        assert (where, line) == ("In Cell's backward, dz", "dz = dc * (1 - c_next ** 2)")
+
+
+WITH_PENALTY = """
+import numpy as np
+
+def affine_forward(x, w):
+    return x @ w, (x, w)
+
+def affine_backward(dout, cache):
+    x, w = cache
+    return dout @ w.T, x.T @ dout
+
+class Net:
+    def __init__(self, sizes=(5, 6, 4), reg=0.3):
+        self.reg, self.params = reg, {}
+        for i, (m, n) in enumerate(zip(sizes, sizes[1:]), 1):
+            self.params[f"W{i}"] = np.random.randn(m, n)
+
+    def loss(self, X, y):
+        h, caches = X, {}
+        for i in (1, 2):
+            h, caches[i] = affine_forward(h, self.params[f"W{i}"])
+        d = h - np.eye(h.shape[1])[y]
+        loss = 0.5 * np.mean(np.sum(d * d, axis=1))
+        loss += 0.5 * self.reg * np.sum([np.sum(W * W) for W in self.params.values()])
+        d, grads = d / len(d), {}
+        for i in (2, 1):
+            d, dW = affine_backward(d, caches[i])
+            grads[f"W{i}"] = dW + self.reg * self.params[f"W{i}"]
+        return loss, grads
+"""
+
+
+def test_a_sum_over_a_list_is_followed_by_autograd(tmp_path: Path):
+    found = reports(tmp_path, WITH_PENALTY)["Net"]
+    assert found.ok
+    assert found.truth == "autograd"
+
+
+def test_the_text_of_a_key_is_no_place_for_a_slip(tmp_path: Path):
+    found = reports(tmp_path, WITH_PENALTY, ("x.T @ dout", "dout.T @ x"))["Net"]  # in a line beside f"W{i}"
+    ((where, line),) = told(found)
+    assert where.startswith("In affine_backward")
+    assert "dout.T @ x" in line

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +109,49 @@ def _seed(seed: int) -> None:
     random.seed(seed)
 
 
+@dataclass(frozen=True)
+class Randomness:
+    """Where the random numbers of torch, NumPy and Python stand."""
+
+    of_torch: torch.Tensor
+    of_numpy: Any
+    of_python: Any
+
+    @staticmethod
+    def now() -> "Randomness":
+        """Return where they stand now."""
+        return Randomness(torch.default_generator.get_state(), np.random.get_state(), random.getstate())
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw from here once more within a block; afterwards they stand where they stood."""
+        before = Randomness.now()
+        self.put()
+        try:
+            yield
+        finally:
+            before.put()
+
+    def put(self) -> None:
+        """Let them stand here."""
+        torch.default_generator.set_state(self.of_torch)
+        np.random.set_state(self.of_numpy)
+        random.setstate(self.of_python)
+
+
 @contextlib.contextmanager
 def _random_states() -> Iterator[None]:
     """Put the states of torch's, NumPy's and Python's random numbers back."""
-    cpu, numpy, python = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    before = Randomness.now()
     # asked for only where CUDA is in use: to start it takes seconds, and memory on the device
     in_use = torch.cuda.is_initialized()
     cuda = torch.cuda.get_rng_state_all() if in_use else []
     try:
         yield
     finally:
-        torch.default_generator.set_state(cpu)
+        before.put()
         if in_use:
             torch.cuda.set_rng_state_all(cuda)
-        np.random.set_state(numpy)
-        random.setstate(python)
 
 
 def _precision() -> str | None:

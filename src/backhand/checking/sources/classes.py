@@ -1,6 +1,7 @@
 """`check_class`: a layer over NumPy with `forward`, `backward` and its parameters on itself."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from backhand.checking.sources.globals import (
     held_globally,
 )
 from backhand.checking.sources.held import arrays_of, holders_of
-from backhand.checking.sources.inner import Part, reported
+from backhand.checking.sources.inner import Part, reported, with_true
 from backhand.checking.sources.layered import Class
 from backhand.checking.sources.overnumpy import Draw, OverNumpy, drawn, is_float, judged_over_numpy, noting
 from backhand.checking.sources.paired import Functions
@@ -71,7 +72,7 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
     """Do what `check_class` does; of what a call of the backward had the first draw has the upstream."""
     named = named_inputs(list(asked_by(layer)), type(layer).__name__, inputs)
     with judged_over_numpy(named, seed) as first:
-        found = Class.of(layer, first, seed)
+        found = _with_what_it_gives(Class.of(layer, first, seed), layer, first, seed)
 
         def draw(rng: np.random.Generator) -> dict[str, Any]:
             inputs = drawn(named, int(rng.integers(2**31)))
@@ -83,7 +84,9 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
             found = _at_its_cost(found, draw, seed)
         arriving = found.wiring.arriving(given, found.outputs)
         whole = OverNumpy.of(found, draw, seed, arriving)
-        report = reported(whole, parts_within(found), draws=draws, seed=seed)
+        report = reported(
+            whole, parts_within(found, draw(np.random.default_rng(seed))), draws=draws, seed=seed
+        )
         if not found.of_rows or report.ok:
             return found.noting(report)
         other = replace(found, of_rows="sum")
@@ -91,9 +94,32 @@ def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mappin
         return other.noting(summed) if summed.ok else found.noting(report)
 
 
-def parts_within(whole: Class) -> list[Part]:
-    """Return the layers that a layer holds, in lists and within these too, and the pairs that it calls."""
-    kinds = dict.fromkeys(type(one) for one in holders_of(whole.layer))
+def _with_what_it_gives(found: Class, layer: Any, inputs: Mapping[str, Any], seed: int) -> Class:
+    """Return a layer whose gradients are known though a wrong part lets its backward raise.
+
+    Such as `dW + reg * W`, where a part gives the transpose of `dW`.
+    """
+    parts = parts_within(found, inputs) if found.ended else []
+    if not parts:
+        return found
+    with with_true(parts):
+        other = Class.of(layer, inputs, seed)
+    return found if other.ended else other
+
+
+def parts_within(whole: Class, inputs: Mapping[str, Any]) -> list[Part]:
+    """Return the layers that a layer holds, in lists and within these too, and the pairs that it calls.
+
+    Some hold layers only after their forward, which makes one for each step.
+    """
+    with contextlib.suppress(Exception):  # the user's code may raise anything
+        after = whole.forward(copy.deepcopy(dict(inputs))).state[0]
+        return _held_by(after, whole)
+    return _held_by(whole.layer, whole)
+
+
+def _held_by(layer: Any, whole: Class) -> list[Part]:
+    kinds = dict.fromkeys(type(one) for one in holders_of(layer))
     kinds.pop(type(whole.layer), None)
     layers = [_part(kind) for kind in kinds if is_layer(kind) and not is_static(kind)]
     return layers + pairs_within(whole)

@@ -14,11 +14,12 @@ from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import BRIEFLY, briefly
 from backhand.checking.running.arrays import as_arrays, as_tensors
+from backhand.checking.running.sandbox import Randomness
 from backhand.checking.running.tracked import Tracked
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.locating import Inner, with_lines_within
 from backhand.checking.sources.numpy_truths import Called, Chosen, Differing, choose
-from backhand.checking.sources.overnumpy import OverNumpy, Subject, agrees, noting
+from backhand.checking.sources.overnumpy import OverNumpy, Subject, agreeing, noting
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +51,13 @@ class Heard:
     Attributes:
         layer: a copy of it before its forward; None if it is none.
         inputs, arguments: of the forward and of the backward, by name.
+        random: where the random numbers stood before its forward: a mask is made of them.
         raised: the backward raised.
     """
 
     layer: Any
     inputs: Mapping[str, Any]
+    random: Randomness
     arguments: Mapping[str, Any] = field(default_factory=dict)
     raised: bool = False
 
@@ -90,6 +93,13 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
         place = f"{part.name}'s {part.backward.__name__}" if part.is_class else part.name
         found.append(Inner(place, {row.name: spoilt for row in its.rows}, its))
     return with_lines_within(report, found)
+
+
+@contextmanager
+def with_true(parts: Sequence[Part]) -> Iterator[None]:
+    """Let parts that are wrong give the true gradients of their forwards within a block."""
+    with _Mending(parts).on():
+        yield
 
 
 def _handed_on(report: Report, names: Collection[str]) -> Report:
@@ -175,15 +185,18 @@ class _Mending:
                     call = replace(call, arguments=copied(_by_name(part.backward, args, options)))
             if call is None:
                 return part.backward(*args, **options)
+            raised: Exception | None = None
             try:
                 found = part.backward(*args, **options)
-            except Exception:
+            except Exception as error:  # the user's code may raise anything
                 self.wrong[part] = replace(call, raised=True)
-                raise
+                raised, found = error, ...
             self._off()  # what is called to find the truth is not heard
             try:
                 is_right, found = self._mended(part, call, args[0] if part.is_class else None, found)
-            except Exception:  # the user's code may raise anything, where it is called alone
+            except Exception:  # the same, where it is called alone
+                if raised is not None:
+                    raise raised from None
                 is_right = True
             finally:
                 self._on()
@@ -199,18 +212,21 @@ class _Mending:
         Args:
             part, call: whose it is, and of what.
             layer: after it; the gradients on it are mended.
-            found: what it returned.
+            found: what it returned; `...` if it raised.
         """
-        subject, inputs = part.subject(call.layer, call.inputs)
-        if id(subject) not in self._chosen:
-            self._chosen[id(subject)] = subject, choose(subject, inputs, tuple(subject.named.values()), 0)
+        with call.random.again():
+            subject, inputs = part.subject(call.layer, call.inputs)
+            if id(subject) not in self._chosen:
+                self._chosen[id(subject)] = subject, choose(subject, inputs, tuple(subject.named.values()), 0)
         given = {f"d{o}": call.arguments[p] for o, p in subject.arrives.items() if p in call.arguments}
-        expected = OverNumpy(subject, inputs, self._chosen[id(subject)][1]).true(given)
+        with call.random.again():
+            expected = OverNumpy(subject, inputs, self._chosen[id(subject)][1]).true(given)
         right = {g: expected.get(n, np.zeros(np.shape(inputs[n]))) for g, n in subject.named.items()}
         called = Called((), (layer, inputs, []))
-        made = as_arrays(dict(subject.gradients(found, called)))
-        if all(agrees(made[g], r) for g, r in right.items()):
-            return True, found
+        if found is not ...:
+            made = as_arrays(dict(subject.gradients(found, called)))
+            if all(agreeing(made, right)):
+                return True, found
         return False, subject.mended(found, called, as_tensors(right) if subject.over_torch else right)
 
 
@@ -220,7 +236,7 @@ def _heard(part: Part, args: Sequence[Any], options: Mapping[str, Any]) -> Heard
     layer = given.pop(next(iter(given))) if part.is_class else None
     if any(isinstance(v, Tracked) or (isinstance(v, Tensor) and v.requires_grad) for v in given.values()):
         return None
-    return Heard(copied(layer), copied(given))
+    return Heard(copied(layer), copied(given), Randomness.now())
 
 
 def _by_name(function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:

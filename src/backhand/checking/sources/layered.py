@@ -84,6 +84,7 @@ class Class:
         left: where on the layer the forward leaves its output, if it returns none.
         steps: the parameters that the backward moves.
         of_rows: what is made of a loss that is given for each row, their `mean` or their `sum`.
+        ended: the backward raised, so that its text alone tells what it returns.
     """
 
     layer: Any
@@ -102,11 +103,17 @@ class Class:
     steps: Steps = field(default_factory=lambda: Steps({}, {}))
     of_rows: str = ""
     assumed: str = ""
+    ended: bool = False
 
     @property
     def over_torch(self) -> bool:
         """It is over NumPy."""
         return False
+
+    @cached_property
+    def _is_model(self) -> bool:
+        """Whether it is one; its methods are read once, not at every call of thousands."""
+        return bool(calls_of(type(self.layer)))
 
     @property
     def title(self) -> str:
@@ -172,6 +179,7 @@ class Class:
             stored=stored,
             named={**returned.named, **named, **steps.tensors},
             steps=steps,
+            ended=given is ...,
         )
 
     @staticmethod
@@ -346,7 +354,7 @@ class Class:
                 put(layer, where, wrapped(others[where]))
         given = {n: v for n, v in inputs.items() if n not in self.parameters}
         # a model's gradients come from a call of their own, which begins where this one did
-        after = copied(layer) if calls_of(type(layer)) else layer
+        after = copied(layer) if self._is_model else layer
         forward = getattr(layer, self.calls[0])
         asked = parameters_of(forward)
         with in_place(layer):

@@ -2,9 +2,8 @@
 
 import ast
 import copy
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from traceback import walk_tb
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from backhand.checking.running.instrumenting import Run, Watcher, run_function, 
 from backhand.checking.running.precision import Asked
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
-from backhand.checking.running.sandbox import sandbox, threads_for
+from backhand.checking.running.sandbox import Randomness, sandbox, threads_for
 from backhand.checking.running.trials import StatementError
 from backhand.checking.sources.averaging import Averaged, averaged, supposed
 from backhand.checking.sources.clipping import Clips, may_clip
@@ -50,6 +49,9 @@ IN_FLOAT64 = "Where the code asks for float32 it was given float64: it is wrong 
 # What gradients agree to where it is only told whose they are: the 1e-7 within a logarithm, whose derivative
 # is left out, changes the fourth digit; in float32 a sum over a few hundred numbers has no more.
 CLOSE = 1e-3
+# Beside the largest gradient of a layer no other one that is so small is more than rounding: the bias of the
+# keys before a softmax has the gradient zero, and is given as 1e-16.
+ROUNDING = 1e-12
 # A part of how far they were, if they are nearer.
 NEARER = 0.5
 # So many sets of inputs are tried for one on which every gradient is something: units may be dead on one.
@@ -302,12 +304,13 @@ class OverNumpy:
             _, expected, given = self._compared(seed)
         except StatementError:
             return []
-        return [agrees(given.get(n), g.numpy()) for n, g in expected.items()]
+        return agreeing(given, as_arrays(expected))
 
     def _compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
         """Return the outputs on one set of inputs, and for each input the true gradient and the user's."""
         leaves = self._tensors(drawn(self.inputs, seed))
-        outputs = self.forward(leaves, None)
+        with Randomness.now().again():  # the two draw the same masks
+            outputs = self.forward(leaves, None)
         rng = np.random.default_rng(seed)
         upstream = {
             f"d{n}": torch.from_numpy(np.asarray(rng.normal(size=out.shape))).to(out.dtype)
@@ -331,15 +334,15 @@ class OverNumpy:
     def true(self, upstream: Mapping[str, Any]) -> dict[str, Any]:
         """Return the true gradient for each of its one set of inputs, given the outputs' upstream gradients.
 
-        That of a loss may be left out: it is 1.
+        That of a loss may be left out: it is 1. One number is that of each element: `dh, dc = 0, 0`.
         """
         leaves = self._tensors(drawn(self.inputs, 0))
         outputs = self.forward(leaves, None)
         given = {f"d{n}": 1.0 for n, out in outputs.items() if out.numel() == 1} | dict(upstream)
-        arriving = {
-            f"d{n}": torch.from_numpy(np.asarray(given[f"d{n}"])).to(out.dtype).reshape(out.shape)
-            for n, out in outputs.items()
-        }
+        arriving = {}
+        for name, out in outputs.items():
+            one = torch.as_tensor(np.asarray(given[f"d{name}"])).to(out.dtype)
+            arriving[f"d{name}"] = one.reshape(out.shape) if one.ndim else one.expand(out.shape)
         return as_arrays(self._expected(leaves, outputs, arriving))
 
     def _unjudged(self) -> list[str]:
@@ -404,13 +407,8 @@ class OverNumpy:
         arrays = {k: v.value if isinstance(v, Held) else as_arrays(v) for k, v in inputs.items()}
         functions = self.subject.functions()
         again = functions[0] == functions[-1]  # it is called once more for its gradients, on the same draws
-        numpy, python = (np.random.get_state(), random.getstate()) if again else (None, None)
-        with torch.enable_grad():
-            called = self.subject.forward(copy.deepcopy(arrays))
-        if numpy is not None and python is not None:
-            np.random.set_state(numpy)
-            random.setstate(python)
-        return called
+        with Randomness.now().again() if again else nullcontext(), torch.enable_grad():
+            return self.subject.forward(copy.deepcopy(arrays))
 
     def _backward(
         self, inputs: Mapping[str, Any], outputs: Mapping[str, Tensor], upstream: Mapping[str, Tensor]
@@ -537,12 +535,19 @@ def judged_over_numpy(inputs: Mapping[str, Any] | Draw, seed: int) -> Iterator[d
             yield first
 
 
-def agrees(found: Any, expected: np.ndarray) -> bool:
-    """Tell whether a gradient is what is expected, but for its last digits."""
+def agreeing(found: Mapping[str, Any], expected: Mapping[str, np.ndarray]) -> list[bool]:
+    """Tell of each gradient whether it is what is expected, but for its last digits.
+
+    One that is zero but for rounding has no digits that are right.
+    """
+    largest = max((float(np.abs(e).max(initial=0.0)) for e in expected.values()), default=0.0)
+    return [_agrees(found.get(name), e, ROUNDING * largest) for name, e in expected.items()]
+
+
+def _agrees(found: Any, expected: np.ndarray, rounding: float) -> bool:
     is_one = isinstance(found, np.ndarray | np.generic | Tensor) and np.shape(found) == expected.shape
-    return is_one and np.allclose(
-        as_arrays(found), expected, CLOSE, CLOSE * np.abs(expected).max(initial=0.0)
-    )
+    size = float(np.abs(expected).max(initial=0.0))
+    return is_one and np.allclose(as_arrays(found), expected, CLOSE, max(CLOSE * size, rounding))
 
 
 def drawn(inputs: Mapping[str, Any] | Draw, seed: int) -> dict[str, Any]:

@@ -107,8 +107,13 @@ class Returned:
         }
 
     def mended(self, found: Any, gradients: Mapping[str, Any]) -> Any:
-        """Return what the function returned with other gradients, by name, in their places."""
-        values = list(as_tuple(found))
+        """Return what the function returned with other gradients, by name, in their places.
+
+        Where it raised, `found` is `...`, its text tells how many values it returns.
+        """
+        if found is ...:
+            found = (None,) * self.count if self.count > 1 else None
+        values = list(as_tuple(found)) or [None] * self.count
         for place, name in self.places.items():
             if isinstance(place, int):
                 values[place] = gradients[name]
