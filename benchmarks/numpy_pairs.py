@@ -1,9 +1,9 @@
 """The checker against right and wrong layers over NumPy: `numpy_pairs.py [NAME] [--most N]`.
 
-Each statement of each backward in `layers/` is made wrong by one slip at a time; of a layer's wrong ones at
-most N are checked, spread evenly, by default 12. A wrong one counts where a gradient that it gives is another
-than the right one's. Printed: false alarms, wrong ones detected, the line among at most three told, the line
-told first, and mistakes that have a name.
+Each statement of each backward in `layers/`, and of those that it calls, is made wrong by one slip at a
+time; of a layer's wrong ones at most N are checked, spread evenly, by default 12. A wrong one counts where a
+gradient that it gives is another than the right one's. Printed: false alarms, wrong ones detected, the line
+among at most three told, the line told first, and mistakes that have a name.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,8 @@ from backhand.errors import CheckError
 
 HERE = Path(__file__).parent / "layers"
 SEED = 3
+# Of what calls others so many slips are tried for one that is checked: most tell in a gradient.
+TRIED = 3
 EXPRESSIONS = (
     ("np.sum(_a, axis=_i)", "np.mean(_a, axis=_i)"),
     ("np.sum(_a, axis=0)", "np.sum(_a, axis=1)"),
@@ -233,17 +235,31 @@ def measured(file: Path, only: str, most: int) -> Counter[str]:
             report = layer.check()
             found["right"] += 1
             found["false alarms"] += not report.ok
-            top = next(n for n in tree.body if getattr(n, "name", "") == layer.name)
-            named = ("backward", "gradient", "loss", layer.name)
-            inner = sorted(
-                (n for n in ast.walk(top) if getattr(n, "name", "") in named), key=lambda n: n.lineno
-            )
-            backward = next(n for n in reversed(inner) if isinstance(n, ast.FunctionDef))
+            backwards = _backwards(tree, layer.name)
             began = time.perf_counter()
-            for where, module, raises in _spread(_wrong(tree, backward, layer.name, Path(folder)), most):
+            for where, module, raises in _spread(
+                _wrong(tree, backwards, layer.name, Path(folder), most), most
+            ):
                 report = report_on(module, layer.name)
                 _judge(found, report, where, layer.name, raises=raises)
             print(f"{layer.name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
+    return found
+
+
+def _backwards(tree: ast.Module, name: str) -> list[ast.FunctionDef]:
+    """Return a layer's backward, and those of the layers in the file that it calls."""
+    tops = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    reached = [name]
+    for one in reached:
+        called = {n.id for n in ast.walk(tops[one]) if isinstance(n, ast.Name)} & tops.keys()
+        reached += [n for n in tops if n in called and n not in reached]
+    named = ("backward", "gradient", "loss", name)
+    found = []
+    for top in (tops[n] for n in reached):
+        inner = sorted((n for n in ast.walk(top) if getattr(n, "name", "") in named), key=lambda n: n.lineno)
+        is_one = top.name == name or "backward" in top.name or isinstance(top, ast.ClassDef)
+        functions = [n for n in (top, *inner) if isinstance(n, ast.FunctionDef)]
+        found += functions[-1:] if is_one else []
     return found
 
 
@@ -256,12 +272,13 @@ class Where:
 
 
 def _wrong(
-    tree: ast.Module, backward: ast.FunctionDef, name: str, folder: Path
+    tree: ast.Module, backwards: Sequence[ast.FunctionDef], name: str, folder: Path, most: int
 ) -> Iterator[tuple[Where, types.ModuleType, bool]]:
     """Yield the modules with a slip that tells in a gradient, or raises."""
     before = ast.unparse(tree).splitlines()
     expected = gradients(module_of("\n".join(before), folder), name)
-    for target, changed in wrong_ones(tree, backward):
+    slips = [slip for backward in backwards for slip in wrong_ones(tree, backward)]
+    for target, changed in _spread(slips, TRIED * most) if len(backwards) > 1 else slips:
         text = ast.unparse(changed)
         module = module_of(text, folder)
         given = gradients(module, name)

@@ -1,7 +1,7 @@
 """What a layer or a function over NumPy calls that has a backward of its own: which of it is at fault."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -136,8 +136,9 @@ class _Mending:
 
     def __init__(self, parts: Sequence[Part]):
         self.wrong: dict[Part, Heard] = {}
-        # by the part and by what the backward will be given of it, which is kept: nothing else has its number
-        self._calls: dict[tuple[Part, int], tuple[Any, Heard]] = {}
+        # the calls of each, by the marks of what the backward may be given of them, which is kept: nothing
+        # else has its marks
+        self._calls: dict[Part, list[tuple[set[Hashable], Any, Heard]]] = {part: [] for part in parts}
         self._chosen: dict[int, tuple[Subject, Chosen]] = {}
         self._parts = {part: (self._hearing(part), self._with_truth(part)) for part in parts}
 
@@ -167,8 +168,8 @@ class _Mending:
             call = _heard(part, args, options)
             found = part.forward(*args, **options)
             if call is not None:
-                kept = args[0] if part.is_class else found[-1] if isinstance(found, tuple) else found
-                self._calls[part, id(kept)] = kept, call
+                kept = args[:1] if part.is_class else (found, args, options)
+                self._calls[part].append((_marks(kept), kept, call))
             return found
 
         return heard
@@ -179,8 +180,7 @@ class _Mending:
             if part.forward is part.backward:
                 call = _heard(part, args, options)
             else:
-                keys = ((part, id(value)) for value in (*args, *options.values()))
-                call = next((self._calls[key][1] for key in keys if key in self._calls), None)
+                call = self._call_of(part, args[:1] if part.is_class else (*args, *options.values()))
                 if call is not None:
                     call = replace(call, arguments=copied(_by_name(part.backward, args, options)))
             if call is None:
@@ -206,6 +206,18 @@ class _Mending:
 
         return mended
 
+    def _call_of(self, part: Part, given: Sequence[Any]) -> Heard | None:
+        """Return the call of a part's forward that a backward belongs to, by what the backward is given.
+
+        That is what the forward gave or was given, in whatever row, but for one upstream gradient.
+        """
+        values = [value for value in given if _marks(value)]
+        for marks, _, call in reversed(self._calls[part]):
+            here = [_is_among(value, marks) for value in values]
+            if any(here) and here.count(False) <= 1:
+                return call
+        return None
+
     def _mended(self, part: Part, call: Heard, layer: Any, found: Any) -> tuple[bool, Any]:
         """Return whether what a backward has found is right, and the true gradients in the place of its own.
 
@@ -228,6 +240,28 @@ class _Mending:
             if all(agreeing(made, right)):
                 return True, found
         return False, subject.mended(found, called, as_tensors(right) if subject.over_torch else right)
+
+
+def _marks(value: Any) -> set[Hashable]:
+    """Return what tells a value from others, and all that it holds; numbers and words are like others.
+
+    Of an array it is where its numbers lie: `x[:, t]` is another one each time.
+    """
+    if isinstance(value, np.ndarray):
+        return {(value.__array_interface__["data"][0], value.shape, value.strides)}
+    if isinstance(value, dict | list | tuple):
+        held = value.values() if isinstance(value, dict) else value
+        return {id(value)}.union(*map(_marks, held))
+    is_like_others = value is None or isinstance(value, str | int | float | np.generic)
+    return set() if is_like_others else {id(value)}
+
+
+def _is_among(value: Any, marks: Container[Hashable]) -> bool:
+    """Tell whether a value, or all that it holds, has its marks among these."""
+    held = _marks(value)
+    own = {id(value)} if isinstance(value, dict | list | tuple) else set()
+    rest = held - own
+    return id(value) in marks or (bool(rest) and all(mark in marks for mark in rest))
 
 
 def _heard(part: Part, args: Sequence[Any], options: Mapping[str, Any]) -> Heard | None:
