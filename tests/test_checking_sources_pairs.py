@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import get_num_threads, set_num_threads
 
 import backhand
+from altered import from_text
 from backhand import CheckError, check_pair
 from backhand.checking.running.program import source_of
 from backhand.checking.running.slicing import feeding
@@ -675,3 +676,27 @@ def test_what_is_still_the_none_of_the_stub_is_yet_to_be_written():
     assert {row.name: row.verdict for row in report.rows} == {"x": "wrong", "w": "todo", "b": "todo"}
     assert report["x"].mistake.kind == "scale"
     assert not report.ok
+
+
+@pytest.mark.parametrize(
+    "returned", ["out, xhat, s", "out, (xhat, s)", "out, {'s': s, 'xhat': xhat}", "out, x / s, s"]
+)
+def test_a_backward_may_take_what_was_kept_one_by_one(returned: str) -> None:
+    text = f"""
+import numpy as np
+
+def norm_forward(x, gain):
+    s = np.sqrt((x * x).mean(axis=1, keepdims=True))
+    xhat = x / s
+    out = xhat * gain
+    return {returned}
+
+def norm_backward(dout, xhat, s, gain):
+    dxhat = dout * gain
+    inner = (dxhat * xhat).mean(axis=1, keepdims=True)
+    return (dxhat - xhat * inner) / s, (dout * xhat).sum(axis=0)
+"""
+    module = from_text(text)
+    inputs = {"x": np.random.default_rng(0).normal(size=(3, 5)), "gain": np.arange(1.0, 6.0)}
+    report = backhand.check_pair(module.norm_forward, module.norm_backward, inputs)
+    assert [row.verdict for row in report.rows] == ["right", "right"]

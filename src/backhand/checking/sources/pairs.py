@@ -1,10 +1,12 @@
 """`check_pair`: a pair over NumPy, `out, cache = f(x, w)` and `dx, dw = f_backward(dout, cache)`."""
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -21,7 +23,14 @@ from backhand.checking.sources.inner import Part, reported
 from backhand.checking.sources.numpy_truths import Call, Called, plainly, reached, run_plainly, spaces_of
 from backhand.checking.sources.overnumpy import OverNumpy, Subject, is_float, judged_over_numpy
 from backhand.checking.sources.paired import Functions
-from backhand.checking.sources.returned import Returned, Returning, as_tuple, loss_among, tensor_named
+from backhand.checking.sources.returned import (
+    Returned,
+    Returning,
+    as_tuple,
+    loss_among,
+    names_returned,
+    tensor_named,
+)
 from backhand.checking.sources.roles import forward_of, returns_its_gradients
 from backhand.errors import CheckError
 
@@ -160,6 +169,10 @@ def _in_float64(value: Any) -> Any:
     return value.astype(np.float64) if is_float(value) else value
 
 
+# What parameters of a backward receive of what its forward gives after so many outputs; None if nothing fits.
+Keeps = Callable[[Sequence[str], int], dict[str, Any] | None]
+
+
 @dataclass(frozen=True)
 class Wiring:
     """What the backward's parameters receive.
@@ -170,16 +183,32 @@ class Wiring:
         shared: those that are called as an input of the forward, or as its output.
         renamed: those that receive an input of the forward, or its output, which is called otherwise there,
             with that.
+        kept: those that receive, one by one, what the forward returns after its outputs, or what its cache
+            holds.
     """
 
     upstream: tuple[str, ...]
     cache: str
     shared: tuple[str, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     @staticmethod
-    def of(backward: Callable[..., Any], inputs: Sequence[str], *, cached: bool = True) -> "Wiring":
-        """Tell it from their names; where these do not tell, the cache comes last, if there is one."""
+    def of(
+        backward: Callable[..., Any],
+        inputs: Sequence[str],
+        *,
+        cached: bool = True,
+        keeps: Keeps = lambda *_: None,
+    ) -> "Wiring":
+        """Tell it from their names; where these do not tell, the cache comes last, if there is one.
+
+        Args:
+            backward: the user's.
+            inputs: of the forward.
+            cached: it is handed what the forward left.
+            keeps: tells what parameters receive of what the forward gives after so many outputs.
+        """
         parameters = [
             p for p in parameters_of(backward).values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         ]
@@ -189,6 +218,8 @@ class Wiring:
             return Wiring(tuple(rest), "", shared)
         arriving = [n for n in rest if re.match(r"d_?[A-Za-z]|grad|upstream|delta", n)]
         caches = [n for n in rest if n not in arriving]
+        if len(caches) > 1 and arriving and keeps(caches, len(arriving)) is not None:
+            return Wiring(tuple(arriving), "", shared, kept=tuple(caches))
         if len(caches) > 1 or (not caches and not shared):
             arriving, caches = rest[:-1], rest[-1:]
         return Wiring(tuple(arriving), caches[0] if caches else "", shared)
@@ -240,6 +271,31 @@ class Wiring:
         return {f"d{output}": given[p] for p, output in pairs if is_float(given.get(p))}
 
 
+def _once(calls: Functions, inputs: Mapping[str, Any], seed: int) -> Any:
+    """Return what a forward gives; None where it raises, which is told elsewhere."""
+    np.random.seed(seed)
+    try:
+        return calls.call(copy.deepcopy(dict(inputs)), plainly)
+    except Exception:  # the user's code may raise anything
+        return None
+
+
+def _kept(forward: Callable[..., Any], found: Any, names: Sequence[str], count: int) -> dict[str, Any] | None:
+    """Return what a backward's parameters receive of what the forward gave after so many outputs.
+
+    It is called as they are, or is as much as they are many; a single cache may hold it.
+    """
+    items = found[count:] if isinstance(found, tuple) else ()
+    written = names_returned(forward, len(items) + count)[count:]
+    if len(items) == 1 and isinstance(items[0], tuple | list | dict):
+        items, written = items[0], ()
+    called = items if isinstance(items, dict) else dict(zip(written, items, strict=False))
+    if {*names} <= called.keys():
+        return {name: called[name] for name in names}
+    fits = not isinstance(items, dict) and len(items) == len(names)
+    return dict(zip(names, items, strict=True)) if fits else None
+
+
 @dataclass(frozen=True)
 class Pair(Returning):
     """A forward and a backward, as `overnumpy.Subject`.
@@ -274,7 +330,9 @@ class Pair(Returning):
             CheckError: they do not.
         """
         given_whole = list(calls.packed(inputs))
-        wiring = Wiring.of(calls.backward, given_whole) if calls.backward is not None else None
+        once = _once(calls, inputs, seed)
+        keeps = partial(_kept, calls.forward, once)
+        wiring = Wiring.of(calls.backward, given_whole, keeps=keeps) if calls.backward is not None else None
         outputs = wiring.outputs(list(inputs)) if wiring is not None else ("loss",)
         last = calls.backward or calls.forward
         pair = Pair(calls, wiring, outputs, Returned(last, {}, {}, 0))
@@ -337,6 +395,8 @@ class Pair(Returning):
             raise CheckError(f"{self.title} asks for {self.wiring.cache}, which {forward} does not return.")
         outputs = found[:count] if several else (found,)
         cache = found[-1] if several else None
+        if self.wiring.kept:
+            cache = _kept(self.calls.forward, found, self.wiring.kept, count)
         return Called(outputs, {"cache": cache, "inputs": self.calls.packed(inputs)})
 
     def backward(
@@ -348,6 +408,8 @@ class Pair(Returning):
         arguments = {p: upstream[f"d{o}"] for p, o in zip(self.wiring.upstream, self.outputs, strict=False)}
         if self.wiring.cache:
             arguments[self.wiring.cache] = called.state["cache"]
+        if self.wiring.kept:
+            arguments |= called.state["cache"]
         arguments |= {n: called.state["inputs"][n] for n in self.wiring.shared}
         return self.calls.backward, self._given(arguments)
 
