@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import backhand
+from altered import from_text
 from backhand import Checked, CheckError
 from backhand.checking.running import importing
 from backhand.checking.sources.batches import Options
 from backhand.checking.sources.coursework import layers_opened
 from backhand.checking.sources.declaring import declared
 from backhand.checking.sources.guessing import inputs_for
+from backhand.checking.sources.layers import layers_of
 from backhand.rendering.outcomes import show_several
 from backhand.rendering.terminal import summary
 
@@ -805,3 +807,33 @@ class Scale:
     assert (row.gradient, row.mistake.kind) == ("dW", "swapped")
     assert "it is db: the two stand in each other's place" in row.mistake.message
     assert row.lines[0].text == "self.dW = np.sum(dout, axis=0, keepdims=True)"
+
+
+def test_the_loss_is_what_is_called_so_beside_another_number() -> None:
+    text = """
+import numpy as np
+
+def softmax_loss(x, y):
+    p = np.exp(x - x.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    n = np.arange(len(y))
+    accuracy = np.mean(p.argmax(axis=1) == y)
+    loss = -np.log(p[n, y]).mean()
+    dx = p.copy()
+    dx[n, y] -= 1
+    dx /= len(y)
+    return accuracy, loss, dx
+
+class Net:
+    def __init__(self, size=5, classes=4):
+        self.params = {"W": np.random.randn(size, classes)}
+
+    def loss(self, X, y):
+        accuracy, loss, dscores = softmax_loss(X @ self.params["W"], y)
+        return accuracy, loss, {"W": X.T @ dscores}
+"""
+    for right, wrong in (("", ""), ("X.T @ dscores", "X.T @ dscores / 2")):
+        by_name = {layer.name: layer.check() for layer in layers_of(from_text(text.replace(right, wrong)))}
+        assert by_name["softmax_loss"].ok
+        assert by_name["Net"].ok is not bool(right)
+        assert by_name["Net"]["W"].verdict == ("wrong" if right else "right")

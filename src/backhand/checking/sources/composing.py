@@ -145,7 +145,7 @@ class Composed(Returning):
         cost = self.calls.cost
         among = several if cost is None else plainly(cost, received(cost, given, made))
         among = among if isinstance(among, tuple) else (among,)
-        return Called((among[loss_among(among) or 0],), (given, made))
+        return Called((among[loss_among(among, cost or self.calls.forward) or 0],), (given, made))
 
     def backward(
         self, called: Called, upstream: Mapping[str, Any]

@@ -366,7 +366,7 @@ class Class:
             if self.cost is not None:
                 cost = getattr(layer, self.cost) if isinstance(self.cost, str) else self.cost
                 found = _outputs(plainly(cost, received(cost, labels_on(layer) | given, made)))
-        first = loss_among(found) or 0 if self.outputs == ("loss",) else 0
+        first = loss_among(found, forward) or 0 if self.outputs == ("loss",) and self.cost is None else 0
         found = found[first : first + len(self.outputs)]
         if self.of_rows:
             found = (found[0].sum() / (len(found[0]) if self.of_rows == "mean" else 1),)

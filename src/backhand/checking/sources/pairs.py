@@ -379,7 +379,9 @@ class Pair(Returning):
 
     def _split(self, found: Any, inputs: Mapping[str, Any]) -> Called:
         if self.wiring is None:
-            at = loss_among(found) if isinstance(found, tuple) and len(found) > 1 else None
+            at = (
+                loss_among(found, self.calls.forward) if isinstance(found, tuple) and len(found) > 1 else None
+            )
             if at is None:
                 raise CheckError(f"{self.title} returns no loss with its gradients.")
             return Called((found[at],), self.calls.packed(inputs))

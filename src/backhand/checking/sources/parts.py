@@ -13,6 +13,7 @@ from backhand.checking.running.program import made_of, plain_function, source_of
 from backhand.checking.running.statements import reads
 from backhand.checking.sources.chapters import needed_for
 from backhand.checking.sources.numpy_truths import Call
+from backhand.checking.sources.returned import is_called_a_loss
 from backhand.checking.sources.roles import STEP
 from backhand.checking.sources.steps import Step
 
@@ -46,7 +47,8 @@ def loss_alone(function: FunctionType) -> FunctionType | None:
     if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Tuple) or len(last.value.elts) < 2:
         return None
     assert source is not None
-    returned = ast.Return(ast.Tuple([copy.deepcopy(last.value.elts[0]), ast.Constant(None)], ast.Load()))
+    loss = next(filter(is_called_a_loss, last.value.elts), last.value.elts[0])
+    returned = ast.Return(ast.Tuple([copy.deepcopy(loss), ast.Constant(None)], ast.Load()))
     ast.fix_missing_locations(ast.copy_location(returned, last))
     return part_of(function, [*needed_for(source.statements[:-1], reads(returned)), returned])
 

@@ -88,7 +88,7 @@ class Returned:
         if loss:  # beside it may stand what is handed on to the next call, as `hs[-1]`
             nodes = _returned(source_of(function), len(values))
             others = {i for i, node in enumerate(nodes) if not _may_be_a_gradient(node)}
-            first = 0 if raised else loss_among(values)
+            first = 0 if raised else loss_among(values, function)
             names = {p: n for p, n in names.items() if p not in {*others, first}}
         judged = _assigned(names, values, tensors, parameters or {}, raised)
         places = {
@@ -152,15 +152,24 @@ def as_tuple(returned: Any) -> tuple[Any, ...]:
     return tuple(returned) if isinstance(returned, tuple | list) else (returned,)
 
 
-def loss_among(values: Sequence[Any]) -> int | None:
+def loss_among(values: Sequence[Any], function: Callable[..., Any] | None = None) -> int | None:
     """Return where the loss stands among the values that a function returns: the first single number.
 
-    Where there is none, an array of one element may be it.
+    Of several the text of the function tells which is a loss, as of `return accuracy, loss`. Where there is
+    none, an array of one element may be it.
     """
     held = (Mapping, list, tuple, type(None))
     sizes = {i: (np.ndim(v), np.size(v)) for i, v in enumerate(values) if not isinstance(v, held)}
-    numbers = (i for i, (axes, _) in sizes.items() if not axes)
-    return next(numbers, next((i for i, (_, size) in sizes.items() if size == 1), None))
+    numbers = [i for i, (axes, _) in sizes.items() if not axes]
+    if len(numbers) > 1 and function is not None:
+        nodes = _returned(source_of(function), len(values))
+        numbers = [i for i in numbers if is_called_a_loss(nodes[i])] or numbers
+    return next(iter(numbers), next((i for i, (_, size) in sizes.items() if size == 1), None))
+
+
+def is_called_a_loss(node: ast.expr | None) -> bool:
+    """Tell by the text of what is returned whether it is a loss."""
+    return node is not None and re.search("loss|cost", ast.unparse(node).lower()) is not None
 
 
 def _may_be_a_gradient(node: ast.expr | None) -> bool:
