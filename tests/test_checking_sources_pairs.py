@@ -700,3 +700,43 @@ def norm_backward(dout, xhat, s, gain):
     inputs = {"x": np.random.default_rng(0).normal(size=(3, 5)), "gain": np.arange(1.0, 6.0)}
     report = backhand.check_pair(module.norm_forward, module.norm_backward, inputs)
     assert [row.verdict for row in report.rows] == ["right", "right"]
+
+
+@pytest.mark.seconds
+@pytest.mark.parametrize("gradient", ["dw", "db"])
+def test_what_is_written_over_in_a_loop_is_told_without_a_search(gradient: str) -> None:
+    text = """
+import numpy as np
+
+runs = []
+
+def conv_forward(x, w, b):
+    n, width, size = len(x), x.shape[1] - w.shape[1] + 1, w.shape[1]
+    out = np.zeros((n, len(w), width))
+    for i in range(n):
+        for f in range(len(w)):
+            for j in range(width):
+                out[i, f, j] = np.sum(x[i, j : j + size] * w[f]) + b[f]
+    return out, (x, w, b)
+
+def conv_backward(dout, cache):
+    runs.append(1)
+    x, w, b = cache
+    size = w.shape[1]
+    dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros_like(b)
+    for i in range(len(x)):
+        for f in range(len(w)):
+            for j in range(dout.shape[2]):
+                db[f] += dout[i, f, j]
+                dw[f] += dout[i, f, j] * x[i, j : j + size]
+                dx[i, j : j + size] += dout[i, f, j] * w[f]
+    return dx, dw, db
+"""
+    module = from_text(text.replace(f"{gradient}[f] += ", f"{gradient}[f] = "))
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.normal(size=(2, 6)), "w": rng.normal(size=(3, 2)), "b": rng.normal(size=3)}
+    (row,) = backhand.check_pair(module.conv_forward, module.conv_backward, inputs).culprits
+    assert row.mistake is not None
+    assert (row.gradient, row.mistake.kind) == (gradient, "overwritten")
+    assert row.lines[0].text.startswith(f"{gradient}[f] = ")
+    assert len(module.runs) < 60

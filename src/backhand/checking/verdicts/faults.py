@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known, nothing
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.statements import assigned, made_of, reads, writes_surely
+from backhand.checking.running.statements import assigned, made_of, reads, root_of, writes_surely
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
@@ -62,6 +62,8 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
 
     recogniser = Recogniser(known, draw.trace.values, gradients)
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
+    if {*repair.culprits} <= _written_over(runs):  # which is told of the statement without a search
+        return []
     plain = search(recogniser, runs, MOST_SECONDS)
     # a line in which the upstream gradient is left out is made of none, and may all the same be to give one
     if gradients is not None and (len(plain) > 1 or not _explains(plain, repair.culprits)):
@@ -77,6 +79,29 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         if len(found) < len(plain) and _explains(found, repair.culprits):
             return found
     return plain
+
+
+def _written_over(runs: Reruns) -> frozenset[str]:
+    """Return the gradients into whose elements one statement of a loop puts what it should have added.
+
+    What is known of each of its turns is known of none of the elements, so that a search finds nothing.
+    """
+    found: set[str] = set()
+    wrong = frozenset(runs.repair.culprits)
+    turns = {target[0]: len(its) for target, its in runs.logged({}).events.items()}
+    for statement in (s for s in runs.source.simple if turns.get(s, 0) > 1 and _puts_into_elements(s)):
+        left = runs.added_up(statement)
+        found |= wrong - left if left is not None and left < wrong else set()
+    return frozenset(found)
+
+
+def _puts_into_elements(statement: ast.stmt) -> TypeGuard[ast.Assign]:
+    """Tell whether a statement assigns one item, and not what it makes of the item itself."""
+    if not isinstance(statement, ast.Assign) or len(statement.targets) > 1:
+        return False
+    item = statement.targets[0]
+    names = {n.id for n in ast.walk(statement.value) if isinstance(n, ast.Name)}
+    return isinstance(item, ast.Subscript) and root_of(item) not in names
 
 
 def _explains(found: Sequence[Explained], culprits: Iterable[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from backhand.checking.running.instrumenting import Run
+from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import counters, running_variables
 from backhand.checking.running.trials import Draw
@@ -19,7 +19,7 @@ from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.repairing import Repair, Repairer, Replace, at_return, variables_of, watched
-from backhand.checking.verdicts.shadowing import Before, Give, Log, Putting, Target
+from backhand.checking.verdicts.shadowing import Adding, Before, Give, Log, Putting, Target
 
 IsRight = Callable[[str, Tensor | None], bool]
 _Run = TypeVar("_Run", bound=Callable[..., Any])
@@ -170,10 +170,29 @@ class Reruns:
         mended = {statement for statement, _ in puts}  # what is put there stands for what it did not make
         return frozenset(left) if all(statement in mended for statement, _ in run.errors) else None
 
+    def added_up(self, statement: ast.Assign) -> frozenset[str] | None:
+        """Return what is wrong if a statement adds to elements what it puts there; None where it cannot."""
+        left: set[str] = set()
+
+        def replace(tensor: str, value: Tensor | None) -> Tensor | None:
+            right = self.mended(tensor, value)
+            left.update([tensor] if right is not None else [])
+            return right
+
+        repairer = self.repairer(replace)
+        try:
+            self._watched(Adding(repairer, statement), repairer, replace)
+        except Exception:  # what is put there may not be a number
+            return None
+        return frozenset(left)
+
     def _run(self, puts: Mapping[Target, Give], replace: Replace) -> Run:
         """Run the backward with something in the place of statements; look at what only it returns, too."""
         repairer = self.repairer(replace)
-        run = watched(self.chosen, self.draw, Putting(repairer, puts))
+        return self._watched(Putting(repairer, puts), repairer, replace)
+
+    def _watched(self, watcher: Watcher, repairer: Repairer, replace: Replace) -> Run:
+        run = watched(self.chosen, self.draw, watcher)
         for name, seen in at_return(self.draw, self.source, run, repairer).items():
             replace(name, seen.value)
         return run

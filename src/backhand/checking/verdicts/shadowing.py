@@ -18,6 +18,7 @@ from backhand.checking.running.statements import (
     given_to,
     is_compound,
     may_change_in_place,
+    root_of,
     writes_surely,
 )
 from backhand.checking.verdicts.repairing import Repairer, snapshot
@@ -137,6 +138,41 @@ class Putting(Shadow):
         turn = self._turns[target]
         self._turns[target] += 1
         return self.puts[target](turn, value)
+
+
+class Adding(Shadow):
+    """Lets a statement that puts something into elements of an array add it to what it has put there before.
+
+    Args:
+        repairer: that it does as well.
+        statement: an assignment to one item.
+    """
+
+    def __init__(self, repairer: Repairer, statement: ast.Assign):
+        super().__init__(repairer)
+        (item,) = statement.targets
+        assert isinstance(item, ast.Subscript)
+        self.statement = statement
+        self._array = root_of(item)
+        read = ast.fix_missing_locations(ast.Expression(ast.Subscript(item.value, item.slice, ast.Load())))
+        adds = ast.AugAssign(item, ast.Add(), ast.Name(VALUE, ast.Load()))
+        added = ast.fix_missing_locations(ast.Module([ast.copy_location(adds, statement)], []))
+        self._read, self._add = compile(read, "<item>", "eval"), compile(added, "<item>", "exec")
+        self._before: Tensor | None = None
+
+    def looks(self, step: int, statement: ast.stmt) -> bool:
+        """Tell whether it is this one, or that looks."""
+        return statement is self.statement or super().looks(step, statement)
+
+    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
+        """Add what stood there after its last turn."""
+        held = variables.get(self._array or "")
+        if statement is self.statement and isinstance(held, Tensor):
+            if self._before is not None:
+                kept = eval(self._read, {**variables, self._array: self._before})
+                exec(self._add, {**variables, VALUE: kept})
+            self._before = held.clone()
+        return super().ran(step, statement, variables) if self.repairer.looks(step, statement) else {}
 
 
 def _done_with(statement: ast.stmt, value: Tensor, variables: Mapping[str, Any]) -> Namespace:
