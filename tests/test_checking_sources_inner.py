@@ -594,3 +594,87 @@ def test_the_text_of_a_key_is_no_place_for_a_slip(tmp_path: Path):
     ((where, line),) = told(found)
     assert where.startswith("In affine_backward")
     assert "dout.T @ x" in line
+
+
+HANDED_ON = (
+    LAYERS
+    + """
+
+class Embedding:
+    def __init__(self, num_embeddings, size):
+        self.W = np.random.randn(num_embeddings, size).astype("f")
+
+    def forward(self, idx):
+        self.idx = idx
+        return self.W[idx]
+
+    def backward(self, dout):
+        self.dW = np.zeros_like(self.W)
+        np.add.at(self.dW, self.idx, dout)
+
+class Encoder:
+    def __init__(self, num_embeddings, size):
+        self.embed, self.linear = Embedding(num_embeddings, size), Linear(size, size)
+
+    def forward(self, idx):
+        return self.linear.forward(self.embed.forward(idx))
+
+    def backward(self, dout):
+        dx = self.linear.backward(dout)
+        dx = self.embed.backward(dx)
+        return dx
+"""
+)
+
+
+@pytest.mark.parametrize("wrong", ["-self.linear.backward(dout)", "2 * self.linear.backward(dout)"])
+def test_what_a_layer_is_handed_is_shown_beside_the_call_that_hands_it(tmp_path: Path, wrong: str):
+    assert reports(tmp_path, HANDED_ON)["Encoder"].ok
+    found = reports(tmp_path, HANDED_ON, ("dx = self.linear.backward(dout)", f"dx = {wrong}"))["Encoder"]
+    (row,) = found.culprits
+    assert [line.text for line in row.lines] == ["dx = self.embed.backward(dx)", f"dx = {wrong}"]
+    assert not any("wrong itself" in note for note in found.notes)  # an embedding of float32
+
+
+POOLED = (
+    LAYERS
+    + """
+
+class Relu:
+    def forward(self, x):
+        self.on = x > 0
+        return x * self.on
+
+    def backward(self, dout):
+        return dout * self.on
+
+class Largest:
+    def forward(self, x):
+        self.shape, self.at = x.shape, x.shape[1] - 1 - x[:, ::-1].argmax(axis=1)  # the last
+        return x.max(axis=1)
+
+    def backward(self, dout):
+        dx = np.zeros(self.shape)
+        dx[np.arange(len(dx)), self.at] = dout
+        return dx
+
+class Features:
+    def __init__(self, n_in, n_out):
+        self.linear, self.relu, self.largest = Linear(n_in, n_out), Relu(), Largest()
+
+    def forward(self, x):
+        n, d = x.shape
+        self.several = self.relu.forward(self.linear.forward(x).repeat(2, axis=1) - 0.5)
+        return self.largest.forward(self.several)
+
+    def backward(self, dout):
+        d = self.relu.backward(self.largest.backward(dout))
+        return self.linear.backward(d[:, ::2] + d[:, 1::2])
+"""
+)
+
+
+def test_a_maximum_is_not_wrong_for_its_choice_between_equal_ones(tmp_path: Path):
+    found = reports(tmp_path, POOLED, ("self.x.T @ dout", "self.x @ dout"))["Features"]  # it raises
+    assert ["Linear" in where for where, _ in told(found)] == [True]
+    assert not any("Largest" in note for note in found.notes)

@@ -133,7 +133,15 @@ def kept_by(source: Source, statement: ast.stmt) -> list[ast.stmt] | None:
     if statement.lineno not in {returned.lineno for returned in returns(source.statements)}:
         return None
     where = ast.unparse(taken)
-    return [s for s in source.simple if any(_within(p, where) for p in _places(s))]
+    kept = [s for s in source.simple if any(_within(p, where) for p in _places(s))]
+    return kept or [s for s in source.simple if _leaves_within(s, where)]
+
+
+def _leaves_within(statement: ast.stmt, where: str) -> bool:
+    """Tell whether a statement calls the backward of the layer on which a gradient lies."""
+    calls = [n.func for n in ast.walk(statement) if isinstance(n, ast.Call)]
+    backwards = [f for f in calls if isinstance(f, ast.Attribute) and "backward" in f.attr]
+    return any(where.startswith(f"{ast.unparse(f.value)}.") for f in backwards)
 
 
 def _places(statement: ast.stmt) -> list[str]:

@@ -199,7 +199,9 @@ def choose(subject: Forward, inputs: Mapping[str, Any], wanted: Sequence[str], s
     at = {n: np.asarray(inputs[n], np.float64) for n in wanted}
     followed = Direct if subject.over_torch else Tracking
     distance, slope = _followed_slope(followed(subject), inputs, once, upstream, direction, seed)
-    if SAME < distance <= SAME_IN_FLOAT32:
+    # an embedding of float32 hands on what it was given to the last digit, and no difference tells its slope
+    single = any(out.dtype.kind == "f" and out.dtype.itemsize < np.dtype(float).itemsize for out in once)
+    if (distance > SAME or single) and distance <= SAME_IN_FLOAT32:
         return Chosen(followed(subject), in_float32=True)
     at_kink = has_kink(scalar, at, direction)
     if distance > SAME or slope is None:
