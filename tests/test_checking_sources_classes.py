@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from altered import from_text
 from backhand import CheckError, check_class, check_files
+from backhand.checking.sources.layers import layers_of
 
 
 class Affine:
@@ -765,3 +767,51 @@ def test_what_a_call_leaves_on_another_object_is_not_said_to_read_nothing():
     culprits = check_class(Block(), lambda rng: [rng.normal(size=(4, 3))]).culprits
     assert culprits
     assert not any("is not used" in row.mistake.message for row in culprits if row.mistake)
+
+
+FUSED = """
+import numpy as np
+
+class Softmax:
+    def forward(self, x):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        self.out = e / e.sum(axis=1, keepdims=True)
+        return self.out
+
+    def backward(self, dout):
+        return dout
+
+class CrossEntropy:
+    def forward(self, probs, y):
+        self.probs, self.y = probs, y
+        return -np.log(probs[np.arange(len(y)), y]).mean()
+
+    def backward(self):
+        d = self.probs.copy()
+        d[np.arange(len(self.y)), self.y] -= 1
+        return d / len(self.y)
+
+class Net:
+    def __init__(self, size=5, classes=4):
+        self.params = {"W": np.random.randn(size, classes)}
+        self.softmax, self.entropy = Softmax(), CrossEntropy()
+
+    def loss(self, X, y):
+        loss = self.entropy.forward(self.softmax.forward(X @ self.params["W"]), y)
+        return loss, {"W": X.T @ self.softmax.backward(self.entropy.backward())}
+"""
+
+
+def test_a_softmax_and_its_loss_that_share_a_derivative_say_so():
+    found = {layer.name: layer.check() for layer in layers_of(from_text(FUSED))}
+    assert found["Net"].ok
+    assert any("dx is dout as it came: right only beside a loss" in note for note in found["Softmax"].notes)
+    assert any("dprobs is probabilities minus labels" in note for note in found["CrossEntropy"].notes)
+
+
+def test_another_wrong_softmax_says_nothing_of_a_loss():
+    square = "((probs - np.eye(probs.shape[1])[y]) ** 2).mean()"
+    wrong = FUSED.replace("return dout", "return dout * self.out")
+    wrong = wrong.replace("-np.log(probs[np.arange(len(y)), y]).mean()", square)
+    found = {layer.name: layer.check() for layer in layers_of(from_text(wrong))}
+    assert not any("only beside" in note for report in found.values() for note in report.notes)

@@ -16,6 +16,7 @@ from backhand.checking.running.alarms import BRIEFLY, briefly
 from backhand.checking.running.arrays import as_arrays, as_tensors
 from backhand.checking.running.sandbox import Randomness
 from backhand.checking.running.tracked import Tracked
+from backhand.checking.sources.fusing import fused
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.locating import Inner, with_lines_within
 from backhand.checking.sources.numpy_truths import Called, Chosen, Differing, choose
@@ -73,14 +74,19 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
     report = None
     if not parts or isinstance(whole.truth, Differing):  # which takes a call for each element, once more
         report = whole.report(draws=draws, seed=seed)
-        if not parts or report.ok:
+        if report.ok:
             return report
+        if not parts:
+            return noting(report, *filter(None, [fused(whole, seed)]))
     wrong, explains = _at_fault(whole, parts, seed)
     if report is None:
         # what can be said of it is said of them, all of it or most
         with briefly(0.0 if explains else BRIEFLY) if wrong else nullcontext():
             report = whole.report(draws=draws, seed=seed)
-    if report.ok or not wrong:
+    if report.ok:
+        return report
+    if not wrong:
+        report = noting(report, *filter(None, [fused(whole, seed)]))
         return _handed_on(report, getattr(whole.subject, "on_layers", frozenset()))
     if not explains:
         names = sorted(part.name for part in wrong)

@@ -254,18 +254,18 @@ class OverNumpy:
         if self.subject.outputs == ("loss",):  # a whole model: there is nobody else to divide
             return None
         try:
-            sets = (self._compared(s) for s in range(seed, seed + FEW))
+            sets = (self.compared(s) for s in range(seed, seed + FEW))
             found = next((each for each in sets if all(g.any() for g in each[1].values())), None)
         except StatementError:
             return None
-        return averaged(self._floats(seed), *(found or self._compared(seed)))
+        return averaged(self._floats(seed), *(found or self.compared(seed)))
 
     def _supposed(self, report: Report, draws: int, seed: int) -> Report | None:
         """Return the report on gradients that are divided by the batch, if fewer are at fault then."""
         wrong = [row.name for row in report.rows if row.verdict in ("wrong", "follows", "shape")]
         if len(report.culprits) < 2 or report.raised is not None or self.subject.outputs == ("loss",):
             return None
-        outputs, expected, _ = self._compared(seed)
+        outputs, expected, _ = self.compared(seed)
         taken = supposed(self._floats(seed), outputs, expected, wrong)
         other = replace(self, averaged=taken)._report(draws, seed) if taken is not None else None
         return other if other is not None and len(other.culprits) < len(report.culprits) else None
@@ -276,7 +276,7 @@ class OverNumpy:
     def _beside_truth(self, seed: int) -> dict[str, tuple[Tensor, float]]:
         """Return the true gradients on one set of inputs, each with how far the user's is from it."""
         try:
-            _, expected, given = self._compared(seed)
+            _, expected, given = self.compared(seed)
         except StatementError:
             return {}
         fitting = {n: g for n, g in given.items() if n in expected and np.shape(g) == expected[n].shape}
@@ -301,12 +301,12 @@ class OverNumpy:
     def _agreeing(self, seed: int) -> list[bool]:
         """Return of each true gradient whether the user's is that; of a backward that raises none."""
         try:
-            _, expected, given = self._compared(seed)
+            _, expected, given = self.compared(seed)
         except StatementError:
             return []
         return agreeing(given, as_arrays(expected))
 
-    def _compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
+    def compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
         """Return the outputs on one set of inputs, and for each input the true gradient and the user's."""
         leaves = self._tensors(drawn(self.inputs, seed))
         with Randomness.now().again():  # the two draw the same masks

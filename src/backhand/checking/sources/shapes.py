@@ -37,7 +37,7 @@ from backhand.checking.sources.courses import (
 # Processor seconds for the whole search, and runs for each layout of the data: a forward of such sizes takes
 # less than a millisecond, and with the right layout there are some runs for each of its arrays. What is found
 # takes half a second on a quiet machine; on a busy one, where it is several, the verdict is to be the same.
-LONGEST, MOST_RUNS = 6.0, 400
+LONGEST, MOST_RUNS = 3.0, 400
 # So long others are looked for when something fits on which the backward is wrong, as it may be anywhere.
 OTHERS_TRIED = 0.5
 

@@ -1,0 +1,69 @@
+"""Softmax and cross entropy as two layers of which one gives the gradient of both: right together alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from backhand.checking.running.arrays import as_arrays
+from backhand.checking.running.trials import StatementError
+from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.sources.protocol import ForwardError
+from backhand.errors import CheckError
+
+SOFTMAX = (
+    "{gradient} is {upstream} as it came: right only beside a loss that gives the gradient of the logits, "
+    "probabilities minus labels."
+)
+LOSS = (
+    "{gradient} is probabilities minus labels, the gradient of the logits: right only beside a softmax whose "
+    "backward hands it on as it is."
+)
+
+
+def fused(whole: OverNumpy, seed: int) -> str:
+    """Return what is to be said of a wrong layer that leaves its derivative to another one, or has both."""
+    subject = whole.subject
+    try:
+        inputs = drawn(whole.inputs, seed)
+        outputs, expected, given = whole.compared(seed)
+    except (CheckError, ForwardError, StatementError):
+        return ""
+    gradients = {n: np.asarray(as_arrays(g)) for n, g in given.items() if g is not None}
+    names = {n: g for g, n in subject.named.items()}
+    if subject.outputs == ("loss",):
+        along = [n for n, g in gradients.items() if _is_of_the_logits(n, g, inputs)]
+        # of a mean square it is the true one, but for a factor
+        true = {n: np.asarray(as_arrays(expected[n])) for n in along if n in expected}
+        found = next((n for n, g in true.items() if not _is_of_the_logits(n, g, inputs)), None)
+        return LOSS.format(gradient=names[found]) if found is not None else ""
+    if len(outputs) != 1 or len(gradients) != 1 or not _are_probabilities(as_arrays(outputs[0].detach())):
+        return ""
+    ((name, gradient),) = gradients.items()
+    upstream = np.random.default_rng(seed).normal(size=outputs[0].shape)
+    is_handed_on = gradient.shape == upstream.shape and np.allclose(gradient, upstream)
+    arrives = subject.arrives[subject.outputs[0]]
+    return SOFTMAX.format(gradient=names[name], upstream=arrives) if is_handed_on else ""
+
+
+def _are_probabilities(value: Any) -> bool:
+    """Tell whether an array is what a softmax gives, of rows or of columns."""
+    if not is_float(value) or value.ndim < 2 or value.min() < 0:
+        return False
+    return any(np.allclose(value.sum(axis=axis), 1) for axis in (-1, 0))
+
+
+def _is_of_the_logits(name: str, gradient: np.ndarray, inputs: Mapping[str, Any]) -> bool:
+    """Tell whether a gradient is some positive number times an input minus its labels."""
+    probabilities = inputs[name]
+    if not is_float(probabilities) or gradient.shape != probabilities.shape or probabilities.ndim < 2:
+        return False
+    others = [np.asarray(v) for n, v in inputs.items() if n != name]
+    whole = [np.eye(probabilities.shape[-1])[v] for v in others if v.dtype.kind in "iu" and v.ndim]
+    labels = [v for v in (*others, *whole) if v.shape == probabilities.shape]
+    return any(_is_along(gradient, probabilities - one) for one in labels)
+
+
+def _is_along(gradient: np.ndarray, way: np.ndarray) -> bool:
+    lengths = np.linalg.norm(gradient), np.linalg.norm(way)
+    return bool(min(lengths) > 0) and np.allclose(gradient / lengths[0], way / lengths[1])
