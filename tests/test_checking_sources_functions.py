@@ -647,3 +647,26 @@ def test_a_wrong_bound_is_called_a_bound() -> None:
     (row,) = backhand.check_function(Ramp, lambda x: x.clamp(-3, 3) * 6, [4 * torch.randn(6, 8)]).culprits
     assert row.lines[0].text == "inside = (x > -3) & (x < 6)"
     assert "a bound is off at `6`" in row.mistake.message
+
+
+class SumOfProducts(Function):
+    """Its gradient of `w` leaves out the tensors of the list, which are all ones as they are given."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, *xs: Tensor) -> Tensor:
+        ctx.save_for_backward(w, *xs)
+        return torch.stack([x * w for x in xs]).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+        w, *xs = ctx.saved_tensors
+        return (len(xs) * dy).sum(0), *[dy * w for _ in xs]
+
+
+def test_tensors_in_a_list_are_varied_from_draw_to_draw() -> None:
+    report = backhand.check_function(
+        lambda xs, w: SumOfProducts.apply(w, *xs),
+        lambda xs, w: torch.stack(xs).sum(0) * w,
+        {"xs": [torch.ones(3, 4), torch.ones(3, 4)], "w": torch.ones(4)},
+    )
+    assert [row.name for row in report.culprits] == ["w"]

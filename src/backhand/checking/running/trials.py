@@ -256,14 +256,16 @@ def vary(inputs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any
 
     Signs, zeros and infinities stay, so that masks and positive quantities remain what they are; a tensor
     that is all zeros (a fresh bias) gets small values, because zeros hide mistakes.
+    Those in containers are varied as well.
     """
-    chosen_by_user = any(isinstance(v, Tensor) and v.requires_grad for v in inputs.values())
-    return {
-        name: _varied(v, generator)
-        if isinstance(v, Tensor) and v.is_floating_point() and (v.requires_grad or not chosen_by_user)
-        else v
-        for name, v in inputs.items()
-    }
+    tensors = [v for v in flatten(inputs).values() if isinstance(v, Tensor)]
+    chosen_by_user = any(t.requires_grad for t in tensors)
+
+    def near(value: Tensor) -> Tensor:
+        is_leaf = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+        return _varied(value, generator) if is_leaf else value
+
+    return {name: each_tensor(value, near) for name, value in inputs.items()}
 
 
 def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
