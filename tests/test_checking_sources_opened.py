@@ -1,6 +1,7 @@
 """A custom Function in torch operations: the line at fault, and the mistake in it."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -1049,3 +1050,59 @@ def test_the_line_that_puts_something_comes_before_the_one_that_makes_zeros_for_
     (row,) = backhand.check_function(OneIsKept, lambda table, index: table[index], inputs).culprits
     assert row.mistake.kind == "overwritten"
     assert row.lines[0].text == "dtable[index] = dy"
+
+
+MADE_IN_THE_FORWARD = """
+import torch
+from torch.autograd import Function
+
+class Squares(Function):
+    @staticmethod
+    def forward(ctx, x, w, size=2):
+        n = len(x)
+        dx = torch.empty_like(x)
+        dw = torch.zeros_like(w)
+        loss = x.new_zeros(())
+        for at in range(0, n, size):
+            part = x[at : at + size]
+            h = part @ w
+            loss = loss + h.square().sum() / n
+            dh = 2 * h / n
+            dx[at : at + size] = dh @ w.T
+            dw += part.T @ dh
+        ctx.save_for_backward(dx, dw)
+        return loss
+
+    @staticmethod
+    def backward(ctx, dloss):
+        dx, dw = ctx.saved_tensors
+        return dloss * dx, dloss * dw, None
+
+def squares_reference(x, w, size):
+    return (x @ w).square().sum() / len(x)
+
+def squares_inputs(generator):
+    x, w = torch.randn(6, 3, generator=generator), torch.randn(3, 4, generator=generator)
+    return {"x": x, "w": w, "size": 2}
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("2 * h / n", "2 * h", "6 is the size of x along axis 0"),
+        ("dw += part", "dw = part", ""),
+        ("= dh @ w.T", "= -dh @ w.T", "opposite sign"),
+        ("dloss * dw, None", "dw, None", "dloss"),
+    ],
+)
+def test_gradients_that_are_made_in_the_forward_are_told_there(
+    right: str, wrong: str, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "squares.py"
+    file.write_text(MADE_IN_THE_FORWARD.replace(right, wrong), encoding="utf-8")
+    (row,) = backhand.check_file(file).culprits
+    assert wrong in row.lines[0].text
+    assert row.mistake is not None
+    assert told in row.mistake.message
+    assert "ctx_" not in row.mistake.message

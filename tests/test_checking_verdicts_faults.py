@@ -1267,3 +1267,30 @@ def test_one_tensor_that_every_turn_appends_anew_is_one_culprit() -> None:
     assert culprit.mistake is not None
     assert culprit.mistake.kind == "aliased"
     assert culprit.lines[0].text.strip() == "dmeans.append(g)"
+
+
+def test_a_sum_over_chunks_that_is_overwritten_is_told_on_its_line() -> None:
+    """A backward may go through what does not depend on one another from the first to the last."""
+
+    def forward(x, w):
+        ys = []
+        for at in range(0, 6, 2):
+            z = x[at : at + 2] @ w
+            ys.append(torch.tanh(z))
+        y = torch.cat(ys)
+        return locals()
+
+    def backward(dy, x, w, y):
+        dx = torch.zeros_like(x)
+        dw = torch.zeros_like(w)
+        for at in range(0, 6, 2):
+            dz = dy[at : at + 2] * (1 - y[at : at + 2] ** 2)
+            dx[at : at + 2] = dz @ w.T
+            dw = x[at : at + 2].T @ dz
+        return locals()
+
+    def inputs(generator):
+        return {"x": torch.randn(6, 3, generator=generator), "w": torch.randn(3, 4, generator=generator)}
+
+    (row,) = backhand.check(forward, backward, inputs=inputs, out="y").culprits
+    assert row.lines[0].text == "dw = x[at : at + 2].T @ dz"

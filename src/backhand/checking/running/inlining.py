@@ -48,7 +48,7 @@ def _once(source: Source, around: Mapping[str, Any]) -> Source:
     for statement in (s for block in blocks(definition.body) for s in block):
         if not hasattr(statement, FRAME):
             setattr(statement, FRAME, source.local_names)
-    taken = _Taken(set(source.local_names), dict(source.as_written))
+    taken = Taken(set(source.local_names), dict(source.as_written))
     changed = False
     for block in list(blocks(definition.body)):
         for statement in list(block):
@@ -70,17 +70,17 @@ def _once(source: Source, around: Mapping[str, Any]) -> Source:
 
 
 @dataclass
-class _Taken:
+class Taken:
     """The variables that are in use, and what the user wrote for those that are made up."""
 
     names: set[str]
     as_written: dict[str, str]
 
-    def copy(self) -> "_Taken":
+    def copy(self) -> "Taken":
         """Return another one, in which names can be taken that may not be needed."""
-        return _Taken(set(self.names), dict(self.as_written))
+        return Taken(set(self.names), dict(self.as_written))
 
-    def take(self, other: "_Taken") -> None:
+    def take(self, other: "Taken") -> None:
         """Take what another one has taken."""
         self.names |= other.names
         self.as_written |= other.as_written
@@ -102,7 +102,7 @@ def _call_of(statement: Any) -> ast.expr | None:
 
 
 def _with_helper(
-    statement: Any, call: ast.expr | None, source: Source, around: Mapping[str, Any], taken: _Taken
+    statement: Any, call: ast.expr | None, source: Source, around: Mapping[str, Any], taken: Taken
 ) -> list[ast.stmt] | None:
     """Return what a statement does that takes a call's result as it is, if a helper can be written out."""
     function = _called_by(call, source, around)
@@ -111,7 +111,7 @@ def _with_helper(
 
 
 def _taken_out(
-    statement: ast.stmt, source: Source, around: Mapping[str, Any], taken: _Taken
+    statement: ast.stmt, source: Source, around: Mapping[str, Any], taken: Taken
 ) -> list[ast.stmt]:
     """Return the helpers within a statement's expression written out, which takes their results instead.
 
@@ -175,7 +175,7 @@ def _called_by(called: ast.expr | None, source: Source, around: Mapping[str, Any
 
 
 def _written_out(
-    statement: Any, helper: ast.FunctionDef, function: FunctionType, taken: _Taken
+    statement: Any, helper: ast.FunctionDef, function: FunctionType, taken: Taken
 ) -> list[ast.stmt] | None:
     """Return what a call does, statement by statement, in variables that are not taken; None where it cannot.
 
@@ -189,7 +189,7 @@ def _written_out(
     given = _given(call, helper)
     later = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda | ast.Global | ast.Nonlocal
     fills = isinstance(statement, ast.Expr)
-    if given is None or not _ends_below(helper.body, fills):
+    if given is None or not ends_below(helper.body, fills):
         return None
     if any(isinstance(n, later) for s in helper.body for n in ast.walk(s)):
         return None
@@ -216,7 +216,7 @@ def _written_out(
     return [ast.fix_missing_locations(s) for s in written]
 
 
-def _ends_below(body: list[ast.stmt], fills: bool) -> bool:
+def ends_below(body: list[ast.stmt], fills: bool) -> bool:
     """Let what follows a block that ends a function early stand in its `else`; tell whether all can.
 
     Args:
@@ -231,11 +231,11 @@ def _ends_below(body: list[ast.stmt], fills: bool) -> bool:
             continue
         if not isinstance(s, ast.If) or not isinstance(s.body[-1], ast.Return):
             return False
-        if not _ends_below(s.body, fills):
+        if not ends_below(s.body, fills):
             return False
         s.orelse += body[at + 1 :]
         del body[at + 1 :]
-        return _ends_below(s.orelse, fills)
+        return ends_below(s.orelse, fills)
     return fills
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backhand.checking.running.containers import is_strided
 
-Kind = Literal["result", "operand", "part", "input", "value", "nothing"]
+Kind = Literal["result", "operand", "part", "input", "value", "nothing", "sum"]
 # Gates that lie in one tensor are four at most; a batch is no part of this kind.
 PARTS = 4
 # Two tensors are taken for one if their random projections agree to this part; rounding is far below.
@@ -24,8 +24,8 @@ class Label:
 
     Attributes:
         kind: the gradient of an operation's `result`, what it sends back to an `operand`, the sum of some
-            of those (`part`), the gradient of an `input` of the forward, a `value` of the forward itself, or
-            `nothing`, the zeros with which a sum begins.
+            of those (`part`), the gradient of an `input` of the forward, a `value` of the forward itself,
+            `nothing`, the zeros with which a sum begins, or such a `sum` turn by turn, in a loop's own order.
         operations: of the forward, each with the statement in which it stands, where that is known.
         name: of the input.
     """

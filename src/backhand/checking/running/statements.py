@@ -7,6 +7,9 @@ from functools import lru_cache
 
 from backhand.checking.running.schemas import makes_its_own
 
+# On a statement: that it is not at fault, as one that only gives what another has made a name.
+RIGHT_AS_IT_IS = "right_as_it_is"
+
 
 def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
     """Return the statements that hold no other statement, in order of the text."""

@@ -161,7 +161,7 @@ def _upstream(
 
     Those that are given to this run are taken as they are, unless they do not fit.
     """
-    if chosen.is_last(outputs):
+    if chosen.arrives_as_ones or chosen.is_last(outputs):
         return {f"d{name}": torch.ones_like(value) for name, value in outputs.items()}
     generator = torch.Generator().manual_seed(seed)
     given = chosen.arriving.get(seed, {})

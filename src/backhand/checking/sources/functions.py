@@ -236,10 +236,13 @@ class Function:
                     raise ClosedError("what it calls cannot be told") from error
         raise AssertionError
 
-    def _opened(self, chosen: Pass, called: Called, seed: int, *, helpers: bool = True) -> Pass:
+    def _opened(
+        self, chosen: Pass, called: Called, seed: int, *, helpers: bool = True, whole: bool = False
+    ) -> Pass:
         if self._complex:
             raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
-        return opened(chosen, called, self.reference, self.told, seed, self._apart, helpers=helpers)
+        given = chosen, called, self.reference, self.told, seed, self._apart
+        return opened(*given, helpers=helpers, whole=whole)
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
@@ -419,7 +422,13 @@ class Function:
 
 
 def _within(
-    call: Call, arrived: Sequence[Tensor | None], asked: Asked, seed: int, *, helpers: bool = True
+    call: Call,
+    arrived: Sequence[Tensor | None],
+    asked: Asked,
+    seed: int,
+    *,
+    helpers: bool = True,
+    whole: bool = False,
 ) -> Pass:
     """Return the pass of the statements of a Function that is called within something, as if it was alone.
 
@@ -437,7 +446,8 @@ def _within(
     names = {id(value): name for name, value in own.told(inputs, made).items()}
     arriving = {f"d{names[id(made[i])]}": arrived[i] for i in reached if id(made[i]) in names}
     chosen = replace(own.as_pass(inputs), asked=asked, arriving={seed: arriving}, slack=call.truth.slack)
-    return own._opened(chosen, Called.directly(call.fn, list(inputs)), seed, helpers=helpers)
+    called = Called.directly(call.fn, list(inputs))
+    return own._opened(chosen, called, seed, helpers=helpers, whole=whole)
 
 
 def _floats(result: Any) -> list[Tensor]:

@@ -84,3 +84,11 @@ class Made:
     node: Any
     outputs: Mapping[str, int]
     random: Tensor
+
+    def arriving(self, upstream: Mapping[str, Any]) -> list[Any]:
+        """Return the upstream gradient of each result, by the outputs' names; zeros for what has none."""
+        found: list[Any] = [torch.zeros_like(r) if isinstance(r, Tensor) else None for r in self.results]
+        for name, place in self.outputs.items():
+            if f"d{name}" in upstream:
+                found[place] = upstream[f"d{name}"]
+        return found

@@ -14,6 +14,7 @@ from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Report, Row
 from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.sources.calling import ClosedError
+from backhand.checking.sources.joined import lines_of
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.sources.wrapping import mended
 from backhand.errors import CheckError
@@ -117,7 +118,33 @@ def _looked_at(opening: Opening, title: str, draws: int, seed: int, stress: Stre
         source = chosen.backward_source
         if not _unexplained(reports[-1]) or source is None or not source.as_written:
             break
-    return min(reports, key=_unexplained)
+    report = min(reports, key=_unexplained)
+    return _in_the_forward(opening, title, draws, seed, report) or report
+
+
+def _in_the_forward(opening: Opening, title: str, draws: int, seed: int, report: Report) -> Report | None:
+    """Return the report on a Function whose mistakes all stand in what its forward makes for its backward."""
+    try:
+        with threads_for(opening.inputs):
+            chosen = replace(opening.opened(whole=True), elsewhere=())
+    except ClosedError:
+        return None
+    inner = as_written(check_pass(chosen, title, draws=draws, seed=seed, stress=Within(())), chosen)
+    told = [row for row in inner.rows if row.mistake is not None]
+    fn = getattr(chosen.runner, "fn", None)
+    lines = lines_of(fn.forward) if fn is not None else range(0)
+    if not told or not all(row.lines and row.lines[0].number in lines for row in told):
+        return None
+    return replace(inner, rows=tuple(_with_numbers(row, report[row.name]) for row in inner.rows))
+
+
+def _with_numbers(row: Row, other: Row) -> Row:
+    """Return a row whose mistake tells what was expected and found in another run."""
+    if row.mistake is None or other.mistake is None:
+        return row
+    numbers = re.search(r" Expected .*", other.mistake.message)
+    told = re.sub(r" Expected .*", lambda _: numbers[0] if numbers else "", row.mistake.message)
+    return replace(row, mistake=replace(row.mistake, message=told))
 
 
 def _unexplained(report: Report) -> int:
@@ -131,7 +158,7 @@ def as_written(inner: Report, chosen: Pass) -> Report:
     if not made_up:
         return inner
 
-    calls = [text for text in made_up.values() if not text.isidentifier()]
+    calls = [text for text in made_up.values() if text.endswith(")")]
 
     def put(text: str) -> str:
         told = re.sub(r"\b[^\W\d]\w*", lambda found: made_up.get(found[0], found[0]), text)

@@ -30,6 +30,7 @@ from backhand.checking.running.tracing import apart_from, changes_a_leaf, copied
 from backhand.checking.running.trials import StatementError, backward_arguments, leaf_like, sets_of
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.calling import Called, ClosedError, Context, has_context
+from backhand.checking.sources.joined import joined
 from backhand.checking.sources.kept import Kept, Made, is_equal
 from backhand.checking.sources.protocol import ForwardError, Halfway, Pass
 from backhand.checking.sources.returned import in_order
@@ -86,6 +87,7 @@ class Opened:
         detached: the inputs that have no gradient on purpose.
         apart: those of them with which the Function refuses to be differentiated.
         places: where among all that the Function returns each output stands; None and integers do, too.
+        whole: whether the statements are those of the forward as well.
     """
 
     called: Called
@@ -95,6 +97,7 @@ class Opened:
     detached: frozenset[str]
     apart: frozenset[str]
     places: Mapping[str, int]
+    whole: bool = False
     _kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -151,6 +154,9 @@ class Opened:
         made: Made | None = self._kept.get("made")
         if made is None or not (is_equal(made.key[:2], key[:2]) and made.key[2:] == key[2:]):
             made = self._call(key)
+        if self.whole:
+            self._kept["made"] = made
+            return self._run_whole(made, given, watcher)
         if made.node is None:
             raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
         torch.default_generator.set_state(made.random)
@@ -180,12 +186,15 @@ class Opened:
         return Made(held, results, node, places, torch.default_generator.get_state())
 
     def _run(self, made: Made, upstream: Mapping[str, Any], watcher: Watcher) -> tuple[Run, Kept]:
-        arriving: list[Any] = [torch.zeros_like(r) if isinstance(r, Tensor) else None for r in made.results]
-        for name, place in made.outputs.items():
-            if f"d{name}" in upstream:
-                arriving[place] = upstream[f"d{name}"]
-        context = Kept(made.node, made.results)
-        return run_function(self.fn.backward, self.source, {}, watcher, [context, *arriving]), context
+        context, given = Kept(made.node, made.results), made.arriving(upstream)
+        return run_function(self.fn.backward, self.source, {}, watcher, [context, *given]), context
+
+    def _run_whole(self, made: Made, given: Mapping[str, Any], watcher: Watcher) -> Run:
+        torch.default_generator.set_state(made.key[1])  # the forward is run again
+        values = list(map(copied, self.called.with_inputs(apart_from(given["inputs"], self.apart))))
+        context = Context([isinstance(v, Tensor) and v.requires_grad for v in values])
+        arguments = [context, *values, *made.arriving(given["upstream"])]
+        return run_function(self.fn.backward, self.source, {}, watcher, arguments)
 
     def _gives_the_same_again(self, made: Made, upstream: Mapping[str, Any]) -> bool:
         """Tell whether a second run on one node gives what the first one gave."""
@@ -201,7 +210,8 @@ class Opened:
     def arriving(self, outputs: Iterable[str]) -> dict[str, str]:
         """Return what the backward calls the gradient that arrives at each output."""
         definition, of_a_class = self.source.definition, isinstance(self.fn.backward, MethodType)
-        given = definition.args.args[1 + of_a_class :] if definition is not None else []
+        before = 1 + of_a_class + (len(self.called.arguments) if self.whole else 0)
+        given = definition.args.args[before:] if definition is not None else []
         at = {name: self.places.get(name, len(given)) for name in outputs}
         return {name: given[place].arg for name, place in at.items() if place < len(given)}
 
@@ -228,6 +238,7 @@ def opened(
     apart: frozenset[str],
     *,
     helpers: bool = True,
+    whole: bool = False,
 ) -> Pass:
     """Return the pass of a Function with its statements.
 
@@ -239,6 +250,7 @@ def opened(
         seed: of the run on which the statements are held to what the Function itself gives.
         apart: the inputs with which it refuses to be differentiated.
         helpers: whether the functions that it calls are written out.
+        whole: whether those of its forward are among those of the backward, for what they make for it alone.
 
     Raises:
         ClosedError: they cannot be had, or do otherwise.
@@ -247,12 +259,16 @@ def opened(
     source = source_of(fn.backward) if _is_plain(fn.backward) else None
     if source is None:
         raise ClosedError("the source of its backward cannot be read")
+    if whole and (source := joined(fn, source, len(called.arguments))) is None:
+        raise ClosedError("its forward makes nothing for its backward alone")
     gradients = [f"d{name}" for name in called.names]
     written = [inlined(source, surroundings(fn.backward))] if helpers else []
     sources = [in_order(s, gradients) for s in (*written, source)]
     sources = [s for s in sources if s is not None]
     if not sources:
         raise ClosedError("what its backward returns is not one gradient after another")
+    # what the forward makes is not yet multiplied with what arrives
+    chosen = replace(chosen, arrives_as_ones=whole)
     try:
         truth = trace(chosen, inputs, torch.float64, seed)
     except Exception as error:  # the reference knows its own dtype only
@@ -260,7 +276,7 @@ def opened(
     naming = partial(told, inputs)
     places = _places(called, naming, apart_from(backward_arguments(chosen, truth)["inputs"], apart), seed)
     for source, steps in itertools.product(sources, _forwards(fn, reference)):
-        runner = Opened(called, naming, steps, source, chosen.no_gradient, apart, places)
+        runner = Opened(called, naming, steps, source, chosen.no_gradient, apart, places, whole)
         found = _opened_with(chosen, runner, truth)
         last = _Last(unseen := Unseen())
         if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed, unseen, last):

@@ -92,6 +92,7 @@ class Pass:
         runner: runs the two sources, where that is more than to call `forward` and `backward`.
         slack: how many times less precise the true gradients are than autograd's: those found by differences.
         arriving: upstream gradients that are given, by the seed of the run that has them; others are drawn.
+        arrives_as_ones: whether each upstream gradient is ones instead.
     """
 
     forward: Callable[..., Any]
@@ -114,6 +115,7 @@ class Pass:
     runner: Runner | None = None
     slack: float = 1.0
     arriving: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    arrives_as_ones: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -24,7 +24,14 @@ from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known, nothing
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.statements import assigned, made_of, reads, root_of, writes_surely
+from backhand.checking.running.statements import (
+    RIGHT_AS_IT_IS,
+    assigned,
+    made_of,
+    reads,
+    root_of,
+    writes_surely,
+)
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import close
@@ -159,7 +166,12 @@ def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explai
 
 
 def _gradients(chosen: Pass, draw: Draw, source: Source) -> frozenset[str] | None:
-    """Return the variables that are made of the upstream gradients; None where none is asked for."""
+    """Return the variables that are made of the upstream gradients; None where none is asked for.
+
+    Or where they are all ones, for what is made before they arrive.
+    """
+    if chosen.arrives_as_ones:
+        return None
     asked = [n for n in draw.trace.upstream if chosen.wanted is not None and n in chosen.wanted]
     if chosen.contract == "returned":
         watched(chosen, draw, arriving := _Arriving(draw.trace.upstream.values()))
@@ -367,7 +379,8 @@ class _Search:
         """Yield what may belong in the place of what statements give until the gradient is complete."""
         complete = self.runs.repair.observed[self.name].step
         for target in targets:
-            if self.events[target][0].step > complete or target in self.mended:
+            is_right = target in self.mended or getattr(target[0], RIGHT_AS_IT_IS, False)
+            if is_right or self.events[target][0].step > complete:
                 continue
             key = target, self.recogniser.learned
             if key not in self._found:
@@ -419,7 +432,7 @@ class _Search:
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
-        if not candidate.target[1]:
+        if not candidate.target[1] or candidate.known.label.kind == "sum":
             return 1  # what is only added up shows at the end
         events = self.events[candidate.target]
         later = [event.step for event in events if event.step > candidate.step]

@@ -1,14 +1,16 @@
 """What the tensors of a backward are known as: each is looked up among those that autograd knows."""
 
 import bisect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from backhand.checking.running.containers import flatten
-from backhand.checking.running.known import Known, alike, along_time, may_stand_for, parts, signature
+from backhand.checking.running.known import Known, Label, alike, along_time, may_stand_for, parts, signature
 from backhand.checking.running.statements import begins_anew, writes
 from backhand.checking.verdicts.shadowing import Event, Target, is_sum
 
@@ -66,7 +68,24 @@ class Recogniser:
             if key not in self._along_time:
                 self._along_time[key] = [one for known in self.known for one in along_time(known, *key)]
             found += self._along_time[key]
+            found += self._added_up(events)
         return [known for known in found if self._may_hold(target, known)]
+
+    def _added_up(self, events: Sequence[Event]) -> Iterator[Known]:
+        """Yield the running sums of a sequence that a loop gives in whatever order, each turn a new one.
+
+        The sums that autograd knows are of what a backward adds up from the latest on.
+        """
+        for known in self.taken_for(events[0]):
+            places = {turn: i for i, turn in enumerate(known.turns)}
+            turns = [turn for e in events for one, turn, _ in self._signs.alike(e) if one is known]
+            order = [places[turn] for turn in turns]
+            if known.is_value or len(known.values) != len(events) or sorted(order) != [*range(len(events))]:
+                continue
+            sums = tuple(itertools.accumulate(known.values[i] for i in order))
+            signs, ages = tuple(map(signature, sums)), tuple(known.ages[i] for i in order)
+            label = Label("sum", known.label.operations)
+            yield Known((label,), sums, signs, tuple(turns), ages, known.of)
 
     def _may_hold(self, target: Target, known: Known) -> bool:
         """Tell whether a statement may make a gradient, or a value of the forward, whichever is known.
@@ -106,9 +125,10 @@ class Recogniser:
         return sum(map(len, self._turns.values()))
 
     def _count(self, counts: Sequence[Any]) -> None:
-        """Take the order in which a loop counts, from whatever number on."""
+        """Take the order in which a loop counts, from whatever number on and by whatever step."""
         if all(isinstance(count, int) for count in counts) and len(set(counts)) == len(counts):
-            turns = tuple(count - min(counts) for count in counts)
+            step = math.gcd(*(count - min(counts) for count in counts)) or 1
+            turns = tuple((count - min(counts)) // step for count in counts)
             self._turns.setdefault(len(turns), {})[turns] = None
 
     def orders(self, target: Target, events: Sequence[Event], known: Known) -> list[Order]:
