@@ -1094,6 +1094,7 @@ def squares_inputs(generator):
         ("dw += part", "dw = part", ""),
         ("= dh @ w.T", "= -dh @ w.T", "opposite sign"),
         ("dloss * dw, None", "dw, None", "dloss"),
+        ("dloss * dx", "dx", "dloss"),
     ],
 )
 def test_gradients_that_are_made_in_the_forward_are_told_there(
@@ -1106,3 +1107,64 @@ def test_gradients_that_are_made_in_the_forward_are_told_there(
     assert row.mistake is not None
     assert told in row.mistake.message
     assert "ctx_" not in row.mistake.message
+
+
+def fused(function: Any) -> Any:
+    """Return a function as it is, as what compiles it does where there is nothing to compile for."""
+    return function
+
+
+@fused
+def gated_back(dy: Tensor, x: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    s = torch.sigmoid(a)
+    da = dy * b * s * (1 + s)
+    return torch.cat((da, dy * s), -1)
+
+
+class Gated(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sigmoid(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gated_back(dy, x)
+
+
+def test_the_line_within_a_helper_is_shown_though_a_decorator_gave_it_back() -> None:
+    def reference(x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.sigmoid(a) * b
+
+    (row,) = backhand.check_function(Gated, reference, {"x": torch.randn(3, 8)}).culprits
+    assert row.lines[0].text == "da = dy * b * s * (1 + s)"
+
+
+class Rerun(Function):
+    """Runs what it is given once more in its backward, and has the sign wrong."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.run = run
+        ctx.save_for_backward(x, w)
+        return run(x, w)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        held = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+        with torch.enable_grad():
+            y = ctx.run(*held)
+        dx, dw = torch.autograd.grad(y, held, -dy)
+        return None, dx, dw
+
+
+def test_what_is_run_again_as_it_was_is_not_the_line_at_fault() -> None:
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        return torch.tanh(x @ w) * x.sum(1, keepdim=True)
+
+    inputs = {"x": torch.randn(4, 3), "w": torch.randn(3, 5)}
+    (row,) = backhand.check_function(lambda x, w: Rerun.apply(run, x, w), run, inputs).culprits
+    assert row.lines[0].text == "dx, dw = torch.autograd.grad(y, held, -dy)"

@@ -15,6 +15,7 @@ from backhand.checking.running.copied import copied_gradients
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
+from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import (
     computes,
     feeding,
@@ -92,11 +93,26 @@ class Table:
     @cached_property
     def named(self) -> dict[str, Named]:
         """The mistakes, those of precision too; of one line that has spoilt several gradients, the first."""
-        lines = [(self._place(named.at[0]), n) for n, named in self.mistakes.items() if len(named.at) == 1]
+        told = ((self._at(n, named), n) for n, named in self.mistakes.items())
+        lines = [(place, n) for place, n in told if place is not None]
         first = dict(reversed(lines))
         spoilt = {n for place, n in lines if first[place] != n}
         mistakes = {n: m for n, m in self.mistakes.items() if n not in spoilt}
         return self.lowered | mistakes
+
+    def _at(self, name: str, named: Named) -> object:
+        """Return what tells the one line of a mistake from others; None where it is not known to be one.
+
+        That may be a call that gives several gradients, as `dx, dw = f(-dy)` does.
+        """
+        if len(named.at) == 1:
+            return self._place(named.at[0])
+        faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
+        statement = faults[0].statement if len(faults) == 1 and not named.at else None
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
+            return None
+        several = isinstance(statement.targets[0], ast.Tuple)
+        return (self._place(statement), named.mistake.kind) if several else None
 
     def _place(self, statement: ast.stmt) -> object:
         """Return what tells a line from others: one of a helper that is called twice is written out twice."""
@@ -203,6 +219,7 @@ class Table:
         # the head of a loop, or of a condition, may be at fault as well
         heads = ast.Return | ast.If | ast.For | ast.While | ast.Assert | ast.Raise
         told_at = self._told_at(name)  # as what takes a wrong tensor from where it was saved
+        told_at += tuple(s for s in at_fault if s.lineno in {r.lineno for r in returns(source.statements)})
         firm = [s for s in dict.fromkeys(at_fault) if computes(s) or isinstance(s, heads) or s in told_at]
         if name not in self.named or not at_fault or len(firm) > FEW:
             firm = firm[:1]

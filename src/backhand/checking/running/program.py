@@ -316,7 +316,9 @@ def definition_of(function: FunctionType, source: Source) -> ast.FunctionDef | N
     if not isinstance(definition, ast.FunctionDef):
         return None
     decorators = [ast.unparse(d) for d in definition.decorator_list]
-    if decorators not in ([], ["staticmethod"]) and not re.fullmatch(COMPILES, ",".join(decorators)):
+    wraps = decorators not in ([], ["staticmethod"]) and not re.fullmatch(COMPILES, ",".join(decorators))
+    # a decorator that gives back what it was given changes nothing: this is the function's own code
+    if wraps and (hasattr(function, "__wrapped__") or definition.name != function.__code__.co_name):
         return None
     return ast.increment_lineno(definition, function.__code__.co_firstlineno - 1)
 

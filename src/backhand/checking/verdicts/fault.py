@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -119,11 +120,22 @@ def origins(source: Source, target: Target, variables: Namespace, recogniser: Re
             makers = {s for s in written if name in writes_surely(s)}
             if is_straight:
                 makers = {s for s in makers if source.places[s] < source.places[reader]}
-            value = event_of(0, variables.get(name))
-            is_known = value.sign != 0 and recogniser.is_known(value)
+            is_known = _is_known(variables.get(name), recogniser)
             is_counter = len(makers) > 1 and isinstance(variables.get(name), int)
             is_few = is_straight or (len(makers) <= MAKERS and target[0] not in makers)
             if is_few and not is_known and not is_counter:
                 left += makers - found
                 found |= makers
     return sorted(found, key=lambda s: source.places[s])
+
+
+def _is_known(value: Any, recogniser: Recogniser) -> bool:
+    """Tell whether a tensor is known, or each of several: the inputs with which a forward is run again."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(
+            isinstance(v, Tensor)
+            and (_is_known(v, recogniser) or recogniser.is_of_the_forward(event_of(0, v)))
+            for v in value
+        )
+    event = event_of(0, value)
+    return event.sign != 0 and recogniser.is_known(event)

@@ -369,10 +369,10 @@ class _Search:
         What a statement goes into takes a run to tell: it is looked at only when its turn comes.
         """
         ranked: dict[Rank, list[_Candidate]] = {}
-        for candidate in self._deviating(targets):
+        for candidate in self._in_time(self._deviating(targets)):
             ranked.setdefault(candidate.rank, []).append(candidate)
         for _, alike in sorted(ranked.items()):
-            reaching = [replace(c, reaches=self._reach(c)) for c in alike]
+            reaching = [replace(c, reaches=self._reach(c)) for c in self._in_time(alike)]
             yield from sorted((c for c in reaching if c.reaches), key=lambda c: (-c.reaches, c.step, c.far))
 
     def _deviating(self, targets: Iterable[Target]) -> Iterator[_Candidate]:
