@@ -59,8 +59,9 @@ def _is_of_the_logits(name: str, gradient: np.ndarray, inputs: Mapping[str, Any]
     if not is_float(probabilities) or gradient.shape != probabilities.shape or probabilities.ndim < 2:
         return False
     others = [np.asarray(v) for n, v in inputs.items() if n != name]
-    whole = [np.eye(probabilities.shape[-1])[v] for v in others if v.dtype.kind in "iu" and v.ndim]
-    labels = [v for v in (*others, *whole) if v.shape == probabilities.shape]
+    classes = np.arange(probabilities.shape[-1])
+    one_hot = [v[..., None] == classes for v in others if v.dtype.kind in "iu"]
+    labels = [v for v in (*others, *one_hot) if v.shape == probabilities.shape]
     return any(_is_along(gradient, probabilities - one) for one in labels)
 
 

@@ -153,7 +153,7 @@ class Adding(Shadow):
         (item,) = statement.targets
         assert isinstance(item, ast.Subscript)
         self.statement = statement
-        self._array = root_of(item)
+        self._array: str = root_of(item) or ""
         read = ast.fix_missing_locations(ast.Expression(ast.Subscript(item.value, item.slice, ast.Load())))
         adds = ast.AugAssign(item, ast.Add(), ast.Name(VALUE, ast.Load()))
         added = ast.fix_missing_locations(ast.Module([ast.copy_location(adds, statement)], []))
@@ -166,7 +166,7 @@ class Adding(Shadow):
 
     def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> Namespace:
         """Add what stood there after its last turn."""
-        held = variables.get(self._array or "")
+        held = variables.get(self._array)
         if statement is self.statement and isinstance(held, Tensor):
             if self._before is not None:
                 kept = eval(self._read, {**variables, self._array: self._before})
