@@ -273,7 +273,8 @@ def is_to_be_written(chosen: Pass, draw: Draw, name: str) -> bool:
         return False
     variable = root(variables_of(chosen, draw).path.get(name, ""))
     makers = [s for s in source.simple if variable in writes_surely(s) | kept_as(s)]
-    return bool(makers) and gives_nothing(makers[-1], ... if chosen.runner is None else None)
+    of_a_course = chosen.runner is not None and chosen.runner.over_numpy
+    return bool(makers) and gives_nothing(makers[-1], None if of_a_course else ...)
 
 
 def _is_one_item(draw: Draw, name: str, other: str) -> bool:
