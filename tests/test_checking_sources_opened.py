@@ -1168,3 +1168,45 @@ def test_what_is_run_again_as_it_was_is_not_the_line_at_fault() -> None:
     inputs = {"x": torch.randn(4, 3), "w": torch.randn(3, 5)}
     (row,) = backhand.check_function(lambda x, w: Rerun.apply(run, x, w), run, inputs).culprits
     assert row.lines[0].text == "dx, dw = torch.autograd.grad(y, held, -dy)"
+
+
+class Softplus(Function):
+    """Keeps the exponential, and makes its result in the same memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        e = torch.exp(x * w)
+        ctx.save_for_backward(x, w, e)
+        e += 1
+        return e.log()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        x, w, e = ctx.saved_tensors
+        dz = dy * e / (1 + e)
+        return dz * w, dz * x
+
+
+class SoftplusReturned(Softplus):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.x, ctx.w, e = x, w, torch.exp(x * w)
+        ctx.e = e
+        return e.add_(1).log()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        dz = dy * ctx.e / (1 + ctx.e)
+        return dz * ctx.w, dz * ctx.x
+
+
+@pytest.mark.parametrize(("fn", "line"), [(Softplus, "e += 1"), (SoftplusReturned, "return e.add_(1).log()")])
+def test_what_is_kept_and_then_changed_in_place_is_told_on_that_line(fn: Any, line: str) -> None:
+    inputs = {"x": torch.randn(4, 3), "w": torch.randn(4, 3)}
+    report = backhand.check_function(fn, lambda x, w: F.softplus(x * w), inputs)
+    (row,) = report.culprits
+    assert row.lines[0].text == line
+    assert row.mistake is not None
+    assert row.mistake.kind == "modifies_input"
+    assert "changes e in place after it kept it" in row.mistake.message
+    assert [each.verdict for each in report.rows] == ["wrong", "follows"]

@@ -10,6 +10,7 @@ from typing import Any
 from torch.autograd import Function
 
 from backhand.checking.judging import Stress, Within, check_pass
+from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Mistake, Report, Row
 from backhand.checking.running.alarms import briefly, patience
@@ -17,6 +18,7 @@ from backhand.checking.running.sandbox import sandbox, threads_for
 from backhand.checking.sources.calling import ClosedError
 from backhand.checking.sources.joined import lines_of
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.sources.spoilt import Spoilt, spoilt
 from backhand.checking.sources.wrapping import mended
 from backhand.errors import CheckError
 
@@ -117,6 +119,9 @@ def _looked_at(opening: Opening, title: str, draws: int, seed: int, stress: Stre
     for helpers in (True, False):
         with threads_for(opening.inputs):
             chosen = replace(opening.opened(helpers=helpers), elsewhere=())  # other shapes have been tried
+        if helpers and (changed := spoilt(chosen, seed)) is not None:
+            with briefly(0.0):
+                return _told(check_pass(chosen, title, draws=draws, seed=seed, stress=stress), changed)
         with briefly(patience() * (LOOK if helpers else LOOK / 2)):
             inner = check_pass(chosen, title, draws=draws, seed=seed, stress=stress)
         reports.append(as_written(inner, chosen))
@@ -127,6 +132,21 @@ def _looked_at(opening: Opening, title: str, draws: int, seed: int, stress: Stre
     if isinstance(stress, Within) and any(f.kind == "ignores_upstream" for f in stress.failures or ()):
         return report  # it is in the backward that the upstream gradient is to be used
     return _in_the_forward(opening, title, draws, seed, report) or report
+
+
+def _told(report: Report, changed: Spoilt) -> Report:
+    """Return a report in which all is wrong for a tensor that the forward changes after it kept it."""
+    first, *others = [row for row in report.rows if row.mistake is not None]
+    assert first.mistake is not None
+    numbers = re.search(r" Expected .*", first.mistake.message)
+    words = (
+        f"{first.gradient}: the forward changes {changed.name} in place after it kept it for the backward; "
+        f"with what that held before all is right.{numbers[0] if numbers else ''}"
+    )
+    mistake = Mistake("modifies_input", words, KINDS["modifies_input"].hint, {})
+    rows = {row.name: replace(row, verdict="follows", mistake=None) for row in others}
+    rows[first.name] = replace(first, lines=(changed.line,), mistake=mistake)
+    return replace(report, rows=tuple(rows.get(row.name, row) for row in report.rows))
 
 
 def _in_the_forward(opening: Opening, title: str, draws: int, seed: int, report: Report) -> Report | None:

@@ -168,6 +168,12 @@ class Opened:
         vars(context).update(_is_over=True)
         return run
 
+    def backward_with(self, context: Context, given: Mapping[str, Any]) -> Run:
+        """Run the backward on another context than its call has made."""
+        made = self._call((given["inputs"], torch.default_generator.get_state()))
+        arguments = [context, *made.arriving(given["upstream"])]
+        return run_function(self.fn.backward, self.source, {}, Watcher(), arguments)
+
     def _call(self, key: tuple[Any, ...]) -> Made:
         inputs, before, *_ = key
         torch.default_generator.set_state(before)
