@@ -1210,3 +1210,37 @@ def test_what_is_kept_and_then_changed_in_place_is_told_on_that_line(fn: Any, li
     assert row.mistake.kind == "modifies_input"
     assert "changes e in place after it kept it" in row.mistake.message
     assert [each.verdict for each in report.rows] == ["wrong", "follows"]
+
+
+def put_in_halves(into: Tensor, part: Tensor) -> None:
+    first = into[:, :2]
+    first += part[:, :2]
+    last = into[:, 2:]
+    last += part[:, 2:]
+
+
+class Halves(Function):
+    """The second half counts twice, which its helper forgets."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        y = x * w
+        return torch.cat([y[:, :2], 2 * y[:, 2:]], 1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        x, w = ctx.saved_tensors
+        dx, dw = torch.zeros_like(x), torch.zeros_like(w)
+        put_in_halves(dx, dy * w)
+        put_in_halves(dw, dy * x)
+        return dx, dw
+
+
+def test_a_line_that_writes_through_a_view_of_what_a_helper_is_given_is_one_culprit() -> None:
+    def reference(x: Tensor, w: Tensor) -> Tensor:
+        return torch.cat([x[:, :2] * w[:, :2], 2 * x[:, 2:] * w[:, 2:]], 1)
+
+    inputs = {"x": torch.randn(4, 5), "w": torch.randn(4, 5)}
+    (row,) = backhand.check_function(Halves, reference, inputs).culprits
+    assert row.lines[0].text == "last += part[:, 2:]"

@@ -29,6 +29,7 @@ from backhand.checking.running.trials import Draw, instead
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
 from backhand.checking.verdicts.figures import Figures, figures
+from backhand.checking.verdicts.filling import filled_by
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, is_to_be_written, vacuity
 from backhand.checking.verdicts.lowering import Loss, Measure
@@ -80,6 +81,7 @@ class Table:
         self.truth: Truth | None = trials.truth
         self.figures: Mapping[str, Figures] = figures(self.truth, self.shown)
         source = chosen.backward_source
+        self._filled: dict[str, ast.stmt] = {}
         self.names: Mapping[str, str] = extended(self.draw, chosen)
         self.paths: Mapping[str, str] = Variables(source, self.names).path if source else {}
 
@@ -109,10 +111,25 @@ class Table:
             return self._place(named.at[0])
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         statement = faults[0].statement if len(faults) == 1 and not named.at else None
+        if name in self._filled_alike:
+            return self._filled_alike[name], named.mistake.kind
         if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
             return None
         several = isinstance(statement.targets[0], ast.Tuple)
         return (self._place(statement), named.mistake.kind) if several else None
+
+    @cached_property
+    def _filled_alike(self) -> dict[str, object]:
+        """The line of a helper that fills several gradients wrongly, through another name of their memory."""
+        unsure = [n for n, named in self.mistakes.items() if not named.is_told and len(named.at) != 1]
+        open_ = [n for n in unsure if self.paths.get(n, "").isidentifier()]
+        is_twice = self.chosen.backward_source is not None and self.chosen.backward_source.as_written
+        if len(open_) < 2 or not is_twice:
+            return {}
+        found = {n: filled_by(self.chosen, self.draw, n, self.paths[n]) for n in open_}
+        places = {n: self._place(s) for n, s in found.items() if s is not None}
+        self._filled.update({n: s for n, s in found.items() if s is not None})
+        return {n: place for n, place in places.items() if [*places.values()].count(place) > 1}
 
     def _place(self, statement: ast.stmt) -> object:
         """Return what tells a line from others: one of a helper that is called twice is written out twice."""
@@ -201,6 +218,8 @@ class Table:
             lone = len(made_of) == 1 and not {*at_fault} & {*named.at}  # of several nobody knows which
             is_first = named.is_told or (lone and any(s in made_of for s in named.at[:1]))
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
+        if name in self._filled_alike:
+            at_fault = [self._filled[name]]
         if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
             at_fault = kept or at_fault[:1]
         held = self._variables(name)
