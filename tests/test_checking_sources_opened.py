@@ -1244,3 +1244,21 @@ def test_a_line_that_writes_through_a_view_of_what_a_helper_is_given_is_one_culp
     inputs = {"x": torch.randn(4, 5), "w": torch.randn(4, 5)}
     (row,) = backhand.check_function(Halves, reference, inputs).culprits
     assert row.lines[0].text == "last += part[:, 2:]"
+
+
+class NoneForTheGain(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
+        ctx.save_for_backward(gain)
+        return x * gain
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple:
+        (gain,) = ctx.saved_tensors
+        return dy * gain, None
+
+
+def test_a_none_that_a_function_returns_is_told_on_that_line() -> None:
+    inputs = {"x": torch.randn(4, 3), "gain": torch.randn(4, 3)}
+    (row,) = backhand.check_function(NoneForTheGain, torch.mul, inputs).culprits
+    assert row.lines[0].text == "return dy * gain, None"
