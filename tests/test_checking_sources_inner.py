@@ -678,3 +678,29 @@ def test_a_maximum_is_not_wrong_for_its_choice_between_equal_ones(tmp_path: Path
     found = reports(tmp_path, POOLED, ("self.x.T @ dout", "self.x @ dout"))["Features"]  # it raises
     assert ["Linear" in where for where, _ in told(found)] == [True]
     assert not any("Largest" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("given", ["layers", "*layers"])
+def test_a_class_that_is_made_of_layers_goes_through_them_in_turn(tmp_path: Path, given: str):
+    text = f"""
+import numpy as np
+
+class Sequential:
+    def __init__(self, {given}):
+        self.layers = layers
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dout):
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+        return dout
+"""
+    right = reports(tmp_path, text)[""]
+    assert right.ok
+    assert "made of two layers of the checker's own." in right.notes
+    (row,) = reports(tmp_path, text, ("reversed(self.layers)", "self.layers"))[""].culprits
+    assert row.lines[0].text == "dout = layer.backward(dout)"

@@ -1,5 +1,6 @@
 """What a file has over NumPy, pairs by their names and losses that return their gradients."""
 
+import contextlib
 import copy
 import inspect
 import re
@@ -33,10 +34,11 @@ from backhand.checking.sources.layered import Class
 from backhand.checking.sources.making import Made, making, why_not_made
 from backhand.checking.sources.missing import refuse_what_is_missing
 from backhand.checking.sources.numpy_truths import plainly
-from backhand.checking.sources.overnumpy import OverNumpy
+from backhand.checking.sources.overnumpy import OverNumpy, noting
 from backhand.checking.sources.paired import Functions, inputs_of, takes_cache
 from backhand.checking.sources.pairs import Pair, pairs_within
 from backhand.checking.sources.parts import called_for_its_loss, with_step
+from backhand.checking.sources.standins import made_of_layers
 from backhand.checking.sources.subjects import Subject
 from backhand.checking.sources.watching import Seen, SeenLayer
 from backhand.errors import CheckError, in_short
@@ -114,6 +116,9 @@ class _Checks:
         if self.inputs is None and (seen := self.recorded(layer.__name__)) is not None:
             return seen.check(draws=self.draws, seed=self.seed)
         held = self._held(layer)
+        if not held and (made := made_of_layers(layer)) is not None:
+            with contextlib.suppress(CheckError):  # it asks more of its layers
+                return noting(self._of_layer(made), "made of two layers of the checker's own.")
         first: CheckError | None = None
         until = time.thread_time() + MOST_SECONDS
         for found in (*held, *making(layer, model=calls is not None)):
