@@ -740,3 +740,32 @@ def conv_backward(dout, cache):
     assert (row.gradient, row.mistake.kind) == (gradient, "overwritten")
     assert row.lines[0].text.startswith(f"{gradient}[f] = ")
     assert len(module.runs) < 60
+
+
+def test_differences_are_taken_once_for_all_upstream_gradients() -> None:
+    text = """
+import numpy as np
+
+runs = []
+
+def scaled_forward(x, w):
+    runs.append(1)
+    h = np.apply_along_axis(np.square, 0, x)  # which autograd does not follow
+    out = h @ w
+    return out, (x, h, w)
+
+def scaled_backward(dout, cache):
+    x, h, w = cache
+    dh = dout @ w.T
+    return dh * x, h.T @ dout
+"""
+    module = from_text(text)
+    inputs = {
+        "x": np.random.default_rng(0).normal(size=(3, 4)),
+        "w": np.random.default_rng(1).normal(size=(4, 5)),
+    }
+    report = backhand.check_pair(module.scaled_forward, module.scaled_backward, inputs)
+    assert report.truth == "central differences"
+    (row,) = report.culprits
+    assert row.lines[0].text == "return dh * x, h.T @ dout"
+    assert len(module.runs) < 1500

@@ -196,6 +196,8 @@ class _Mending:
                 found = part.backward(*args, **options)
             except Exception as error:  # the user's code may raise anything
                 self.wrong[part] = replace(call, raised=True)
+                if isinstance(error, NameError | ImportError):  # what is not there may be no mistake
+                    raise
                 raised, found = error, ...
             self._off()  # what is called to find the truth is not heard
             try:

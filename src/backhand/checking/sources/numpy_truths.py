@@ -29,6 +29,8 @@ SAME, SAME_IN_FLOAT32 = 1e-9, 1e-4
 EPSILON = 1e-6
 # A difference in one direction agrees with the gradients to this part, unless it steps over a kink.
 AGREES = 1e-5
+# Elements of the inputs times those of the outputs of which all differences are kept: 4 MB for each draw.
+MOST_KEPT = 500_000
 # Functions, classes and modules of the user's are looked through for NumPy; more of them than any course has.
 MOST_SPACES = 200
 
@@ -126,7 +128,7 @@ class Differing:
     Args:
         subject: whose forward it is.
         known: where they are kept for every element of the inputs and of the outputs, for other upstream
-            gradients; by where PyTorch's random numbers stood.
+            gradients; by where the random numbers stood.
     """
 
     told: str = "central differences"
@@ -140,7 +142,8 @@ class Differing:
         """Return the outputs, as those of one operation of autograd."""
         names = [k for k, v in inputs.items() if isinstance(v, Tensor)]
         rest = {k: v for k, v in inputs.items() if k not in names}
-        state, of_torch = np.random.get_state(), torch.get_rng_state()  # the same masks each time
+        state: Any = np.random.get_state()  # the same masks each time
+        of_torch = torch.get_rng_state()
 
         def function(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
             np.random.set_state(state)
@@ -148,7 +151,8 @@ class Differing:
             given = copy.deepcopy({**rest, **dict(zip(names, arrays, strict=True))})
             return as_arrays(self.subject.forward({k: given[k] for k in inputs}).outputs)
 
-        known = None if self._known is None else self._known.setdefault(of_torch.numpy().tobytes(), {})
+        drawn = of_torch.numpy().tobytes() + state[1].tobytes() + repr(state[2:]).encode()
+        known = None if self._known is None else self._known.setdefault(drawn, {})
         return by_differences(function, *(inputs[n] for n in names), known=known)
 
 
@@ -204,11 +208,15 @@ def choose(subject: Forward, inputs: Mapping[str, Any], wanted: Sequence[str], s
     if (distance > SAME or single) and distance <= SAME_IN_FLOAT32:
         return Chosen(followed(subject), in_float32=True)
     at_kink = has_kink(scalar, at, direction)
+    few = sum(v.size for v in at.values()) * sum(out.size for out in once) <= MOST_KEPT
+    differing = Differing(
+        subject, {} if few else None
+    )  # else each upstream gradient takes them all once more
     if distance > SAME or slope is None:
-        return Chosen(Differing(subject), at_kink=at_kink)
+        return Chosen(differing, at_kink=at_kink)
     real = along(scalar, at, direction)
     agrees = abs(real - slope) <= AGREES * max(abs(real), abs(slope), 1e-3)
-    return Chosen(followed(subject) if agrees or at_kink else Differing(subject), at_kink=at_kink)
+    return Chosen(followed(subject) if agrees or at_kink else differing, at_kink=at_kink)
 
 
 def _followed_slope(
