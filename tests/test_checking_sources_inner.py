@@ -704,3 +704,12 @@ class Sequential:
     assert "made of two layers of the checker's own." in right.notes
     (row,) = reports(tmp_path, text, ("reversed(self.layers)", "self.layers"))[""].culprits
     assert row.lines[0].text == "dout = layer.backward(dout)"
+
+
+def test_what_a_wrong_part_spoils_is_told_beside_what_is_wrong_besides(tmp_path: Path):
+    besides = "return loss, grads", "return loss, {**grads, 'b2': 3 * grads['b2']}"
+    found = reports(tmp_path, PAIRS, ("x.T @ dout,", "2 * x.T @ dout,"), besides)["Net"]
+    where = {row.name: row.mistake.message for row in found.culprits if row.mistake is not None}
+    assert sorted(where) == ["W2", "b2"]
+    assert where["W2"].startswith("In affine_backward, dw:")
+    assert found["W1"].verdict == "follows"

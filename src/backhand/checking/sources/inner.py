@@ -88,11 +88,16 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
     if not wrong:
         report = noting(report, *filter(None, [fused(whole, seed)]))
         return _handed_on(report, getattr(whole.subject, "on_layers", frozenset()))
+    spoilt = [row.name for row in report.culprits]
     if not explains:
         names = sorted(part.name for part in wrong)
         are = "are wrong themselves: mend them" if len(names) > 1 else "is wrong itself: mend it"
-        return noting(report, f"{report.title} calls {listed(names)}, which {are} first.")
-    spoilt = [row.name for row in report.culprits]
+        report = noting(report, f"{report.title} calls {listed(names)}, which {are} first.")
+        with with_true([*wrong]):
+            left = whole.wrong(seed)
+        spoilt = [name for name in spoilt if name not in left]
+        if not spoilt:
+            return report
     found = []
     for part, heard in wrong.items():
         its = part.judge(heard.layer, heard.inputs, draws=draws, seed=seed, given=heard.arguments)

@@ -298,6 +298,15 @@ class OverNumpy:
         agreeing = self._agreeing(seed)
         return bool(agreeing) and all(agreeing)
 
+    def wrong(self, seed: int) -> frozenset[str]:
+        """Return whose gradients are wrong, on one set of inputs; all where the backward raises."""
+        try:
+            _, expected, given = self.compared(seed)
+        except StatementError:
+            return frozenset(self.subject.named.values())
+        right = agreeing(given, as_arrays(expected))
+        return frozenset(n for n, is_right in zip(expected, right, strict=True) if not is_right)
+
     def _agreeing(self, seed: int) -> list[bool]:
         """Return of each true gradient whether the user's is that; of a backward that raises none."""
         try:
