@@ -769,3 +769,28 @@ def scaled_backward(dout, cache):
     (row,) = report.culprits
     assert row.lines[0].text == "return dh * x, h.T @ dout"
     assert len(module.runs) < 1500
+
+
+def by_its_mode_forward(x, param):
+    mask = np.where(x > 0, 2.0, 0.5)
+    return x * mask if param["mode"] == "train" else x, (mask, param)
+
+
+def by_its_mode_backward(dout, cache):
+    mask, param = cache
+    dx = dout
+    if param["mode"] == "train":
+        dx = dout * mask
+    if param["mode"] == "test":
+        dx = 3 * dout
+    return dx
+
+
+@pytest.mark.parametrize(("mode", "ok"), [("train", True), ("test", False)])
+def test_a_branch_that_was_not_taken_is_said_not_to_be_judged(mode: str, ok: bool):
+    inputs = {"x": np.random.default_rng(0).normal(size=(3, 4)), "param": {"mode": mode}}
+    report = check_pair(by_its_mode_forward, by_its_mode_backward, inputs)
+    assert report.ok == ok, str(report)
+    first = by_its_mode_backward.__code__.co_firstlineno
+    unseen = first + (6 if mode == "train" else 4)
+    assert f"Not run with these inputs, and so not judged: line {unseen} of the backward." in report.notes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.evidence import Probes
+from backhand.checking.mistakes.finding import listed
 from backhand.checking.report import Line, Mistake, Raised, Report, Row
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.precision import lowest
@@ -19,6 +20,7 @@ from backhand.checking.tabulating import Table, backward_order
 from backhand.checking.trying import Trials
 from backhand.checking.verdicts.figures import figures
 from backhand.checking.verdicts.localising import Judgement
+from backhand.checking.verdicts.reached import left_out
 from backhand.errors import in_short
 
 # What is not the user's own code in a traceback.
@@ -124,9 +126,14 @@ def _raised(chosen: Pass, draw: Draw) -> Raised | None:
 
 
 def _remarks(chosen: Pass, judged: Sequence[Judgement]) -> list[str]:
-    source = chosen.forward_source
+    source, drawn = chosen.forward_source, judged[0].draw
+    lines = left_out(chosen, drawn) if drawn.error is None else []
+    where = f"line{'s' if len(lines) > 1 else ''} {listed([str(n) for n in lines])}"
+    found = [f"Not run with these inputs, and so not judged: {where} of the backward."] if lines else []
     if source is None or chosen.contract == "returned":  # names within it are not judged
-        return []
-    tensors = judged[0].draw.trace.tensors
+        return found
+    tensors = drawn.trace.tensors
     again = [n for n in tensors if "[" not in n and source.times_assigned(n) > 1]
-    return [f"forward assigns {', '.join(again)} more than once: the last value counts."] if again else []
+    if again:
+        found.append(f"forward assigns {', '.join(again)} more than once: the last value counts.")
+    return found

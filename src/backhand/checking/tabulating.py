@@ -1,7 +1,6 @@
 """The rows of a report: of each tensor its verdict, its figures, its lines and its mistake."""
 
 import ast
-import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,6 @@ from backhand.checking.mistakes.hypotheses import Named, name_mistakes
 from backhand.checking.mistakes.precisions import imprecise, lowered, overflowed
 from backhand.checking.report import Line, Row, Verdict
 from backhand.checking.running.copied import copied_gradients
-from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
@@ -33,7 +31,8 @@ from backhand.checking.verdicts.filling import filled_by
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.localising import Judgement, is_to_be_written, vacuity
 from backhand.checking.verdicts.lowering import Loss, Measure
-from backhand.checking.verdicts.repairing import recorded, watched
+from backhand.checking.verdicts.reached import reached
+from backhand.checking.verdicts.repairing import recorded
 from backhand.checking.verdicts.rounding import Truth
 from backhand.checking.verdicts.variables import Variables, extended
 
@@ -267,11 +266,7 @@ class Table:
 
     @cached_property
     def _ran(self) -> frozenset[ast.stmt]:
-        """The statements of the backward that ran."""
-        seen = _Ran()
-        with contextlib.suppress(Exception):  # the user's code may raise anything
-            watched(self.chosen, self.draw, seen)
-        return frozenset(seen.statements)
+        return reached(self.chosen, self.draw)
 
     def _lines_of(self, name: str, source: Source) -> tuple[Line, ...]:
         if name in self.paths and source.makers(root(self.paths[name])):
@@ -285,17 +280,6 @@ class Table:
             numbers = {s.lineno for life in self._lives.get(name, ()) for s in life.statements}
             return tuple(source.line(n) for n in sorted(numbers))
         return tuple(source.line(s.lineno) for s in source.statements if isinstance(s, ast.Return))
-
-
-class _Ran(Watcher):
-    """Notes which statements run."""
-
-    def __init__(self) -> None:
-        self.statements: set[ast.stmt] = set()
-
-    def ran(self, step: int, statement: ast.stmt, variables: Mapping[str, Any]) -> None:
-        """Take note of one."""
-        self.statements.add(statement)
 
 
 def _verdict(
