@@ -38,12 +38,11 @@ def left_out(chosen: Pass, draw: Draw) -> list[int]:
 
     After a `return` nobody looks whether it ran.
     """
-    if chosen.backward_source is None or chosen.scope is not None:
-        return []
-    branches = [
-        n for top in chosen.backward_source.statements for n in ast.walk(top) if isinstance(n, BRANCHES)
-    ]
-    within = {s for branch in branches for s in simple_statements([branch]) if not gives_nothing(s)}
-    making = [s for s in within if isinstance(s, ast.Return) or writes(s)]
+    source = chosen.backward_source
+    if source is None or chosen.scope is not None or source.simple == tuple(source.statements):
+        return []  # where no statement holds another one there are no branches
+    nodes = (n for top in source.statements for n in ast.walk(top))
+    within = {s for n in nodes if isinstance(n, BRANCHES) for s in simple_statements([n])}
+    making = [s for s in within if writes(s) and not gives_nothing(s)]
     ran = reached(chosen, draw) if making else frozenset[ast.stmt]()
     return sorted({s.lineno for s in making if s not in ran})
