@@ -287,6 +287,25 @@ def test_rounding_that_differs_from_run_to_run_in_the_reference_too_is_no_fault(
     assert backhand.check_function(racing, lambda x, w: racing.apply(x, w), inputs).ok
 
 
+class TwoOutputs(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(x, w)
+        return x * w, x.sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor, dtotal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, w = ctx.saved_tensors
+        return dy * w + dtotal, (dy * x).sum(0)
+
+
+def test_a_shape_that_autograd_refuses_is_told_beside_an_output_that_nobody_uses() -> None:
+    inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4)}
+    report = backhand.check_function(lambda x, w: TwoOutputs.apply(x, w)[0], product, inputs)
+    assert [(row.name, row.verdict) for row in report.rows] == [("x", "right"), ("w", "wrong")]
+    assert report["w"].mistake.kind == "overreduced"
+
+
 def test_forwards_that_differ_are_refused() -> None:
     with pytest.raises(CheckError, match="different outputs"):
         backhand.check_function(

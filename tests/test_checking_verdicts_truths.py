@@ -320,3 +320,59 @@ def test_of_several_largest_any_may_get_the_gradient() -> None:
     assert report.ok, str(report)
     twice = elementwise(plain, lambda ctx, dy: 2 * last_of_equals(ctx, dy))
     assert not backhand.check_function(twice, plain, inputs).ok
+
+
+def test_what_computes_in_less_than_float32_is_judged_in_the_dtype_of_its_inputs() -> None:
+    def inputs(generator: torch.Generator) -> dict[str, Tensor]:
+        return {name: torch.randn(2, 65, 32, generator=generator).bfloat16() for name in "qkv"}
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    report = backhand.check_function(attention(COARSE["TF32, cut off"], 1.0), plain, inputs)
+    assert report.ok, str(report)
+    assert report.precision == "bfloat16"
+
+
+class InBFloat16(Function):
+    """A product in bfloat16 whose backward can be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return (x.bfloat16() @ w.bfloat16()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        x, w = (saved.bfloat16() for saved in ctx.saved_tensors)
+        return (dy.bfloat16() @ w.T).to(dy.dtype), (x.T @ dy.bfloat16()).to(dy.dtype)
+
+
+def test_second_derivatives_too_are_as_coarse_as_the_code() -> None:
+    inputs = {"x": torch.randn(32, 24), "w": torch.randn(24, 16)}
+    report = backhand.check_function(InBFloat16, torch.matmul, inputs)
+    assert report.ok, str(report)
+    assert any("Tried besides: second derivatives" in note for note in report.notes)
+
+
+def test_a_reference_may_compute_in_less_as_well() -> None:
+    def left(x: Tensor) -> Tensor:
+        return x if x.dtype == torch.float64 else x + (COARSE["TF32, cut off"](x) - x).detach()
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(left(q), left(k), left(v), is_causal=True)
+
+    inputs = {name: torch.randn(2, 65, 32) for name in "qkv"}
+    report = backhand.check_function(attention(COARSE["TF32, rounded"], 1.0), plain, inputs)
+    assert not report.culprits, str(report)
+
+
+def test_zeros_that_a_mask_leaves_are_no_kink() -> None:
+    def masked(x: Tensor, mask: Tensor) -> Tensor:
+        return x * mask.detach()
+
+    inputs = {"x": torch.randn(4, 6), "mask": (torch.rand(4, 6) > 0.5).float()}
+    doubled = elementwise(lambda x: x, lambda ctx, dy: 2 * dy)
+    report = backhand.check_function(lambda x, mask: doubled.apply(x) * mask.detach(), masked, inputs)
+    assert [row.name for row in report.culprits] == ["x"]
+    assert not any("kink" in note for note in report.notes)
