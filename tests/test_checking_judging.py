@@ -413,3 +413,51 @@ def test_what_is_yet_to_be_written_is_no_mistake(
     assert {row.gradient: row.verdict for row in report.rows} == verdicts, str(report)
     assert report.raised is None
     assert not report.ok
+
+
+LOOPED = """
+import torch
+
+out = "y"
+
+
+def forward(x, w):
+    hs = [x]
+    for t in range(3):
+        hs.append((hs[-1] @ w).tanh())
+    y = torch.stack(hs)
+    return locals()
+
+
+def backward(dy, x, w, hs):
+    dx = torch.zeros_like(x)
+    dw = torch.zeros_like(w)
+    for t in reversed(range(3)):
+        ...  # one after the other
+    return {"dx": dx, "dw": dw}
+
+
+def inputs(generator):
+    return {"x": torch.randn(2, 4, generator=generator), "w": torch.randn(4, 4, generator=generator)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "culprits", "raises"),
+    [
+        ("...", [], False),
+        ("dw += hs[t].T @ dy[t + 1]\n        ...", ["w"], False),
+        ("dw += hs[t] @ dy[t + 1]\n        ...", ["w"], True),
+        ("pass", ["x", "w"], False),
+    ],
+)
+def test_zeros_are_begun_beside_a_loop_that_is_to_be_written(
+    written: str, culprits: list[str], raises: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "steps.py"
+    path.write_text(LOOPED.replace("...", written))
+    report = backhand.check_file(path)
+    assert sorted(row.name for row in report.culprits) == sorted(culprits), str(report)
+    assert {row.verdict for row in report.rows if row.name not in culprits} <= {"todo", "skipped"}
+    assert (report.raised is not None) == raises
+    assert not report.ok

@@ -291,6 +291,8 @@ def _verdict(
         return ("shape" if all(c.shape_only for c in blamed) else "wrong"), ""
     if name in first.ambiguous:
         return "skipped", "assigned several times in the forward; this may be that of any of them"
+    if is_to_be_written(chosen, first.draw, name):
+        return "todo", ""
     if name in first.draw.user:
         if not all(j.right.get(name, True) for j in judged):
             return "follows", ""
@@ -300,8 +302,6 @@ def _verdict(
             return "vacuous", "it has no elements here"
         vacuous = name in first.vacuous or name in first.draw.trace.unreached
         return ("vacuous", vacuity(first)) if vacuous else ("right", "")
-    if is_to_be_written(chosen, first.draw, name):
-        return "todo", ""
     seen = first.repair.observed if first.repair is not None else {}
     is_told = chosen.contract == "returned" and bool(first.culprits)
     lost = name in seen or name in promised.keys() - first.draw.matched or is_told

@@ -297,7 +297,7 @@ def instead(draw: Draw, name: str, names: Mapping[str, str] | None) -> str:
     """Say what stands under the name of a tensor's gradient that is no tensor; empty if nothing does."""
     gradient = gradient_names([name], map(root, draw.given), names).get(name, "")
     value = draw.given.get(gradient)
-    if value is not None and value is not ...:
+    if value is not None and value is not ... and not isinstance(value, Tensor):
         return f"no tensor but of type {type(value).__name__}"
     if gradient and gradient not in draw.given:
         return "a container of tensors, not one: torch.stack or torch.cat makes one of them"

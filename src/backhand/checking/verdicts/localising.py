@@ -16,6 +16,7 @@ from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.statements import (
     assigned,
     gives_nothing,
+    is_blank,
     kept_as,
     reads,
     writes,
@@ -144,7 +145,8 @@ def judge(
     empty += lost[:1] if not culprits and not empty else []  # the line that raised is to be told
     given = {n: None for n in empty if n not in culprits} | {n: draw.user.get(n) for n in apart}
     more = {n: blame(n, value, gradients[n], gradients) for n, value in given.items()}
-    found = replace(judgement, draw=draw, right=right, unreturned=apart, culprits={**culprits, **more})
+    told = {n: c for n, c in {**culprits, **more}.items() if not is_to_be_written(chosen, draw, n)}
+    found = replace(judgement, draw=draw, right=right, unreturned=apart, culprits=told)
     return _balanced(found)
 
 
@@ -168,8 +170,7 @@ def _empty(chosen: Pass, draw: Draw) -> list[str]:
     if chosen.scope is not None:
         return []
     wanted = [n for n in draw.trace.wanted if n in draw.matched and n in draw.trace.gradients]
-    empty = [n for n in wanted if draw.given.get(draw.matched[n], ...) is None]
-    return [n for n in empty if not is_to_be_written(chosen, draw, n)]
+    return [n for n in wanted if draw.given.get(draw.matched[n], ...) is None]
 
 
 def _lost(chosen: Pass, draw: Draw) -> list[str]:
@@ -256,7 +257,8 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
         judgement = replace(judgement, followers=frozenset(culprits) - frozenset(left))
         culprits = left
     culprits |= _misdirected(judgement)
-    if not culprits and not all(judgement.right.values()):
+    wrong = (n for n, is_right in judgement.right.items() if not is_right)
+    if not culprits and not all(is_to_be_written(chosen, draw, n) for n in wrong):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
 
@@ -264,15 +266,19 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
 def is_to_be_written(chosen: Pass, draw: Draw, name: str) -> bool:
     """Tell whether a stub stands in the place of a gradient, or of what is to be added to it last.
 
-    `...` always is one. The None of a course's layers is; in a pass of its own it may be meant.
+    `...` always is one, and zeros are beside one that is a statement: a loop that is yet to be written. The
+    None of a course's layers is; in a pass of its own it may be meant.
     """
     source, given = chosen.backward_source, draw.given.get(draw.matched.get(name, ""))
     if given is ...:
         return True
-    if given is not None or source is None:
+    if source is None:
         return False
     variable = root(variables_of(chosen, draw).path.get(name, ""))
     makers = [s for s in source.simple if variable in writes_surely(s) | kept_as(s)]
+    if given is not None:
+        is_begun = isinstance(given, Tensor) and any(map(is_blank, source.simple)) and not bool(given.any())
+        return is_begun and all(s.lineno != draw.error_line for s in makers)
     of_a_course = chosen.runner is not None and chosen.runner.over_numpy
     return bool(makers) and gives_nothing(makers[-1], None if of_a_course else ...)
 
