@@ -141,12 +141,14 @@ def judge(
         if (other := instead(judgement)) is not None:
             return judge(chosen, other, like)
         judgement = _localised(chosen, judgement, like)
-    culprits, gradients = judgement.culprits, draw.trace.gradients
+    gradients = draw.trace.gradients
+    stubs = {n for n in (*judgement.culprits, *empty) if is_to_be_written(chosen, draw, n)}
+    culprits = {n: c for n, c in judgement.culprits.items() if n not in stubs}
+    empty = [n for n in empty if n not in stubs]
     empty += lost[:1] if not culprits and not empty else []  # the line that raised is to be told
     given = {n: None for n in empty if n not in culprits} | {n: draw.user.get(n) for n in apart}
     more = {n: blame(n, value, gradients[n], gradients) for n, value in given.items()}
-    told = {n: c for n, c in {**culprits, **more}.items() if not is_to_be_written(chosen, draw, n)}
-    found = replace(judgement, draw=draw, right=right, unreturned=apart, culprits=told)
+    found = replace(judgement, draw=draw, right=right, unreturned=apart, culprits={**culprits, **more})
     return _balanced(found)
 
 
@@ -176,7 +178,7 @@ def _empty(chosen: Pass, draw: Draw) -> list[str]:
 def _lost(chosen: Pass, draw: Draw) -> list[str]:
     """Return the gradients that a backward which raised would have returned, that of the line first."""
     source = chosen.backward_source
-    if draw.error is None or chosen.contract != "returned" or source is None:
+    if draw.error is None or draw.is_unfinished or chosen.contract != "returned" or source is None:
         return []
     lost = [n for n in draw.trace.wanted if n in draw.trace.gradients and n not in draw.user]
     raised = [s for s in source.simple if s.lineno <= (draw.error_line or 0) <= (s.end_lineno or s.lineno)]
