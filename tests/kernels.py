@@ -1,4 +1,4 @@
-"""Custom Functions that several tests check: a product with any backward, and a layer norm."""
+"""Custom Functions that several tests check: a product with any backward, a layer norm, a lookup."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,3 +44,20 @@ class SumForMean(LayerNorm):
         c1 = g.mean(-1, keepdim=True)
         c2 = (g * xhat).sum(-1, keepdim=True)
         return rstd * (g - c1 - xhat * c2), (dy * xhat).sum(0)
+
+
+class OneIsKept(Function):
+    """Rows of a table; of those that repeated indices send back, one is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = len(table)
+        return table[index]
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (index,) = ctx.saved_tensors
+        dtable = dy.new_zeros(ctx.rows, dy.shape[-1])
+        dtable[index] = dy
+        return dtable, None

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 import backhand
 from backhand.checking.verdicts import localising
-from kernels import LayerNorm, SumForMean
+from kernels import LayerNorm, OneIsKept, SumForMean
 
 
 def inputs(generator: torch.Generator) -> dict[str, Tensor]:
@@ -1028,21 +1028,6 @@ def test_a_wrong_tensor_that_was_saved_and_is_read_twice_is_told_where_it_is_tak
     assert (row.name, row.mistake.kind) == ("x", "wrong_point")
     assert row.lines[0].text == "x, scale, rstd = ctx.saved_tensors"
     assert "scale holds another tensor than the forward's w, which belongs there" in row.mistake.message
-
-
-class OneIsKept(Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.rows = len(table)
-        return table[index]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        dtable = dy.new_zeros(ctx.rows, dy.shape[-1])
-        dtable[index] = dy
-        return dtable, None
 
 
 def test_the_line_that_puts_something_comes_before_the_one_that_makes_zeros_for_it() -> None:

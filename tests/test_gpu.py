@@ -17,7 +17,7 @@ from backhand import passes
 from backhand.engines.native_words import Moments, Settings
 from backhand.engines.word_engines import WORD_ENGINES
 from backhand.language.recipes import CONFIGS
-from kernels import first, operation, product
+from kernels import OneIsKept, first, operation, product
 from word_batches import random_batches
 
 pytestmark = [
@@ -181,28 +181,10 @@ def test_a_gradient_on_the_cpu_is_told_and_a_number_is_none() -> None:
     assert [m.message for m in report.stress] == ["dw has device cpu, but w has cuda:0."]
 
 
-class Embedded(torch.autograd.Function):
-    """Rows of a table, with the indices and their places exchanged in the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.rows = len(table)
-        return table[index]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        places = torch.arange(len(index), device=dy.device)
-        dtable = dy.new_zeros(ctx.rows, dy.shape[-1])
-        dtable[index] = dy[places % 3]
-        return dtable, None
-
-
 def test_a_search_leaves_the_gpu_as_usable_as_it_was() -> None:
     index = torch.tensor([40, 1, 1, 90, 7, 40, 2], device="cuda")
     inputs = {"table": torch.randn(100, 4, device="cuda"), "index": index}
-    report = backhand.check_function(Embedded, lambda table, index: table[index], inputs)
+    report = backhand.check_function(OneIsKept, lambda table, index: table[index], inputs)
     assert [row.name for row in report.culprits] == ["table"], str(report)
     assert float(torch.ones(3, device="cuda").sum()) == 3  # an index out of range ends all work there
 

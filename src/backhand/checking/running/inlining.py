@@ -60,13 +60,7 @@ def _once(source: Source, around: Mapping[str, Any]) -> Source:
                 changed = True
     if not changed:
         return source
-    return replace(
-        source,
-        statements=tuple(definition.body),
-        definition=definition,
-        local_names=frozenset(taken.names),
-        as_written=taken.as_written,
-    )
+    return taken.rewritten(source, definition)
 
 
 @dataclass
@@ -79,6 +73,16 @@ class Taken:
     def copy(self) -> "Taken":
         """Return another one, in which names can be taken that may not be needed."""
         return Taken(set(self.names), dict(self.as_written))
+
+    def rewritten(self, source: Source, definition: ast.FunctionDef) -> Source:
+        """Return a source whose function was rewritten with these variables."""
+        return replace(
+            source,
+            statements=tuple(definition.body),
+            definition=definition,
+            local_names=frozenset(self.names),
+            as_written=self.as_written,
+        )
 
     def take(self, other: "Taken") -> None:
         """Take what another one has taken."""

@@ -77,7 +77,7 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
         if report.ok:
             return report
         if not parts:
-            return noting(report, *filter(None, [fused(whole, seed)]))
+            return _saying_if_fused(report, whole, seed)
     wrong, explains = _at_fault(whole, parts, seed)
     if report is None:
         # what can be said of it is said of them, all of it or most
@@ -86,7 +86,7 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
     if report.ok:
         return report
     if not wrong:
-        report = noting(report, *filter(None, [fused(whole, seed)]))
+        report = _saying_if_fused(report, whole, seed)
         return _handed_on(report, getattr(whole.subject, "on_layers", frozenset()))
     spoilt = [row.name for row in report.culprits]
     if not explains:
@@ -104,6 +104,11 @@ def reported(whole: OverNumpy, parts: Sequence[Part], *, draws: int, seed: int) 
         place = f"{part.name}'s {part.backward.__name__}" if part.is_class else part.name
         found.append(Inner(place, {row.name: spoilt for row in its.rows}, its))
     return with_lines_within(report, found)
+
+
+def _saying_if_fused(report: Report, whole: OverNumpy, seed: int) -> Report:
+    told = fused(whole, seed)
+    return noting(report, told) if told else report
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import ast
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch.autograd import Function
@@ -61,13 +60,7 @@ def joined(fn: type[Function], backward: Source, count: int) -> Source | None:
     _Kept(context, taken).visit(whole := ast.Module([*body, *end.body], []))
     end.body = ast.fix_missing_locations(whole).body
     end.args.args[at + 1 : at + 1] = [ast.arg(names[n], None) for n in parameters[:count]]
-    return replace(
-        backward,
-        statements=tuple(end.body),
-        definition=end,
-        local_names=frozenset(taken.names),
-        as_written=taken.as_written,
-    )
+    return taken.rewritten(backward, end)
 
 
 def _is_beside(fn: type[Function], forward: Source, backward: Source) -> bool:
