@@ -461,3 +461,25 @@ def test_zeros_are_begun_beside_a_loop_that_is_to_be_written(
     assert {row.verdict for row in report.rows if row.name not in culprits} <= {"todo", "skipped"}
     assert (report.raised is not None) == raises
     assert not report.ok
+
+
+@pytest.mark.parametrize(
+    ("written", "verdicts", "raises"),
+    [
+        ("slope = ...\n    dz = dh * slope", {"dz": "todo", "dx": "follows", "dw": "follows"}, False),
+        ("rest = ...\n    dz = dh * (1 - h**2)", {"dz": "right", "dx": "right", "dw": "right"}, True),
+    ],
+)
+def test_what_is_made_of_a_stub_is_to_be_written_and_no_other_exception_is_passed_over(
+    written: str, verdicts: dict[str, str], raises: bool, tmp_path: Path
+) -> None:
+    text = BLANKS.replace("dz = dh * (1 - h)", written)
+    text = text.replace("    dproducts = ...\n", "").replace("dx = ...", "dx = dz[:, None] * w")
+    text = text.replace("dw = ...", "dw = dz[:, None] * x" + "\n    unused = rest * 2" * raises)
+    path = tmp_path / "neuron.py"
+    path.write_text(text)
+    report = backhand.check_file(path)
+    judged = {row.gradient: row.verdict for row in report.rows if row.verdict != "skipped"}
+    assert judged == verdicts, str(report)
+    assert (report.raised is not None) == raises
+    assert not report.ok

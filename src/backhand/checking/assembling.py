@@ -42,6 +42,9 @@ def assemble(
     first, shown = trials.judged[0], trials.shown
     table = Table(chosen, trials, probes)
     rows = tuple(table.row(name) for name in backward_order(chosen, first.draw))
+    waits = first.draw.is_unfinished and any(
+        row.verdict == "todo" for row in rows
+    )  # which tells why it raised
     return Report(
         title=title,
         rows=rows,
@@ -49,7 +52,7 @@ def assemble(
         warnings=_shared(chosen, first),
         unmatched=unmatched(first.draw),
         notes=(*trials.notes, *_remarks(chosen, trials.judged)),
-        raised=_raised(chosen, first.draw),
+        raised=None if waits else _raised(chosen, first.draw),
         precision=str(_precision(trials)).removeprefix("torch."),
         draws=trials.draws,
         sheet=sheet_of(
@@ -114,7 +117,7 @@ def _shared(chosen: Pass, judgement: Judgement) -> tuple[Mistake, ...]:
 
 
 def _raised(chosen: Pass, draw: Draw) -> Raised | None:
-    if draw.error is None or draw.is_unfinished:
+    if draw.error is None:
         return None
     source, number = chosen.backward_source, draw.error_line
     if source is not None:

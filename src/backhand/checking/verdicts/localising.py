@@ -268,21 +268,29 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
 def is_to_be_written(chosen: Pass, draw: Draw, name: str) -> bool:
     """Tell whether a stub stands in the place of a gradient, or of what is to be added to it last.
 
-    `...` always is one, and zeros are beside one that is a statement: a loop that is yet to be written. The
-    None of a course's layers is; in a pass of its own it may be meant.
+    `...` always is one, and so is what is made of a variable that is; zeros are beside one that is a
+    statement: a loop that is yet to be written. The None of a course's layers is; in a pass of its own it may
+    be meant.
     """
     source, given = chosen.backward_source, draw.given.get(draw.matched.get(name, ""))
     if given is ...:
         return True
     if source is None:
         return False
-    variable = root(variables_of(chosen, draw).path.get(name, ""))
+    paths = variables_of(chosen, draw).path
+    variable = root(paths.get(name, ""))
     makers = [s for s in source.simple if variable in writes_surely(s) | kept_as(s)]
     if given is not None:
         is_begun = isinstance(given, Tensor) and any(map(is_blank, source.simple)) and not bool(given.any())
         return is_begun and all(s.lineno != draw.error_line for s in makers)
+    if not makers:
+        return False
+    blank = {n for s in source.simple if gives_nothing(s, ...) for n in writes_surely(s)}
+    waits = reads(makers[-1]) & blank.difference(
+        map(root, paths.values())
+    )  # what no known gradient stands for
     of_a_course = chosen.runner is not None and chosen.runner.over_numpy
-    return bool(makers) and gives_nothing(makers[-1], None if of_a_course else ...)
+    return bool(waits) or gives_nothing(makers[-1], None if of_a_course else ...)
 
 
 def _is_one_item(draw: Draw, name: str, other: str) -> bool:
