@@ -458,6 +458,7 @@ def test_zeros_are_begun_beside_a_loop_that_is_to_be_written(
     path.write_text(LOOPED.replace("...", written))
     report = backhand.check_file(path)
     assert sorted(row.name for row in report.culprits) == sorted(culprits), str(report)
+    assert "no tensor" not in str(report)
     assert {row.verdict for row in report.rows if row.name not in culprits} <= {"todo", "skipped"}
     assert (report.raised is not None) == raises
     assert not report.ok

@@ -42,9 +42,8 @@ def assemble(
     first, shown = trials.judged[0], trials.shown
     table = Table(chosen, trials, probes)
     rows = tuple(table.row(name) for name in backward_order(chosen, first.draw))
-    waits = first.draw.is_unfinished and any(
-        row.verdict == "todo" for row in rows
-    )  # which tells why it raised
+    # what is yet to be written tells why it raised
+    waits = first.draw.is_unfinished and any(row.verdict == "todo" for row in rows)
     return Report(
         title=title,
         rows=rows,

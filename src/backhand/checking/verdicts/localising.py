@@ -259,8 +259,7 @@ def _localised(chosen: Pass, judgement: Judgement, first: Judgement | None) -> J
         judgement = replace(judgement, followers=frozenset(culprits) - frozenset(left))
         culprits = left
     culprits |= _misdirected(judgement)
-    wrong = (n for n, is_right in judgement.right.items() if not is_right)
-    if not culprits and not all(is_to_be_written(chosen, draw, n) for n in wrong):
+    if not culprits and not all(judgement.right.values()):
         culprits = _by_hooks(judgement)
     return replace(judgement, culprits=culprits)
 
