@@ -47,10 +47,10 @@ def spoilt(chosen: Pass, seed: int) -> Spoilt | None:
     source = source_of(runner.fn.forward)
     if source is None or not has_context(runner.fn):
         return None
-    inputs = next(sets_of(chosen.inputs, dict, 1, seed))
-    traced = trace(chosen, inputs, torch.float64, seed, promote=True)
-    given = backward_arguments(chosen, traced)
     try:
+        inputs = next(sets_of(chosen.inputs, dict, 1, seed))
+        traced = trace(chosen, inputs, torch.float64, seed, promote=True)
+        given = backward_arguments(chosen, traced)
         with running(torch.float64, seed, promote=True), torch.no_grad():
             held = apart_from(given["inputs"], runner.apart)
             values = list(map(copied, runner.called.with_inputs(held)))
