@@ -63,7 +63,19 @@ class Net:
         _, grads["W1"], grads["b1"] = affine_relu_backward(dh, first)
         return loss, grads
 """
-LAYERS = """
+THROUGH_ITS_LAYERS = """
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dout):
+        for layer in reversed(self.layers):
+            dout = layer.backward(dout)
+        return dout
+"""
+LAYERS = (
+    """
 import numpy as np
 
 class Linear:
@@ -90,17 +102,9 @@ class Sigmoid:
 class Stack:
     def __init__(self, size):
         self.layers = [Linear(size, size), Sigmoid(), Linear(size, size)]
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
-
-    def backward(self, dout):
-        for layer in reversed(self.layers):
-            dout = layer.backward(dout)
-        return dout
 """
+    + THROUGH_ITS_LAYERS
+)
 
 BLOCK = """
 
@@ -688,17 +692,7 @@ import numpy as np
 class Sequential:
     def __init__(self, {given}):
         self.layers = layers
-
-    def forward(self, x):
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
-
-    def backward(self, dout):
-        for layer in reversed(self.layers):
-            dout = layer.backward(dout)
-        return dout
-"""
+{THROUGH_ITS_LAYERS}"""
     right = reports(tmp_path, text)[""]
     assert right.ok
     assert "made of two layers of the checker's own." in right.notes
