@@ -18,6 +18,7 @@ from backhand.checking.running.statements import (
     assigned,
     begins_anew,
     gives_nothing,
+    is_blank,
     is_compound,
     reads,
     receiver,
@@ -75,6 +76,11 @@ class Source:
     def simple(self) -> tuple[ast.stmt, ...]:
         """The statements that hold no other statement, in order of the text."""
         return tuple(simple_statements(self.statements))
+
+    @cached_property
+    def stubs(self) -> tuple[ast.stmt, ...]:
+        """The simple statements that stand for what is yet to be written: `...`, `dx = ...`, `dx = None`."""
+        return tuple(s for s in self.simple if is_blank(s) or gives_nothing(s))
 
     @cached_property
     def returned(self) -> Mapping[str, str]:

@@ -274,17 +274,17 @@ def is_to_be_written(chosen: Pass, draw: Draw, name: str) -> bool:
     source, given = chosen.backward_source, draw.given.get(draw.matched.get(name, ""))
     if given is ...:
         return True
-    if source is None:
+    if source is None or not source.stubs:
         return False
     paths = variables_of(chosen, draw).path
     variable = root(paths.get(name, ""))
     makers = [s for s in source.simple if variable in writes_surely(s) | kept_as(s)]
     if given is not None:
-        is_begun = isinstance(given, Tensor) and any(map(is_blank, source.simple)) and not bool(given.any())
+        is_begun = isinstance(given, Tensor) and any(map(is_blank, source.stubs)) and not bool(given.any())
         return is_begun and all(s.lineno != draw.error_line for s in makers)
     if not makers:
         return False
-    blank = {n for s in source.simple if gives_nothing(s, ...) for n in writes_surely(s)}
+    blank = {n for s in source.stubs if gives_nothing(s, ...) for n in writes_surely(s)}
     waits = reads(makers[-1]) & blank.difference(
         map(root, paths.values())
     )  # what no known gradient stands for
