@@ -257,6 +257,28 @@ def test_swapped_gradients_are_each_told_from_the_other() -> None:
     assert report["q"].mistake.detail == {"with": "dk"}
 
 
+def test_exchanged_lines_are_told_though_one_of_them_is_the_first_of_two_and_the_next_raises() -> None:
+    to_diff, to_square = "dbndiff = bnvar_inv", "dbndiff2 = (1 / (n - 1)"
+    exchanged = (to_diff, "dbndiff2" + to_diff[7:]), (to_square, "dbndiff" + to_square[8:])
+    report = backhand.check(altered(mlp_chunked, *exchanged))
+    assert report.raised is not None
+    found = {row.name: (row.mistake.kind, row.mistake.detail["with"]) for row in report.culprits}
+    assert found == {"bndiff": ("swapped", "dbndiff2"), "bndiff2": ("swapped", "dbndiff")}
+
+
+def test_a_change_in_place_that_raises_is_told_as_one() -> None:
+    (row,) = backhand.check(altered(mlp_chunked, ("bnvar_inv * dbnraw", "bnvar_inv.mul_(dbnraw)"))).culprits
+    assert (row.name, row.mistake.kind) == ("bndiff", "modifies_input")
+
+
+def test_a_gradient_that_is_read_before_its_last_branch_is_there_is_told_by_that_branch() -> None:
+    last, reads = "    dhprebn += 1 / n * dbnmeani  #", "    dW1 = embcat.T @ dhprebn  #"
+    early = altered(mlp_chunked, (reads, "    pass  #"), (last, "    " + reads.strip("# ") + f"\n{last}"))
+    (row,) = backhand.check(early).culprits
+    assert (row.name, row.mistake.kind) == ("W1", "missing_branch")
+    assert "in what arrives at hprebn, the branch through bnmeani is missing" in row.mistake.message
+
+
 GATES = """
 import torch
 

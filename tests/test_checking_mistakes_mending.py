@@ -125,7 +125,7 @@ SLIPS = {
         "weights.mul_(dweights).sum(-1",
         "masked",
         "modifies_input",
-        "changes weights in place, which is read again below",
+        "changes weights in place, where a new tensor belongs",
     ),
     "a saved tensor that the line of another gradient changes in place": (
         layer_norm,
@@ -133,7 +133,7 @@ SLIPS = {
         "xhat.mul_(dy).reshape",
         "x",
         "modifies_input",
-        "changes xhat in place, which is read again below",
+        "changes xhat in place, where a new tensor belongs",
     ),
     "zeros in a temporary": (
         attention,

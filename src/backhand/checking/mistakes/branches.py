@@ -95,11 +95,12 @@ def paths(scene: Scene) -> Finding | None:
 
 
 def in_upstreams(scene: Scene) -> Finding | None:
-    """Find a branch cut, doubled or negated in the gradient of a consumer that the user gives no name.
+    """Find a branch cut, doubled or negated in the gradient of a consumer.
 
-    Such a gradient is made within the statements; that of an output begins with what arrives from above.
+    One without a name is made within the statements; that of an output begins with what arrives from above.
+    One with a name is right, but may have been read before its last branch was added.
     """
-    for consumer in (c for c in scene.consumers if c not in scene.given):
+    for consumer in scene.consumers:
         upper = replace(scene, name=consumer)
         parts, arrived = dict(upper.parts), scene.handed[consumer]
         if consumer in scene.trace.outputs:
@@ -108,7 +109,7 @@ def in_upstreams(scene: Scene) -> Finding | None:
             continue
         rest = scene.expected - scene.parts[consumer]
         for branch, part in parts.items():
-            for coefficient in (0.0, 2.0, -1.0):
+            for coefficient in (0.0,) if consumer in scene.given else (0.0, 2.0, -1.0):
                 predicted = rest + scene.through(consumer, arrived + (coefficient - 1) * part)
                 if bool(part.any()) and scene.same(scene.value, predicted):
                     told = f"in what arrives at {consumer}, the branch through {branch}"

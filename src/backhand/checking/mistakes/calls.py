@@ -33,7 +33,7 @@ def not_in_place(place: Place, scope: Scope) -> Iterator[Proposal]:
     called, held = node.func.attr, scope.namespace.get(root_of(node) or "")
     if called.endswith("_") and called[0] != "_" and (holds_tensor(held) or isinstance(held, list | dict)):
         changed = ast.unparse(node.func.value)
-        words = f"`{ast.unparse(node)}` changes {changed} in place, which is read again below"
+        words = f"`{ast.unparse(node)}` changes {changed} in place, where a new tensor belongs"
         new = ast.Call(ast.Attribute(node.func.value, called[:-1], ast.Load()), node.args, node.keywords)
         yield new, Finding("modifies_input", {"argument": changed}, words)
 

@@ -58,6 +58,28 @@ def _replaced_upstream(case: Case, budget: Budget) -> mending.Mended:
     return mending.by_other_upstream(case.program, budget, unread)
 
 
+def _exchanged(case: Case, budget: Budget) -> mending.Mended:
+    """Find another culprit in whose line this one's belongs, or the other way round."""
+    for name in case.first.culprits.keys() - {case.name}:
+        other = replace(case, name=name, judged=tuple(j for j in case.judged if name in j.culprits))
+        for here, there, words in (
+            (case, other, "`{}` belongs here, and stands in the line of {}"),
+            (other, case, "`{}` belongs in the line of {}"),
+        ):
+            seen, made = there.seen, there.culprit.value
+            lines = [s for s in seen.statements if isinstance(s, ast.Assign)] if seen is not None else []
+            fits = made is None or made.shape == here.culprit.expected.shape
+            if not lines or not fits or not is_wrong(here.program):
+                continue
+            words = words.format(ast.unparse(lines[0].value), other.gradient)
+            hint = "Look whether the two lines are exchanged."
+            finding = Finding("swapped", {"with": other.gradient}, words, hint=hint)
+            found, budget = mending.by_exchange(here.program, budget, lines[0].value, finding)
+            if found is not None:
+                return (found if here is case else finding), budget
+    return None, budget
+
+
 def _added_too_early(case: Case, budget: Budget) -> mending.Mended:
     found, budget = predicts("", upstreams.added_too_early).asked(case, budget)
     if found is None:
@@ -85,9 +107,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("no zeros where a sum begins", mending.by_beginning),
     tells("infinities", facts.not_finite),
     tells("an output that does not depend on it", facts.nothing_depends_on_it),
+    mends("a change in place", mending.by_copy, lambda case: case.fails or bool(case.first.draw.changed)),
     mends_fault("an edit of the line that raised", mending.by_edit, lambda case: case.fails),
     tells("exchanged names", facts.swapped),
-    mends("a change in place", mending.by_copy, lambda case: bool(case.first.draw.changed)),
+    Hypothesis("exchanged lines", _exchanged),
     mends("`=` for `+=`", mending.by_accumulating),
     Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
     mends("a slip in a line that has spoilt another gradient", mending.by_suspect),
@@ -104,7 +127,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch twice", partial(branches.with_coefficient, 2.0)),
     predicts("a branch with the opposite sign", partial(branches.with_coefficient, -1.0), also=True),
     predicts("a branch times a factor", branches.scaled),
-    predicts("a branch of an unnamed gradient", branches.in_upstreams),
+    predicts("a branch of an upstream gradient", branches.in_upstreams),
     mends("a line that adds too late", turns.by_order),
     mends_fault("a small edit", mending.by_edit),
     tells("digits that are missing", probed.right_but_for_digits),

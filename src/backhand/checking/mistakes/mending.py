@@ -1,6 +1,7 @@
 """Explain a gradient by mending its statements: an edit counts if with it they give the right tensor."""
 
 import ast
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -84,6 +85,16 @@ def by_copy(program: Program, budget: Budget) -> Mended:
         edit, budget = focus.first_right(edits_of(statement, focus.scope, (not_in_place, copies)), budget)
         if edit is not None:
             return _told(program, statement, edit, budget)
+    return None, budget
+
+
+def by_exchange(program: Program, budget: Budget, value: ast.expr, finding: Finding) -> Mended:
+    """Find that what makes another gradient belongs in the line of this one."""
+    for statement in (s for s in program.own if isinstance(s, ast.Assign)):
+        edit = Edit(Place(statement, "value", None, statement.value), copy.deepcopy(value), finding)
+        found, budget = Focus.on(program, statement).first_right([edit], budget)
+        if found is not None:
+            return _told(program, statement, found, budget)
     return None, budget
 
 

@@ -356,7 +356,8 @@ def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Cul
 def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     """Tell whether more than the text is needed to say which statement made a gradient wrong.
 
-    It is not where that has statements of its own alone, outside of loops, that read no temporary.
+    It is not where that has statements of its own alone, outside of loops, that read no temporary but numbers:
+    no known value stands for a number.
     """
     source, seen = chosen.backward_source, judgement.seen(name)
     if source is None or seen is None:
@@ -366,7 +367,8 @@ def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     gradients, variable = {root(path) for path in paths.values()}, root(paths.get(name, ""))
     if any(variable in writes(s) for s in source.simple if s not in source.statements):
         return True
-    temporaries = {n for s in own for n in reads(s) if source.makers(n)} - gradients
+    numbers = {n for n, value in seen.namespace.items() if isinstance(value, int | float)}
+    temporaries = {n for s in own for n in reads(s) if source.makers(n)} - gradients - numbers
     return bool(temporaries) or any(s not in source.statements for s in own)
 
 
