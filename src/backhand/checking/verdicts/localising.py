@@ -356,8 +356,8 @@ def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Cul
 def _is_open(chosen: Pass, judgement: Judgement, name: str) -> bool:
     """Tell whether more than the text is needed to say which statement made a gradient wrong.
 
-    It is not where that has statements of its own alone, outside of loops, that read no temporary but numbers:
-    no known value stands for a number.
+    It is not where that has statements of its own alone, outside of loops, that read no temporary but
+    numbers: no known value stands for one.
     """
     source, seen = chosen.backward_source, judgement.seen(name)
     if source is None or seen is None:
