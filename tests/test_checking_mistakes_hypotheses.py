@@ -11,6 +11,7 @@ from backhand.passes import (
     attention,
     batch_norm,
     embedding,
+    gru_model,
     layer_norm,
     mlp_chunked,
     mlp_fused,
@@ -488,3 +489,51 @@ def inputs(generator):
 """)
     (row,) = backhand.check(changed).culprits
     assert "in `range(0, len(x) - 1, 2)`, `len(x) - 1` stands where `len(x)` belongs" in row.mistake.message
+
+
+BEFORE_A_LOOP = """
+import torch
+
+out = "y"
+
+def forward(x, w, gain):
+    state, states = x, []
+    for _ in range(3):
+        states.append(state)
+        state = torch.tanh(state @ w)
+    y = state * gain
+    return locals()
+
+def backward(dy, w, gain, states, state):
+    dgain = (dy * state).sum(0)
+    carried = dy * gain
+    dw = torch.zeros_like(w)
+    after = state
+    for before in reversed(states):
+        inner = carried * (1 - after**2)
+        dw += before.T @ inner
+        carried = inner @ w.T
+        after = before
+    dx = carried
+    return {"dx": dx, "dw": dw, "dgain": dgain}
+
+def inputs(generator):
+    x, w, gain = (torch.randn(s, generator=generator) for s in ((5, 4), (4, 4), (4,)))
+    return {"x": x, "w": w, "gain": gain}
+"""
+
+
+def test_a_factor_that_is_missing_above_a_loop_is_named() -> None:
+    report = backhand.check(from_text(BEFORE_A_LOOP.replace("dy * gain", "dy")), stress=False)
+    (row,) = report.culprits
+    assert row.mistake.kind == "wrong_point"
+    assert "in `carried = dy`, the factor gain is missing" in row.mistake.message
+    assert row.lines[0].text == "carried = dy"
+
+
+def test_a_change_in_place_within_a_loop_is_no_wrong_sign() -> None:
+    (row,) = backhand.check(
+        altered(gru_model, ("r[:, t] * (1 - r[:, t])", "r[:, t].mul_(1 - r[:, t])"))
+    ).culprits
+    assert row.mistake.kind == "modifies_input"
+    assert row.lines[0].text.startswith("reset = r[:, t].mul_(")

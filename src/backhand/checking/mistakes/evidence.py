@@ -273,13 +273,15 @@ class Case:
         return programs[0] if are_as_they_were else programs[1]
 
     def _runs_once(self, statement: ast.stmt) -> bool:
-        """Tell whether a statement stands outside of loops, in what `program` runs as quickly.
+        """Tell whether a statement stands outside of loops, in what `program` runs as quickly, without one.
 
         There the temporaries that it reads are to be looked at as well, and the statements that complete what
         it begins: what is missing in one of them might be made up for in another.
         """
         source, program = self.chosen.backward_source, self.program
-        return source is not None and program is not None and statement in source.statements
+        if source is None or program is None or statement not in source.statements:
+            return False
+        return not any(isinstance(n, ast.For | ast.While) for n in ast.walk(program.block))
 
     @property
     def _over_numpy(self) -> bool:

@@ -48,8 +48,14 @@ SLIPS: Rules = (
     # last: what a whole sum makes up for may be a slip in a line of its own
     ((omissions.missing_couplings,), False),
 )
-# Those of which no two statements are likely to be mended by chance.
-LIKELY: Rules = ((slips.OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
+# Those of which no two statements are likely to be mended by chance. A change in place is the first: any other
+# edit of what is changed may undo that as well, `-x` being a new tensor.
+LIKELY: Rules = (
+    ((not_in_place,), False),
+    (slips.OF_WHAT_IS_THERE, False),
+    (BESIDE, False),
+    (OF_CALLS, False),
+)
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.
