@@ -48,8 +48,8 @@ SLIPS: Rules = (
     # last: what a whole sum makes up for may be a slip in a line of its own
     ((omissions.missing_couplings,), False),
 )
-# Those of which no two statements are likely to be mended by chance. A change in place is the first: any other
-# edit of what is changed may undo that as well, `-x` being a new tensor.
+# Those of which no two statements are likely to be mended by chance. A change in place is the first: any
+# other edit of what is changed may undo that as well, `-x` being a new tensor.
 LIKELY: Rules = (
     ((not_in_place,), False),
     (slips.OF_WHAT_IS_THERE, False),
