@@ -18,7 +18,7 @@ from backhand.checking.running.statements import writes_surely
 from backhand.checking.verdicts.comparing import close
 
 Role = Literal["value", "exponent", "index", "axis"]
-VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript  # expressions that may be a tensor
+VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript | ast.Compare  # expressions that may be a tensor
 # What is asked of a tensor that is no value of it.
 MEASURES = {"shape", "dtype", "device", "ndim", "layout"}
 # Methods whose whole numbers are numbers; those of the others are axes, as a rule.
@@ -49,9 +49,12 @@ class Place:
 
     def holds_value(self, scope: "Scope") -> bool:
         """Tell whether an expression stands there that may be a tensor."""
-        is_value = self.role == "value" and isinstance(self.node, VALUES)
-        plain = isinstance(self.node, ast.Name) and not holds_tensor(scope.namespace.get(self.node.id))
-        return is_value and not plain
+        if self.role != "value" or not isinstance(self.node, VALUES):
+            return False
+        if not isinstance(self.node, ast.Name | ast.Compare):
+            return True
+        names = [n.id for n in ast.walk(self.node) if isinstance(n, ast.Name)]
+        return any(holds_tensor(scope.namespace.get(name)) for name in names)
 
     def put(self, node: Any) -> None:
         """Put another node in its place, or other statements in that of a block's."""

@@ -9,7 +9,7 @@ from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.running.known import Known, Label
 from backhand.checking.running.names import operation_called
 from backhand.checking.running.slicing import computes
-from backhand.checking.running.statements import reads
+from backhand.checking.running.statements import assigned, reads
 from backhand.checking.verdicts.comparing import close
 
 
@@ -42,7 +42,9 @@ def another_value_of_the_forward(case: Case) -> Finding | None:
         return None  # it holds what it is called: what is made of it is at fault
     source = case.chosen.backward_source
     readers = [s for s in source.simple if fault.variable in reads(s)] if source is not None else []
-    if name is None and len(readers) < 2:
+    made = [s for s, _ in fault.belongs.label.operations if s is not None]
+    is_its_own = any(fault.variable in assigned(s) for s in made)
+    if name is None and len(readers) < 2 and not is_its_own:
         return None  # the one line that reads it may as well lack an operation
     there = f"the forward's {name}" if name else f"what {_place(fault.belongs.label)} takes or gives"
     words = f"{fault.variable} holds another tensor than {there}, which belongs there"

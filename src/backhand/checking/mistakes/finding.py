@@ -4,6 +4,9 @@ import ast
 from dataclasses import dataclass, field
 from typing import Any
 
+# How a clause begins that tells the line of another variable in which the mistake is.
+IN_A_LINE = "in `"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -80,6 +80,16 @@ def _exchanged(case: Case, budget: Budget) -> mending.Mended:
     return None, budget
 
 
+def _zeros(case: Case, budget: Budget) -> mending.Mended:
+    """Find zeros; where terms cancel but for rounding, as a softmax's do, an edit that shows why."""
+    found, budget = predicts("", branches.all_zero).asked(case, budget)
+    cancels = any(bool(scene.value.any()) for scene in case.fitted)
+    if found is None or not cancels or not is_wrong(case.program):
+        return found, budget
+    mended, budget = mending.by_edit(case.program, budget)
+    return mended or found, budget
+
+
 def _added_too_early(case: Case, budget: Budget) -> mending.Mended:
     found, budget = predicts("", upstreams.added_too_early).asked(case, budget)
     if found is None:
@@ -107,7 +117,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("no zeros where a sum begins", mending.by_beginning),
     tells("infinities", facts.not_finite),
     tells("an output that does not depend on it", facts.nothing_depends_on_it),
-    mends("a change in place", mending.by_copy, lambda case: case.fails or bool(case.first.draw.changed)),
+    mends("a change in place", mending.by_copy, lambda case: bool(case.first.draw.changed)),
     mends_fault("an edit of the line that raised", mending.by_edit, lambda case: case.fails),
     tells("exchanged names", facts.swapped),
     Hypothesis("exchanged lines", _exchanged),
@@ -121,7 +131,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # the numbers
     predicts("the opposite order", shapes.turned),
     tells("zeros that nothing was put into before a line raised", facts.raised_before_it_was_filled),
-    predicts("zeros", branches.all_zero),
+    Hypothesis("zeros", _zeros, lambda case: bool(case.fitted)),
     predicts("a sign or a factor of the whole", branches.whole_factor, also=True),
     predicts("a missing branch", partial(branches.with_coefficient, 0.0), also=True),
     predicts("a branch twice", partial(branches.with_coefficient, 2.0)),
@@ -131,6 +141,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     mends("a line that adds too late", turns.by_order),
     mends_fault("a small edit", mending.by_edit),
     tells("digits that are missing", probed.right_but_for_digits),
+    predicts_fault("the shape alone", shapes.right_values),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", shapes.transposed, also=True),
     predicts("repeated indices", upstreams.overwritten),
@@ -149,6 +160,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # the statements
     mends_fault("a small edit and a factor", mending.by_edit_and_factor),
     mends_fault("two small edits of one line", partial(mending.by_two_edits, at_fault=True)),
+    mends_fault("a tensor and a constant as factors", mending.by_factor_and_constant),
     mends("a small edit", mending.by_edit),
     Hypothesis("a loop that goes the wrong way", _the_other_way),
     mends("a constant factor within the line", mending.by_constant, _is_not_pinned),
@@ -321,7 +333,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
     nothing = (
         "no simple slip was found in the time for it" if budget.is_late else "no simple slip reproduces it"
     )
-    words = facts.told(error) if error is not None else nothing + what_belongs(case)
+    words = (facts.told(error) if error is not None else nothing) + what_belongs(case)
     return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
 
 

@@ -28,7 +28,7 @@ from backhand.checking.mistakes.edits import (
     overwritten,
     places_of,
 )
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
@@ -41,21 +41,18 @@ BESIDE_IN_ONE_LINE: tuple[Rule, ...] = (*BESIDE, omissions.missing_complements)
 Rules = tuple[tuple[tuple[Rule, ...], bool], ...]
 # The rules in their order, and whether they ask what autograd knows of this step.
 OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls, exchanged_calls)
+# The first of all: any other edit of what is changed in place may undo that as well, `-x` being a new tensor.
+IN_PLACE: Rules = (((not_in_place,), False),)
 SLIPS: Rules = (
+    *IN_PLACE,
     (slips.OF_WHAT_IS_THERE, False),
     (omissions.OF_WHAT_IS_MISSING, True),
     (OF_CALLS, False),
     # last: what a whole sum makes up for may be a slip in a line of its own
     ((omissions.missing_couplings,), False),
 )
-# Those of which no two statements are likely to be mended by chance. A change in place is the first: any
-# other edit of what is changed may undo that as well, `-x` being a new tensor.
-LIKELY: Rules = (
-    ((not_in_place,), False),
-    (slips.OF_WHAT_IS_THERE, False),
-    (BESIDE, False),
-    (OF_CALLS, False),
-)
+# Those of which no two statements are likely to be mended by chance.
+LIKELY: Rules = (*IN_PLACE, (slips.OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.
@@ -358,7 +355,7 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
     if statement not in program.own:
         call = getattr(getattr(statement, "value", None), CALLED, None)
         line = ast.unparse(call or statement).splitlines()[0]
-        found = replace(found, words=f"in `{line}`, {found.words}")
+        found = replace(found, words=f"{IN_A_LINE}{line}`, {found.words}")
     # what is put right where a temporary is read may as well be wrong where that is made
     read = {node.id} if isinstance(node, ast.Name) else set()
     if "axes" in edit.mends.detail:  # a sum that is missing may have been meant in any line above

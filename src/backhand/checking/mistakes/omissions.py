@@ -29,6 +29,21 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
             yield ast.BinOp(place.node, op, scope.expression(name)), Finding(kind, detail, words)
 
 
+def _missing_sums(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what a gradient sums to along an axis as a factor more: a softmax has it, and its logarithm."""
+    if not place.holds_value(scope):
+        return
+    for name in filter(scope.is_gradient, scope.tensors):
+        for axis in range(scope.held(name).dim()):
+            summed = ast.Attribute(scope.expression(name), "sum", ast.Load())
+            keeping = ast.keyword(scope.dialect.keeping, ast.Constant(True))
+            factor = ast.Call(summed, [ast.Constant(axis)], [keeping])
+            text = ast.unparse(factor)
+            detail = {"used": None, "expected": text}
+            edit = Finding("wrong_upstream", detail, f"the factor {text} is missing")
+            yield ast.BinOp(place.node, ast.Mult(), factor), edit
+
+
 def _missing_counts(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield a whole number more as a factor or a term of another one: a stride, an offset."""
     node = place.node
@@ -63,7 +78,7 @@ def missing_complements(place: Place, scope: Scope) -> Iterator[Proposal]:
 def upstream_factor(place: Place, scope: Scope, upstream: str) -> Iterator[Proposal]:
     """Yield a gradient as a factor more."""
     node = place.node
-    if place.role != "value" or not isinstance(node, VALUES | ast.Compare) or scope.is_one(upstream):
+    if place.role != "value" or not isinstance(node, VALUES) or scope.is_one(upstream):
         return
     own = ast.Name(upstream, ast.Load())
     words = f"{upstream}, the upstream gradient, is not used"
@@ -200,4 +215,5 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     sums,
     missing_complements,
     _missing_terms,
+    _missing_sums,
 )

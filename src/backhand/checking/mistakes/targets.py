@@ -8,7 +8,7 @@ from typing import TypeGuard
 from backhand.checking.mistakes.branches import doubled
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.evidence import Case
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.mending import PAIRS, Mended, by_dropped_term
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.workbench import Program
@@ -149,11 +149,11 @@ def predicts_fault(name: str, finder: Callable[[Scene], Finding | None]) -> Hypo
 
 
 def with_its_line(case: Case, found: Finding | None) -> Finding | None:
-    """Return a finding with the line at fault, where that is not the gradient's own."""
+    """Return a finding with the line at fault, where that is not the gradient's own, nor told already."""
     fault = case.culprit.fault
-    if found is None or fault is None:
+    if found is None or fault is None or found.words.startswith(IN_A_LINE):
         return found
     if root(case.paths.get(case.name, "")) in writes_surely(fault.statement):
         return found
     line = ast.unparse(fault.statement).splitlines()[0]
-    return replace(found, words=f"in `{line}`, {found.words}")
+    return replace(found, words=f"{IN_A_LINE}{line}`, {found.words}")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
-from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, is_whole, sums_to_one
+from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, holds_tensor, is_whole, sums_to_one
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
@@ -302,7 +302,7 @@ class Focus:
         frame = getattr(self.statement, FRAME, names)  # those of a helper that is written out know no others
         names = [n for n in names if n in frame]
         known = self.program.known[0] if self.knowing else ()
-        called = {n for n in names if n.startswith("d") and n[1:] in bench.namespace}
+        called = {n for n in names if n.startswith("d") and holds_tensor(bench.namespace.get(n[1:]))}
         # what gives several variables a value may give forward tensors beside gradients
         simple = [s for s in (*self.program.beside, *self.program.simple) if len(writes(s)) == 1]
         own = filled_by(self.statement) if self.statement is not None else ()

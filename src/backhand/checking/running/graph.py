@@ -46,8 +46,7 @@ class Trace:
     @cached_property
     def edges(self) -> dict[str, Edge]:
         """Where each tensor hangs in autograd's graph."""
-        with torch.enable_grad():
-            return {name: _edge(t) for name, t in self.tensors.items()}
+        return {name: edge_of(t) for name, t in self.tensors.items()}
 
     @cached_property
     def named(self) -> frozenset[Edge]:
@@ -129,10 +128,12 @@ class Trace:
         return torch.zeros_like(self.tensors[name].detach())
 
 
-def _edge(t: Tensor) -> Edge:
+def edge_of(t: Tensor) -> Edge:
+    """Return where a tensor hangs in autograd's graph."""
     if t.grad_fn is not None:
         return t.grad_fn, t.output_nr
-    view = t.view_as(t)  # of a leaf, which hangs at the node that gathers its gradient
+    with torch.enable_grad():
+        view = t.view_as(t)  # of a leaf, which hangs at the node that gathers its gradient
     assert view.grad_fn is not None
     node, number = view.grad_fn.next_functions[0]
     assert node is not None

@@ -9,7 +9,7 @@ import ast
 import collections
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from backhand.checking.running.containers import flatten
+from backhand.checking.running.graph import edge_of
 from backhand.checking.running.instrumenting import Watcher, run_function, run_statements
 from backhand.checking.running.known import Known, Label, Seen, each_once
 from backhand.checking.running.private import Clock, differentiated, results
@@ -60,7 +61,7 @@ def knowledge(chosen: Pass, draw: Draw) -> list[Known]:
     upstream = [draw.trace.upstream[f"d{name}"] for name in draw.trace.outputs]
     gradients = differentiated(outputs, upstream, named.values())
     inputs = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
-    return found.sequences(inputs) + made.sequences()
+    return found.sequences(inputs, {n: edge_of(t) for n, t in named.items()}) + made.sequences()
 
 
 def _elements(nodes: Iterable[Node], values: Mapping[str, Any]) -> int:
@@ -116,6 +117,10 @@ class _Turns(Watcher):
         return found
 
 
+# An operation of the forward, and what it sends back.
+_Sent = tuple[Node, Tensor]
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where an operation stands: in which statement, which of its name in there, in which turn, and when."""
@@ -139,7 +144,7 @@ class _Found:
         self.places = places
         self.results: list[tuple[Node, int, Tensor]] = []
         self.operands: list[tuple[Node, int, Tensor]] = []
-        self.sent: dict[Edge, list[tuple[Node, Tensor]]] = {}
+        self.sent: dict[Edge, list[_Sent]] = {}
 
     def hook(self, node: Node) -> Any:
         """Return the hook of one operation."""
@@ -153,8 +158,8 @@ class _Found:
 
         return seen
 
-    def sequences(self, inputs: Mapping[str, Tensor]) -> list[Known]:
-        """Return what was seen, turn by turn, with the gradients of the inputs."""
+    def sequences(self, inputs: Mapping[str, Tensor], leaves: Mapping[str, Edge]) -> list[Known]:
+        """Return what was seen, turn by turn, with the gradients of the inputs, which hang at these edges."""
         found: dict[Any, list[Seen]] = {}
         labels: dict[Any, tuple[Label, Any]] = {}
 
@@ -163,7 +168,7 @@ class _Found:
             labels.setdefault(key, (label, of))
 
         for name, value in inputs.items():
-            add(("input", name), Label("input", name=name), name, Seen(0, 0, value))
+            add(("input", name), Label("input", name=name), leaves[name], Seen(0, 0, value))
         for kind, seen in (("result", self.results), ("operand", self.operands)):
             for node, i, value in seen:
                 place = self.places[node]
@@ -177,13 +182,30 @@ class _Found:
                 if kind == "operand" and len(node.next_functions) > MANY:
                     add((kind, place, "operands"), label, of, Seen(i, i, value))
         for edge, consumers in self.sent.items():
-            for some in _sums(sorted(consumers, key=lambda consumer: self.places[consumer[0]].age)):
+            for some in self._sums(sorted(consumers, key=lambda consumer: self.places[consumer[0]].age)):
                 places = tuple(self.places[node] for node, _ in some)
-                label = Label("part", tuple((place.statement, place.operation) for place in places))
+                operations = dict.fromkeys((place.statement, place.operation) for place in places)
+                label = Label("part", tuple(operations))
                 total = torch.stack([value for _, value in some]).sum(0)
                 one = Seen(places[0].age, places[0].turn, total)
                 add(("part", tuple(place.in_all_turns for place in places)), label, self._of(edge), one)
         return each_once(found, labels)
+
+    def _sums(self, consumers: Sequence[_Sent]) -> Iterator[tuple[_Sent, ...]]:
+        """Yield the sets of consumers whose sum a running gradient may hold before the others are added.
+
+        Of what is used in all turns of a loop these are the uses in some statements, the others left out.
+        """
+        if len(consumers) <= CONSUMERS:
+            for size in range(2, len(consumers) + 1):
+                yield from itertools.combinations(consumers, size)
+            return
+        uses: dict[ast.stmt | None, list[_Sent]] = {}
+        for consumer in consumers:
+            uses.setdefault(self.places[consumer[0]].statement, []).append(consumer)
+        for size in range(1, len(uses)) if len(uses) <= CONSUMERS else ():
+            for some in itertools.combinations(uses.values(), size):
+                yield tuple(itertools.chain.from_iterable(some))
 
     def _of(self, edge: tuple[Node | None, int]) -> Any:
         """Return what stands for a tensor in all turns: the operation that makes it, or its leaf."""
@@ -191,13 +213,6 @@ class _Found:
         if node is None or node not in self.places:
             return edge
         return self.places[node].in_all_turns, number
-
-
-def _sums(consumers: list[tuple[Node, Tensor]]) -> Iterable[tuple[tuple[Node, Tensor], ...]]:
-    """Yield the sets of consumers whose sum a running gradient may hold before the others are added."""
-    if 2 <= len(consumers) <= CONSUMERS:
-        for size in range(2, len(consumers) + 1):
-            yield from itertools.combinations(consumers, size)
 
 
 def _nodes(outputs: Iterable[Tensor]) -> set[Node]:

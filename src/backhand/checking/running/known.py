@@ -1,6 +1,7 @@
 """Known tensors: sequences, one for each turn of the forward's loop, told by their signatures."""
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -109,8 +110,11 @@ def signature(tensor: Tensor) -> float:
 
 
 def alike(a: float, b: float, elements: int) -> bool:
-    """Tell whether two signatures are those of one tensor, computed in different orders."""
-    return abs(a - b) <= ALIKE * (abs(a) + abs(b)) + 1e-13 * elements**0.5
+    """Tell whether two signatures are those of one tensor, computed in different orders.
+
+    One with infinities, as of a mask, is like no other.
+    """
+    return math.isfinite(a - b) and abs(a - b) <= ALIKE * (abs(a) + abs(b)) + 1e-13 * elements**0.5
 
 
 @lru_cache(maxsize=128)

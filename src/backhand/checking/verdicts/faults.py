@@ -326,16 +326,19 @@ class _Search:
         """Return the statement that makes a value which the one found reads, if that is enough to be mended.
 
         Then it is at fault: had it been right, nothing else in its place would be. What makes a gradient is
-        so only for one that puts together what it reads, or was right until that had another shape: else
-        either of the two may lack an operation.
+        so only for one that puts together what it reads, or was right until that had another shape, or gives
+        another name to what is no gradient: else either of the two may lack an operation.
         """
         statement, variable = found.target
         read = reads(statement) - (frozenset() if variable else writes_surely(statement))  # it adds to those
         made = [target for target in self.events if target[1] in read]
         passes_on = self._only_puts_together(found)
+        renames = isinstance(getattr(statement, "value", None), ast.Name)
         for other in self._in_time(self._candidates(made)):
             misshapen = found.turn > 0 and self._is_misshapen(other)
-            makes_up = other.step < found.step and (other.known.is_value or passes_on or misshapen)
+            renamed = renames and self._is_no_gradient(other)
+            makes_up = passes_on or misshapen or renamed or other.known.is_value
+            makes_up &= other.step < found.step
             if makes_up and self._left(other) == left:  # each is a run
                 return other
         return found
@@ -351,6 +354,11 @@ class _Search:
         held = (namespace.get(name) for name in reads(statement) - writes_surely(statement))
         read = [v.flatten() for v in held if isinstance(v, Tensor) and v.is_floating_point()]
         return made is not None and len(read) > 1 and bool(torch.isin(made, torch.cat(read)).all())
+
+    def _is_no_gradient(self, candidate: _Candidate) -> bool:
+        """Tell whether what a statement gives is known as the gradient of nothing."""
+        event = self.events[candidate.target][candidate.turn]
+        return all(known.is_value for known in self.recogniser.taken_for(event))
 
     def _left(self, candidate: _Candidate) -> frozenset[str] | None:
         """Return which of the culprits a candidate leaves wrong; None if this one, or one that was right."""

@@ -5,6 +5,8 @@ import bisect
 from collections.abc import Callable, Container, Mapping, Sequence
 from enum import IntEnum
 
+import torch
+
 from backhand.checking.running.known import Known
 from backhand.checking.running.statements import kept_as, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
@@ -66,7 +68,7 @@ def _of_a_gradient(recogniser: Recogniser, target: Target, event: Event, known: 
         return Rank.RIGHT_BY_NAME
     is_named = bool(_named_for(target, known))
     if not is_named:
-        if event.shape is not None and event.shape != known.shape:
+        if event.shape is not None and not _has_its_shape(target, event.shape, known.shape):
             return Rank.OTHERWISE
         if recogniser.is_of_the_forward(event):
             return Rank.OF_THE_FORWARD
@@ -99,6 +101,13 @@ def begun_elsewhere(events: Mapping[Target, Sequence[Event]]) -> frozenset[str]:
     """Return the variables that several statements write: one begins them, others go on."""
     written = [n for target in events for n in ((target[1],) if target[1] else writes_surely(target[0]))]
     return frozenset(name for name in written if written.count(name) > 1)
+
+
+def _has_its_shape(target: Target, shape: torch.Size, expected: torch.Size) -> bool:
+    """Tell whether a statement gives a tensor of the shape that belongs there: what is added is broadcast."""
+    if target[1] or len(shape) > len(expected):
+        return shape == expected
+    return all(a in (1, b) for a, b in zip(reversed(shape), reversed(expected), strict=False))
 
 
 def _named_for(target: Target, known: Known) -> frozenset[ast.stmt]:
