@@ -125,6 +125,13 @@ def test_a_slip_in_a_recurrence_is_told_at_its_line(name: str) -> None:
     assert words in row.mistake.message, row.mistake.message
 
 
+@pytest.mark.seconds
+def test_what_is_unpacked_from_another_step_is_one_line_at_fault() -> None:
+    (row,) = backhand.check(altered(subject("unpacked_steps"), ("cache[t]", "cache[t - 1]"))).culprits
+    assert row.lines[0].text == "h, c, i, f, o, g, bent = cache[t - 1]"
+    assert "`cache[t - 1]` stands where `cache[t]` belongs" in row.mistake.message
+
+
 def test_what_raises_for_another_line_is_told_with_what_that_should_give() -> None:
     short = ("dsent = dpre[target]", "dsent = dpre[source] * dpre.sum(0)[:2]")
     (row,) = backhand.check(altered(subject("messages"), short)).culprits

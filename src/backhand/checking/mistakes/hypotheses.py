@@ -285,14 +285,21 @@ def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, t
     read = [frozenset(case.makers) for case in others]
     source = first.chosen.backward_source
     places = source.places if source is not None else {}
-    # the nearest to all of them first
-    for statement in sorted(first.makers, key=lambda s: -places.get(s, -1)):
+    # what takes several values from where they are kept is soon tried; then the nearest to all of them first
+    for statement in sorted(first.makers, key=lambda s: (not _unpacks(s), -places.get(s, -1))):
         if statement in first.innocent or not all(statement in theirs for theirs in read):
             continue
         found, budget = _by_statement(able, statement, budget)
         if found or budget.is_spent:
             return found, budget
     return {}, budget
+
+
+def _unpacks(statement: ast.stmt) -> bool:
+    """Tell whether a statement takes several values from one place, as `h, c = cache[t]` does."""
+    taken = statement.value if isinstance(statement, ast.Assign) else None
+    several = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple | ast.List)
+    return several and isinstance(taken, ast.Subscript | ast.Attribute | ast.Name)
 
 
 def _by_statement(
