@@ -33,8 +33,9 @@ def _missing_sums(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield what a gradient sums to along an axis as a factor more: a softmax has it, and its logarithm."""
     if not place.holds_value(scope):
         return
-    for name in filter(scope.is_gradient, scope.tensors):
-        for axis in range(scope.held(name).dim()):
+    gradients = {n: scope.held(n) for n in scope.tensors if scope.is_gradient(n)}
+    for name, value in gradients.items():
+        for axis in range(value.dim() if isinstance(value, Tensor) else 0):
             summed = ast.Attribute(scope.expression(name), "sum", ast.Load())
             keeping = ast.keyword(scope.dialect.keeping, ast.Constant(True))
             factor = ast.Call(summed, [ast.Constant(axis)], [keeping])
