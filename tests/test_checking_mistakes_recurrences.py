@@ -104,6 +104,22 @@ SLIPS = {
         "wrong_upstream",
         "the factor dh is missing",
     ),
+    "a term of which nothing but the sum is known": (
+        "random_field",
+        "trans + emit[i] + beta, 1)",
+        "trans + beta, 1)",
+        "beta = torch.logsumexp(trans + beta, 1)",
+        "missing_branch",
+        "the term emit[i] is missing",
+    ),
+    "zeros but for rounding": (
+        "normalised_steps",
+        "(dxhat * centred).sum(0)",
+        "centred.sum(0)",
+        "dinv = centred.sum(0)",
+        "wrong_upstream",
+        "the factor dxhat is missing",
+    ),
     "what a gradient sums to": (
         "hidden_markov",
         "dA - A.exp() * dA.sum(1, keepdim=True)",
@@ -123,6 +139,29 @@ def test_a_slip_in_a_recurrence_is_told_at_its_line(name: str) -> None:
     assert row.lines[0].text.startswith(line), str(report)
     assert row.mistake.kind == kind, str(report)
     assert words in row.mistake.message, row.mistake.message
+
+
+@pytest.mark.parametrize(
+    ("which", "old", "new", "name"),
+    [
+        (
+            "appended_lists",
+            '"dpres": dpres, "dstates": dstates',
+            '"dpres": dstates, "dstates": dpres',
+            "states[2]",
+        ),
+        ("hidden_markov", '"dA": dA, "dB": dB, "dfirst"', '"dA": dB, "dB": dA, "dfirst"', "B"),
+        ("midpoint_steps", '"dW": dW, "db": db', '"dW": dW, "db": dW[0]', "b"),
+    ],
+)
+def test_gradients_that_are_returned_as_one_another_are_one_mistake_of_the_return(
+    which, old, new, name
+) -> None:
+    report = backhand.check(altered(subject(which), (old, new)), stress=False)
+    (row,) = report.culprits
+    assert row.name == name
+    assert (row.mistake.kind == "swapped") is (which != "midpoint_steps"), str(report)
+    assert row.lines[0].text.startswith("return {"), str(report)
 
 
 @pytest.mark.seconds

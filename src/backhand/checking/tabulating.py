@@ -186,8 +186,9 @@ class Table:
 
     @cached_property
     def _measure(self) -> Measure:
-        shown = self.shown.without(self.judged[0].ambiguous)  # which are not to be repaired either
-        return Measure.of(self.draw, shown, self.truth)
+        first = self.judged[0]
+        apart = {*first.ambiguous, *first.unreturned}  # which are not to be repaired either
+        return Measure.of(self.draw.without(apart), self.shown.without(apart), self.truth)
 
     @cached_property
     def imprecise(self) -> dict[str, Loss]:

@@ -255,9 +255,9 @@ def right_but_unreturned(case: Case) -> Finding | None:
     made = case.first.unreturned.get(case.name)
     if made is None:
         return None
-    words = (
-        f"another value is returned for {case.name}; the right one stands in `{made}`, which nothing reads"
-    )
+    is_named = case.chosen.contract == "named"
+    so = "which is returned under another name" if is_named else "which nothing reads"
+    words = f"another value is returned for {case.name}; the right one stands in `{made}`, {so}"
     hint = "Look at what stands in the `return`."
     return Finding("swapped", {"with": made}, words, at=_return_of(case), hint=hint)
 

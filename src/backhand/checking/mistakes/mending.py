@@ -52,7 +52,13 @@ SLIPS: Rules = (
     ((omissions.missing_couplings,), False),
 )
 # Those of which no two statements are likely to be mended by chance.
-LIKELY: Rules = (*IN_PLACE, (slips.OF_WHAT_IS_THERE, False), (BESIDE, False), (OF_CALLS, False))
+LIKELY: Rules = (
+    *IN_PLACE,
+    (slips.OF_WHAT_IS_THERE, False),
+    (BESIDE, False),
+    ((omissions.missing_terms,), False),
+    (OF_CALLS, False),
+)
 # Two edits at once are as many as the square of one: of the few that are likely, so many pairs are tried. Of
 # the pairs that mended something in the textbook's mutants, half came within 250 tries, all but one in 25
 # within this many, which take about half a second.

@@ -125,7 +125,8 @@ ADDED = Finding(
 )
 
 
-def _missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
+def missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a tensor more as a term, added or taken away."""
     for name in scope.tensors if place.holds_value(scope) else ():
         if scope.is_one(name):  # such as the loss's own gradient: no term of another one
             continue
@@ -215,6 +216,6 @@ OF_WHAT_IS_MISSING: tuple[Rule, ...] = (
     _derivatives,
     sums,
     missing_complements,
-    _missing_terms,
+    missing_terms,
     _missing_sums,
 )

@@ -86,7 +86,7 @@ class Judgement:
         shared: gradients that are changed through another name by less than rounding.
         balanced: gradients that are right with a culprit's value, which is another tensor's gradient.
         followers: gradients that are wrong because of the same statement as a culprit.
-        unreturned: gradients that are right in a variable which nothing reads, with that variable.
+        unreturned: gradients that are right in a variable that is not returned for them, with that.
         lives: which statements write which gradient, if the backward was run to see that.
     """
 

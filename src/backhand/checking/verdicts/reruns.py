@@ -21,6 +21,8 @@ from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.repairing import Repair, Repairer, Replace, at_return, variables_of, watched
 from backhand.checking.verdicts.shadowing import Adding, Before, Give, Log, Putting, Target
 
+# What is no larger is zero but for the rounding of ones: to make it a little larger would show nothing.
+NOTHING = 1e-12
 IsRight = Callable[[str, Tensor | None], bool]
 _Run = TypeVar("_Run", bound=Callable[..., Any])
 
@@ -136,7 +138,7 @@ class Reruns:
             if now not in turns or not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
-            return value * (1 + noise) + (0.0 if bool(value.any()) else noise)
+            return value * (1 + noise) + (0.0 if bool((value.abs() > NOTHING).any()) else noise)
 
         def replace(name: str, value: Tensor | None) -> Tensor | None:
             known = before[name].value if name in before else None

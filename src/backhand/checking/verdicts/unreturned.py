@@ -1,14 +1,15 @@
-"""Right gradients that a backward makes and does not return: another variable stands in their place."""
+"""Right gradients that a backward makes and returns for no tensor, or for another: a slip of the `return`."""
 
 import ast
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from backhand.checking.running.instrumenting import Watcher
+from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import writes, writes_surely
 from backhand.checking.running.trials import Draw
@@ -22,7 +23,9 @@ def unreturned(
     right: Mapping[str, bool],
     is_right: Callable[[str, Tensor | None], bool],
 ) -> dict[str, str]:
-    """Return the tensors whose gradient is wrong, but right in a variable that nothing reads, with that.
+    """Return the tensors whose gradient is wrong, but right in another variable, with that.
+
+    Nothing reads it; or it is called for this gradient, and returned as another one.
 
     Args:
         chosen: the pass.
@@ -30,10 +33,14 @@ def unreturned(
         right: whether each gradient that it returned is right.
         is_right: tells whether a value is a tensor's right gradient.
     """
-    gradients = draw.trace.gradients
+    gradients, source = draw.trace.gradients, chosen.backward_source
+    if draw.error is not None or source is None:
+        return {}
+    if chosen.contract == "named":
+        told = [n for n in draw.user if not right.get(n, True)]
+        return _returned_as_another(source, draw, told, is_right)
     wrong = [n for n in draw.trace.wanted if n in draw.matched and n in gradients and not right.get(n, False)]
-    source = chosen.backward_source if chosen.contract == "returned" and draw.error is None else None
-    idle = _idle(source) if source is not None and wrong else frozenset()
+    idle = _idle(source) if wrong else frozenset()
     if not idle:
         return {}
     seen = _Last(idle)
@@ -45,6 +52,20 @@ def unreturned(
         made = next((v for v in alike if is_right(name, seen.values[v])), None)
         if made is not None:
             found[name] = made
+    return found
+
+
+def _returned_as_another(
+    source: Source, draw: Draw, wrong: Iterable[str], is_right: Callable[[str, Tensor | None], bool]
+) -> dict[str, str]:
+    """Return the wrong gradients whose own variable stands at another name in the returned dictionary."""
+    found = {}
+    for name in wrong:
+        variable = root(draw.matched[name])
+        at = {entry for entry, behind in source.returned.items() if behind == variable != entry}
+        others = (n for n, gradient in draw.matched.items() if root(gradient) in at and n in draw.user)
+        if variable in source.returned and any(is_right(name, draw.user[n]) for n in others):
+            found[name] = variable
     return found
 
 
