@@ -487,3 +487,28 @@ def test_a_slope_that_is_handed_on_as_the_gradient_is_told_where_it_is() -> None
     ).culprits
     assert row.mistake.message.startswith("dx: dy, the upstream gradient, is not used")
     assert row.lines[0].text == "dx = slope"
+
+
+VARIATION = """
+import torch
+
+def forward(path):
+    loss = (path[1:] - path[:-1]).abs().sum() + path.square().sum()
+    return locals()
+
+def backward(path):
+    dpath = 2 * path
+    s = torch.sign(path[1:] - path[:-1])
+    dpath[1:] += s
+    dpath[:-1] -= s
+    return {"dpath": dpath}
+
+def inputs(generator):
+    return {"path": -torch.arange(1.0, 6.0) - torch.rand(5, generator=generator)}
+"""
+
+
+def test_a_line_that_gives_nothing_but_minus_one_is_edited_too() -> None:
+    (row,) = backhand.check(from_text(VARIATION.replace("sign(path[1:] -", "sign(path[1:] +"))).culprits
+    assert row.mistake.kind == "sign"
+    assert row.lines[0].text == "s = torch.sign(path[1:] + path[:-1])"

@@ -357,7 +357,8 @@ class Focus:
         if not isinstance(statement, ast.Assign | ast.AugAssign) or writes(statement) - assigned(statement):
             return True  # what it changes in place on its way may matter
         given = statement.value
-        other = ast.BinOp(ast.BinOp(given, ast.Mult(), ast.Constant(1.5)), ast.Add(), ast.Constant(0.5))
+        # what stays the same is about -1.65, which nothing gives; of 1.5 and 0.5 it would be a sign's -1
+        other = ast.BinOp(ast.BinOp(given, ast.Mult(), ast.Constant(1.37)), ast.Add(), ast.Constant(0.61))
         before = self.value(0)
         with Edit(Place(statement, "value", None, given), other, Finding("")).made():
             after = self.value(0)
