@@ -504,7 +504,7 @@ def backward(path):
     return {"dpath": dpath}
 
 def inputs(generator):
-    return {"path": -torch.arange(1.0, 6.0) - torch.rand(5, generator=generator)}
+    return {"path": torch.arange(-7.0, -2.0) + torch.rand(5, generator=generator) / 2}
 """
 
 
