@@ -11,18 +11,25 @@ from backhand.checking.running.names import operation_called
 from backhand.checking.running.slicing import computes
 from backhand.checking.running.statements import assigned, reads
 from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.fault import Fault
 
 
 def another_known_value(case: Case) -> Finding | None:
     """Find that the statement at fault gives something that is right elsewhere: a part, or a step before."""
     fault = case.culprit.fault
-    if fault is None:
+    if fault is None or _is_opposite(fault):  # a minus more is no derivative that is left out
         return None
     for known in fault.taken_for:
         found = _part(known, fault.belongs) or _step(known, fault.belongs)
         if found is not None:
             return found
     return None
+
+
+def _is_opposite(fault: Fault) -> bool:
+    """Tell whether what the statement gives is what belongs there but for its sign."""
+    made = [(bench.value, bench.expected) for bench in fault.benches if bench.value is not None]
+    return bool(made) and all(a.shape == b.shape and close(a, -b) for a, b in made)
 
 
 def another_value_of_the_forward(case: Case) -> Finding | None:
