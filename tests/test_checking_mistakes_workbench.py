@@ -511,4 +511,5 @@ def inputs(generator):
 def test_a_line_that_gives_nothing_but_minus_one_is_edited_too() -> None:
     (row,) = backhand.check(from_text(VARIATION.replace("sign(path[1:] -", "sign(path[1:] +"))).culprits
     assert row.mistake.kind == "sign"
+    assert "in `s = torch.sign(path[1:] + path[:-1])`, a term or factor has" in row.mistake.message
     assert row.lines[0].text == "s = torch.sign(path[1:] + path[:-1])"
