@@ -141,6 +141,18 @@ def test_the_line_at_fault_comes_first(old: str, new: str, line: str):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("slope = 1 /", "slope = -1 /", "slope = -1 / (1 + np.exp(-self.x))"),
+        ("x, w, a = cache\n", "x, w, a = cache\n    w = -w\n", "w = -w"),
+    ],
+)
+def test_a_minus_too_many_is_told_where_it_stands(old: str, new: str, line: str):
+    (row,) = report_on(old, new).culprits
+    assert (row.lines[0].text, row.mistake and row.mistake.kind) == (line, "sign")
+
+
+@pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("(dhat * self.hat).mean", "dhat.mean", "the factor self.hat is missing"),
@@ -259,3 +271,105 @@ def test_a_layer_over_time_is_run_once_for_all_that_would_put_the_same_tensors_t
     (culprit,) = layer.check().culprits
     assert "0 * dc" in culprit.lines[0].text
     assert len(module.RUNS) < 400  # 226; one for each name under which a tensor is known were 576
+
+
+ATTENTION = """
+import numpy as np
+
+
+def weigh_forward(x, w, b, v):
+    keys = x @ w + b
+    scores = keys @ np.ones(keys.shape[1])
+    e = np.exp(scores - scores.max())
+    p = e / e.sum()
+    return p @ (x * v), (x, w, v, p)
+
+
+def weigh_backward(dy, cache):
+    x, w, v, p = cache
+    dp = (x * v) @ dy
+    dscores = p * (dp - (dp * p).sum())
+    dkeys = np.outer(dscores, np.ones(w.shape[1]))
+    dw = x.T @ dkeys
+    db = dkeys.sum(axis=0)
+    dxv = np.outer(p, dy)
+    dx = dkeys @ w.T + dxv * v
+    dv = (dxv * x).sum(axis=0)
+    return dx, dw, db, dv
+
+
+def inputs(rng):
+    x, w, b, v = (rng.normal(size=size) for size in ((4, 3), (3, 5), 5, 3))
+    return {"x": x, "w": w, "b": b, "v": v}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("dp = (x * v) @ dy", "dp = 2 * (x * v) @ dy"), ("dp = (x * v) @ dy", "dp = x @ dy")]
+)
+def test_a_gradient_that_is_zero_whatever_is_wrong_acquits_no_line(old: str, new: str):
+    (layer,) = layers_of(from_text(ATTENTION))
+    assert layer.check().ok
+    (layer,) = layers_of(from_text(ATTENTION.replace(old, new)))
+    report = layer.check()
+    assert {row.name: row.verdict for row in report.rows}["b"] == "vacuous"
+    (row,) = report.culprits
+    assert row.lines[0].text == new
+
+
+SCORED = """
+import numpy as np
+
+
+class Scored:
+    def forward(self, x, t):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        self.y, self.t = e / e.sum(axis=1, keepdims=True), t
+        return -np.log(self.y[np.arange(len(t)), t] + 1e-7).mean()
+
+    def backward(self, dout=1):
+        n = -self.t.shape[0]
+        dx = self.y.copy()
+        dx[np.arange(n), self.t] -= 1
+        dx /= n
+        return dx
+
+
+def inputs(rng):
+    return {"x": rng.normal(size=(3, 5)), "t": rng.integers(5, size=3)}
+"""
+
+
+def test_a_number_that_lets_another_line_raise_is_told_beside_a_tiny_constant_of_the_forward():
+    (layer,) = layers_of(from_text(SCORED))
+    (row,) = layer.check().culprits
+    assert row.lines[0].text == "n = -self.t.shape[0]"
+    assert row.mistake is not None
+    assert "(line 14 raises IndexError" in row.mistake.message
+
+
+ON_AN_OBJECT = """
+import numpy as np
+
+
+class Scale:
+    def __init__(self, n_in, n_out):
+        self.W, self.b = np.random.randn(n_in, n_out), np.zeros(n_out)
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        rows = -self.x.reshape(-1, self.x.shape[-1])
+        drows = dout.reshape(-1, dout.shape[-1])
+        self.dW = rows.T @ drows
+        self.db = drows.sum(axis=0)
+        return dout @ self.W.T
+"""
+
+
+def test_what_is_left_on_an_object_acquits_no_line_that_makes_something_else_there():
+    (layer,) = layers_of(from_text(ON_AN_OBJECT))
+    (row,) = layer.check().culprits
+    assert (row.gradient, row.lines[0].text) == ("dW", "rows = -self.x.reshape(-1, self.x.shape[-1])")

@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -16,7 +16,14 @@ from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
-from backhand.checking.running.slicing import computes, plain_slice_of, slice_of
+from backhand.checking.running.slicing import (
+    computes,
+    feeding,
+    makes_numbers,
+    plain_slice_of,
+    slice_of,
+    writes_on_objects,
+)
 from backhand.checking.running.statements import (
     reads,
     simple_statements,
@@ -160,8 +167,14 @@ class Case:
 
     @cached_property
     def makers(self) -> tuple[ast.stmt, ...]:
-        """The suspects; where there are loops, the statements within and outside of them that compute."""
-        return self.suspects or tuple(s for s in simple_statements(self.statements or ()) if computes(s))
+        """The suspects; where there are loops, the statements within and outside of them that compute.
+
+        And those that measure what all may divide by, as `m = x.shape[0]`.
+        """
+        simple = simple_statements(self.statements or ())
+        held = self.seen.namespace if self.seen is not None else {}
+        plain = self.suspects or tuple(s for s in simple if computes(s))
+        return (*plain, *(s for s in simple if makes_numbers(s, held) and s not in plain))
 
     @cached_property
     def read(self) -> frozenset[str] | None:
@@ -193,6 +206,10 @@ class Case:
     @cached_property
     def program(self) -> Program | None:
         """What an edit of these statements is looked for in; None without source, or without variables."""
+        return self.program_with()
+
+    def program_with(self, *more: ast.stmt) -> Program | None:
+        """Return the same with statements that make nothing of the gradient as they stand."""
         source, seen = self.chosen.backward_source, self.seen
         if source is None or seen is None or self.name not in self.paths:
             return None
@@ -202,7 +219,7 @@ class Case:
         path = self.paths[self.name]
         also = [self.raised[0]] if self.raised is not None else []
         gradients = self._gradients
-        part = slice_of(source, path, [*seen.statements, *also], gradients)
+        part = slice_of(source, path, [*seen.statements, *also, *more], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
         likely = [fault.statement for fault in self.culprit.faults]
@@ -219,11 +236,21 @@ class Case:
     def innocent(self) -> frozenset[ast.stmt]:
         """The statements that go into gradients which are right: what one of them gives is right, as a rule.
 
-        Not those that give several variables a value, of which others may be wrong.
+        Not those that give several variables a value, of which others may be wrong; nor those that make
+        something else that lies on the same object, as `self.dW` beside `self.db`.
         """
         right = [n for n, is_right in self.first.right.items() if is_right and n not in self.first.vacuous]
-        found = (s for n in right for s in simple_statements(statements_of(self, n) or ()))
+        found = (s for n in right for s in self._making(n))
         return frozenset(s for s in found if len(writes(s)) == 1)
+
+    def _making(self, name: str) -> Iterator[ast.stmt]:
+        source, seen = self.chosen.backward_source, self.first.seen(name)
+        simple = simple_statements(statements_of(self, name) or ())
+        if source is None or seen is None or not any(map(writes_on_objects, simple)):
+            yield from simple
+            return
+        fed = {s for last in seen.statements for s in (last, *feeding(source, last))}
+        yield from (s for s in simple if s in fed or not computes(s))
 
     @cached_property
     def at_fault(self) -> Program | None:

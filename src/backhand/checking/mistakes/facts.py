@@ -262,6 +262,18 @@ def right_but_unreturned(case: Case) -> Finding | None:
     return Finding("swapped", {"with": made}, words, at=_return_of(case), hint=hint)
 
 
+def a_whole_number(case: Case) -> Finding | None:
+    """Find that a size, or another whole number, is returned for the gradient of a tensor."""
+    given = case.first.draw.given.get(case.gradient)
+    if case.chosen.contract != "returned" or type(given) is not int or not case.culprit.expected.dim():
+        return None
+    words = f"the number {given} is returned for the gradient of {case.name}"
+    detail = {"used": case.gradient, "expected": None}
+    return Finding(
+        "wrong_point", detail, words, at=_return_of(case), hint="Look at what stands in the `return`."
+    )
+
+
 def _is_that_of(name: str, other: str, draw: Draw) -> bool:
     """Tell whether what is returned for one tensor is the right gradient of another one."""
     value, right = draw.user.get(name), draw.trace.gradients.get(other)
@@ -347,6 +359,6 @@ def _makes(statement: ast.stmt, missing: str) -> bool:
     return missing in assigned(statement) or missing in keys
 
 
-def told(error: Exception) -> str:
+def told(error: Exception, line: str = "the line") -> str:
     """Return what a line raised, as a clause."""
-    return f"the line raises {in_short(error)}"
+    return f"{line} raises {in_short(error)}"

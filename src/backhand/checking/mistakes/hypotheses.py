@@ -23,6 +23,7 @@ from backhand.checking.mistakes.elsewhere import (
 )
 from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.misplaced import by_place
 from backhand.checking.mistakes.targets import (
     Hypothesis,
     is_wrong,
@@ -109,6 +110,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("one tensor in two places", facts.one_tensor_twice),
     tells("another variable than the right one is returned", facts.right_but_unreturned),
     tells("another place among what is returned", facts.in_another_place),
+    tells("a number that is returned", facts.a_whole_number),
     tells("a line above that raised", facts.raised_above),
     tells("a slice that leaves nothing", facts.cut_away),
     tells("no value", facts.no_value),
@@ -122,6 +124,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     tells("exchanged names", facts.swapped),
     Hypothesis("exchanged lines", _exchanged),
     mends("`=` for `+=`", mending.by_accumulating),
+    Hypothesis("another array that is filled", by_place, lambda case: is_wrong(case.program)),
     Hypothesis("an upstream gradient that is not read", _replaced_upstream, _is_not_pinned),
     mends("a slip in a line that has spoilt another gradient", mending.by_suspect),
     # the shape
@@ -396,7 +399,11 @@ def _with_more(case: Case, found: Finding, later: Sequence[Hypothesis]) -> Findi
     if case.raised is not None and case.culprit.value is not None:  # others gave it one, as within a loop
         error = error or case.raised[1]
     if error is not None and "raises" not in found.words and found.kind != "zero":
-        return replace(found, words=f"{found.words} ({facts.told(error)})")
+        errors = case.first.repair.errors if case.first.repair is not None else ()
+        told = found.at if found.words.startswith("in `") else ()  # of another line than the gradient's
+        elsewhere = [s.lineno for s, e in errors if e is error and told and s not in told]
+        where = f"line {elsewhere[0]}" if elsewhere else "the line"
+        return replace(found, words=f"{found.words} ({facts.told(error, where)})")
     others = (h.asked(case, Budget())[0] for h in later if h.also and h.when(case))
     other = next((o for o in others if o is not None and o.kind != found.kind), None)
     return replace(found, also=other.words) if other is not None else found

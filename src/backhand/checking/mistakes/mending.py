@@ -45,6 +45,8 @@ OF_CALLS: tuple[Rule, ...] = (moved_factors, dropped_calls, exchanged_calls)
 IN_PLACE: Rules = (((not_in_place,), False),)
 SLIPS: Rules = (
     *IN_PLACE,
+    # in all statements before anything else in one: a minus that one lacks may be put into any that reads it
+    ((slips.minuses,), False),
     (slips.OF_WHAT_IS_THERE, False),
     (omissions.OF_WHAT_IS_MISSING, True),
     (OF_CALLS, False),
@@ -386,4 +388,16 @@ def _is_made_wrong(program: Program, edit: Edit) -> bool:
     value = program.benches[0].namespace.get(node.id) if isinstance(node, ast.Name) else None
     is_known = isinstance(edit.node, ast.Name) and edit.node.id.startswith("__")
     is_scaled = any(isinstance(n, ast.Name) and n.id == UNKNOWN for n in ast.walk(edit.node))
-    return is_known or is_scaled or (isinstance(value, int | float) and not isinstance(edit.node, ast.Name))
+    is_number = isinstance(value, int | float) and not isinstance(edit.node, ast.Name)
+    return is_known or is_scaled or is_number or _is_made_of_itself(program, edit)
+
+
+def _is_made_of_itself(program: Program, edit: Edit) -> bool:
+    """Tell whether an edit makes `1 - s` or `s * (1 - s)` of an `s` that is no gradient: a local derivative.
+
+    Of a gradient either line may lack a factor.
+    """
+    name = edit.place.node.id if isinstance(edit.place.node, ast.Name) else None
+    read = {n.id for n in ast.walk(edit.node) if isinstance(n, ast.Name)}
+    is_itself = read == {name} and not isinstance(edit.node, ast.Name)
+    return is_itself and not Focus.on(program, None).scope.is_gradient(name or "")

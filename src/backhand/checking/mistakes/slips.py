@@ -20,8 +20,18 @@ TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
 }
 
 
+OPPOSITE = Finding("sign", {"branches": []}, "a term or factor has the opposite sign")
+
+
+def minuses(place: Place, _: Scope) -> Iterator[Proposal]:
+    """Yield what a minus stands before without it: one that is too many stands where it was written."""
+    node = place.node
+    if place.role == "value" and isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield node.operand, OPPOSITE
+
+
 def _signs(place: Place, _: Scope) -> Iterator[Proposal]:
-    node, edit = place.node, Finding("sign", {"branches": []}, "a term or factor has the opposite sign")
+    node, edit = place.node, OPPOSITE
     if place.role == "axis":
         return
     if place.role != "value":
@@ -60,6 +70,10 @@ def _off(place: Place) -> Finding:
         used = ast.unparse(place.parent) if isinstance(place.parent, ast.UnaryOp) else text
         words = f"a power has the wrong exponent, `{used}`"
         return Finding("wrong_point", {"used": used, "expected": None}, words, hint=OF_EXPONENTS)
+    owner = place.parent.value if isinstance(place.parent, ast.Subscript) else None
+    if isinstance(owner, ast.Attribute) and owner.attr == "shape":
+        words = f"another axis belongs in `{ast.unparse(place.parent)}`"
+        return Finding("scale", {"factor": None, "guess": ""}, words)
     if place.role == "index":
         return Finding("partial", {"where": text}, f"an index or a bound is off at `{text}`")
     if place.role == "axis":

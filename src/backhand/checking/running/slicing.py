@@ -153,6 +153,12 @@ def _places(statement: ast.stmt) -> list[str]:
     return [ast.unparse(n) for n in nodes if isinstance(n.ctx, ast.Store)]
 
 
+def writes_on_objects(statement: ast.stmt) -> bool:
+    """Tell whether a statement puts something on an object, as `self.dW = ...` does."""
+    nodes = (n for n in ast.walk(statement) if isinstance(n, ast.Attribute))
+    return any(isinstance(n.ctx, ast.Store) for n in nodes)
+
+
 def _within(place: str, where: str) -> bool:
     """Tell whether a place is there, or is a part of what is there."""
     return place == where or place.startswith((f"{where}[", f"{where}."))

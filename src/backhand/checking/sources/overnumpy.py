@@ -283,10 +283,17 @@ class OverNumpy:
         return {n: (expected[n], largest_difference(g, expected[n])) for n, g in fitting.items()}
 
     def _is_the_same(self, other: Mapping[str, tuple[Tensor, float]], seed: int) -> bool:
-        """Tell whether this truth is another one up to its digits, and the user's gradients no nearer."""
+        """Tell whether this truth is another one up to its digits, and the user's gradients no nearer.
+
+        Of a backward that raises nobody knows.
+        """
         own = self._beside_truth(seed)
-        return own.keys() == other.keys() and all(
-            close(truth, other[n][0]) and far > NEARER * other[n][1] for n, (truth, far) in own.items()
+        return (
+            bool(own)
+            and own.keys() == other.keys()
+            and all(
+                close(truth, other[n][0]) and far > NEARER * other[n][1] for n, (truth, far) in own.items()
+            )
         )
 
     def right(self, seed: int) -> int:

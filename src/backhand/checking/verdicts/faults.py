@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeGuard
@@ -51,7 +51,9 @@ MOST_SECONDS = 5.0
 MOST_FAULTS = 2
 
 
-def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair) -> list[Explained]:
+def explained(
+    chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair: Repair, vacuous: Container[str] = ()
+) -> list[Explained]:
     """Return the statements at fault for the culprits of a repaired run, as far as they can be known.
 
     Args:
@@ -59,6 +61,7 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         is_right: tells whether a value is the right one of a tensor.
         lives: recorded of the backward.
         repair: the run whose culprits are to be explained.
+        vacuous: the tensors whose right gradient is zero.
     """
     source = chosen.backward_source
     assert source is not None
@@ -68,7 +71,7 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
         return _by_calls(_explained(recogniser, runs, time.process_time() + patience() * seconds), source)
 
     recogniser = Recogniser(known, draw.trace.values, gradients)
-    runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
+    runs = Reruns(chosen, draw, is_right, lives, repair, recogniser, vacuous)
     if {*repair.culprits} <= _written_over(runs):  # which is told of the statement without a search
         return []
     plain = search(recogniser, runs, MOST_SECONDS)
@@ -81,7 +84,7 @@ def explained(chosen: Pass, draw: Draw, is_right: IsRight, lives: Lives, repair:
     if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
         scaled = [one.times(factor) for one in known if not one.is_value]
         recogniser = Recogniser([*known, *scaled], draw.trace.values, gradients)
-        runs = Reruns(chosen, draw, is_right, lives, repair, recogniser)
+        runs = Reruns(chosen, draw, is_right, lives, repair, recogniser, vacuous)
         found = search(recogniser, runs, MOST_SECONDS / 2)
         if len(found) < len(plain) and _explains(found, repair.culprits):
             return found

@@ -332,7 +332,7 @@ def _by_faults(
         return culprits
     is_right = rightness(judgement.draw, judgement.summands)
     with warnings.catch_warnings(action="ignore"):  # what is put somewhere may make nonsense
-        found = explained(chosen, judgement.draw, is_right, lives, repaired)
+        found = explained(chosen, judgement.draw, is_right, lives, repaired, judgement.vacuous)
     for one in found:
         name, *followers = [n for n in one.gradients if n in culprits] or [""]
         culprits = {n: c for n, c in culprits.items() if n not in followers}

@@ -1,0 +1,66 @@
+"""What a backward puts into another array than the gradient's, and what it returns that is none."""
+
+import numpy as np
+
+import backhand
+
+
+def clip_forward(x):
+    return np.maximum(x, 0.25), x
+
+
+def inputs(rng):
+    return {"x": rng.normal(size=(4, 3))}
+
+
+def test_elements_that_are_cleared_in_another_array_are_told_on_their_line():
+    def clip_backward(dy, cache):
+        x = cache
+        dx = dy.copy()
+        dy[x <= 0.25] = 0
+        return dx
+
+    (row,) = backhand.check_pair(clip_forward, clip_backward, inputs).culprits
+    assert row.lines[0].text == "dy[x <= 0.25] = 0"
+    assert "`dy[x <= 0.25]` stands where `dx[x <= 0.25]` belongs" in row.mistake.message
+    assert row.mistake.hint == "Nothing reads dy after that line."
+
+
+def test_an_array_that_is_read_later_is_not_said_to_be_another_one():
+    def clip_backward(dy, cache):
+        x = cache
+        dx = dy * (x <= 0.25)  # the wrong half
+        dy[x <= 0.25] = 0
+        return dx + 0.0 * dy
+
+    (row,) = backhand.check_pair(clip_forward, clip_backward, inputs).culprits
+    assert row.lines[0].text.startswith("dx = dy * (x <= 0.25)")
+
+
+def test_a_term_that_is_added_to_another_sum_is_told_on_its_line():
+    def pair_forward(x):
+        return x * x.sum(axis=0), x
+
+    def pair_backward(dy, cache):
+        x = cache
+        total = np.zeros(x.shape[1])
+        dx = dy * x.sum(axis=0)
+        total += (dy * x).sum(axis=0)
+        return dx
+
+    (row,) = backhand.check_pair(pair_forward, pair_backward, inputs).culprits
+    assert row.lines[0].text == "total += (dy * x).sum(axis=0)"
+
+
+def test_a_size_that_is_returned_for_a_gradient_is_told_at_the_return():
+    def power_forward(x):
+        return np.mean(x**2), x
+
+    def power_backward(dloss, cache):
+        n = cache.size
+        dx = 3 * dloss * cache / n
+        return n
+
+    (row,) = backhand.check_pair(power_forward, power_backward, inputs).culprits
+    assert row.lines[0].text == "return n"
+    assert "the number 12 is returned for the gradient of x" in row.mistake.message
