@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from altered import from_text
 from backhand import check_class, check_pair
 
 
@@ -139,3 +140,32 @@ def test_one_wrong_line_above_all_parameters_is_one_culprit_beside_the_conventio
     (culprit,) = report.culprits
     assert culprit.lines[0].text.strip() == "dZ = dA * (1 - np.tanh(Z))"
     assert [row.verdict for row in report.rows].count("follows") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("m = A.shape[0]", "another axis belongs in `A.shape[0]`"),
+        ("m = A.shape[1] + 2", "a term is off at `A.shape[1] + 2`"),
+    ],
+)
+def test_one_wrong_number_by_which_all_parameters_are_divided_is_one_culprit(line: str, words: str):
+    text = """
+import numpy as np
+
+def linear_forward(A, W, b):
+    return W @ A + b, (A, W, b)
+
+def linear_backward(dZ, cache):
+    A, W, _ = cache
+    m = A.shape[1]
+    dW = dZ @ A.T / m
+    db = np.sum(dZ, axis=1, keepdims=True) / m
+    return W.T @ dZ, dW, db
+"""
+    module = from_text(text.replace("m = A.shape[1]", line))
+    report = check_pair(module.linear_forward, module.linear_backward, inputs)
+    (culprit,) = report.culprits
+    assert culprit.lines[0].text == line
+    assert words in culprit.mistake.message
+    assert any("judged divided by A.shape[1]" in note for note in report.notes)

@@ -108,9 +108,9 @@ def supposed(
     expected: Mapping[str, Tensor],
     wrong: Collection[str],
 ) -> Averaged | None:
-    """Return what a layer of which every gradient is wrong may divide: all parameters, by the batch.
+    """Return what a layer of which each parameter's gradient is wrong may divide: these, by the batch.
 
-    A wrong line above all of them hides whether it does.
+    A wrong line above all of them hides whether it does, and so does a wrong number that they divide by.
 
     Args:
         inputs, outputs, expected: as those of `averaged`.
@@ -120,7 +120,7 @@ def supposed(
     for axis, size in enumerate(inputs[data].shape if data else ()):
         is_batch = size > 1 and all(out.shape[axis : axis + 1] == (size,) for out in outputs)
         parameters = tuple(n for n, g in expected.items() if n != data and size not in g.shape)
-        if is_batch and data in wrong and len(parameters) > 1 and {*parameters} <= {*wrong}:
+        if is_batch and len(parameters) > 1 and {*parameters} <= {*wrong}:
             return Averaged(parameters, data, axis)
     return None
 
