@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from altered import from_text
 from backhand import check_class, check_files
+from backhand.checking.sources.layers import layers_of
 
 
 class Model:
@@ -268,3 +270,52 @@ def test_a_model_of_captions_is_made_and_judged(tmp_path: Path, over: str, wrong
     assert one.report is not None, one.problem
     assert {row.name for row in one.report.rows} == {"A", "E", "U", "V"}
     assert {row.name for row in one.report.culprits} == wrong
+
+
+DEEP = """
+import numpy as np
+
+
+class Deep:
+    def __init__(self, dims=(5, 6, 4, 3), reg=0.1):
+        self.reg, self.depth, self.params = reg, len(dims) - 1, {}
+        for i in range(self.depth):
+            self.params[f"W{i}"] = np.random.randn(dims[i], dims[i + 1])
+            self.params[f"b{i}"] = np.zeros(dims[i + 1])
+
+    def loss(self, X, y):
+        h, kept, loss = X, [], 0.0
+        for i in range(self.depth):
+            kept.append(h)
+            h = np.tanh(h @ self.params[f"W{i}"] + self.params[f"b{i}"])
+            loss += 0.5 * self.reg * np.sum(self.params[f"W{i}"] ** 2)
+        n = len(X)
+        p = np.exp(h - h.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        loss -= np.log(p[np.arange(n), y]).mean()
+        grads, dh = {}, p.copy()
+        dh[np.arange(n), y] -= 1
+        dh /= n
+        for i in reversed(range(self.depth)):
+            da = dh * (1 - h**2)
+            h = kept[i]
+            grads[f"W{i}"] = h.T @ da + self.reg * self.params[f"W{i}"]
+            grads[f"b{i}"] = da.sum(axis=0)
+            dh = da @ self.params[f"W{i}"].T
+        return loss, grads
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (' + self.reg * self.params[f"W{i}"]', "", 'grads[f"W{i}"] = h.T @ da'),
+        ("= da.sum(axis=0)", "= da.mean(axis=0)", 'grads[f"b{i}"] = da.mean(axis=0)'),
+    ],
+)
+def test_one_line_of_a_loop_over_layers_of_different_widths_is_one_culprit(old: str, new: str, line: str):
+    (layer,) = layers_of(from_text(DEEP))
+    assert layer.check().ok
+    (layer,) = layers_of(from_text(DEEP.replace(old, new)))
+    (row,) = layer.check().culprits
+    assert row.lines[0].text == line
