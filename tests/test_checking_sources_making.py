@@ -310,3 +310,52 @@ def test_the_shape_of_a_linear_layer_is_that_of_its_weights(tmp_path):
     (checked,) = judged(tmp_path, text)
     assert checked.report is not None
     assert checked.report.ok
+
+
+DRAWN = """
+    class Modern:
+        def __init__(self, n_in, n_out, rng):
+            self.W = rng.normal(size=(n_in, n_out))
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W
+
+        def backward(self, dout):
+            self.dW = self.x.T @ dout
+            return dout @ self.W.T
+
+
+    class Older(Modern):
+        def __init__(self, n_in, n_out, rng):
+            self.W = rng.randn(n_in, n_out)
+
+
+    class Seeded(Modern):
+        def __init__(self, n_in, n_out, random_state):
+            self.W = np.random.RandomState(random_state).randn(n_in, n_out)
+
+
+    class Masked:
+        def __init__(self, p, rng):
+            self.p, self.rng = p, rng
+
+        def forward(self, x):
+            self.mask = (self.rng.random(x.shape) > self.p) / (1 - self.p)
+            return x * self.mask
+
+        def backward(self, dout):
+            return dout * self.mask
+"""
+
+
+def test_a_constructor_is_given_what_it_draws_its_random_numbers_by(tmp_path: Path):
+    checked = judged(tmp_path, DRAWN)
+    assert [(each.name, each.report is not None and each.report.ok) for each in checked] == [
+        ("Modern", True),
+        ("Older", True),
+        ("Seeded", True),
+        ("Masked", True),
+    ]
+    wrong = judged(tmp_path, DRAWN.replace("return dout * self.mask", "return dout * (self.mask > 0)"))
+    assert [each.report is not None and each.report.ok for each in wrong] == [True, True, True, False]

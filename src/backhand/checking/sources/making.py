@@ -41,6 +41,29 @@ def _random(*sizes: int) -> Any:
     return np.random.normal(size=sizes)
 
 
+class RandomNumbers(np.random.Generator):
+    """A generator with the methods of NumPy's older one besides: which of the two is meant, no name tells."""
+
+    def randn(self, *sizes: int) -> Any:
+        """Return normal random numbers."""
+        return self.standard_normal(sizes or None)
+
+    def rand(self, *sizes: int) -> Any:
+        """Return random numbers between 0 and 1."""
+        return self.random(sizes or None)
+
+    def randint(self, *bounds: Any, size: Any = None) -> Any:
+        """Return whole random numbers."""
+        return self.integers(*bounds, size=size)
+
+    random_sample = np.random.Generator.random
+
+    def __reduce__(self) -> Any:
+        """Let a copy have these methods too, and go on from the same state."""
+        return RandomNumbers, (self.bit_generator,)
+
+
+RANDOM = Held(RandomNumbers(np.random.PCG64(0)))
 # What constructors ask for, by the name of the class and of the parameter: sizes, or parameters themselves.
 BUILT = (
     ("conv", "w", (F, C, 3, 3)),
@@ -62,6 +85,7 @@ BUILT = (
     ("", "(layers?|net(work)?|nodes)_?(sizes?|dims?|structure)|sizes|structure|topology", Held([D, H, K])),
     ("", "(up|down)?_?(sampling|scale)_?(factor)?|factor", 2),
     ("", "(\\w+_)?(vocab|vocabulary|dict)(_?size)?|num_(embeddings|words|tokens)|n_(vocab|words|tokens)", V),
+    ("", "rng|prng|rs|rnd|(np_?)?random(_?(state|generator|numbers?))?|gen(erator)?", RANDOM),
     ("conv", "b", (F,)),
     *(
         (who, what, shape)
@@ -159,6 +183,7 @@ def making(layer: type, *, model: bool = False) -> Iterator[Made]:
     large = any(isinstance(p.default, int) and p.default > LARGE for p in parameters.values())
     smaller = small, _paired(small), _alike(small)
     ways = (*smaller, usual) if model or large else (usual, small, _paired(usual), *smaller)
+    ways = (*ways, *(_seeded(way) for way in ways if RANDOM in way.values()))
     layouts = LAYOUTS if [*methods_asking_for(layer, SHAPE)] else LAYOUTS[:1]
     for way in itertools.product(layouts, ways):
         if way not in tried:
@@ -201,6 +226,11 @@ def _guessed(unknown: Sequence[str], shape: tuple[int, ...]) -> Iterator[dict[st
         yield dict(zip(unknown, sizes, strict=False))
     for value in (shape, [D, H, K]) if unknown else ():
         yield dict.fromkeys(unknown, Held(value))
+
+
+def _seeded(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same with a seed for whatever random numbers are to be drawn by."""
+    return {n: 0 if v is RANDOM else v for n, v in known.items()}
 
 
 def _paired(known: Mapping[str, Any]) -> dict[str, Any]:
