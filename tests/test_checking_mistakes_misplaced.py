@@ -3,6 +3,8 @@
 import numpy as np
 
 import backhand
+from altered import from_text
+from backhand.checking.sources.layers import layers_of
 
 
 def clip_forward(x):
@@ -64,3 +66,40 @@ def test_a_size_that_is_returned_for_a_gradient_is_told_at_the_return():
     (row,) = backhand.check_pair(power_forward, power_backward, inputs).culprits
     assert row.lines[0].text == "return n"
     assert "the number 12 is returned for the gradient of x" in row.mistake.message
+
+
+TWO_AT_ONCE = """
+import numpy as np
+
+
+def dense_forward(x, w, b):
+    return x @ w + b, (x, w)
+
+
+def dense_backward(dout, cache):
+    x, w = cache
+    dx, dw, db = dout @ w.T, x.T @ dout, dout.sum(axis=0)
+    return dx, db, dw
+
+
+def dense_tanh_forward(x, w, b):
+    a, dense = dense_forward(x, w, b)
+    out = np.tanh(a)
+    return out, (dense, out)
+
+
+def dense_tanh_backward(dout, cache):
+    dense, out = cache
+    da = dout * (1 - out**2)
+    dx, dw, db = dense_backward(da, dense)
+    return dx, dw, db
+"""
+
+
+def test_gradients_that_are_taken_in_another_order_than_a_call_gives_them_are_told_there():
+    right, outer = layers_of(from_text(TWO_AT_ONCE))
+    assert right.check().ok  # its own names tell which is which
+    (row,) = outer.check().culprits
+    assert row.lines[0].text == "dx, dw, db = dense_backward(da, dense)"
+    assert row.mistake is not None
+    assert (row.mistake.kind, "takes them in another order" in row.mistake.message) == ("swapped", True)

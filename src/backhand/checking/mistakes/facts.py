@@ -20,6 +20,8 @@ from backhand.checking.verdicts.comparing import close, fits
 from backhand.checking.verdicts.repairing import Alias
 from backhand.errors import in_short
 
+OF_CALLS = "Look at the order in which the function that is called returns its gradients."
+
 
 def changed_through_another_name(case: Case) -> Finding | None:
     """Find a gradient that was right, until a statement changed it through a name that shares its memory."""
@@ -230,12 +232,33 @@ def in_another_place(case: Case) -> Finding | None:
                 words = f"it is {gradient}: the two stand in each other's place"
                 first = min(left, key=lambda s: s.lineno)  # one mistake, told where the first of the two is
                 return Finding("swapped", {"with": gradient}, words, at=(first,))
+            if taken := _taken_together(case, case.name, other):
+                line = ast.unparse(taken).splitlines()[0]
+                words = f"it is {gradient}: `{line}` takes them in another order than the call gives them"
+                return Finding("swapped", {"with": gradient}, words, at=(taken,), hint=OF_CALLS)
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
         if case.culprit.value is None and _is_that_of(other, case.name, draw):
             words = f"None, for {gradient} is returned as it: they have another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
     return None
+
+
+def _taken_together(case: Case, name: str, other: str) -> ast.stmt | None:
+    """Return the statement that takes two gradients, in their own names, from what one call returns.
+
+    Only where both are returned as that left them: else the `return` may as well be meant.
+    """
+    source, both = case.chosen.backward_source, [case.paths.get(n, "") for n in (name, other)]
+    if source is None or not all(p in (f"d{n}", f"d_{n}") for p, n in zip(both, (name, other), strict=True)):
+        return None
+    makers = [s for s in source.simple if {*both} & writes(s)]
+    return makers[0] if len(makers) == 1 and _takes_apart_a_call(makers[0], both) else None
+
+
+def _takes_apart_a_call(statement: ast.stmt, names: Sequence[str]) -> bool:
+    is_call = isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Call)
+    return is_call and {*names} <= assigned(statement)
 
 
 def _left_by(case: Case, name: str) -> tuple[ast.stmt, ...]:
