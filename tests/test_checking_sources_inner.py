@@ -707,3 +707,77 @@ def test_what_a_wrong_part_spoils_is_told_beside_what_is_wrong_besides(tmp_path:
     assert sorted(where) == ["W2", "b2"]
     assert where["W2"].startswith("In affine_backward, dw:")
     assert found["W1"].verdict == "follows"
+
+
+TWICE_PAST = """
+
+
+class Past:
+    def __init__(self, size):
+        self.one, self.two = Linear(size, size), Linear(size, size)
+
+    def forward(self, x):
+        self.h = x + self.one.forward(x)
+        return self.h + self.two.forward(self.h)
+
+    def backward(self, dout):
+        dh = dout + self.two.backward(dout)
+        dx = dh + self.one.backward(dh)
+        return dx
+"""
+
+
+@pytest.mark.parametrize(
+    ("slips", "lines"),
+    [
+        ([("dh = dout + ", "dh = ")], ["dh = self.two.backward(dout)"]),
+        ([("dx = dh + ", "dx = ")], ["dx = self.one.backward(dh)"]),
+        (
+            [("dh = dout + ", "dh = "), ("dx = dh + ", "dx = ")],
+            ["dx = self.one.backward(dh)", "dh = self.two.backward(dout)"],
+        ),
+    ],
+)
+def test_each_way_past_a_layer_that_is_missing_is_told_on_its_line(tmp_path: Path, slips, lines):
+    text = TWICE_PAST
+    for old, new in slips:
+        text = text.replace(old, new)
+    assert reports(tmp_path, LAYERS + TWICE_PAST)["Past"].ok
+    found = reports(tmp_path, LAYERS + text)["Past"]
+    assert [row.lines[0].text for row in found.culprits] == lines
+    assert found.culprits[-1].mistake is not None
+    assert found.culprits[-1].mistake.kind == "missing_branch"
+
+
+EXCHANGED = """
+import numpy as np
+
+
+def dense_forward(x, w, b):
+    return x @ w + b, (x, w)
+
+
+def dense_backward(dout, cache):
+    x, w = cache
+    return dout @ w.T, x.T @ dout, dout.sum(axis=0)
+
+
+def skip_forward(x, w1, b1, w2, b2):
+    h, first = dense_forward(x, w1, b1)
+    a, second = dense_forward(np.tanh(h), w2, b2)
+    return x + a, (h, first, second)
+
+
+def skip_backward(dout, cache):
+    h, first, second = cache
+    dt, dw2, db2 = dense_backward(dout, second)
+    dh = dt * (1 - np.tanh(h) ** 2)
+    dx, db1, dw1 = dense_backward(dh, first)
+    return dx + dout, dw1, db1, dw2, db2
+"""
+
+
+def test_inputs_are_found_for_a_backward_that_exchanges_gradients_of_different_shapes(tmp_path: Path):
+    found = reports(tmp_path, EXCHANGED)["skip_backward"]
+    (row,) = found.culprits
+    assert row.lines[0].text == "dx, db1, dw1 = dense_backward(dh, first)"

@@ -106,7 +106,7 @@ class Table:
 
         That may be a call that gives several gradients, as `dx, dw = f(-dy)` does.
         """
-        if len(named.at) == 1:
+        if len(named.at) == 1 or (named.is_told and named.mistake.kind == "swapped"):
             return self._place(named.at[0])
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         statement = faults[0].statement if len(faults) == 1 and not named.at else None

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import nearest, root
-from backhand.checking.running.program import Source
+from backhand.checking.running.program import Source, definition_of
 from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import computes
 from backhand.checking.running.statements import assigned, begins_anew, given_to, places_written, writes
@@ -235,7 +236,8 @@ def in_another_place(case: Case) -> Finding | None:
             if taken := _taken_together(case, case.name, other):
                 line = ast.unparse(taken).splitlines()[0]
                 words = f"it is {gradient}: `{line}` takes them in another order than the call gives them"
-                return Finding("swapped", {"with": gradient}, words, at=(taken,), hint=OF_CALLS)
+                at = (taken, *_returns_of_called(case, taken))
+                return Finding("swapped", {"with": gradient}, words, at=at, hint=OF_CALLS)
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
         if case.culprit.value is None and _is_that_of(other, case.name, draw):
@@ -254,6 +256,17 @@ def _taken_together(case: Case, name: str, other: str) -> ast.stmt | None:
         return None
     makers = [s for s in source.simple if {*both} & writes(s)]
     return makers[0] if len(makers) == 1 and _takes_apart_a_call(makers[0], both) else None
+
+
+def _returns_of_called(case: Case, statement: ast.stmt) -> tuple[ast.stmt, ...]:
+    """Return the last `return` of the function, of the same file, that a statement calls."""
+    source, called = case.chosen.backward_source, getattr(getattr(statement, "value", None), "func", None)
+    name = called.id if isinstance(called, ast.Name) else ""
+    function = case.seen.namespace.get(name) if case.seen is not None else None
+    if source is None or not isinstance(function, FunctionType):
+        return ()
+    definition = definition_of(function, source)
+    return tuple(returns(definition.body)[-1:]) if definition is not None else ()
 
 
 def _takes_apart_a_call(statement: ast.stmt, names: Sequence[str]) -> bool:

@@ -67,8 +67,9 @@ class Draw:
 
 # What inputs of another shape raise; something else, as a name that is not there, says more.
 MISFITS = ValueError, IndexError, TypeError
-# How well inputs fit: a backward raises on them, it runs, it gives gradients of their shapes, and right ones.
-RAISES, RUNS, FITS, RIGHT = range(4)
+# How well inputs fit: a backward raises on them, it runs, it gives gradients of their shapes though not each
+# its own, it gives each its own, and right ones.
+RAISES, RUNS, EXCHANGED, FITS, RIGHT = range(5)
 # So little moves an input that is taken for a whole number to no other.
 NEAR = 1e-3
 # What switches a layer to training, as which it is judged.
@@ -172,7 +173,7 @@ class _Search:
             axes = max((np.ndim(v) for v in inputs.values()), default=0)
             if how >= FITS and (self.ran is None or axes > self.ran[1] or not told):
                 return draw
-            if how == RUNS and self.ran is None and draw.told:
+            if how in (RUNS, EXCHANGED) and self.ran is None and draw.told:
                 self.ran = draw, axes
             self.begun = self.begun or (draw if told else None)
         return None
@@ -244,7 +245,7 @@ class _Search:
     def _fits(self, inputs: dict[str, Any]) -> bool | None:
         """Tell whether what was guessed fits; None where it does and the gradients are not right."""
         how = self.accepts(inputs)
-        return None if how == FITS else how == RIGHT
+        return None if how in (EXCHANGED, FITS) else how == RIGHT
 
     def _note(self, error: Exception | None) -> None:
         if self.raised is None or (isinstance(self.raised, MISFITS) and not isinstance(error, MISFITS)):

@@ -119,9 +119,18 @@ def with_true(parts: Sequence[Part]) -> Iterator[None]:
 
 
 def _handed_on(report: Report, names: Collection[str]) -> Report:
-    """Return a report in which gradients on layers that are right follow what these were handed."""
-    culprits = {row.gradient for row in report.culprits}
-    follow = culprits.intersection(names) if not culprits.issubset(names) else ()
+    """Return a report in which gradients on layers that are right follow what these were handed.
+
+    But for those of which a line of its own is told, and by which mistake.
+    """
+    others = [row for row in report.culprits if row.gradient not in names]
+    told = {line for row in others for line in row.lines[:1]}
+    own = {
+        row.gradient
+        for row in report.culprits
+        if row.mistake is not None and row.mistake.kind != "unexplained" and told.isdisjoint(row.lines[:1])
+    }
+    follow = {row.gradient for row in report.culprits}.intersection(names) - own if others else ()
     rows = (replace(r, verdict="follows", mistake=None) if r.gradient in follow else r for r in report.rows)
     return replace(report, rows=tuple(rows))
 

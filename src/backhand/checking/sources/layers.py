@@ -27,7 +27,7 @@ from backhand.checking.sources.composing import Composed, Parts, drawing, parts_
 from backhand.checking.sources.costs import asked_by, cost_of, ends_of, lacks_cost
 from backhand.checking.sources.declaring import BACKWARD
 from backhand.checking.sources.globals import held_globally, sizes_of
-from backhand.checking.sources.guessing import FITS, RAISES, RIGHT, RUNS, Draw, inputs_for
+from backhand.checking.sources.guessing import EXCHANGED, FITS, RAISES, RIGHT, RUNS, Draw, inputs_for
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.inner import reported
 from backhand.checking.sources.layered import Class
@@ -319,8 +319,9 @@ def runs(
     if not all(np.size(as_arrays(out)) for out in called.outputs):  # a window larger than the image
         return RAISES
     pairs: list[tuple[Any, Any]] = [(found.get(g), given.get(n)) for g, n in subject.named.items()]
-    if not all(np.shape(g) == np.shape(v) for g, v in pairs):
-        return RUNS
+    made, asked = [np.shape(g) for g, _ in pairs], [np.shape(v) for _, v in pairs]
+    if made != asked:
+        return EXCHANGED if sorted(made) == sorted(asked) else RUNS
     of_inputs = [as_arrays(found[g]) for g, n in subject.named.items() if n in inputs]
     if of_inputs and not any(map(np.any, of_inputs)):  # as of a norm over a single element
         return RUNS

@@ -261,14 +261,20 @@ class OverNumpy:
         return averaged(self._floats(seed), *(found or self.compared(seed)))
 
     def _supposed(self, report: Report, draws: int, seed: int) -> Report | None:
-        """Return the report on gradients that are divided by the batch, if fewer are at fault then."""
+        """Return the report on gradients that are divided by the batch, if fewer are at fault then.
+
+        One alone, where that of the data is right: a number by which the others are divided.
+        """
         wrong = [row.name for row in report.rows if row.verdict in ("wrong", "follows", "shape")]
         if len(report.culprits) < 2 or report.raised is not None or self.subject.outputs == ("loss",):
             return None
         outputs, expected, _ = self.compared(seed)
         taken = supposed(self._floats(seed), outputs, expected, wrong)
-        other = replace(self, averaged=taken)._report(draws, seed) if taken is not None else None
-        return other if other is not None and len(other.culprits) < len(report.culprits) else None
+        if taken is None:
+            return None
+        other = replace(self, averaged=taken)._report(draws, seed)
+        is_one = len(other.culprits) == 1 or taken.data in wrong
+        return other if is_one and len(other.culprits) < len(report.culprits) else None
 
     def _floats(self, seed: int) -> dict[str, Any]:
         return {n: v for n, v in drawn(self.inputs, seed).items() if is_float(v)}

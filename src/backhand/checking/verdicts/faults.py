@@ -161,7 +161,8 @@ def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explai
     found: list[Explained] = []
     search = _Search(recogniser, runs, {}, ends) if left and recogniser.known else None
     while search is not None and left and time.process_time() < ends:
-        one = search.of(left[0], left).explained()
+        others = {n for each in found for n in each.gradients}
+        one = search.of(left[0], left, others).explained()
         found += [one] if one is not None else []
         gone = one.gradients if one is not None else left[:1]
         left = [n for n in left if n not in gone]
@@ -260,6 +261,7 @@ class _Search:
         self.recogniser, self.runs, self.mended, self.ends = recogniser, runs, mended, ends
         self.name = ""
         self.culprits: frozenset[str] = frozenset()
+        self.explained_before: frozenset[str] = frozenset()
         self.puts: dict[Target, Put] = {target: c.put for target, c in mended.items()}
         log = runs.logged(self.puts)
         self.events = log.events
@@ -268,10 +270,13 @@ class _Search:
         self._ages = Ages(recogniser, self.events)
         self._found: dict[tuple[Target, int], list[_Candidate]] = {}
 
-    def of(self, name: str, culprits: Iterable[str]) -> "_Search":
-        """Return the search for what makes one of several gradients wrong."""
+    def of(self, name: str, culprits: Iterable[str], before: Iterable[str]) -> "_Search":
+        """Return the search for what makes one of several gradients wrong, beside those explained before.
+
+        What they are made of may be wrong as well.
+        """
         search = copy.copy(self)
-        search.name, search.culprits = name, frozenset(culprits)
+        search.name, search.culprits, search.explained_before = name, frozenset(culprits), frozenset(before)
         return search
 
     @cached_property
@@ -310,7 +315,7 @@ class _Search:
             return None
         mended = {**self.mended, best.target: best}
         search = _Search(self.recogniser, self.runs, mended, self.ends)
-        return search.of(self.name, self.culprits).explained()
+        return search.of(self.name, self.culprits, self.explained_before).explained()
 
     def _most_telling(self, failing: Iterable[_Candidate]) -> _Candidate | None:
         """Return that by which most becomes known though it is not enough: one of several at fault.
@@ -428,7 +433,11 @@ class _Search:
         if self._lets_raise(candidate):
             return len(self.culprits)
         moved = self.runs.moved(self.puts, target, turns, frozenset(self.runs.repair.culprits))
-        return len(moved) if self.name in moved and moved <= self.culprits else 0
+        # what is right for another tensor is no second mistake in what has gone wrong below it
+        taken_for = self.recogniser.taken_for(self.events[target][turns[0]])
+        is_right = bool(taken_for) and all(candidate.known.of.isdisjoint(known.of) for known in taken_for)
+        others = frozenset() if is_right else self.explained_before
+        return len(moved & self.culprits) if self.name in moved and moved <= self.culprits | others else 0
 
     def _lets_raise(self, candidate: _Candidate) -> bool:
         """Tell whether what is made of a value raised that has another shape than belongs there."""
