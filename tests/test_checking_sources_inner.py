@@ -305,7 +305,7 @@ def test_what_is_handed_to_a_step_is_known_before_it_is(wrong: str, kind: str):
     assert row.lines[0].text.endswith(f"step_backward({wrong}, cache[t])")
     assert row.mistake is not None
     assert row.mistake.kind == kind
-    assert f"`dnext_h = {wrong}`" in row.mistake.message
+    assert f"step_backward({wrong}, cache[t])`" in row.mistake.message
 
 
 OVER_TIME = """
@@ -781,3 +781,48 @@ def test_inputs_are_found_for_a_backward_that_exchanges_gradients_of_different_s
     found = reports(tmp_path, EXCHANGED)["skip_backward"]
     (row,) = found.culprits
     assert row.lines[0].text == "dx, db1, dw1 = dense_backward(dh, first)"
+
+
+TWO_DENSE = """
+import numpy as np
+
+
+def dense_forward(x, w, b):
+    return x @ w + b, (x, w)
+
+
+def dense_backward(dout, cache):
+    x, w = cache
+    return dout @ w.T, x.T @ dout, dout.sum(axis=0)
+
+
+class TwoDense:
+    def __init__(self, size):
+        self.w1, self.b1 = np.random.randn(size, size), np.zeros(size)
+        self.w2, self.b2 = np.random.randn(size, size), np.zeros(size)
+
+    def forward(self, x):
+        a, self.first = dense_forward(x, self.w1, self.b1)
+        self.h = np.tanh(a)
+        out, self.second = dense_forward(self.h, self.w2, self.b2)
+        return out
+
+    def backward(self, dout):
+        dh, self.dw2, self.db2 = dense_backward(dout, self.second)
+        da = dh * (1 - self.h**2)
+        dx, self.dw1, self.db1 = dense_backward(da, self.first)
+        return dx
+"""
+
+
+@pytest.mark.parametrize("handed", ["dh", "3 * da"])
+def test_what_a_call_is_handed_wrongly_is_told_on_the_line_of_the_call_in_its_own_text(
+    tmp_path: Path, handed
+):
+    assert reports(tmp_path, TWO_DENSE)["TwoDense"].ok
+    found = reports(tmp_path, TWO_DENSE, ("dense_backward(da,", f"dense_backward({handed},"))["TwoDense"]
+    (row,) = found.culprits
+    line = f"dx, self.dw1, self.db1 = dense_backward({handed}, self.first)"
+    assert row.lines[0].text == line
+    assert row.mistake is not None
+    assert f"in `{line}`" in row.mistake.message

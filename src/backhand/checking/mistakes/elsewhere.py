@@ -9,7 +9,7 @@ from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.running.known import Known, Label
 from backhand.checking.running.names import operation_called
 from backhand.checking.running.slicing import computes
-from backhand.checking.running.statements import assigned, reads
+from backhand.checking.running.statements import assigned, line_of, reads
 from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.fault import Fault
 
@@ -64,7 +64,7 @@ def what_belongs(case: Case) -> str:
     """Say, as a clause, what the statement at fault should give; empty where that has no words."""
     fault = case.culprit.fault
     for label in fault.belongs.labels if fault is not None else ():
-        line = f"; `{ast.unparse(fault.statement).splitlines()[0]}` should give" if fault is not None else ""
+        line = f"; `{line_of(fault.statement)}` should give" if fault is not None else ""
         if label.kind == "result" and label.operations:
             return f"{line} the gradient of what {_place(label)} makes"
         if label.kind == "nothing":
@@ -121,4 +121,4 @@ def _in_words(operation: tuple[ast.stmt | None, str]) -> str:
     called = operation_called(name).rsplit(".", 1)[-1]
     if statement is None:
         return f"the {called}"
-    return f"the {called} in `{ast.unparse(statement).splitlines()[0]}`"
+    return f"the {called} in `{line_of(statement)}`"

@@ -15,7 +15,14 @@ from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source, definition_of
 from backhand.checking.running.returning import returns
 from backhand.checking.running.slicing import computes
-from backhand.checking.running.statements import assigned, begins_anew, given_to, places_written, writes
+from backhand.checking.running.statements import (
+    assigned,
+    begins_anew,
+    given_to,
+    line_of,
+    places_written,
+    writes,
+)
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close, fits
 from backhand.checking.verdicts.repairing import Alias
@@ -234,7 +241,7 @@ def in_another_place(case: Case) -> Finding | None:
                 first = min(left, key=lambda s: s.lineno)  # one mistake, told where the first of the two is
                 return Finding("swapped", {"with": gradient}, words, at=(first,))
             if taken := _taken_together(case, case.name, other):
-                line = ast.unparse(taken).splitlines()[0]
+                line = line_of(taken)
                 words = f"it is {gradient}: `{line}` takes them in another order than the call gives them"
                 at = (taken, *_returns_of_called(case, taken))
                 return Finding("swapped", {"with": gradient}, words, at=at, hint=OF_CALLS)

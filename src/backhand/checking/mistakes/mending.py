@@ -32,7 +32,7 @@ from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
-from backhand.checking.running.statements import reads, root_of, simple_statements, writes_surely
+from backhand.checking.running.statements import line_of, reads, root_of, simple_statements, writes_surely
 
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
@@ -362,7 +362,7 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
     original = program.originals.get(statement)
     if statement not in program.own:
         call = getattr(getattr(statement, "value", None), CALLED, None)
-        line = ast.unparse(call or statement).splitlines()[0]
+        line = ast.unparse(call).splitlines()[0] if call is not None else line_of(statement)
         found = replace(found, words=f"{IN_A_LINE}{line}`, {found.words}")
     # what is put right where a temporary is read may as well be wrong where that is made
     read = {node.id} if isinstance(node, ast.Name) else set()

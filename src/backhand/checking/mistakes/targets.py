@@ -1,6 +1,5 @@
 """The targets of a hypothesis: told by the run, predicting a tensor, or mending statements to be right."""
 
-import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -13,7 +12,7 @@ from backhand.checking.mistakes.mending import PAIRS, Mended, by_dropped_term
 from backhand.checking.mistakes.neighbourhood import Scene
 from backhand.checking.mistakes.workbench import Program
 from backhand.checking.running.names import root
-from backhand.checking.running.statements import writes_surely
+from backhand.checking.running.statements import line_of, writes_surely
 
 # Two draws agree on a factor to what either of them may be off.
 TWICE = 2.0
@@ -155,5 +154,5 @@ def with_its_line(case: Case, found: Finding | None) -> Finding | None:
         return found
     if root(case.paths.get(case.name, "")) in writes_surely(fault.statement):
         return found
-    line = ast.unparse(fault.statement).splitlines()[0]
+    line = line_of(fault.statement)
     return replace(found, words=f"{IN_A_LINE}{line}`, {found.words}")

@@ -9,6 +9,8 @@ from backhand.checking.running.schemas import makes_its_own
 
 # On a statement: that it is not at fault, as one that only gives what another has made a name.
 RIGHT_AS_IT_IS = "right_as_it_is"
+# On a statement that was taken apart, and on its parts: it as the user wrote it.
+WRITTEN_AS = "written_as"
 
 
 def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -18,6 +20,11 @@ def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
         inner = inner_blocks(s)
         found += [part for block in inner for part in simple_statements(block)] if inner else [s]
     return found
+
+
+def line_of(statement: ast.stmt) -> str:
+    """Return the first line of a statement, as the user wrote it."""
+    return ast.unparse(getattr(statement, WRITTEN_AS, statement)).splitlines()[0]
 
 
 def inner_blocks(statement: ast.stmt) -> list[list[ast.stmt]]:

@@ -18,7 +18,7 @@ import numpy as np
 from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import blocks
-from backhand.checking.running.statements import root_of
+from backhand.checking.running.statements import WRITTEN_AS, root_of
 from backhand.checking.sources.courses import is_cache
 
 # What has methods that are no function of the user's.
@@ -28,7 +28,7 @@ GIVEN = "given"
 
 
 def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
-    """Return a function's source in which what it computes for a call is given a name before that.
+    """Return a function's source in which what it hands to a call is given a name before that.
 
     The name is that of the parameter. It is done where the call is all that a statement takes the value of.
 
@@ -53,11 +53,14 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
             call = statement.value if isinstance(statement, ast.Assign | ast.Expr) else None
             if not isinstance(call, ast.Call):
                 continue
-            for place, name in list(_computed(call, source, around)):
+            written = copy.deepcopy(statement)
+            for place, name in list(_handed(call, source, around)):
                 variable = another(name)
                 made = ast.Assign([ast.Name(variable, ast.Store())], call.args[place])
                 call.args[place] = ast.copy_location(ast.Name(variable, ast.Load()), made.value)
                 made = ast.fix_missing_locations(ast.copy_location(made, made.value))
+                for part in (made, statement):
+                    setattr(part, WRITTEN_AS, written)
                 block.insert(block.index(statement), made)
     if taken == source.local_names:
         return source
@@ -70,14 +73,14 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
     )
 
 
-def _computed(call: ast.Call, source: Source, around: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """Yield where a call of the user's function is given something computed, with the parameter's name."""
-    computed = ast.BinOp | ast.UnaryOp | ast.Call | ast.Subscript
+def _handed(call: ast.Call, source: Source, around: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Yield where a call of the user's function is given something, with the parameter's name."""
+    handed = ast.BinOp | ast.UnaryOp | ast.Call | ast.Subscript | ast.Name  # another name than the right one
     pairs = zip(call.args, _parameters(call.func, source, around), strict=False)
     for place, (value, name) in enumerate(pairs):
         if isinstance(value, ast.Starred):
             return
-        if isinstance(value, computed) and not is_cache(name):
+        if isinstance(value, handed) and not is_cache(name):
             yield place, name
 
 
