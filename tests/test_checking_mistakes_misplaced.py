@@ -104,3 +104,48 @@ def test_gradients_that_are_taken_in_another_order_than_a_call_gives_them_are_to
     assert told == ["dx, dw, db = dense_backward(da, dense)", "return dx, db, dw"]
     assert row.mistake is not None
     assert (row.mistake.kind, "takes them in another order" in row.mistake.message) == ("swapped", True)
+
+
+def test_a_mask_that_nothing_reads_is_told_to_belong_where_its_values_stand():
+    def top_forward(x):
+        return np.stack([row.max() for row in x]), x
+
+    def top_backward(dy, cache):
+        x = cache
+        dx = np.zeros_like(x)
+        for i in range(len(x)):
+            row = x[i]
+            mask = row == row.max()
+            dx[i] += row * dy[i]
+        return dx
+
+    (row,) = backhand.check_pair(top_forward, top_backward, inputs).culprits
+    assert row.lines[0].text == "dx[i] += row * dy[i]"
+    assert "row is used where mask belongs" in row.mistake.message
+
+
+def test_an_item_that_is_set_where_something_is_to_be_taken_from_it_is_told_so():
+    def less_forward(x):
+        y = x.sum(axis=0)
+        return y - 3 * x[0], x
+
+    def less_backward(dy, cache):
+        dx = np.zeros_like(cache)
+        dx[:] = dy
+        dx[0] = 3 * dy
+        return dx
+
+    (row,) = backhand.check_pair(less_forward, less_backward, inputs).culprits
+    assert row.lines[0].text == "dx[0] = 3 * dy"
+    assert "`=` stands where `-=` belongs" in row.mistake.message
+
+
+def test_a_factor_of_three_is_the_size_that_was_forgotten():
+    def mean_forward(x):
+        return x.mean(axis=1), x
+
+    def mean_backward(dy, cache):
+        return dy[:, None] * np.ones_like(cache)
+
+    (row,) = backhand.check_pair(mean_forward, mean_backward, inputs).culprits
+    assert "times 3; 3 is the size of x along axis 1" in row.mistake.message

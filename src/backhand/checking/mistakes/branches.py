@@ -218,13 +218,18 @@ def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Fin
     return Finding("scale", {"factor": factor, "guess": guess, "branches": list(chosen)}, words)
 
 
+# Three is the size of something rather than a number that a derivative brings down.
+THREE = {"3": (3.0, ""), "1/3": (1 / 3, "")}
+
+
 def guess_factor(factor: float, scene: Scene) -> tuple[str, str]:
     """Return how a factor may have come about, and of what its number is the size; empty if nothing fits."""
-    candidates = {"2": (2.0, ""), "1/2": (0.5, ""), "3": (3.0, ""), "1/3": (1 / 3, "")}
+    candidates = {"2": (2.0, ""), "1/2": (0.5, "")}
     sizes = _sizes(scene)
     for k, origin in (*sizes.items(), *_far_sizes(scene).items()):  # these come before powers of a near one
         for text, value in {f"{k}": float(k), f"1/{k}": 1 / k}.items():
             candidates.setdefault(text, (value, f"{k} is {origin}"))
+    candidates |= {text: value for text, value in THREE.items() if text not in candidates}
     for k, origin in sizes.items():
         powers = {f"{k}**0.5": k**0.5, f"{k}**-0.5": k**-0.5, f"{k}**2": k**2, f"{k}**-2": k**-2}
         for text, value in powers.items():

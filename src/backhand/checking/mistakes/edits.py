@@ -126,6 +126,12 @@ class Scope:
         """Return what a variable or a part holds, None where there is none."""
         return self.namespace.get(name, self.parts.get(name))
 
+    def masks_of(self, name: str) -> list[str]:
+        """Return the variables that hold masks of the shape of a tensor."""
+        like = self.held(name)
+        held = {n: v for n in self.names if isinstance(v := self.namespace.get(n), Tensor)}
+        return [n for n, v in held.items() if v.dtype == torch.bool and v.shape == like.shape]
+
     def is_tensor(self, node: ast.AST) -> bool:
         """Tell whether an attribute is a tensor, and no function of a module or size of an array."""
         return isinstance(node, ast.Attribute) and _text(node) in self.parts
@@ -258,10 +264,11 @@ def _accumulating(place: Place) -> Iterator[Edit]:
     text = ast.unparse(target)
     if any(ast.unparse(n) == text for n in ast.walk(statement.value)):
         return  # it makes the new value from the old one
-    mended = Finding("overwritten", {}, "`=` stands where `+=` belongs")
-    if isinstance(statement.value, ast.Constant):
-        mended = Finding("partial", {"where": text}, "a part is set to a constant")
-    yield Edit(place, ast.AugAssign(target, ast.Add(), statement.value), mended)
+    for op, sign in ((ast.Add(), "+="), (ast.Sub(), "-=")):
+        mended = Finding("overwritten", {}, f"`=` stands where `{sign}` belongs")
+        if isinstance(statement.value, ast.Constant):
+            mended = Finding("partial", {"where": text}, "a part is set to a constant")
+        yield Edit(place, ast.AugAssign(target, op, statement.value), mended)
 
 
 def places_of(node: ast.AST, role: Role = "value") -> Iterator[Place]:

@@ -25,6 +25,7 @@ from backhand.checking.running.slicing import (
     writes_on_objects,
 )
 from backhand.checking.running.statements import (
+    assigned,
     reads,
     simple_statements,
     writes,
@@ -36,6 +37,7 @@ from backhand.checking.verdicts.comparing import fit_shape, fits, off
 from backhand.checking.verdicts.localising import Culprit, Judgement
 from backhand.checking.verdicts.repairing import Observed
 from backhand.checking.verdicts.truths import float32_rounding
+from backhand.checking.verdicts.unreturned import unread
 from backhand.checking.verdicts.variables import Variables, extended
 
 # A gradient that is off by more than so many roundings in float32 is right if they are all that is left: of
@@ -219,11 +221,21 @@ class Case:
         path = self.paths[self.name]
         also = [self.raised[0]] if self.raised is not None else []
         gradients = self._gradients
-        part = slice_of(source, path, [*seen.statements, *also, *more], gradients)
+        part = slice_of(source, path, [*seen.statements, *also, *more, *self._in_vain], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
         likely = [fault.statement for fault in self.culprit.faults]
         return replace(program.suspecting(likely, self.innocent), over_numpy=self._over_numpy)
+
+    @cached_property
+    def _in_vain(self) -> tuple[ast.stmt, ...]:
+        """The statements within loops that make what nothing reads, and is no gradient: it may be meant."""
+        source = self.chosen.backward_source
+        if source is None or self.chosen.contract != "returned":
+            return ()
+        idle = unread(source) - {root(path) for path in self._gradients}
+        inner = (s for s in source.simple if s not in source.statements)
+        return tuple(s for s in inner if assigned(s) and assigned(s) == writes(s) and assigned(s) <= idle)
 
     @property
     def _gradients(self) -> dict[str, str]:

@@ -84,6 +84,11 @@ def by_accumulating(program: Program, budget: Budget) -> Mended:
                 if not focus.is_right(**empty):
                     continue
             node = edit.place.node
+            if isinstance(edit.node, ast.AugAssign) and isinstance(edit.node.op, ast.Sub):
+                negated = ast.Assign(node.targets, ast.UnaryOp(ast.USub(), node.value))
+                with replace(edit, node=negated).made():
+                    if focus.is_right(**empty):  # a minus is missing, and that is all
+                        continue
             own = (s for s in program.simple if any(n is node for n in ast.walk(s)))
             return _told(program, next(own, node), edit, budget)
     return None, budget

@@ -193,7 +193,7 @@ def other_names(place: Place, scope: Scope) -> Iterator[Proposal]:
         return
     used = ast.unparse(node).replace("'", '"')
     if used in scope.tensors:
-        for name in scope.tensors:
+        for name in (*scope.tensors, *scope.masks_of(used)):
             if name != used:
                 kind = "wrong_upstream" if scope.is_gradient(name) else "wrong_point"
                 told = f"{used} is used where {name} belongs"

@@ -40,7 +40,7 @@ def unreturned(
         told = [n for n in draw.user if not right.get(n, True)]
         return _returned_as_another(source, draw, told, is_right)
     wrong = [n for n in draw.trace.wanted if n in draw.matched and n in gradients and not right.get(n, False)]
-    idle = _idle(source) if wrong else frozenset()
+    idle = unread(source) if wrong else frozenset()
     if not idle:
         return {}
     seen = _Last(idle)
@@ -70,7 +70,7 @@ def _returned_as_another(
 
 
 @lru_cache(maxsize=64)
-def _idle(source: Source) -> frozenset[str]:
+def unread(source: Source) -> frozenset[str]:
     """Return the variables that are read nowhere but where they are written."""
     # what a bare call is handed may be written there, but not by PyTorch's own: `x.add_(y)` reads y
     own = {s: writes_surely(s) or writes(s) for s in source.simple}
