@@ -359,3 +359,31 @@ def test_a_constructor_is_given_what_it_draws_its_random_numbers_by(tmp_path: Pa
     ]
     wrong = judged(tmp_path, DRAWN.replace("return dout * self.mask", "return dout * (self.mask > 0)"))
     assert [each.report is not None and each.report.ok for each in wrong] == [True, True, True, False]
+
+
+BUILT_LATER = """
+    class Sized:
+        def __init__(self, units):
+            self.units = units
+
+        def init_params(self, input_size):
+            self.w = np.random.normal(size=(input_size[-1], self.units))
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.w
+
+        def backward(self, dout, _):
+            self.dw = self.x.T @ dout
+            return dout @ self.w.T
+"""
+
+
+def test_a_layer_is_told_its_input_and_given_what_its_backward_never_reads(tmp_path: Path):
+    (checked,) = judged(tmp_path, BUILT_LATER)
+    assert checked.report is not None
+    assert checked.report.ok
+    assert {row.name for row in checked.report.rows} == {"x", "w"}
+    (checked,) = judged(tmp_path, BUILT_LATER.replace("self.x.T @ dout", "2 * self.x.T @ dout"))
+    assert checked.report is not None
+    assert [row.name for row in checked.report.culprits] == ["w"]

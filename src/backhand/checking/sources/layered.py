@@ -53,6 +53,7 @@ from backhand.checking.sources.updating import (
     BEGUN,
     AtTheEnd,
     Steps,
+    given_besides,
     in_proportion,
     rate_of,
     rates_asked,
@@ -192,7 +193,7 @@ class Class:
         begins = not calls_of(type(layer)) and (asks_for_labels(backward) or bool(assumed))
         begins = begins and (cost is not None or asks_for_labels(forward))
         made = names_returned(forward, None) if isinstance(layer, Globals) else ()
-        wiring = Wiring.of(backward, [*inputs, *rates_asked(backward), *filter(None, made)], cached=False)
+        wiring = Wiring.of(backward, [*inputs, *given_besides(backward), *filter(None, made)], cached=False)
         if begins:
             wiring = Wiring((), "", ())
         elif not calls_of(type(layer)) and not wiring.upstream and is_what_arrives(layer, calls, inputs):
@@ -395,7 +396,7 @@ class Class:
         pairs = zip(self.wiring.upstream, self.outputs, strict=False)
         layer, inputs, made = called.state
         backward = getattr(layer, self.calls[1])
-        inputs = inputs | rates_asked(backward)
+        inputs = inputs | given_besides(backward)
         if self.begins:
             return backward, received(backward, inputs, made)
         arguments = {p: upstream[f"d{o}"] for p, o in pairs}

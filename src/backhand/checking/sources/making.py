@@ -30,7 +30,14 @@ from backhand.checking.sources.courses import (
     drawn_value,
     word,
 )
-from backhand.checking.sources.updating import OPTIMISER, SHAPE, PlainStep, methods_asking_for, prepared
+from backhand.checking.sources.updating import (
+    OPTIMISER,
+    SHAPE,
+    SHAPE_TOLD,
+    PlainStep,
+    methods_asking_for,
+    prepared,
+)
 
 
 def _slope_of_tanh(x: Any) -> Any:
@@ -184,7 +191,7 @@ def making(layer: type, *, model: bool = False) -> Iterator[Made]:
     smaller = small, _paired(small), _alike(small)
     ways = (*smaller, usual) if model or large else (usual, small, _paired(usual), *smaller)
     ways = (*ways, *(_seeded(way) for way in ways if RANDOM in way.values()))
-    layouts = LAYOUTS if [*methods_asking_for(layer, SHAPE)] else LAYOUTS[:1]
+    layouts = LAYOUTS if [*methods_asking_for(layer, SHAPE_TOLD)] else LAYOUTS[:1]
     for way in itertools.product(layouts, ways):
         if way not in tried:
             tried.append(way)

@@ -7,6 +7,7 @@ parameter went, divided by the rate.
 import ast
 import contextlib
 import copy
+import dis
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,6 +28,8 @@ RATE = r"(learn(ing)?_?|l_?)rate|lr|eta|step_?size"
 RATE_GIVEN, LETTERS = rf"{RATE}|alpha", ("eta", "alpha")
 # What an optimiser is called where a layer is handed one, and the shape of what it will be given.
 OPTIMISER, SHAPE = "optimi[sz]er|opt", "((in|input|x)_?)?shape|x_dims?"
+# The same of a method that makes the parameters: of a constructor an `input_size` is a number.
+SHAPE_TOLD = f"{SHAPE}|in(put)?_?(size|dims)"
 # Where the layer as it was before its backward keeps its parameters.
 BEGUN = "begun_"
 
@@ -207,9 +210,17 @@ def rates_asked(backward: Callable[..., Any]) -> dict[str, float]:
     return {} if is_upstream else {n: 1.0 for n in asked if re.fullmatch(RATE_GIVEN, n.lower())}
 
 
+def given_besides(backward: Callable[..., Any]) -> dict[str, float]:
+    """Return what a backward is given besides what arrives: its rates, and a `_` that it never reads."""
+    code = getattr(backward, "__code__", None)
+    read = {i.argval for i in dis.get_instructions(code) if "LOAD" in i.opname} if code is not None else set()
+    unread = {n: 1.0 for n in parameters_of(backward) if n.startswith("_") and n not in read}
+    return rates_asked(backward) | (unread if code is not None else {})
+
+
 def prepared(layer: Any, shape: tuple[int, ...]) -> Any:
     """Return a layer after the calls that tell it the shape of its input, and with an optimiser."""
-    given = ((SHAPE, shape), (OPTIMISER, PlainStep()))
+    given = ((SHAPE_TOLD, shape), (OPTIMISER, PlainStep()))
     for pattern, value in given:
         for method in methods_asking_for(type(layer), pattern):
             with contextlib.suppress(Exception):  # a helper of its forward, which takes the shape of a batch
