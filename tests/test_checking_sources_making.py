@@ -387,3 +387,46 @@ def test_a_layer_is_told_its_input_and_given_what_its_backward_never_reads(tmp_p
     (checked,) = judged(tmp_path, BUILT_LATER.replace("self.x.T @ dout", "2 * self.x.T @ dout"))
     assert checked.report is not None
     assert [row.name for row in checked.report.culprits] == ["w"]
+
+
+STATE_HANDED_OVER = """
+    class Scores:
+        def __init__(self, size, classes):
+            self.W = np.random.normal(size=(size, classes))
+
+        def forward(self, x):
+            scores = x @ self.W
+            probs = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+            state = x
+            return probs, state
+
+        def backward(self, deltas, state):
+            self.dW = state.T @ deltas
+            return deltas @ self.W.T
+
+
+    class Steps:
+        def __init__(self, size):
+            self.W = np.random.normal(size=(size, size))
+
+        def forward(self, x):
+            a = x @ self.W
+            out = np.tanh(a)
+            kept = (x, out)
+            return out, kept
+
+        def backward(self, deltas, kept):
+            x, out = kept
+            da = deltas * (1 - out**2)
+            self.dW = x.T @ da
+            return da @ self.W.T
+"""
+
+
+def test_a_state_that_a_forward_returns_and_a_backward_asks_for_is_no_gradient(tmp_path: Path):
+    scores, steps = judged(tmp_path, STATE_HANDED_OVER)
+    assert steps.report is not None
+    assert steps.report.ok
+    assert scores.report is not None  # whose upstream gradient is that of what the softmax takes
+    assert not scores.report.ok
+    assert any("deltas is taken for the gradient of what the softmax takes" in n for n in scores.report.notes)

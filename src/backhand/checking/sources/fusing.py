@@ -7,13 +7,17 @@ import numpy as np
 
 from backhand.checking.running.arrays import as_arrays
 from backhand.checking.running.trials import StatementError
-from backhand.checking.sources.overnumpy import OverNumpy, drawn, is_float
+from backhand.checking.sources.overnumpy import OverNumpy, Tensors, agreeing, drawn, is_float
 from backhand.checking.sources.protocol import ForwardError
 from backhand.errors import CheckError
 
 SOFTMAX = (
     "{gradient} is {upstream} as it came: right only beside a loss that gives the gradient of the logits, "
     "probabilities minus labels."
+)
+LOGITS = (
+    "{upstream} is taken for the gradient of what the softmax takes: right only beside a loss that gives "
+    "that, probabilities minus labels."
 )
 LOSS = (
     "{gradient} is probabilities minus labels, the gradient of the logits: right only beside a softmax whose "
@@ -37,20 +41,44 @@ def fused(whole: OverNumpy, seed: int) -> str:
         true = {n: np.asarray(as_arrays(expected[n])) for n in along if n in expected}
         found = next((n for n, g in true.items() if not _is_of_the_logits(n, g, inputs)), None)
         return LOSS.format(gradient=names[found]) if found is not None else ""
-    if len(outputs) != 1 or len(gradients) != 1 or not _are_probabilities(as_arrays(outputs[0].detach())):
+    axis = _axis_of_probabilities(as_arrays(outputs[0].detach())) if len(outputs) == 1 else None
+    if axis is None:
         return ""
+    arrives = subject.arrives[subject.outputs[0]]
+    if len(gradients) != 1:
+        return LOGITS.format(upstream=arrives) if _is_right_at_the_logits(whole, axis, seed) else ""
     ((name, gradient),) = gradients.items()
     upstream = np.random.default_rng(seed).normal(size=outputs[0].shape)
     is_handed_on = gradient.shape == upstream.shape and np.allclose(gradient, upstream)
-    arrives = subject.arrives[subject.outputs[0]]
-    return SOFTMAX.format(gradient=names[name], upstream=arrives) if is_handed_on else ""
+    if is_handed_on:
+        return SOFTMAX.format(gradient=names[name], upstream=arrives)
+    return LOGITS.format(upstream=arrives) if _is_right_at_the_logits(whole, axis, seed) else ""
 
 
-def _are_probabilities(value: Any) -> bool:
-    """Tell whether an array is what a softmax gives, of rows or of columns."""
-    if not is_float(value) or value.ndim < 2 or value.min() < 0:
+def _axis_of_probabilities(value: Any) -> int | None:
+    """Return the axis along which an array sums to 1, as what a softmax gives does; None for others."""
+    if not is_float(value) or value.ndim < 2 or value.min() <= 0:
+        return None
+    return next((axis for axis in (-1, 0) if np.allclose(value.sum(axis=axis), 1)), None)
+
+
+def _is_right_at_the_logits(whole: OverNumpy, axis: int, seed: int) -> bool:
+    """Tell whether gradients are right if what arrives is that of the softmax's input.
+
+    Of a d whose sum is 0 a softmax p hands on d, where d / p arrives.
+    """
+
+    def arriving(upstream: Tensors, outputs: Tensors) -> tuple[Tensors, Tensors]:
+        ((name, d), p) = *upstream.items(), *outputs.values()
+        d = d - d.mean(axis, keepdim=True)
+        return {name: d / p}, {name: d}
+
+    try:
+        _, expected, given = whole.compared(seed, arriving)
+    except StatementError:
         return False
-    return any(np.allclose(value.sum(axis=axis), 1) for axis in (-1, 0))
+    right = agreeing(given, as_arrays(expected))
+    return bool(right) and all(right)
 
 
 def _is_of_the_logits(name: str, gradient: np.ndarray, inputs: Mapping[str, Any]) -> bool:

@@ -192,7 +192,9 @@ class Class:
         cost = COSTS[0].function if assumed else cost_of(layer, calls)
         begins = not calls_of(type(layer)) and (asks_for_labels(backward) or bool(assumed))
         begins = begins and (cost is not None or asks_for_labels(forward))
-        made = names_returned(forward, None) if isinstance(layer, Globals) else ()
+        made = names_returned(forward, None)
+        if not isinstance(layer, Globals):  # the first of either is what is judged, and what arrives
+            made = tuple(n for n in made[1:] if n in [*parameters_of(backward)][1:])
         wiring = Wiring.of(backward, [*inputs, *given_besides(backward), *filter(None, made)], cached=False)
         if begins:
             wiring = Wiring((), "", ())

@@ -113,6 +113,9 @@ class Held:
 
 
 Draw = Callable[[np.random.Generator], Mapping[str, Any]]
+Tensors = dict[str, Tensor]
+# Of random upstream gradients, and the outputs, those for the truth and those for the user's backward.
+Arriving = Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
 
 
 @dataclass(frozen=True)
@@ -328,8 +331,15 @@ class OverNumpy:
             return []
         return agreeing(given, as_arrays(expected))
 
-    def compared(self, seed: int) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Return the outputs on one set of inputs, and for each input the true gradient and the user's."""
+    def compared(
+        self, seed: int, arriving: Arriving = lambda upstream, _: (upstream, upstream)
+    ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Return the outputs on one set of inputs, and for each input the true gradient and the user's.
+
+        Args:
+            seed: of the inputs, and of the upstream gradients.
+            arriving: gives of these and of the outputs those for the truth, and those for the user.
+        """
         leaves = self._tensors(drawn(self.inputs, seed))
         with Randomness.now().again():  # the two draw the same masks
             outputs = self.forward(leaves, None)
@@ -340,8 +350,9 @@ class OverNumpy:
         }
         if self.subject.outputs == ("loss",):
             upstream = {n: torch.ones_like(out) for n, out in upstream.items()}
-        expected = self._expected(leaves, outputs, upstream)
-        given = self._backward(leaves, outputs, upstream)
+        true, own = arriving(upstream, {n: out.detach() for n, out in outputs.items()})
+        expected = self._expected(leaves, outputs, true)
+        given = self._backward(leaves, outputs, own)
         named = self.subject.named
         return list(outputs.values()), expected, {named[g]: value for g, value in given.items()}
 
