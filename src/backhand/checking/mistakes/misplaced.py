@@ -24,9 +24,10 @@ def by_place(case: Case, budget: Budget) -> Mended:
         copies = {own: copied for copied, own in whole.originals.items()} if whole is not None else {}
         if whole is None or statement not in copies:
             continue
-        place, target = _root_place(copies[statement]), ast.unparse(_target(statement))
-        there = program.variable + target.removeprefix(place.node.id)
-        mended = instead(_target(statement), ast.parse(there, mode="eval").body)
+        place, target = _root_place(copies[statement]), _target(statement)
+        assert target is not None
+        there = program.variable + ast.unparse(target).removeprefix(place.node.id)
+        mended = instead(target, ast.parse(there, mode="eval").body)
         hint = f"Nothing reads {place.node.id} after that line."
         edit = Edit(place, ast.Name(program.variable, place.node.ctx), replace(mended, hint=hint))
         found, budget = Focus.on(whole, None).first_right([edit], budget)

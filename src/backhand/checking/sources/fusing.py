@@ -69,8 +69,8 @@ def _is_right_at_the_logits(whole: OverNumpy, axis: int, seed: int) -> bool:
     """
 
     def arriving(upstream: Tensors, outputs: Tensors) -> tuple[Tensors, Tensors]:
-        ((name, d), p) = *upstream.items(), *outputs.values()
-        d = d - d.mean(axis, keepdim=True)
+        (name,), (p,) = upstream, outputs.values()
+        d = upstream[name] - upstream[name].mean(axis, keepdim=True)
         return {name: d / p}, {name: d}
 
     try:
