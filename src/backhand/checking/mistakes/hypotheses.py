@@ -22,7 +22,7 @@ from backhand.checking.mistakes.elsewhere import (
     what_belongs,
 )
 from backhand.checking.mistakes.evidence import Case, Probes
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.misplaced import by_place
 from backhand.checking.mistakes.targets import (
     Hypothesis,
@@ -400,7 +400,7 @@ def _with_more(case: Case, found: Finding, later: Sequence[Hypothesis]) -> Findi
         error = error or case.raised[1]
     if error is not None and "raises" not in found.words and found.kind != "zero":
         errors = case.first.repair.errors if case.first.repair is not None else ()
-        told = found.at if found.words.startswith("in `") else ()  # of another line than the gradient's
+        told = found.at if found.words.startswith(IN_A_LINE) else ()  # of another line than the gradient's
         elsewhere = [s.lineno for s, e in errors if e is error and told and s not in told]
         where = f"line {elsewhere[0]}" if elsewhere else "the line"
         return replace(found, words=f"{found.words} ({facts.told(error, where)})")
