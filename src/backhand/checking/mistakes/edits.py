@@ -18,6 +18,7 @@ from backhand.checking.running.statements import writes_surely
 from backhand.checking.verdicts.comparing import close
 
 Role = Literal["value", "exponent", "index", "axis"]
+OVERWRITTEN = Finding("overwritten", {}, "`=` stands where `+=` belongs")
 VALUES = ast.Name | ast.BinOp | ast.Call | ast.Subscript | ast.Compare  # expressions that may be a tensor
 # What is asked of a tensor that is no value of it.
 MEASURES = {"shape", "dtype", "device", "ndim", "layout"}

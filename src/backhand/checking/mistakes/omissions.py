@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.axes import sums
-from backhand.checking.mistakes.edits import VALUES, Place, Proposal, Rule, Scope, holds_tensor, is_whole
+from backhand.checking.mistakes.edits import (
+    OVERWRITTEN,
+    VALUES,
+    Place,
+    Proposal,
+    Rule,
+    Scope,
+    holds_tensor,
+    is_whole,
+)
 from backhand.checking.mistakes.finding import Finding
 
 
@@ -131,6 +140,7 @@ def missing_terms(place: Place, scope: Scope) -> Iterator[Proposal]:
         if scope.is_one(name):  # such as the loss's own gradient: no term of another one
             continue
         edit = Finding("missing_branch", {"branches": []}, f"the term {name} is missing")
+        edit = OVERWRITTEN if _is_assigned_to(place, name) else edit
         for op in (ast.Sub(), ast.Add()):
             kept = isinstance(op, ast.Sub) and _is_added_to(place, name)
             yield ast.BinOp(place.node, op, scope.expression(name)), ADDED if kept else edit
@@ -170,6 +180,12 @@ def _without_complement(node: ast.expr, name: str) -> ast.expr | None:
             setattr(product, side, rest)
             return product
     return None
+
+
+def _is_assigned_to(place: Place, name: str) -> bool:
+    """Tell whether an expression is all that is assigned to what it lacks."""
+    statement = place.parent
+    return isinstance(statement, ast.Assign) and name in map(ast.unparse, statement.targets)
 
 
 def _is_added_to(place: Place, name: str) -> bool:
