@@ -1,7 +1,8 @@
 """Kernels that shipped wrong, in a few lines each: every one is caught and named."""
 
-import itertools
+import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -274,17 +275,67 @@ def test_an_input_that_needs_no_gradient_is_not_asked_for_one() -> None:
     assert [(row.name, row.mistake.kind) for row in report.rows] == [("x", "repeated_branch")]
 
 
-def test_rounding_that_differs_from_run_to_run_in_the_reference_too_is_no_fault() -> None:
-    turns = itertools.count()
+def adding_up_in_any_order(inside: torch.dtype | None, lost: float = 0.0) -> Any:
+    """Return a scale whose gradient is added up row by row in another order each time, as atomics do."""
+    turns = random.Random(4)
 
-    def added_up(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return g * w * (1 + 2.0**-50 * (next(turns) % 7)), g * x  # in another order each time, on a GPU
+    def backward(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = list((g * x).to(inside or g.dtype))
+        turns.shuffle(rows)
+        total = torch.zeros_like(rows[0])
+        for row in rows:
+            total = total + row
+        return g * w, (total - lost * rows[0]).to(g.dtype)
 
-    racing = operation(added_up)
-    inputs = {"x": torch.randn(3, 4), "w": torch.randn(3, 4)}
-    report = backhand.check_function(racing, product, inputs)
-    assert [m.kind for m in report.stress] == ["nondeterministic"]
-    assert backhand.check_function(racing, lambda x, w: racing.apply(x, w), inputs).ok
+    class Scale(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x, w)
+            return (x.to(inside or x.dtype) * w.to(inside or x.dtype)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return backward(g, *ctx.saved_tensors)
+
+    return Scale
+
+
+@pytest.mark.parametrize("inside", [None, torch.float32, torch.bfloat16])
+def test_what_differs_from_run_to_run_by_rounding_alone_is_no_fault_and_said(
+    inside: torch.dtype | None,
+) -> None:
+    drawn = {"x": torch.randn(33, 7), "w": torch.randn(7)}
+    inputs = {n: v.to(inside or v.dtype) for n, v in drawn.items()}
+    report = backhand.check_function(adding_up_in_any_order(inside), lambda x, w: x * w, inputs)
+    assert report.ok
+    assert any(note == "Two runs give different dw, by rounding alone." for note in report.notes)
+
+
+@pytest.mark.parametrize("inside", [None, torch.float32, torch.bfloat16])
+def test_what_differs_by_more_is_that_whatever_one_run_looks_like(inside: torch.dtype | None) -> None:
+    drawn = {"x": torch.randn(33, 7), "w": torch.randn(7)}
+    inputs = {n: v.to(inside or v.dtype) for n, v in drawn.items()}
+    report = backhand.check_function(adding_up_in_any_order(inside, lost=1.0), lambda x, w: x * w, inputs)
+    assert [m.message for m in report.stress] == ["two runs give different dw, by more than rounding."]
+    assert report["w"].mistake.kind == "nondeterministic"
+
+
+def test_a_factor_that_is_fitted_to_rounding_is_none() -> None:
+    lost = 0.008 * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0, -1.0]) - 0.01
+
+    def unreadable(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return g, g.sum(0) * (1 + lost.to(g.dtype))
+
+    class Shift(Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return (x.bfloat16() + b.bfloat16()).to(x.dtype)
+
+        backward = staticmethod(partial(unreadable))
+
+    inputs = {"x": torch.randn(33, 8), "b": torch.randn(8)}
+    report = backhand.check_function(Shift, lambda x, b: x + b, inputs)
+    assert (report["b"].verdict, report["b"].mistake.kind) == ("wrong", "dtype")
 
 
 class TwoOutputs(Function):

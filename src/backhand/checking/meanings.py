@@ -249,7 +249,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ("wrong",),
         ),
         "nondeterministic": Kind(
-            "two runs differ", "Look for uninitialised memory (empty), races and random numbers."
+            "two runs differ by more than rounding",
+            "Look for uninitialised memory (empty), races and random numbers.",
         ),
         "dtype": Kind(
             "wrong dtype or device, or a reduction in a lower one",

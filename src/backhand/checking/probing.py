@@ -1,8 +1,9 @@
 """A whole backward as a function to be called on other tensors: how the stress checks look at it."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from backhand.checking.sources.protocol import Pass, arguments
 from backhand.checking.sources.usages import Usage, Used
 from backhand.checking.verdicts.comparing import allclose, close, off, root_mean_square
 from backhand.checking.verdicts.localising import Judgement
-from backhand.checking.verdicts.truths import computed_in_less
+from backhand.checking.verdicts.truths import computed_in_less, noise
 
 Gradients = Mapping[str, Tensor]
+# Two runs round independently of each other: in the root mean square they differ by so many times as much as
+# each is off.
+OF_TWO = 2**0.5
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Probe:
         true: gives the right gradients for other upstream gradients.
         takes: tells whether the forward that is taken for true takes other arguments.
         off: by which part of itself the output of code that computes in less than its dtype is off.
+        budgets: what all elements of a gradient together may be off, where it is judged in less than float64.
     """
 
     call: Callable[..., Gradients]
@@ -51,6 +56,7 @@ class Probe:
     true: Callable[[Gradients], Gradients] = lambda _: {}
     takes: Callable[[Mapping[str, Any]], bool] = lambda _: True
     off: float = 0.0
+    budgets: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, **changed: Tensor) -> Gradients | None:
         """Return the gradients with some arguments changed; None where the backward raises."""
@@ -69,7 +75,13 @@ class Probe:
         if close(a, b, ANOTHER_ORDER * max(size, self.sizes.get(name, 0.0))):
             return True
         noise = HANDED_ON * self.off * max(root_mean_square(b), self.sizes.get(name, 0.0))
-        return a.shape == b.shape and off(a, b) <= noise
+        return a.shape == b.shape and off(a, b) <= max(noise, OF_TWO * self.budgets.get(name, 0.0))
+
+    def is_rounding(self, name: str, a: Tensor, b: Tensor) -> bool:
+        """Tell whether what two runs on the same tensors gave differs by no more than each may be off."""
+        if self.tolerance is not None:
+            return allclose(a, b, *self.tolerance)
+        return close(a, b, self.sizes.get(name, 0.0), OF_TWO * self.budgets.get(name, math.inf))
 
     def differing(self, found: Gradients | None, expected: Gradients) -> list[str]:
         """Return the gradients that another run did not give, or not the same."""
@@ -126,6 +138,7 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
         return {n: found[n] for n in drawn.matched.values() if n in found}
 
     own = {k: v.detach().contiguous() if is_strided(v) else v for k, v in given.items()}
+    budgets = {n: noise(drawn, n, judgement.summands.get(n, 0.0)) for n in drawn.matched}
     return Probe(
         call,
         own,
@@ -138,4 +151,5 @@ def probe_of(chosen: Pass, judgement: Judgement) -> Probe:
         true,
         takes if returns else lambda _: True,
         computed_in_less(drawn) if returns else 0.0,
+        {drawn.matched[n]: budget for n, budget in budgets.items() if budget < math.inf},
     )

@@ -135,6 +135,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("the opposite order", shapes.turned),
     tells("zeros that nothing was put into before a line raised", facts.raised_before_it_was_filled),
     Hypothesis("zeros", _zeros, lambda case: bool(case.fitted)),
+    tells("another answer in each run", probed.differs_from_run_to_run),
     predicts("a sign or a factor of the whole", branches.whole_factor, also=True),
     predicts("a missing branch", partial(branches.with_coefficient, 0.0), also=True),
     predicts("a branch twice", partial(branches.with_coefficient, 2.0)),

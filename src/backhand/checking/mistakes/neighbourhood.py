@@ -17,7 +17,7 @@ from backhand.checking.running.graph import Trace
 from backhand.checking.running.names import operation_called
 from backhand.checking.running.private import Gradients, raw_saved, results, saved, saved_names, step
 from backhand.checking.running.walking import Step, walk
-from backhand.checking.verdicts.comparing import TINY, close, root_mean_square
+from backhand.checking.verdicts.comparing import TINY, close, off, root_mean_square
 
 # How many operations of a line, or tensors between a gradient and the next given ones, are looked at: a line
 # has a handful. Names are taken from the forward's nearest: more of them than the lecture has, and where a
@@ -28,6 +28,9 @@ NAMES = 64
 MOST_OPERATIONS = 100
 # A coefficient this close to a whole number, or a factor to what it is taken for, is that; in float64.
 EXACT = 1e-7
+# What explains a gradient of a low dtype leaves less than this part of what is off: what is fitted to its
+# rounding takes little of it away.
+MOSTLY = 0.5
 # A gradient of ten times the size of the right one is rounded by so much more.
 TIMES_LARGER = 10
 
@@ -101,7 +104,12 @@ class Scene:
         noise = self.noise
         if noise < math.inf:  # what is larger than it should be is rounded by so much more
             noise *= max(1.0, root_mean_square(predicted) / max(root_mean_square(self.expected), TINY))
+            noise = min(noise, MOSTLY * self._off)
         return close(user, predicted, max(TIMES_LARGER * self._size, self.summands), noise)
+
+    @cached_property
+    def _off(self) -> float:
+        return off(self.value, self.expected) if self.has_its_shape else math.inf
 
     @cached_property
     def _size(self) -> float:

@@ -5,7 +5,7 @@ from nonsense; other upstream gradients do. These come last, where nothing repro
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +15,7 @@ from backhand.checking.meanings import KINDS, WAYS_OF_USE
 from backhand.checking.mistakes.evidence import FAR, Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Scene
+from backhand.checking.report import Mistake
 from backhand.checking.running.precision import COARSE, UNMOVED, unit
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.values import tensors_in
@@ -38,13 +39,25 @@ def fails_under_stress(case: Case) -> Finding | None:
 
     It is wrong in the first one, too.
     """
-    for failure in case.probes.failures if case.probes is not None else ():
-        if failure.kind in WAYS_OF_USE:
-            continue
+    failures = case.probes.failures if case.probes is not None else ()
+    return _of_failures(case, [f for f in failures if f.kind not in WAYS_OF_USE])
+
+
+def _of_failures(case: Case, failures: Sequence[Mistake]) -> Finding | None:
+    for failure in failures:
         if case.scenes and case.gradient in failure.detail.get("gradients", ()):
             words = failure.message.removesuffix(".").removeprefix(f"{case.gradient} ")
             return Finding(failure.kind, dict(failure.detail), words, hint=failure.hint)
     return None
+
+
+def differs_from_run_to_run(case: Case) -> Finding | None:
+    """Find a gradient that is another one in each run, of which the numbers of one tell nothing.
+
+    Where the line at fault is known, what it draws or reads has a name of its own.
+    """
+    failures = case.probes.failures if case.probes is not None and case.at_fault is None else ()
+    return _of_failures(case, [f for f in failures if f.kind == "nondeterministic"])
 
 
 def right_but_for_digits(case: Case) -> Finding | None:
