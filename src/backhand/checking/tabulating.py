@@ -21,6 +21,7 @@ from backhand.checking.running.slicing import (
     makes_numbers,
     only_begins,
     passing_on,
+    sets_a_number,
 )
 from backhand.checking.running.statements import gives_nothing
 from backhand.checking.running.trials import Draw, instead
@@ -108,6 +109,8 @@ class Table:
         """
         if len(named.at) == 1 or (named.is_told and named.mistake.kind == "swapped"):
             return self._place(named.at[0])
+        if named.is_told and named.at:  # either of several lines, and the same ones
+            return tuple(map(self._place, named.at)), named.mistake.kind
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         statement = faults[0].statement if len(faults) == 1 and not named.at else None
         if name in self._filled_alike:
@@ -256,8 +259,8 @@ class Table:
         return named.at if named is not None and named.is_told else ()
 
     def _is_worth_a_look(self, name: str, statement: ast.stmt) -> bool:
-        """Tell whether a statement ran, and made more than None or a number."""
-        measures = makes_numbers(statement, self._variables(name))
+        """Tell whether a statement ran, and made more than None or a number that was asked for."""
+        measures = makes_numbers(statement, self._variables(name)) and not sets_a_number(statement)
         return statement in self._ran and not measures and not gives_nothing(statement)
 
     def _variables(self, name: str) -> Mapping[str, Any]:

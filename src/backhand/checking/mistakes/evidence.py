@@ -179,6 +179,13 @@ class Case:
         return (*plain, *(s for s in simple if makes_numbers(s, held) and s not in plain))
 
     @cached_property
+    def numbers(self) -> tuple[ast.stmt, ...]:
+        """Those of the statements that compute a number, as `scale = 1 / n` does."""
+        held = self.seen.namespace if self.seen is not None else {}
+        simple = simple_statements(self.statements or ())
+        return tuple(s for s in simple if computes(s) and makes_numbers(s, held))
+
+    @cached_property
     def read(self) -> frozenset[str] | None:
         """The variables that these statements read; None without source."""
         return names_read(self, self.name)
@@ -224,8 +231,10 @@ class Case:
         part = slice_of(source, path, [*seen.statements, *also, *more, *self._in_vain], gradients)
         part = with_helpers(part, source, benches[0].namespace)
         program = Program.of(part, path, benches, gradients, numbers_of(self))
-        likely = [fault.statement for fault in self.culprit.faults]
-        return replace(program.suspecting(likely, self.innocent), over_numpy=self._over_numpy)
+        faults = self.culprit.faults
+        likely = [fault.statement for fault in faults]
+        unknown = [s for fault in faults for s in fault.temporaries] if faults else None
+        return replace(program.suspecting(likely, self.innocent, unknown), over_numpy=self._over_numpy)
 
     @cached_property
     def _in_vain(self) -> tuple[ast.stmt, ...]:
@@ -299,6 +308,7 @@ class Case:
         )
         here = {"goes_on": True, "over_numpy": self._over_numpy, "beside": beside, "forward": forward}
         filled = tuple(filled_by(fault.statement))
+        programs = [p.suspecting((), (), fault.temporaries) for p in programs]
         programs = [replace(p, **here, filled=filled) for p in programs]
         made = turns[0]
         if made.value is not None:

@@ -44,6 +44,7 @@ from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.statements import assigned, reads, writes_surely
 from backhand.checking.sources.protocol import Pass
+from backhand.checking.verdicts.fault import Fault
 from backhand.checking.verdicts.localising import Judgement
 
 
@@ -148,7 +149,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_fault("the shape alone", shapes.right_values),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", shapes.transposed, also=True),
-    predicts("repeated indices", upstreams.overwritten),
+    predicts("repeated indices", upstreams.overwritten, facts.where_items_are_put),
     predicts("a block that is left out", shapes.cut_short),
     predicts("another upstream gradient", upstreams.another_upstream),
     Hypothesis(
@@ -286,11 +287,14 @@ def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, t
     if len(able) < 2:
         return {}, budget
     first, *others = able
-    read = [frozenset(case.makers) for case in others]
+    read = [frozenset((*case.makers, *case.numbers)) for case in others]
     source = first.chosen.backward_source
     places = source.places if source is not None else {}
+    may_be = dict.fromkeys((*first.makers, *first.numbers))
     # what takes several values from where they are kept is soon tried; then the nearest to all of them first
-    for statement in sorted(first.makers, key=lambda s: (not _unpacks(s), -places.get(s, -1))):
+    for statement in sorted(may_be, key=lambda s: (not _unpacks(s), -places.get(s, -1))):
+        if isinstance(getattr(statement, "value", None), ast.Tuple):
+            continue  # several lines in one, each with a slip of its own
         if statement in first.innocent or not all(statement in theirs for theirs in read):
             continue
         found, budget = _by_statement(able, statement, budget)
@@ -317,7 +321,7 @@ def _by_statement(
             finding, budget = mending.by_edit_of(case.program, statement, budget)
         if finding is None:
             return {}, budget
-        found[case.name] = case, replace(finding, at=tuple(dict.fromkeys((statement, *finding.at))))
+        found[case.name] = case, replace(finding, at=tuple(dict.fromkeys((*finding.at, statement))))
     return found, budget
 
 
@@ -338,6 +342,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
             if found is not None:
                 if hypothesis.predicts and not found.at:
                     found = _pinned(case, found, budget)
+                found = facts.where_nothing_arrives(case, found)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried += [] if budget.is_spent else [hypothesis.name]
     error = facts.why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
@@ -358,19 +363,32 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     named = found.detail.get("branches")
     of_turns = found.kind == "missing_branch" and any("[" in name for name in named or ())
     several = len(case.suspects) > 1 and not facts.at_return(case)
-    is_within = bool(named) or found.kind == "wrong_point"
+    is_within = bool(named) or found.kind == "wrong_point" or found.detail.get("expected") is not None
     if not is_within or not (of_turns or several) or not is_wrong(case.program):
         return found
     slip, _ = mending.by_edit(case.program, budget.at_most(mending.PAIRS if of_turns else 8 * mending.PAIRS))
     if of_turns:
         return found if slip is None else slip
     fault = case.culprit.fault
-    may_be = case.suspects if fault is None else (fault.statement, *fault.temporaries)
+    is_known = fault is not None and not _is_before_the_end(case, fault)
+    may_be = (fault.statement, *fault.temporaries) if fault is not None and is_known else case.suspects
     if slip is None or not slip.at or not {*slip.at} <= {*may_be}:
         return found
     adds = slip.kind == found.kind and slip.words not in found.words
     words = f"{found.words}: {slip.words}" if adds else found.words
     return replace(found, at=slip.at, words=words)
+
+
+def _is_before_the_end(case: Case, fault: Fault) -> bool:
+    """Tell whether a gradient as a whole is said to belong where more is done to its variable yet.
+
+    What takes away what a right gradient has nothing of, such as its mean, leaves that as it is.
+    """
+    source, variable = case.chosen.backward_source, fault.variable
+    if source is None or fault.belongs.label.kind != "input":
+        return False
+    later = (s for s in source.simple if s.lineno > fault.statement.lineno)
+    return any(variable in reads(s) & writes_surely(s) for s in later)
 
 
 def _to_look_at(case: Case) -> tuple[ast.stmt, ...]:

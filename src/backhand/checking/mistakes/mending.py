@@ -4,6 +4,9 @@ import ast
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
 
 from backhand.checking.mistakes import omissions, slips
 from backhand.checking.mistakes.axes import sums
@@ -32,7 +35,9 @@ from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
+from backhand.checking.running.slicing import computes, takes_apart
 from backhand.checking.running.statements import line_of, reads, root_of, simple_statements, writes_surely
+from backhand.checking.verdicts.comparing import fits
 
 Mended = tuple[Finding | None, Budget]
 # What may be missing beside one of them.
@@ -349,9 +354,9 @@ def _beside(
         places = places[next((i + 1 for i, place in enumerate(places) if place.node is made.node), 0) :]
     for place in places if found is None else ():
         named = list(slips.other_names(place, focus.scope))
-        fits = fitting(focus, place) if named else None
+        alike = fitting(focus, place) if named else None
         budget = budget.less(3 * focus.cost if named else 0)
-        kept = (each for each in named if fits is None or each[1].detail.get("expected") in fits)
+        kept = (each for each in named if alike is None or each[1].detail.get("expected") in alike)
         found, budget = focus.first_right((Edit(place, *each) for each in kept), budget)
         if found is not None:
             break
@@ -370,31 +375,63 @@ def _told(program: Program, statement: ast.stmt, edit: Edit, budget: Budget) -> 
         line = ast.unparse(call).splitlines()[0] if call is not None else line_of(statement)
         found = replace(found, words=f"{IN_A_LINE}{line}`, {found.words}")
     # what is put right where a temporary is read may as well be wrong where that is made
-    read = {node.id} if isinstance(node, ast.Name) else set()
+    read = {node.id} if isinstance(node, ast.Name) else _factors(node) if _is_scaled(edit) else set()
     if "axes" in edit.mends.detail:  # a sum that is missing may have been meant in any line above
         read = reads(statement)
-    makers = [program.originals.get(s) for s in program.temporary if read & writes_surely(s)]
-    at = [s for s in (original, *makers) if original is not None and s is not None]
-    if len(makers) == 1 and makers[0] is not None and _is_made_wrong(program, edit):
-        at.sort(key=lambda s: s is original)
-    return replace(found, at=tuple(dict.fromkeys(at))), replace(budget, suspect=at[0] if at else None)
+    makers = [s for s in program.temporary if read & writes_surely(s)]
+    first = _made_wrong(program, statement, makers, edit) or statement
+    at = [program.originals.get(s) for s in (first, statement, *makers)] if original is not None else []
+    at = [s for s in dict.fromkeys(at) if s is not None]
+    return replace(found, at=tuple(at)), replace(budget, suspect=at[0] if at else None)
 
 
-def _is_made_wrong(program: Program, edit: Edit) -> bool:
+def _made_wrong(
+    program: Program, statement: ast.stmt, makers: Sequence[ast.stmt], edit: Edit
+) -> ast.stmt | None:
+    """Return the statement that is likely to have made what an edit puts right where it is read."""
+    if not isinstance(edit.place.node, ast.Name):  # of a product the one factor of which nothing is known
+        makers = [s for s in makers if s in (program.unknown or ())]
+        return makers[0] if len(makers) == 1 and computes(makers[0]) else None
+    maker = makers[0] if len(makers) == 1 and not takes_apart(makers[0]) else None
+    if maker is not None and _is_made_wrong(program, maker, edit):
+        return maker
+    return _made_before(program, statement, edit)
+
+
+def _made_before(program: Program, statement: ast.stmt, edit: Edit) -> ast.stmt | None:
+    """Return what has made the variable that a statement then only multiplies by a name, which is off.
+
+    Either may be, and what makes it does more.
+    """
+    scales = isinstance(statement, ast.AugAssign) and isinstance(statement.op, ast.Mult | ast.Div)
+    if not scales or edit.mends.kind not in ("scale", "sign") or not isinstance(edit.place.node, ast.Name):
+        return None
+    variable = root_of(statement.target) if isinstance(statement, ast.AugAssign) else None
+    above = [s for s in program.simple[: program.simple.index(statement)] if variable in writes_surely(s)]
+    return above[0] if len(above) == 1 and computes(above[0]) else None
+
+
+def _is_made_wrong(program: Program, maker: ast.stmt, edit: Edit) -> bool:
     """Tell whether an edit puts another value in the place of a variable, and not another variable.
 
     Then what is wrong is how it was made: it is read where it belongs. Not so if it is read elsewhere too,
-    where what it holds is right.
+    where what it holds is right. Nor where only a factor is missing beside it, which is multiplied where
+    it is read.
     """
     node = edit.place.node
-    names = (n.id for n in ast.walk(program.block) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
-    if isinstance(node, ast.Name) and [*names].count(node.id) > 1:
+    names = [n.id for n in ast.walk(program.block) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+    if not isinstance(node, ast.Name) or names.count(node.id) > 1:
         return False
-    value = program.benches[0].namespace.get(node.id) if isinstance(node, ast.Name) else None
-    is_known = isinstance(edit.node, ast.Name) and edit.node.id.startswith("__")
-    is_scaled = any(isinstance(n, ast.Name) and n.id == UNKNOWN for n in ast.walk(edit.node))
-    is_number = isinstance(value, int | float) and not isinstance(edit.node, ast.Name)
-    return is_known or is_scaled or is_number or _is_made_of_itself(program, edit)
+    put = {n.id for n in ast.walk(edit.node) if isinstance(n, ast.Name)}
+    if isinstance(edit.node, ast.Name):
+        return edit.node.id.startswith("__")
+    held = program.benches[0].namespace
+    if isinstance(held.get(node.id), int | float) or _is_scaled(edit) or _is_made_of_itself(program, edit):
+        return True
+    is_open = maker not in program.innocent if program.unknown is None else maker in program.unknown
+    if not is_open or not computes(maker) or isinstance(edit.node, ast.Attribute | ast.Subscript):
+        return False
+    return not _is_factor(edit, node.id) and _fit_into(held.get(node.id), [held.get(n) for n in put])
 
 
 def _is_made_of_itself(program: Program, edit: Edit) -> bool:
@@ -406,3 +443,28 @@ def _is_made_of_itself(program: Program, edit: Edit) -> bool:
     read = {n.id for n in ast.walk(edit.node) if isinstance(n, ast.Name)}
     is_itself = read == {name} and not isinstance(edit.node, ast.Name)
     return is_itself and not Focus.on(program, None).scope.is_gradient(name or "")
+
+
+def _is_factor(edit: Edit, name: str) -> bool:
+    """Tell whether an edit multiplies a variable by something, or doubles it."""
+    put = edit.node
+    names = {n.id for n in ast.walk(put) if isinstance(n, ast.Name)}
+    return isinstance(put, ast.BinOp) and (isinstance(put.op, ast.Mult | ast.Div) or names == {name})
+
+
+def _fit_into(value: Any, others: Sequence[Any]) -> bool:
+    """Tell whether what is made of some tensors, element by element, has the shape of one of them."""
+    tensors = [v for v in others if isinstance(v, Tensor)]
+    return isinstance(value, Tensor) and all(fits(v, value) for v in tensors)
+
+
+def _is_scaled(edit: Edit) -> bool:
+    """Tell whether an edit multiplies what is there by a number that is found."""
+    return any(isinstance(n, ast.Name) and n.id == UNKNOWN for n in ast.walk(edit.node))
+
+
+def _factors(node: ast.AST) -> set[str]:
+    """Return the names of which something is the product; nothing where it is made in another way."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div):
+        return _factors(node.left) | _factors(node.right)
+    return {node.id} if isinstance(node, ast.Name) else set()

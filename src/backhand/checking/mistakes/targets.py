@@ -1,5 +1,6 @@
 """The targets of a hypothesis: told by the run, predicting a tensor, or mending statements to be right."""
 
+import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -76,8 +77,20 @@ def tells(name: str, fact: Callable[[Case], Finding | None]) -> Hypothesis:
     return Hypothesis(name, lambda case, budget: (fact(case), budget))
 
 
-def predicts(name: str, finder: Callable[[Scene], Finding | None], *, also: bool = False) -> Hypothesis:
-    """Return a hypothesis that predicts the user's tensor, brought into the right shape if need be."""
+def predicts(
+    name: str,
+    finder: Callable[[Scene], Finding | None],
+    where: Callable[[Case], tuple[ast.stmt, ...]] = lambda case: (),
+    *,
+    also: bool = False,
+) -> Hypothesis:
+    """Return a hypothesis that predicts the user's tensor, brought into the right shape if need be.
+
+    Args:
+        name, also: see `Hypothesis`.
+        finder: tells what holds of one run.
+        where: the statements that can have made it so, where there are few.
+    """
 
     def asked(case: Case, budget: Budget) -> Mended:
         found = _predicted(finder, case.fitted)
@@ -85,6 +98,8 @@ def predicts(name: str, finder: Callable[[Scene], Finding | None], *, also: bool
         if found is not None and not case.scenes[0].has_its_shape:
             shape = tuple(case.scenes[0].value.shape)
             found = replace(found, words=f"{found.words}; besides, its shape is {shape}")
+        if found is not None and (at := where(case)):
+            found = replace(found, at=at)
         return found, budget
 
     return Hypothesis(name, asked, lambda case: bool(case.fitted), also, predicts=True)

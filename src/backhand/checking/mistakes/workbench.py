@@ -40,6 +40,7 @@ from backhand.checking.running.statements import (
     writes_surely,
 )
 from backhand.checking.running.trials import leaf_like
+from backhand.checking.sources.kept import Kept
 from backhand.checking.verdicts.comparing import close, fits
 
 # More statements than any backward runs that is worth an edit.
@@ -86,6 +87,7 @@ class Program:
         originals: each statement of the copy to the user's own.
         innocent: statements of the copy that make right gradients as well: they are looked at last.
         likely: those that are likely to be at fault, by what is known of their values: they come first.
+        unknown: those of whose values nothing is known; None where that is not looked at.
         goes_on: whether the value may be made of what its variable held before.
         over_numpy: whether the statements are over NumPy's arrays, which are run for the benches' tensors.
         beside: what else the user's backward consists of, whose indices a part of a tensor may have here too.
@@ -103,6 +105,7 @@ class Program:
     originals: Mapping[ast.stmt, ast.stmt] = field(default_factory=dict)
     innocent: frozenset[ast.stmt] = frozenset()
     likely: frozenset[ast.stmt] = frozenset()
+    unknown: frozenset[ast.stmt] | None = None
     goes_on: bool = False
     over_numpy: bool = False
     beside: tuple[ast.stmt, ...] = ()
@@ -125,13 +128,19 @@ class Program:
         originals = {copies[id(n)]: n for n in nodes if id(n) in copies}
         return Program(block, path, tuple(benches), gradients, sorted(numbers), originals)
 
-    def suspecting(self, likely: Container[ast.stmt], innocent: Container[ast.stmt]) -> "Program":
-        """Return it with some of the user's own statements likely to be at fault, others innocent."""
+    def suspecting(
+        self,
+        likely: Container[ast.stmt],
+        innocent: Container[ast.stmt],
+        unknown: Container[ast.stmt] | None,
+    ) -> "Program":
+        """Return it with some of the user's own statements likely to be at fault, innocent, or unknown."""
         of = self.originals.items()
         return replace(
             self,
             likely=frozenset(copied for copied, own in of if own in likely),
             innocent=frozenset(copied for copied, own in of if own in innocent),
+            unknown=None if unknown is None else frozenset(copied for copied, own in of if own in unknown),
         )
 
     @property
@@ -196,7 +205,10 @@ class Program:
     @cached_property
     def held(self) -> dict[str, Any]:
         """What lies on objects; or what a softmax gave where only its logarithm has a name."""
-        return (on_objects if self.over_numpy else _probabilities)(self.benches[0].namespace)
+        namespace = self.benches[0].namespace
+        return (
+            on_objects(namespace) if self.over_numpy else _probabilities(namespace) | _on_contexts(namespace)
+        )
 
     @cached_property
     def known(self) -> tuple[Sequence[Derived], ...]:
@@ -397,6 +409,12 @@ def _probabilities(namespace: Namespace) -> dict[str, Tensor]:
     held = {n: v for n, v in namespace.items() if isinstance(v, Tensor) and v.is_floating_point()}
     small = {n: v.exp() for n, v in held.items() if v.dim() and v.numel() and not bool((v > 0).any())}
     return {f"{n}.exp()": v for n, v in small.items() if sums_to_one(v)}
+
+
+def _on_contexts(namespace: Namespace) -> dict[str, Any]:
+    """Return the numbers that a Function has kept for its backward, as `ctx.scale`."""
+    contexts = {n: value.numbers() for n, value in namespace.items() if isinstance(value, Kept)}
+    return {f"{n}.{name}": number for n, its in contexts.items() for name, number in its.items()}
 
 
 def _is_computed(node: ast.Subscript) -> bool:

@@ -1,7 +1,7 @@
 """The names that tensors and gradients go by; PyTorch is not needed for them."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 
 
@@ -49,3 +49,13 @@ def operation_called(node: str) -> str:
     called = node.rpartition("::")[2].partition("Backward")[0].lower()
     # a write into a part; and all of a forward that autograd does not follow
     return {"copyslices": "assignment", "bydifferences": "forward"}.get(called, called)
+
+
+def is_called_gradient(name: str, known: Container[str]) -> bool:
+    """Tell whether a variable is called a gradient: that of one of these, of a letter, or simply so.
+
+    >>> [is_called_gradient(name, {"gate"}) for name in ("dgate", "ds", "grad_h", "diff", "d")]
+    [True, True, True, False, False]
+    """
+    of = name.removeprefix("d").removeprefix("_") if name.startswith("d") else ""
+    return name.startswith("grad") or len(of) == 1 or of in known

@@ -10,7 +10,14 @@ import torch
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
-from backhand.checking.running.statements import assigned, reads, simple_statements, writes, writes_surely
+from backhand.checking.running.statements import (
+    assigned,
+    places_written,
+    reads,
+    simple_statements,
+    writes,
+    writes_surely,
+)
 
 
 def slice_of(
@@ -61,6 +68,12 @@ def plain_slice_of(
     return tuple(sorted(kept, key=lambda s: s not in statements))
 
 
+def sets_a_number(statement: ast.stmt) -> bool:
+    """Tell whether a statement computes or writes out a number, as `scale = 2 / n` does."""
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    return isinstance(value, ast.BinOp | ast.UnaryOp | ast.Constant) and computes(statement)
+
+
 # What is asked of a tensor, and is none.
 PLAIN = (int, float, str, torch.Size, torch.dtype, torch.device)
 
@@ -105,11 +118,11 @@ def _paths(statement: ast.stmt, context: type[ast.Load | ast.Store]) -> set[str]
     places = [n for n in ast.walk(statement) if isinstance(n, ast.Subscript | ast.Name | ast.Attribute)]
     put = {_holder(n) for n in places if isinstance(n.ctx, ast.Store)}
     called = statement.value if isinstance(statement, ast.Expr) else None
-    if changed := writes_surely(statement) if called is not None else frozenset():
-        put |= changed  # dx.mul_(dy)
+    if changed := places_written(statement) if called is not None else []:
+        put |= set(map(_holder, changed))  # dx.mul_(dy)
     elif isinstance(called, ast.Call) and called.args:  # np.add.at(dW, rows, dout)
         put.add(_holder(called.args[0]))
-    return put - {ast.unparse(n) for n in owners}
+    return put
 
 
 def _holder(node: ast.expr) -> str:
@@ -200,8 +213,14 @@ def computes(statement: ast.stmt) -> bool:
     ]
     measures = all(isinstance(n, ast.Call) and getattr(n.func, "id", "") == "len" for n in inner)
     sizes = any(getattr(n, "attr", "") == "shape" for n in ast.walk(statement.value))
-    apart = isinstance(statement.targets[0], ast.Tuple) and not isinstance(statement.value, ast.Tuple)
-    return not measures or not (inner or sizes or apart)
+    return not measures or not (inner or sizes or takes_apart(statement))
+
+
+def takes_apart(statement: ast.stmt) -> bool:
+    """Tell whether a statement gives names to the items of something, as `x, w = cache` does."""
+    if not isinstance(statement, ast.Assign):
+        return False
+    return isinstance(statement.targets[0], ast.Tuple) and not isinstance(statement.value, ast.Tuple)
 
 
 def _only_names(statement: ast.stmt) -> bool:

@@ -42,6 +42,11 @@ class Kept:
         vars(self)["_is_set"] = True
         delattr(vars(self)["_node"], name)
 
+    def numbers(self) -> dict[str, int | float]:
+        """Return the numbers that the forward has kept."""
+        kept = vars(vars(self)["_node"])
+        return {n: v for n, v in kept.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
     def is_as_before(self) -> bool:
         """Tell whether the run has left the context as it was."""
         held = vars(self)
