@@ -1,9 +1,7 @@
 """What the run itself tells of a wrong gradient: nothing there, changed through another name, not finite."""
 
 import ast
-import re
 from collections.abc import Sequence
-from dataclasses import replace
 from types import FunctionType
 
 import torch
@@ -13,20 +11,17 @@ from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.running.containers import is_one_tensor
-from backhand.checking.running.names import is_called_gradient, nearest, root
+from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source, definition_of
 from backhand.checking.running.returning import returns
-from backhand.checking.running.slicing import computes, takes_apart
+from backhand.checking.running.slicing import computes
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
     given_to,
     line_of,
-    made_of,
     places_written,
-    reads,
     writes,
-    writes_surely,
 )
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close, fits
@@ -373,83 +368,6 @@ def upstream_not_read(case: Case) -> Finding | None:
         words = f"{path}, the gradient that comes from {consumer}, is not used"
         return Finding("wrong_upstream", {"used": None, "expected": path}, words)
     return None
-
-
-def where_items_are_put(case: Case) -> tuple[ast.stmt, ...]:
-    """Return the one statement that puts something at indices of a gradient, and does not add it."""
-    source, variable = case.chosen.backward_source, root(case.paths.get(case.name, ""))
-    plain = [s for s in source.simple if isinstance(s, ast.Assign)] if source is not None else []
-    put = [s for s in plain if isinstance(s.targets[0], ast.Subscript) and variable in writes_surely(s)]
-    return tuple(put) if len(put) == 1 else ()
-
-
-def where_nothing_arrives(case: Case, found: Finding) -> Finding:
-    """Return a finding with the line that begins a gradient of nothing that arrives, where that shows."""
-    failures = case.probes.failures if case.probes is not None else ()
-    told = [f for f in failures if f.kind == "ignores_upstream" and case.gradient in f.detail["gradients"]]
-    begun = _begun_of_nothing(case) if told else ()
-    if not begun or begun[0] in found.at[:1]:
-        return found
-    words = re.sub(r"^in `[^`]*`, ", "", found.words)  # of another line
-    return replace(found, words=words, at=tuple(dict.fromkeys((*begun, *found.at))))
-
-
-def _begun_of_nothing(case: Case) -> tuple[ast.stmt, ...]:
-    """Return the statement that gives a gradient its first value, if that is made of no upstream gradient.
-
-    If that is made of another gradient, the statement where that begins. Before it comes a `return` where
-    another gradient is multiplied by the upstream one.
-    """
-    source, outputs = case.chosen.backward_source, case.first.draw.trace.outputs
-    if source is None or case.name not in case.paths:
-        return ()
-    arriving = {case.chosen.names.get(n, f"d{n}") for n in outputs}
-    plain = [s for s in source.simple if isinstance(s, ast.Assign | ast.AugAssign)]
-    plain = [s for s in plain if not _makes_room(s.value)]
-    made = made_of(plain, arriving)
-    last = {r.lineno: r for r in returns(source.statements)}
-    known = {*arriving, *case.first.draw.trace.values, *(n for s in source.simple for n in assigned(s))}
-    variable, begun, seen = root(case.paths[case.name]), None, set[str]()
-    multiplied = {s.lineno for s in plain if reads(s) & arriving}
-    at: list[ast.stmt] = [r for r in last.values() if variable in reads(r) and r.lineno in multiplied]
-    while variable not in seen:
-        seen.add(variable)
-        makers = [s for s in plain if variable in writes_surely(s) and not takes_apart(s)]
-        first = next(
-            (s for s in makers if made.isdisjoint(reads(s) - {variable}) and _begins(s, variable)), None
-        )
-        if first is None or first in case.innocent:
-            break
-        value = first.value
-        others = {n for n in reads(first) - {variable} if is_called_gradient(n, known)}
-        if isinstance(value, ast.Name) and first.lineno in last:
-            others = {value.id}
-            at += [last[first.lineno]] if first.lineno in multiplied else []
-        else:
-            begun = first if computes(first) else begun
-        variable = others.pop() if len(others) == 1 else variable
-    return (*at, begun) if begun is not None else ()
-
-
-def _begins(statement: ast.Assign | ast.AugAssign, variable: str) -> bool:
-    """Tell whether a statement gives a variable a value or adds one to it, and does not only multiply it."""
-    if isinstance(statement, ast.AugAssign):
-        return isinstance(statement.op, ast.Add | ast.Sub)
-    value = statement.value
-    adds = isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add | ast.Sub)
-    names = {n.id for n in ast.walk(value) if isinstance(n, ast.Name)}
-    return adds or variable not in names
-
-
-def _makes_room(value: ast.expr) -> bool:
-    """Tell whether an expression makes tensors for others to fill, which are made of nothing."""
-    if isinstance(value, ast.Tuple | ast.List):
-        return all(map(_makes_room, value.elts))
-    if isinstance(value, ast.GeneratorExp | ast.ListComp):
-        return _makes_room(value.elt)
-    called = value.func if isinstance(value, ast.Call) else None
-    name = called.attr if isinstance(called, ast.Attribute) else ""
-    return name.removeprefix("new_").startswith(("zeros", "empty"))
 
 
 def _fetches(statement: ast.stmt) -> bool:

@@ -14,7 +14,16 @@ from functools import partial
 
 import torch
 
-from backhand.checking.mistakes import branches, facts, mending, probed, shapes, turns, upstreams
+from backhand.checking.mistakes import (
+    branches,
+    facts,
+    mending,
+    probed,
+    shapes,
+    turns,
+    upstreams,
+    whereabouts,
+)
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.elsewhere import (
     another_known_value,
@@ -149,7 +158,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts_fault("the shape alone", shapes.right_values),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),
     predicts("a transpose", shapes.transposed, also=True),
-    predicts("repeated indices", upstreams.overwritten, facts.where_items_are_put),
+    predicts("repeated indices", upstreams.overwritten, whereabouts.where_items_are_put),
     predicts("a block that is left out", shapes.cut_short),
     predicts("another upstream gradient", upstreams.another_upstream),
     Hypothesis(
@@ -342,7 +351,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
             if found is not None:
                 if hypothesis.predicts and not found.at:
                     found = _pinned(case, found, budget)
-                found = facts.where_nothing_arrives(case, found)
+                found = whereabouts.where_it_may_be(case, found)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried += [] if budget.is_spent else [hypothesis.name]
     error = facts.why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)

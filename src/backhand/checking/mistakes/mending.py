@@ -35,7 +35,7 @@ from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
-from backhand.checking.running.slicing import computes, takes_apart
+from backhand.checking.running.slicing import begins_with_zeros, computes, takes_apart
 from backhand.checking.running.statements import line_of, reads, root_of, simple_statements, writes_surely
 from backhand.checking.verdicts.comparing import fits
 
@@ -392,6 +392,7 @@ def _made_wrong(
     if not isinstance(edit.place.node, ast.Name):  # of a product the one factor of which nothing is known
         makers = [s for s in makers if s in (program.unknown or ())]
         return makers[0] if len(makers) == 1 and computes(makers[0]) else None
+    makers = [s for s in makers if not begins_with_zeros(s)] or makers  # what fills it
     maker = makers[0] if len(makers) == 1 and not takes_apart(makers[0]) else None
     if maker is not None and _is_made_wrong(program, maker, edit):
         return maker
