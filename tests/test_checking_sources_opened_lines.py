@@ -74,6 +74,40 @@ def heights(g: torch.Generator) -> Mapping[str, Any]:
     return {"x": torch.randn(5, generator=g), "h": torch.randn(4, generator=g), "width": 0.6}
 
 
+class WithoutArriving(Softmin):
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, found = ctx.saved_tensors
+        apart = x[:, None] - y[None]
+        weights = torch.exp(-apart.square().sum(-1) / ctx.width - found[:, None])
+        per_pair = 2 * weights
+        dx = (per_pair[..., None] * apart).sum(1)
+        dy = -(per_pair[..., None] * apart).sum(0)
+        return dx, dy, None
+
+
+class Codes(Function):
+    """The nearest of some codes: what is added to them has the sign of what moves the points."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor) -> Tensor:
+        nearest = torch.cdist(x, codes).argmin(1)
+        ctx.save_for_backward(x, codes, nearest)
+        return (x - codes[nearest]).square().mean()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        x, codes, nearest = ctx.saved_tensors
+        pull = (x - codes[nearest]) * (2 / x.numel()) * g
+        dcodes = torch.zeros_like(codes)
+        dcodes.index_add_(0, nearest, pull)
+        return pull + 0, dcodes
+
+
+def to_codes(x: Tensor, codes: Tensor) -> Tensor:
+    return F.mse_loss(codes[torch.cdist(x, codes).argmin(1)], x)
+
+
 class LowRank(Function):
     """A product of two thin matrices with a scale, which the backward takes out of a tuple."""
 
@@ -171,6 +205,13 @@ CASES: Mapping[str, tuple[Any, Any, Any, str]] = {
         "weights = -apart.square().sum(-1) / ctx.width - found[:, None]",
     ),
     "a number that several lines read": (Weighted, weighted, heights, "width = 2 * ctx.width"),
+    "what several gradients share": (WithoutArriving, softmin, points, "per_pair = 2 * weights"),
+    "what is right for another gradient": (
+        Codes,
+        to_codes,
+        lambda g: {"x": torch.randn(6, 3, generator=g), "codes": torch.randn(4, 3, generator=g)},
+        "dcodes.index_add_(0, nearest, pull)",
+    ),
     "what is only scaled below": (LowRank, low_rank, thin, "da = 2 * (x.t() @ (g @ b.t()))"),
     "nothing that arrives is used": (
         ScaledSoftmax,

@@ -233,7 +233,7 @@ class Case:
         program = Program.of(part, path, benches, gradients, numbers_of(self))
         faults = self.culprit.faults
         likely = [fault.statement for fault in faults]
-        unknown = [s for fault in faults for s in fault.temporaries] if faults else None
+        unknown = [s for f in faults for s in f.temporaries if s not in self.innocent] if faults else None
         return replace(program.suspecting(likely, self.innocent, unknown), over_numpy=self._over_numpy)
 
     @cached_property
@@ -308,7 +308,8 @@ class Case:
         )
         here = {"goes_on": True, "over_numpy": self._over_numpy, "beside": beside, "forward": forward}
         filled = tuple(filled_by(fault.statement))
-        programs = [p.suspecting((), (), fault.temporaries) for p in programs]
+        unknown = [s for s in fault.temporaries if s not in self.innocent]
+        programs = [p.suspecting((), (), unknown) for p in programs]
         programs = [replace(p, **here, filled=filled) for p in programs]
         made = turns[0]
         if made.value is not None:

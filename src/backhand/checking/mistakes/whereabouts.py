@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,18 +43,19 @@ def _where_nothing_arrives(case: Case, found: Finding) -> Finding:
     """Return a finding with the line that begins a gradient of nothing that arrives, where that shows."""
     failures = case.probes.failures if case.probes is not None else ()
     told = [f for f in failures if f.kind == "ignores_upstream" and case.gradient in f.detail["gradients"]]
-    begun = _begun_of_nothing(case) if told else ()
+    begun = _begun_of_nothing(case, told[0].detail["gradients"]) if told else ()
     if not begun or begun[0] in found.at[:1]:
         return found
     words = re.sub(r"^in `[^`]*`, ", "", found.words)  # of another line
     return replace(found, words=words, at=tuple(dict.fromkeys((*begun, *found.at))))
 
 
-def _begun_of_nothing(case: Case) -> tuple[ast.stmt, ...]:
+def _begun_of_nothing(case: Case, alike: Sequence[str]) -> tuple[ast.stmt, ...]:
     """Return the statement that gives a gradient its first value, if that is made of no upstream gradient.
 
-    If that is made of another gradient, the statement where that begins. Before it comes a `return` where
-    another gradient is multiplied by the upstream one.
+    If that is made of another gradient, or of one variable that all gradients that misbehave alike are made
+    of, the statement where that begins. Before it comes a `return` where another gradient is multiplied by
+    the upstream one.
     """
     source, outputs = case.chosen.backward_source, case.first.draw.trace.outputs
     if source is None or case.name not in case.paths:
@@ -78,6 +79,7 @@ def _begun_of_nothing(case: Case) -> tuple[ast.stmt, ...]:
             break
         value = first.value
         others = {n for n in reads(first) - {variable} if is_called_gradient(n, known)}
+        others = others or _shared(case, first, alike)
         if isinstance(value, ast.Name) and first.lineno in last:
             others = {value.id}
             at += [last[first.lineno]] if first.lineno in multiplied else []
@@ -85,6 +87,21 @@ def _begun_of_nothing(case: Case) -> tuple[ast.stmt, ...]:
             begun = first if computes(first) else begun
         variable = others.pop() if len(others) == 1 else variable
     return (*at, begun) if begun is not None else ()
+
+
+def _shared(case: Case, statement: ast.stmt, alike: Sequence[str]) -> set[str]:
+    """Return what a statement reads that all these gradients are made of; of several what is made last."""
+    source, paths = case.chosen.backward_source, case.paths
+    tensors = [name for name, gradient in case.first.draw.matched.items() if gradient in alike]
+    made = {root(paths[name]) for name in tensors if name in paths}
+    simple = source.simple if source is not None else []
+    read = [reads(s) for s in simple if not made.isdisjoint(writes_surely(s)) and computes(s)]
+    if len(made) < 2 or not read:
+        return set()
+    makers = [s for s in simple if computes(s) and not takes_apart(s) and s not in case.innocent]
+    open_ = {n for s in makers for n in writes_surely(s)} - made
+    shared = reads(statement).intersection(*read) & open_
+    return {n for n in shared if all(n in made_of(simple, [other]) for other in shared)}
 
 
 def _begins(statement: ast.Assign | ast.AugAssign, variable: str) -> bool:
