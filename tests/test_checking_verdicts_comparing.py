@@ -262,3 +262,9 @@ def test_what_overflows_for_a_wrong_line_above_follows_from_it() -> None:
     report = backhand.check(forward, backward, inputs=inputs, out="z")
     assert not bool(report["x"].maxdiff < float("inf")), "it overflows in float16"
     assert {row.name: row.verdict for row in report.rows} == {"y": "wrong", "x": "follows", "w": "follows"}
+
+
+def test_complex_tensors_are_compared_as_pairs() -> None:
+    one = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex128)
+    assert close(one, one * (1 + 1e-12))
+    assert not close(one, one.conj())

@@ -32,6 +32,8 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = 
     user = user.to(expected.device)  # a number that was made a tensor, and what was left on the CPU
     if user is expected or torch.equal(user, expected):
         return True
+    if user.is_complex() or expected.is_complex():
+        user, expected = (torch.view_as_real(t.to(torch.complex128).resolve_conj()) for t in (user, expected))
     dtype, largest = coarser(user.dtype, expected.dtype), largest_of(expected)
     size = max(summands, largest) if summands < math.inf else largest
     if not math.isfinite(largest):
