@@ -18,7 +18,7 @@ def forward(x, w, gain, bias):
 
 def backward(dy, x, w, gain, centred, std, inv, xhat):
     """Compute the gradients of the inputs."""
-    n, k = dy.shape
+    n = dy.shape[0]
     dbias = dy.sum(0)
     dgain = (dy * xhat).sum(0)
     dxhat = dy * gain
@@ -26,10 +26,10 @@ def backward(dy, x, w, gain, centred, std, inv, xhat):
     dcentred = dxhat * inv
     dstd = -dinv / std**2
     dvar = 0.5 / std * dstd
-    dsquares = torch.ones((n, k)) / n * dvar
+    dsquares = torch.ones_like(dy) / n * dvar
     dcentred2 = 2 * centred * dsquares
     dmean = -(dcentred + dcentred2).sum(0)
-    dz = dcentred + dcentred2 + torch.ones((n, k)) / n * dmean
+    dz = dcentred + dcentred2 + torch.ones_like(dy) / n * dmean
     dw = x.T @ dz
     dx = dz @ w.T
     return {"dx": dx, "dw": dw, "dgain": dgain, "dbias": dbias}
