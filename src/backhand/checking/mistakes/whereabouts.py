@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.mistakes.evidence import Case
-from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.neighbourhood import EXACT
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.names import is_called_gradient, root
@@ -46,7 +46,7 @@ def _where_nothing_arrives(case: Case, found: Finding) -> Finding:
     begun = _begun_of_nothing(case, told[0].detail["gradients"]) if told else ()
     if not begun or begun[0] in found.at[:1]:
         return found
-    words = re.sub(r"^in `[^`]*`, ", "", found.words)  # of another line
+    words = re.sub(f"^{IN_A_LINE}[^`]*`, ", "", found.words)  # of another line
     return replace(found, words=words, at=tuple(dict.fromkeys((*begun, *found.at))))
 
 

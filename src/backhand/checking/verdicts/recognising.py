@@ -82,9 +82,8 @@ class Recogniser:
             order = [places[turn] for turn in turns]
             if known.is_value or len(known.values) != len(events) or sorted(order) != [*range(len(events))]:
                 continue
-            if (
-                len({value.shape for value in known.values}) > 1
-            ):  # of layers of different widths, or unequal pieces
+            shapes = {value.shape for value in known.values}
+            if len(shapes) > 1:  # those of layers of different widths, or of unequal pieces
                 continue
             sums = tuple(itertools.accumulate(known.values[i] for i in order))
             signs, ages = tuple(map(signature, sums)), tuple(known.ages[i] for i in order)
