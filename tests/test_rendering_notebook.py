@@ -349,3 +349,85 @@ def test_a_module_that_autoreload_has_changed_is_judged_by_its_new_text(
     shown = run(CALLS)
     assert re.search(r"\bdb +wrong", shown)
     assert "11 | db = dout.mean(axis=0)" in shown
+
+
+def rewritten(file: Path, text: str) -> None:
+    """Change a module's file, so that its time is another one as well."""
+    file.write_text(text)
+    os.utime(file, (file.stat().st_mtime + 10,) * 2)  # a clock's tick may be longer than the test
+
+
+@pytest.mark.parametrize("reloads", [False, True])
+def test_all_cells_may_be_run_again_with_those_that_import(run: Run, tmp_path: Path, monkeypatch, reloads):
+    if reloads:
+        run("%load_ext autoreload\n%autoreload 2")
+    name = f"layers_again_{reloads}"
+    cell = imported(tmp_path, monkeypatch, name, LAYERS)
+    run(cell)
+    assert "affine_backward: right" in run(CALLS)
+    if reloads:
+        rewritten(tmp_path / f"{name}.py", WRONG)
+    run(cell)
+    assert f"affine_backward: {'wrong' if reloads else 'right'}" in run(CALLS)
+
+
+def test_a_forward_that_is_defined_again_is_watched_with_the_backward_beside_it(run: Run):
+    run(LAYERS)
+    run(CALLS)
+    forward = LAYERS[LAYERS.index("def affine_forward") : LAYERS.index("def affine_backward")]
+    run(forward)
+    shown = run(CALLS.replace("size=(4, 2, 3)", "size=(3, 2, 3)").replace("size=(4, 5)", "size=(3, 5)"))
+    assert "affine_backward: right" in shown
+    assert "(3, 2, 3)" in shown
+
+
+def test_what_a_decorator_does_is_done_in_a_watched_function_too(run: Run):
+    counted = "import functools\nimport numpy as np\ncalls = []\ndef counted(f):\n    @functools.wraps(f)\n"
+    counted += "    def g(*args):\n        calls.append(1)\n        return f(*args)\n    return g\n"
+    run(counted + LAYERS.replace("def affine_forward", "@counted\ndef affine_forward"))
+    run(CALLS)
+    assert run("print(len(calls) > 0)") == "True\n"
+
+
+LAYER = """
+import numpy as np
+
+class Affine:
+    def __init__(self, W, b):
+        self.W, self.b = W, b
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        self.dW = self.x.T @ dout
+        self.db = dout.sum(0)
+        return dout @ self.W.T
+"""
+LAYER_CALLS = """
+rng = np.random.default_rng(0)
+layer = Affine(rng.normal(size=(3, 5)), rng.normal(size=5))
+out = layer.forward(rng.normal(size=(4, 3)))
+dx = layer.backward(rng.normal(size=(4, 5)))
+"""
+
+
+@pytest.mark.parametrize("imports_again", [False, True])
+def test_a_class_that_autoreload_has_changed_does_what_it_says_now_and_is_judged(
+    run: Run, tmp_path: Path, monkeypatch, imports_again
+):
+    run("%load_ext autoreload\n%autoreload 2")
+    name = f"layer_reloaded_{imports_again}"
+    cell = imported(tmp_path, monkeypatch, name, LAYER)
+    run(cell)
+    assert "Affine: right" in run(LAYER_CALLS)
+    for text, verdict in ((LAYER.replace("dout.sum(0)", "dout.mean(0)"), "wrong"), (LAYER, "right")):
+        rewritten(tmp_path / f"{name}.py", text)
+        if imports_again:
+            run(cell)
+        shown = run(LAYER_CALLS)
+        assert f"Affine: {verdict}" in shown
+        assert ("14 | self.db = dout.mean(0)" in shown) is (verdict == "wrong")
+    run("%unload_ext backhand")
+    assert run("print(hasattr(Affine.backward, '__wrapped__'))") == "False\n"

@@ -50,7 +50,11 @@ class Meanwhile(ast.NodeTransformer):
     """Lets what a cell defines or imports be watched before the cell itself calls it."""
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
-        """Return the cell with a look around after each definition, but for one at its end."""
+        """Return the cell with a look around after each definition, but for one at its end.
+
+        One comes at once: before a cell `%autoreload` may have given a class other methods.
+        """
+        look_around()
         body: list[ast.stmt] = []
         for statement in node.body:
             body.append(statement)

@@ -4,6 +4,7 @@ import ast
 import inspect
 import linecache
 import re
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -202,22 +203,27 @@ def source_of(function: Callable[..., Any]) -> Source | None:
     return _source_of(function, function.__code__) if inspect.isfunction(function) else None
 
 
-def _text_of(function: FunctionType) -> tuple[list[str], int] | None:
-    """Return the lines of the definition in its file that gives this very code, and the first one's number.
+def _text_of(function: FunctionType) -> tuple[list[str], int, str] | None:
+    """Return the lines of the definition that gives this very code, the first one's number, and its file.
 
-    `%autoreload` compiles a function that has changed by itself, so that its code begins at line 1.
+    `%autoreload` compiles a function that has changed by itself, so that its code begins at line 1, in the
+    file of whatever stood in its place.
     """
-    lines = linecache.getlines(function.__code__.co_filename) or linecache.getlines(inspect.getfile(function))
-    try:
-        tree = ast.parse("".join(lines))
-    except SyntaxError:
-        return None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
-            alone = compile(ast.Module([node], []), "<alone>", "exec").co_consts
-            codes = [c for c in alone if isinstance(c, CodeType) and c.co_name == node.name]
-            if any(c.co_code == function.__code__.co_code for c in codes):
-                return lines[node.lineno - 1 : node.end_lineno], node.lineno
+    module = sys.modules.get(function.__module__ or "")
+    files = (function.__code__.co_filename, inspect.getfile(function), getattr(module, "__file__", None))
+    for file in dict.fromkeys(filter(None, files)):
+        linecache.checkcache(file)
+        lines = linecache.getlines(file)
+        try:
+            tree = ast.parse("".join(lines))
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
+                alone = compile(ast.Module([node], []), "<alone>", "exec").co_consts
+                codes = [c for c in alone if isinstance(c, CodeType) and c.co_name == node.name]
+                if any(c.co_code == function.__code__.co_code for c in codes):
+                    return lines[node.lineno - 1 : node.end_lineno], node.lineno, file
     return None
 
 
@@ -229,13 +235,13 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
         tree = _parsed(lines)
     except (OSError, TypeError, SyntaxError):
         return None
-    first = max(first, 1)
+    first, file = max(first, 1), inspect.getsourcefile(function)
     definition = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)), None)
     if definition is None or definition.name != function.__name__:
         found = _text_of(function)
         if found is None:
             return None
-        lines, first = found
+        lines, first, file = found
         tree = _parsed(lines)
         definition = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
     if _yields(definition) or _passes_on(definition):
@@ -250,7 +256,7 @@ def _source_of(function: FunctionType, _code: CodeType) -> Source | None:
         statements=tuple(definition.body),
         lines=tuple(line.rstrip("\n") for line in lines),
         first=first,
-        file=inspect.getsourcefile(function),
+        file=file,
         local_names=local_names,
         definition=definition,
         free_names=code.co_freevars,

@@ -5,8 +5,9 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from backhand.checking.report import Report
 from backhand.checking.running.alarms import OutOfTimeError, awaited, limited
@@ -27,6 +28,8 @@ LONGEST = 10.0
 SOON = 1.2
 # An upstream gradient of ones, as one likes to try, hides mistakes: a second one is drawn.
 DRAWS = 2
+# A forward, or a backward (or a loss that returns its gradients) beside its forward, if that is another one.
+Watched = FunctionType | tuple[FunctionType, FunctionType | None]
 
 
 @dataclass(frozen=True)
@@ -114,70 +117,105 @@ class Watching:
     ) -> None:
         self._last: dict[FunctionType, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._seen: dict[FunctionType | type, Seen | SeenLayer] = {}
-        self._layers: dict[type, dict[str, Any]] = {}
+        self._layers: dict[type, tuple[str, ...]] = {}  # with the names of its forward and its backward
         self._given: dict[type, tuple[Any, dict[str, Any]]] = {}
         self._tell, self._begun = tell, begun
         self._judged: set[FunctionType | type] = set()
-        self._watched: set[FunctionType] = set()
-        self._looked_at: set[FunctionType] = set()
+        self._watching: dict[Watched, FunctionType] = {}
+        # by what stands in a function's place the user's own, and the code of that
+        self._own: MutableMapping[FunctionType, tuple[FunctionType, CodeType]] = WeakKeyDictionary()
+        self._are_losses: dict[tuple[FunctionType, CodeType], bool] = {}
 
     def watch(self, space: MutableMapping[str, Any]) -> None:
         """Watch the pairs of a namespace, and those that have taken the place of watched ones."""
         for value in list(space.values()):
-            if roles.is_layer(value) and value not in self._layers and is_the_users(_space_of(value)):
+            if roles.is_layer(value) and not self._watches(value) and is_the_users(_space_of(value)):
                 self.watch_layer(value)
-        functions = {n: f for n, f in space.items() if isinstance(f, FunctionType)}
-        own = {n: _within(f) for n, f in functions.items() if is_the_users(_within(f).__globals__)}
+        functions = {n: self._users(f) for n, f in space.items() if isinstance(f, FunctionType)}
+        own = {n: f for n, f in functions.items() if is_the_users(f.__globals__)}
         for name, function in own.items():
-            if functions[name] in self._looked_at:
-                continue
-            self._looked_at.add(functions[name])
             if "backward" in name:
                 forward = roles.forward_of(name, own)
-                if forward is None:
-                    continue
-                if functions[name] not in self._watched:
-                    space[name] = self._put(self._noting(own[forward], function))
-                if space[forward] not in self._watched:
-                    space[forward] = self._put(self._keeping(own[forward]))
-            elif functions[name] not in self._watched and roles.returns_its_gradients(function):
-                space[name] = self._put(self._noting(function, None))
+                if forward is not None:
+                    self._put(space, forward, own[forward])
+                    self._put(space, name, (own[forward], function))
+            elif self._returns_its_gradients(function):
+                self._put(space, name, (function, None))
+
+    def _put(self, space: MutableMapping[str, Any], name: str, watched: Watched) -> None:
+        """Put what watches a forward, or a backward beside its forward, in its place: each time the same.
+
+        A cell that imports or defines a function once more puts the user's own there again.
+        """
+        if watched not in self._watching:
+            is_forward = isinstance(watched, FunctionType)
+            self._watching[watched] = self._keeping(watched) if is_forward else self._noting(*watched)
+        if space[name] is not self._watching[watched]:
+            space[name] = self._watching[watched]
+
+    def _returns_its_gradients(self, function: FunctionType) -> bool:
+        key = function, function.__code__  # which `%autoreload` exchanges
+        if key not in self._are_losses:
+            self._are_losses[key] = roles.returns_its_gradients(function)
+        return self._are_losses[key]
+
+    def _users(self, function: FunctionType) -> FunctionType:
+        """Return the user's own function, in the place of which another may stand.
+
+        What `%autoreload` has given another code is the user's: it writes into whatever stands there.
+        """
+        own, code = self._own.get(function, (function, None))
+        return own if function.__code__ is code else function
+
+    def _standing_in(self, function: Callable[..., Any], own: FunctionType) -> FunctionType:
+        """Return a function that stands in the place of the user's, and looks like it."""
+        one = functools.wraps(own)(function)
+        assert isinstance(one, FunctionType)
+        self._own[one] = own, one.__code__
+        return one
 
     def release(self, space: MutableMapping[str, Any]) -> None:
         """Put the functions back as they were."""
         self.release_layers()
         for name, value in list(space.items()):
-            if isinstance(value, FunctionType) and value in self._watched:
-                space[name] = _within(value)
+            if isinstance(value, FunctionType) and self._users(value) is not value:
+                space[name] = self._users(value)
 
     def release_layers(self) -> None:
-        """Put the methods of layers back as they were."""
-        for layer, methods in self._layers.items():
-            for name, method in methods.items():
-                setattr(layer, name, method)
+        """Put the methods of layers back as they were, but for those that are others by now."""
+        for layer in self._layers:
+            for name, method in self._methods(layer).items():
+                if self._users(method) is not method:
+                    own = self._users(method)
+                    is_static = isinstance(vars(layer)[name], staticmethod)
+                    setattr(layer, name, staticmethod(own) if is_static else own)
         self._layers = {}
+
+    def _methods(self, layer: type) -> dict[str, FunctionType]:
+        """Return a watched layer's own forward and backward as they are now."""
+        found = {n: vars(layer).get(n) for n in self._layers.get(layer, ())}
+        plain = {n: getattr(f, "__func__", f) for n, f in found.items()}
+        return {n: f for n, f in plain.items() if isinstance(f, FunctionType)}
+
+    def _watches(self, layer: type) -> bool:
+        """Tell whether a layer is watched still: `%autoreload` gives a class its methods anew."""
+        methods = self._methods(layer).values()
+        return layer in self._layers and all(self._users(method) is not method for method in methods)
 
     def watch_layer(self, layer: type) -> None:
         """Watch the calls of a layer's own forward and backward; those that it inherits are their class's."""
-        names = roles.methods_of(layer) or ("forward", "backward")
-        methods = {n: vars(layer).get(n) for n in names}
-        if roles.is_static(layer):
-            self._watch_static(layer, methods)
+        names = tuple(roles.methods_of(layer) or ("forward", "backward"))
+        self._layers[layer] = names
+        own = {name: self._users(method) for name, method in self._methods(layer).items()}
+        if roles.is_static(layer):  # a class that only holds a pair of functions
+            forward, backward = (own[name] for name in names)
+            setattr(layer, names[0], staticmethod(self._keeping(forward)))
+            setattr(layer, names[1], staticmethod(self._noting(forward, backward, layer.__name__)))
             return
-        own = {n: f for n, f in methods.items() if isinstance(f, FunctionType)}
-        self._layers[layer] = own
         for name, method in own.items():
             setattr(layer, name, (self._given_to if name == names[0] else self._left_by)(method))
 
-    def _watch_static(self, layer: type, methods: dict[str, Any]) -> None:
-        """Watch a class that only holds a pair of functions."""
-        (first, forward), (last, backward) = ((n, f.__func__) for n, f in methods.items())
-        self._layers[layer] = methods
-        setattr(layer, first, staticmethod(self._keeping(forward)))
-        setattr(layer, last, staticmethod(self._noting(forward, backward, layer.__name__)))
-
-    def _given_to(self, method: FunctionType) -> Any:
-        @functools.wraps(method)
+    def _given_to(self, method: FunctionType) -> FunctionType:
         def forward(owner: Any, *args: Any, **options: Any) -> Any:
             if self._is_new(type(owner)):
                 parameters = list(parameters_of(method))[1:]
@@ -185,10 +223,9 @@ class Watching:
                 self._given[type(owner)] = owner, inputs
             return method(owner, *args, **options)
 
-        return forward
+        return self._standing_in(forward, method)
 
-    def _left_by(self, method: FunctionType) -> Any:
-        @functools.wraps(method)
+    def _left_by(self, method: FunctionType) -> FunctionType:
         def backward(owner: Any, *args: Any, **options: Any) -> Any:
             self._begin(id(owner))
             layer, inputs = self._given.pop(type(owner), (None, {}))
@@ -200,7 +237,7 @@ class Watching:
             self._told()
             return given
 
-        return backward
+        return self._standing_in(backward, method)
 
     def _told(self) -> None:
         if self._tell is not None and self._seen and not roles.is_judging():
@@ -231,24 +268,19 @@ class Watching:
         seen, self._seen = list(self._seen.values()), {}
         return seen
 
-    def _put(self, watched: FunctionType) -> FunctionType:
-        self._watched.add(watched)
-        self._looked_at.add(watched)
-        return watched
-
-    def _keeping(self, forward: FunctionType) -> Any:
-        @functools.wraps(forward)
+    def _keeping(self, forward: FunctionType) -> FunctionType:
         def called(*args: Any, **options: Any) -> Any:
             if not roles.is_judging():
                 self._last[forward] = (args, options)
             return forward(*args, **options)
 
-        return called
+        return self._standing_in(called, forward)
 
-    def _noting(self, forward: FunctionType, backward: FunctionType | None, title: str | None = None) -> Any:
+    def _noting(
+        self, forward: FunctionType, backward: FunctionType | None, title: str | None = None
+    ) -> FunctionType:
         function = backward or forward
 
-        @functools.wraps(function)
         def called(*args: Any, **options: Any) -> Any:
             self._begin(function)
             if self._is_new(function):
@@ -263,7 +295,7 @@ class Watching:
             self._told()
             return given
 
-        return called
+        return self._standing_in(called, function)
 
 
 def _space_of(layer: type) -> dict[str, Any]:
@@ -280,8 +312,3 @@ def _by_name(function: Callable[..., Any], args: tuple[Any, ...], options: dict[
 def _copied(values: Any) -> Any:
     """Return a copy of what may change before it is looked at; tensors in a graph become arrays."""
     return copy.deepcopy(as_arrays(values))
-
-
-def _within(function: FunctionType) -> FunctionType:
-    within = getattr(function, "__wrapped__", function)
-    return within if isinstance(within, FunctionType) else function
