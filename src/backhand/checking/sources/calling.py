@@ -59,11 +59,14 @@ class Called:
         arguments: of each the name of the input that it is, or an empty one, and its value.
         hold: lets the module whose parameters are among the inputs hold them: it may be an argument, or
             what the Function calls.
+        held: the names of these parameters. A backward that runs the module again and differentiates it
+            there adds to their `.grad`, whether they are arguments or not.
     """
 
     fn: type[Function]
     arguments: tuple[tuple[str, Any], ...]
     hold: Callable[[Mapping[str, Any]], None] = lambda inputs: None
+    held: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:

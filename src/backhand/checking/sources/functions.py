@@ -207,7 +207,7 @@ class Function:
             return
         leaves, seen = self._heard(inputs, seed)
         hold = self.call.hold if isinstance(self.call, ByParameters) else lambda inputs: None
-        if (called := seen.alone(leaves, hold)) is not None:
+        if (called := seen.alone(leaves, hold, frozenset(self.parameters))) is not None:
             yield Opening(partial(self._opened, chosen, called, seed), inputs)
             return
         if not seen.calls:

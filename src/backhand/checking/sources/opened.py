@@ -7,8 +7,9 @@ judged by itself.
 """
 
 import ast
+import copy
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType, MethodType
@@ -24,6 +25,7 @@ from backhand.checking.running.graph import Trace
 from backhand.checking.running.inlining import inlined
 from backhand.checking.running.instrumenting import Run, Watcher, run_function, surroundings
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
+from backhand.checking.running.returning import blocks
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.straight import straight
 from backhand.checking.running.tracing import apart_from, changes_a_leaf, copied, trace
@@ -161,9 +163,9 @@ class Opened:
             raise TypeError(f"the outputs of {self.fn.__name__} are not those of one call")
         torch.default_generator.set_state(made.random)
         if "can be kept" not in self._kept:
-            self._kept["can be kept"] = self._gives_the_same_again(made, given["upstream"])
+            self._kept["can be kept"] = self._gives_the_same_again(made, given)
             made = self._call(key)
-        run, context = self._run(made, given["upstream"], watcher)
+        run, context = self._run(made, given, watcher)
         self._kept["made"] = made if self._kept["can be kept"] and context.is_as_before() else None
         vars(context).update(_is_over=True)
         return run
@@ -171,8 +173,7 @@ class Opened:
     def backward_with(self, context: Context, given: Mapping[str, Any]) -> Run:
         """Run the backward on another context than its call has made."""
         made = self._call((given["inputs"], torch.default_generator.get_state()))
-        arguments = [context, *made.arriving(given["upstream"])]
-        return run_function(self.fn.backward, self.source, {}, Watcher(), arguments)
+        return self._seen([context, *made.arriving(given["upstream"])], given["inputs"], Watcher())
 
     def _call(self, key: tuple[Any, ...]) -> Made:
         inputs, before, *_ = key
@@ -191,23 +192,34 @@ class Opened:
         held = (each_tensor(inputs, leaf_like), *key[1:])
         return Made(held, results, node, places, torch.default_generator.get_state())
 
-    def _run(self, made: Made, upstream: Mapping[str, Any], watcher: Watcher) -> tuple[Run, Kept]:
-        context, given = Kept(made.node, made.results), made.arriving(upstream)
-        return run_function(self.fn.backward, self.source, {}, watcher, [context, *given]), context
+    def _run(self, made: Made, given: Mapping[str, Any], watcher: Watcher) -> tuple[Run, Kept]:
+        context, arriving = Kept(made.node, made.results), made.arriving(given["upstream"])
+        self.called.hold(given["inputs"])
+        return self._seen([context, *arriving], given["inputs"], watcher), context
+
+    def _seen(self, arguments: Sequence[Any], inputs: Mapping[str, Any], watcher: Watcher) -> Run:
+        """Run the statements; what they add to the `.grad` of held parameters is returned for these too."""
+        held = {name: inputs[name] for name in self.called.held}
+        for parameter in held.values():
+            parameter.grad = None
+        run = run_function(self.fn.backward, self.source, {}, watcher, arguments)
+        if isinstance(run.result, Mapping):
+            run.result = _with_added(run.result, held)
+        return run
 
     def _run_whole(self, made: Made, given: Mapping[str, Any], watcher: Watcher) -> Run:
         torch.default_generator.set_state(made.key[1])  # the forward is run again
         values = list(map(copied, self.called.with_inputs(apart_from(given["inputs"], self.apart))))
         context = Context([isinstance(v, Tensor) and v.requires_grad for v in values])
         arguments = [context, *values, *made.arriving(given["upstream"])]
-        return run_function(self.fn.backward, self.source, {}, watcher, arguments)
+        return self._seen(arguments, given["inputs"], watcher)
 
-    def _gives_the_same_again(self, made: Made, upstream: Mapping[str, Any]) -> bool:
+    def _gives_the_same_again(self, made: Made, given: Mapping[str, Any]) -> bool:
         """Tell whether a second run on one node gives what the first one gave."""
         found = []
         for _ in range(2):
             torch.default_generator.set_state(made.random)
-            run, context = self._run(made, each_tensor(upstream, leaf_like), Watcher())
+            run, context = self._run(made, each_tensor(given, leaf_like), Watcher())
             found.append(run.result)
             if run.errors or not context.is_as_before():
                 return False
@@ -305,9 +317,34 @@ def _places(called: Called, told: Outputs, inputs: Mapping[str, Any], seed: int)
 
 def _forwards(fn: type[Function], reference: Callable[..., Any]) -> list[Forward]:
     candidates = [(fn.forward, int(has_context(fn)), True), (reference, 0, False)]
-    found = [Forward(f, source_of(f), first, is_own) for f, first, is_own in candidates if _is_plain(f)]
-    steps = [steps for steps in found if steps.source is not None]
-    return [*steps, Forward(reference, None)]
+    found: list[Forward] = []
+    for function, first, is_own in candidates:
+        if (source := source_of(function) if _is_plain(function) else None) is not None:
+            sources = (source, _followed(source) if is_own else None)
+            found += [Forward(function, s, first, is_own) for s in sources if s is not None]
+    return [*found, Forward(reference, None)]
+
+
+def _followed(source: Source) -> Source | None:
+    """Return a source whose statements autograd follows also where the user keeps it off by a `with`.
+
+    A checkpoint and a reversible block compute under `torch.no_grad()` what they will compute again. None
+    where nothing does.
+    """
+    changed = copy.deepcopy(source.definition)
+    off = [(b, s) for b in blocks(changed.body) for s in b if _keeps_off(s)] if changed is not None else []
+    for block, s in reversed(off):  # the inner ones first
+        at = block.index(s)
+        block[at : at + 1] = s.body
+    return replace(source, statements=tuple(changed.body), definition=changed) if changed and off else None
+
+
+def _keeps_off(statement: ast.stmt) -> bool:
+    """Tell whether a statement is `with torch.no_grad():`."""
+    items = statement.items if isinstance(statement, ast.With) else []
+    called = [i.context_expr.func for i in items if isinstance(i.context_expr, ast.Call)]
+    names = {f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in called}
+    return len(called) == len(items) and bool(names) and names <= {"no_grad", "inference_mode"}
 
 
 def _is_plain(function: Any) -> bool:
@@ -391,6 +428,17 @@ def _does_the_same(
     given = {n: as_gradient(value) for n, value in flatten(run.result or {}).items()}
     wanted = {f"d{n}": as_gradient(expected.get(f"d{n}")) for n in traced.wanted}
     return all(_alike(given.get(n), value) for n, value in wanted.items())
+
+
+def _with_added(returned: Mapping[str, Any], held: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return gradients with those that lie in the `.grad` of held parameters, which is taken from these."""
+    found = dict(returned)
+    for name, parameter in held.items():
+        added, parameter.grad = parameter.grad, None
+        there = found.get(f"d{name}")
+        if added is not None:
+            found[f"d{name}"] = added if there is None else there + added
+    return found
 
 
 def _given(found: Pass, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,14 +56,21 @@ class Seen:
             differentiated(outputs, upstream, leaves.values())
         return Seen(leaves, outputs, calls, arrived)
 
-    def alone(self, inputs: Mapping[str, Any], hold: Callable[[Mapping[str, Any]], None]) -> Called | None:
+    def alone(
+        self,
+        inputs: Mapping[str, Any],
+        hold: Callable[[Mapping[str, Any]], None],
+        held: frozenset[str] = frozenset(),
+    ) -> Called | None:
         """Return the one Function that is called, where nothing is done besides; None where something is.
 
-        Each input that needs a gradient is one of its arguments as it is, and nothing else needs one.
+        Each input that needs a gradient is one of its arguments as it is, or a parameter that it finds in a
+        module, and nothing else needs one.
 
         Args:
             inputs: what the run was given.
             hold: lets a module hold its parameters, where they are among the inputs.
+            held: the names of these.
         """
         names = {id(v): n for n, v in inputs.items() if isinstance(v, Tensor)}
         if len(self.calls) != 1 or any(out.grad_fn not in self.calls for out in self.outputs):
@@ -71,7 +78,8 @@ class Seen:
         (call,) = self.calls.values()
         arguments = tuple((names.get(id(value), ""), value) for value in call.values)
         needing = {name for name, value in arguments if is_wanted(value)}
-        return Called(call.fn, arguments, hold) if needing == self.leaves.keys() else None
+        is_all = needing <= self.leaves.keys() <= needing | held
+        return Called(call.fn, arguments, hold, held) if is_all else None
 
     def made_of(self, fn: type[Function]) -> dict[str, set[str]]:
         """Return which inputs of the run each argument of a Function is made of, by names."""

@@ -44,9 +44,12 @@ class Put:
     signs: tuple[tuple[torch.Size, float] | None, ...]
 
     def __call__(self, turn: int, value: Any) -> Any:
-        """Return what is put there in a turn."""
+        """Return what is put there in a turn; in the place of a leaf, whose gradient is read, another one."""
         belongs = self.values[turn] if turn < len(self.values) else None
-        return value if belongs is None else belongs.clone()
+        if belongs is None:
+            return value
+        is_leaf = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+        return belongs.clone().requires_grad_(is_leaf)
 
 
 def _once(run: _Run) -> _Run:

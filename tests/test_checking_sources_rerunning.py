@@ -1,0 +1,86 @@
+"""Functions whose backward runs modules again that were kept on `ctx`, and differentiates them there."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import backhand
+from backhand.checking.report import Report
+
+
+class Turns(torch.autograd.Function):
+    """u = a + f(b), v = b + g(u); a and b are computed again from u and v, which alone are kept."""
+
+    @staticmethod
+    def forward(ctx, a, b, f, g, slip):
+        with torch.no_grad():
+            u = a + f(b)
+            v = b + g(u)
+        ctx.f, ctx.g, ctx.slip = f, g, slip
+        ctx.save_for_backward(u, v)
+        return u, v
+
+    @staticmethod
+    def backward(ctx, du, dv):
+        u, v = (kept.detach() for kept in ctx.saved_tensors)
+        u.requires_grad_()
+        with torch.enable_grad():
+            moved = ctx.g(u)
+        moved.backward(dv)
+        da = du - u.grad if ctx.slip == "sign" else du + u.grad
+        b = (v + moved if ctx.slip == "inverse" else v - moved).detach().requires_grad_()
+        with torch.enable_grad():
+            turned = ctx.f(b)
+        turned.backward(du if ctx.slip == "upstream" else da)
+        db = b.grad if ctx.slip == "lost" else dv + b.grad
+        return da, db, None, None, None
+
+
+class Turned(nn.Module):
+    """Two layers that move two streams, each by the other."""
+
+    def __init__(self, slip=None, is_custom=True):
+        super().__init__()
+        self.f, self.g = (nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in "fg")
+        self.slip, self.is_custom = slip, is_custom
+
+    def forward(self, a, b):
+        if self.is_custom:
+            return Turns.apply(a, b, self.f, self.g, self.slip)
+        u = a + self.f(b)
+        return u, b + self.g(u)
+
+
+def check_turned(slip: str | None) -> Report:
+    torch.manual_seed(4)
+    inputs = {"a": torch.randn(5, 3), "b": torch.randn(5, 3)}
+    return backhand.check_function(Turned(slip), Turned(is_custom=False), inputs, allow=("frozen_input",))
+
+
+def first_line(report: Report, name: str) -> str:
+    """The text of the line that is told first of a gradient."""
+    return report[name].lines[0].text
+
+
+def test_a_right_reversible_block_has_no_wrong_gradient() -> None:
+    assert not check_turned(None).culprits
+
+
+@pytest.mark.parametrize(
+    ("slip", "name", "kind"),
+    [
+        ("sign", "a", "sign"),
+        ("inverse", "b", "wrong_point"),
+        ("upstream", "b", "missing_branch"),
+        ("lost", "b", "missing_branch"),
+    ],
+)
+def test_a_backward_that_differentiates_what_it_kept_has_its_line(slip: str, name: str, kind: str) -> None:
+    report = check_turned(slip)
+    assert [row.name for row in report.culprits] == [name], str(report)  # the layers' parameters follow
+    mistake = report[name].mistake
+    assert mistake is not None
+    assert mistake.kind == kind
+    assert re.search(rf'ctx\.slip == "{slip}"', first_line(report, name)), str(report)
