@@ -84,3 +84,54 @@ def test_a_backward_that_differentiates_what_it_kept_has_its_line(slip: str, nam
     assert mistake is not None
     assert mistake.kind == kind
     assert re.search(rf'ctx\.slip == "{slip}"', first_line(report, name)), str(report)
+
+
+class Gated(torch.autograd.Function):
+    """x + scale * layer(x), the layer run again in the backward."""
+
+    @staticmethod
+    def forward(ctx, x, scale, layer, slip, *weights):
+        ctx.layer, ctx.slip = layer, slip
+        with torch.no_grad():
+            moved = layer(x)
+        ctx.save_for_backward(x, scale)
+        return x + scale * moved
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, scale = ctx.saved_tensors
+        x = x.detach().requires_grad_()
+        weights = list(ctx.layer.parameters())
+        with torch.enable_grad():
+            moved = ctx.layer(x)
+        if ctx.slip == "upstream":
+            dx, *dweights = torch.autograd.grad(moved, [x, *weights], dy)
+        elif ctx.slip == "sign":
+            dx, *dweights = torch.autograd.grad([moved], [x, *weights], grad_outputs=[-scale * dy])
+        else:
+            dx, *dweights = torch.autograd.grad(moved, [x, *weights], scale * dy)
+        return dy + dx, moved * dy, None, None, *dweights
+
+
+class Gate(nn.Module):
+    """A layer beside its input."""
+
+    def __init__(self, slip=None, is_custom=True):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+        self.slip, self.is_custom = slip, is_custom
+
+    def forward(self, x, scale):
+        if self.is_custom:
+            return Gated.apply(x, scale, self.layer, self.slip, *self.layer.parameters())
+        return x + scale * self.layer(x)
+
+
+@pytest.mark.parametrize(("slip", "text"), [("upstream", "*weights], dy)"), ("sign", "[-scale * dy]")])
+def test_what_is_handed_to_autograd_is_looked_at_by_itself(slip: str, text: str) -> None:
+    torch.manual_seed(4)
+    inputs = {"x": torch.randn(5, 3), "scale": torch.randn(5, 3)}
+    report = backhand.check_function(Gate(slip), Gate(is_custom=False), inputs, allow=("frozen_input",))
+    assert len(report.culprits) == 1, str(report)  # what else comes from that call follows
+    assert text in report.culprits[0].lines[0].text
+    assert {row.verdict for row in report.rows if row.name.startswith("layer")} == {"follows"}

@@ -1,4 +1,4 @@
-"""What a backward hands to another function of the user's, in statements of their own, so that it is seen.
+"""What a backward hands to another function, in statements of their own, so that it is seen.
 
 In `dx[:, t], dprev = step_backward(dh[:, t] + dprev, cache[t])` the sum has no name: it is known what belongs
 there, but not before it stands by itself.
@@ -8,12 +8,13 @@ import ast
 import copy
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
 from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.program import Source
@@ -25,6 +26,14 @@ from backhand.checking.sources.courses import is_cache
 CONTAINERS = np.ndarray, list, dict, set, str
 # What is handed to a method, whose parameters the text does not tell.
 GIVEN = "given"
+# What is given a name, if it has another one than the right one.
+HANDED = ast.BinOp | ast.UnaryOp | ast.Call | ast.Subscript | ast.Name
+# Of what differentiates where among its arguments the upstream gradients stand, and what they are called.
+UPSTREAMS = {
+    torch.autograd.grad: (2, "grad_outputs"),
+    torch.autograd.backward: (1, "grad_tensors"),
+    torch.Tensor.backward: (0, "gradient"),
+}
 
 
 def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
@@ -36,6 +45,24 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
         source: the function's.
         around: what it sees besides its own variables.
     """
+    return _apart(source, lambda call: _handed(call, source, around))
+
+
+def with_upstreams_apart(source: Source, around: Mapping[str, Any]) -> Source:
+    """Return a function's source in which what it hands to autograd is given a name before that.
+
+    A backward that runs the forward again asks `torch.autograd.grad(y, [x, *weights], dy)`: what arrives at
+    `y` is known, and belongs in the last place.
+
+    Args:
+        source: the function's.
+        around: what it sees besides its own variables.
+    """
+    return _apart(source, lambda call: _upstreams(call, around))
+
+
+def _apart(source: Source, handed: Callable[[ast.Call], Iterable[tuple[ast.expr, str]]]) -> Source:
+    """Return a source with what its calls are handed, each with a name, in statements of their own."""
     definition, taken, as_written = copy.deepcopy(source.definition), set(source.local_names), {}
     if definition is None:
         return source
@@ -54,10 +81,10 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
             if not isinstance(call, ast.Call):
                 continue
             written = copy.deepcopy(statement)
-            for place, name in list(_handed(call, source, around)):
+            for value, name in list(handed(call)):
                 variable = another(name)
-                made = ast.Assign([ast.Name(variable, ast.Store())], call.args[place])
-                call.args[place] = ast.copy_location(ast.Name(variable, ast.Load()), made.value)
+                made = ast.Assign([ast.Name(variable, ast.Store())], value)
+                _put(call, value, ast.copy_location(ast.Name(variable, ast.Load()), value))
                 made = ast.fix_missing_locations(ast.copy_location(made, made.value))
                 for part in (made, statement):
                     setattr(part, WRITTEN_AS, written)
@@ -73,15 +100,38 @@ def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
     )
 
 
-def _handed(call: ast.Call, source: Source, around: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+def _put(call: ast.Call, value: ast.expr, instead: ast.expr) -> None:
+    """Put an expression in the place of one that a call is given."""
+    for parent in ast.walk(call):
+        for field, held in ast.iter_fields(parent):
+            if held is value:
+                setattr(parent, field, instead)
+            elif isinstance(held, list):
+                held[:] = [instead if each is value else each for each in held]
+
+
+def _handed(call: ast.Call, source: Source, around: Mapping[str, Any]) -> Iterator[tuple[ast.expr, str]]:
     """Yield where a call of the user's function is given something, with the parameter's name."""
-    handed = ast.BinOp | ast.UnaryOp | ast.Call | ast.Subscript | ast.Name  # another name than the right one
     pairs = zip(call.args, _parameters(call.func, source, around), strict=False)
-    for place, (value, name) in enumerate(pairs):
+    for value, name in pairs:
         if isinstance(value, ast.Starred):
             return
-        if isinstance(value, handed) and not is_cache(name):
-            yield place, name
+        if isinstance(value, HANDED) and not is_cache(name):
+            yield value, name
+
+
+def _upstreams(call: ast.Call, around: Mapping[str, Any]) -> Iterator[tuple[ast.expr, str]]:
+    """Yield the gradients that autograd is given of what it is to differentiate."""
+    function = _held(call.func, around)
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "backward" and function is None:
+        function = torch.Tensor.backward  # of a variable
+    place, name = UPSTREAMS.get(function, (0, "")) if isinstance(function, FunctionType) else (0, "")
+    in_order = itertools.takewhile(lambda value: not isinstance(value, ast.Starred), call.args)
+    given = [*itertools.islice(in_order, place, place + 1)] if name else []
+    given += [keyword.value for keyword in call.keywords if name and keyword.arg == name]
+    for value in given:
+        several = value.elts if isinstance(value, ast.Tuple | ast.List) else [value]
+        yield from ((each, name) for each in several if isinstance(each, HANDED))
 
 
 def _parameters(called: ast.expr, source: Source, around: Mapping[str, Any]) -> Iterable[str]:

@@ -32,6 +32,7 @@ from backhand.checking.running.tracing import apart_from, changes_a_leaf, copied
 from backhand.checking.running.trials import StatementError, backward_arguments, leaf_like, sets_of
 from backhand.checking.running.unseen import Unseen
 from backhand.checking.sources.calling import Called, ClosedError, Context, has_context
+from backhand.checking.sources.handed import with_upstreams_apart
 from backhand.checking.sources.joined import joined
 from backhand.checking.sources.kept import Kept, Made, is_equal
 from backhand.checking.sources.protocol import ForwardError, Halfway, Pass
@@ -281,7 +282,8 @@ def opened(
         raise ClosedError("its forward makes nothing for its backward alone")
     gradients = [f"d{name}" for name in called.names]
     written = [inlined(source, surroundings(fn.backward))] if helpers else []
-    sources = [in_order(s, gradients) for s in (*written, source)]
+    sources = [with_upstreams_apart(s, surroundings(fn.backward)) for s in (*written, source)]
+    sources = [in_order(s, gradients) for s in sources]
     sources = [s for s in sources if s is not None]
     if not sources:
         raise ClosedError("what its backward returns is not one gradient after another")
