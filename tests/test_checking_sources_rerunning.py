@@ -135,3 +135,59 @@ def test_what_is_handed_to_autograd_is_looked_at_by_itself(slip: str, text: str)
     assert len(report.culprits) == 1, str(report)  # what else comes from that call follows
     assert text in report.culprits[0].lines[0].text
     assert {row.verdict for row in report.rows if row.name.startswith("layer")} == {"follows"}
+
+
+class Tiles(torch.autograd.Function):
+    """A layer over chunks of the rows, one after the other; what it adds to the weights is theirs."""
+
+    @staticmethod
+    def forward(ctx, x, layer, count, slip):
+        ctx.layer, ctx.count, ctx.slip = layer, count, slip
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return torch.cat([layer(piece) for piece in x.chunk(count)])
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        arrived, made = dy.chunk(ctx.count), []
+        for i, piece in enumerate(x.chunk(ctx.count)):
+            piece = piece.detach().requires_grad_()
+            with torch.enable_grad():
+                y = ctx.layer(piece)
+            if ctx.slip == "ones":
+                torch.autograd.backward(y, torch.ones_like(y))
+            elif ctx.slip == "sign":
+                torch.autograd.backward(y, -arrived[i])
+            else:
+                torch.autograd.backward(y, arrived[0 if ctx.slip == "first" else i])
+            made.append(piece.grad)
+        return torch.cat(made), None, None, None
+
+
+class Tiled(nn.Module):
+    """A layer, in so many chunks."""
+
+    def __init__(self, slip=None, count=3):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.slip, self.count = slip, count
+
+    def forward(self, x):
+        return Tiles.apply(x, self.layer, self.count, self.slip) if self.count else self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("slip", "text"), [("ones", "ones_like(y)"), ("sign", "-arrived[i]"), ("first", "arrived[0 if")]
+)
+def test_each_chunk_of_a_layer_that_is_run_again_has_what_arrives_at_it(slip: str, text: str) -> None:
+    torch.manual_seed(4)
+    right, inputs = Tiled(count=0), {"x": torch.randn(6, 4)}
+    report = backhand.check_function(Tiled(slip), right, inputs, allow=("frozen_input",))
+    assert [row.name for row in report.culprits] == ["x"], str(report)  # the weights follow
+    assert text in first_line(report, "x"), str(report)
+
+
+def test_a_right_layer_in_chunks_has_no_wrong_gradient() -> None:
+    report = backhand.check_function(Tiled(), Tiled(count=0), {"x": torch.randn(6, 4)})
+    assert not report.culprits

@@ -31,8 +31,9 @@ from backhand.checking.sources.protocol import Pass
 
 # A tensor with more consumers than this has too many sums of some of them; few have more than four.
 CONSUMERS = 5
-# No operation has more operands that play different parts.
+# No operation has more operands that play different parts; those of these play one, however few there are.
 MANY = 3
+ALIKE = ("CatBackward0", "StackBackward0")
 # Everything that autograd hands on is kept for a while: no more of it than fits a laptop (512 MB of float64).
 MOST_ELEMENTS = 2**26
 
@@ -177,9 +178,11 @@ class _Found:
                 of = self._of((node, i) if kind == "result" else node.next_functions[i])
                 add((kind, place.in_all_turns, i), label, of, one)
                 # all of one name within a statement as well, for a forward whose loop is in an expression;
-                # and all that is sent to the operands of a `stack`, for these are the turns of a loop
+                # and all that is sent to the operands of a `stack`, for these are the turns of a loop, or its
+                # chunks
                 add((kind, place.statement, place.operation, "all", i), label, of, one)
-                if kind == "operand" and len(node.next_functions) > MANY:
+                is_row = len(node.next_functions) > MANY or place.operation in ALIKE
+                if kind == "operand" and is_row:
                     add((kind, place, "operands"), label, of, Seen(i, i, value))
         for edge, consumers in self.sent.items():
             for some in self._sums(sorted(consumers, key=lambda consumer: self.places[consumer[0]].age)):

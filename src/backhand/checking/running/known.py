@@ -196,10 +196,12 @@ def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label,
         own = tuple(signs[id(value)] for value in values)
         mark = tuple(marks[id(value)] for value in values)
         label, of = labels[key]
+        turns, ages = tuple(one.turn for one in ordered), tuple(one.age for one in ordered)
         if mark not in known:
-            turns, ages = tuple(one.turn for one in ordered), tuple(one.age for one in ordered)
             known[mark] = Known((label,), values, own, turns, ages, frozenset([of]))
         else:
             same = known[mark]
-            known[mark] = replace(same, labels=(*same.labels, label), of=same.of | {of})
+            # within one statement all is one turn; as the operands of a `cat` the same are told apart
+            turns = max(same.turns, turns, key=lambda its: len(set(its)))
+            known[mark] = replace(same, labels=(*same.labels, label), of=same.of | {of}, turns=turns)
     return list(known.values())

@@ -9,6 +9,8 @@ from backhand.checking.running.schemas import makes_its_own
 
 # On a statement: that it is not at fault, as one that only gives what another has made a name.
 RIGHT_AS_IT_IS = "right_as_it_is"
+# On a statement: that it only takes what another has made for it, as `y.backward(dy)`, and adds up nothing.
+ONLY_TAKES = "only_takes"
 # On a statement that was taken apart, and on its parts: it as the user wrote it.
 WRITTEN_AS = "written_as"
 

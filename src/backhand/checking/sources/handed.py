@@ -19,7 +19,7 @@ import torch
 from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import blocks
-from backhand.checking.running.statements import WRITTEN_AS, root_of
+from backhand.checking.running.statements import ONLY_TAKES, WRITTEN_AS, root_of
 from backhand.checking.sources.courses import is_cache
 
 # What has methods that are no function of the user's.
@@ -58,7 +58,11 @@ def with_upstreams_apart(source: Source, around: Mapping[str, Any]) -> Source:
         source: the function's.
         around: what it sees besides its own variables.
     """
-    return _apart(source, lambda call: _upstreams(call, around))
+    found = _apart(source, lambda call: _upstreams(call, around))
+    for statement in found.simple:
+        if isinstance(statement, ast.Expr) and hasattr(statement, WRITTEN_AS):
+            setattr(statement, ONLY_TAKES, True)
+    return found
 
 
 def _apart(source: Source, handed: Callable[[ast.Call], Iterable[tuple[ast.expr, str]]]) -> Source:

@@ -25,6 +25,7 @@ from backhand.checking.running.known import Known, nothing
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import (
+    ONLY_TAKES,
     RIGHT_AS_IT_IS,
     assigned,
     made_of,
@@ -452,7 +453,8 @@ class _Search:
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""
-        if not candidate.target[1] or candidate.known.label.kind == "sum":
+        is_added = not candidate.target[1] and not hasattr(candidate.target[0], ONLY_TAKES)
+        if is_added or candidate.known.label.kind == "sum":
             return 1  # what is only added up shows at the end
         events = self.events[candidate.target]
         later = [event.step for event in events if event.step > candidate.step]
