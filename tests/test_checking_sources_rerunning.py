@@ -150,7 +150,7 @@ class Tiles(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         (x,) = ctx.saved_tensors
-        arrived, made = dy.chunk(ctx.count), []
+        arrived, made, start = dy.chunk(ctx.count), [], 0
         for i, piece in enumerate(x.chunk(ctx.count)):
             piece = piece.detach().requires_grad_()
             with torch.enable_grad():
@@ -159,9 +159,13 @@ class Tiles(torch.autograd.Function):
                 torch.autograd.backward(y, torch.ones_like(y))
             elif ctx.slip == "sign":
                 torch.autograd.backward(y, -arrived[i])
+            elif ctx.slip == "start":
+                d = dy.narrow(0, 0, len(piece))
+                torch.autograd.backward(y, d)
             else:
                 torch.autograd.backward(y, arrived[0 if ctx.slip == "first" else i])
             made.append(piece.grad)
+            start += len(piece)
         return torch.cat(made), None, None, None
 
 
@@ -186,6 +190,16 @@ def test_each_chunk_of_a_layer_that_is_run_again_has_what_arrives_at_it(slip: st
     report = backhand.check_function(Tiled(slip), right, inputs, allow=("frozen_input",))
     assert [row.name for row in report.culprits] == ["x"], str(report)  # the weights follow
     assert text in first_line(report, "x"), str(report)
+
+
+def test_where_a_chunk_begins_is_no_axis() -> None:
+    torch.manual_seed(4)
+    inputs = {"x": torch.randn(6, 4)}
+    report = backhand.check_function(Tiled("start"), Tiled(count=0), inputs, allow=("frozen_input",))
+    assert first_line(report, "x") == "d = dy.narrow(0, 0, len(piece))"
+    mistake = report["x"].mistake
+    assert mistake is not None
+    assert "`0` stands where `start` belongs" in mistake.message
 
 
 def test_a_right_layer_in_chunks_has_no_wrong_gradient() -> None:

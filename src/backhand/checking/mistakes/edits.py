@@ -303,10 +303,21 @@ def _role(node: ast.AST, slot: str, item: object) -> Role | None:
         return "index"
     if isinstance(node, ast.keyword):
         return "axis" if _is_whole(item) and str(node.arg).startswith(("dim", "ax")) else None
+    if isinstance(node, ast.Call) and any(item is bound for bound in bounds_given(node)):
+        return "index"
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not _is_whole(item):
         return None
     called = node.func.attr.removesuffix("_")
     return "exponent" if called == "pow" else None if called in OF_NUMBERS else "axis"
+
+
+def bounds_given(call: ast.Call) -> list[ast.expr]:
+    """Return what a call says of where a part lies: in `x.narrow(axis, start, length)` all after the axis."""
+    function = call.func
+    if not isinstance(function, ast.Attribute) or function.attr not in ("narrow", "select"):
+        return []
+    is_of_torch = isinstance(function.value, ast.Name) and function.value.id == "torch"
+    return call.args[2 if is_of_torch else 1 :]
 
 
 def _is_whole(item: object) -> bool:

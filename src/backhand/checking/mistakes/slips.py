@@ -8,7 +8,15 @@ from dataclasses import replace
 
 from backhand.checking.mistakes import axes
 from backhand.checking.mistakes.calls import accumulations, beginnings
-from backhand.checking.mistakes.edits import Place, Proposal, Rule, Scope, holds_tensor, is_whole
+from backhand.checking.mistakes.edits import (
+    Place,
+    Proposal,
+    Rule,
+    Scope,
+    bounds_given,
+    holds_tensor,
+    is_whole,
+)
 from backhand.checking.mistakes.finding import Finding, instead
 from backhand.checking.running.statements import root_of
 
@@ -235,6 +243,18 @@ def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
         yield index, Finding(what, detail, f"`{stands}` stands where `{belongs}` belongs")
 
 
+def _bounds(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield other whole numbers' names for where a part lies: `narrow(0, start, n)` for `narrow(0, 0, n)`."""
+    call, node = place.parent, place.node
+    if not isinstance(call, ast.Call) or not any(node is bound for bound in bounds_given(call)):
+        return
+    stands = ast.unparse(node)
+    for name in scope.names if isinstance(node, ast.Name | ast.Constant) else ():
+        if name != stands and is_whole(scope.namespace.get(name)):
+            told = f"`{stands}` stands where `{name}` belongs in `{ast.unparse(call)}`"
+            yield ast.Name(name, ast.Load()), Finding("partial", {"where": ast.unparse(call)}, told)
+
+
 def _a_step_away(node: ast.expr, parts: Sequence[ast.expr], used: Sequence[str]) -> Iterator[ast.expr]:
     """Yield an index with one of its parts, a whole number that a loop counts, a step before or after."""
     for i, part in enumerate(parts):
@@ -331,6 +351,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     axes.keepdims,
     axes.other_axes,
     _indices,
+    _bounds,
     axes.transposes,
     axes.products,
     axes.slices,
