@@ -166,7 +166,7 @@ class Tiles(torch.autograd.Function):
                 torch.autograd.backward(y, arrived[0 if ctx.slip == "first" else i])
             made.append(piece.grad)
             start += len(piece)
-        return torch.cat(made), None, None, None
+        return torch.cat(made[::-1] if ctx.slip == "order" else made), None, None, None
 
 
 class Tiled(nn.Module):
@@ -200,6 +200,23 @@ def test_where_a_chunk_begins_is_no_axis() -> None:
     mistake = report["x"].mistake
     assert mistake is not None
     assert "`0` stands where `start` belongs" in mistake.message
+
+
+class Copied(nn.Module):
+    """tanh of a copy, which hands on what arrives as it is."""
+
+    def forward(self, x):
+        return x.clone().tanh()
+
+
+def test_of_what_hands_on_what_arrives_no_derivative_is_missing() -> None:
+    torch.manual_seed(4)
+    module, right = Tiled("order"), Tiled(count=0)
+    module.layer = right.layer = Copied()
+    report = backhand.check_function(module, right, {"x": torch.randn(6, 4)}, allow=("frozen_input",))
+    mistake = report["x"].mistake
+    assert mistake is not None
+    assert "derivative" not in mistake.message, str(report)
 
 
 def test_a_right_layer_in_chunks_has_no_wrong_gradient() -> None:

@@ -97,7 +97,12 @@ def _uses(known: Known) -> frozenset[tuple[ast.stmt | None, str]] | None:
 
 
 def _step(known: Known, belongs: Known) -> Finding | None:
-    """Find that the derivative of one operation is left out, or is there already."""
+    """Find that the derivative of one operation is left out, or is there already.
+
+    Not of one that hands on what arrives, as a `clone`: the same tensors belong in other turns.
+    """
+    if {*known.signatures} <= {*belongs.signatures}:
+        return None
     for kind, other, left_out in (("result", "operand", True), ("operand", "result", False)):
         here = {label.operations: label for label in known.labels if label.kind == kind}
         for label in belongs.labels:
