@@ -14,7 +14,6 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 
 from backhand.checking.running.importing import is_the_users
 from backhand.checking.running.program import Source
@@ -28,12 +27,6 @@ CONTAINERS = np.ndarray, list, dict, set, str
 GIVEN = "given"
 # What is given a name, if it has another one than the right one.
 HANDED = ast.BinOp | ast.UnaryOp | ast.Call | ast.Subscript | ast.Name
-# Of what differentiates where among its arguments the upstream gradients stand, and what they are called.
-UPSTREAMS = {
-    torch.autograd.grad: (2, "grad_outputs"),
-    torch.autograd.backward: (1, "grad_tensors"),
-    torch.Tensor.backward: (0, "gradient"),
-}
 
 
 def with_arguments_apart(source: Source, around: Mapping[str, Any]) -> Source:
@@ -126,10 +119,18 @@ def _handed(call: ast.Call, source: Source, around: Mapping[str, Any]) -> Iterat
 
 def _upstreams(call: ast.Call, around: Mapping[str, Any]) -> Iterator[tuple[ast.expr, str]]:
     """Yield the gradients that autograd is given of what it is to differentiate."""
+    import torch  # who looks at layers over NumPy does without
+
+    # where among the arguments of what differentiates they stand, and what they are called
+    upstreams = {
+        torch.autograd.grad: (2, "grad_outputs"),
+        torch.autograd.backward: (1, "grad_tensors"),
+        torch.Tensor.backward: (0, "gradient"),
+    }
     function = _held(call.func, around)
     if isinstance(call.func, ast.Attribute) and call.func.attr == "backward" and function is None:
         function = torch.Tensor.backward  # of a variable
-    place, name = UPSTREAMS.get(function, (0, "")) if isinstance(function, FunctionType) else (0, "")
+    place, name = upstreams.get(function, (0, "")) if isinstance(function, FunctionType) else (0, "")
     in_order = itertools.takewhile(lambda value: not isinstance(value, ast.Starred), call.args)
     given = [*itertools.islice(in_order, place, place + 1)] if name else []
     given += [keyword.value for keyword in call.keywords if name and keyword.arg == name]

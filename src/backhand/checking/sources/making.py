@@ -63,7 +63,9 @@ class RandomNumbers(np.random.Generator):
         """Return whole random numbers."""
         return self.integers(*bounds, size=size)
 
-    random_sample = np.random.Generator.random
+    def random_sample(self, size: Any = None) -> Any:
+        """Return random numbers between 0 and 1."""
+        return self.random(size)
 
     def __reduce__(self) -> Any:
         """Let a copy have these methods too, and go on from the same state."""

@@ -117,7 +117,7 @@ class Watching:
     ) -> None:
         self._last: dict[FunctionType, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._seen: dict[FunctionType | type, Seen | SeenLayer] = {}
-        self._layers: dict[type, tuple[str, ...]] = {}  # with the names of its forward and its backward
+        self._layers: dict[type, dict[str, Any]] = {}  # with its own forward and backward, by name
         self._given: dict[type, tuple[Any, dict[str, Any]]] = {}
         self._tell, self._begun = tell, begun
         self._judged: set[FunctionType | type] = set()
@@ -183,32 +183,32 @@ class Watching:
 
     def release_layers(self) -> None:
         """Put the methods of layers back as they were, but for those that are others by now."""
-        for layer in self._layers:
-            for name, method in self._methods(layer).items():
-                if self._users(method) is not method:
-                    own = self._users(method)
-                    is_static = isinstance(vars(layer)[name], staticmethod)
-                    setattr(layer, name, staticmethod(own) if is_static else own)
+        for layer, own in self._layers.items():
+            for name, method in own.items():
+                if not self._is_own(vars(layer).get(name)):
+                    setattr(layer, name, method)
         self._layers = {}
 
-    def _methods(self, layer: type) -> dict[str, FunctionType]:
-        """Return a watched layer's own forward and backward as they are now."""
-        found = {n: vars(layer).get(n) for n in self._layers.get(layer, ())}
-        plain = {n: getattr(f, "__func__", f) for n, f in found.items()}
-        return {n: f for n, f in plain.items() if isinstance(f, FunctionType)}
+    def _is_own(self, method: Any) -> bool:
+        """Tell whether what a class holds is the user's own, and nothing stands in its place."""
+        plain = getattr(method, "__func__", method)
+        return not isinstance(plain, FunctionType) or self._users(plain) is plain
 
     def _watches(self, layer: type) -> bool:
         """Tell whether a layer is watched still: `%autoreload` gives a class its methods anew."""
-        methods = self._methods(layer).values()
-        return layer in self._layers and all(self._users(method) is not method for method in methods)
+        own = self._layers.get(layer)
+        return own is not None and not any(self._is_own(vars(layer).get(name)) for name in own)
 
     def watch_layer(self, layer: type) -> None:
         """Watch the calls of a layer's own forward and backward; those that it inherits are their class's."""
-        names = tuple(roles.methods_of(layer) or ("forward", "backward"))
-        self._layers[layer] = names
-        own = {name: self._users(method) for name, method in self._methods(layer).items()}
+        names = roles.methods_of(layer) or ("forward", "backward")
+        held = {n: vars(layer)[n] for n in names if n in vars(layer)}
+        before = self._layers.get(layer, {})
+        own = {n: method if self._is_own(method) else before[n] for n, method in held.items()}
+        own = {n: m for n, m in own.items() if isinstance(getattr(m, "__func__", m), FunctionType)}
+        self._layers[layer] = own
         if roles.is_static(layer):  # a class that only holds a pair of functions
-            forward, backward = (own[name] for name in names)
+            forward, backward = (own[name].__func__ for name in names)
             setattr(layer, names[0], staticmethod(self._keeping(forward)))
             setattr(layer, names[1], staticmethod(self._noting(forward, backward, layer.__name__)))
             return
