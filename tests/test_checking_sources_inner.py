@@ -783,6 +783,13 @@ def test_inputs_are_found_for_a_backward_that_exchanges_gradients_of_different_s
     assert row.lines[0].text == "dx, db1, dw1 = dense_backward(dh, first)"
 
 
+def test_inputs_are_found_for_a_backward_of_which_one_gradient_has_another_shape(tmp_path: Path):
+    text = EXCHANGED.replace("dx, db1, dw1 =", "dx, dw1, db1 =").replace("db1, dw2, db2", "db1, dt, db2")
+    found = reports(tmp_path, text)["skip_backward"]
+    (row,) = found.culprits
+    assert (row.name, row.lines[0].text) == ("w2", "return dx + dout, dw1, db1, dt, db2")
+
+
 TWO_DENSE = """
 import numpy as np
 

@@ -67,8 +67,8 @@ class Draw:
 
 # What inputs of another shape raise; something else, as a name that is not there, says more.
 MISFITS = ValueError, IndexError, TypeError
-# How well inputs fit: a backward raises on them, it runs, it gives gradients of their shapes though not each
-# its own, it gives each its own, and right ones.
+# How well inputs fit: a backward raises on them, it runs, it gives gradients of their shapes though one has
+# not its own, or two have each other's, it gives each its own, and right ones.
 RAISES, RUNS, EXCHANGED, FITS, RIGHT = range(5)
 # So little moves an input that is taken for a whole number to no other.
 NEAR = 1e-3
