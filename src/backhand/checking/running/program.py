@@ -19,8 +19,8 @@ from backhand.checking.running.statements import (
     assigned,
     begins_anew,
     gives_nothing,
-    is_blank,
     is_compound,
+    is_ellipsis,
     reads,
     receiver,
     simple_statements,
@@ -81,7 +81,7 @@ class Source:
     @cached_property
     def stubs(self) -> tuple[ast.stmt, ...]:
         """The simple statements that stand for what is yet to be written: `...`, `dx = ...`, `dx = None`."""
-        return tuple(s for s in self.simple if is_blank(s) or gives_nothing(s))
+        return tuple(s for s in self.simple if is_ellipsis(s) or gives_nothing(s))
 
     @cached_property
     def returned(self) -> Mapping[str, str]:

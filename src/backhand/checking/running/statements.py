@@ -81,7 +81,7 @@ def kept_as(statement: ast.stmt) -> set[str]:
     return assigned(statement).union(attributes)
 
 
-def is_blank(statement: ast.stmt) -> bool:
+def is_ellipsis(statement: ast.stmt) -> bool:
     """Tell whether a statement is `...` and no more, where something is to be written."""
     value = statement.value if isinstance(statement, ast.Expr) else None
     return isinstance(value, ast.Constant) and value.value is ...

@@ -9,13 +9,13 @@ import copy
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from backhand.checking.running.importing import is_the_users
+from backhand.checking.running.inlining import Taken
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import blocks
 from backhand.checking.running.statements import ONLY_TAKES, WRITTEN_AS, root_of
@@ -60,18 +60,12 @@ def with_upstreams_apart(source: Source, around: Mapping[str, Any]) -> Source:
 
 def _apart(source: Source, handed: Callable[[ast.Call], Iterable[tuple[ast.expr, str]]]) -> Source:
     """Return a source with what its calls are handed, each with a name, in statements of their own."""
-    definition, taken, as_written = copy.deepcopy(source.definition), set(source.local_names), {}
+    definition, taken = (
+        copy.deepcopy(source.definition),
+        Taken(set(source.local_names), {**source.as_written}),
+    )
     if definition is None:
         return source
-
-    def another(name: str) -> str:
-        free = name
-        while free in taken:
-            free += "_"
-        taken.add(free)
-        as_written.update({free: name} if free != name else {})
-        return free
-
     for block in blocks(definition.body):
         for statement in list(block):
             call = statement.value if isinstance(statement, ast.Assign | ast.Expr) else None
@@ -79,22 +73,14 @@ def _apart(source: Source, handed: Callable[[ast.Call], Iterable[tuple[ast.expr,
                 continue
             written = copy.deepcopy(statement)
             for value, name in list(handed(call)):
-                variable = another(name)
+                variable = taken.another(name)
                 made = ast.Assign([ast.Name(variable, ast.Store())], value)
                 _put(call, value, ast.copy_location(ast.Name(variable, ast.Load()), value))
                 made = ast.fix_missing_locations(ast.copy_location(made, made.value))
                 for part in (made, statement):
                     setattr(part, WRITTEN_AS, written)
                 block.insert(block.index(statement), made)
-    if taken == source.local_names:
-        return source
-    return replace(
-        source,
-        statements=tuple(definition.body),
-        definition=definition,
-        local_names=frozenset(taken),
-        as_written={**source.as_written, **as_written},
-    )
+    return source if taken.names == source.local_names else taken.rewritten(source, definition)
 
 
 def _put(call: ast.Call, value: ast.expr, instead: ast.expr) -> None:

@@ -16,7 +16,7 @@ from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.statements import (
     assigned,
     gives_nothing,
-    is_blank,
+    is_ellipsis,
     kept_as,
     reads,
     writes,
@@ -280,7 +280,7 @@ def is_to_be_written(chosen: Pass, draw: Draw, name: str) -> bool:
     variable = root(paths.get(name, ""))
     makers = [s for s in source.simple if variable in writes_surely(s) | kept_as(s)]
     if given is not None:
-        is_begun = isinstance(given, Tensor) and any(map(is_blank, source.stubs)) and not bool(given.any())
+        is_begun = isinstance(given, Tensor) and any(map(is_ellipsis, source.stubs)) and not bool(given.any())
         return is_begun and all(s.lineno != draw.error_line for s in makers)
     if not makers:
         return False
