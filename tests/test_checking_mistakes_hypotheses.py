@@ -531,6 +531,16 @@ def test_a_factor_that_is_missing_above_a_loop_is_named() -> None:
     assert row.lines[0].text == "carried = dy"
 
 
+def test_what_a_loop_begins_with_is_at_fault_and_not_the_line_that_gives_it_another_name() -> None:
+    renamed = BEFORE_A_LOOP.replace("carried", "dlater").replace(
+        "inner = dlater", "dstate = dlater\n        inner = dstate"
+    )
+    assert backhand.check(from_text(renamed), stress=False).ok
+    wrong = renamed.replace("dlater = dy * gain", "dlater = state")
+    (row,) = backhand.check(from_text(wrong), stress=False).culprits
+    assert row.lines[0].text == "dlater = state"
+
+
 def test_a_change_in_place_within_a_loop_is_no_wrong_sign() -> None:
     (row,) = backhand.check(
         altered(gru_model, ("r[:, t] * (1 - r[:, t])", "r[:, t].mul_(1 - r[:, t])"))
