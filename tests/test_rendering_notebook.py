@@ -431,3 +431,15 @@ def test_a_class_that_autoreload_has_changed_does_what_it_says_now_and_is_judged
         assert ("14 | self.db = dout.mean(0)" in shown) is (verdict == "wrong")
     run("%unload_ext backhand")
     assert run("print(hasattr(Affine.backward, '__wrapped__'))") == "False\n"
+
+
+def test_a_loss_that_gives_its_gradient_only_since_autoreload_is_judged(
+    run: Run, tmp_path: Path, monkeypatch
+):
+    run("%load_ext autoreload\n%autoreload 2")
+    blank = LAYERS.replace("return np.sum((x - y) ** 2), dx", "return np.sum((x - y) ** 2)")
+    run(imported(tmp_path, monkeypatch, "losses_reloaded", blank))
+    run(CALLS)
+    assert run("loss = square_loss(out, y)") == ""
+    rewritten(tmp_path / "losses_reloaded.py", LAYERS)
+    assert "square_loss: right" in run("loss, dx = square_loss(out, y)")
