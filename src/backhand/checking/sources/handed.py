@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from backhand.checking.running.importing import is_the_users
-from backhand.checking.running.inlining import Taken
 from backhand.checking.running.program import Source
 from backhand.checking.running.returning import blocks
 from backhand.checking.running.statements import ONLY_TAKES, WRITTEN_AS, root_of
+from backhand.checking.running.taken import Taken
 from backhand.checking.sources.courses import is_cache
 
 # What has methods that are no function of the user's.

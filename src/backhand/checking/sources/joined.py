@@ -13,10 +13,11 @@ from typing import Any
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
-from backhand.checking.running.inlining import Taken, ends_below
+from backhand.checking.running.inlining import ends_below
 from backhand.checking.running.program import Source, plain_function, source_of
 from backhand.checking.running.returning import blocks
 from backhand.checking.running.statements import RIGHT_AS_IT_IS, reads, simple_statements, writes
+from backhand.checking.running.taken import Taken
 from backhand.checking.sources.calling import has_context
 
 SAVES, SAVED = "save_for_backward", "saved_tensors"
