@@ -23,7 +23,7 @@ from backhand.checking.running.slicing import (
     passing_on,
     sets_a_number,
 )
-from backhand.checking.running.statements import gives_nothing
+from backhand.checking.running.statements import gives_nothing, may_be_wrong
 from backhand.checking.running.trials import Draw, instead
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.trying import Trials
@@ -259,9 +259,10 @@ class Table:
         return named.at if named is not None and named.is_told else ()
 
     def _is_worth_a_look(self, name: str, statement: ast.stmt) -> bool:
-        """Tell whether a statement ran, and made more than None or a number that was asked for."""
+        """Tell whether a statement ran, may be wrong, and made more than None or a number asked for."""
         measures = makes_numbers(statement, self._variables(name)) and not sets_a_number(statement)
-        return statement in self._ran and not measures and not gives_nothing(statement)
+        is_open = statement in self._ran and may_be_wrong(statement)
+        return is_open and not measures and not gives_nothing(statement)
 
     def _variables(self, name: str) -> Mapping[str, Any]:
         """Return what the backward's variables held when a gradient was complete."""

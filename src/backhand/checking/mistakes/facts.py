@@ -10,6 +10,7 @@ from torch import Tensor
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.slips import taken_by_name
 from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source, definition_of
@@ -20,7 +21,6 @@ from backhand.checking.running.statements import (
     begins_anew,
     given_to,
     line_of,
-    places_written,
     writes,
 )
 from backhand.checking.running.trials import Draw
@@ -231,11 +231,10 @@ def in_another_place(case: Case) -> Finding | None:
         gradient = draw.matched.get(other, f"d{other}")
         if _is_that_of(case.name, other, draw):
             if other not in case.first.culprits:
-                words, hint = (
-                    f"it is {gradient}, returned twice",
-                    "Each input has a gradient of its own there.",
-                )
-                return Finding("swapped", {"with": gradient}, words, at=_return_of(case), hint=hint)
+                put = _left_by(case, case.name)
+                words = f"it is {gradient}, {'put there too' if put else 'returned twice'}"
+                hint = "Each input has a gradient of its own there."
+                return Finding("swapped", {"with": gradient}, words, at=put or _return_of(case), hint=hint)
             if left := [s for name in (case.name, other) for s in _left_by(case, name)]:
                 words = f"it is {gradient}: the two stand in each other's place"
                 first = min(left, key=lambda s: s.lineno)  # one mistake, told where the first of the two is
@@ -282,15 +281,29 @@ def _takes_apart_a_call(statement: ast.stmt, names: Sequence[str]) -> bool:
 
 
 def _left_by(case: Case, name: str) -> tuple[ast.stmt, ...]:
-    """Return what put a gradient on an object, as `self.dW = ...`; nothing if it is returned."""
-    source, seen = case.chosen.backward_source, case.first.seen(name)
-    last = seen.statements[-1] if seen is not None and seen.statements else None
+    """Return what put a gradient on an object, as `self.dW = ...`, or into a dictionary, `grads["W"] = ...`.
+
+    Nothing if it is returned.
+    """
+    source, variable = case.chosen.backward_source, root(case.paths.get(name, ""))
+    makers = [s for s in (source.simple if source is not None else ()) if variable in assigned(s)]
+    last = makers[-1] if makers else None
     taken = last.value if isinstance(last, ast.Assign) else None  # at the end, to be judged
-    if source is None or not isinstance(taken, ast.Attribute):
+    if source is None or not isinstance(taken, ast.Attribute | ast.Subscript):
         return ()
     place = ast.unparse(taken)
-    assigned = [s for s in source.simple if isinstance(s, ast.Assign)]
-    return tuple(s for s in assigned if place in map(ast.unparse, s.targets))[-1:]
+    made = [s for s in source.simple if isinstance(s, ast.Assign)]
+    return tuple(s for s in made if place in map(ast.unparse, s.targets) or _displays(s, taken))[-1:]
+
+
+def _displays(statement: ast.Assign, item: ast.expr) -> bool:
+    """Tell whether a statement makes the dictionary of an item with that: `grads = {"W": dW}`."""
+    if not isinstance(item, ast.Subscript) or not isinstance(statement.value, ast.Dict):
+        return False
+    keys = [ast.unparse(key) for key in statement.value.keys if key is not None]
+    return [ast.unparse(item.value)] == [*map(ast.unparse, statement.targets)] and ast.unparse(
+        item.slice
+    ) in keys
 
 
 def right_but_unreturned(case: Case) -> Finding | None:
@@ -301,8 +314,9 @@ def right_but_unreturned(case: Case) -> Finding | None:
     is_named = case.chosen.contract == "named"
     so = "which is returned under another name" if is_named else "which nothing reads"
     words = f"another value is returned for {case.name}; the right one stands in `{made}`, {so}"
-    hint = "Look at what stands in the `return`."
-    return Finding("swapped", {"with": made}, words, at=_return_of(case), hint=hint)
+    put = _left_by(case, case.name)
+    hint = f"Look at what stands in the {'line' if put else '`return`'}."
+    return Finding("swapped", {"with": made}, words, at=put or _return_of(case), hint=hint)
 
 
 def a_whole_number(case: Case) -> Finding | None:
@@ -325,6 +339,24 @@ def _is_that_of(name: str, other: str, draw: Draw) -> bool:
     if value.shape != right.shape and fits(value, right):  # autograd has summed it
         right = right.sum_to_size(value.shape)
     return close(value, right)
+
+
+def taken_in_another_order(case: Case) -> dict[ast.stmt, tuple[str, ...]]:
+    """Return the statements that take values in another order than the forward keeps them, with that.
+
+    By their names: it keeps `(x, w)`, or saves `x, w`, and a statement takes `w, x`.
+    """
+    forward, source = case.chosen.forward_source, case.chosen.backward_source
+    nodes = [n for s in (forward.statements if forward is not None else ()) for n in ast.walk(s)]
+    rows = [n.args if isinstance(n, ast.Call) else getattr(n, "elts", ()) for n in nodes]
+    kept = [tuple(getattr(item, "id", "") for item in row) for row in rows]
+    found = {}
+    for s in source.simple if source is not None else ():
+        taken = tuple(taken_by_name(s))
+        others = [row for row in kept if sorted(row) == sorted(taken)] if len(taken) > 1 else []
+        if others and taken not in others:
+            found[s] = others[0]
+    return found
 
 
 def at_return(case: Case) -> tuple[ast.stmt, ...]:
@@ -379,27 +411,15 @@ def _fetches(statement: ast.stmt) -> bool:
 
 def why_it_raised(case: Case) -> Exception | None:
     """Return why a line made no gradient: for a variable that is not there, what its own line raised."""
-    if case.culprit.value is not None or case.seen is None or case.first.repair is None:
+    raised = where_it_raised(case)
+    return raised[1] if raised is not None else None
+
+
+def where_it_raised(case: Case) -> tuple[ast.stmt, Exception] | None:
+    """Return the line for which no gradient was made, with what it raised."""
+    if case.culprit.value is not None or case.first.repair is None:
         return None
-    return _cause(case.seen.error, case.first.repair.errors)
-
-
-def _cause(error: Exception | None, errors: Sequence[tuple[ast.stmt, Exception]]) -> Exception | None:
-    followed: set[str] = set()
-    while isinstance(error, NameError | KeyError):
-        missing = str(error.name if isinstance(error, NameError) else next(iter(error.args), ""))
-        if missing in followed:
-            break
-        followed.add(missing)
-        error = next((e for statement, e in errors if _makes(statement, missing)), error)
-    return error
-
-
-def _makes(statement: ast.stmt, missing: str) -> bool:
-    """Tell whether a statement assigns a variable, or puts something under such a key."""
-    places = [n.slice for n in places_written(statement) if isinstance(n, ast.Subscript)]
-    keys = [str(place.value) for place in places if isinstance(place, ast.Constant)]
-    return missing in assigned(statement) or missing in keys
+    return case.first.repair.cause(case.name)
 
 
 def told(error: Exception, line: str = "the line") -> str:

@@ -51,7 +51,7 @@ from backhand.checking.running.containers import flatten
 from backhand.checking.running.devices import tried_first
 from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.statements import assigned, reads, writes_surely
+from backhand.checking.running.statements import assigned, may_be_wrong, reads, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.fault import Fault
 from backhand.checking.verdicts.localising import Judgement
@@ -234,8 +234,9 @@ def _names(cases: Sequence[Case]) -> dict[str, Named]:
     budget = Budget()  # for all of them together
     share = budget.share()  # what it does not find in that is looked for one by one
     found, left = _by_turns([case for case in cases if facts.one_tensor_twice(case) is None], share)
-    more, left = by_one_statement([case for case in cases if case.name not in found], left)
-    found |= more
+    for way in (_by_order, by_one_statement):
+        more, left = way([case for case in cases if case.name not in found], left)
+        found |= more
     budget = replace(budget, tries=budget.tries - (share.tries - left.tries))
     named = {n: _named(case, finding) for n, (case, finding) in found.items()}
     unnamed = [case for case in cases if case.name not in named]
@@ -249,7 +250,23 @@ def _names(cases: Sequence[Case]) -> dict[str, Named]:
 
 def _named(case: Case, finding: Finding) -> Named:
     at = finding.at or facts.at_return(case)
-    return Named(in_words(case, finding), at or _to_look_at(case), is_told=bool(at))
+    lines = at or _to_look_at(case)
+    lines = tuple(filter(may_be_wrong, lines)) or lines
+    return Named(in_words(case, finding), lines, is_told=bool(at))
+
+
+def _by_order(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
+    """Find the gradients that are wrong as a line takes what the forward keeps in another order."""
+    found: dict[str, tuple[Case, Finding]] = {}
+    for case in cases:
+        kept = facts.taken_in_another_order(case)
+        if not kept or case.program is None:
+            continue
+        with _as_it_ran(case):
+            finding, budget = mending.by_order(case.program, kept, budget)
+        if finding is not None:
+            found[case.name] = case, finding
+    return found, budget
 
 
 def _by_turns(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
@@ -354,12 +371,13 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
                 found = whereabouts.where_it_may_be(case, found)
                 return _with_more(case, found, HYPOTHESES[i + 1 :]), budget
             tried += [] if budget.is_spent else [hypothesis.name]
-    error = facts.why_it_raised(case) or (case.raised[1] if case.fails and case.raised else None)
+    raised = facts.where_it_raised(case) or (case.raised if case.fails else None)
     nothing = (
         "no simple slip was found in the time for it" if budget.is_late else "no simple slip reproduces it"
     )
-    words = (facts.told(error) if error is not None else nothing) + what_belongs(case)
-    return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words), budget
+    words = (facts.told(raised[1]) if raised is not None else nothing) + what_belongs(case)
+    at = raised[:1] if raised is not None else ()
+    return Finding("unexplained", {"ruled_out": list(dict.fromkeys(tried))}, words, at=at), budget
 
 
 def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:

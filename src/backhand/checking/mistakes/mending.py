@@ -2,7 +2,7 @@
 
 import ast
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -204,6 +204,19 @@ def by_edit_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
         found, budget = _first_of(program, [(s, rules) for s in own], budget, knowing=knowing)
         if found is not None or budget.is_spent:
             return found, budget
+    return None, budget
+
+
+def by_order(program: Program, kept: Mapping[ast.stmt, Sequence[str]], budget: Budget) -> Mended:
+    """Find that one of the user's statements takes what is kept together, in this order, in another one."""
+    for statement in program.simple:
+        order = kept.get(program.originals[statement]) if statement in program.originals else None
+        if order is None or not isinstance(statement, ast.Assign):
+            continue
+        edit = Edit(Place(statement, "value", None, statement.value), *slips.in_order(statement, order))
+        found, budget = Focus.on(program, statement).first_right([edit], budget)
+        if found is not None:
+            return _told(program, statement, found, budget)
     return None, budget
 
 

@@ -68,6 +68,9 @@ def _masks(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 OF_BOUNDS = "The bounds of the forward tell which elements go which way; they are the same in its backward."
+# Of so few values every order is tried, 23 of them; of more, two that are exchanged.
+MOST_PERMUTED = 4
+OF_ORDERS = "What is kept together is taken again in the order in which it was put there."
 OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
 
 
@@ -216,6 +219,43 @@ def other_names(place: Place, scope: Scope) -> Iterator[Proposal]:
                 yield ast.Name(name, ast.Load()), Finding("scale", {"factor": None, "guess": name}, told)
 
 
+def orders(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield what takes values in another order from where they are kept together: `x, w = cache`."""
+    taking, names = place.parent, taken_by_name(place.parent)
+    if not isinstance(taking, ast.Assign) or place.slot != "value":
+        return
+    kept = [[{i: j, j: i}.get(k, k) for k in names] for i, j in itertools.combinations(names, 2)]
+    if len(names) <= MOST_PERMUTED:
+        kept += [order for one in itertools.permutations(names) if (order := [*one]) not in [*kept, names]]
+    for order in kept:
+        moved = (a for a, b in zip(names, order, strict=True) if a != b)
+        if all(holds_tensor(scope.namespace.get(name)) for name in moved):  # once they are taken
+            yield in_order(taking, order)
+
+
+def taken_by_name(statement: ast.AST) -> list[str]:
+    """Return the names that a statement gives what it takes from one place, in their order; none twice."""
+    kept = ast.Name | ast.Attribute | ast.Subscript
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, kept):
+        return []
+    names = [n.id if isinstance(n, ast.Name) else "" for n in getattr(statement.targets[0], "elts", ())]
+    return names if "" not in names and len({*names}) == len(names) else []
+
+
+def in_order(taking: ast.Assign, order: Sequence[str]) -> Proposal:
+    """Return what gives the names of a statement what is kept in this order."""
+    names = taken_by_name(taking)
+    items: list[ast.expr] = [
+        ast.Subscript(taking.value, ast.Constant(order.index(n)), ast.Load()) for n in names
+    ]
+    moved = [n for n, kept in zip(names, order, strict=True) if n != kept]
+    words = f"{' and '.join(moved)} are taken in each other's place"
+    if len(moved) > 2:
+        words = f"they are kept in the order {', '.join(order)}"
+    detail = {"used": moved[0], "expected": order[names.index(moved[0])]}
+    return ast.Tuple(items, ast.Load()), Finding("wrong_point", detail, words, hint=OF_ORDERS)
+
+
 def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
     """Yield an index a step before or after, or with other whole numbers' names: `j : j + n` for `i : i + n`.
 
@@ -346,6 +386,7 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
+    orders,
     _masks,
     _signs,
     axes.keepdims,

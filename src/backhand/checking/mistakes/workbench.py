@@ -33,6 +33,7 @@ from backhand.checking.running.statements import (
     assigned,
     begins_anew,
     made_of,
+    may_be_wrong,
     may_change_in_place,
     reads,
     simple_statements,
@@ -160,9 +161,9 @@ class Program:
 
     @cached_property
     def temporary(self) -> list[ast.stmt]:
-        """Those that make its temporaries; other gradients have a verdict of their own."""
+        """Those that make its temporaries and may be wrong; other gradients have a verdict of their own."""
         others = {root(path) for path in self.gradients} - {self.variable}
-        rest = [s for s in reversed(self.simple) if s not in self.own]
+        rest = [s for s in reversed(self.simple) if s not in self.own and may_be_wrong(s)]
         return [s for s in rest if others.isdisjoint(_given_by(s))]
 
     @cached_property
@@ -214,6 +215,20 @@ class Program:
     def known(self) -> tuple[Sequence[Derived], ...]:
         """What autograd knows of this step on each bench."""
         return tuple(bench.known() for bench in self.benches)
+
+    @cached_property
+    def given(self) -> tuple[Namespace, ...]:
+        """What the statements find on each bench; over NumPy arrays, which share its tensors' memory."""
+        return tuple(self._as_run(bench.namespace) for bench in self.benches)
+
+    @cached_property
+    def given_with_known(self) -> tuple[Namespace, ...]:
+        """The same with what autograd knows."""
+        known = ({variable(i): one.value for i, one in enumerate(its)} for its in self.known)
+        return tuple(given | self._as_run(its) for given, its in zip(self.given, known, strict=True))
+
+    def _as_run(self, namespace: Namespace) -> Namespace:
+        return {n: as_arrays(v) for n, v in namespace.items()} if self.over_numpy else namespace
 
     @cached_property
     def bounded(self) -> bool:
@@ -281,14 +296,10 @@ class Focus:
         missing = frozenset(anew | later) - {n for s in above for n in writes_surely(s)}  # not there yet
         careful = any(map(may_change_in_place, body))
         before: list[Namespace | None] = []
-        for i, bench in enumerate(program.benches):
-            namespace = dict(bench.namespace)
+        for given in program.given_with_known if knowing else program.given:
+            namespace = dict(given)
             if not program.goes_on:  # what it was before is no part of what it should be
                 namespace.pop(program.variable, None)
-            if knowing:
-                namespace |= {variable(j): each.value for j, each in enumerate(program.known[i])}
-            if program.over_numpy:
-                namespace = {k: as_arrays(v) for k, v in namespace.items()}
             held = dict(namespace)
             ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
             if ran and careful and _is_for_one_run(above, namespace, program.variable):
@@ -364,8 +375,10 @@ class Focus:
 
     @cached_property
     def matters(self) -> bool:
-        """Whether the value is made of what the statement gives: else no edit of it is worth a try."""
+        """Whether the value is made of what the statement gives, and that may be wrong: else none helps."""
         statement = self.statement
+        if not may_be_wrong(statement):
+            return False
         if not isinstance(statement, ast.Assign | ast.AugAssign) or writes(statement) - assigned(statement):
             return True  # what it changes in place on its way may matter
         given = statement.value

@@ -24,6 +24,11 @@ def simple_statements(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
+def may_be_wrong(statement: ast.stmt | None) -> bool:
+    """Tell whether a statement may be at fault."""
+    return not getattr(statement, RIGHT_AS_IT_IS, False)
+
+
 def line_of(statement: ast.stmt) -> str:
     """Return the first line of a statement, as the user wrote it."""
     return ast.unparse(getattr(statement, WRITTEN_AS, statement)).splitlines()[0]

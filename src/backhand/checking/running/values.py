@@ -56,8 +56,8 @@ class Values(TorchFunctionMode):
 
     def ended(self, statement: ast.stmt | None) -> None:
         """Take note that all operations so far belong to a statement that has run; None for a `return`."""
-        self._turns[statement] += 1
         self._seen += [(statement, self._turns[statement], noted) for noted in self._now]
+        self._turns[statement] += 1
         self._now.clear()
         self._count.clear()
 

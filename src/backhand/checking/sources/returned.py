@@ -17,7 +17,8 @@ import numpy as np
 
 from backhand.checking.running.program import Source, plain_function, source_of
 from backhand.checking.running.returning import blocks, returned_variables, returns, spell_out
-from backhand.checking.running.statements import root_of
+from backhand.checking.running.statements import RIGHT_AS_IT_IS, reads, root_of, simple_statements
+from backhand.checking.sources.chapters import changes, needed_for
 from backhand.checking.sources.courses import word
 from backhand.checking.sources.handed import with_arguments_apart
 
@@ -55,12 +56,14 @@ class Returned:
         places: the name of each gradient that is judged, by its place.
         named: which tensor each of these belongs to.
         count: how many values are returned, dictionaries among them.
+        loss: whether the loss of which they are the gradients is one of these values.
     """
 
     function: Callable[..., Any]
     places: Mapping[Place, str]
     named: Mapping[str, str]
     count: int
+    loss: bool = False
 
     @staticmethod
     def of(
@@ -95,7 +98,7 @@ class Returned:
             place: name if (name := names[place]) and name not in taken else f"d{tensor}"
             for place, tensor in judged.items()
         }
-        return Returned(function, places, {places[p]: t for p, t in judged.items()}, len(values))
+        return Returned(function, places, {places[p]: t for p, t in judged.items()}, len(values), loss)
 
     def gradients(self, found: Any) -> dict[str, Any]:
         """Return the gradients by name, of what the function returned."""
@@ -137,7 +140,12 @@ class Returned:
             return found
         function, owner = plain_function(self.function)
         own = dict(zip(function.__code__.co_varnames, owner, strict=False))
-        return with_arguments_apart(found, {**function.__globals__, **own})
+        found = with_arguments_apart(found, {**function.__globals__, **own})
+        if self.loss:
+            values = _returned(self.original, self.count)
+            loss = next(filter(is_called_a_loss, values), values[0])
+            _leave_as_they_are(found.statements, reads(ast.Expr(loss)) if loss is not None else ())
+        return found
 
     @cached_property
     def original(self) -> Source | None:
@@ -165,6 +173,17 @@ def loss_among(values: Sequence[Any], function: Callable[..., Any] | None = None
         nodes = _returned(source_of(function), len(values))
         numbers = [i for i in numbers if is_called_a_loss(nodes[i])] or numbers
     return next(iter(numbers), next((i for i, (_, size) in sizes.items() if size == 1), None))
+
+
+def _leave_as_they_are(statements: Sequence[ast.stmt], loss: Collection[str]) -> None:
+    """Note on the statements that make a loss that they are right: what it is, they say.
+
+    One that makes something else besides, as a loop that adds up loss and gradients, may be wrong.
+    """
+    making = needed_for(statements, loss)
+    asked = frozenset(loss).union(*map(reads, making))
+    for s in simple_statements([s for s in making if changes(s) <= asked]):
+        setattr(s, RIGHT_AS_IT_IS, True)
 
 
 def is_called_a_loss(node: ast.expr | None) -> bool:

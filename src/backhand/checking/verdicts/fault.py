@@ -10,7 +10,7 @@ from backhand.checking.running.arrays import is_object
 from backhand.checking.running.known import Known
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.slicing import begins_with_zeros, computes, makes_numbers, multiplies
-from backhand.checking.running.statements import RIGHT_AS_IT_IS, reads, writes_surely
+from backhand.checking.running.statements import may_be_wrong, reads, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
 
@@ -108,7 +108,7 @@ def origins(source: Source, target: Target, variables: Namespace, recogniser: Re
     Of a variable that is not carried on they are those that give it a value at all. Outside of loops they
     stand above what reads it: a variable may be made in steps, the last of them by the one at fault.
     """
-    written = [s for s in source.simple if not getattr(s, RIGHT_AS_IT_IS, False)]
+    written = [s for s in source.simple if may_be_wrong(s)]
     if is_carried(target):
         return [s for s in written if target[1] in writes_surely(s)]
     is_straight = target[0] in source.statements and target[0] in source.places

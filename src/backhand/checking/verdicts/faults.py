@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.alarms import patience
+from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known, nothing
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
+from backhand.checking.running.slicing import computes
 from backhand.checking.running.statements import (
     ONLY_TAKES,
-    RIGHT_AS_IT_IS,
     assigned,
     made_of,
+    may_be_wrong,
     reads,
     root_of,
     writes_surely,
@@ -158,6 +160,7 @@ def _held_back(recogniser: Recogniser, runs: Reruns) -> float | None:
 def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explained]:
     repair = runs.repair
     left = [n for n in repair.culprits if n in repair.observed and n not in repair.aliased]
+    left = [n for n in left if not _is_lost(n, repair)]
     left.sort(key=lambda n: repair.observed[n].step)
     found: list[Explained] = []
     search = _Search(recogniser, runs, {}, ends) if left and recogniser.known else None
@@ -168,6 +171,15 @@ def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explai
         gone = one.gradients if one is not None else left[:1]
         left = [n for n in left if n not in gone]
     return found
+
+
+def _is_lost(name: str, repair: Repair) -> bool:
+    """Tell whether a gradient was not made, as one line did not give several variables their values.
+
+    No value that could be put somewhere stands for them all.
+    """
+    cause = repair.cause(name)
+    return cause is not None and len(assigned(cause[0])) > 1
 
 
 def _gradients(chosen: Pass, draw: Draw, source: Source) -> frozenset[str] | None:
@@ -374,7 +386,16 @@ class _Search:
         left = self.runs.left({**self.puts, candidate.target: candidate.put}, self.name)
         if left is None or not left <= self.culprits.union(self.runs.repair.culprits):
             return None
-        return left & self.culprits
+        return left & self.culprits if self._may_give(candidate) else None
+
+    def _may_give(self, candidate: _Candidate) -> bool:
+        """Tell whether a statement may give what belongs there: what only takes things apart must find it."""
+        right = candidate.belongs(candidate.turn)
+        if computes(candidate.target[0]) or right is None:
+            return True
+        seen = self.runs.benches(self.puts, candidate.target, [candidate.step])
+        held = flatten(seen.before[0]).values() if seen.before else ()
+        return any(isinstance(v, Tensor) and v.shape == right.shape and close(v, right) for v in held)
 
     def _in_time(self, candidates: Iterable[_Candidate]) -> Iterator[_Candidate]:
         """Yield candidates until the time is up."""
@@ -396,7 +417,7 @@ class _Search:
         """Yield what may belong in the place of what statements give until the gradient is complete."""
         complete = self.runs.repair.observed[self.name].step
         for target in targets:
-            is_right = target in self.mended or getattr(target[0], RIGHT_AS_IT_IS, False)
+            is_right = target in self.mended or not may_be_wrong(target[0])
             if is_right or self.events[target][0].step > complete:
                 continue
             key = target, self.recogniser.learned

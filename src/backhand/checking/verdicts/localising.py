@@ -329,7 +329,7 @@ def _by_faults(
     assert repaired is not None
     assert lives is not None
     if not any(_is_open(chosen, judgement, name) for name in culprits):
-        return culprits
+        return _one_a_cause(repaired, culprits)
     is_right = rightness(judgement.draw, judgement.summands)
     with warnings.catch_warnings(action="ignore"):  # what is put somewhere may make nonsense
         found = explained(chosen, judgement.draw, is_right, lives, repaired, judgement.vacuous)
@@ -337,7 +337,18 @@ def _by_faults(
         name, *followers = [n for n in one.gradients if n in culprits] or [""]
         culprits = {n: c for n, c in culprits.items() if n not in followers}
         culprits |= {name: replace(culprits[name], faults=one.faults)} if name else {}
-    return _one_a_loop(repaired, culprits)
+    return _one_a_cause(repaired, _one_a_loop(repaired, culprits))
+
+
+def _one_a_cause(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Culprit]:
+    """Return the culprits, of those of which nothing was made as one line raised only the first."""
+    first: dict[ast.stmt, str] = {}
+    for name, culprit in culprits.items():
+        cause = repaired.cause(name)
+        if culprit.value is None and cause is not None:
+            first.setdefault(cause[0], name)
+    lost = {n for n in culprits if (cause := repaired.cause(n)) is not None and first.get(cause[0], n) != n}
+    return {n: c for n, c in culprits.items() if n not in lost}
 
 
 def _one_a_loop(repaired: Repair, culprits: dict[str, Culprit]) -> dict[str, Culprit]:

@@ -20,7 +20,14 @@ from backhand.checking.running.names import root
 from backhand.checking.running.program import Namespace, Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.sandbox import running
-from backhand.checking.running.statements import may_change_in_place, running_variables, writes, writes_surely
+from backhand.checking.running.statements import (
+    assigned,
+    may_change_in_place,
+    places_written,
+    running_variables,
+    writes,
+    writes_surely,
+)
 from backhand.checking.running.trials import Draw, backward_arguments
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.lives import Life, Lives, Recorder
@@ -83,6 +90,28 @@ class Repair:
     culprits: tuple[str, ...]
     aliased: Mapping[str, Alias]
     errors: tuple[tuple[ast.stmt, Exception], ...]
+
+    def cause(self, name: str) -> tuple[ast.stmt, Exception] | None:
+        """Return the statement that raised, so that nothing was made for a tensor, with its exception.
+
+        Where a variable was not there it is the one that should have made that.
+        """
+        error = self.observed[name].error if name in self.observed else None
+        followed: set[str] = set()
+        while isinstance(error, NameError | KeyError):
+            missing = str(error.name if isinstance(error, NameError) else next(iter(error.args), ""))
+            if missing in followed:
+                break
+            followed.add(missing)
+            error = next((e for statement, e in self.errors if _makes(statement, missing)), error)
+        return next(((s, e) for s, e in self.errors if e is error), None)
+
+
+def _makes(statement: ast.stmt, missing: str) -> bool:
+    """Tell whether a statement assigns a variable, or puts something under such a key."""
+    places = [n.slice for n in places_written(statement) if isinstance(n, ast.Subscript)]
+    keys = [str(place.value) for place in places if isinstance(place, ast.Constant)]
+    return missing in assigned(statement) or missing in keys
 
 
 class Repairer(Watcher):

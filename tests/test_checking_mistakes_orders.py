@@ -1,0 +1,216 @@
+"""What is kept together and taken again in another order, or in another number; what a loss is made of."""
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import Function
+
+import backhand
+
+
+def gate_forward(x, s, w):
+    z = x * np.tanh(s)
+    return z @ w, (x, s, w, z)
+
+
+def gate_inputs(rng):
+    return {"x": rng.normal(size=(4, 3)), "s": rng.normal(size=(4, 3)), "w": rng.normal(size=(3, 3))}
+
+
+def test_two_that_are_taken_in_each_others_place_are_one_mistake_of_that_line():
+    def gate_backward(dy, cache):
+        s, x, w, z = cache
+        dz = dy @ w.T
+        dx = dz * np.tanh(s)
+        ds = dz * x * (1 - np.tanh(s) ** 2)
+        return dx, ds, z.T @ dy
+
+    report = backhand.check_pair(gate_forward, gate_backward, gate_inputs)
+    (row,) = report.culprits
+    assert row.lines[0].text == "s, x, w, z = cache"
+    assert "s and x are taken in each other's place" in row.mistake.message
+    assert "in the order in which it was put there" in row.mistake.hint
+    assert [r.name for r in report.rows if r.verdict == "follows"] == ["s"]
+
+
+def test_that_line_is_told_too_where_another_one_raises_for_it():
+    def affine_forward(x, w, b):
+        return x @ w + b, (x, w, b)
+
+    def affine_backward(dy, cache):
+        b, x, w = cache
+        return dy @ w.T, x.T @ dy, dy.sum(axis=0) + 0 * b
+
+    shapes = {"x": (4, 3), "w": (3, 2), "b": (2,)}
+    report = backhand.check_pair(
+        affine_forward, affine_backward, lambda rng: {n: rng.normal(size=s) for n, s in shapes.items()}
+    )
+    (row,) = report.culprits
+    assert row.lines[0].text == "b, x, w = cache"
+    assert "they are kept in the order x, w, b" in row.mistake.message
+
+
+def test_what_a_function_has_saved_may_be_taken_in_another_order():
+    class Gate(Function):
+        @staticmethod
+        def forward(ctx, g, u):
+            s = torch.sigmoid(g)
+            ctx.save_for_backward(g, u, s)
+            return g * s * u
+
+        @staticmethod
+        def backward(ctx, dy):
+            u, g, s = ctx.saved_tensors
+            return dy * u * (s + g * s * (1 - s)), dy * g * s
+
+    report = backhand.check_function(
+        Gate, lambda g, u: torch.nn.functional.silu(g) * u, {"g": torch.randn(4, 3), "u": torch.randn(4, 3)}
+    )
+    (row,) = report.culprits
+    assert row.lines[0].text == "u, g, s = ctx.saved_tensors"
+
+
+def test_a_wrong_name_in_a_line_is_told_there_if_the_order_is_that_of_the_forward():
+    def gate_backward(dy, cache):
+        x, s, w, z = cache
+        dz = dy @ w.T
+        dx = dz * np.tanh(x)
+        ds = dz * x * (1 - np.tanh(s) ** 2)
+        return dx, ds, z.T @ dy
+
+    (row,) = backhand.check_pair(gate_forward, gate_backward, gate_inputs).culprits
+    assert row.lines[0].text == "dx = dz * np.tanh(x)"
+
+
+def test_more_or_fewer_names_than_are_kept_are_one_mistake_of_that_line():
+    def gate_backward(dy, cache):
+        x, s, w = cache
+        dz = dy @ w.T
+        dx = dz * np.tanh(s)
+        ds = dz * x * (1 - np.tanh(s) ** 2)
+        dw = (x * np.tanh(s)).T @ dy
+        return dx, ds, dw
+
+    report = backhand.check_pair(gate_forward, gate_backward, gate_inputs)
+    (row,) = report.culprits
+    assert row.lines[0].text == "x, s, w = cache"
+    assert "the line raises ValueError: too many values to unpack" in row.mistake.message
+    assert {r.verdict for r in report.rows} == {"wrong", "follows"}
+
+
+def test_a_line_is_not_taken_for_another_where_what_it_takes_cannot_be_that():
+    def swish_forward(x):
+        s = 1 / (1 + np.exp(-x))
+        return x * s, (x, s)
+
+    def swish_backward(dy, cache):
+        x, s = cache
+        ds = -(dy * x)
+        dx = dy * s
+        dx += ds * s * (1 - s)
+        return dx
+
+    (row,) = backhand.check_pair(
+        swish_forward, swish_backward, lambda rng: {"x": rng.normal(size=(4, 3))}
+    ).culprits
+    assert {line.text for line in row.lines[:2]} == {"ds = -(dy * x)", "dx += ds * s * (1 - s)"}
+
+
+def triplet_loss(anchor, positive, negative):
+    near, far = anchor - positive, anchor - negative
+    margin = np.sum(near**2, axis=1) - np.sum(far**2, axis=1) + 1.0
+    active = margin > 0
+    count = anchor.shape[0]
+    loss = np.sum(margin[active]) / count
+    scale = active[:, None] / count
+    danchor = scale * (negative - positive)
+    return loss, danchor, -scale * near, scale * far
+
+
+def triplet_inputs(rng):
+    return {n: rng.normal(size=(5, 3)) for n in ("anchor", "positive", "negative")}
+
+
+def test_what_a_loss_is_made_of_is_not_said_to_be_wrong_in_its_gradients():
+    (row,) = backhand.check_pair(triplet_loss, None, triplet_inputs).culprits
+    assert row.lines[0].text == "scale = active[:, None] / count"
+    assert row.mistake.kind == "scale"
+    told = {line.text for line in row.lines}
+    assert not {"count = anchor.shape[0]", "active = margin > 0"} & told
+
+
+def test_of_a_loop_that_adds_up_a_loss_and_its_gradient_each_line_may_be_wrong():
+    def hinge_loss(w, x):
+        loss, dw = 0.0, np.zeros_like(w)
+        for i in range(len(x)):
+            margin = 1.0 - x[i] @ w
+            if margin > 0:
+                loss += margin
+                dw -= 2 * x[i]
+        return loss, dw
+
+    (row,) = backhand.check_pair(
+        hinge_loss, None, lambda rng: {"w": rng.normal(size=3), "x": rng.normal(size=(5, 3))}
+    ).culprits
+    assert row.lines[0].text == "dw -= 2 * x[i]"
+    assert row.mistake.kind == "scale"
+
+
+def test_what_stands_in_another_ones_place_in_a_dictionary_is_told_where_it_is_put():
+    def loss(x, W, b, c):
+        hidden = x @ W + b
+        out = hidden.sum(axis=1, keepdims=True) + c
+        grads = {}
+        dhidden = np.repeat(out.sum(axis=1, keepdims=True), 2, axis=1)
+        grads["W"] = x.T @ dhidden
+        grads["b"] = dhidden.sum(axis=0)
+        grads["c"] = dhidden.sum(axis=0)
+        return 0.5 * np.sum(out**2), grads
+
+    shapes = {"x": (4, 3), "W": (3, 2), "b": (2,), "c": (5,)}
+    report = backhand.check_pair(loss, None, lambda rng: {n: rng.normal(size=s) for n, s in shapes.items()})
+    (row,) = report.culprits
+    assert row.lines[0].text == 'grads["c"] = dhidden.sum(axis=0)'
+    assert "it is db, put there too" in row.mistake.message
+
+
+def test_the_right_gradient_beside_a_dictionary_is_told_where_another_is_put_into_it():
+    def loss(x, W, b):
+        hidden = x @ W + b
+        dhidden = hidden
+        dW = x.T @ dhidden
+        db = dhidden.sum(axis=0)
+        grads = {"W": dW, "b": dhidden[0]}
+        return 0.5 * np.sum(hidden**2), grads
+
+    shapes = {"x": (4, 3), "W": (3, 2), "b": (2,)}
+    report = backhand.check_pair(loss, None, lambda rng: {n: rng.normal(size=s) for n, s in shapes.items()})
+    (row,) = report.culprits
+    assert row.lines[0].text == 'grads = {"W": dW, "b": dhidden[0]}'
+
+
+@pytest.mark.seconds
+def test_a_wrong_line_in_nested_loops_is_told_by_what_belongs_in_each_turn():
+    def pool_forward(x):
+        out = np.zeros((2, 2, 3))
+        for n in range(2):
+            for i in range(2):
+                for j in range(3):
+                    out[n, i, j] = np.max(x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2])
+        return out, x
+
+    def pool_backward(dy, x):
+        dx = np.zeros_like(x)
+        for n in range(2):
+            for i in range(2):
+                for j in range(3):
+                    window = x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+                    share = np.exp(window - window.max())
+                    dx[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] += share / share.sum() * dy[n, i, j]
+        return dx
+
+    (row,) = backhand.check_pair(
+        pool_forward, pool_backward, lambda rng: {"x": rng.normal(size=(2, 4, 6))}
+    ).culprits
+    assert row.lines[0].text.startswith("dx[n, 2 * i")
+    assert "should give" in row.mistake.message
