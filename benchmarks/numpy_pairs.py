@@ -131,6 +131,10 @@ def _slips_of(node: ast.AST, others: Mapping[str, str]) -> Iterator[Any]:
             yield filled(template, bound)
     if isinstance(node, ast.Name) and node.id in others:
         yield ast.Name(others[node.id], ast.Load())
+    row = node.targets[0] if isinstance(node, ast.Assign) else None
+    if isinstance(row, ast.Tuple) and len(row.elts) > 1:  # what is kept is taken in another order
+        first, second, *rest = row.elts
+        yield ast.Assign([ast.Tuple([second, first, *rest], ast.Store())], node.value)
 
 
 def _target(statement: ast.stmt) -> str:

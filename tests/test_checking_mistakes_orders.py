@@ -156,7 +156,7 @@ def test_of_a_loop_that_adds_up_a_loss_and_its_gradient_each_line_may_be_wrong()
     assert row.mistake.kind == "scale"
 
 
-def test_what_stands_in_another_ones_place_in_a_dictionary_is_told_where_it_is_put():
+def test_what_is_another_gradient_once_more_is_told_in_the_line_that_makes_it():
     def loss(x, W, b, c):
         hidden = x @ W + b
         out = hidden.sum(axis=1, keepdims=True) + c
@@ -171,7 +171,83 @@ def test_what_stands_in_another_ones_place_in_a_dictionary_is_told_where_it_is_p
     report = backhand.check_pair(loss, None, lambda rng: {n: rng.normal(size=s) for n, s in shapes.items()})
     (row,) = report.culprits
     assert row.lines[0].text == 'grads["c"] = dhidden.sum(axis=0)'
-    assert "it is db, put there too" in row.mistake.message
+    assert "dhidden is used where out belongs" in row.mistake.message
+
+
+def recurrent_step(x, h, W, U):
+    after = np.tanh(x @ W + h @ U)
+    return after, (x, h, W, U, after)
+
+
+def recurrent_step_backward(dafter, cache):
+    x, h, W, U, after = cache
+    da = dafter * (1 - after**2)
+    return da @ W.T, da @ U.T, x.T @ da, h.T @ da
+
+
+def recurrent_forward(x, h0, W, U):
+    h, states, caches = h0, [], []
+    for t in range(x.shape[1]):
+        h, cache = recurrent_step(x[:, t], h, W, U)
+        states.append(h)
+        caches.append(cache)
+    return np.stack(states, axis=1), caches
+
+
+def recurrent_inputs(rng):
+    shapes = {"x": (2, 4, 3), "h0": (2, 3), "W": (3, 3), "U": (3, 3)}
+    return {n: rng.normal(size=s) for n, s in shapes.items()}
+
+
+def test_what_a_call_gives_may_be_taken_in_another_order_in_a_loop():
+    def recurrent_backward(dh, caches):
+        dx, dW, dU = np.zeros((2, 4, 3)), np.zeros((3, 3)), np.zeros((3, 3))
+        dprev = np.zeros((2, 3))
+        for t in reversed(range(4)):
+            dx[:, t], dprev, du, dw = recurrent_step_backward(dh[:, t] + dprev, caches[t])
+            dW += dw
+            dU += du
+        return dx, dprev, dW, dU
+
+    (row,) = backhand.check_pair(recurrent_forward, recurrent_backward, recurrent_inputs).culprits
+    assert row.lines[0].text.startswith("dx[:, t], dprev, du, dw = recurrent_step_backward(")
+    assert "du and dw are taken in each other's place" in row.mistake.message
+    assert "the function that is called returns" in row.mistake.hint
+
+
+@pytest.mark.seconds
+def test_the_last_of_a_list_for_that_of_the_turn_is_one_mistake():
+    def recurrent_backward(dh, caches):
+        dx, dW, dU = np.zeros((2, 4, 3)), np.zeros((3, 3)), np.zeros((3, 3))
+        dprev = np.zeros((2, 3))
+        for t in reversed(range(4)):
+            dx[:, t], dprev, dw, du = recurrent_step_backward(dh[:, t] + dprev, caches[-1])
+            dW += dw
+            dU += du
+        return dx, dprev, dW, dU
+
+    (row,) = backhand.check_pair(recurrent_forward, recurrent_backward, recurrent_inputs).culprits
+    assert "`caches[-1]` stands where `caches[t]` belongs" in row.mistake.message
+
+
+def test_two_of_a_row_that_stand_in_each_others_place_are_named():
+    def gates_forward(x, W):
+        a = x @ W
+        i, o = np.tanh(a[:, :3]), np.exp(a[:, 3:])
+        return i * o, (x, W, i, o)
+
+    def gates_backward(dy, cache):
+        x, W, i, o = cache
+        di, do = dy * o, dy * i
+        da = np.concatenate([do * o, di * (1 - i**2)], axis=1)
+        return da @ W.T, x.T @ da
+
+    shapes = {"x": (4, 3), "W": (3, 6)}
+    report = backhand.check_pair(
+        gates_forward, gates_backward, lambda rng: {n: rng.normal(size=s) for n, s in shapes.items()}
+    )
+    (row,) = report.culprits
+    assert "`do * o` and `di * (1 - i ** 2)` stand in each other's place" in row.mistake.message
 
 
 def test_the_right_gradient_beside_a_dictionary_is_told_where_another_is_put_into_it():

@@ -10,7 +10,7 @@ from torch import Tensor
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.slips import taken_by_name
+from backhand.checking.mistakes.slips import OF_RETURNS, taken_together
 from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source, definition_of
@@ -27,8 +27,6 @@ from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import close, fits
 from backhand.checking.verdicts.repairing import Alias
 from backhand.errors import in_short
-
-OF_CALLS = "Look at the order in which the function that is called returns its gradients."
 
 
 def changed_through_another_name(case: Case) -> Finding | None:
@@ -232,6 +230,8 @@ def in_another_place(case: Case) -> Finding | None:
         if _is_that_of(case.name, other, draw):
             if other not in case.first.culprits:
                 put = _left_by(case, case.name)
+                if _is_computed(case, other, put):
+                    return None  # a slip in its line says more
                 words = f"it is {gradient}, {'put there too' if put else 'returned twice'}"
                 hint = "Each input has a gradient of its own there."
                 return Finding("swapped", {"with": gradient}, words, at=put or _return_of(case), hint=hint)
@@ -243,13 +243,30 @@ def in_another_place(case: Case) -> Finding | None:
                 line = line_of(taken)
                 words = f"it is {gradient}: `{line}` takes them in another order than the call gives them"
                 at = (taken, *_returns_of_called(case, taken))
-                return Finding("swapped", {"with": gradient}, words, at=at, hint=OF_CALLS)
+                return Finding("swapped", {"with": gradient}, words, at=at, hint=OF_RETURNS)
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
         if case.culprit.value is None and _is_that_of(other, case.name, draw):
             words = f"None, for {gradient} is returned as it: they have another order than the inputs"
             return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
     return None
+
+
+def _is_computed(case: Case, other: str, put: Sequence[ast.stmt]) -> bool:
+    """Tell whether a gradient is not another one's variable, but made once more by a line of its own."""
+    source, variable = case.chosen.backward_source, root(case.paths.get(case.name, ""))
+    makers = put or [s for s in (source.simple if source is not None else ()) if variable in assigned(s)]
+    at = {r.lineno for r in returns(source.statements)} if source is not None else set()
+    is_own = variable != root(case.paths.get(other, ""))
+    return (
+        is_own
+        and any(computes(s) and s.lineno not in at for s in makers[-1:])
+        and not _names_alone(makers[-1])
+    )
+
+
+def _names_alone(statement: ast.stmt) -> bool:
+    return isinstance(getattr(statement, "value", None), ast.Name | ast.Dict)
 
 
 def _taken_together(case: Case, name: str, other: str) -> ast.stmt | None:
@@ -352,7 +369,8 @@ def taken_in_another_order(case: Case) -> dict[ast.stmt, tuple[str, ...]]:
     kept = [tuple(getattr(item, "id", "") for item in row) for row in rows]
     found = {}
     for s in source.simple if source is not None else ():
-        taken = tuple(taken_by_name(s))
+        is_call = isinstance(getattr(s, "value", None), ast.Call)
+        taken = () if is_call else tuple(taken_together(s))
         others = [row for row in kept if sorted(row) == sorted(taken)] if len(taken) > 1 else []
         if others and taken not in others:
             found[s] = others[0]

@@ -33,6 +33,7 @@ from backhand.checking.mistakes.elsewhere import (
 from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.misplaced import by_place
+from backhand.checking.mistakes.slips import taken_together
 from backhand.checking.mistakes.targets import (
     Hypothesis,
     is_wrong,
@@ -308,32 +309,45 @@ def _at_own_loop(case: Case, found: Finding) -> Finding:
 
 
 def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
-    """Find the one statement in which a slip explains several wrong gradients, which are all made of it."""
-    able = [case for case in cases if _is_made_by_statements(case)]
-    if len(able) < 2:
+    """Find the one statement in which a slip explains several wrong gradients, which are all made of it.
+
+    For some that were not made at all, as a line raised, it can be only what takes several values at once.
+    """
+    every = [case for case in cases if case.program is not None and not _is_exchanged(case)]
+    whole = [case for case in every if _is_made_by_statements(case)]
+    if len(whole) < len(every):
+        found, budget = _by_one_of(every, budget, lambda s: bool(taken_together(s)))
+        if found or budget.is_spent:
+            return found, budget
+    return _by_one_of(whole, budget)
+
+
+def _is_exchanged(case: Case) -> bool:
+    """Tell whether a gradient and another one have each other's value, and may be returned so."""
+    is_called_so = case.paths.get(case.name) in (f"d{case.name}", f"d_{case.name}")
+    return facts.swapped(case) is not None and not is_called_so
+
+
+def _by_one_of(
+    cases: Sequence[Case], budget: Budget, may_be: Callable[[ast.stmt], bool] = lambda _: True
+) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
+    if len(cases) < 2:
         return {}, budget
-    first, *others = able
+    first, *others = cases
     read = [frozenset((*case.makers, *case.numbers)) for case in others]
     source = first.chosen.backward_source
     places = source.places if source is not None else {}
-    may_be = dict.fromkeys((*first.makers, *first.numbers))
-    # what takes several values from where they are kept is soon tried; then the nearest to all of them first
-    for statement in sorted(may_be, key=lambda s: (not _unpacks(s), -places.get(s, -1))):
+    made_of = filter(may_be, dict.fromkeys((*first.makers, *first.numbers)))
+    # what takes several values at once is soon tried; then the nearest to all of them first
+    for statement in sorted(made_of, key=lambda s: (not taken_together(s), -places.get(s, -1))):
         if isinstance(getattr(statement, "value", None), ast.Tuple):
             continue  # several lines in one, each with a slip of its own
         if statement in first.innocent or not all(statement in theirs for theirs in read):
             continue
-        found, budget = _by_statement(able, statement, budget)
+        found, budget = _by_statement(cases, statement, budget)
         if found or budget.is_spent:
             return found, budget
     return {}, budget
-
-
-def _unpacks(statement: ast.stmt) -> bool:
-    """Tell whether a statement takes several values from one place, as `h, c = cache[t]` does."""
-    taken = statement.value if isinstance(statement, ast.Assign) else None
-    several = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple | ast.List)
-    return several and isinstance(taken, ast.Subscript | ast.Attribute | ast.Name)
 
 
 def _by_statement(
@@ -352,9 +366,9 @@ def _by_statement(
 
 
 def _is_made_by_statements(case: Case) -> bool:
-    """Tell whether a gradient has a value, in its shape, which statements outside of loops have given it."""
+    """Tell whether a gradient has a value, in its shape, which statements have given it."""
     whole = case.culprit.value is not None and bool(case.scenes) and case.scenes[0].has_its_shape
-    return whole and case.program is not None and case.raised is None and facts.swapped(case) is None
+    return whole and case.raised is None
 
 
 def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:

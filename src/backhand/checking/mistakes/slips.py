@@ -18,6 +18,7 @@ from backhand.checking.mistakes.edits import (
     is_whole,
 )
 from backhand.checking.mistakes.finding import Finding, instead
+from backhand.checking.running.names import root
 from backhand.checking.running.statements import root_of
 
 TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
@@ -71,6 +72,7 @@ OF_BOUNDS = "The bounds of the forward tell which elements go which way; they ar
 # Of so few values every order is tried, 23 of them; of more, two that are exchanged.
 MOST_PERMUTED = 4
 OF_ORDERS = "What is kept together is taken again in the order in which it was put there."
+OF_RETURNS = "Look at the order in which the function that is called returns its gradients."
 OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
 
 
@@ -220,40 +222,61 @@ def other_names(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def orders(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield what takes values in another order from where they are kept together: `x, w = cache`."""
-    taking, names = place.parent, taken_by_name(place.parent)
+    """Yield what takes values in another order from what gives them together: `x, w = cache`."""
+    taking, names = place.parent, taken_together(place.parent)
     if not isinstance(taking, ast.Assign) or place.slot != "value":
         return
-    kept = [[{i: j, j: i}.get(k, k) for k in names] for i, j in itertools.combinations(names, 2)]
+    given = [[{i: j, j: i}.get(k, k) for k in names] for i, j in itertools.combinations(names, 2)]
     if len(names) <= MOST_PERMUTED:
-        kept += [order for one in itertools.permutations(names) if (order := [*one]) not in [*kept, names]]
-    for order in kept:
+        given += [order for one in itertools.permutations(names) if (order := [*one]) not in [*given, names]]
+    for order in given:
         moved = (a for a, b in zip(names, order, strict=True) if a != b)
-        if all(holds_tensor(scope.namespace.get(name)) for name in moved):  # once they are taken
+        if all(holds_tensor(scope.namespace.get(root(name))) for name in moved):  # once they are taken
             yield in_order(taking, order)
 
 
-def taken_by_name(statement: ast.AST) -> list[str]:
-    """Return the names that a statement gives what it takes from one place, in their order; none twice."""
-    kept = ast.Name | ast.Attribute | ast.Subscript
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, kept):
+def taken_together(statement: ast.AST) -> list[str]:
+    """Return what a statement gives the values that come from one place, or one call; nothing twice."""
+    at_once = ast.Name | ast.Attribute | ast.Subscript | ast.Call
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, at_once):
         return []
-    names = [n.id if isinstance(n, ast.Name) else "" for n in getattr(statement.targets[0], "elts", ())]
-    return names if "" not in names and len({*names}) == len(names) else []
+    names = [ast.unparse(n) for n in getattr(statement.targets[0], "elts", ())]
+    return names if len({*names}) == len(names) and not any(n.startswith("*") for n in names) else []
 
 
 def in_order(taking: ast.Assign, order: Sequence[str]) -> Proposal:
-    """Return what gives the names of a statement what is kept in this order."""
-    names = taken_by_name(taking)
-    items: list[ast.expr] = [
-        ast.Subscript(taking.value, ast.Constant(order.index(n)), ast.Load()) for n in names
-    ]
-    moved = [n for n, kept in zip(names, order, strict=True) if n != kept]
+    """Return what gives the names of a statement what comes together in this order."""
+    names, given = taken_together(taking), ast.Name("given", ast.Load())
+    items: list[ast.expr] = [ast.Subscript(given, ast.Constant(order.index(n)), ast.Load()) for n in names]
+    arguments = ast.arguments([], [ast.arg("given")], None, [], [], None, [])
+    sorts = ast.Lambda(arguments, ast.Tuple(items, ast.Load()))
+    moved = [n for n, there in zip(names, order, strict=True) if n != there]
+    is_call = isinstance(taking.value, ast.Call)
     words = f"{' and '.join(moved)} are taken in each other's place"
     if len(moved) > 2:
-        words = f"they are kept in the order {', '.join(order)}"
+        words = f"they are {'given' if is_call else 'kept'} in the order {', '.join(order)}"
     detail = {"used": moved[0], "expected": order[names.index(moved[0])]}
-    return ast.Tuple(items, ast.Load()), Finding("wrong_point", detail, words, hint=OF_ORDERS)
+    hint = OF_RETURNS if is_call else OF_ORDERS
+    return ast.Call(sorts, [taking.value], []), Finding("wrong_point", detail, words, hint=hint)
+
+
+def _rows(place: Place, scope: Scope) -> Iterator[Proposal]:
+    """Yield a row of tensors with two exchanged: `np.concatenate([di, do])` for `[do, di]`."""
+    row = place.node
+    if not isinstance(row, ast.List | ast.Tuple) or not isinstance(place.parent, ast.Call):
+        return
+    used = [scope.is_tensor(n) or isinstance(n, ast.BinOp | ast.Call) for n in row.elts]
+    for i, j in itertools.combinations(range(len(used)), 2):
+        if used[i] and used[j]:
+            items = [{i: row.elts[j], j: row.elts[i]}.get(k, n) for k, n in enumerate(row.elts)]
+            first, second = (ast.unparse(row.elts[k]) for k in (i, j))
+            kind = (
+                "wrong_upstream"
+                if any(scope.is_gradient(n.id) for n in ast.walk(row.elts[i]) if isinstance(n, ast.Name))
+                else "wrong_point"
+            )
+            words = f"`{first}` and `{second}` stand in each other's place"
+            yield type(row)(items, ast.Load()), Finding(kind, {"used": first, "expected": second}, words)
 
 
 def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
@@ -275,7 +298,8 @@ def _indices(place: Place, scope: Scope) -> Iterator[Proposal]:
     mended += [("transposed", _renamed(node, {a: b, b: a})) for a, b in itertools.combinations(used, 2)]
     mended += [("partial", _renamed(node, {a: b})) for a in used for b in others]
     mended += [("partial", ast.Tuple([*parts, ast.Name(b, ast.Load())], ast.Load())) for b in others if used]
-    mended += [("partial", ast.Name(b, ast.Load())) for b in others if isinstance(node, ast.Constant)]
+    is_number = isinstance(node.operand if isinstance(node, ast.UnaryOp) else node, ast.Constant)
+    mended += [("partial", ast.Name(b, ast.Load())) for b in others if is_number]
     for what, index in mended:
         stands, belongs = (ast.unparse(ast.Subscript(owner.value, i, ast.Load())) for i in (node, index))
         detail = {"where": stands} if what == "partial" else {"used": stands, "expected": belongs}
@@ -404,6 +428,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _numbers,
     _factors,
     other_names,
+    _rows,
     drop_term,
     _multiplied,
 )

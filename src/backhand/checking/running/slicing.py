@@ -12,6 +12,8 @@ from backhand.checking.running.program import Source
 from backhand.checking.running.returning import returns
 from backhand.checking.running.statements import (
     assigned,
+    begins_anew,
+    needs,
     places_written,
     reads,
     simple_statements,
@@ -31,7 +33,8 @@ def slice_of(
     variable = root(path)
     last = max(chosen, default=-1)
     chosen |= {i for i in range(last) if variable in writes_surely(source.statements[i])}
-    known = set(gradients) | {variable}
+    # what a loop takes over from turn to turn is the gradient in none of them
+    known = (set(gradients) - _taken_over(source.statements)) | {variable}
     found = source.with_temporaries(chosen, known)
     heads = [n.iter if isinstance(n, ast.For) else n.test for s in found for n in ast.walk(s) if _branches(n)]
     needed = {variable} | {n.id for head in heads for n in ast.walk(head) if isinstance(n, ast.Name)}
@@ -221,6 +224,13 @@ def takes_apart(statement: ast.stmt) -> bool:
     if not isinstance(statement, ast.Assign):
         return False
     return isinstance(statement.targets[0], ast.Tuple) and not isinstance(statement.value, ast.Tuple)
+
+
+def _taken_over(statements: Sequence[ast.stmt]) -> set[str]:
+    """Return the variables that loops give a new value in each turn, having used that of the last."""
+    loops = [top for top in statements if isinstance(top, ast.For | ast.While)]
+    inner = [(loop, s) for loop in loops for s in simple_statements(loop.body)]
+    return {n for loop, s in inner for n in assigned(s) & needs(loop) if begins_anew(s, n)}
 
 
 def _only_names(statement: ast.stmt) -> bool:
