@@ -290,3 +290,60 @@ def test_a_wrong_line_in_nested_loops_is_told_by_what_belongs_in_each_turn():
     ).culprits
     assert row.lines[0].text.startswith("dx[n, 2 * i")
     assert "should give" in row.mistake.message
+
+
+class Convolution:
+    def __init__(self, pad=1):
+        self.w, self.b, self.pad = np.random.default_rng(0).normal(size=(3, 2, 3, 3)), np.zeros(3), pad
+
+    def forward(self, x):
+        p = self.pad
+        self.xp = np.pad(x, ((0, 0), (0, 0), (p, p), (p, p)))
+        out = np.zeros((x.shape[0], 3, *x.shape[2:]))
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                patch = self.xp[:, :, i : i + 3, j : j + 3]
+                out[:, :, i, j] = np.tensordot(patch, self.w, axes=([1, 2, 3], [1, 2, 3])) + self.b
+        return out
+
+
+def image(rng):
+    return {"x": rng.normal(size=(2, 2, 4, 5))}
+
+
+def test_what_one_try_puts_on_an_object_is_not_there_for_the_next():
+    class Overwriting(Convolution):
+        def backward(self, dout):
+            p = self.pad
+            dxp = np.zeros_like(self.xp)
+            self.dw = np.zeros_like(self.w)
+            self.db = dout.sum(axis=(0, 2, 3))
+            for i in range(dout.shape[2]):
+                for j in range(dout.shape[3]):
+                    patch, d = self.xp[:, :, i : i + 3, j : j + 3], dout[:, :, i, j]
+                    self.dw += np.tensordot(d, patch, axes=([0], [0]))
+                    dxp[:, :, i : i + 3, j : j + 3] = np.tensordot(d, self.w, axes=([1], [0]))
+            return dxp[:, :, p:-p, p:-p]
+
+    (row,) = backhand.check_class(Overwriting, image).culprits
+    assert row.mistake.kind == "overwritten"
+    assert row.lines[0].text.startswith("dxp[:, :, i : i + 3, j : j + 3] = ")
+
+
+def test_what_is_padded_and_not_cut_away_is_told_at_the_return_and_axes_by_all_of_them():
+    class Uncut(Convolution):
+        def backward(self, dout):
+            dxp = np.zeros_like(self.xp)
+            self.dw = np.zeros_like(self.w)
+            self.db = dout.sum(axis=(0, 1))
+            for i in range(dout.shape[2]):
+                for j in range(dout.shape[3]):
+                    patch, d = self.xp[:, :, i : i + 3, j : j + 3], dout[:, :, i, j]
+                    self.dw += np.tensordot(d, patch, axes=([0], [0]))
+                    dxp[:, :, i : i + 3, j : j + 3] += np.tensordot(d, self.w, axes=([1], [0]))
+            return dxp
+
+    rows = {row.name: row for row in backhand.check_class(Uncut, image).culprits}
+    assert rows["x"].lines[0].text == "return dxp"
+    assert "the right values are its part [:, :, 1:-1, 1:-1]" in rows["x"].mistake.message
+    assert "not over (0, 2, 3)" in rows["b"].mistake.message

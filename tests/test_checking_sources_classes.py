@@ -815,3 +815,26 @@ def test_another_wrong_softmax_says_nothing_of_a_loss():
     wrong = wrong.replace("-np.log(probs[np.arange(len(y)), y]).mean()", square)
     found = {layer.name: layer.check() for layer in layers_of(from_text(wrong))}
     assert not any("only beside" in note for report in found.values() for note in report.notes)
+
+
+def test_a_class_is_made_by_its_defaults_or_it_is_said_what_is_missing():
+    class Scale:
+        def __init__(self, size=3):
+            self.gain = np.ones(size)
+
+        def forward(self, x):
+            self.x = x
+            return x * self.gain
+
+        def backward(self, dout):
+            self.dgain = (dout * self.x).sum(axis=0)
+            return dout * self.gain
+
+    class Sized(Scale):
+        def __init__(self, size):
+            super().__init__(size)
+
+    inputs = {"x": np.random.default_rng(0).normal(size=(4, 3))}
+    assert check_class(Scale, inputs).ok
+    with pytest.raises(CheckError, match=r"Sized\(\) raised TypeError: .*'size': give check_class a Sized"):
+        check_class(Sized, inputs)

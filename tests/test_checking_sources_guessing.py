@@ -205,3 +205,73 @@ def test_weights_that_are_summed_over_are_no_labels() -> None:
 def test_what_a_backward_raises_on_all_that_was_tried_is_told() -> None:
     with pytest.raises(CheckError, match="on those tried the backward raised ValueError: operands"):
         judged("Weighted", "return dhs, da", "return dhs * dhs.T, da")
+
+
+NORM = """
+import numpy as np
+
+
+class BatchNorm:
+    def __init__(self, dim=4):
+        self.gamma, self.beta = np.ones(dim), np.zeros(dim)
+
+    def forward(self, x):
+        self.xc = x - x.mean(axis=0)
+        self.std = np.sqrt((self.xc**2).mean(axis=0) + 1e-5)
+        self.xhat = self.xc / self.std
+        return self.gamma * self.xhat + self.beta
+
+    def backward(self, dout):
+        self.dbeta = dout.sum(axis=0)
+        self.dgamma = (dout * self.xhat).sum(axis=0)
+        dxhat = dout * self.gamma
+        return (dxhat - dxhat.mean(axis=0) - self.xhat * (dxhat * self.xhat).mean(axis=0)) / self.std
+
+
+class Lookup:
+    def __init__(self, rows=7, dim=4):
+        self.params, self.grads = [np.random.normal(size=(rows, dim))], [np.zeros((rows, dim))]
+
+    def forward(self, idx):
+        self.idx = idx
+        return self.params[0][idx]
+
+    def backward(self, dout):
+        (dW,) = self.grads
+        dW[...] = 0
+        np.add.at(dW, self.idx, dout)
+        didx = 0.0 * dout[..., 0]
+        return didx
+"""
+
+
+def of_norm(name: str, old: str = "", new: str = "") -> Report:
+    module = from_text(NORM.replace(old, new) if old else NORM)
+    (layer,) = [layer for layer in layers_of(module) if layer.name == name]
+    return layer.check()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (" - dxhat.mean(axis=0)", ""),
+        ("(dxhat - dxhat.mean", "(dxhat + dxhat.mean"),
+        (") / self.std\n", ")\n"),
+    ],
+)
+def test_a_wrong_gradient_is_not_left_out_by_whole_numbers_for_which_nothing_is_judged(
+    old: str, new: str
+) -> None:
+    assert {row.name for row in of_norm("BatchNorm").rows} == {"x", "gamma", "beta"}
+    assert [row.name for row in of_norm("BatchNorm", old, new).culprits] == ["x"]
+
+
+def test_what_is_returned_for_whole_numbers_is_said_not_to_be_judged() -> None:
+    report = of_norm("Lookup")
+    assert report.ok
+    assert "not judged, for idx holds whole numbers: didx" in report.notes
+
+
+def test_a_line_that_fills_a_gradient_by_another_name_is_told() -> None:
+    (row,) = of_norm("Lookup", "np.add.at(dW, self.idx, dout)", "dW[self.idx] += dout").culprits
+    assert row.lines[0].text == "dW[self.idx] += dout"

@@ -46,11 +46,19 @@ def other_axes(place: Place, scope: Scope) -> Iterator[Proposal]:
     words = f"{found.name} where a {other} belongs"
     yield replace(found, name=other).call(), Finding("scale", {"factor": None, "guess": "1/n"}, words)
     keepers = [[], [ast.keyword(scope.dialect.keeping, ast.Constant(True))]]
-    for axis in (0, 1, 2, -1, (0, 1), (0, 2), (1, 2)):
+    shape = scope.shape_of(found.operand)
+    for axis in _some_axes(3 if shape is None else len(shape)):
         for kept in keepers:
             mended = Finding("overreduced", {"axes": [axis]}, f"summed over the wrong axis, not over {axis}")
             where = ast.parse(repr(axis), mode="eval").body
             yield found.over(where, kept), mended
+
+
+def _some_axes(dims: int) -> Iterator[int | tuple[int, ...]]:
+    """Yield the axes over which a sum of so many may go, but for all of them: one, or several."""
+    yield from (*range(dims), -1)
+    for count in range(2, dims):
+        yield from itertools.combinations(range(dims), count)
 
 
 def products(place: Place, scope: Scope) -> Iterator[Proposal]:

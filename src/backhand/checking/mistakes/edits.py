@@ -302,10 +302,10 @@ def _role(node: ast.AST, slot: str, item: object) -> Role | None:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("range", "slice"):
         return "index"
     if isinstance(node, ast.keyword):
-        return "axis" if _is_whole(item) and str(node.arg).startswith(("dim", "ax")) else None
+        return "axis" if _is_axis(item) and str(node.arg).startswith(("dim", "ax")) else None
     if isinstance(node, ast.Call) and any(item is bound for bound in bounds_given(node)):
         return "index"
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not _is_whole(item):
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not _is_axis(item):
         return None
     called = node.func.attr.removesuffix("_")
     return "exponent" if called == "pow" else None if called in OF_NUMBERS else "axis"
@@ -320,7 +320,12 @@ def bounds_given(call: ast.Call) -> list[ast.expr]:
     return call.args[2 if is_of_torch else 1 :]
 
 
+def _is_axis(item: object) -> bool:
+    """Tell whether an expression is an axis, or a row of axes, as an argument."""
+    return _is_whole(item) or (isinstance(item, ast.Tuple) and all(map(_is_whole, item.elts)))
+
+
 def _is_whole(item: object) -> bool:
-    """Tell whether an expression is a whole number as it stands, or its negative: an axis, as an argument."""
+    """Tell whether an expression is a whole number as it stands, or its negative."""
     node = item.operand if isinstance(item, ast.UnaryOp) else item
     return isinstance(node, ast.Constant) and type(node.value) is int

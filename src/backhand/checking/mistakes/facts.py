@@ -213,7 +213,7 @@ def swapped(case: Case) -> Finding | None:
             gradient = draw.matched.get(other, f"d{other}")
             if case.first.right.get(other) or case.first.right.get(case.name):
                 return _too_early(case, other, gradient)
-            at = _return_of(case) if case.chosen.contract == "returned" else ()
+            at = return_of(case) if case.chosen.contract == "returned" else ()
             return Finding("swapped", {"with": gradient}, f"it and {gradient} have each other's value", at=at)
     return None
 
@@ -234,7 +234,7 @@ def in_another_place(case: Case) -> Finding | None:
                     return None  # a slip in its line says more
                 words = f"it is {gradient}, {'put there too' if put else 'returned twice'}"
                 hint = "Each input has a gradient of its own there."
-                return Finding("swapped", {"with": gradient}, words, at=put or _return_of(case), hint=hint)
+                return Finding("swapped", {"with": gradient}, words, at=put or return_of(case), hint=hint)
             if left := [s for name in (case.name, other) for s in _left_by(case, name)]:
                 words = f"it is {gradient}: the two stand in each other's place"
                 first = min(left, key=lambda s: s.lineno)  # one mistake, told where the first of the two is
@@ -245,10 +245,10 @@ def in_another_place(case: Case) -> Finding | None:
                 at = (taken, *_returns_of_called(case, taken))
                 return Finding("swapped", {"with": gradient}, words, at=at, hint=OF_RETURNS)
             words = f"it is {gradient}: the gradients are returned in another order than the inputs"
-            return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
+            return Finding("swapped", {"with": gradient}, words, at=return_of(case))
         if case.culprit.value is None and _is_that_of(other, case.name, draw):
             words = f"None, for {gradient} is returned as it: they have another order than the inputs"
-            return Finding("swapped", {"with": gradient}, words, at=_return_of(case))
+            return Finding("swapped", {"with": gradient}, words, at=return_of(case))
     return None
 
 
@@ -333,7 +333,7 @@ def right_but_unreturned(case: Case) -> Finding | None:
     words = f"another value is returned for {case.name}; the right one stands in `{made}`, {so}"
     put = _left_by(case, case.name)
     hint = f"Look at what stands in the {'line' if put else '`return`'}."
-    return Finding("swapped", {"with": made}, words, at=put or _return_of(case), hint=hint)
+    return Finding("swapped", {"with": made}, words, at=put or return_of(case), hint=hint)
 
 
 def a_whole_number(case: Case) -> Finding | None:
@@ -344,7 +344,7 @@ def a_whole_number(case: Case) -> Finding | None:
     words = f"the number {given} is returned for the gradient of {case.name}"
     detail = {"used": case.gradient, "expected": None}
     return Finding(
-        "wrong_point", detail, words, at=_return_of(case), hint="Look at what stands in the `return`."
+        "wrong_point", detail, words, at=return_of(case), hint="Look at what stands in the `return`."
     )
 
 
@@ -387,10 +387,11 @@ def at_return(case: Case) -> tuple[ast.stmt, ...]:
         return ()
     makers = [s for s in source.simple if path in writes(s)]
     is_innocent = all(s in case.innocent or not computes(s) for s in makers)
-    return _return_of(case) if makers and is_innocent else ()
+    return return_of(case) if makers and is_innocent else ()
 
 
-def _return_of(case: Case) -> tuple[ast.stmt, ...]:
+def return_of(case: Case) -> tuple[ast.stmt, ...]:
+    """Return the last `return` of the backward."""
     source = case.chosen.backward_source
     return tuple(returns(source.statements)[-1:]) if source is not None else ()
 

@@ -102,6 +102,12 @@ def _zeros(case: Case, budget: Budget) -> mending.Mended:
     return mended or found, budget
 
 
+def _uncut(case: Case, budget: Budget) -> mending.Mended:
+    found, budget = predicts_shape("", shapes.uncut).asked(case, budget)
+    at = facts.return_of(case) if case.chosen.contract == "returned" else ()
+    return found if found is None else replace(found, at=at), budget
+
+
 def _added_too_early(case: Case, budget: Budget) -> mending.Mended:
     found, budget = predicts("", upstreams.added_too_early).asked(case, budget)
     if found is None:
@@ -141,6 +147,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     # the shape
     predicts_shape("a transpose", shapes.transposed),
     predicts_shape("the shape alone", shapes.right_values),
+    Hypothesis("what is not cut away", _uncut, lambda case: bool(case.scenes)),
     predicts_shape("a missing sum", shapes.unreduced),
     # the numbers
     predicts("the opposite order", shapes.turned),
@@ -323,9 +330,11 @@ def by_one_statement(cases: Sequence[Case], budget: Budget) -> tuple[dict[str, t
 
 
 def _is_exchanged(case: Case) -> bool:
-    """Tell whether a gradient and another one have each other's value, and may be returned so."""
+    """Tell whether a gradient and another one have each other's value, and may be given or returned so."""
     is_called_so = case.paths.get(case.name) in (f"d{case.name}", f"d_{case.name}")
-    return facts.swapped(case) is not None and not is_called_so
+    own = case.seen.statements if case.seen is not None else ()
+    is_given_so = any(map(taken_together, own))
+    return facts.swapped(case) is not None and (is_given_so or not is_called_so)
 
 
 def _by_one_of(

@@ -24,6 +24,24 @@ def right_values(scene: Scene) -> Finding | None:
     )
 
 
+def uncut(scene: Scene) -> Finding | None:
+    """Find right values with others around them, as what was padded is not cut away again."""
+    value, expected = scene.value, scene.expected
+    got, shape = tuple(value.shape), tuple(expected.shape)
+    more = [a - b for a, b in zip(got, shape, strict=False)]
+    if len(got) != len(shape) or not any(more) or min(more) < 0 or not expected.numel():
+        return None
+    for begins in itertools.product(*(dict.fromkeys((m // 2, 0, m)) for m in more)):
+        at = tuple(slice(begin, begin + size) for begin, size in zip(begins, shape, strict=True))
+        if scene.same(value[at], expected):
+            ends = [begin - m for begin, m in zip(begins, more, strict=True)]
+            part = ", ".join(f"{b or ''}:{e or ''}" for b, e in zip(begins, ends, strict=True))
+            words = f"shape {got}, not {shape}: the right values are its part [{part}]"
+            hint = "What the forward has padded is cut away from the gradient again."
+            return Finding("shape", {"expected": shape, "got": got}, words, hint=hint)
+    return None
+
+
 def transposed(scene: Scene) -> Finding | None:
     """Find the right gradient with its axes in another order, also with an axis that is split."""
     value, expected = scene.value, scene.expected

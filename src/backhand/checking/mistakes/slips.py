@@ -410,7 +410,6 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
-    orders,
     _masks,
     _signs,
     axes.keepdims,
@@ -431,6 +430,7 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
     _rows,
     drop_term,
     _multiplied,
+    orders,
 )
 # Of which two may stand in one line; beside one of them, another name.
 FEW: tuple[Rule, ...] = (

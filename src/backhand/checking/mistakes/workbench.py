@@ -23,7 +23,7 @@ from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, holds_tensor, is_whole, sums_to_one
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Derived
-from backhand.checking.running.arrays import as_arrays, as_tensors, on_objects
+from backhand.checking.running.arrays import as_arrays, as_tensors, is_object, on_objects
 from backhand.checking.running.containers import as_gradient, each, flatten, place_of
 from backhand.checking.running.inlining import FRAME
 from backhand.checking.running.instrumenting import Watcher, run_statements
@@ -41,6 +41,7 @@ from backhand.checking.running.statements import (
     writes_surely,
 )
 from backhand.checking.running.trials import leaf_like
+from backhand.checking.sources.held import copied
 from backhand.checking.sources.kept import Kept
 from backhand.checking.verdicts.comparing import close, fits
 
@@ -525,7 +526,13 @@ class _Bounded(Watcher):
 
 
 def _fresh(value: Any) -> Any:
-    """Return a copy of a tensor or an array; anything else as it is."""
+    """Return a copy of a tensor or an array, or of an object that holds some; anything else as it is."""
     if isinstance(value, Tensor):  # statements may ask whether it needs a gradient
         return leaf_like(value) if value.requires_grad else value.clone()
-    return value.copy() if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if not is_object(value) or isinstance(value, Kept):  # a context is only read
+        return value
+    with contextlib.suppress(Exception):  # it may hold what cannot be copied
+        return copied(value)
+    return value

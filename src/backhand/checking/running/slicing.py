@@ -2,7 +2,7 @@
 
 import ast
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -149,8 +149,24 @@ def kept_by(source: Source, statement: ast.stmt) -> list[ast.stmt] | None:
     if statement.lineno not in {returned.lineno for returned in returns(source.statements)}:
         return None
     where = ast.unparse(taken)
-    kept = [s for s in source.simple if any(_within(p, where) for p in _places(s))]
+    named = [where, *_called(source, where)]
+    kept = [s for s in source.simple if any(_within(p, name) for p in _places(s) for name in named)]
+    kept.sort(key=lambda s: isinstance(getattr(s, "value", None), ast.Constant))  # as it is emptied
     return kept or [s for s in source.simple if _leaves_within(s, where)]
+
+
+def _called(source: Source, where: str) -> Iterator[str]:
+    """Yield the variables that stand for what lies somewhere: `dW` after `dW, db = self.grads`."""
+    for s in source.simple:
+        if not isinstance(s, ast.Assign) or s.lineno in {
+            returned.lineno for returned in returns(source.statements)
+        }:
+            continue
+        taken, target = ast.unparse(s.value), s.targets[0]
+        if isinstance(target, ast.Name) and taken == where:
+            yield target.id
+        parts = target.elts if isinstance(target, ast.Tuple | ast.List) else []
+        yield from (n.id for i, n in enumerate(parts) if isinstance(n, ast.Name) and f"{taken}[{i}]" == where)
 
 
 def _leaves_within(statement: ast.stmt, where: str) -> bool:
@@ -166,6 +182,7 @@ def _places(statement: ast.stmt) -> list[str]:
     if isinstance(called, ast.Call) and called.args:
         return [ast.unparse(called.args[0])]
     nodes = [n for n in ast.walk(statement) if isinstance(n, ast.Attribute | ast.Subscript)]
+    nodes += [statement.target] if isinstance(statement, ast.AugAssign) else []
     return [ast.unparse(n) for n in nodes if isinstance(n.ctx, ast.Store)]
 
 

@@ -22,7 +22,7 @@ from backhand.checking.sources.paired import Functions
 from backhand.checking.sources.pairs import judge_pair, named_inputs, pairs_within
 from backhand.checking.sources.protocol import ForwardError
 from backhand.checking.sources.roles import is_layer, is_static
-from backhand.errors import CheckError
+from backhand.errors import CheckError, in_short
 
 # Enough steps of a recurrence for a mistake in each of its turns, in which it shows where it is.
 STEPS = 4
@@ -41,7 +41,8 @@ def check_class(
     and `dW` are, `params[0]` and `grads[0]`, `gamma` and `grad_gamma`. They are drawn anew each time.
 
     Args:
-        layer: an object with `forward(x)` and `backward(dout)`; it is copied for each call.
+        layer: an object with `forward(x)` and `backward(dout)`, which is copied for each call; or its class,
+            of which one is made by its defaults.
         inputs: of `forward` by name or in order, or a function of a `numpy.random.Generator` that draws them.
         draws: how many independent sets of inputs and parameters to try.
         seed: of the draws and the upstream gradients.
@@ -50,7 +51,7 @@ def check_class(
         A frozen `Report` with a row for every input and parameter that has a gradient.
 
     Raises:
-        CheckError: the layer cannot be run, or has no gradient.
+        CheckError: the layer cannot be made or run, or has no gradient.
 
     >>> class Scale:
     ...     def __init__(self, size):
@@ -65,7 +66,18 @@ def check_class(
     >>> [(row.gradient, row.verdict) for row in report.rows]
     [('dx', 'right'), ('dgain', 'wrong')]
     """
+    layer = _by_its_defaults(layer) if isinstance(layer, type) else layer
     return judge_class(layer, inputs, draws=draws, seed=seed, given={})
+
+
+def _by_its_defaults(layer: type) -> Any:
+    try:
+        return layer()
+    except Exception as error:  # the user's code may raise anything
+        name = layer.__name__
+        raise CheckError(
+            f"{name}() raised {in_short(error)}: give check_class a {name} that is made."
+        ) from error
 
 
 def judge_class(layer: Any, inputs: Any, *, draws: int, seed: int, given: Mapping[str, Any]) -> Report:

@@ -244,6 +244,10 @@ class _Search:
 
     def _fits(self, inputs: dict[str, Any]) -> bool | None:
         """Tell whether what was guessed fits; None where it does and the gradients are not right."""
+        with contextlib.suppress(Exception):  # it has run, and may ask for more than once
+            np.random.seed(0)
+            if self._takes_fractions(inputs, self.call(copy.deepcopy(inputs))):
+                return False
         how = self.accepts(inputs)
         return None if how in (EXCHANGED, FITS) else how == RIGHT
 

@@ -40,6 +40,7 @@ from backhand.checking.sources.numpy_truths import (
     without_epsilons,
 )
 from backhand.checking.sources.protocol import ForwardError, Pass
+from backhand.checking.sources.returned import names_returned, tensor_named
 from backhand.checking.sources.roles import judging
 from backhand.checking.verdicts.comparing import close, largest_difference
 from backhand.errors import CheckError
@@ -379,11 +380,17 @@ class OverNumpy:
         return as_arrays(self._expected(leaves, outputs, arriving))
 
     def _unjudged(self) -> list[str]:
-        floats = [n for n, v in drawn(self.inputs, 0).items() if is_float(v)]
+        given = drawn(self.inputs, 0)
+        floats = [n for n, v in given.items() if is_float(v)]
         left = [n for n in floats if n not in self.subject.named.values() and word(n) != "y"]
         own = self.subject.unjudged
+        returned = names_returned(self.subject.functions()[-1])
+        whole = [
+            (g, n) for g in filter(None, returned) for n in tensor_named(g) if n in given.keys() - {*floats}
+        ]
         notes = [f"not judged, for no gradient of it is returned: {', '.join(left)}"] if left else []
-        return notes + ([f"not judged, for no gradient of it is found: {', '.join(own)}"] if own else [])
+        notes += [f"not judged, for no gradient of it is found: {', '.join(own)}"] if own else []
+        return notes + [f"not judged, for {n} holds whole numbers: {g}" for g, n in whole]
 
     @property
     def truth(self) -> Truth:

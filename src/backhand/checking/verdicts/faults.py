@@ -389,12 +389,18 @@ class _Search:
         return left & self.culprits if self._may_give(candidate) else None
 
     def _may_give(self, candidate: _Candidate) -> bool:
-        """Tell whether a statement may give what belongs there: what only takes things apart must find it."""
+        """Tell whether a statement may give what belongs there: what only takes things apart must find it.
+
+        Or the forward may have kept something else than one of its variables.
+        """
         right = candidate.belongs(candidate.turn)
         if computes(candidate.target[0]) or right is None:
             return True
         seen = self.runs.benches(self.puts, candidate.target, [candidate.step])
-        held = flatten(seen.before[0]).values() if seen.before else ()
+        held = [
+            *self.runs.draw.trace.values.values(),
+            *flatten(seen.before[0] if seen.before else {}).values(),
+        ]
         return any(isinstance(v, Tensor) and v.shape == right.shape and close(v, right) for v in held)
 
     def _in_time(self, candidates: Iterable[_Candidate]) -> Iterator[_Candidate]:
