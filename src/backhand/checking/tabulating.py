@@ -79,7 +79,9 @@ class Table:
         self.draw: Draw = self.judged[0].draw
         self.shown: Draw = trials.shown
         self.truth: Truth | None = trials.truth
-        self.figures: Mapping[str, Figures] = figures(self.truth, self.shown)
+        measures = self.truth is not None and self.truth.measures(self.shown.trace)
+        self._exact: Truth | None = self.truth if measures else None
+        self.figures: Mapping[str, Figures] = figures(self._exact, self.shown)
         source = chosen.backward_source
         self._filled: dict[str, ast.stmt] = {}
         self.names: Mapping[str, str] = extended(self.draw, chosen)
@@ -191,7 +193,7 @@ class Table:
     def _measure(self) -> Measure:
         first = self.judged[0]
         apart = {*first.ambiguous, *first.unreturned}  # which are not to be repaired either
-        return Measure.of(self.draw.without(apart), self.shown.without(apart), self.truth)
+        return Measure.of(self.draw.without(apart), self.shown.without(apart), self._exact)
 
     @cached_property
     def imprecise(self) -> dict[str, Loss]:
@@ -202,7 +204,7 @@ class Table:
     def lowered(self) -> dict[str, Named]:
         """Those that have lost it, or overflowed, by their own lines, with what is told of them."""
         lost = lowered(self.chosen, self.judged, self.shown, self._measure, self.imprecise, self.names)
-        return lost | overflowed(self.judged, self.shown, self.truth, self.names)
+        return lost | overflowed(self.judged, self.shown, self.truth, self.figures, self.names)
 
     def _lines(self, name: str) -> tuple[Line, ...]:
         """Return the lines of the backward that make a gradient."""

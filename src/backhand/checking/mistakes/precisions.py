@@ -93,7 +93,11 @@ def _told(gradient: str, name: str, loss: Loss) -> Named:
 
 
 def overflowed(
-    judged: Sequence[Judgement], shown: Draw, truth: Truth | None, names: Mapping[str, str]
+    judged: Sequence[Judgement],
+    shown: Draw,
+    truth: Truth | None,
+    figures: Mapping[str, Figures],
+    names: Mapping[str, str],
 ) -> dict[str, Named]:
     """Return what is told of the gradients that are not finite in the user's dtype where the right ones are.
 
@@ -101,12 +105,15 @@ def overflowed(
         judged: the verdicts in float64; what is wrong there is told without this.
         shown: the run in the user's dtype.
         truth: the right gradients in float64, if the forward runs there.
+        figures: those of the table, which tell of most gradients that they are finite.
         names: tensor name to gradient name.
     """
     found: dict[str, Named] = {}
     if truth is None:
         return found
     for name, user in shown.user.items():
+        if name in figures and figures[name].finite:
+            continue
         at = overflow(user, truth.trace.gradients.get(name))
         if at is not None and all(j.right.get(name, True) for j in judged):
             gradient = names.get(name, f"d{name}")

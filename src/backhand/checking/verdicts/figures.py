@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,26 +17,29 @@ INFINITY = float("inf")
 
 @dataclass(frozen=True)
 class Figures:
-    """What the lecture's `cmp` shows of one gradient, and the error as a multiple of autograd's own."""
+    """What the lecture's `cmp` shows of one gradient, and the error as a multiple of autograd's own.
+
+    Attributes:
+        finite: whether all of its elements are; None where that was not looked at.
+    """
 
     exact: bool = False
     approximate: bool = False
     maxdiff: float = INFINITY
     multiple: float | None = None
+    finite: bool | None = None
 
 
 def figures(truth: Truth | None, shown: Draw) -> dict[str, Figures]:
     """Return the figures of every gradient that has one to be compared with.
 
     Args:
-        truth: the measure of autograd's own error, in float64.
+        truth: the measure of autograd's own error, in float64, if that measures this run.
         shown: the run in the user's dtype.
     """
     right = shown.trace.gradients
     compared = {n: g for n, g in shown.user.items() if n in right}
     alike = {n: g for n, g in compared.items() if g.shape == right[n].shape}
-    if truth is not None and not truth.measures(shown.trace):
-        truth = None  # nothing to measure by
     found = _one_by_one if shown.trace.layout.size > PIECE else _together
     return dict.fromkeys(compared, Figures()) | found(alike, truth, shown)
 
@@ -49,9 +53,13 @@ def _together(user: Mapping[str, Tensor], truth: Truth | None, shown: Draw) -> d
     allowed = abs(trace.joined) * layout.spread(rtol for rtol, _ in tolerances)
     allowed += layout.spread(atol for _, atol in tolerances)
     maxdiff, exceeds = layout.largest(difference), layout.largest(difference > allowed)
+    infinite = layout.largest(~np.isfinite(joined))
     own = layout.largest(differences(trace.joined, truth.trace.joined)) if truth is not None else {}
     off = layout.largest(differences(joined, truth.trace.joined)) if truth is not None else {}
-    return {n: _figures(maxdiff[n], not exceeds[n], off.get(n, 0.0), own.get(n, 0.0)) for n in user}
+    return {
+        n: _figures(maxdiff[n], not exceeds[n], off.get(n, 0.0), own.get(n, 0.0), not infinite[n])
+        for n in user
+    }
 
 
 def _one_by_one(user: Mapping[str, Tensor], truth: Truth | None, shown: Draw) -> dict[str, Figures]:
@@ -63,15 +71,14 @@ def _one_by_one(user: Mapping[str, Tensor], truth: Truth | None, shown: Draw) ->
             own, off = largest_difference(right, exact), largest_difference(value, exact)
         maxdiff = largest_difference(value, right)
         is_close = maxdiff < INFINITY and within(value, right, *_tolerance(value))
-        found[name] = _figures(maxdiff, is_close, off, own)
+        found[name] = _figures(maxdiff, is_close, off, own, bool(value.isfinite().all()))
     return found
 
 
-def _figures(maxdiff: float, is_close: bool, off: float, own: float) -> Figures:
-    finite = maxdiff < INFINITY
-    return Figures(
-        maxdiff == 0, is_close and finite, maxdiff, off / own if finite and 0 < own < INFINITY else None
-    )
+def _figures(maxdiff: float, is_close: bool, off: float, own: float, finite: bool) -> Figures:
+    bounded = maxdiff < INFINITY
+    multiple = off / own if bounded and 0 < own < INFINITY else None
+    return Figures(maxdiff == 0, is_close and bounded, maxdiff, multiple, finite)
 
 
 def _tolerance(gradient: Tensor) -> tuple[float, float]:

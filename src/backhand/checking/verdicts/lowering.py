@@ -165,8 +165,14 @@ class Measure:
 
     @staticmethod
     def of(drawn: Draw, shown: Draw, truth: Truth | None) -> "Measure":
-        """Return the measure: float64, if the forward runs in it, or if it does where it asks for no less."""
-        if truth is not None and truth.measures(shown.trace):
+        """Return the measure: float64, if the forward runs in it, or if it does where it asks for no less.
+
+        Args:
+            drawn: the first run.
+            shown: the run in the user's dtype.
+            truth: the right gradients in float64, if they measure that run.
+        """
+        if truth is not None:
             return Measure(shown, truth.trace.gradients, beside_autograd=True)
         known = drawn.promote and of_the_same_numbers(shown.trace, drawn.trace)
         return Measure(shown, drawn.trace.gradients if known else {})
