@@ -211,9 +211,15 @@ class Table:
         source = self.chosen.backward_source
         if source is None or name not in self.names:
             return ()
+        at_fault = self._at_fault(name, source)
+        lines = [source.line(statement.lineno) for statement in at_fault]
+        told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
+        return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
+
+    def _at_fault(self, name: str, source: Source) -> list[ast.stmt]:
+        """Return the statements at fault for a gradient, in the order to be shown; none for a right one."""
         faults = next((j.culprits[name].faults for j in self.judged if name in j.culprits), ())
         at_fault, named = [s for fault in faults for s in fault.suspects], self.named.get(name)
-        told_at = self._told_at(name)
         if (alias := self.judged[0].shared.get(name)) is not None:
             at_fault = [*where_they_met(source, alias), alias.statement, *at_fault]
         elif named is not None:  # a slip in what the statement at fault is made of is nearer than that
@@ -225,13 +231,14 @@ class Table:
             at_fault = [*named.at, *at_fault] if is_first else [*at_fault, *named.at]
         if name in self._filled_alike:
             at_fault = [self._filled[name]]
-        if at_fault and (kept := kept_by(source, at_fault[0])) is not None:
+        if not at_fault:
+            return []
+        if (kept := kept_by(source, at_fault[0])) is not None:
             at_fault = kept or at_fault[:1]
-        held = self._variables(name)
-        at_fault.sort(key=lambda s: (only_begins(source, s), makes_numbers(s, held) and s not in told_at))
-        lines = [source.line(statement.lineno) for statement in at_fault]
-        told = tuple(dict.fromkeys((*lines, *self._lines_of(name, source))))
-        return self._near(name, source, at_fault, told) if self.chosen.contract == "returned" else told
+        held, told_at = self._variables(name), self._told_at(name)
+        return sorted(
+            at_fault, key=lambda s: (only_begins(source, s), makes_numbers(s, held) and s not in told_at)
+        )
 
     def _near(
         self, name: str, source: Source, at_fault: list[ast.stmt], told: tuple[Line, ...]

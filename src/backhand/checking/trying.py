@@ -210,8 +210,8 @@ def _another(
 def _is_lowered(drawn: Draw, dtype: torch.dtype | None) -> bool:
     """Tell whether some tensor of a run fell back to a lower dtype, the code's own outputs among them."""
     outputs = [drawn.given[n] for n in drawn.trace.outputs if isinstance(drawn.given.get(n), Tensor)]
-    tensors: list[Tensor] = [*drawn.trace.tensors.values(), *drawn.user.values(), *outputs]
-    return any(t.is_floating_point() and unit(t.dtype) > unit(dtype or torch.float64) for t in tensors)
+    dtypes = {t.dtype for t in (*drawn.trace.tensors.values(), *drawn.user.values(), *outputs)}
+    return any(d.is_floating_point and unit(d) > unit(dtype or torch.float64) for d in dtypes)
 
 
 def _raised_by_dtype(chosen: Pass, drawn: Draw, values: Mapping[str, Any]) -> bool:

@@ -62,6 +62,8 @@ def each(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def each_tensor(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """Return a value, or containers of values, with something else for each tensor."""
+    if isinstance(value, Tensor):  # most are
+        return change(value)
     return each(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 

@@ -67,7 +67,8 @@ def _targets(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
-def assigned(statement: ast.stmt) -> set[str]:
+@lru_cache(maxsize=4096)
+def assigned(statement: ast.stmt) -> frozenset[str]:
     """Return the plain names that a statement binds anew (`x = ...`, not `x += ...` or `x[i] = ...`)."""
     targets: list[ast.expr] = []
     if isinstance(statement, ast.Assign):
@@ -76,10 +77,10 @@ def assigned(statement: ast.stmt) -> set[str]:
         targets = [statement.target]
     elif isinstance(statement, ast.For):
         targets = _targets(statement.target)
-    return {t.id for t in targets if isinstance(t, ast.Name)}
+    return frozenset(t.id for t in targets if isinstance(t, ast.Name))
 
 
-def kept_as(statement: ast.stmt) -> set[str]:
+def kept_as(statement: ast.stmt) -> frozenset[str]:
     """Return the names under which a statement keeps a value: `h` in `h = ...` and in `self.h = ...`."""
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     attributes = [t.attr for target in targets for t in _targets(target) if isinstance(t, ast.Attribute)]

@@ -278,7 +278,7 @@ def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
 def is_finite(draw: Draw) -> bool:
     """Tell whether the forward and autograd's gradients are finite, so that there is something to compare."""
     outputs = [float(t.detach().sum()) for t in draw.trace.outputs.values()]
-    return all(math.isfinite(value) for value in (*outputs, *draw.trace.largest.values()))
+    return all(map(math.isfinite, (*outputs, *draw.trace.largest.values())))
 
 
 def unmatched(draw: Draw) -> tuple[str, ...]:

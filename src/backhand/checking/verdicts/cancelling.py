@@ -48,6 +48,8 @@ def with_cancelling(chosen: Pass, judgement: Judgement) -> Judgement:
 def _cancelling_branches(judgement: Judgement, name: str) -> list[str]:
     """Return the direct consumers of a tensor, one name for each, that send back zero in exact arithmetic."""
     trace = judgement.draw.trace
+    if judgement.vacuous.isdisjoint(trace.consumers(name)):
+        return []
     distinct = {trace.edges[c]: c for c in reversed(trace.consumers(name))}
     return [c for c in reversed(distinct.values()) if c in judgement.vacuous and c in judgement.draw.user]
 
@@ -107,7 +109,8 @@ class _Looking:
 
         This is all that a right backward needs. Where something does not fit, each line is looked at alone.
         """
-        below = [n for n in self._user if not set(above).isdisjoint(self._trace.consumers(n))]
+        branching = set(above)
+        below = [n for n in self._user if not branching.isdisjoint(self._trace.consumers(n))]
         asked = dict.fromkeys((*cancelling, *above, *below))
         random = self._random(c for n in asked for c in self._trace.consumers(n) if c in self._user)
         handed = self._trace.gradients | random
