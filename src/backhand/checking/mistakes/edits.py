@@ -82,12 +82,26 @@ class Edit:
         """Have it in force within a block."""
         new = self.node
         if isinstance(new, ast.expr | ast.stmt):
-            new = ast.fix_missing_locations(ast.copy_location(new, self.place.node))
+            _locate(new, self.place.node)
         self.place.put(new)
         try:
             yield
         finally:
             self.place.put(self.place.node)
+
+
+def _locate(new: ast.AST, like: ast.AST) -> None:
+    """Give what is new in a node the line of what it stands for, which may be a part of it.
+
+    That part, often most of the node, is passed over; `ast.fix_missing_locations` looks at each of its own.
+    """
+    stack = [new]
+    while stack:
+        node = stack.pop()
+        if node is not like:
+            if "lineno" in node._attributes and not hasattr(node, "lineno"):
+                ast.copy_location(node, like)
+            stack += ast.iter_child_nodes(node)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +173,8 @@ class Scope:
 
     def expression(self, name: str) -> ast.expr:
         """Return the expression that reads one of these tensors."""
+        if name.isidentifier():  # most are
+            return ast.Name(name, ast.Load())
         return ast.parse(name, mode="eval").body
 
     def is_gradient(self, name: str) -> bool:

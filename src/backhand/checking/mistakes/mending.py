@@ -32,7 +32,7 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import IN_A_LINE, Finding
-from backhand.checking.mistakes.solving import UNKNOWN, constant, fitting, lacks
+from backhand.checking.mistakes.solving import UNKNOWN, constant, first_right, fitting, lacks, told_by_values
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
 from backhand.checking.running.slicing import begins_with_zeros, computes, takes_apart
@@ -103,7 +103,7 @@ def by_copy(program: Program, budget: Budget) -> Mended:
     """Find a change in place of a tensor that is read again; the line may be that of another gradient."""
     for statement in program.simple:
         focus = Focus.on(program, statement)
-        edit, budget = focus.first_right(edits_of(statement, focus.scope, (not_in_place, copies)), budget)
+        edit, budget = first_right(focus, edits_of(statement, focus.scope, (not_in_place, copies)), budget)
         if edit is not None:
             return _told(program, statement, edit, budget)
     return None, budget
@@ -113,7 +113,7 @@ def by_exchange(program: Program, budget: Budget, value: ast.expr, finding: Find
     """Find that what makes another gradient belongs in the line of this one."""
     for statement in (s for s in program.own if isinstance(s, ast.Assign)):
         edit = Edit(Place(statement, "value", None, statement.value), copy.deepcopy(value), finding)
-        found, budget = Focus.on(program, statement).first_right([edit], budget)
+        found, budget = first_right(Focus.on(program, statement), [edit], budget)
         if found is not None:
             return _told(program, statement, found, budget)
     return None, budget
@@ -131,7 +131,7 @@ def by_other_upstream(program: Program, budget: Budget, upstreams: Sequence[str]
     for statement in sorted(last_first, key=rank):
         focus = Focus.on(program, statement)
         edits = _other_upstreams(statement, focus.scope, upstreams)
-        edit, budget = focus.first_right(edits, budget)
+        edit, budget = first_right(focus, edits, budget)
         if edit is not None:
             return _told(program, statement, edit, budget)
     return None, budget
@@ -157,7 +157,7 @@ def by_dropped_term(program: Program, budget: Budget) -> Mended:
     focus = Focus.on(program, None)
     terms = (edits_of(s, focus.scope, (slips.drop_term,)) for s in program.block.body)
     for edits in (dropped(program.block), *terms):
-        edit, budget = focus.first_right(edits, budget)
+        edit, budget = first_right(focus, edits, budget)
         if edit is not None:
             return edit.mends, budget
     return None, budget
@@ -242,7 +242,7 @@ def _first_of(
             continue
         focus = focuses.get(statement) or Focus.on(program, statement, knowing=knowing)
         focuses[statement] = focus  # what stands above it is run once, for all rules
-        edit, budget = focus.first_right(edits_of(statement, focus.scope, rules), budget)
+        edit, budget = first_right(focus, edits_of(statement, focus.scope, rules), budget)
         if edit is not None:
             return _told(program, statement, edit, budget)
         if budget.is_spent:
@@ -274,12 +274,15 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
     """Find a tensor and a constant that some expression lacks as factors, both at once."""
     for statement in program.own:
         focus = Focus.on(program, statement)
-        for edit in edits_of(statement, focus.scope, (omissions.missing_factors,)):
+        edits = edits_of(statement, focus.scope, (omissions.missing_factors,))
+        for edit, may_be in told_by_values(focus, edits, but_for_a_factor=True):
             if budget.is_spent:
                 return None, budget
             if edit.mends.kind == "scale" or not isinstance(edit.node, ast.expr):
                 continue  # a number as a factor is a constant itself
             budget = budget.less(2 * focus.cost)
+            if not may_be:
+                continue
             unknown = ast.BinOp(edit.node, ast.Mult(), ast.Name(UNKNOWN, ast.Load()))
             with replace(edit, node=unknown).made():
                 k = constant(focus)
@@ -361,7 +364,7 @@ def _beside(
 ) -> tuple[Edit | None, Budget]:
     """Find a second edit beside one that is made; which other name a place needs, its value tells."""
     rest = [rule for rule in rules if rule is not slips.other_names]
-    found, budget = focus.first_right(edits_of(statement, focus.scope, rest), budget)
+    found, budget = first_right(focus, edits_of(statement, focus.scope, rest), budget)
     places = list(places_of(statement)) if len(rest) < len(rules) else []
     if not rest:  # of two names the order does not matter
         places = places[next((i + 1 for i, place in enumerate(places) if place.node is made.node), 0) :]
@@ -370,7 +373,7 @@ def _beside(
         alike = fitting(focus, place) if named else None
         budget = budget.less(3 * focus.cost if named else 0)
         kept = (each for each in named if alike is None or each[1].detail.get("expected") in alike)
-        found, budget = focus.first_right((Edit(place, *each) for each in kept), budget)
+        found, budget = first_right(focus, (Edit(place, *each) for each in kept), budget)
         if found is not None:
             break
     return found, budget

@@ -9,6 +9,7 @@ from backhand.checking.mistakes.edits import Edit, Place
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import instead
 from backhand.checking.mistakes.mending import Mended
+from backhand.checking.mistakes.solving import first_right
 from backhand.checking.mistakes.workbench import Focus
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import reads, root_of
@@ -30,7 +31,7 @@ def by_place(case: Case, budget: Budget) -> Mended:
         mended = instead(target, ast.parse(there, mode="eval").body)
         hint = f"Nothing reads {place.node.id} after that line."
         edit = Edit(place, ast.Name(program.variable, place.node.ctx), replace(mended, hint=hint))
-        found, budget = Focus.on(whole, None).first_right([edit], budget)
+        found, budget = first_right(Focus.on(whole, None), [edit], budget)
         if found is not None:
             return replace(found.mends, at=(statement,)), budget
     return None, budget

@@ -7,6 +7,7 @@ from dataclasses import replace
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.edits import Edit, Place
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.mistakes.solving import first_right
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.statements import reads, root_of, writes
 
@@ -28,7 +29,7 @@ def _by_heads(
 ) -> tuple[Finding | None, Budget]:
     loops = [n for n in ast.walk(program.block) if isinstance(n, Loop)]
     for loop in loops if loops and not program.is_right else ():
-        edit, budget = Focus.on(program, loop).first_right(heads(loop), budget)
+        edit, budget = first_right(Focus.on(program, loop), heads(loop), budget)
         if edit is not None:
             return replace(edit.mends, at=(loop,)), budget
     return None, budget
@@ -39,7 +40,7 @@ def by_order(program: Program, budget: Budget) -> tuple[Finding | None, Budget]:
     blocks = [n for n in ast.walk(program.block) if isinstance(n, ast.Module | Loop)]
     late = [(block, s) for block in blocks for s in block.body if isinstance(s, ast.AugAssign)]
     for block, statement in late:
-        edit, budget = Focus.on(program, statement).first_right(_sooner(block, statement), budget)
+        edit, budget = first_right(Focus.on(program, statement), _sooner(block, statement), budget)
         if edit is not None:
             at = (program.originals.get(s) for s in (*edit.mends.at, statement))
             return replace(edit.mends, at=tuple(s for s in at if s is not None)), budget

@@ -8,6 +8,7 @@ touched: edits are made in a copy.
 import ast
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.dialects import NUMPY, TORCH
 from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, holds_tensor, is_whole, sums_to_one
 from backhand.checking.mistakes.finding import Finding
@@ -28,6 +28,7 @@ from backhand.checking.running.containers import as_gradient, each, flatten, pla
 from backhand.checking.running.inlining import FRAME
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import root
+from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
     assigned,
@@ -43,10 +44,12 @@ from backhand.checking.running.statements import (
 from backhand.checking.running.trials import leaf_like
 from backhand.checking.sources.held import copied
 from backhand.checking.sources.kept import Kept
-from backhand.checking.verdicts.comparing import close, fits
+from backhand.checking.verdicts.comparing import TINY, close, coarser, fits, largest_of, root_mean_square
 
 # More statements than any backward runs that is worth an edit.
 MOST_STEPS = 10_000
+# So many elements tell of most tensors that they are not those that a place needs.
+SOME = 32
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,27 @@ class Bench:
     known: Callable[[], Sequence[Derived]] = tuple
     rounding: float = 0.0
     is_summed: bool = False
+
+    @cached_property
+    def most(self) -> float:
+        """What no element of a right value is off by more than, however that is measured."""
+        size = max(largest_of(self.expected), self.summands)
+        part = self.rounding / max(root_mean_square(self.expected), TINY)
+        dtype = coarser(self.expected.dtype, self.expected.dtype)
+        most = (RELATIVE[dtype] + OF_SUMMANDS[dtype] + 2 * part) * size
+        return most if self.expected.numel() and most < math.inf else math.inf
+
+    def is_right(self, value: Tensor) -> bool:
+        """Tell whether a value of the right dtype is right."""
+        if value.shape != self.expected.shape:
+            return False
+        value = value.to(self.expected.device)
+        # a single number tells of most values, which are off by much
+        if self.most < math.inf and not float(torch.dist(value, self.expected, math.inf)) <= self.most:
+            return False
+        return close(value, self.expected, self.summands) or (
+            self.rounding > 0 and close(value, self.expected, self.summands, self.rounding)
+        )
 
     def as_judged(self, value: Tensor | None) -> Tensor | None:
         """Return what becomes of a value that the statements make."""
@@ -353,9 +377,7 @@ class Focus:
             # of a lower dtype more would pass, and that is a mistake of its own
             if value is None or value.dtype != bench.expected.dtype:
                 return False
-            if close(value, bench.expected, bench.summands):
-                continue
-            if not bench.rounding or not close(value, bench.expected, bench.summands, bench.rounding):
+            if not bench.is_right(value):
                 return False
         return True
 
@@ -392,25 +414,41 @@ class Focus:
             return True
         return not torch.equal(before, after)
 
-    def first_right(self, edits: Iterable[Edit], budget: Budget) -> tuple[Edit | None, Budget]:
-        """Return the first edit that makes the value right, and what is left of the budget."""
-        for edit in edits if self.matters else ():
-            if budget.is_spent:
-                break
-            budget = budget.less(self.cost)
-            with edit.made():
-                if self.is_right():
-                    return edit, budget
-        return None, budget
-
     @cached_property
-    def broadcast(self) -> tuple[list[str], Tensor]:
-        """The tensors that can be broadcast to the value's shape, one beside the other, with their names."""
+    def fitting(self) -> dict[str, Tensor]:
+        """The tensors that can be broadcast to the value's shape."""
         expected = self.program.benches[0].expected
         names = [n for n in self.scope.tensors if not self.scope.is_one(n)]
         held = {n: v for n in names if isinstance(v := self.scope.held(n), Tensor) and fits(v, expected)}
-        held = {n: v for n, v in held.items() if v.dtype == expected.dtype}
-        return list(held), torch.stack([v.expand_as(expected) for v in held.values()] or [expected])
+        return {n: v for n, v in held.items() if v.dtype == expected.dtype}
+
+    @cached_property
+    def at(self) -> tuple[Tensor, ...]:
+        """The index of some elements of the value, evenly spread."""
+        expected = self.program.benches[0].expected
+        count = min(SOME, expected.numel())
+        numbers = torch.arange(count, device=expected.device) * expected.numel() // max(count, 1)
+        return torch.unravel_index(numbers, expected.shape) if expected.dim() else ()
+
+    @cached_property
+    def some(self) -> dict[str, Tensor]:
+        """These elements of each tensor that can be broadcast."""
+        expected = self.program.benches[0].expected
+        return {n: v.expand_as(expected)[self.at].flatten() for n, v in self.fitting.items()}
+
+    @cached_property
+    def staying(self) -> dict[str, Tensor]:
+        """The tensors of the first bench that are the same whenever a statement that is run reads them."""
+        run = (*self.below, *simple_statements(self.below))
+        before, changed = self.before[0] or {}, {n for s in run for n in writes(s)}
+        names = [n for n in self.scope.names if n in before and n not in changed]
+        now = {n: as_tensors(before[n]) if self.program.over_numpy else before[n] for n in names}
+        held = {n: v for n in names if isinstance(v := self.scope.namespace[n], Tensor)}
+        return {n: v for n, v in held.items() if now[n] is v or _is_equal(now[n], v)}
+
+
+def _is_equal(value: Any, tensor: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.dtype == tensor.dtype and torch.equal(value, tensor)
 
 
 def variable(number: int) -> str:
