@@ -232,6 +232,8 @@ def name_mistakes(
         blamed: tensor name to the draws on which its gradient is wrong, in the order of the backward.
         probes: the backward as a function of other upstream gradients, where it was stressed.
     """
+    if not blamed:
+        return {}
     cases = [Case(chosen, name, tuple(judged), probes) for name, judged in blamed.items()]
     held = (v for case in cases for v in flatten(case.first.draw.seen.inputs).values())
     with tried_first(held):

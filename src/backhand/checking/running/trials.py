@@ -1,7 +1,7 @@
 """One draw of the inputs: the forward, autograd's gradients and the user's, in one dtype."""
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from traceback import walk_tb
 from types import CodeType
@@ -85,8 +85,10 @@ class Draw:
         """Return it with what autograd itself gives in the dtype of the run, for the truth."""
         return replace(self, trace=self.seen, ran=None)
 
-    def without(self, names: Container[str]) -> "Draw":
+    def without(self, names: Collection[str]) -> "Draw":
         """Return it without the user's gradients of some tensors."""
+        if not names:
+            return self
         matched = {n: gradient for n, gradient in self.matched.items() if n not in names}
         return replace(self, matched=matched, user={n: g for n, g in self.user.items() if n not in names})
 
