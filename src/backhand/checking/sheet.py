@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backhand.checking.report import Code, Numbers, Picture, Pictures, Sheet
+from backhand.checking.running.complexes import as_reals
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.program import Source
 from backhand.checking.verdicts.comparing import worst_element
@@ -97,6 +98,8 @@ def _dedented(lines: tuple[str, ...]) -> str:
 
 def pictures(value: Tensor, hand: Tensor | None, autograd: Tensor | None) -> Pictures:
     """Return the pictures of one tensor."""
+    value = as_reals(value)
+    hand, autograd = (as_reals(t) if t is not None else None for t in (hand, autograd))
     difference, found = None, None
     if hand is not None and autograd is not None and hand.shape == autograd.shape and hand.numel():
         difference = pooled(hand.detach().double() - autograd.detach().double())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.mistakes.neighbourhood import NEAR, Scene
+from backhand.checking.running.complexes import as_reals, both_as_reals
 from backhand.checking.running.names import root
 
 # Which branches are wrong together: up to so many of up to so many. A weight that a loop uses at every turn
@@ -167,15 +168,17 @@ def _several(scene: Scene, parts: dict[str, Tensor]) -> Finding | None:
     if scene.value.numel() < len(parts) + 1:
         return None
     # on the CPU, for no GPU has a driver that solves what is of less than full rank
-    matrix = torch.stack([p.flatten() for p in parts.values()], dim=1).to("cpu", torch.float64)
+    matrix = torch.stack([as_reals(p).flatten() for p in parts.values()], dim=1).to("cpu", torch.float64)
     norms, solved_to = matrix.norm(dim=0), SOLVED * scene.exact
     if not bool(norms.isfinite().all() & scene.value.isfinite().all()) or not bool(norms.all()):
         return None  # of what is not finite nothing can be said
-    value = scene.value.flatten().to(matrix)
+    value = as_reals(scene.value.to(scene.expected.dtype)).flatten().to(matrix)
     solved = torch.linalg.lstsq(matrix / norms, value, driver="gelsd").solution
     coefficients = [float(c) for c in solved / norms]
     coefficients = [float(round(c)) if abs(c - round(c)) < solved_to else c for c in coefficients]
-    predicted = (matrix @ torch.tensor(coefficients, dtype=torch.float64)).reshape(scene.expected.shape)
+    predicted = sum(
+        (c * part for c, part in zip(coefficients, parts.values(), strict=True)), 0 * scene.expected
+    )
     if not scene.same(scene.value, predicted.to(scene.value)):
         return None
     wrong = {c: a for c, a in zip(parts, coefficients, strict=True) if a != 1}
@@ -203,7 +206,7 @@ def _each(scene: Scene, wrong: dict[str, float]) -> Finding:
 
 def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
     """Return the factor between two tensors of one shape, or None if there is no finite one."""
-    a, b = user.to(torch.float64).flatten(), expected.to(torch.float64).flatten()
+    a, b = (t.to(torch.float64).flatten() for t in both_as_reals(user, expected))
     square = float(b @ b)
     factor = float(a @ b) / square if square > 0 else math.nan
     return factor if math.isfinite(factor) else None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backhand.checking.mistakes.dialects import TORCH, Dialect
 from backhand.checking.mistakes.finding import Finding
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.names import root
 from backhand.checking.running.statements import writes_surely
@@ -161,7 +162,7 @@ class Scope:
 
     @cached_property
     def _squashed(self) -> dict[str, tuple[tuple[int, ...], bool]]:
-        held = {n: v for n in self.tensors if isinstance(v := self.held(n), Tensor)}
+        held = {n: v for n in self.tensors if isinstance(v := self.held(n), Tensor) and not v.is_complex()}
         small = {n: v for n, v in held.items() if not bool((v.abs() > 1).any())}
         return {n: (tuple(v.shape), not bool((v < 0).any())) for n, v in small.items()}
 
@@ -186,15 +187,24 @@ class Scope:
         value = self.namespace.get(name)
         return isinstance(value, Tensor) and bool((value == 1).all())
 
-    def shape_of(self, node: ast.expr) -> tuple[int, ...] | None:
-        """Return the shape of a product's side; None where it calls a function, which may do anything."""
+    def value_of(self, node: ast.expr) -> Any:
+        """Return what an expression gives; None where it raises, or calls a function."""
         if any(isinstance(n, ast.Call) and isinstance(n.func, ast.Name) for n in ast.walk(node)):
             return None
         try:
-            value = eval(compile(ast.Expression(node), "<operand>", "eval"), dict(self.namespace))
+            return eval(compile(ast.Expression(node), "<operand>", "eval"), dict(self.namespace))
         except Exception:  # it may be what raised
             return None
-        shape = getattr(value, "shape", None)  # NumPy's functions make arrays of tensors
+
+    @cached_property
+    def sees_complex(self) -> bool:
+        """Whether a variable holds complex numbers."""
+        held = (self.held(n) for n in self.tensors)
+        return any(isinstance(v, Tensor) and v.is_complex() for v in held)
+
+    def shape_of(self, node: ast.expr) -> tuple[int, ...] | None:
+        """Return the shape of a product's side; None where it calls a function, which may do anything."""
+        shape = getattr(self.value_of(node), "shape", None)  # NumPy's functions make arrays of tensors
         return tuple(shape) if shape is not None else None
 
 
@@ -204,7 +214,7 @@ Rule = Callable[[Place, Scope], Iterator[Proposal]]
 
 def sums_to_one(value: Tensor) -> list[int]:
     """Return the axes along which a tensor sums to 1 as a softmax's result does, none of it negative."""
-    if bool((value < 0).any()):
+    if value.is_complex() or bool((value < 0).any()):
         return []
     sums = {axis: value.sum(axis) for axis in range(value.dim()) if value.shape[axis] > 1}
     return [axis for axis, total in sums.items() if close(total, torch.ones_like(total))]
@@ -216,8 +226,8 @@ def _text(node: ast.AST) -> str:
 
 
 def holds_tensor(value: object) -> bool:
-    """Tell whether a value is a floating-point tensor."""
-    return isinstance(value, Tensor) and value.is_floating_point()
+    """Tell whether a value is a tensor that may have a gradient."""
+    return is_differentiable(value)
 
 
 def is_whole(value: object) -> bool:

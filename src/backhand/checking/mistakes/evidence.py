@@ -12,6 +12,7 @@ from torch import Tensor
 from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.workbench import Bench, Program, filled_by, with_helpers
 from backhand.checking.report import Mistake
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.containers import as_gradient
 from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
@@ -407,7 +408,7 @@ def scene_of(chosen: Pass, judgement: Judgement, name: str) -> Scene:
     value = culprit.expected
     if culprit.value is not None:
         value = culprit.value
-        value = value if value.is_floating_point() else value.to(culprit.expected.dtype)
+        value = value if is_differentiable(value) else value.to(culprit.expected.dtype)
         value = _in_its_shape(judgement, name, value)
     else:
         given |= set(draw.matched) | set(judgement.repair.observed if judgement.repair else ())

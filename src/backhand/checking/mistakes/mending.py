@@ -19,6 +19,7 @@ from backhand.checking.mistakes.calls import (
     moved_factors,
     not_in_place,
 )
+from backhand.checking.mistakes.conjugates import OTHER_PART
 from backhand.checking.mistakes.edits import (
     VALUES,
     Edit,
@@ -445,6 +446,8 @@ def _is_made_wrong(program: Program, maker: ast.stmt, edit: Edit) -> bool:
     held = program.benches[0].namespace
     if isinstance(held.get(node.id), int | float) or _is_scaled(edit) or _is_made_of_itself(program, edit):
         return True
+    if isinstance(edit.node, ast.Attribute) and edit.node.attr in OTHER_PART:
+        return computes(maker)  # what is real is made so where it is made
     is_open = maker not in program.innocent if program.unknown is None else maker in program.unknown
     if not is_open or not computes(maker) or isinstance(edit.node, ast.Attribute | ast.Subscript):
         return False

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import Node
 
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.containers import flatten, is_strided
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.names import operation_called
@@ -151,7 +152,7 @@ class Scene:
     def values(self) -> dict[str, Tensor]:
         """The forward's floating-point tensors by name, the nearest of them if there are many."""
         flat = {n: v for n, v in flatten(self.trace.values).items() if isinstance(v, Tensor)}
-        return {n: flat[n].detach() for n in self._nearest([n for n in flat if flat[n].is_floating_point()])}
+        return {n: flat[n].detach() for n in self._nearest([n for n in flat if is_differentiable(flat[n])])}
 
     @cached_property
     def others(self) -> dict[str, Tensor]:
@@ -257,7 +258,7 @@ def _replaceable(node: Node, name: str) -> Saved | None:
         return None
     try:
         original = saved(node, name)
-        if not is_strided(original) or not original.is_floating_point():
+        if not is_strided(original) or not is_differentiable(original):
             return None
         return Saved(original, raw)
     except RuntimeError:

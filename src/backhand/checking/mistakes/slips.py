@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from backhand.checking.mistakes import axes
 from backhand.checking.mistakes.calls import accumulations, beginnings
+from backhand.checking.mistakes.conjugates import conjugates, conjugates_of_names, conjugates_too_many
 from backhand.checking.mistakes.edits import (
     Place,
     Proposal,
@@ -410,6 +411,9 @@ def drop_term(place: Place, _: Scope) -> Iterator[Proposal]:
 
 # In this order: the first rule that mends the gradient names the mistake.
 OF_WHAT_IS_THERE: tuple[Rule, ...] = (
+    conjugates_too_many,
+    conjugates_of_names,
+    conjugates,
     _masks,
     _signs,
     axes.keepdims,
@@ -434,6 +438,9 @@ OF_WHAT_IS_THERE: tuple[Rule, ...] = (
 )
 # Of which two may stand in one line; beside one of them, another name.
 FEW: tuple[Rule, ...] = (
+    conjugates_too_many,
+    conjugates_of_names,
+    conjugates,
     beginnings,
     axes.slices,
     axes.keepdims,

@@ -1,5 +1,7 @@
 """Put a finding into words: what is wrong, expected and found, the likely cause, what to try."""
 
+from torch import Tensor
+
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case, names_read
 from backhand.checking.mistakes.finding import Finding, listed
@@ -25,7 +27,13 @@ def _numbers(case: Case) -> str:
         return ""
     at = worst_element(user, expected)
     where = f" at [{', '.join(map(str, at))}]" if at else ""
-    return f" Expected {float(expected[at]):.6g}, found {float(user[at]):.6g}{where}{_luck(case)}."
+    return f" Expected {_number(expected[at])}, found {_number(user[at])}{where}{_luck(case)}."
+
+
+def _number(element: Tensor) -> str:
+    """Return an element as people write it, a complex one as `1-2j`."""
+    value = element.item()
+    return f"{value:.6g}"
 
 
 def _luck(case: Case) -> str:

@@ -24,11 +24,12 @@ from backhand.checking.mistakes.edits import Edit, Place, Rule, Scope, holds_ten
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import Derived
 from backhand.checking.running.arrays import as_arrays, as_tensors, is_object, on_objects
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.containers import as_gradient, each, flatten, place_of
 from backhand.checking.running.inlining import FRAME
 from backhand.checking.running.instrumenting import Watcher, run_statements
 from backhand.checking.running.names import root
-from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
+from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE, unit
 from backhand.checking.running.program import Namespace, Source, definition_of
 from backhand.checking.running.statements import (
     assigned,
@@ -420,7 +421,10 @@ class Focus:
         expected = self.program.benches[0].expected
         names = [n for n in self.scope.tensors if not self.scope.is_one(n)]
         held = {n: v for n in names if isinstance(v := self.scope.held(n), Tensor) and fits(v, expected)}
-        return {n: v for n, v in held.items() if v.dtype == expected.dtype}
+        held = {
+            n: v for n, v in held.items() if torch.promote_types(v.dtype, expected.dtype) == expected.dtype
+        }
+        return {n: v.to(expected.dtype) for n, v in held.items() if unit(v.dtype) == unit(expected.dtype)}
 
     @cached_property
     def at(self) -> tuple[Tensor, ...]:
@@ -500,7 +504,7 @@ def _at(value: Any, index: Any) -> Tensor | None:
         part = value[index]
     except Exception:  # the index may lie outside
         return None
-    return part if isinstance(part, Tensor) and part.is_floating_point() else None
+    return part if is_differentiable(part) else None
 
 
 def _is_for_one_run(above: Sequence[ast.stmt], namespace: Namespace, variable: str) -> bool:

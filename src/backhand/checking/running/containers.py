@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import is_differentiable
+
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return every leaf by its path: `hs[0]` for an item of a list, `cache["h"]` for one of a dictionary.
@@ -71,16 +73,25 @@ def as_gradient(value: object) -> Tensor | None:
     """Return a value as a gradient: a tensor as it is, a number as a scalar tensor, anything else as None."""
     if isinstance(value, Tensor):
         value = value.detach() if value.requires_grad else value
-        if value.is_floating_point():
+        if is_differentiable(value):
             return value
-        if value.is_complex():  # the power of a negative number, say: as torch itself would tell it, NaN
-            return value.real.where(value.imag == 0, float("nan"))
         if value.dtype == torch.bool:  # a mask that its upstream gradient was never multiplied with
             return value.to(torch.get_default_dtype())
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return torch.as_tensor(float(value), dtype=torch.float64)
     return None
+
+
+def as_gradient_of(tensor: Tensor | None, value: object) -> Tensor | None:
+    """Return a value as the gradient of a tensor: complex if that is, and else real."""
+    gradient = as_gradient(value)
+    if gradient is None or tensor is None or tensor.is_complex() == gradient.is_complex():
+        return gradient
+    if tensor.is_complex():
+        return gradient.to(tensor.dtype)
+    # the power of a negative number, say: as torch itself would tell it, NaN
+    return gradient.real.where(gradient.imag == 0, float("nan"))
 
 
 def identical(a: Tensor, b: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import as_reals
 from backhand.checking.running.containers import is_strided
 
 Kind = Literal["result", "operand", "part", "input", "value", "nothing", "sum"]
@@ -103,7 +104,7 @@ def nothing(shape: torch.Size, like: Tensor) -> Known:
 
 def signature(tensor: Tensor) -> float:
     """Return a random projection of a tensor: equal for equal tensors, and for no others but by chance."""
-    flat = tensor.detach().reshape(-1)
+    flat = as_reals(tensor.detach()).reshape(-1)
     if flat.dtype != torch.float64 or not flat.is_cpu:  # to ask takes as long as the product
         flat = flat.to("cpu", torch.float64)
     return float(flat @ _direction(flat.numel()))

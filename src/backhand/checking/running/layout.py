@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import as_reals
 from backhand.checking.running.private import joined
 
 Shapes = tuple[tuple[str, torch.Size], ...]
@@ -14,6 +15,8 @@ Shapes = tuple[tuple[str, torch.Size], ...]
 
 class Layout:
     """Where each of some named tensors lies in one vector of all their elements, in NumPy and float64.
+
+    A complex one lies there as pairs of real numbers.
 
     An operation on a small tensor costs little more than its call; on 26 of them at once it costs that once.
     """
@@ -27,7 +30,7 @@ class Layout:
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Layout":
         """Return the layout of these tensors; the same object for the same names and shapes."""
-        return _layout(tuple([(name, t.shape) for name, t in tensors.items()]))
+        return _layout(tuple([(name, as_reals(t).shape) for name, t in tensors.items()]))
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -39,7 +42,7 @@ class Layout:
         """Return the elements of the tensors of these names."""
         if not self._filled:
             return np.zeros(0)
-        flat = joined([tensors[name] for name in self.shapes])
+        flat = joined([as_reals(tensors[name]) for name in self.shapes])
         return flat.to("cpu", torch.float64).numpy()
 
     def spread(self, values: Iterable[float]) -> np.ndarray | float:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from backhand.checking.running.complexes import is_differentiable
+
 # |user - autograd| may be RELATIVE * |autograd| + OF_SUMMANDS * the size of what was added up, per element.
 # In float64 that is far above rounding and far below any mistake worth the name; the lower dtypes are used
 # only where the user's code does not run in float64, with some tens of units of rounding.
@@ -81,12 +83,12 @@ def converted(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 def unit(dtype: torch.dtype) -> float:
     """Return the unit of rounding of a dtype; that of float64 for integers."""
-    return torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    return torch.finfo(dtype if dtype.is_floating_point or dtype.is_complex else torch.float64).eps
 
 
 def lowest(values: Mapping[str, Any]) -> torch.dtype:
     """Return the coarsest floating-point dtype among these tensors; float64 where there is none."""
-    found = {v.dtype for v in values.values() if isinstance(v, Tensor) and v.is_floating_point()}
+    found = {v.dtype.to_real() for v in values.values() if is_differentiable(v)}
     return min(found, key=lambda d: -torch.finfo(d).eps, default=torch.float64)
 
 

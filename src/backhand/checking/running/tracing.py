@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import in_dtype, is_differentiable
 from backhand.checking.running.containers import each_tensor, flatten
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import nearest
@@ -89,8 +90,7 @@ def changes_a_leaf(error: Exception) -> bool:
 
 def as_leaf(value: Any) -> Any:
     """Return a tensor that may have a gradient as a leaf that needs one; anything else as it is."""
-    is_float = isinstance(value, Tensor) and value.is_floating_point()
-    return value.detach().clone().requires_grad_() if is_float else value
+    return value.detach().clone().requires_grad_() if is_differentiable(value) else value
 
 
 def copied(value: Any) -> Any:
@@ -114,8 +114,9 @@ def leaf_inputs(
     chosen_by_user = any(t.requires_grad for t in tensors)
 
     def leaf(value: Tensor) -> Tensor:
-        chosen = (dtype or value.dtype) if value.is_floating_point() else value.dtype
-        needs = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+        may = is_differentiable(value)
+        chosen = in_dtype(value, dtype) if may and dtype is not None else value.dtype
+        needs = may and (value.requires_grad or not chosen_by_user)
         if lent and needs:
             return value.detach().to(chosen).requires_grad_()
         copy = value.clone() if value.dtype == chosen else value.to(chosen)
@@ -169,6 +170,8 @@ def _upstream(
     for name, value in outputs.items():
         arriving = given.get(f"d{name}")
         if arriving is None or arriving.shape != value.shape:
-            arriving = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(dtype)
+            drawn_in = in_dtype(value, torch.float64)
+            arriving = torch.randn(value.shape, generator=generator, dtype=drawn_in)
+            arriving = arriving.to(in_dtype(value, dtype))
         drawn[f"d{name}"] = arriving.to(value.dtype).to(value.device)
     return drawn

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backhand.checking.running.containers import as_gradient, each_tensor, flatten, identical, is_strided
+from backhand.checking.running.complexes import in_dtype, is_differentiable
+from backhand.checking.running.containers import as_gradient_of, each_tensor, flatten, identical, is_strided
 from backhand.checking.running.graph import Trace, from_graph
 from backhand.checking.running.names import gradient_names, root
 from backhand.checking.running.program import Source
@@ -151,7 +152,8 @@ def judged(
     matched = gradient_names(judgeable, flat, chosen.names)
     user = {}
     for name, gradient in matched.items():
-        value, tensor = as_gradient(flat[gradient]), traced.tensors.get(name)
+        tensor = traced.tensors.get(name)
+        value = as_gradient_of(tensor, flat[gradient])
         if value is not None:
             user[name] = value if tensor is None else value.to(tensor.device)
     return Draw(traced, flat, matched, user, seed, promote, error, line, changed, dtype)
@@ -264,7 +266,7 @@ def vary(inputs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any
     chosen_by_user = any(t.requires_grad for t in tensors)
 
     def near(value: Tensor) -> Tensor:
-        is_leaf = value.is_floating_point() and (value.requires_grad or not chosen_by_user)
+        is_leaf = is_differentiable(value) and (value.requires_grad or not chosen_by_user)
         return _varied(value, generator) if is_leaf else value
 
     return {name: each_tensor(value, near) for name, value in inputs.items()}
@@ -272,14 +274,14 @@ def vary(inputs: Mapping[str, Any], generator: torch.Generator) -> dict[str, Any
 
 def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device)
-    varied = value.detach().to(torch.float64)
+    varied = value.detach().to(in_dtype(value, torch.float64))
     varied = 0.1 * (noise - 0.5) if not bool(varied.any()) else varied * (0.8 + 0.4 * noise)
     return varied.to(value.dtype).requires_grad_(value.requires_grad)
 
 
 def is_finite(draw: Draw) -> bool:
     """Tell whether the forward and autograd's gradients are finite, so that there is something to compare."""
-    outputs = [float(t.detach().sum()) for t in draw.trace.outputs.values()]
+    outputs = [float(t.detach().sum().abs()) for t in draw.trace.outputs.values()]
     return all(map(math.isfinite, (*outputs, *draw.trace.largest.values())))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.known import Known, Label, Seen, each_once
 
 
@@ -31,7 +32,7 @@ class _Noted:
 
 
 class Values(TorchFunctionMode):
-    """Notes the floating-point tensors that go into each operation, and come out of it."""
+    """Notes the floating-point and complex tensors that go into each operation, and come out of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Values(TorchFunctionMode):
         return result
 
     def _note(self, key: tuple[str, int, int], value: Tensor) -> None:
-        if value.is_floating_point() and value.dim():
+        if is_differentiable(value) and value.dim():
             self._now.append(_Noted(key, value.detach(), value._version))
 
     def ended(self, statement: ast.stmt | None) -> None:

@@ -31,7 +31,9 @@ def walk(
         step: does one operation.
     """
     useful = _towards(start[0], ends, stops)
-    waiting: dict[Node, dict[int, Tensor]] = {start[0]: {start[1]: gradient}} if start[0] in useful else {}
+    waiting: dict[Node, dict[int, Tensor]] = {}
+    if start[0] in useful:
+        _add(waiting.setdefault(start[0], {}), start[1], gradient, start)
     found: dict[Edge, Tensor] = {}
     with torch.no_grad():
         while waiting:
@@ -76,5 +78,7 @@ def _add(sums: dict[Any, Tensor], key: Any, value: Tensor, edge: Edge) -> None:
     if all_there is not None:
         there = all_there[edge[1]]
         value = value if value.shape == tuple(there.shape) else value.sum_to_size(there.shape)
+        if value.is_complex() and not there.dtype.is_complex:
+            value = value.real  # what a real tensor sends into complex ones comes back as that
         value = value if value.dtype == there.dtype else value.to(there.dtype)
     sums[key] = sums[key] + value if key in sums else value

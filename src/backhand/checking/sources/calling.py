@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from backhand.checking.running.arrays import as_tensors
+from backhand.checking.running.complexes import in_dtype, is_differentiable
 from backhand.checking.running.private import differentiated
 from backhand.checking.running.sandbox import running
 from backhand.checking.running.trials import leaf_like
@@ -76,10 +77,12 @@ class Called:
     def with_inputs(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Return the arguments for other inputs; what is none of them is in their precision if it was so."""
         self.hold(inputs)
-        before = next((value.dtype for name, value in self.arguments if name and _is_float(value)), None)
-        now = next((v.dtype for n, _ in self.arguments if n and _is_float(v := inputs[n])), before)
+        before = next((_precision(v) for name, v in self.arguments if name and is_differentiable(v)), None)
+        now = next(
+            (_precision(v) for n, _ in self.arguments if n and is_differentiable(v := inputs[n])), before
+        )
         return [
-            inputs[name] if name else value.to(now) if _is_float(value) and value.dtype == before else value
+            inputs[name] if name else _in(value, now) if now and _precision(value) == before else value
             for name, value in self.arguments
         ]
 
@@ -139,7 +142,7 @@ class Call:
             dtype
         )  # what it makes of its own, as `torch.zeros(n)`, is like what it is given
         try:
-            return numpy_truths.Called(tuple(filter(_is_float, self.made(values))), None)
+            return numpy_truths.Called(tuple(filter(is_differentiable, self.made(values))), None)
         finally:
             torch.set_default_dtype(before)
 
@@ -194,9 +197,9 @@ class Call:
         if not is_followed:
             torch.default_generator.set_state(random)
             derived = iter(self.truth({n: v for n, v in named.items() if is_wanted(v)}))
-            found = [next(derived).to(out.dtype) if _is_float(out) else out for out in found]
+            found = [next(derived).to(out.dtype) if is_differentiable(out) else out for out in found]
         return tuple(
-            out if reached is None or i in reached or not _is_float(out) else out.detach()
+            out if reached is None or i in reached or not is_differentiable(out) else out.detach()
             for i, out in enumerate(found)
         )
 
@@ -225,9 +228,10 @@ def is_wanted(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-def _is_float(value: object) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def _precision(value: object) -> torch.dtype | None:
+    """Return the dtype of a tensor's numbers, of complex ones that of their parts; None of anything else."""
+    return value.dtype.to_real() if is_differentiable(value) else None
 
 
 def _in(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if value.is_floating_point() else value
+    return value.to(in_dtype(value, dtype)) if is_differentiable(value) else value

@@ -1,5 +1,6 @@
 """`check_function`: a custom autograd Function, or any differentiable callable, against a plain reference."""
 
+import copy
 import inspect
 import itertools
 import re
@@ -16,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from backhand.checking.judging import check_pass
 from backhand.checking.report import Report
 from backhand.checking.reshaping import in_shapes
+from backhand.checking.running.complexes import as_complex, as_reals, is_differentiable
 from backhand.checking.running.containers import each_tensor, flatten
 from backhand.checking.running.names import nearest
 from backhand.checking.running.precision import (
@@ -32,7 +34,6 @@ from backhand.checking.running.sandbox import running
 from backhand.checking.running.tracing import apart_from, as_leaf, changes_a_leaf, copied, leaf_inputs
 from backhand.checking.running.trials import sets_of
 from backhand.checking.sources.calling import Call, Called, ClosedError
-from backhand.checking.sources.complexes import as_complex, as_reals
 from backhand.checking.sources.locating import Opening, at_fault, located
 from backhand.checking.sources.opened import is_custom, opened
 from backhand.checking.sources.parameters import ByParameters, in_dtype_of, with_parameters
@@ -111,7 +112,8 @@ def check_function(
     left = [no_gradient] if isinstance(no_gradient, str) else no_gradient
     asked = Asked(dtype, rtol, atol)
     with closing(Function(fn, reference, frozenset(left), asked)) as function:
-        first, *others = (function.as_pass(each) for each in in_shapes(inputs, shapes))
+        given = list(in_shapes(inputs, shapes))
+        first, *others = map(function.as_pass, given)
         chosen = replace(
             first,
             elsewhere=tuple(other.inputs for other in others),
@@ -120,7 +122,7 @@ def check_function(
         report = check_pass(chosen, function.title, draws=draws, seed=seed)
         if not report.culprits:
             return report
-        return located(report, partial(function.openings, chosen, draws, seed), draws, seed)
+        return located(report, partial(function.openings, given[0], chosen, draws, seed), draws, seed)
 
 
 class Function:
@@ -155,7 +157,9 @@ class Function:
         self.title: str = getattr(self._operator or fn, "__name__", type(fn).__name__)
         self.no_gradient: frozenset[str] = no_gradient
         self.asked: Asked = asked
-        self._complex: set[str] = set()  # the inputs that are given as pairs of real numbers
+        self._in_pairs = True  # whether complex numbers are judged as pairs of real ones
+        self._complex: set[str] = set()  # the inputs that are given as such pairs
+        self._sees_complex = False
         self._given = torch.float64  # the dtype of the inputs
         self._takes_leaves = True
         self._apart: frozenset[str] = frozenset()  # the inputs with which it refuses to be differentiated
@@ -194,12 +198,22 @@ class Function:
             ),
         )
 
-    def openings(self, chosen: Pass, draws: int, seed: int) -> Iterator[Opening]:
+    def openings(self, given: Any, chosen: Pass, draws: int, seed: int) -> Iterator[Opening]:
         """Yield the Functions at fault, to be looked into: itself, or those that are called within.
+
+        Args:
+            given: the inputs as they were given.
+            chosen: the pass as it is judged.
+            draws, seed: of the check.
 
         Raises:
             ClosedError: there are none.
         """
+        if self._sees_complex:
+            alone = self._with_complex()
+            chosen = replace(alone.as_pass(given), elsewhere=chosen.elsewhere, allow=chosen.allow)
+            yield from alone.openings(given, chosen, draws, seed)
+            return
         inputs = next(sets_of(chosen.inputs, dict, 1, seed))
         fn = self._operator or self.fn
         if is_custom(fn):
@@ -239,10 +253,14 @@ class Function:
     def _opened(
         self, chosen: Pass, called: Called, seed: int, *, helpers: bool = True, whole: bool = False
     ) -> Pass:
-        if self._complex:
-            raise ClosedError("it takes complex numbers, which are judged as pairs of real ones")
         given = chosen, called, self.reference, self.told, seed, self._apart
         return opened(*given, helpers=helpers, whole=whole)
+
+    def _with_complex(self) -> "Function":
+        """Return it with complex numbers as they are, for its statements see them so."""
+        found = copy.copy(self)
+        found._in_pairs, found._complex, found._sees_complex = False, set(), False
+        return found
 
     def named(self, inputs: Any) -> dict[str, Any]:
         """Return the arguments by name, in order, then the parameters of a module.
@@ -254,7 +272,9 @@ class Function:
         """
         found = self._arguments(inputs)
         self._given = lowest(found)
-        self._complex |= {n for n, v in found.items() if isinstance(v, Tensor) and v.is_complex()}
+        if self._in_pairs:
+            self._complex |= {n for n, v in found.items() if isinstance(v, Tensor) and v.is_complex()}
+            self._sees_complex |= bool(self._complex)
         found = {n: as_reals(v) if n in self._complex else v for n, v in found.items()}
         sparse = {n for n, v in found.items() if isinstance(v, Tensor) and v.layout != torch.strided}
         chosen = any(isinstance(v, Tensor) and v.requires_grad for v in found.values())
@@ -379,10 +399,11 @@ class Function:
     def told(self, inputs: Iterable[str], result: Any) -> dict[str, Tensor]:
         """Return what a call gave by name: as many tensors as the reference has; the rest is for itself."""
         stem = next(s for s in _stems() if not any(_is_taken(s, name) for name in inputs))
-        several = self._count > 1
+        several, found = self._count > 1, _floats(result)[: self._count]
+        self._sees_complex |= self._in_pairs and any(r.is_complex() for r in found)
         return {
-            f"{stem}{i}" if several else stem: as_reals(r)
-            for i, r in enumerate(_floats(result)[: self._count])
+            f"{stem}{i}" if several else stem: as_reals(r) if self._in_pairs else r
+            for i, r in enumerate(found)
         }
 
     def _compare(self, inputs: Mapping[str, Any], own: Tensors, right: Tensors) -> None:
@@ -436,7 +457,7 @@ def _within(
     """
     inputs = call.named
     reached = frozenset(i for i, gradient in enumerate(arrived) if gradient is not None)
-    own = Function(call.fn, partial(call.plain, reached or None))
+    own = Function(call.fn, partial(call.plain, reached or None))._with_complex()
     try:
         with running(lowest(inputs), seed, promote=False), torch.no_grad():
             made = call.made(call.before)
@@ -452,7 +473,7 @@ def _within(
 
 def _floats(result: Any) -> list[Tensor]:
     results = result if isinstance(result, tuple | list) else [result]
-    return [r for r in results if isinstance(r, Tensor) and (r.is_floating_point() or r.is_complex())]
+    return [r for r in results if is_differentiable(r)]
 
 
 def _the_same(own: Tensor, other: Tensor) -> Tensor:

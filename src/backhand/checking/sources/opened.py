@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+from backhand.checking.running.complexes import in_dtype
 from backhand.checking.running.containers import as_gradient, each_tensor, flatten, is_strided
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.inlining import inlined
@@ -295,8 +296,9 @@ def opened(
         raise ClosedError("its reference does not run in float64") from error
     naming = partial(told, inputs)
     places = _places(called, naming, apart_from(backward_arguments(chosen, truth)["inputs"], apart), seed)
+    detached = chosen.no_gradient | frozenset(truth.unreached)  # its reference may say it by a `detach`
     for source, steps in itertools.product(sources, _forwards(fn, reference)):
-        runner = Opened(called, naming, steps, source, chosen.no_gradient, apart, places, whole)
+        runner = Opened(called, naming, steps, source, detached, apart, places, whole)
         found = _opened_with(chosen, runner, truth)
         last = _Last(unseen := Unseen())
         if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed, unseen, last):
@@ -391,7 +393,8 @@ def _is_one(own: Tensor | None, other: Tensor | None) -> bool:
     """Tell whether two tensors are the same but for constants of eight digits, which are no other formula."""
     if own is None or other is None:
         return own is other
-    return close(own.detach().float(), other.detach().float())
+    single = in_dtype(other, torch.float32)
+    return close(own.detach().to(single), other.detach().to(single))
 
 
 def _does_the_same(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import as_reals, both_as_reals, in_dtype
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 
 TINY = torch.finfo(torch.float64).tiny
@@ -32,8 +33,7 @@ def close(user: Tensor, expected: Tensor, summands: float = 0.0, noise: float = 
     user = user.to(expected.device)  # a number that was made a tensor, and what was left on the CPU
     if user is expected or torch.equal(user, expected):
         return True
-    if user.is_complex() or expected.is_complex():
-        user, expected = (torch.view_as_real(t.to(torch.complex128).resolve_conj()) for t in (user, expected))
+    user, expected = both_as_reals(user, expected)
     dtype, largest = coarser(user.dtype, expected.dtype), largest_of(expected)
     size = max(summands, largest) if summands < math.inf else largest
     if not math.isfinite(largest):
@@ -58,7 +58,7 @@ def within(user: Tensor, expected: Tensor, relative: float, absolute: float) -> 
 
 
 def _within(user: Tensor, expected: Tensor, relative: float, absolute: float) -> bool:
-    user, expected = user.to(torch.float64), expected.to(torch.float64)
+    user, expected = _in_float64(user), _in_float64(expected)
     allowed = expected.abs().mul_(relative).add_(absolute)
     return bool((user - expected).abs_().le(allowed).all())
 
@@ -67,21 +67,19 @@ def allclose(user: Tensor, expected: Tensor, rtol: float, atol: float) -> bool:
     """Tell whether two tensors of one shape differ by no more than the caller's tolerances."""
     if user.shape != expected.shape:
         return False
-    return torch.allclose(
-        user.to(torch.float64), expected.to(torch.float64), rtol=rtol, atol=atol, equal_nan=True
-    )
+    return torch.allclose(_in_float64(user), _in_float64(expected), rtol=rtol, atol=atol, equal_nan=True)
 
 
 def root_mean_square(tensor: Tensor) -> float:
     """Return the size of a typical element; zero where there is none."""
-    squares = sum(float(part.to(torch.float64).square().sum()) for (part,) in pieces(tensor))
+    squares = sum(float(as_reals(part).to(torch.float64).square().sum()) for (part,) in pieces(tensor))
     return (squares / max(tensor.numel(), 1)) ** 0.5
 
 
 def off(user: Tensor, expected: Tensor) -> float:
     """Return by how much a typical element differs, of tensors of one shape."""
     squares = sum(
-        float((a.to(torch.float64) - b.to(torch.float64)).square().sum()) for a, b in pieces(user, expected)
+        float((_in_float64(a) - _in_float64(b)).abs().square().sum()) for a, b in pieces(user, expected)
     )
     return (squares / max(user.numel(), 1)) ** 0.5
 
@@ -98,14 +96,15 @@ def largest_of(tensor: Tensor) -> float:
     """Return the size of the largest element; NaN where there is one."""
     if not tensor.numel():
         return 0.0
-    low, high = tensor.detach().aminmax()
+    low, high = as_reals(tensor.detach()).aminmax()
     return max(-float(low), float(high))
 
 
 @lru_cache(maxsize=64)
 def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
     """Return the dtype with the larger unit of rounding; integers count as float64."""
-    known = [d for d in (a, b) if d in RELATIVE]
+    known = [d.to_real() for d in (a, b) if d.is_floating_point or d.is_complex]
+    known = [d for d in known if d in RELATIVE]
     return max(known, key=lambda d: torch.finfo(d).eps, default=torch.float64)
 
 
@@ -124,15 +123,19 @@ def worst_element(user: Tensor, expected: Tensor) -> tuple[int, ...]:
 
 
 def elements(tensor: Tensor) -> np.ndarray:
-    """Return a tensor's elements in NumPy and float64, in its shape."""
-    return tensor.detach().to("cpu", torch.float64).numpy()
+    """Return a tensor's elements in NumPy and float64, complex ones in complex128, in its shape."""
+    return _in_float64(tensor.detach()).cpu().resolve_conj().numpy()
+
+
+def _in_float64(tensor: Tensor) -> Tensor:
+    return tensor.to(in_dtype(tensor, torch.float64))
 
 
 @np.errstate(invalid="ignore")  # infinity from infinity: NaN, which is looked at
 def differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return |a - b|: zero between equal infinities and where both are NaN, infinity where one is."""
     found = np.asarray(a - b)
-    np.abs(found, out=found)
+    found = np.abs(found, out=None if np.iscomplexobj(found) else found)
     if not found.max(initial=0.0) < math.inf:  # NaN too
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         found = np.nan_to_num(np.where(same, 0.0, found), nan=math.inf, posinf=math.inf)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from backhand.checking.running.alarms import patience
+from backhand.checking.running.complexes import as_reals, is_differentiable
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import knowledge
@@ -362,7 +363,19 @@ class _Search:
             makes_up &= other.step < found.step
             if makes_up and self._left(other) == left:  # each is a run
                 return other
-        return found
+        return self._renaming(found, left) or found
+
+    def _renaming(self, found: _Candidate, left: frozenset[str]) -> _Candidate | None:
+        """Return the statement that only gives another name to what one makes, if that is right elsewhere.
+
+        Of `dhidden = dy @ W.T`, which is right for the hidden layer, and `dx = dhidden` the second is wrong.
+        """
+        variable = found.target[1]
+        if not variable or self._is_no_gradient(found):
+            return None
+        renaming = [t for t in self.events if getattr(getattr(t[0], "value", None), "id", None) == variable]
+        later = (c for c in self._candidates(renaming) if c.step > found.step)
+        return next((c for c in self._in_time(later) if self._left(c) == left), None)
 
     def _only_puts_together(self, found: _Candidate) -> bool:
         """Tell whether all that a statement gives are elements of several tensors that it reads.
@@ -373,8 +386,8 @@ class _Search:
         namespace, made = (seen.before[:1] or [{}])[0], (seen.made[:1] or [None])[0]
         statement = found.target[0]  # which may find in its place what an earlier turn left there
         held = (namespace.get(name) for name in reads(statement) - writes_surely(statement))
-        read = [v.flatten() for v in held if isinstance(v, Tensor) and v.is_floating_point()]
-        return made is not None and len(read) > 1 and bool(torch.isin(made, torch.cat(read)).all())
+        read = [as_reals(v).flatten() for v in held if is_differentiable(v)]
+        return made is not None and len(read) > 1 and bool(torch.isin(as_reals(made), torch.cat(read)).all())
 
     def _is_no_gradient(self, candidate: _Candidate) -> bool:
         """Tell whether what a statement gives is known as the gradient of nothing."""

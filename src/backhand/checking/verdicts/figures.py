@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.precision import APPROXIMATE
 from backhand.checking.running.trials import Draw
 from backhand.checking.verdicts.comparing import PIECE, differences, largest_difference, within
@@ -82,4 +83,5 @@ def _figures(maxdiff: float, is_close: bool, off: float, own: float, finite: boo
 
 
 def _tolerance(gradient: Tensor) -> tuple[float, float]:
-    return APPROXIMATE.get(gradient.dtype, APPROXIMATE[torch.float64])
+    dtype = gradient.dtype.to_real() if is_differentiable(gradient) else torch.float64
+    return APPROXIMATE.get(dtype, APPROXIMATE[torch.float64])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.known import Known, Label, alike, along_time, may_stand_for, parts, signature
 from backhand.checking.running.statements import begins_anew, writes
@@ -38,7 +39,7 @@ class Recogniser:
             for value, sign, turn, age in zip(one.values, one.signatures, one.turns, one.ages, strict=True)
         )
         tensors = [v for v in flatten(forward).values() if isinstance(v, Tensor)]
-        self._forward = _Signs((v.shape, signature(v), None) for v in tensors if v.is_floating_point())
+        self._forward = _Signs((v.shape, signature(v), None) for v in tensors if is_differentiable(v))
         self._parts: dict[torch.Size, list[Known]] = {}
         self._along_time: dict[tuple[torch.Size, int], list[Known]] = {}
         self._turns: dict[int, dict[tuple[int, ...], None]] = {}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.instrumenting import Run, Watcher
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import counters, running_variables
@@ -141,7 +142,7 @@ class Reruns:
         def shaken(now: int, value: object) -> object:
             if isinstance(value, Tensor) and value.dtype == torch.bool:
                 value = value.double()
-            if now not in turns or not isinstance(value, Tensor) or not value.is_floating_point():
+            if now not in turns or not is_differentiable(value):
                 return value
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
             return value * (1 + noise) + (0.0 if bool((value.abs() > NOTHING).any()) else noise)

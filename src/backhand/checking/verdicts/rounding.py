@@ -135,7 +135,8 @@ class Summands(Mapping[str, float]):
         """Return the gradients that are tiny beside their summands: zero but for rounding."""
         trace, largest = self._draw.trace, self._draw.trace.largest
         seen = trace if isinstance(self._draw, Truth) else self._draw.seen
-        parts = {n: VACUOUS[g.dtype] for n, g in seen.gradients.items() if g.numel() and g.dtype in VACUOUS}
+        units = {n: g.dtype.to_real() for n, g in seen.gradients.items() if g.numel()}
+        parts = {n: VACUOUS[dtype] for n, dtype in units.items() if dtype in VACUOUS}
         parts = {n: part for n, part in parts.items() if n in largest}
 
         def may_be(name: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.known import signature
 from backhand.checking.running.program import Namespace
@@ -57,7 +58,7 @@ class Event:
 
 def event_of(step: int, value: Any) -> Event:
     """Return what a value is, as an event."""
-    if isinstance(value, Tensor) and (value.is_floating_point() or value.dtype == torch.bool):
+    if is_differentiable(value) or (isinstance(value, Tensor) and value.dtype == torch.bool):
         return Event(step, value.shape, signature(value))
     return Event(step, None, 0.0)
 
@@ -228,7 +229,7 @@ class Log(Putting):
     def added(self, step: int, statement: ast.stmt, value: Any) -> Any:
         """Note what is added, or put into a container."""
         value = super().added(step, statement, value)
-        if isinstance(value, Tensor) and value.is_floating_point():
+        if is_differentiable(value):
             self.note(step, (statement, ""), value)
         return value
 
@@ -342,7 +343,7 @@ def may_be_gradient(value: Any, name: str) -> TypeGuard[Tensor]:
     """Tell whether a variable holds a floating-point tensor, or a mask though it is called a gradient."""
     if not isinstance(value, Tensor):
         return False
-    return value.is_floating_point() or (value.dtype == torch.bool and name.startswith("d"))
+    return is_differentiable(value) or (value.dtype == torch.bool and name.startswith("d"))
 
 
 def _nodes(statement: ast.Assign | ast.AnnAssign) -> Iterable[ast.expr]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backhand.checking.running.complexes import in_dtype, is_differentiable
 from backhand.checking.running.containers import each_tensor
 from backhand.checking.running.graph import Trace
 from backhand.checking.running.precision import (
@@ -76,7 +77,7 @@ def _is_alike(own: Tensor, exact: Tensor) -> bool:
 
 
 def _in_float64(value: Tensor) -> Tensor:
-    return converted(value, torch.float64) if value.is_floating_point() else value
+    return converted(value, in_dtype(value, torch.float64)) if is_differentiable(value) else value
 
 
 def rounding_alone(chosen: Pass, drawn: Draw) -> dict[str, float]:
@@ -160,7 +161,7 @@ def _both_sides(truth: Trace, generator: torch.Generator) -> Iterator[dict[str, 
 
 def moved(value: Tensor, by: float, generator: torch.Generator) -> Tensor:
     """Return a leaf like a tensor, each element of which is larger by up to a part of itself; no integers."""
-    if not value.is_floating_point():
+    if not is_differentiable(value):
         return value
     larger = 1 + by * torch.rand(value.shape, generator=generator)
     return converted(value * larger.to(value.device, value.dtype), value.dtype)
@@ -232,7 +233,7 @@ def noise(drawn: Draw, name: str, summands: float) -> float:
         return math.inf
     own = drawn.ran.gradients[name]
     size = root_mean_square(right)
-    rounding = LEAST_ROUNDING[own.dtype] * unit(own.dtype) * max(size, summands)
+    rounding = LEAST_ROUNDING[own.dtype.to_real()] * unit(own.dtype) * max(size, summands)
     reference = off(own, right)
     found = max(ERROR_BUDGET * max(reference, rounding), HANDED_ON * forward_error(drawn) * size)
     return found if found < math.inf else math.inf  # NaN, where the reference itself has some
