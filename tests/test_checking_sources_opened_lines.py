@@ -346,3 +346,28 @@ def test_pieces_of_different_sizes_end_no_check() -> None:
     inputs |= {n: torch.tensor(v) for n, v in rows.items()}
     report = backhand.check_function(Scattered, in_one_product, inputs)
     assert report["w"].lines[0].text == "dw[i] = 2 * (x[rows].t() @ piece)"
+
+
+class Hidden(Function):
+    """Two layers, the second of which its backward hands on under another name."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        scaled = x * slope
+        ctx.save_for_backward(scaled, slope)
+        return scaled.sin()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        scaled, _ = ctx.saved_tensors
+        arriving = dy * scaled.cos()
+        dx = arriving
+        return dx, None
+
+
+def test_a_line_that_gives_another_name_to_what_is_right_above_it_lacks_the_factor() -> None:
+    g = torch.Generator().manual_seed(0)
+    inputs = {"x": torch.randn(3, 4, generator=g), "slope": torch.randn(4, generator=g)}
+    report = backhand.check_function(Hidden, lambda x, slope: (x * slope.detach()).sin(), inputs)
+    (row,) = report.culprits
+    assert row.lines[0].text == "dx = arriving"

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.mistakes.neighbourhood import NEAR, Scene
-from backhand.checking.running.complexes import as_reals, both_as_reals
+from backhand.checking.running.complexes import as_reals
 from backhand.checking.running.names import root
+from backhand.checking.verdicts.comparing import constant_ratio
 
 # Which branches are wrong together: up to so many of up to so many. A weight that a loop uses at every turn
 # has a branch a turn; each of them alone is looked at, but not every choice of four.
@@ -202,14 +203,6 @@ def _each(scene: Scene, wrong: dict[str, float]) -> Finding:
     missing = [c for c, a in wrong.items() if not a]
     lost = f", and the branch through {listed(missing)} is missing" if missing else ""
     return replace(found, words=f"{found.words}{lost}")
-
-
-def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
-    """Return the factor between two tensors of one shape, or None if there is no finite one."""
-    a, b = (t.to(torch.float64).flatten() for t in both_as_reals(user, expected))
-    square = float(b @ b)
-    factor = float(a @ b) / square if square > 0 else math.nan
-    return factor if math.isfinite(factor) else None
 
 
 def _scale(scene: Scene, factor: float, chosen: Sequence[str], what: str) -> Finding:

@@ -26,6 +26,20 @@ def another_known_value(case: Case) -> Finding | None:
     return None
 
 
+def number_for_a_tensor(case: Case) -> Finding | None:
+    """Find that the statement at fault gives a number, the same for all elements, where a tensor belongs."""
+    fault = case.culprit.fault
+    if fault is None or not fault.gives_a_number:
+        return None
+    belongs = fault.benches[0].expected
+    if belongs.numel() < 2 or not bool(belongs.any()):
+        return None
+    shape, is_value = tuple(belongs.shape), fault.belongs.is_value
+    words = f"it is a number, where a {'tensor' if is_value else 'gradient'} of shape {shape} belongs"
+    kind = "wrong_point" if is_value else "wrong_upstream"
+    return Finding(kind, {"used": None, "expected": None}, words, at=(fault.statement,))
+
+
 def _is_opposite(fault: Fault) -> bool:
     """Tell whether what the statement gives is what belongs there but for its sign."""
     made = [(bench.value, bench.expected) for bench in fault.benches if bench.value is not None]

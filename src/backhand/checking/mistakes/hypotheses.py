@@ -28,6 +28,7 @@ from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.elsewhere import (
     another_known_value,
     another_value_of_the_forward,
+    number_for_a_tensor,
     what_belongs,
 )
 from backhand.checking.mistakes.evidence import Case, Probes
@@ -162,6 +163,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     predicts("a branch of an upstream gradient", branches.in_upstreams),
     mends("a line that adds too late", turns.by_order),
     mends_fault("a small edit", mending.by_edit),
+    tells("a number in a tensor's place", lambda case: with_its_line(case, number_for_a_tensor(case))),
     tells("digits that are missing", probed.right_but_for_digits),
     predicts_fault("the shape alone", shapes.right_values),
     tells("what is right elsewhere", lambda case: with_its_line(case, another_known_value(case))),

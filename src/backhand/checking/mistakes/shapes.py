@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import choices, constant_ratio
+from backhand.checking.mistakes.branches import choices
 from backhand.checking.mistakes.finding import Finding, listed
 from backhand.checking.mistakes.neighbourhood import TIMES_LARGER, Scene
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
-from backhand.checking.verdicts.comparing import close, coarser, right_but_for_shape
+from backhand.checking.verdicts.comparing import close, coarser, constant_ratio, right_but_for_shape
 
 
 def right_values(scene: Scene) -> Finding | None:

@@ -10,14 +10,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from backhand.checking.mistakes.branches import constant_ratio
 from backhand.checking.mistakes.budget import Budget
 from backhand.checking.mistakes.edits import Edit, Place, holds_tensor
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import EXACT
 from backhand.checking.mistakes.workbench import Focus
 from backhand.checking.running.program import Namespace
-from backhand.checking.verdicts.comparing import TINY, close, largest_of, root_mean_square
+from backhand.checking.verdicts.comparing import TINY, close, constant_ratio, largest_of, root_mean_square
 
 UNKNOWN = "__unknown__"  # a factor to be found
 # What one tensor may be to a value that lacks it.

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from backhand.checking.mistakes.branches import OF, constant_ratio, whole_factor
+from backhand.checking.mistakes.branches import OF, whole_factor
 from backhand.checking.mistakes.finding import Finding
 from backhand.checking.mistakes.neighbourhood import EXACT, NEAR, Saved, Scene
 from backhand.checking.running import private
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.private import Gradients, step
-from backhand.checking.verdicts.comparing import coarser, fits
+from backhand.checking.verdicts.comparing import coarser, constant_ratio, fits
 
 
 def another_upstream(scene: Scene) -> Finding | None:

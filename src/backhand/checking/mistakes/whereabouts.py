@@ -57,13 +57,17 @@ def _begun_of_nothing(case: Case, alike: Sequence[str]) -> tuple[ast.stmt, ...]:
     of, the statement where that begins. Before it comes a `return` where another gradient is multiplied by
     the upstream one.
     """
-    source, outputs = case.chosen.backward_source, case.first.draw.trace.outputs
+    source, outputs, fault = case.chosen.backward_source, case.first.draw.trace.outputs, case.culprit.fault
     if source is None or case.name not in case.paths:
         return ()
     arriving = {case.chosen.names.get(n, f"d{n}") for n in outputs}
     plain = [s for s in source.simple if isinstance(s, ast.Assign | ast.AugAssign)]
     plain = [s for s in plain if not _makes_room(s.value)]
     made = made_of(plain, arriving)
+    if fault is not None and made.isdisjoint(reads(fault.statement)):
+        in_a_loop = fault.statement in plain and fault.statement not in source.statements
+        if in_a_loop or fault.gives_a_number:  # what a running gradient is made of is nearer than that
+            return (fault.statement,)
     last = {r.lineno: r for r in returns(source.statements)}
     known = {*arriving, *case.first.draw.trace.values, *(n for s in source.simple for n in assigned(s))}
     variable, begun, seen = root(case.paths[case.name]), None, set[str]()

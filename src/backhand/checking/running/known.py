@@ -13,7 +13,7 @@ from torch import Tensor
 from backhand.checking.running.complexes import as_reals
 from backhand.checking.running.containers import is_strided
 
-Kind = Literal["result", "operand", "part", "input", "value", "nothing", "sum"]
+Kind = Literal["result", "operand", "part", "input", "value", "nothing", "sum", "number"]
 # Gates that lie in one tensor are four at most; a batch is no part of this kind.
 PARTS = 4
 # Two tensors are taken for one if their random projections agree to this part; rounding is far below.
@@ -27,7 +27,8 @@ class Label:
     Attributes:
         kind: the gradient of an operation's `result`, what it sends back to an `operand`, the sum of some
             of those (`part`), the gradient of an `input` of the forward, a `value` of the forward itself,
-            `nothing`, the zeros with which a sum begins, or such a `sum` turn by turn, in a loop's own order.
+            `nothing`, the zeros with which a sum begins, such a `sum` turn by turn, in a loop's own order, or
+            a `number` by which several gradients are off.
         operations: of the forward, each with the statement in which it stands, where that is known.
         name: of the input.
     """
@@ -100,6 +101,12 @@ def nothing(shape: torch.Size, like: Tensor) -> Known:
     """Return the zeros of a shape with which a sum begins, in the dtype and on the device of a tensor."""
     zeros = like.new_zeros(shape)
     return Known((Label("nothing"),), (zeros,), (0.0,), (0,), (0,), frozenset())
+
+
+def number(value: float) -> Known:
+    """Return a number as what belongs where a statement gives one."""
+    tensor = torch.tensor(value, dtype=torch.float64)
+    return Known((Label("number"),), (tensor,), (signature(tensor),), (0,), (0,), frozenset())
 
 
 def signature(tensor: Tensor) -> float:

@@ -92,6 +92,14 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(t.detach().reshape(-1).split(PIECE) for t in tensors), strict=True)
 
 
+def constant_ratio(user: Tensor, expected: Tensor) -> float | None:
+    """Return the factor between two tensors of one shape, or None if there is no finite one."""
+    a, b = (t.to(torch.float64).flatten() for t in both_as_reals(user, expected))
+    square = float(b @ b)
+    factor = float(a @ b) / square if square > 0 else math.nan
+    return factor if math.isfinite(factor) else None
+
+
 def largest_of(tensor: Tensor) -> float:
     """Return the size of the largest element; NaN where there is one."""
     if not tensor.numel():

@@ -9,7 +9,13 @@ from torch import Tensor
 from backhand.checking.running.arrays import is_object
 from backhand.checking.running.known import Known
 from backhand.checking.running.program import Namespace, Source
-from backhand.checking.running.slicing import begins_with_zeros, computes, makes_numbers, multiplies
+from backhand.checking.running.slicing import (
+    begins_with_zeros,
+    computes,
+    makes_numbers,
+    multiplies,
+    sets_a_number,
+)
 from backhand.checking.running.statements import may_be_wrong, reads, writes_surely
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.shadowing import Target, event_of, is_carried
@@ -59,6 +65,12 @@ class Fault:
     benches: tuple[Bench, ...]
     others: tuple[Bench, ...] = ()
     temporaries: tuple[ast.stmt, ...] = ()
+
+    @property
+    def gives_a_number(self) -> bool:
+        """Whether it gives a number, that is the same for all elements."""
+        made = self.benches[0].value if self.benches else None
+        return made is not None and not made.dim() and sets_a_number(self.statement)
 
     @property
     def statement(self) -> ast.stmt:

@@ -23,10 +23,10 @@ from backhand.checking.running.complexes import as_reals, is_differentiable
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.knowledge import knowledge
-from backhand.checking.running.known import Known, nothing
+from backhand.checking.running.known import Known, nothing, number, signature
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes
+from backhand.checking.running.slicing import computes, sets_a_number
 from backhand.checking.running.statements import (
     ONLY_TAKES,
     assigned,
@@ -38,7 +38,7 @@ from backhand.checking.running.statements import (
 )
 from backhand.checking.running.trials import Draw
 from backhand.checking.sources.protocol import Pass
-from backhand.checking.verdicts.comparing import close
+from backhand.checking.verdicts.comparing import close, constant_ratio
 from backhand.checking.verdicts.fault import BENCHES, Bench, Explained, Fault, origins
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.ranking import Ages, Rank, begun_elsewhere, rank
@@ -80,9 +80,9 @@ def explained(
         return []
     plain = search(recogniser, runs, MOST_SECONDS)
     # a line in which the upstream gradient is left out is made of none, and may all the same be to give one
-    if gradients is not None and (len(plain) > 1 or not _explains(plain, repair.culprits)):
+    if gradients is not None and (not _is_one_line(plain) or not _explains(plain, repair.culprits)):
         found = search(Recogniser(known, draw.trace.values), runs, MOST_SECONDS / 2)
-        if len(found) == 1 and _explains(found, repair.culprits):
+        if len(found) == 1 and _explains(found, repair.culprits) and (_is_one_line(found) or len(plain) > 1):
             return found
     # one line that explains all is that, though a division that it lacks may look like one held back
     if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
@@ -116,6 +116,10 @@ def _puts_into_elements(statement: ast.stmt) -> TypeGuard[ast.Assign]:
     item = statement.targets[0]
     names = {n.id for n in ast.walk(statement.value) if isinstance(n, ast.Name)}
     return isinstance(item, ast.Subscript) and root_of(item) not in names
+
+
+def _is_one_line(found: Sequence[Explained]) -> bool:
+    return len(found) == 1 == len(found[0].faults)
 
 
 def _explains(found: Sequence[Explained], culprits: Iterable[str]) -> bool:
@@ -194,7 +198,8 @@ def _gradients(chosen: Pass, draw: Draw, source: Source) -> frozenset[str] | Non
     if chosen.contract == "returned":
         watched(chosen, draw, arriving := _Arriving(draw.trace.upstream.values()))
         asked = arriving.names
-    return made_of(source.statements, asked) if asked else None
+    made = made_of(source.statements, asked)
+    return made if made > {*asked} else None  # where nothing is made of them the text tells nothing
 
 
 class _Arriving(Watcher):
@@ -373,7 +378,7 @@ class _Search:
         variable = found.target[1]
         if not variable or self._is_no_gradient(found):
             return None
-        renaming = [t for t in self.events if getattr(getattr(t[0], "value", None), "id", None) == variable]
+        renaming = [t for t in self.events if _names_again(t[0], variable)]
         later = (c for c in self._candidates(renaming) if c.step > found.step)
         return next((c for c in self._in_time(later) if self._left(c) == left), None)
 
@@ -450,11 +455,25 @@ class _Search:
         shape = events[0].shape
         if len(events) == 1 and shape is not None and events[0].sign and target[1] in self._begun:
             yield self._candidate(target, nothing(shape, self.recogniser.known[0].values[0]), (0,), (0,))
+        if len(events) == 1 and sets_a_number(target[0]) and (k := self._off_by) is not None:
+            made = signature(torch.ones((), dtype=torch.float64))
+            yield self._candidate(target, number(events[0].sign / made / k), (0,), (0,))
         for known in self.recogniser.belonging(target, events):
             for order in self.recogniser.orders(target, events, known):
                 turns = _deviations(target, events, known, order)
                 if turns:
                     yield self._candidate(target, known, order, turns)
+
+    @cached_property
+    def _off_by(self) -> float | None:
+        """The factor by which all of several wrong gradients are off; None where there is no such one."""
+        right, observed = self.runs.draw.trace.gradients, self.runs.repair.observed
+        beside = [(observed[n].value, right[n]) for n in self.runs.repair.culprits if n in observed]
+        alike = [(a, b) for a, b in beside if a is not None and a.shape == b.shape]
+        if len(alike) < 2 or len(alike) < len(beside):
+            return None
+        k = constant_ratio(*alike[0])
+        return k if k and all(close(a, k * b) for a, b in alike) else None
 
     def _candidate(self, target: Target, known: Known, order: Order, turns: tuple[int, ...]) -> _Candidate:
         events = self.events[target]
@@ -535,6 +554,11 @@ class _Search:
             tuple(bench for now, bench in benches.items() if now < turn),
             tuple(origins(self.runs.source, target, wrong[-1].namespace, self.recogniser)) if wrong else (),
         )
+
+
+def _names_again(statement: ast.stmt, variable: str) -> bool:
+    """Tell whether a statement only gives another name to a variable."""
+    return isinstance(statement, ast.Assign) and getattr(statement.value, "id", None) == variable
 
 
 def _adds_up(target: Target, known: Known) -> bool:

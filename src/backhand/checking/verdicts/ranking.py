@@ -49,6 +49,11 @@ def rank(
     if is_carried(target) and len({each.sign for each in events}) == 1:
         # what is a gradient itself, and made anew each turn under another name, is only read for that one
         return Rank.OTHERWISE if recogniser.is_known(event) and known in made() else Rank.NOTHING
+    if known.label.kind == "number":  # any tensor that all of these are made of may lack the factor as well
+        return Rank.OTHERWISE
+    if event.shape == () != known.shape:
+        # one that each turn makes anew is no scale, nor is what is called a gradient
+        return Rank.UNKNOWN if len(events) > 1 or target[1].startswith("d") else Rank.OTHERWISE
     if known.is_value:
         return Rank.OF_THE_FORWARD if recogniser.is_known(event) else Rank.UNKNOWN
     if event.sign == 0 and event.shape is not None:  # what is added up, or carried on, begins with zeros

@@ -12,6 +12,7 @@ from torch import Tensor
 from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.known import Known, Label, alike, along_time, may_stand_for, parts, signature
+from backhand.checking.running.slicing import takes_apart
 from backhand.checking.running.statements import begins_anew, writes
 from backhand.checking.verdicts.shadowing import Event, Target, is_sum
 
@@ -70,6 +71,8 @@ class Recogniser:
                 self._along_time[key] = [one for known in self.known for one in along_time(known, *key)]
             found += self._along_time[key]
             found += self._added_up(events)
+        if takes_apart(target[0]) and self.is_of_the_forward(events[0]):  # what was saved is no gradient
+            return [known for known in found if known.is_value]
         return [known for known in found if self._may_hold(target, known)]
 
     def _added_up(self, events: Sequence[Event]) -> Iterator[Known]:

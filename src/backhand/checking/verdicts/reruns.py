@@ -20,7 +20,7 @@ from backhand.checking.verdicts.comparing import close
 from backhand.checking.verdicts.lives import Lives
 from backhand.checking.verdicts.recognising import Recogniser
 from backhand.checking.verdicts.repairing import Repair, Repairer, Replace, at_return, variables_of, watched
-from backhand.checking.verdicts.shadowing import Adding, Before, Give, Log, Putting, Target
+from backhand.checking.verdicts.shadowing import Adding, Before, Give, Log, Putting, Target, as_tensor
 
 # What is no larger is zero but for the rounding of ones: to make it a little larger would show nothing.
 NOTHING = 1e-12
@@ -140,6 +140,7 @@ class Reruns:
         found: set[str] = set()
 
         def shaken(now: int, value: object) -> object:
+            value = as_tensor(value)
             if isinstance(value, Tensor) and value.dtype == torch.bool:
                 value = value.double()
             if now not in turns or not is_differentiable(value):

@@ -14,6 +14,7 @@ from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.instrumenting import Watcher
 from backhand.checking.running.known import signature
 from backhand.checking.running.program import Namespace
+from backhand.checking.running.slicing import sets_a_number
 from backhand.checking.running.statements import (
     assigned,
     given_to,
@@ -307,7 +308,7 @@ class Before(Putting):
             there = {n: variables[n] for n in self.counters if n in variables}
             self.before[-1] |= snapshot({n: v for n, v in there.items() if n not in writes_surely(statement)})
         if step in self.steps and self.target[1]:
-            value = variables.get(self.target[1]) if step != self._raised else None
+            value = as_tensor(variables.get(self.target[1])) if step != self._raised else None
             self.made.append(value.clone() if isinstance(value, Tensor) else None)
         elif step in self.steps and step == self._raised > self._added:
             self.made.append(None)  # nothing was added
@@ -331,12 +332,20 @@ def targets_of(statement: ast.stmt) -> Iterator[Target]:
 def assigned_tensors(statement: ast.stmt, variables: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     """Yield the variables to which a statement has given a floating-point tensor, or whose tensor it changed.
 
+    A number that it computes or writes out is one of no axes, what is counted or measured is none.
     What it adds to a variable, or puts into a container, is seen before.
     """
     for name in writes_surely(statement):
         value = variables.get(name)
+        value = as_tensor(value) if sets_a_number(statement) else value
         if may_be_gradient(value, name):
             yield name, value
+
+
+def as_tensor(value: Any) -> Any:
+    """Return a number as a tensor of no axes, which may stand where a gradient belongs; others as is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return torch.tensor(float(value), dtype=torch.float64) if is_number else value
 
 
 def may_be_gradient(value: Any, name: str) -> TypeGuard[Tensor]:
