@@ -13,7 +13,7 @@ from backhand.checking.mistakes.neighbourhood import Scene, derived
 from backhand.checking.mistakes.workbench import Bench, Program, filled_by, with_helpers
 from backhand.checking.report import Mistake
 from backhand.checking.running.complexes import is_differentiable
-from backhand.checking.running.containers import as_gradient
+from backhand.checking.running.containers import as_gradient, each_tensor
 from backhand.checking.running.copied import grads_read
 from backhand.checking.running.names import root
 from backhand.checking.running.program import numbers_in
@@ -32,7 +32,7 @@ from backhand.checking.running.statements import (
     writes,
     writes_surely,
 )
-from backhand.checking.running.trials import backward_arguments
+from backhand.checking.running.trials import backward_arguments, leaf_like
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.comparing import fit_shape, fits, off
 from backhand.checking.verdicts.localising import Culprit, Judgement
@@ -299,7 +299,8 @@ class Case:
         known = partial(derived, scene_of(self.chosen, self.first, self.name)) if alone else tuple
         # in the first turn what a loop carries on may be nothing yet, `0` or None
         turns = sorted((*fault.benches, *fault.others), key=lambda turn: -turn.tensors)
-        benches = [Bench(turn.namespace, turn.expected, known=known) for turn in turns]
+        prepare = _preparing(self.chosen, self.first)
+        benches = [Bench(turn.namespace, turn.expected, known=known, prepare=prepare) for turn in turns]
         gradients = self._gradients
         parts = [(*fault.temporaries, statement), (statement,)]
         programs = [Program.of(part, variable, benches, gradients, numbers_of(self)) for part in parts]
@@ -358,7 +359,15 @@ def _bench(chosen: Pass, judgement: Judgement, name: str) -> Bench | None:
     there = name in judgement.draw.trace.tensors
     known = partial(derived, scene_of(chosen, judgement, name)) if there else tuple
     bench = Bench(seen.namespace | unspoilt, culprit.expected, culprit.summands, known, _left(culprit))
-    return replace(bench, is_summed=_is_summed(judgement, name))
+    return replace(bench, is_summed=_is_summed(judgement, name), prepare=_preparing(chosen, judgement))
+
+
+def _preparing(chosen: Pass, judgement: Judgement) -> Callable[[], None]:
+    """Return what lets modules hold the parameters of a draw again."""
+    runner = chosen.runner
+    if runner is None:
+        return lambda: None
+    return partial(runner.hold, each_tensor(judgement.draw.trace.inputs, leaf_like))
 
 
 def _left(culprit: Culprit) -> float:

@@ -64,6 +64,7 @@ class Bench:
         known: what autograd knows of this step, if it is asked.
         rounding: by how much what is mended may be off in the root mean square, for the code's own precision.
         is_summed: whether autograd sums what is made to the right shape.
+        prepare: lets what the statements read besides, as of a module, be what it was.
     """
 
     namespace: Namespace
@@ -72,6 +73,7 @@ class Bench:
     known: Callable[[], Sequence[Derived]] = tuple
     rounding: float = 0.0
     is_summed: bool = False
+    prepare: Callable[[], None] = lambda: None
 
     @cached_property
     def most(self) -> float:
@@ -327,6 +329,7 @@ class Focus:
             if not program.goes_on:  # what it was before is no part of what it should be
                 namespace.pop(program.variable, None)
             held = dict(namespace)
+            bench.prepare()
             ran = not above or _run(above, namespace, careful=careful, bounded=program.bounded)
             if ran and careful and _is_for_one_run(above, namespace, program.variable):
                 namespace, first = held, 0
@@ -389,6 +392,7 @@ class Focus:
             return None
         more = {k: as_arrays(v) for k, v in more.items()} if self.program.over_numpy else more
         namespace, name = {**before, **more}, self.program.variable
+        self.program.benches[bench].prepare()
         ran = _run(self.below, namespace, careful=self.careful, bounded=self.program.bounded)
         if not ran or name not in namespace:
             return None

@@ -4,7 +4,7 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -70,8 +70,13 @@ class Known:
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the values."""
+        """The shape of the values; of the latest, where they are the pieces of something."""
         return self.values[0].shape
+
+    @cached_property
+    def shapes(self) -> frozenset[torch.Size]:
+        """The shapes of the values: the last piece of something may be a smaller one."""
+        return frozenset(value.shape for value in self.values)
 
     def agrees(self, turn: int, shape: torch.Size, sign: float) -> bool:
         """Tell whether a tensor with this shape and signature is the one of a turn."""
@@ -205,6 +210,8 @@ def each_once(found: Mapping[Any, list[Seen]], labels: Mapping[Any, tuple[Label,
         mark = tuple(marks[id(value)] for value in values)
         label, of = labels[key]
         turns, ages = tuple(one.turn for one in ordered), tuple(one.age for one in ordered)
+        if len({*turns}) == 1:  # the turns of a loop that is an expression, or of one within a helper
+            turns = tuple(reversed(range(len(turns))))
         if mark not in known:
             known[mark] = Known((label,), values, own, turns, ages, frozenset([of]))
         else:

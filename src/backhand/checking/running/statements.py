@@ -2,7 +2,7 @@
 
 import ast
 import builtins
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import lru_cache
 
 from backhand.checking.running.schemas import makes_its_own
@@ -205,7 +205,7 @@ def counters(statements: tuple[ast.stmt, ...]) -> tuple[str, ...]:
 
 def made_of(statements: Sequence[ast.stmt], names: Iterable[str]) -> frozenset[str]:
     """Return these variables, and those that are made of them, directly or by way of others."""
-    pairs = [(reads(s), writes(s)) for s in simple_statements(statements)]
+    pairs = [pair for s in simple_statements(statements) for pair in _read_and_written(s)]
     loops = [s for top in statements for s in ast.walk(top) if isinstance(s, ast.For)]
     pairs += [(needs(s) & _named(s.iter), assigned(s)) for s in loops]
     found, before = frozenset(names), frozenset[str]()
@@ -213,6 +213,19 @@ def made_of(statements: Sequence[ast.stmt], names: Iterable[str]) -> frozenset[s
         before = found
         found = found.union(*(written for read, written in pairs if read & found))
     return found
+
+
+def _read_and_written(statement: ast.stmt) -> list[tuple[Set[str], Set[str]]]:
+    """Return what a statement reads with what it writes of that; of `x, dx = cache, dy` one by one."""
+    value = statement.value if isinstance(statement, ast.Assign) else None
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    if not isinstance(value, ast.Tuple) or not isinstance(target, ast.Tuple):
+        return [(reads(statement), writes(statement))]
+    several = list(zip(target.elts, value.elts, strict=False))
+    plain = all(isinstance(t, ast.Name) and not isinstance(v, ast.Starred) for t, v in several)
+    if len(target.elts) != len(value.elts) or not plain:
+        return [(reads(statement), writes(statement))]
+    return [(_named(v), _named(t)) for t, v in several]
 
 
 def _named(node: ast.AST) -> set[str]:

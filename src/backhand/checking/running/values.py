@@ -68,9 +68,11 @@ class Values(TorchFunctionMode):
         labels: dict[Any, tuple[Label, Any]] = {}
         for age, (statement, turn, noted) in enumerate(self._seen):
             if noted.value._version == noted.version:
-                key = ("value", statement, noted.key)
-                found.setdefault(key, []).append(Seen(age, turn, noted.value))
-                labels[key] = Label("value", ((statement, noted.key[0]),)), key
+                name, _, part = noted.key
+                # all of one name as well, for a loop that is an expression
+                for key in (("value", statement, noted.key), ("value", statement, name, "all", part)):
+                    found.setdefault(key, []).append(Seen(age, turn, noted.value))
+                    labels[key] = Label("value", ((statement, name),)), key
         return each_once(found, labels)
 
 

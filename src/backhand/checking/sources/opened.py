@@ -235,6 +235,10 @@ class Opened:
         at = {name: self.places.get(name, len(given)) for name in outputs}
         return {name: given[place].arg for name, place in at.items() if place < len(given)}
 
+    def hold(self, inputs: Mapping[str, Any]) -> None:
+        """Let the module whose parameters are among the inputs hold them."""
+        self.called.hold(inputs)
+
     def around(self) -> Namespace:
         """Return what the statements of the backward see besides their own variables."""
         return surroundings(self.fn.backward)

@@ -497,6 +497,9 @@ class OverNumpy:
         run.result = as_tensors(run.result)
         return run
 
+    def hold(self, inputs: Mapping[str, Any]) -> None:
+        """Nothing: what lies on an object is an input."""
+
     def around(self) -> Namespace:
         """Return what the backward's statements see besides their own variables."""
         return surroundings(self.subject.functions()[-1])

@@ -40,6 +40,10 @@ class Runner(Protocol):
         """Run the backward on what `Pass.backward` is given."""
         ...
 
+    def hold(self, inputs: Mapping[str, Any]) -> None:
+        """Let what the statements read of elsewhere, as of a module, be of these inputs."""
+        ...
+
     def around(self) -> Namespace:
         """Return what the statements of the backward see besides their own variables."""
         ...

@@ -128,7 +128,8 @@ def origins(source: Source, target: Target, variables: Namespace, recogniser: Re
     left = [target[0]]
     while left:
         reader = left.pop()
-        for name in filter(lambda n: not is_object(variables.get(n)), reads(reader)):
+        held = {n: variables.get(n) for n in reads(reader)}
+        for name in (n for n, value in held.items() if not is_object(value) and not callable(value)):
             makers = {s for s in written if name in writes_surely(s)}
             if is_straight:
                 makers = {s for s in makers if source.places[s] < source.places[reader]}

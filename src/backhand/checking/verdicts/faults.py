@@ -508,7 +508,7 @@ class _Search:
         return any(not made.isdisjoint(reads(s)) for s, _ in errors)
 
     def _is_misshapen(self, candidate: _Candidate) -> bool:
-        return self.events[candidate.target][candidate.turn].shape != candidate.known.shape
+        return self.events[candidate.target][candidate.turn].shape not in candidate.known.shapes
 
     def _gain(self, candidate: _Candidate) -> int:
         """Return how many tensors more are known, or right, until the statement comes to its next turn."""

@@ -51,7 +51,7 @@ def rank(
         return Rank.OTHERWISE if recogniser.is_known(event) and known in made() else Rank.NOTHING
     if known.label.kind == "number":  # any tensor that all of these are made of may lack the factor as well
         return Rank.OTHERWISE
-    if event.shape == () != known.shape:
+    if event.shape == () and () not in known.shapes:
         # one that each turn makes anew is no scale, nor is what is called a gradient
         return Rank.UNKNOWN if len(events) > 1 or target[1].startswith("d") else Rank.OTHERWISE
     if known.is_value:
@@ -73,7 +73,7 @@ def _of_a_gradient(recogniser: Recogniser, target: Target, event: Event, known: 
         return Rank.RIGHT_BY_NAME
     is_named = bool(_named_for(target, known))
     if not is_named:
-        if event.shape is not None and not _has_its_shape(target, event.shape, known.shape):
+        if event.shape is not None and not any(_has_its_shape(target, event.shape, s) for s in known.shapes):
             return Rank.OTHERWISE
         if recogniser.is_of_the_forward(event):
             return Rank.OF_THE_FORWARD

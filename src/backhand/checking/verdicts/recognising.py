@@ -60,7 +60,9 @@ class Recogniser:
         of one.
         """
         shape = events[0].shape
-        found = [known for known in self.known if shape is None or may_stand_for(shape, known.shape)]
+        found = [
+            one for one in self.known if shape is None or any(may_stand_for(shape, s) for s in one.shapes)
+        ]
         if shape is not None:
             if shape not in self._parts:
                 self._parts[shape] = [part for known in self.known for part in parts(known, shape)]
@@ -86,8 +88,7 @@ class Recogniser:
             order = [places[turn] for turn in turns]
             if known.is_value or len(known.values) != len(events) or sorted(order) != [*range(len(events))]:
                 continue
-            shapes = {value.shape for value in known.values}
-            if len(shapes) > 1:  # those of layers of different widths, or of unequal pieces
+            if len(known.shapes) > 1:  # those of layers of different widths, or of unequal pieces
                 continue
             sums = tuple(itertools.accumulate(known.values[i] for i in order))
             signs, ages = tuple(map(signature, sums)), tuple(known.ages[i] for i in order)
