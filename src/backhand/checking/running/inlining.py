@@ -5,13 +5,16 @@
 
 import ast
 import copy
+import operator
 from collections.abc import Mapping
-from types import FunctionType
+from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 from backhand.checking.running.private import before_compiling
 from backhand.checking.running.program import Source, definition_of
 from backhand.checking.running.returning import blocks, returns
+from backhand.checking.running.statements import root_of
 from backhand.checking.running.taken import Taken
 
 # Helpers within helpers are looked into so often.
@@ -26,22 +29,67 @@ FRAME = "frame"
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
-def inlined(source: Source, around: Mapping[str, Any]) -> Source:
+def inlined(source: Source, around: Mapping[str, Any], held: Mapping[str, Any] | None = None) -> Source:
     """Return a source with those functions of its file written out whose result a statement takes as it is.
 
     Args:
         source: of a function.
         around: what its body sees.
+        held: what some of its variables hold where it runs, such as an object whose methods it calls.
     """
+    seen = _Seen(around, held or {})
     for _ in range(DEPTH):
-        found = _once(source, around)
+        found = _once(source, seen)
         if found is source:
             break
         source = found
     return source
 
 
-def _once(source: Source, around: Mapping[str, Any]) -> Source:
+@dataclass(frozen=True)
+class _Seen:
+    """What a body sees, and what some of its variables hold where it runs."""
+
+    around: Mapping[str, Any]
+    held: Mapping[str, Any]
+
+    def called(self, node: ast.expr, source: Source) -> Any:
+        """Return what an expression of names, attributes and items is, where that can be told."""
+        if isinstance(node, ast.Name):
+            return (self.held if node.id in source.local_names else self.around).get(node.id)
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.Subscript):
+            return self._item(node, source)
+        if not isinstance(node, ast.Attribute):
+            return None
+        holder, root = self.called(node.value, source), root_of(node)
+        if root not in self.held and not isinstance(holder, type):
+            return None
+        try:
+            return getattr(holder, node.attr, None)
+        except Exception:  # a property of the user's may raise anything
+            return None
+
+    def _item(self, node: ast.Subscript, source: Source) -> Any:
+        """Return an item of a dictionary or a list, as `BACKWARDS[ctx.kind]` is."""
+        key, table = self.called(node.slice, source), node.value
+        if not isinstance(key, str | int):
+            return None
+        if isinstance(table, ast.Dict):
+            pairs = zip(table.keys, table.values, strict=True)
+            own = (v for k, v in pairs if isinstance(k, ast.Constant) and k.value == key)
+            return next((self.called(v, source) for v in own), None)
+        held = self.called(table, source)
+        if not isinstance(held, dict | list | tuple):
+            return None
+        try:
+            return operator.getitem(held, key)  # type: ignore[call-overload]
+        except (KeyError, IndexError, TypeError):
+            return None
+
+
+def _once(source: Source, seen: _Seen) -> Source:
     if source.definition is None or len(source.simple) > LONG:
         return source
     definition = copy.deepcopy(source.definition)
@@ -52,8 +100,8 @@ def _once(source: Source, around: Mapping[str, Any]) -> Source:
     changed = False
     for block in list(blocks(definition.body)):
         for statement in list(block):
-            written = _with_helper(statement, _call_of(statement), source, around, taken)
-            above = [] if written is not None else _taken_out(statement, source, around, taken)
+            written = _with_helper(statement, _call_of(statement), source, seen, taken)
+            above = [] if written is not None else _taken_out(statement, source, seen, taken)
             if written is not None or above:
                 at = block.index(statement)
                 block[at : at + 1] = written if written is not None else [*above, statement]
@@ -69,24 +117,28 @@ def _call_of(statement: Any) -> ast.expr | None:
 
 
 def _with_helper(
-    statement: Any, call: ast.expr | None, source: Source, around: Mapping[str, Any], taken: Taken
+    statement: Any, call: ast.expr | None, source: Source, seen: _Seen, taken: Taken
 ) -> list[ast.stmt] | None:
     """Return what a statement does that takes a call's result as it is, if a helper can be written out."""
-    function = _called_by(call, source, around)
+    function, owner = _called_by(call, source, seen)
     helper = definition_of(function, source) if function is not None else None
-    return _written_out(statement, helper, function, taken) if helper and function else None
+    if helper is None or function is None or not isinstance(call, ast.Call):
+        return None
+    if owner is not None:  # a method of an object, which is its first argument
+        statement = copy.copy(statement)
+        statement.value = ast.copy_location(ast.Call(call.func, [owner, *call.args], call.keywords), call)
+        setattr(statement.value, CALLED, call)
+    return _written_out(statement, helper, function, taken)
 
 
-def _taken_out(
-    statement: ast.stmt, source: Source, around: Mapping[str, Any], taken: Taken
-) -> list[ast.stmt]:
+def _taken_out(statement: ast.stmt, source: Source, seen: _Seen, taken: Taken) -> list[ast.stmt]:
     """Return the helpers within a statement's expression written out, which takes their results instead.
 
     So it is in `return of_x(dy, w), of_w(dy, x)`. What may not be computed at all stays as it is.
     """
     written: list[ast.stmt] = []
     for call in _computed(statement):
-        function = _called_by(call, source, around)
+        function, _ = _called_by(call, source, seen)
         if function is None:
             continue
         own = taken.copy()
@@ -94,7 +146,7 @@ def _taken_out(
         own.as_written[name] = ast.unparse(call)
         takes = ast.copy_location(ast.Assign([ast.Name(name, ast.Store())], copy.deepcopy(call)), call)
         setattr(takes, FRAME, getattr(statement, FRAME))
-        above = _with_helper(ast.fix_missing_locations(takes), takes.value, source, around, own)
+        above = _with_helper(ast.fix_missing_locations(takes), takes.value, source, seen, own)
         if above is not None:
             written += above
             _put_in_place(statement, call, ast.copy_location(ast.Name(name, ast.Load()), call))
@@ -128,17 +180,21 @@ def _put_in_place(statement: ast.stmt, call: ast.Call, value: ast.expr) -> None:
                 held[held.index(call)] = value
 
 
-def _called_by(called: ast.expr | None, source: Source, around: Mapping[str, Any]) -> FunctionType | None:
-    """Return the plain function that a call is of, also one that is kept in a class, or compiled."""
-    called = called.func if isinstance(called, ast.Call) else None
-    holder = called.value if isinstance(called, ast.Attribute) else called
-    if not isinstance(holder, ast.Name) or holder.id in source.local_names:
-        return None
-    found = around.get(holder.id)
-    if isinstance(called, ast.Attribute):
-        found = getattr(found, called.attr, None) if isinstance(found, type) else None
+def _called_by(
+    call: ast.expr | None, source: Source, seen: _Seen
+) -> tuple[FunctionType | None, ast.expr | None]:
+    """Return the plain function that a call is of, also one that is kept in a class, or compiled.
+
+    With it stands the object whose method it is, if that is one.
+    """
+    called = call.func if isinstance(call, ast.Call) else None
+    found, owner = seen.called(called, source) if called is not None else None, None
+    if isinstance(found, MethodType) and isinstance(called, ast.Attribute):
+        if isinstance(found.__self__, type):
+            return None, None
+        found, owner = found.__func__, called.value
     found = before_compiling(found)
-    return found if isinstance(found, FunctionType) else None
+    return (found, owner) if isinstance(found, FunctionType) else (None, None)
 
 
 def _written_out(
@@ -224,7 +280,7 @@ def _bound(values: Mapping[str, ast.expr], call: ast.Call) -> list[ast.stmt]:
     if len(targets) < 2:
         return [ast.Assign([target], value) for target, value in zip(targets, values.values(), strict=True)]
     given = ast.Tuple(list(values.values()), ast.Load())
-    setattr(given, CALLED, copy.deepcopy(call))
+    setattr(given, CALLED, copy.deepcopy(getattr(call, CALLED, call)))
     return [ast.Assign([ast.Tuple(targets, ast.Store())], given)]
 
 

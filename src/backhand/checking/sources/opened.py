@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 
+from backhand.checking.running.arrays import is_object
 from backhand.checking.running.complexes import in_dtype
 from backhand.checking.running.containers import as_gradient, each_tensor, flatten, is_strided
 from backhand.checking.running.graph import Trace
@@ -28,6 +29,7 @@ from backhand.checking.running.instrumenting import Run, Watcher, run_function, 
 from backhand.checking.running.program import Namespace, Source, plain_function, source_of
 from backhand.checking.running.returning import blocks
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.statements import writes_surely
 from backhand.checking.running.straight import straight
 from backhand.checking.running.tracing import apart_from, changes_a_leaf, copied, trace
 from backhand.checking.running.trials import StatementError, backward_arguments, leaf_like, sets_of
@@ -286,10 +288,14 @@ def opened(
     if whole and (source := joined(fn, source, len(called.arguments))) is None:
         raise ClosedError("its forward makes nothing for its backward alone")
     gradients = [f"d{name}" for name in called.names]
-    written = [inlined(source, surroundings(fn.backward))] if helpers else []
-    sources = [with_upstreams_apart(s, surroundings(fn.backward)) for s in (*written, source)]
-    sources = [in_order(s, gradients) for s in sources]
-    sources = [s for s in sources if s is not None]
+    around = surroundings(fn.backward)
+
+    def prepared(sources: Iterable[Source]) -> list[Source]:
+        found = (in_order(with_upstreams_apart(s, around), gradients) for s in sources)
+        return [s for s in found if s is not None]
+
+    written = [inlined(source, around)] if helpers else []
+    sources = prepared((*written, source))
     if not sources:
         raise ClosedError("what its backward returns is not one gradient after another")
     # what the forward makes is not yet multiplied with what arrives
@@ -301,16 +307,35 @@ def opened(
     naming = partial(told, inputs)
     places = _places(called, naming, apart_from(backward_arguments(chosen, truth)["inputs"], apart), seed)
     detached = chosen.no_gradient | frozenset(truth.unreached)  # its reference may say it by a `detach`
-    for source, steps in itertools.product(sources, _forwards(fn, reference)):
-        runner = Opened(called, naming, steps, source, detached, apart, places, whole)
-        found = _opened_with(chosen, runner, truth)
-        last = _Last(unseen := Unseen())
-        if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed, unseen, last):
-            plain = straight(source, last.statements, last.variables)
-            as_it_ran = _opened_with(chosen, replace(runner, source=plain, _kept={}), truth)
-            is_alike = plain is not source and _does_the_same(as_it_ran, inputs, seed, unseen, last)
-            return as_it_ran if is_alike else found
-    raise ClosedError("its statements, run one by one, do not give what it gives")
+
+    def tried(sources: Iterable[Source]) -> tuple[Pass, Mapping[str, Any]] | None:
+        """Return the pass of the first of these sources that holds, and what its variables held."""
+        for own, steps in itertools.product(sources, _forwards(fn, reference)):
+            runner = Opened(called, naming, steps, own, detached, apart, places, whole)
+            found = _opened_with(chosen, runner, truth)
+            last = _Last(unseen := Unseen())
+            if _is_true(found, inputs, truth, seed) and _does_the_same(found, inputs, seed, unseen, last):
+                plain = straight(own, last.statements, last.variables)
+                as_it_ran = _opened_with(chosen, replace(runner, source=plain, _kept={}), truth)
+                is_alike = plain is not own and _does_the_same(as_it_ran, inputs, seed, unseen, last)
+                return (as_it_ran if is_alike else found), last.variables
+        return None
+
+    found = tried(sources)
+    if found is None:
+        raise ClosedError("its statements, run one by one, do not give what it gives")
+    if helpers:  # the methods of what it has kept are known now that it has run
+        deeper = inlined(written[0], around, _objects(written[0], found[1]))
+        if len(deeper.simple) > len(written[0].simple):
+            found = tried(prepared([deeper])) or found
+    return found[0]
+
+
+def _objects(source: Source, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of a source that hold functions, objects with methods or words, all the time."""
+    assigned = [name for s in source.simple for name in writes_surely(s)]
+    held = {n: v for n, v in variables.items() if n in source.local_names and assigned.count(n) <= 1}
+    return {n: v for n, v in held.items() if is_object(v) or callable(v) or isinstance(v, str)}
 
 
 def _places(called: Called, told: Outputs, inputs: Mapping[str, Any], seed: int) -> dict[str, int]:
