@@ -547,3 +547,31 @@ def test_a_change_in_place_within_a_loop_is_no_wrong_sign() -> None:
     ).culprits
     assert row.mistake.kind == "modifies_input"
     assert row.lines[0].text.startswith("reset = r[:, t].mul_(")
+
+
+SEGMENTS = """
+import torch
+
+def forward(x, segment):
+    e = x.exp()
+    z = torch.zeros(3, dtype=x.dtype).index_add(0, segment, e)
+    p = e / z[segment]
+    return locals()
+
+def backward(dp, p, segment):
+    inner = torch.zeros(3, dtype=p.dtype)
+    inner[segment] = dp * p
+    dx = p * (dp - inner[segment])
+    return {"dx": dx}
+
+out = "p"
+
+def inputs(generator):
+    return {"x": torch.randn(7, generator=generator), "segment": torch.tensor([0, 1, 0, 2, 2, 0, 1])}
+"""
+
+
+def test_rows_that_are_made_of_some_of_the_others_are_not_said_to_be_made_of_all() -> None:
+    (row,) = backhand.check(from_text(SEGMENTS), stress=True).culprits
+    assert row.mistake is not None
+    assert "all of dp" not in row.mistake.message

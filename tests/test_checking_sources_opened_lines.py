@@ -371,3 +371,32 @@ def test_a_line_that_gives_another_name_to_what_is_right_above_it_lacks_the_fact
     report = backhand.check_function(Hidden, lambda x, slope: (x * slope.detach()).sin(), inputs)
     (row,) = report.culprits
     assert row.lines[0].text == "dx = arriving"
+
+
+class Likelihood(Function):
+    """The weighted negative log likelihood of a softmax; what arrives at the loss is multiplied last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        logprobs = x.log_softmax(-1)
+        ctx.save_for_backward(logprobs, weight)
+        return -(logprobs * weight).sum() / len(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        logprobs, weight = ctx.saved_tensors
+        dlogprobs = torch.zeros_like(logprobs)
+        for row in range(len(weight)):
+            dlogprobs[row] -= weight[row] / len(weight)
+        dx = dlogprobs - logprobs.exp()
+        return g * dx, None
+
+
+def test_what_is_multiplied_last_with_the_gradient_of_a_loss_hides_no_line() -> None:
+    g = torch.Generator().manual_seed(0)
+    inputs = {"x": torch.randn(4, 5, generator=g), "weight": torch.rand(4, 5, generator=g)}
+    report = backhand.check_function(
+        Likelihood, lambda x, weight: -(x.log_softmax(-1) * weight.detach()).sum() / len(x), inputs
+    )
+    (row,) = report.culprits
+    assert row.lines[0].text == "dx = dlogprobs - logprobs.exp()"

@@ -33,7 +33,15 @@ from backhand.checking.mistakes.edits import (
     places_of,
 )
 from backhand.checking.mistakes.finding import IN_A_LINE, Finding
-from backhand.checking.mistakes.solving import UNKNOWN, constant, first_right, fitting, lacks, told_by_values
+from backhand.checking.mistakes.solving import (
+    UNKNOWN,
+    constant,
+    first_right,
+    fitting,
+    is_a_multiple,
+    lacks,
+    told_by_values,
+)
 from backhand.checking.mistakes.workbench import Focus, Program
 from backhand.checking.running.inlining import CALLED
 from backhand.checking.running.slicing import begins_with_zeros, computes, takes_apart
@@ -275,6 +283,8 @@ def by_factor_and_constant(program: Program, budget: Budget) -> Mended:
     """Find a tensor and a constant that some expression lacks as factors, both at once."""
     for statement in program.own:
         focus = Focus.on(program, statement)
+        if is_a_multiple(focus):  # a tensor of one element would only be a part of the constant
+            continue
         edits = edits_of(statement, focus.scope, (omissions.missing_factors,))
         for edit, may_be in told_by_values(focus, edits, but_for_a_factor=True):
             if budget.is_spent:
@@ -310,6 +320,8 @@ def by_edit_and_factor(program: Program, budget: Budget) -> Mended:
     """Find an edit after which one factor or term is all that is missing: two slips in one line."""
     for statement in program.own:
         focus = Focus.on(program, statement)
+        if is_a_multiple(focus):
+            continue
         rules = *slips.OF_WHAT_IS_THERE, omissions.missing_complements
         for edit in edits_of(statement, focus.scope, rules):
             if budget.is_spent:

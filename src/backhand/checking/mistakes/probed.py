@@ -174,12 +174,14 @@ def _mixing(own: Reader, right: Reader, arriving: Tensor, upstream: str, gradien
         if any(row.startswith("own") for row in wanted - seen):
             words = f"along axis {axis} a row of {gradient} does not read its own row of {upstream}"
             return Finding("ignores_upstream", {"axes": [axis]}, words)
-        reads, should = (frozenset(row.split()[0] for row in rows) for rows in (seen, wanted))
+        is_whole = "every" in seen | wanted
+        reads, should = (frozenset(row.split()[0] for row in rows - {"every"}) for rows in (seen, wanted))
         if reads == should or "own" not in should:
             continue
-        told, belongs = (ROWS[rows].format(upstream) for rows in (reads, should))
+        words_of = ROWS if is_whole else ROWS | {ALL: "rows of {} on both sides of its own"}
+        told, belongs = (words_of[rows].format(upstream) for rows in (reads, should))
         words = f"along axis {axis} each row is made of {told}, not of {belongs}"
-        if {reads, should} == {ALONE, ALL}:
+        if is_whole and {reads, should} == {ALONE, ALL}:
             which = "left out" if should == ALL else "one too many"
             words = f"{words}: a mean, variance or sum over that axis is {which}"
         kind = "missing_branch" if reads < should else "repeated_branch"
@@ -190,12 +192,12 @@ def _mixing(own: Reader, right: Reader, arriving: Tensor, upstream: str, gradien
 
 
 def _read(reader: Reader, arriving: Tensor, axis: int) -> frozenset[str] | None:
-    """Tell which rows of the upstream gradient a row reads: its own, what stands before it, or after it.
+    """Tell which rows of the upstream gradient a row reads: its own, one before or after it, or every one.
 
     Seen by a change of the first and of the last row, each of which has an own. None where the backward does
     not run, or makes another shape.
     """
-    found: set[str] = set()
+    found = {"every"}
     for index, place in ((0, "before"), (-1, "after")):
         changed = arriving.clone()
         changed.select(axis, index).neg_()
@@ -206,4 +208,10 @@ def _read(reader: Reader, arriving: Tensor, axis: int) -> frozenset[str] | None:
         others = moved.narrow(axis, 1 + index, moved.shape[axis] - 1)
         found |= {f"own {index}"} if bool(moved.select(axis, index).any()) else set()
         found |= {place} if bool(others.any()) else set()
+        found -= {"every"} if not bool(_along(moved, axis).all()) else set()
     return frozenset(found)
+
+
+def _along(moved: Tensor, axis: int) -> Tensor:
+    """Tell which rows along an axis have moved."""
+    return moved.movedim(axis, 0).reshape(moved.shape[axis], -1).any(1)

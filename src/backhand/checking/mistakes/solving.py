@@ -183,6 +183,11 @@ def _line(focus: Focus, place: Place, node: ast.expr) -> _Line | None:
     return _Line(nothing, slope, right, (EXACT + 2 * rounding) * size)  # no less than `close` allows
 
 
+def is_a_multiple(focus: Focus) -> bool:
+    """Tell whether the value is a multiple of the right one on every bench: no other slip is in the line."""
+    return _factor(focus) is not None
+
+
 def lacks(focus: Focus, put: object = None) -> str | None:
     """Return in words what the value lacks on every bench: a constant, a factor or a term.
 

@@ -78,6 +78,12 @@ def explained(
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser, vacuous)
     if {*repair.culprits} <= _written_over(runs):  # which is told of the statement without a search
         return []
+    # a loss's own gradient may be multiplied last: what is made before is that of a loss alone
+    if (alone := _arriving_alone(draw)) and (factor := _held_back(recogniser, runs, [1 / alone])) is not None:
+        known += [one.times(factor) for one in known if not one.is_value]
+        gradients = None  # the text does not tell what is made of it
+        recogniser = Recogniser(known, draw.trace.values)
+        runs = Reruns(chosen, draw, is_right, lives, repair, recogniser, vacuous)
     plain = search(recogniser, runs, MOST_SECONDS)
     # a line in which the upstream gradient is left out is made of none, and may all the same be to give one
     if gradients is not None and (not _is_one_line(plain) or not _explains(plain, repair.culprits)):
@@ -85,7 +91,8 @@ def explained(
         if len(found) == 1 and _explains(found, repair.culprits) and (_is_one_line(found) or len(plain) > 1):
             return found
     # one line that explains all is that, though a division that it lacks may look like one held back
-    if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs)) is not None:
+    sizes = sorted({size for one in known for size in one.shape if size > 1})
+    if len(plain) > 1 and not chosen.out and (factor := _held_back(recogniser, runs, sizes)) is not None:
         scaled = [one.times(factor) for one in known if not one.is_value]
         recogniser = Recogniser([*known, *scaled], draw.trace.values, gradients)
         runs = Reruns(chosen, draw, is_right, lives, repair, recogniser, vacuous)
@@ -150,16 +157,23 @@ def _call_behind(statement: ast.stmt, source: Source) -> ast.stmt | None:
     return called[0] if len(makers) == 1 == len(called) else None
 
 
-def _held_back(recogniser: Recogniser, runs: Reruns) -> float | None:
-    """Return the size of the batch if a backward divides by it last, and makes so many times what is known.
+def _arriving_alone(draw: Draw) -> float:
+    """Return the upstream gradient where that is one number, and no 1; zero where there is none."""
+    arriving = list(draw.trace.upstream.values())
+    is_alone = len(arriving) == 1 == arriving[0].numel() and not arriving[0].is_complex()
+    alone = float(arriving[0]) if is_alone else 0.0
+    return 0.0 if alone == 1 else alone
 
-    So it is done in `dZ = A - Y`, where only `dW = dZ @ X.T / m` takes the mean.
+
+def _held_back(recogniser: Recogniser, runs: Reruns, factors: Iterable[float]) -> float | None:
+    """Return by which of some numbers a backward divides last, so that it makes more of what is known.
+
+    By the size of the batch, as in `dZ = A - Y`, where only `dW = dZ @ X.T / m` takes the mean.
     """
     events = [event for its in runs.logged({}).events.values() for event in its if event.sign != 0]
     unknown = [event for event in events if event.shape is not None and not recogniser.is_known(event)]
-    sizes = sorted({size for known in recogniser.known for size in known.shape if size > 1})
-    divided = ((size, replace(event, sign=event.sign / size)) for size in sizes for event in unknown)
-    return next((float(size) for size, event in divided if recogniser.is_known(event)), None)
+    divided = ((by, replace(event, sign=event.sign / by)) for by in factors for event in unknown)
+    return next((float(by) for by, event in divided if recogniser.is_known(event)), None)
 
 
 def _explained(recogniser: Recogniser, runs: Reruns, ends: float) -> list[Explained]:
