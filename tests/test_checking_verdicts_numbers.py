@@ -39,6 +39,31 @@ def apart_inputs():
     return {"x": torch.randn(4, 3, generator=g), "y": torch.randn(4, 3, generator=g)}
 
 
+class Pulled(Function):
+    """A difference beside its mean square: what arrives at the one is added to what the other sends."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        d = x - y
+        ctx.save_for_backward(d)
+        return 3 * x, d.square().mean()
+
+    @staticmethod
+    def backward(ctx, dtripled, dloss):
+        (d,) = ctx.saved_tensors
+        scale = 2 / d.numel()
+        dx = 3 * dtripled + dloss * scale * d
+        dy = -dloss * scale * d
+        return dx, dy
+
+
+def pulled(x, y):
+    return 3 * x, (x - y).square().mean()
+
+
+pulled_inputs = apart_inputs
+
+
 class Averaged(Function):
     """A running average, divided by a running weight."""
 
@@ -92,7 +117,7 @@ def checked(name: str, *changes: tuple[str, str]) -> backhand.Report:
     return backhand.check_function(fn, reference, inputs())
 
 
-@pytest.mark.parametrize("name", ["Apart", "Averaged"])
+@pytest.mark.parametrize("name", ["Apart", "Pulled", "Averaged"])
 def test_the_right_functions_are_right(name: str) -> None:
     assert checked(name).ok
 
@@ -114,3 +139,10 @@ def test_a_number_in_a_loop_where_a_gradient_belongs_is_told_as_one() -> None:
     assert row.lines[0].text == "share = 1"
     assert row.mistake is not None
     assert "it is a number, where a gradient of shape (3,) belongs" in row.mistake.message
+
+
+def test_a_number_that_is_off_in_a_part_of_two_gradients_is_one_culprit() -> None:
+    (row,) = checked("Pulled", ("scale = 2 / d.numel()", "scale = 2 / len(d)")).culprits
+    assert row.lines[0].text == "scale = 2 / len(d)"
+    assert row.mistake is not None
+    assert "`2 / len(d)` is off by a constant factor: it is 3 times" in row.mistake.message

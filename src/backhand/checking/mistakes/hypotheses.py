@@ -34,6 +34,7 @@ from backhand.checking.mistakes.elsewhere import (
 from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.finding import IN_A_LINE, Finding
 from backhand.checking.mistakes.misplaced import by_place
+from backhand.checking.mistakes.neighbourhood import EXACT
 from backhand.checking.mistakes.slips import taken_together
 from backhand.checking.mistakes.targets import (
     Hypothesis,
@@ -360,7 +361,29 @@ def _by_one_of(
         found, budget = _by_statement(cases, statement, budget)
         if found or budget.is_spent:
             return found, budget
+    for statement in filter(may_be, first.numbers):
+        if statement not in first.innocent and all(statement in theirs for theirs in read):
+            found, budget = _by_number(cases, statement, budget)
+            if found or budget.is_spent:
+                return found, budget
     return {}, budget
+
+
+def _by_number(
+    cases: Sequence[Case], statement: ast.stmt, budget: Budget
+) -> tuple[dict[str, tuple[Case, Finding]], Budget]:
+    """Find that a statement gives a number that is off by one factor for all of these gradients."""
+    found: dict[str, tuple[Case, Finding]] = {}
+    factors: list[float] = []
+    for case in cases:
+        assert case.program is not None
+        with _as_it_ran(case):
+            finding, budget = mending.by_factor_of(case.program, statement, budget)
+        if finding is None:
+            return {}, budget
+        factors.append(finding.detail["factor"])
+        found[case.name] = case, replace(finding, at=(statement,))
+    return (found if max(factors) - min(factors) <= EXACT * abs(factors[0]) else {}), budget
 
 
 def _by_statement(

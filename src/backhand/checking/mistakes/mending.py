@@ -223,9 +223,24 @@ def by_order(program: Program, kept: Mapping[ast.stmt, Sequence[str]], budget: B
         if order is None or not isinstance(statement, ast.Assign):
             continue
         edit = Edit(Place(statement, "value", None, statement.value), *slips.in_order(statement, order))
-        found, budget = Focus.on(program, statement).first_right([edit], budget)
+        found, budget = first_right(Focus.on(program, statement), [edit], budget)
         if found is not None:
             return _told(program, statement, found, budget)
+    return None, budget
+
+
+def by_factor_of(program: Program, statement: ast.stmt, budget: Budget) -> Mended:
+    """Find the constant by which the number is off that a statement gives."""
+    for own in (s for s in program.simple if program.originals.get(s) is statement):
+        focus = Focus.on(program, own)
+        budget = budget.less(2 * focus.cost)
+        if isinstance(own, ast.Assign):
+            unknown = _times_unknown(Place(own, "value", None, own.value))
+            with unknown.made():
+                k = constant(focus)
+            if k:
+                finding = _off_by(k, ast.unparse(own.value))
+                return replace(finding, detail={**finding.detail, "factor": 1 / k}), budget
     return None, budget
 
 

@@ -324,7 +324,8 @@ class Focus:
         missing = frozenset(anew | later) - {n for s in above for n in writes_surely(s)}  # not there yet
         careful = any(map(may_change_in_place, body))
         before: list[Namespace | None] = []
-        for given in program.given_with_known if knowing else program.given:
+        found = program.given_with_known if knowing else program.given
+        for bench, given in zip(program.benches, found, strict=True):
             namespace = dict(given)
             if not program.goes_on:  # what it was before is no part of what it should be
                 namespace.pop(program.variable, None)
