@@ -575,3 +575,31 @@ def test_rows_that_are_made_of_some_of_the_others_are_not_said_to_be_made_of_all
     (row,) = backhand.check(from_text(SEGMENTS), stress=True).culprits
     assert row.mistake is not None
     assert "all of dp" not in row.mistake.message
+
+
+CENTRED = """
+import torch
+
+def forward(x, mask):
+    mean = (x * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True)
+    y = (x - mean) * mask
+    return locals()
+
+def backward(dy, x, mask):
+    dx = dy.clone()
+    dx = dx * mask
+    dx = dx - mask * dx.sum(-1, keepdim=True) / x.shape[-1]
+    return {"dx": dx}
+
+out = "y"
+
+def inputs(generator):
+    mask = torch.tensor([[1.0, 1, 1, 0, 1], [1, 0, 1, 1, 0], [0, 1, 1, 0, 0]])
+    return {"x": torch.randn(3, 5, generator=generator).requires_grad_(), "mask": mask}
+"""
+
+
+def test_a_branch_that_is_there_with_a_wrong_factor_is_not_said_to_be_missing() -> None:
+    (row,) = backhand.check(from_text(CENTRED)).culprits
+    assert row.mistake is not None
+    assert "is missing" not in row.mistake.message

@@ -7,6 +7,7 @@ so on every draw. A new mistake is a row of the table.
 
 import ast
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from backhand.checking.mistakes.elsewhere import (
     what_belongs,
 )
 from backhand.checking.mistakes.evidence import Case, Probes
-from backhand.checking.mistakes.finding import IN_A_LINE, Finding
+from backhand.checking.mistakes.finding import IN_A_LINE, Finding, listed
 from backhand.checking.mistakes.misplaced import by_place
 from backhand.checking.mistakes.neighbourhood import EXACT
 from backhand.checking.mistakes.slips import taken_together
@@ -415,7 +416,7 @@ def find(case: Case, budget: Budget) -> tuple[Finding, Budget]:
             if (hypothesis.predicts and budget.is_late) or not hypothesis.when(case):
                 continue
             found, budget = hypothesis.asked(case, budget)
-            if found is not None:
+            if found is not None and not _is_made_up_below(case, found):
                 if hypothesis.predicts and not found.at:
                     found = _pinned(case, found, budget)
                 found = whereabouts.where_it_may_be(case, found)
@@ -454,6 +455,19 @@ def _pinned(case: Case, found: Finding, budget: Budget) -> Finding:
     adds = slip.kind == found.kind and slip.words not in found.words
     words = f"{found.words}: {slip.words}" if adds else found.words
     return replace(found, at=slip.at, words=words)
+
+
+def _is_made_up_below(case: Case, found: Finding) -> bool:
+    """Tell whether a branch is no more missing than others, and all is right with it for what is done below.
+
+    What takes away a wrong part of a gradient takes nothing from one that is right already.
+    """
+    named = found.detail.get("branches")
+    told = re.sub(f"^{IN_A_LINE}[^`]*`, ", "", found.words)
+    if not named or told != f"the branch through {listed(named)} is missing":
+        return False
+    known = [s for s in case.fitted if set(named) <= s.parts.keys()]
+    return not all(s.same(s.value, s.expected - sum(s.parts[c] for c in named)) for s in known)
 
 
 def _is_before_the_end(case: Case, fault: Fault) -> bool:
