@@ -42,6 +42,7 @@ FILES = (
     "recurrences",
     "quantised",
     "layers",
+    "spectra",
 )
 SEED = 3
 EXPRESSIONS = (
@@ -71,6 +72,8 @@ EXPRESSIONS = (
     ("torch.where(_a, _b, _c)", "torch.where(_a, _c, _b)"),
     ("(_a > 0)", "(_a < 0)"),
     ("_a.clone()", "torch.ones_like(_a)"),
+    ("_a.conj()", "_a"),
+    ("_a.imag", "_a.real"),
     ("2", "1"),
     ("0.5", "1.0"),
     ("1.0", "2.0"),

@@ -137,6 +137,7 @@ def test_a_right_function_of_complex_numbers_is_right(name: str) -> None:
             "`(dy * product.conj()).real`",
         ),
         ("Spectrum", "dyf * kf.conj()", "dyf * kf", "`kf` stands where its conjugate belongs"),
+        ("Spectrum", "dyf * uf.conj()", "dyf", "the factor uf.conj() is missing"),
         (
             "Spectrum",
             "irfft(duf, n=ctx.length)",

@@ -36,6 +36,10 @@ def missing_factors(place: Place, scope: Scope) -> Iterator[Proposal]:
         less = f"the factor {name} is one too many" if name in held else f"a division by {name} is missing"
         for op, words in ((ast.Mult(), f"the factor {name} is missing"), (ast.Div(), less)):
             yield ast.BinOp(place.node, op, scope.expression(name)), Finding(kind, detail, words)
+        if isinstance(value, Tensor) and value.is_complex():  # whose derivative is conjugated
+            text = f"{name}.conj()"
+            missing = Finding(kind, {"used": None, "expected": text}, f"the factor {text} is missing")
+            yield ast.BinOp(place.node, ast.Mult(), scope.expression(text)), missing
 
 
 def _missing_sums(place: Place, scope: Scope) -> Iterator[Proposal]:
