@@ -392,7 +392,8 @@ class _Search:
         variable = found.target[1]
         if not variable or self._is_no_gradient(found):
             return None
-        renaming = [t for t in self.events if _names_again(t[0], variable)]
+        own = self.runs.variable_of(self.name)  # what goes into a helper is named again, too
+        renaming = [t for t in self.events if t[1] == own and _names_again(t[0], variable)]
         later = (c for c in self._candidates(renaming) if c.step > found.step)
         return next((c for c in self._in_time(later) if self._left(c) == left), None)
 

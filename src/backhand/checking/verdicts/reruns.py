@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backhand.checking.running.complexes import is_differentiable
 from backhand.checking.running.instrumenting import Run, Watcher
+from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
 from backhand.checking.running.statements import counters, running_variables
 from backhand.checking.running.trials import Draw
@@ -102,6 +103,10 @@ class Reruns:
         self._counters = counters(self.source.statements)
         self._judged: dict[str, tuple[Tensor | None, bool]] = {}  # the first value of each gradient
         self.known: dict[Any, Any] = {}  # what the runs have shown, by what was asked
+
+    def variable_of(self, name: str) -> str:
+        """Return the variable in which a tensor's gradient lies; empty where none does."""
+        return root(self._variables.path.get(name, ""))
 
     def mended(self, name: str, value: Tensor | None) -> Tensor | None:
         """Return what is handed on in the place of a value: the right one, where it is wrong.
