@@ -72,7 +72,7 @@ def test_a_right_reversible_block_has_no_wrong_gradient() -> None:
     ("slip", "name", "kind"),
     [
         ("sign", "a", "sign"),
-        ("inverse", "b", "wrong_point"),
+        ("inverse", "b", "sign"),
         ("upstream", "b", "missing_branch"),
         ("lost", "b", "missing_branch"),
     ],

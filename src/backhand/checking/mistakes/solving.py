@@ -185,7 +185,7 @@ def _line(focus: Focus, place: Place, node: ast.expr) -> _Line | None:
 
 def is_a_multiple(focus: Focus) -> bool:
     """Tell whether the value is a multiple of the right one on every bench: no other slip is in the line."""
-    return _factor(focus) is not None
+    return _factor(focus, focus.value) is not None
 
 
 def lacks(focus: Focus, put: object = None) -> str | None:

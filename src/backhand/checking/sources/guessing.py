@@ -203,11 +203,7 @@ class _Search:
 
         Moved twice as far they move the output twice as far.
         """
-        whole = {
-            n: v
-            for n, v in inputs.items()
-            if isinstance(v, np.ndarray) and v.dtype.kind == "i" and word(n) != "y"
-        }
+        whole = _whole(inputs)
         way = {n: np.random.default_rng(1).uniform(size=v.shape) for n, v in whole.items()}
         far = []
         try:
@@ -246,7 +242,8 @@ class _Search:
         """Tell whether what was guessed fits; None where it does and the gradients are not right."""
         with contextlib.suppress(Exception):  # it has run, and may ask for more than once
             np.random.seed(0)
-            if self._takes_fractions(inputs, self.call(copy.deepcopy(inputs))):
+            whole = _whole(inputs)
+            if whole and self._takes_fractions(inputs, self.call(copy.deepcopy(inputs))):
                 return False
         how = self.accepts(inputs)
         return None if how in (EXCHANGED, FITS) else how == RIGHT
@@ -254,6 +251,12 @@ class _Search:
     def _note(self, error: Exception | None) -> None:
         if self.raised is None or (isinstance(self.raised, MISFITS) and not isinstance(error, MISFITS)):
             self.raised = error or self.raised
+
+
+def _whole(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of whole numbers that are not called labels."""
+    arrays = {n: v for n, v in inputs.items() if isinstance(v, np.ndarray)}
+    return {n: v for n, v in arrays.items() if v.dtype.kind == "i" and word(n) != "y"}
 
 
 def _first(found: Any) -> Any:

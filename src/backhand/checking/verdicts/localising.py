@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backhand.checking.running.containers import is_one_tensor
+from backhand.checking.running.containers import as_gradient_of, is_one_tensor
 from backhand.checking.running.names import root
 from backhand.checking.running.precision import OF_SUMMANDS, RELATIVE
 from backhand.checking.running.statements import (
@@ -423,6 +423,7 @@ def blame(
     summands: Summands | None = None,
 ) -> Culprit:
     """Return a wrong gradient with what it should be."""
+    value = as_gradient_of(expected, value)
     size = summands.get(name, 0.0) if summands is not None else 0.0
     noise = summands.noise(name) if summands is not None else math.inf
     shape_only = value is not None and right_but_for_shape(value, expected, size)
