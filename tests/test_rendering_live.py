@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from altered import from_text
 from backhand import CheckError, check_class, check_pair, watch
 from backhand.checking.running.alarms import time_left
 from backhand.checking.sources import watching
@@ -75,6 +76,53 @@ def test_what_a_check_calls_is_no_call_of_the_users(capsys):
     assert "scale_backward: wrong" in capsys.readouterr().out
     stop()
     end()
+
+
+RECURRENT = """
+import numpy as np
+
+def step_forward(x, h, W, U):
+    after = np.tanh(x @ W + h @ U)
+    return after, (x, h, W, U, after)
+
+def step_backward(dafter, cache):
+    x, h, W, U, after = cache
+    da = dafter * (1 - after**2)
+    return da @ W.T, da @ U.T, x.T @ da, h.T @ da
+
+def loop_forward(xs, h0, W, U):
+    h, hs, caches = h0, [], []
+    for t in range(xs.shape[1]):
+        h, cache = step_forward(xs[:, t], h, W, U)
+        hs.append(h)
+        caches.append(cache)
+    return np.stack(hs, axis=1), caches
+
+def loop_backward(dhs, caches):
+    dxs, dW, dU, dnext = [], 0, 0, np.zeros(dhs[:, 0].shape)
+    for t in reversed(range(len(caches))):
+        dx, dnext, dw, du = step_backward(dhs[:, t], caches[t])
+        dxs.insert(0, dx)
+        dW += dw
+        dU += du
+    return np.stack(dxs, axis=1), dnext, dW, dU
+"""
+
+
+def test_what_a_watched_function_calls_is_looked_into_though_it_is_watched_too(capsys):
+    module = from_text(RECURRENT)
+    stop = watch(module)
+    rng = np.random.default_rng(0)
+    sizes = (2, 4, 3), (2, 3), (3, 3), (3, 3)
+    hs, caches = module.loop_forward(*(rng.normal(size=size) for size in sizes))
+    module.loop_backward(rng.normal(size=hs.shape), caches)
+    shown = capsys.readouterr().out
+    assert "step_backward: right" in shown
+    assert "loop_backward: wrong. 1 at fault, 3 follows." in shown
+    assert "the term dnext is missing" in shown
+    assert hasattr(module.step_backward, "__wrapped__")  # it is watched further
+    stop()
+    assert not any(hasattr(f, "__wrapped__") for f in vars(module).values())
 
 
 def test_nothing_that_has_no_backward_is_watched():

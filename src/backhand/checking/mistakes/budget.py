@@ -4,20 +4,18 @@ import ast
 import time
 from dataclasses import dataclass, field, replace
 
-from backhand.checking.running.alarms import patience, time_left
+from backhand.checking.running.alarms import until
 
 # What may be spent on naming all mistakes of a report: a statement is compiled and run in some 0.1 ms, so the
 # tries come to an end first, unless the tensors are large, or the forward is long and no line is known to be
 # at fault: each prediction walks through its operations.
 TRIES = 60_000
 SECONDS = 6.0
-# While somebody waits at a prompt, and the time for it is up: most names are found in less.
-LITTLE = 0.3
 
 
 def _until() -> float:
     """Return the processor time at which it is enough."""
-    return time.process_time() + min(patience() * SECONDS, max(time_left(), LITTLE))
+    return until(SECONDS)
 
 
 @dataclass(frozen=True)

@@ -436,8 +436,9 @@ class Focus:
         """The index of some elements of the value, evenly spread."""
         expected = self.program.benches[0].expected
         count = min(SOME, expected.numel())
-        numbers = torch.arange(count, device=expected.device) * expected.numel() // max(count, 1)
-        return torch.unravel_index(numbers, expected.shape) if expected.dim() else ()
+        numbers = np.arange(count) * expected.numel() // max(count, 1)
+        at = np.unravel_index(numbers, expected.shape) if expected.dim() else ()
+        return tuple(torch.from_numpy(i).to(expected.device) for i in at)  # torch's own loads SymPy first
 
     @cached_property
     def some(self) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from backhand.apart import ends_after
 # of what can be said of it is said there.
 BRIEFLY = 0.1
 _patience: ContextVar[float] = ContextVar("the part of the usual time that a search may take", default=1.0)
+# While somebody waits at a prompt, and the time for it is up: most lines and names are found in less.
+LITTLE = 0.3
 _awaited: ContextVar[float] = ContextVar("the processor time until which somebody waits", default=math.inf)
 
 
@@ -36,6 +38,11 @@ def briefly(part: float = BRIEFLY) -> Iterator[None]:
 def time_left() -> float:
     """Return how many processor seconds are left until somebody who waits should have the answer."""
     return _awaited.get() - time.process_time()
+
+
+def until(seconds: float) -> float:
+    """Return the processor time at which a search ends that may take so many seconds, if nobody waits."""
+    return time.process_time() + min(patience() * seconds, max(time_left(), LITTLE))
 
 
 @contextlib.contextmanager

@@ -125,9 +125,12 @@ class Watching:
         # by what stands in a function's place the user's own, and the code of that
         self._own: MutableMapping[FunctionType, tuple[FunctionType, CodeType]] = WeakKeyDictionary()
         self._are_losses: dict[tuple[FunctionType, CodeType], bool] = {}
+        self._spaces: list[MutableMapping[str, Any]] = []
 
     def watch(self, space: MutableMapping[str, Any]) -> None:
         """Watch the pairs of a namespace, and those that have taken the place of watched ones."""
+        if not any(known is space for known in self._spaces):
+            self._spaces.append(space)
         for value in list(space.values()):
             if roles.is_layer(value) and not self._watches(value) and is_the_users(_space_of(value)):
                 self.watch_layer(value)
@@ -177,9 +180,15 @@ class Watching:
     def release(self, space: MutableMapping[str, Any]) -> None:
         """Put the functions back as they were."""
         self.release_layers()
-        for name, value in list(space.items()):
-            if isinstance(value, FunctionType) and self._users(value) is not value:
-                space[name] = self._users(value)
+        self._spaces = [known for known in self._spaces if known is not space]
+        self._release_functions(space)
+
+    def _release_functions(self, space: MutableMapping[str, Any]) -> dict[str, FunctionType]:
+        """Put the functions back as they were; return what has stood in their places."""
+        functions = {n: f for n, f in space.items() if isinstance(f, FunctionType)}
+        standing = {n: f for n, f in functions.items() if self._users(f) is not f}
+        space.update({name: self._users(function) for name, function in standing.items()})
+        return standing
 
     def release_layers(self) -> None:
         """Put the methods of layers back as they were, but for those that are others by now."""
@@ -253,15 +262,21 @@ class Watching:
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """Let the methods of layers be the user's own while they are looked at, and nothing be noted."""
+        """Let all be the user's own while they are looked at, and nothing be noted.
+
+        What a backward calls is looked into as well, which what stands in its place has no lines for.
+        """
         layers = list(self._layers)
         self.release_layers()
+        standing = [(space, self._release_functions(space)) for space in self._spaces]
         try:
             with roles.judging():
                 yield
         finally:
             for layer in layers:
                 self.watch_layer(layer)
+            for space, its in standing:
+                space.update(its)
 
     def take(self) -> list[Seen | SeenLayer]:
         """Return what was called since the last time."""

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from backhand.checking.running.alarms import patience
+from backhand.checking.running.alarms import until
 from backhand.checking.running.complexes import as_reals, is_differentiable
 from backhand.checking.running.containers import flatten
 from backhand.checking.running.instrumenting import Watcher
@@ -72,7 +72,7 @@ def explained(
     known, gradients = knowledge(chosen, draw), _gradients(chosen, draw, source)
 
     def search(recogniser: Recogniser, runs: Reruns, seconds: float) -> list[Explained]:
-        return _by_calls(_explained(recogniser, runs, time.process_time() + patience() * seconds), source)
+        return _by_calls(_explained(recogniser, runs, until(seconds)), source)
 
     recogniser = Recogniser(known, draw.trace.values, gradients)
     runs = Reruns(chosen, draw, is_right, lives, repair, recogniser, vacuous)
