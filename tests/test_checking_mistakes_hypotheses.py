@@ -6,6 +6,7 @@ import torch
 import backhand
 from altered import altered, from_text
 from backhand.checking.mistakes import budget
+from backhand.checking.running import alarms
 from backhand.checking.running.alarms import awaited
 from backhand.passes import (
     attention,
@@ -458,7 +459,7 @@ def test_who_waits_for_a_verdict_is_not_kept_waiting_for_a_name(monkeypatch: pyt
         assert backhand.check(wrong)["logprobs"].mistake.kind == "scale"
     with awaited(0.0):
         assert backhand.check(wrong)["logprobs"].mistake.kind == "scale"  # a little is always left
-        monkeypatch.setattr(budget, "LITTLE", 0.0)
+        monkeypatch.setattr(alarms, "LITTLE", 0.0)
         row = backhand.check(wrong)["logprobs"]
     assert "in the time for it" in row.mistake.message
     assert "-1.234 / n" in row.lines[0].text
