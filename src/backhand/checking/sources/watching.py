@@ -25,7 +25,7 @@ from backhand.errors import CheckError
 # Processor seconds for one pair: a live verdict that takes longer is not waited for.
 LONGEST = 10.0
 # And after these no more than a little is spent on a name for what is wrong: its line is known by then.
-SOON = 1.2
+SOON = 1.0
 # An upstream gradient of ones, as one likes to try, hides mistakes: a second one is drawn.
 DRAWS = 2
 # A forward, or a backward (or a loss that returns its gradients) beside its forward, if that is another one.
