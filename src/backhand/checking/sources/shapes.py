@@ -38,8 +38,9 @@ from backhand.checking.sources.courses import (
 # less than a millisecond, and with the right layout there are some runs for each of its arrays. What is found
 # takes half a second on a quiet machine; on a busy one, where it is several, the verdict is to be the same.
 LONGEST, MOST_RUNS = 3.0, 400
-# So long others are looked for when something fits on which the backward is wrong, as it may be anywhere.
-OTHERS_TRIED = 0.5
+# So long others are looked for when something fits on which the backward is wrong, as it may be anywhere: a
+# right one has been found in 0.4 s on a quiet machine, and on a busy one the verdict is to be the same.
+OTHERS_TRIED = 2.0
 
 # What says how the data lie: features last, first, in steps; a single row, a single column; images.
 LAYOUTS: tuple[Callable[[int], tuple[int, ...]], ...] = (
