@@ -1,11 +1,14 @@
 """What is kept together and taken again in another order, or in another number; what a loss is made of."""
 
+import ast
+
 import numpy as np
 import pytest
 import torch
 from torch.autograd import Function
 
 import backhand
+from backhand.checking.mistakes.edits import places_of
 
 
 def gate_forward(x, s, w):
@@ -146,14 +149,40 @@ def test_of_a_loop_that_adds_up_a_loss_and_its_gradient_each_line_may_be_wrong()
             margin = 1.0 - x[i] @ w
             if margin > 0:
                 loss += margin
-                dw -= 2 * x[i]
+                dw -= x[i] * margin
         return loss, dw
 
     (row,) = backhand.check_pair(
         hinge_loss, None, lambda rng: {"w": rng.normal(size=3), "x": rng.normal(size=(5, 3))}
     ).culprits
-    assert row.lines[0].text == "dw -= 2 * x[i]"
-    assert row.mistake.kind == "scale"
+    assert row.lines[0].text == "dw -= x[i] * margin"
+    assert "margin" in row.mistake.message
+
+
+def test_two_gradients_are_not_explained_by_a_line_that_the_loss_is_made_of():
+    def loss(x, y):
+        d = x - y
+        dx, dy = -d, d * 1.0
+        return 0.5 * np.sum(d * d), dx, dy
+
+    rows = backhand.check_pair(loss, None, lambda rng: {n: rng.normal(size=(4, 3)) for n in "xy"}).culprits
+    assert rows
+    assert "d = x - y" not in {line.text for row in rows for line in row.lines}
+
+
+def test_what_stands_for_a_gradient_is_told_where_it_is_given_not_where_the_loss_needs_it():
+    def softmax_loss(x, t):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        p = e / e.sum(axis=1, keepdims=True)
+        loss = np.mean((p - t) ** 2)
+        dx = p
+        return loss, dx
+
+    report = backhand.check_pair(
+        softmax_loss, None, lambda rng: {"x": rng.normal(size=(4, 3)), "t": rng.normal(size=(4, 3))}
+    )
+    row = next(r for r in report.culprits if r.name == "x")
+    assert row.lines[0].text == "dx = p"
 
 
 def test_what_is_another_gradient_once_more_is_told_in_the_line_that_makes_it():
@@ -213,6 +242,24 @@ def test_what_a_call_gives_may_be_taken_in_another_order_in_a_loop():
     assert row.lines[0].text.startswith("dx[:, t], dprev, du, dw = recurrent_step_backward(")
     assert "du and dw are taken in each other's place" in row.mistake.message
     assert "the function that is called returns" in row.mistake.hint
+
+
+def test_in_which_order_a_call_gives_things_is_told_though_a_line_raises_for_it():
+    def recurrent_backward(dh, caches):
+        dx, dW, dU = np.zeros((2, 4, 5)), np.zeros((5, 3)), np.zeros((3, 3))
+        dprev = np.zeros((2, 3))
+        for t in reversed(range(4)):
+            dx[:, t], dprev, du, dw = recurrent_step_backward(dh[:, t] + dprev, caches[t])
+            dW += dw
+            dU += du
+        return dx, dprev, dW, dU
+
+    shapes = {"x": (2, 4, 5), "h0": (2, 3), "W": (5, 3), "U": (3, 3)}
+    report = backhand.check_pair(
+        recurrent_forward, recurrent_backward, lambda rng: {n: rng.normal(size=s) for n, s in shapes.items()}
+    )
+    (row,) = report.culprits
+    assert "du and dw are taken in each other's place" in row.mistake.message
 
 
 @pytest.mark.seconds
@@ -347,3 +394,9 @@ def test_what_is_padded_and_not_cut_away_is_told_at_the_return_and_axes_by_all_o
     assert rows["x"].lines[0].text == "return dxp"
     assert "the right values are its part [:, :, 1:-1, 1:-1]" in rows["x"].mistake.message
     assert "not over (0, 2, 3)" in rows["b"].mistake.message
+
+
+def test_the_axes_of_a_sum_are_no_numbers_whose_sign_may_be_wrong():
+    (statement,) = ast.parse("y = x.sum(axis=(0, 2)) + z.mean((1, 2))").body
+    numbers = [place for place in places_of(statement) if isinstance(place.node, ast.Constant)]
+    assert [(place.node.value, place.role) for place in numbers] == [(n, "axis") for n in (0, 2, 1, 2)]

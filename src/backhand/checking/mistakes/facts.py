@@ -10,12 +10,12 @@ from torch import Tensor
 from backhand.checking.meanings import KINDS
 from backhand.checking.mistakes.evidence import Case
 from backhand.checking.mistakes.finding import Finding
-from backhand.checking.mistakes.slips import OF_RETURNS, taken_together
+from backhand.checking.mistakes.slips import OF_RETURNS
 from backhand.checking.running.containers import is_one_tensor
 from backhand.checking.running.names import nearest, root
 from backhand.checking.running.program import Source, definition_of
 from backhand.checking.running.returning import returns
-from backhand.checking.running.slicing import computes
+from backhand.checking.running.slicing import computes, taken_together
 from backhand.checking.running.statements import (
     assigned,
     begins_anew,
@@ -255,18 +255,12 @@ def in_another_place(case: Case) -> Finding | None:
 def _is_computed(case: Case, other: str, put: Sequence[ast.stmt]) -> bool:
     """Tell whether a gradient is not another one's variable, but made once more by a line of its own."""
     source, variable = case.chosen.backward_source, root(case.paths.get(case.name, ""))
-    makers = put or [s for s in (source.simple if source is not None else ()) if variable in assigned(s)]
-    at = {r.lineno for r in returns(source.statements)} if source is not None else set()
-    is_own = variable != root(case.paths.get(other, ""))
-    return (
-        is_own
-        and any(computes(s) and s.lineno not in at for s in makers[-1:])
-        and not _names_alone(makers[-1])
-    )
-
-
-def _names_alone(statement: ast.stmt) -> bool:
-    return isinstance(getattr(statement, "value", None), ast.Name | ast.Dict)
+    if source is None or variable == root(case.paths.get(other, "")):
+        return False
+    at = {r.lineno for r in returns(source.statements)}
+    made = [s for s in put or source.simple if put or variable in assigned(s)][-1:]
+    made = [s for s in made if not isinstance(getattr(s, "value", None), ast.Name | ast.Dict)]
+    return any(computes(s) and s.lineno not in at for s in made)
 
 
 def _taken_together(case: Case, name: str, other: str) -> ast.stmt | None:
@@ -318,9 +312,8 @@ def _displays(statement: ast.Assign, item: ast.expr) -> bool:
     if not isinstance(item, ast.Subscript) or not isinstance(statement.value, ast.Dict):
         return False
     keys = [ast.unparse(key) for key in statement.value.keys if key is not None]
-    return [ast.unparse(item.value)] == [*map(ast.unparse, statement.targets)] and ast.unparse(
-        item.slice
-    ) in keys
+    is_that = [*map(ast.unparse, statement.targets)] == [ast.unparse(item.value)]
+    return is_that and ast.unparse(item.slice) in keys
 
 
 def right_but_unreturned(case: Case) -> Finding | None:

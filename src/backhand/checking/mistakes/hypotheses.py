@@ -36,7 +36,6 @@ from backhand.checking.mistakes.evidence import Case, Probes
 from backhand.checking.mistakes.finding import IN_A_LINE, Finding, listed
 from backhand.checking.mistakes.misplaced import by_place
 from backhand.checking.mistakes.neighbourhood import EXACT
-from backhand.checking.mistakes.slips import taken_together
 from backhand.checking.mistakes.targets import (
     Hypothesis,
     is_wrong,
@@ -55,6 +54,7 @@ from backhand.checking.running.containers import flatten
 from backhand.checking.running.devices import tried_first
 from backhand.checking.running.names import root
 from backhand.checking.running.sandbox import running
+from backhand.checking.running.slicing import taken_together
 from backhand.checking.running.statements import assigned, may_be_wrong, reads, writes_surely
 from backhand.checking.sources.protocol import Pass
 from backhand.checking.verdicts.fault import Fault

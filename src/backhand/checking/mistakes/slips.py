@@ -20,6 +20,7 @@ from backhand.checking.mistakes.edits import (
 )
 from backhand.checking.mistakes.finding import Finding, instead
 from backhand.checking.running.names import root
+from backhand.checking.running.slicing import taken_together
 from backhand.checking.running.statements import root_of
 
 TURNED: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
@@ -70,8 +71,6 @@ def _masks(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 OF_BOUNDS = "The bounds of the forward tell which elements go which way; they are the same in its backward."
-# Of so few values every order is tried, 23 of them; of more, two that are exchanged.
-MOST_PERMUTED = 4
 OF_ORDERS = "What is kept together is taken again in the order in which it was put there."
 OF_RETURNS = "Look at the order in which the function that is called returns its gradients."
 OF_EXPONENTS = "Of x ** p the derivative is p * x ** (p - 1); that of tanh is 1 less the square of its value."
@@ -223,26 +222,13 @@ def other_names(place: Place, scope: Scope) -> Iterator[Proposal]:
 
 
 def orders(place: Place, scope: Scope) -> Iterator[Proposal]:
-    """Yield what takes values in another order from what gives them together: `x, w = cache`."""
+    """Yield what takes two values in each other's place from what gives them together: `x, w = cache`."""
     taking, names = place.parent, taken_together(place.parent)
     if not isinstance(taking, ast.Assign) or place.slot != "value":
         return
-    given = [[{i: j, j: i}.get(k, k) for k in names] for i, j in itertools.combinations(names, 2)]
-    if len(names) <= MOST_PERMUTED:
-        given += [order for one in itertools.permutations(names) if (order := [*one]) not in [*given, names]]
-    for order in given:
-        moved = (a for a, b in zip(names, order, strict=True) if a != b)
-        if all(holds_tensor(scope.namespace.get(root(name))) for name in moved):  # once they are taken
-            yield in_order(taking, order)
-
-
-def taken_together(statement: ast.AST) -> list[str]:
-    """Return what a statement gives the values that come from one place, or one call; nothing twice."""
-    at_once = ast.Name | ast.Attribute | ast.Subscript | ast.Call
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, at_once):
-        return []
-    names = [ast.unparse(n) for n in getattr(statement.targets[0], "elts", ())]
-    return names if len({*names}) == len(names) and not any(n.startswith("*") for n in names) else []
+    for a, b in itertools.combinations(names, 2):
+        if all(holds_tensor(scope.namespace.get(root(name))) for name in (a, b)):  # once they are taken
+            yield in_order(taking, [{a: b, b: a}.get(name, name) for name in names])
 
 
 def in_order(taking: ast.Assign, order: Sequence[str]) -> Proposal:

@@ -189,9 +189,9 @@ class Program:
 
     @cached_property
     def temporary(self) -> list[ast.stmt]:
-        """Those that make its temporaries and may be wrong; other gradients have a verdict of their own."""
+        """Those that make its temporaries; other gradients have a verdict of their own."""
         others = {root(path) for path in self.gradients} - {self.variable}
-        rest = [s for s in reversed(self.simple) if s not in self.own and may_be_wrong(s)]
+        rest = [s for s in reversed(self.simple) if s not in self.own]
         return [s for s in rest if others.isdisjoint(_given_by(s))]
 
     @cached_property

@@ -243,6 +243,33 @@ def takes_apart(statement: ast.stmt) -> bool:
     return isinstance(statement.targets[0], ast.Tuple) and not isinstance(statement.value, ast.Tuple)
 
 
+def taken_together(statement: ast.AST) -> list[str]:
+    """Return what a statement gives the values that come from one place, or one call; nothing twice."""
+    at_once = ast.Name | ast.Attribute | ast.Subscript | ast.Call
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, at_once):
+        return []
+    names = [ast.unparse(n) for n in getattr(statement.targets[0], "elts", ())]
+    return names if len({*names}) == len(names) and not any(n.startswith("*") for n in names) else []
+
+
+def only_reads(statement: ast.stmt) -> bool:
+    """Tell whether a statement takes parts of what there is, and computes nothing: it lacks no derivative."""
+    computed = ast.BinOp | ast.UnaryOp | ast.Compare | ast.Call
+    value = getattr(statement, "value", None)
+    return isinstance(statement, ast.Assign) and not any(isinstance(n, computed) for n in _of_values(value))
+
+
+def _of_values(node: ast.AST | None) -> Iterator[ast.AST]:
+    """Yield an expression and what it is made of, without indices."""
+    if node is None:
+        return
+    yield node
+    for slot, inner in ast.iter_fields(node):
+        for part in inner if isinstance(inner, list) else [inner]:
+            if isinstance(part, ast.AST) and slot != "slice":
+                yield from _of_values(part)
+
+
 def _taken_over(statements: Sequence[ast.stmt]) -> set[str]:
     """Return the variables that loops give a new value in each turn, having used that of the last."""
     loops = [top for top in statements if isinstance(top, ast.For | ast.While)]

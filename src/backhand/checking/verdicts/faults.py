@@ -26,7 +26,7 @@ from backhand.checking.running.knowledge import knowledge
 from backhand.checking.running.known import Known, nothing, number, signature
 from backhand.checking.running.names import root
 from backhand.checking.running.program import Source
-from backhand.checking.running.slicing import computes, sets_a_number
+from backhand.checking.running.slicing import computes, only_reads, sets_a_number
 from backhand.checking.running.statements import (
     ONLY_TAKES,
     assigned,
@@ -395,7 +395,7 @@ class _Search:
         if not variable or self._is_no_gradient(found):
             return None
         own = self.runs.variable_of(self.name)  # what goes into a helper is named again, too
-        lacks_nothing = _only_reads(found.target[0])
+        lacks_nothing = only_reads(found.target[0])
         renaming = [t for t in self.events if t[1] == own or lacks_nothing]
         renaming = [t for t in renaming if t[1] and _names_again(t[0], variable)]
         later = (c for c in self._candidates(renaming) if c.step > found.step)
@@ -574,24 +574,6 @@ class _Search:
             tuple(bench for now, bench in benches.items() if now < turn),
             tuple(origins(self.runs.source, target, wrong[-1].namespace, self.recogniser)) if wrong else (),
         )
-
-
-def _only_reads(statement: ast.stmt) -> bool:
-    """Tell whether a statement takes parts of what there is, and computes nothing: it lacks no derivative."""
-    computed = ast.BinOp | ast.UnaryOp | ast.Compare | ast.Call
-    value = getattr(statement, "value", None)
-    return isinstance(statement, ast.Assign) and not any(isinstance(n, computed) for n in _of_values(value))
-
-
-def _of_values(node: ast.AST | None) -> Iterator[ast.AST]:
-    """Yield an expression and what it is made of, without indices."""
-    if node is None:
-        return
-    yield node
-    for slot, inner in ast.iter_fields(node):
-        for part in inner if isinstance(inner, list) else [inner]:
-            if isinstance(part, ast.AST) and slot != "slice":
-                yield from _of_values(part)
 
 
 def _names_again(statement: ast.stmt, variable: str) -> bool:
